@@ -1,0 +1,486 @@
+//! The configuration: one TOML file, read once into typed values. It configures the process; the API manages data.
+//!
+//! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
+//! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::mail::{DomainName, TlsMode};
+
+/// Everything that the file can say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The name in greetings, `Received` and Message-IDs: the machine's own, fully qualified.
+    pub hostname: DomainName,
+    /// Where the spool, the keys of the store and large bodies are.
+    pub data_dir: PathBuf,
+    /// The file with the key that seals secrets; `master.key` in the data directory if absent.
+    pub master_key_file: Option<PathBuf>,
+    /// How long a stop waits for what is running.
+    #[serde(with = "duration")]
+    pub shutdown_deadline: Duration,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Submission over SMTP.
+    pub smtp: Smtp,
+    /// The server's certificate.
+    pub tls: Tls,
+    /// The control API.
+    pub api: Api,
+    /// Sending domains and their proof.
+    pub domains: Domains,
+    /// Delivery.
+    pub relay: Relay,
+    /// How long things are kept.
+    pub retention: Retention,
+    /// The store.
+    pub store: Store,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A filter of `tracing`: a level, or directives like `info,pillarbox::relay=debug`.
+    pub level: String,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Submission over SMTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Smtp {
+    /// Listeners with STARTTLS (RFC 6409).
+    pub submission: Vec<SocketAddr>,
+    /// Listeners with TLS from the first octet (RFC 8314).
+    pub submissions: Vec<SocketAddr>,
+    /// The largest message, header included.
+    pub message_size_max: ByteSize,
+    /// Recipients of one message.
+    pub recipients_max: usize,
+    /// Open connections in all; more are answered 421.
+    pub connections_max: usize,
+    /// Open connections from one address.
+    pub connections_per_address_max: usize,
+    /// Octets of messages being received at one time in all; more are answered 451.
+    pub receiving_bytes_max: ByteSize,
+    /// Errors after which a session is closed.
+    pub errors_max: u32,
+    /// How long a client may be silent.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long a session may last in all.
+    #[serde(with = "duration")]
+    pub session_timeout: Duration,
+    /// What becomes of a lone CR or LF in a message.
+    pub bare_newline: BareNewline,
+    /// Whether `MAIL FROM:<>` is taken from a tenant.
+    pub null_sender: bool,
+    /// Whether `Received` names the client's address.
+    pub received_client_address: bool,
+}
+
+/// What becomes of a lone CR or LF in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewline {
+    /// LF becomes CRLF, CR becomes a space.
+    Normalize,
+    /// The message is refused.
+    Reject,
+}
+
+/// The server's certificate. Without one a self-signed certificate for the host name is made in the data directory.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM: the certificate, then its chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub private_key: Option<PathBuf>,
+}
+
+/// The control API.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Whether it speaks TLS, with the server's certificate.
+    pub tls: bool,
+    /// The largest request body.
+    pub body_max: ByteSize,
+    /// How long a request may take to arrive.
+    #[serde(with = "duration")]
+    pub request_timeout: Duration,
+    /// Open connections in all.
+    pub connections_max: usize,
+}
+
+/// Sending domains and their proof.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Domains {
+    /// Between two looks at a domain's records.
+    #[serde(with = "duration")]
+    pub check_interval: Duration,
+    /// How long the records of a verified domain may be wrong before it stops sending.
+    #[serde(with = "duration")]
+    pub failing_after: Duration,
+    /// What the `include:` of a tenant's SPF record should name; the server's host name if absent.
+    pub spf_include: Option<DomainName>,
+}
+
+/// Delivery.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relay {
+    /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
+    pub smart_host: Option<PlatformSmartHost>,
+    /// The name servers; the system's if empty.
+    pub name_servers: Vec<SocketAddr>,
+    /// The port of an MX.
+    pub port: u16,
+    /// The name in EHLO; the server's host name if absent.
+    pub ehlo_name: Option<DomainName>,
+    /// The address that connections come from.
+    pub source_address: Option<IpAddr>,
+    /// Networks that mail may go to although they are private, loopback or link-local.
+    pub allowed_private_networks: Vec<IpNet>,
+    /// PEM with certificate authorities for smart hosts, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections to one destination.
+    pub connections_per_destination_max: usize,
+    /// Messages over one connection.
+    pub messages_per_connection_max: u32,
+    /// How long an unused connection stays open.
+    #[serde(with = "duration")]
+    pub connection_idle: Duration,
+    /// How long delivery is tried.
+    #[serde(with = "duration")]
+    pub expiry: Duration,
+    /// Octets of accepted messages kept in memory for immediate delivery.
+    pub handover_bytes_max: ByteSize,
+    /// How long to wait for each step of a delivery.
+    pub timeouts: Timeouts,
+}
+
+/// How long to wait for each step of a delivery (RFC 5321 §4.5.3.2).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)]
+pub struct Timeouts {
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    #[serde(with = "duration")]
+    pub greeting: Duration,
+    #[serde(with = "duration")]
+    pub command: Duration,
+    #[serde(with = "duration")]
+    pub starttls: Duration,
+    #[serde(with = "duration")]
+    pub data: Duration,
+    #[serde(with = "duration")]
+    pub block: Duration,
+    #[serde(with = "duration")]
+    pub final_dot: Duration,
+    #[serde(with = "duration")]
+    pub quit: Duration,
+}
+
+/// A smart host of the whole platform.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformSmartHost {
+    /// A host name or an IP address.
+    pub host: String,
+    /// Its port.
+    #[serde(default = "submission_port")]
+    pub port: u16,
+    /// `implicit`, `starttls`, `opportunistic` or `none`.
+    #[serde(default = "starttls")]
+    pub tls: TlsMode,
+    /// The account, if it wants one.
+    pub user: Option<String>,
+    /// The file with the password.
+    pub password_file: Option<PathBuf>,
+}
+
+fn submission_port() -> u16 {
+    587
+}
+
+fn starttls() -> TlsMode {
+    TlsMode::Starttls
+}
+
+/// How long things are kept after the last delivery of a message is finished.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Bodies.
+    pub body_days: u32,
+    /// What is known of a message; a tenant's own value goes first.
+    pub message_days: u32,
+}
+
+/// The store.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Connections that read.
+    pub readers: u32,
+    /// A body above this goes to a file of its own.
+    pub inline_body_max: ByteSize,
+    /// Nothing is accepted while the file system of the data directory has less room than this.
+    pub free_disk_min: ByteSize,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hostname: own_hostname(),
+            data_dir: PathBuf::from("/var/lib/pillarbox"),
+            master_key_file: None,
+            shutdown_deadline: Duration::from_secs(30),
+            log: Log::default(),
+            smtp: Smtp::default(),
+            tls: Tls::default(),
+            api: Api::default(),
+            domains: Domains::default(),
+            relay: Relay::default(),
+            retention: Retention::default(),
+            store: Store::default(),
+        }
+    }
+}
+
+/// The machine's name, or `localhost` where it has none that mail can use.
+fn own_hostname() -> DomainName {
+    let system = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    DomainName::parse(system.trim())
+        .or_else(|_| DomainName::parse("localhost"))
+        .unwrap_or_else(|_| unreachable!("localhost is a domain name"))
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            submission: vec![everywhere(587)],
+            submissions: vec![everywhere(465)],
+            message_size_max: ByteSize::mib(25),
+            recipients_max: 1000,
+            connections_max: 12_000,
+            connections_per_address_max: 1000,
+            receiving_bytes_max: ByteSize::mib(512),
+            errors_max: 10,
+            idle_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(60 * 60),
+            bare_newline: BareNewline::Normalize,
+            null_sender: true,
+            received_client_address: false,
+        }
+    }
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), port)
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8587)],
+            tls: false,
+            body_max: ByteSize::mib(1),
+            request_timeout: Duration::from_secs(30),
+            connections_max: 1000,
+        }
+    }
+}
+
+impl Default for Domains {
+    fn default() -> Self {
+        Self { check_interval: Duration::from_secs(60 * 60), failing_after: 3 * DAY, spf_include: None }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            smart_host: None,
+            name_servers: Vec::new(),
+            port: 25,
+            ehlo_name: None,
+            source_address: None,
+            allowed_private_networks: Vec::new(),
+            ca_file: None,
+            connections_max: 500,
+            connections_per_destination_max: 20,
+            messages_per_connection_max: 100,
+            connection_idle: Duration::from_secs(30),
+            expiry: 5 * DAY,
+            handover_bytes_max: ByteSize::mib(64),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            greeting: Duration::from_secs(300),
+            command: Duration::from_secs(300),
+            starttls: Duration::from_secs(60),
+            data: Duration::from_secs(120),
+            block: Duration::from_secs(180),
+            final_dot: Duration::from_secs(600),
+            quit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { body_days: 3, message_days: 30 }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { readers: 4, inline_body_max: ByteSize::kib(256), free_disk_min: ByteSize::mib(256) }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a key is unknown or of the wrong type; the text names line and key.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        message: String,
+    },
+    /// A value is well formed and makes no sense.
+    #[error("{path}: {key}: {message}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The dotted key.
+        key: &'static str,
+        /// What to write instead.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a text that stands in `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        match config.find_fault() {
+            None => Ok(config),
+            Some((key, message)) => {
+                Err(ConfigError::Value { path: path.to_owned(), key, message: message.to_owned() })
+            }
+        }
+    }
+
+    /// The first value that makes no sense, by its key, and what to do.
+    fn find_fault(&self) -> Option<(&'static str, &'static str)> {
+        let zero = [
+            ("smtp.recipients_max", self.smtp.recipients_max == 0),
+            ("smtp.connections_max", self.smtp.connections_max == 0),
+            ("smtp.connections_per_address_max", self.smtp.connections_per_address_max == 0),
+            ("smtp.errors_max", self.smtp.errors_max == 0),
+            ("smtp.message_size_max", self.smtp.message_size_max.0 == 0),
+            ("api.connections_max", self.api.connections_max == 0),
+            ("relay.connections_max", self.relay.connections_max == 0),
+            ("relay.connections_per_destination_max", self.relay.connections_per_destination_max == 0),
+            ("relay.messages_per_connection_max", self.relay.messages_per_connection_max == 0),
+            ("store.readers", self.store.readers == 0),
+        ];
+        if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
+            return Some((key, "must be at least 1"));
+        }
+        // SQLite holds at most a billion octets in one value; files would take more, memory would not.
+        if self.smtp.message_size_max > ByteSize::mib(512) {
+            return Some(("smtp.message_size_max", "must be at most 512 MiB"));
+        }
+        if self.smtp.receiving_bytes_max < self.smtp.message_size_max {
+            return Some(("smtp.receiving_bytes_max", "must be at least smtp.message_size_max"));
+        }
+        if self.tls.certificate.is_some() != self.tls.private_key.is_some() {
+            return Some(("tls", "certificate and private_key go together: set both or neither"));
+        }
+        let smart_host = self.relay.smart_host.as_ref()?;
+        if smart_host.user.is_some() != smart_host.password_file.is_some() {
+            return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
+        }
+        None
+    }
+}
+
+mod duration {
+    //! Durations as people write them: `30s`, `5m`, `1h 30m`.
+
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer};
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        let fault = || D::Error::custom(format!("`{text}` is not a duration; write it like 30s, 5m or 72h"));
+        let signed: jiff::SignedDuration = text.parse().map_err(|_| fault())?;
+        Duration::try_from(signed).map_err(|_| fault())
+    }
+}

@@ -1,0 +1,8 @@
+//! Pillarbox: a self-hosted, multi-tenant SMTP submission relay.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod config;
+pub mod intake;
+pub mod mail;
+pub mod smtp;
+pub mod store;

@@ -1,0 +1,163 @@
+//! Domain names, always held as lower-case A-labels so that equal names are equal bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A domain name in A-label form, lower case, without a final dot. RFC 5321 §4.1.2, RFC 5890.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DomainName(String);
+
+/// Why a text is not a domain name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DomainError {
+    /// Nothing, or an empty label.
+    #[error("a domain name has no empty label")]
+    Empty,
+    /// RFC 5321 §4.5.3.1.2: 255 octets; RFC 1035 §2.3.4: 63 for a label.
+    #[error("a domain name has at most 255 octets and 63 in a label")]
+    TooLong,
+    /// Something other than letters, digits and inner hyphens, or not valid IDNA.
+    #[error("a domain name has letters, digits and inner hyphens only")]
+    Syntax,
+}
+
+impl DomainName {
+    /// Reads a name of A- or U-labels. A final dot is not taken (RFC 5321 §2.3.5).
+    pub fn parse(text: &str) -> Result<Self, DomainError> {
+        // A U-label is shorter than its A-label, never more than four octets a character longer.
+        if text.len() > 1024 {
+            return Err(DomainError::TooLong);
+        }
+        let ascii = if text.is_ascii() {
+            text.to_ascii_lowercase()
+        } else {
+            idna::domain_to_ascii_strict(text).map_err(|_| DomainError::Syntax)?
+        };
+        if ascii.len() > 255 {
+            return Err(DomainError::TooLong);
+        }
+        for label in ascii.split('.') {
+            check_label(label)?;
+        }
+        // "1.2.3.4" is an address, not a name: RFC 3696 §2 forbids an all-numeric top-level label.
+        let top = ascii.rsplit('.').next().unwrap_or_default();
+        if top.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(DomainError::Syntax);
+        }
+        Ok(Self(ascii))
+    }
+
+    /// The name in A-labels.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name in U-labels where it has any, for people.
+    pub fn to_unicode(&self) -> String {
+        idna::domain_to_unicode(&self.0).0
+    }
+
+    /// Whether the name has more than one label.
+    pub fn is_fully_qualified(&self) -> bool {
+        self.0.contains('.')
+    }
+
+    /// Whether this name is `parent` or below it, decided on whole labels.
+    pub fn is_at_or_under(&self, parent: &DomainName) -> bool {
+        self.0.strip_suffix(parent.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    /// The name itself, then each parent up to the top-level label.
+    pub fn ancestors(&self) -> impl Iterator<Item = &str> {
+        std::iter::successors(Some(self.as_str()), |name| name.split_once('.').map(|(_, parent)| parent))
+    }
+}
+
+fn check_label(label: &str) -> Result<(), DomainError> {
+    if label.is_empty() {
+        return Err(DomainError::Empty);
+    }
+    if label.len() > 63 {
+        return Err(DomainError::TooLong);
+    }
+    // The underscore is outside RFC 5321's grammar but lives in real host names; DNS takes it.
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !label.bytes().all(inner) || label.starts_with('-') || label.ends_with('-') {
+        return Err(DomainError::Syntax);
+    }
+    Ok(())
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DomainName {
+    type Err = DomainError;
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        Self::parse(text)
+    }
+}
+
+impl serde::Serialize for DomainName {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DomainName {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DomainName {
+        DomainName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn u_labels_a_labels_and_case_compare_equal() {
+        assert_eq!(name("Bücher.Example"), name("xn--bcher-kva.EXAMPLE"));
+        assert_eq!(name("bücher.example").to_unicode(), "bücher.example");
+    }
+
+    #[test]
+    fn ownership_is_decided_on_whole_labels() {
+        let own = name("example.com");
+        assert!(own.is_at_or_under(&own));
+        assert!(name("a.b.example.com").is_at_or_under(&own));
+        assert!(!name("evilexample.com").is_at_or_under(&own));
+        assert!(!name("com").is_at_or_under(&own));
+    }
+
+    #[test]
+    fn what_is_not_a_name_is_refused() {
+        for bad in [
+            "", ".", "a..b", "a.", ".a", "-a.b", "a-.b", "a b.c", "a@b", "1.2.3.4", "a.b\r\n", "a/b.c",
+            "a.\0b",
+        ] {
+            assert!(DomainName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(DomainName::parse(&"a".repeat(64)), Err(DomainError::TooLong));
+        assert_eq!(DomainName::parse(&["a"; 200].join(".")), Err(DomainError::TooLong));
+        assert!(!name("localhost").is_fully_qualified());
+    }
+
+    #[test]
+    fn ancestors_go_up_label_by_label() {
+        assert_eq!(name("a.b.c").ancestors().collect::<Vec<_>>(), ["a.b.c", "b.c", "c"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Identifiers: a prefix that names the kind of object, then a ULID, so that ids sort by creation.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use ulid::Ulid;
+
+/// The text is not an id of the expected kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: expected {prefix} followed by 26 characters")]
+pub struct IdError {
+    prefix: &'static str,
+}
+
+fn generate_at(now: Timestamp) -> Ulid {
+    // A ULID holds 48 bits of milliseconds; a clock before 1970 is not worth a failure here.
+    let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    Ulid::from_parts(milliseconds, rand::random::<u128>())
+}
+
+fn parse(text: &str, prefix: &'static str) -> Result<Ulid, IdError> {
+    text.strip_prefix(prefix)
+        .filter(|rest| rest.len() == ulid::ULID_LEN)
+        .and_then(|rest| Ulid::from_string(rest).ok())
+        .ok_or(IdError { prefix })
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Ulid);
+
+        impl $name {
+            /// What every id of this kind starts with.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// A new id that sorts after those of earlier milliseconds.
+            pub fn generate(now: Timestamp) -> Self {
+                Self(generate_at(now))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}{}", $prefix, self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse(text, $prefix).map(Self)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A customer of the platform.
+    TenantId = "tnt_";
+    /// A sending domain of one tenant.
+    DomainId = "dom_";
+    /// A credential.
+    KeyId = "key_";
+    /// A DKIM key pair of a domain.
+    DkimKeyId = "dkm_";
+    /// One accepted submission.
+    MessageId = "msg_";
+    /// One recipient of one message.
+    DeliveryId = "dlv_";
+    /// One try of one delivery.
+    AttemptId = "att_";
+    /// One entry of the journal.
+    EventId = "evt_";
+    /// An address that must not be sent to.
+    SuppressionId = "sup_";
+    /// One API request or one refused SMTP command.
+    RequestId = "req_";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_form_and_no_other_kind_reads_it() {
+        let id = MessageId::generate(Timestamp::UNIX_EPOCH);
+        assert_eq!(id.to_string().parse::<MessageId>(), Ok(id));
+        assert!(id.to_string().parse::<TenantId>().is_err());
+        assert!("msg_".parse::<MessageId>().is_err());
+        assert!("msg_é0000000000000000000000000".parse::<MessageId>().is_err());
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let early = EventId::generate(Timestamp::from_second(1).unwrap());
+        let late = EventId::generate(Timestamp::from_second(2).unwrap());
+        assert!(early < late && early.to_string() < late.to_string());
+    }
+}

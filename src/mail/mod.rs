@@ -1,0 +1,32 @@
+//! The vocabulary of mail: addresses, domains, ids, envelopes, status codes and message bytes.
+//!
+//! Pure values: no I/O, no clock, no other module of this crate. Everything else builds on these.
+
+mod address;
+mod content;
+mod credential;
+mod domain;
+mod envelope;
+mod header;
+mod id;
+mod refusal;
+mod state;
+mod status;
+
+pub use address::{Address, AddressError, Host, LocalPart};
+pub use content::Content;
+pub use credential::{KeySecret, KeySecretError, SecretDigest};
+pub use domain::{DomainError, DomainName};
+pub use envelope::{BodyType, Envelope, ReversePath};
+pub use header::{Field, HeaderBlock, HeaderError};
+pub use id::{
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
+    TenantId,
+};
+pub use jiff::{SignedDuration, Timestamp};
+pub use refusal::{Refusal, RefusalCode};
+pub use state::{
+    DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
+    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+};
+pub use status::EnhancedStatus;

@@ -1,0 +1,237 @@
+//! The small closed vocabularies of the product: states, kinds, scopes. Each has one text form,
+//! which is the same in SQL, in JSON and in logs.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The text names no member of the vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what}: expected one of {expected}")]
+pub struct UnknownName {
+    what: &'static str,
+    expected: String,
+}
+
+macro_rules! vocabulary {
+    ($($(#[$doc:meta])* $name:ident($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every member.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The text form.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                match text {
+                    $($text => Ok(Self::$variant),)*
+                    _ => Err(UnknownName { what: $what, expected: [$($text),*].join(", ") }),
+                }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+vocabulary! {
+    /// Whether mail of a key leaves the machine.
+    Environment("environment") {
+        /// Mail is relayed.
+        Live = "live",
+        /// Mail goes to the sandbox.
+        Test = "test",
+    }
+
+    /// What a key may do.
+    Scope("scope") {
+        /// Submit over SMTP.
+        SmtpSend = "smtp:send",
+        /// Submit over HTTP.
+        EmailsSend = "emails:send",
+        /// Read messages.
+        EmailsRead = "emails:read",
+        /// Manage domains.
+        DomainsManage = "domains:manage",
+        /// Manage keys.
+        KeysManage = "keys:manage",
+        /// Manage webhooks.
+        WebhooksManage = "webhooks:manage",
+        /// Manage suppressions.
+        SuppressionsManage = "suppressions:manage",
+        /// Manage templates.
+        TemplatesManage = "templates:manage",
+        /// Read usage.
+        UsageRead = "usage:read",
+        /// Read and change the tenant itself.
+        TenantManage = "tenant:manage",
+    }
+
+    /// Whether a tenant may send.
+    TenantStatus("tenant status") {
+        /// It may.
+        Active = "active",
+        /// Its keys are refused and its queued mail is held.
+        Suspended = "suspended",
+    }
+
+    /// How far the proof of a domain is.
+    DomainStatus("domain status") {
+        /// Claimed, not yet proved.
+        Pending = "pending",
+        /// Proved; senders may use it.
+        Verified = "verified",
+        /// Was proved; its records have been wrong for 72 hours.
+        Failing = "failing",
+        /// Another tenant proved it first.
+        Taken = "taken",
+    }
+
+    /// How a domain is proved.
+    Verification("verification") {
+        /// By DNS records.
+        Dns = "dns",
+        /// The platform vouches for it.
+        Manual = "manual",
+    }
+
+    /// The signature algorithm of a DKIM key.
+    DkimAlgorithm("DKIM algorithm") {
+        /// RSA with SHA-256 (RFC 6376).
+        Rsa = "rsa-sha256",
+        /// Ed25519 with SHA-256 (RFC 8463).
+        Ed25519 = "ed25519-sha256",
+    }
+
+    /// Whether a DKIM key signs.
+    DkimKeyState("DKIM key state") {
+        /// Its record has not been seen yet.
+        Pending = "pending",
+        /// It signs.
+        Active = "active",
+        /// Replaced; its record must stay while queued mail may carry its signature.
+        Retiring = "retiring",
+    }
+
+    /// Why an address is suppressed.
+    SuppressionReason("suppression reason") {
+        /// A receiver said that the address does not exist.
+        Bounce = "bounce",
+        /// The recipient complained.
+        Complaint = "complaint",
+        /// The recipient unsubscribed.
+        Unsubscribe = "unsubscribe",
+        /// Someone entered it.
+        Manual = "manual",
+    }
+
+    /// How far one recipient's mail is.
+    DeliveryState("delivery state") {
+        /// Waiting for its first attempt.
+        Queued = "queued",
+        /// Tried, and to be tried again.
+        Deferred = "deferred",
+        /// A receiver took it.
+        Delivered = "delivered",
+        /// Refused for good.
+        Bounced = "bounced",
+        /// Not delivered within its lifetime.
+        Expired = "expired",
+        /// Taken back by the tenant.
+        Cancelled = "cancelled",
+    }
+
+    /// How a connection to a smart host is secured.
+    TlsMode("TLS mode") {
+        /// TLS from the first octet, certificate checked.
+        Implicit = "implicit",
+        /// STARTTLS required, certificate checked.
+        Starttls = "starttls",
+        /// STARTTLS if offered, certificate not checked. Never with a password.
+        Opportunistic = "opportunistic",
+        /// No TLS. Never with a password, except to a loopback address.
+        None = "none",
+    }
+
+    /// Where a submission was refused.
+    Stage("stage") {
+        /// At MAIL.
+        Mail = "mail",
+        /// At RCPT.
+        Rcpt = "rcpt",
+        /// At the end of the data.
+        Data = "data",
+        /// In a request of the API.
+        Api = "api",
+    }
+
+    /// What an event says.
+    EventKind("event type") {
+        /// A message was accepted.
+        MessageAccepted = "message.accepted",
+        /// A recipient's server took the message.
+        MessageDelivered = "message.delivered",
+        /// An attempt failed and another will follow.
+        MessageDeferred = "message.deferred",
+        /// A recipient was refused for good.
+        MessageBounced = "message.bounced",
+        /// A recipient complained.
+        MessageComplained = "message.complained",
+        /// A recipient was left out because it is suppressed.
+        MessageSuppressed = "message.suppressed",
+        /// A submission was refused.
+        MessageRejected = "message.rejected",
+        /// A recipient's lifetime ended.
+        MessageExpired = "message.expired",
+        /// A recipient was taken back.
+        MessageCancelled = "message.cancelled",
+        /// A domain's proof was found.
+        DomainVerified = "domain.verified",
+        /// A domain's proof has been missing for 72 hours.
+        DomainFailing = "domain.failing",
+        /// An address was suppressed.
+        SuppressionCreated = "suppression.created",
+        /// A suppression was lifted.
+        SuppressionDeleted = "suppression.deleted",
+        /// A tenant was suspended.
+        TenantSuspended = "tenant.suspended",
+        /// A tenant was resumed.
+        TenantActivated = "tenant.activated",
+    }
+}
+
+impl DeliveryState {
+    /// Whether more will happen.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Queued | Self::Deferred)
+    }
+}

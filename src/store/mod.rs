@@ -1,0 +1,276 @@
+//! Durability: the only place with SQL. Callers see the verbs of the three roles and record structs.
+//!
+//! * [`Directory`]: tenants, domains, keys, suppressions: what may be sent by whom.
+//! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
+//! * [`Journal`]: events and the state of messages for people to read.
+//!
+//! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
+//! after a crash everything unfinished is simply due. Imports `mail` only.
+
+mod records;
+mod sqlite;
+
+use std::future::Future;
+
+use crate::mail::{
+    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, KeyId, MessageId, SecretDigest,
+    SuppressionId, TenantId, Timestamp,
+};
+
+pub use records::*;
+pub use sqlite::{Access, OpenError, Store, StoreOptions};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An object of that name exists, or would overlap one of another tenant.
+    #[error("{0}")]
+    Conflict(Conflict),
+    /// The disk is full or nearly so: nothing was written, trying later makes sense.
+    #[error("the disk is full or nearly full")]
+    DiskFull,
+    /// The store is closing or its writer is gone.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else that SQLite or the file system reports; nothing was written.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What stands in the way of a new or changed object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The slug is in use.
+    #[error("a tenant with this slug exists")]
+    Slug,
+    /// The tenant has this domain already.
+    #[error("the tenant has this domain already")]
+    DomainExists,
+    /// Another tenant proved this domain, or one above or below it.
+    #[error("another tenant has proved this domain, or one above or below it")]
+    DomainTaken,
+    /// The selector is in use for this domain.
+    #[error("the domain has a DKIM key with this selector")]
+    Selector,
+    /// The tenant an object should belong to does not exist.
+    #[error("there is no such tenant")]
+    NoTenant,
+}
+
+/// What the verbs answer.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Tenants, domains, keys and suppressions. A `tenant` argument of `Option<TenantId>` is the scope of the
+/// caller: `None` is the platform and sees all; a foreign object is as absent as one that never was.
+pub trait Directory {
+    /// Adds a tenant. [`Conflict::Slug`].
+    fn create_tenant(&self, new: NewTenant, now: Timestamp) -> impl Future<Output = Result<Tenant>> + Send;
+    /// One tenant.
+    fn tenant(&self, id: TenantId) -> impl Future<Output = Result<Option<Tenant>>> + Send;
+    /// One tenant by its slug.
+    fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
+    /// A page of tenants, newest first.
+    fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
+    /// Changes what the patch names; a change of status appends its event and wakes the relay.
+    fn update_tenant(
+        &self,
+        id: TenantId,
+        patch: TenantPatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Tenant>>> + Send;
+    /// The smart host's password in clear, for the relay.
+    fn smart_host_password(&self, id: TenantId) -> impl Future<Output = Result<Option<String>>> + Send;
+    /// Counts everything of a tenant, and with `delete` removes it in the same transaction.
+    fn remove_tenant(
+        &self,
+        id: TenantId,
+        delete: bool,
+    ) -> impl Future<Output = Result<Option<TenantCounts>>> + Send;
+
+    /// Claims a domain for a tenant together with its first DKIM keys.
+    /// [`Conflict::DomainExists`], [`Conflict::DomainTaken`], [`Conflict::NoTenant`].
+    fn create_domain(&self, new: NewDomain, now: Timestamp) -> impl Future<Output = Result<Domain>> + Send;
+    /// One domain.
+    fn domain(
+        &self,
+        scope: Option<TenantId>,
+        id: DomainId,
+    ) -> impl Future<Output = Result<Option<Domain>>> + Send;
+    /// A page of domains, newest first.
+    fn list_domains(
+        &self,
+        filter: DomainFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Domain>>> + Send;
+    /// The tenant's domains at or above a name, and for the test environment the platform's sandbox domain
+    /// if the name is at or under it; the closest first.
+    fn domains_covering(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        name: &DomainName,
+    ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
+    /// Changes what the patch names. Turning to manual verification verifies the domain:
+    /// [`Conflict::DomainTaken`]; the claims of others on it turn `taken`.
+    fn update_domain(
+        &self,
+        id: DomainId,
+        patch: DomainPatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Domain>>> + Send;
+    /// Writes what a look at the DNS found, the status that follows from it and its event. Where the status
+    /// becomes verified but another tenant was faster, the domain turns `taken` instead.
+    fn record_domain_check(
+        &self,
+        id: DomainId,
+        check: DomainCheck,
+    ) -> impl Future<Output = Result<Option<Domain>>> + Send;
+    /// DNS-verified, pending and failing domains whose last check is older than `before`.
+    fn domains_to_check(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
+    /// Removes a domain and its keys. False if it was not there.
+    fn delete_domain(&self, id: DomainId) -> impl Future<Output = Result<bool>> + Send;
+    /// The platform's domain for test senders; made with these keys if there is none of that name.
+    fn ensure_sandbox_domain(
+        &self,
+        new: NewDomain,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Domain>> + Send;
+
+    /// Adds a DKIM key in state `state`. With `Active`, active ones of its algorithm start retiring.
+    /// [`Conflict::Selector`].
+    fn add_dkim_key(
+        &self,
+        domain: DomainId,
+        new: NewDkimKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<DkimKey>> + Send;
+    /// The DKIM keys of a domain without their private halves, oldest first.
+    fn dkim_keys(&self, domain: DomainId) -> impl Future<Output = Result<Vec<DkimKey>>> + Send;
+    /// The PKCS#8 form of a key's private half.
+    fn dkim_private_key(
+        &self,
+        id: DkimKeyId,
+    ) -> impl Future<Output = Result<Option<zeroize::Zeroizing<Vec<u8>>>>> + Send;
+
+    /// Adds a key; its secret is the caller's. [`Conflict::NoTenant`].
+    fn create_key(&self, new: NewKey, now: Timestamp) -> impl Future<Output = Result<Key>> + Send;
+    /// One key.
+    fn key(&self, scope: Option<TenantId>, id: KeyId) -> impl Future<Output = Result<Option<Key>>> + Send;
+    /// The key with this secret, and its tenant unless it is a platform key.
+    fn key_by_digest(
+        &self,
+        digest: SecretDigest,
+    ) -> impl Future<Output = Result<Option<(Key, Option<Tenant>)>>> + Send;
+    /// A page of keys, newest first.
+    fn list_keys(
+        &self,
+        filter: KeyFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Key>>> + Send;
+    /// Changes what the patch names.
+    fn update_key(&self, id: KeyId, patch: KeyPatch) -> impl Future<Output = Result<Option<Key>>> + Send;
+    /// Revokes a key. False if it was not there; a second time changes nothing.
+    fn revoke_key(&self, id: KeyId, now: Timestamp) -> impl Future<Output = Result<bool>> + Send;
+    /// Notes that a key was used; callers do so at most once a minute for a key.
+    fn touch_key(&self, id: KeyId, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
+
+    /// Suppresses an address, with its event; an existing suppression of the same scope is replaced and its id kept.
+    fn suppress(
+        &self,
+        new: NewSuppression,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Suppression>> + Send;
+    /// The suppression that stops this tenant from sending to an address ([`crate::mail::Address::folded`]):
+    /// its own, else the platform's; an expired one stops nothing.
+    fn suppression_of(
+        &self,
+        tenant: TenantId,
+        folded: &str,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Suppression>>> + Send;
+    /// A page of suppressions, newest first. A tenant's scope shows its own only.
+    fn list_suppressions(
+        &self,
+        filter: SuppressionFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Suppression>>> + Send;
+    /// One suppression.
+    fn suppression(
+        &self,
+        scope: Option<TenantId>,
+        id: SuppressionId,
+    ) -> impl Future<Output = Result<Option<Suppression>>> + Send;
+    /// Lifts a suppression, with its event. False if it was not there.
+    fn lift_suppression(
+        &self,
+        scope: Option<TenantId>,
+        id: SuppressionId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool>> + Send;
+}
+
+/// Messages on their way.
+pub trait Spool {
+    /// Writes a message, its body, a delivery for each recipient and its event, in one transaction. Answers only
+    /// after the commit is synced. Where there is room in memory the message is then claimed without a read.
+    fn enqueue(&self, new: NewMessage) -> impl Future<Output = Result<()>> + Send;
+    /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
+    /// the caller's until [`Spool::record`] or [`Spool::release`].
+    fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;
+    /// Completes when there may be something to claim earlier than the last answer said.
+    fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
+    /// The bytes of a message; `None` if it was deleted meanwhile.
+    fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
+    /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
+    /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
+    fn record(&self, records: RecordBatch) -> impl Future<Output = Result<()>> + Send;
+    /// Ends claims without a trace: the deliveries are due as they were.
+    fn release(&self, ids: &[DeliveryId]);
+    /// How many deliveries wait, and how many of them are claimed.
+    fn depth(&self) -> impl Future<Output = Result<QueueDepth>> + Send;
+}
+
+/// What happened, for people.
+pub trait Journal {
+    /// One message.
+    fn message(
+        &self,
+        scope: Option<TenantId>,
+        id: MessageId,
+    ) -> impl Future<Output = Result<Option<Message>>> + Send;
+    /// A page of messages with their deliveries, newest first.
+    fn list_messages(
+        &self,
+        filter: MessageFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<(Message, Vec<Delivery>)>>> + Send;
+    /// The deliveries of a message, in the order of its recipients.
+    fn deliveries(&self, message: MessageId) -> impl Future<Output = Result<Vec<Delivery>>> + Send;
+    /// The attempts of a message, oldest first.
+    fn attempts(&self, message: MessageId) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
+    /// The events of a message, oldest first.
+    fn message_events(&self, message: MessageId) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
+    fn reject(&self, rejection: Rejection);
+    /// A page of refused submissions, newest first.
+    fn list_rejections(
+        &self,
+        scope: Option<TenantId>,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Rejection>>> + Send;
+    /// Removes at most `limit` each of bodies and rows whose retention has ended, and body files that no row refers to.
+    fn prune(
+        &self,
+        policy: RetentionPolicy,
+        now: Timestamp,
+        limit: usize,
+    ) -> impl Future<Output = Result<Pruned>> + Send;
+    /// Moves the write-ahead log into the database and gives its space back.
+    fn checkpoint(&self) -> impl Future<Output = Result<()>> + Send;
+    /// One round trip to the writer and to a reader, for health checks.
+    fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+}
