@@ -7,3 +7,4 @@ pub mod mail;
 pub mod sign;
 pub mod smtp;
 pub mod store;
+pub mod tls;
