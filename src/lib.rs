@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod config;
+pub mod dns;
 pub mod intake;
 pub mod mail;
 pub mod sign;
