@@ -1,6 +1,7 @@
 //! Pillarbox: a self-hosted, multi-tenant SMTP submission relay.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod api;
 pub mod config;
 pub mod dns;
 pub mod intake;
@@ -9,3 +10,4 @@ pub mod sign;
 pub mod smtp;
 pub mod store;
 pub mod tls;
+pub mod verification;
