@@ -166,6 +166,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::NullSenderRefused
         | C::RecipientSuppressed
         | C::RecipientInvalid
+        | C::RecipientNotQualified
+        | C::RecipientNeedsSmtputf8
         | C::TooManyRecipients
         | C::FromHeaderMissing
         | C::FromHeaderAmbiguous
