@@ -4,5 +4,7 @@
 pub mod config;
 pub mod intake;
 pub mod mail;
+pub mod sign;
 pub mod smtp;
 pub mod store;
+pub mod tls;
