@@ -42,11 +42,14 @@ use crate::tls::SharedServerConfig;
 use crate::verification;
 
 use self::answer::Answer;
-use self::auth::{Access, Caller, Touched};
+use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::Result;
 use self::page::Query;
-use self::route::{Endpoint, Routes};
+use self::route::Routes;
+
+pub use self::auth::Access;
+pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: usize = 1;
