@@ -3,8 +3,11 @@
 
 pub mod config;
 pub mod intake;
+pub mod janitor;
 pub mod mail;
+pub mod policy;
 pub mod sign;
 pub mod smtp;
 pub mod store;
+pub mod telemetry;
 pub mod tls;

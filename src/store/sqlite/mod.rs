@@ -78,6 +78,9 @@ impl Store {
 }
 
 impl Directory for Store {
+    fn directory_version(&self) -> u64 {
+        todo!()
+    }
     async fn create_tenant(&self, _new: NewTenant, _now: Timestamp) -> Result<Tenant> {
         todo!()
     }
@@ -136,6 +139,9 @@ impl Directory for Store {
         todo!()
     }
     async fn delete_domain(&self, _id: DomainId) -> Result<bool> {
+        todo!()
+    }
+    async fn sandbox_domain(&self, _name: &DomainName) -> Result<Option<Domain>> {
         todo!()
     }
     async fn ensure_sandbox_domain(&self, _new: NewDomain, _now: Timestamp) -> Result<Domain> {
