@@ -2,6 +2,7 @@
 //!
 //! Imports `mail` only.
 
+pub mod client;
 mod reply;
 
 pub use reply::Reply;
