@@ -5,5 +5,8 @@ pub mod config;
 pub mod dns;
 pub mod intake;
 pub mod mail;
+pub mod policy;
+pub mod sign;
 pub mod smtp;
 pub mod store;
+pub mod tls;

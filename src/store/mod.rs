@@ -63,6 +63,9 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// Tenants, domains, keys and suppressions. A `tenant` argument of `Option<TenantId>` is the scope of the
 /// caller: `None` is the platform and sees all; a foreign object is as absent as one that never was.
 pub trait Directory {
+    /// A number that changes whenever a tenant, a domain or a key changes through this store.
+    fn directory_version(&self) -> u64;
+
     /// Adds a tenant. [`Conflict::Slug`].
     fn create_tenant(&self, new: NewTenant, now: Timestamp) -> impl Future<Output = Result<Tenant>> + Send;
     /// One tenant.

@@ -78,6 +78,9 @@ impl Store {
 }
 
 impl Directory for Store {
+    fn directory_version(&self) -> u64 {
+        todo!()
+    }
     async fn create_tenant(&self, _new: NewTenant, _now: Timestamp) -> Result<Tenant> {
         todo!()
     }
