@@ -122,7 +122,7 @@ impl Api {
         stop: &CancellationToken,
     ) -> Response<Full<Bytes>> {
         let started = Instant::now();
-        let now = Timestamp::now();
+        let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
@@ -191,6 +191,12 @@ impl Api {
         }
         Ok(caller)
     }
+}
+
+/// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {

