@@ -6,6 +6,7 @@ pub mod dns;
 pub mod intake;
 pub mod mail;
 pub mod policy;
+pub mod relay;
 pub mod sign;
 pub mod smtp;
 pub mod store;
