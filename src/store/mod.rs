@@ -136,6 +136,8 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
     /// Removes a domain and its keys. False if it was not there.
     fn delete_domain(&self, id: DomainId) -> impl Future<Output = Result<bool>> + Send;
+    /// The platform's domain for test senders, if it was made.
+    fn sandbox_domain(&self, name: &DomainName) -> impl Future<Output = Result<Option<Domain>>> + Send;
     /// The platform's domain for test senders; made with these keys if there is none of that name.
     fn ensure_sandbox_domain(
         &self,

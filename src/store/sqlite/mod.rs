@@ -141,6 +141,9 @@ impl Directory for Store {
     async fn delete_domain(&self, _id: DomainId) -> Result<bool> {
         todo!()
     }
+    async fn sandbox_domain(&self, _name: &DomainName) -> Result<Option<Domain>> {
+        todo!()
+    }
     async fn ensure_sandbox_domain(&self, _new: NewDomain, _now: Timestamp) -> Result<Domain> {
         todo!()
     }
