@@ -8,6 +8,7 @@ pub mod intake;
 pub mod janitor;
 pub mod mail;
 pub mod policy;
+pub mod relay;
 pub mod sign;
 pub mod smtp;
 pub mod store;
