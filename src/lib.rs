@@ -6,6 +6,7 @@ pub mod intake;
 pub mod janitor;
 pub mod mail;
 pub mod policy;
+pub mod server;
 pub mod sign;
 pub mod smtp;
 pub mod store;
