@@ -9,8 +9,9 @@
 //! * `extension`: what EHLO offers.
 //! * `replies`: each reply of our own, once, by its number.
 //!
-//! Imports `mail` only.
+//! The client's side is [`client`]. Imports `mail` only.
 
+pub mod client;
 mod command;
 mod data;
 mod extension;
