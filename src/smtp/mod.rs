@@ -14,6 +14,8 @@
 pub mod client;
 mod command;
 mod data;
+#[cfg(test)]
+mod dialogue_tests;
 mod extension;
 mod line;
 pub mod replies;
