@@ -9,6 +9,7 @@ pub mod janitor;
 pub mod mail;
 pub mod policy;
 pub mod relay;
+pub mod server;
 pub mod sign;
 pub mod smtp;
 pub mod store;
