@@ -19,6 +19,8 @@ mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod transcript;
 mod worker;
