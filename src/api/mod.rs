@@ -42,11 +42,14 @@ use crate::tls::SharedServerConfig;
 use crate::verification;
 
 use self::answer::Answer;
-use self::auth::{Access, Caller, Touched};
+use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::Result;
 use self::page::Query;
-use self::route::{Endpoint, Routes};
+use self::route::Routes;
+
+pub use self::auth::Access;
+pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: usize = 1;
@@ -119,7 +122,7 @@ impl Api {
         stop: &CancellationToken,
     ) -> Response<Full<Bytes>> {
         let started = Instant::now();
-        let now = Timestamp::now();
+        let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
@@ -188,6 +191,12 @@ impl Api {
         }
         Ok(caller)
     }
+}
+
+/// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {

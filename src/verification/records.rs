@@ -69,7 +69,9 @@ pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainN
         true,
     )];
     let required = required_keys(keys);
-    records.extend(keys.iter().map(|key| DnsRecord {
+    let mut keys: Vec<_> = keys.iter().collect();
+    keys.sort_by_key(|key| (key.created_at, key.algorithm));
+    records.extend(keys.into_iter().map(|key| DnsRecord {
         purpose: Purpose::Dkim,
         name: dkim_record_name(&key.selector, name),
         value: sign::public_record(key.algorithm, &key.public_key),
