@@ -12,6 +12,7 @@ mod wait;
 mod wire;
 
 mod api;
+mod api_connections;
 mod api_isolation;
 mod layers;
 mod stage;
