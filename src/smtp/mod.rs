@@ -11,6 +11,7 @@
 //!
 //! Imports `mail` only.
 
+pub mod client;
 mod command;
 mod data;
 mod extension;

@@ -7,6 +7,8 @@
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
 
+#[cfg(test)]
+mod contract;
 mod records;
 mod sqlite;
 

@@ -1,14 +1,38 @@
-//! SQLite behind the three roles.
+//! SQLite behind the three roles: one writer on its own thread that commits everything waiting in one
+//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
 
-use super::*;
+mod bodies;
+mod directory;
+mod events;
+mod journal;
+mod open;
+mod page;
+mod readers;
+mod rows;
+mod schema;
+mod seal;
+mod spool;
+mod writer;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use self::bodies::BodyFiles;
+use self::readers::Readers;
+use self::spool::{FreeSpace, Memory};
+use self::writer::{Tx, Writer};
+use super::{Conflict, Result, StoreError};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Made if absent.
-    pub data_dir: std::path::PathBuf,
+    pub data_dir: PathBuf,
     /// The file with the key that seals secrets; `master.key` in the data directory, made if absent, by default.
-    pub master_key_file: Option<std::path::PathBuf>,
+    pub master_key_file: Option<PathBuf>,
     /// Connections that read.
     pub readers: u32,
     /// Octets above which a body goes to a file of its own.
@@ -35,7 +59,7 @@ pub enum Access {
 pub enum OpenError {
     /// Another process serves the data directory.
     #[error("{0} is in use by another process")]
-    InUse(std::path::PathBuf),
+    InUse(PathBuf),
     /// The database is newer than the program.
     #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
     Newer {
@@ -48,7 +72,7 @@ pub enum OpenError {
     #[error("master key {path}: {message}")]
     MasterKey {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What is wrong with it.
         message: String,
     },
@@ -56,215 +80,90 @@ pub enum OpenError {
     #[error("cannot open the store in {path}: {message}")]
     Failed {
         /// The data directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What SQLite or the system says.
         message: String,
     },
 }
 
 /// The store: one writer, several readers, what is claimed in memory.
-pub struct Store;
+pub struct Store {
+    writer: Writer,
+    readers: Readers,
+    memory: Arc<Memory>,
+    bodies: Arc<BodyFiles>,
+    free_space: FreeSpace,
+    sealer: Arc<seal::Sealer>,
+    access: Access,
+    /// Held while this process serves the data directory.
+    lock: Mutex<Option<File>>,
+}
 
 impl Store {
     /// Opens the data directory, making or migrating it as needed.
-    pub fn open(_options: StoreOptions) -> std::result::Result<Self, OpenError> {
-        todo!()
+    pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
+        open::open(options)
     }
 
     /// Writes what waits, moves the log into the database and closes.
     pub async fn close(&self) {
-        todo!()
+        if let Err(error) = self.writer.checkpoint().await {
+            tracing::warn!(%error, "the write-ahead log was not moved into the database");
+        }
+        self.readers.close();
+        self.writer.close().await;
+        lock(&self.lock).take();
+    }
+
+    /// Runs a job on the writer; answers after its commit.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.run(work, |value| value).await
+    }
+
+    /// Runs a job on the writer, then after its commit and before the answer what memory has to know of it.
+    async fn write_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+        after: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U> {
+        self.writer.run(work, after).await
+    }
+
+    /// Runs a query on a reader.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.readers.run(query).await
     }
 }
 
-impl Directory for Store {
-    fn directory_version(&self) -> u64 {
-        todo!()
-    }
-    async fn create_tenant(&self, _new: NewTenant, _now: Timestamp) -> Result<Tenant> {
-        todo!()
-    }
-    async fn tenant(&self, _id: TenantId) -> Result<Option<Tenant>> {
-        todo!()
-    }
-    async fn tenant_by_slug(&self, _slug: &str) -> Result<Option<Tenant>> {
-        todo!()
-    }
-    async fn list_tenants(&self, _page: PageRequest) -> Result<Page<Tenant>> {
-        todo!()
-    }
-    async fn update_tenant(
-        &self,
-        _id: TenantId,
-        _patch: TenantPatch,
-        _now: Timestamp,
-    ) -> Result<Option<Tenant>> {
-        todo!()
-    }
-    async fn smart_host_password(&self, _id: TenantId) -> Result<Option<String>> {
-        todo!()
-    }
-    async fn remove_tenant(&self, _id: TenantId, _delete: bool) -> Result<Option<TenantCounts>> {
-        todo!()
-    }
-    async fn create_domain(&self, _new: NewDomain, _now: Timestamp) -> Result<Domain> {
-        todo!()
-    }
-    async fn domain(&self, _scope: Option<TenantId>, _id: DomainId) -> Result<Option<Domain>> {
-        todo!()
-    }
-    async fn list_domains(&self, _filter: DomainFilter, _page: PageRequest) -> Result<Page<Domain>> {
-        todo!()
-    }
-    async fn domains_covering(
-        &self,
-        _tenant: TenantId,
-        _environment: Environment,
-        _name: &DomainName,
-    ) -> Result<Vec<Domain>> {
-        todo!()
-    }
-    async fn update_domain(
-        &self,
-        _id: DomainId,
-        _patch: DomainPatch,
-        _now: Timestamp,
-    ) -> Result<Option<Domain>> {
-        todo!()
-    }
-    async fn record_domain_check(&self, _id: DomainId, _check: DomainCheck) -> Result<Option<Domain>> {
-        todo!()
-    }
-    async fn domains_to_check(&self, _before: Timestamp, _limit: usize) -> Result<Vec<Domain>> {
-        todo!()
-    }
-    async fn delete_domain(&self, _id: DomainId) -> Result<bool> {
-        todo!()
-    }
-    async fn sandbox_domain(&self, _name: &DomainName) -> Result<Option<Domain>> {
-        todo!()
-    }
-    async fn ensure_sandbox_domain(&self, _new: NewDomain, _now: Timestamp) -> Result<Domain> {
-        todo!()
-    }
-    async fn add_dkim_key(&self, _domain: DomainId, _new: NewDkimKey, _now: Timestamp) -> Result<DkimKey> {
-        todo!()
-    }
-    async fn dkim_keys(&self, _domain: DomainId) -> Result<Vec<DkimKey>> {
-        todo!()
-    }
-    async fn dkim_private_key(&self, _id: DkimKeyId) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
-        todo!()
-    }
-    async fn create_key(&self, _new: NewKey, _now: Timestamp) -> Result<Key> {
-        todo!()
-    }
-    async fn key(&self, _scope: Option<TenantId>, _id: KeyId) -> Result<Option<Key>> {
-        todo!()
-    }
-    async fn key_by_digest(&self, _digest: SecretDigest) -> Result<Option<(Key, Option<Tenant>)>> {
-        todo!()
-    }
-    async fn list_keys(&self, _filter: KeyFilter, _page: PageRequest) -> Result<Page<Key>> {
-        todo!()
-    }
-    async fn update_key(&self, _id: KeyId, _patch: KeyPatch) -> Result<Option<Key>> {
-        todo!()
-    }
-    async fn revoke_key(&self, _id: KeyId, _now: Timestamp) -> Result<bool> {
-        todo!()
-    }
-    async fn touch_key(&self, _id: KeyId, _now: Timestamp) -> Result<()> {
-        todo!()
-    }
-    async fn suppress(&self, _new: NewSuppression, _now: Timestamp) -> Result<Suppression> {
-        todo!()
-    }
-    async fn suppression_of(
-        &self,
-        _tenant: TenantId,
-        _folded: &str,
-        _now: Timestamp,
-    ) -> Result<Option<Suppression>> {
-        todo!()
-    }
-    async fn list_suppressions(
-        &self,
-        _filter: SuppressionFilter,
-        _page: PageRequest,
-    ) -> Result<Page<Suppression>> {
-        todo!()
-    }
-    async fn suppression(&self, _scope: Option<TenantId>, _id: SuppressionId) -> Result<Option<Suppression>> {
-        todo!()
-    }
-    async fn lift_suppression(
-        &self,
-        _scope: Option<TenantId>,
-        _id: SuppressionId,
-        _now: Timestamp,
-    ) -> Result<bool> {
-        todo!()
+/// Nothing that holds one of these locks can leave its value half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error() {
+            Some(fault) if fault.code == rusqlite::ErrorCode::DiskFull => Self::DiskFull,
+            // The only references that a caller can get wrong are those to a tenant.
+            Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
+                Self::Conflict(Conflict::NoTenant)
+            }
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
-impl Spool for Store {
-    async fn enqueue(&self, _new: NewMessage) -> Result<()> {
-        todo!()
-    }
-    async fn claim_due(&self, _now: Timestamp, _room: &ClaimRoom) -> Result<Claimed> {
-        todo!()
-    }
-    async fn wait_for_work(&self) {
-        todo!()
-    }
-    async fn content(&self, _id: MessageId) -> Result<Option<Content>> {
-        todo!()
-    }
-    async fn record(&self, _records: RecordBatch) -> Result<()> {
-        todo!()
-    }
-    fn release(&self, _ids: &[DeliveryId]) {
-        todo!()
-    }
-    async fn depth(&self) -> Result<QueueDepth> {
-        todo!()
-    }
-}
-
-impl Journal for Store {
-    async fn message(&self, _scope: Option<TenantId>, _id: MessageId) -> Result<Option<Message>> {
-        todo!()
-    }
-    async fn list_messages(
-        &self,
-        _filter: MessageFilter,
-        _page: PageRequest,
-    ) -> Result<Page<(Message, Vec<Delivery>)>> {
-        todo!()
-    }
-    async fn deliveries(&self, _message: MessageId) -> Result<Vec<Delivery>> {
-        todo!()
-    }
-    async fn attempts(&self, _message: MessageId) -> Result<Vec<Attempt>> {
-        todo!()
-    }
-    async fn message_events(&self, _message: MessageId) -> Result<Vec<Event>> {
-        todo!()
-    }
-    fn reject(&self, _rejection: Rejection) {
-        todo!()
-    }
-    async fn list_rejections(&self, _scope: Option<TenantId>, _page: PageRequest) -> Result<Page<Rejection>> {
-        todo!()
-    }
-    async fn prune(&self, _policy: RetentionPolicy, _now: Timestamp, _limit: usize) -> Result<Pruned> {
-        todo!()
-    }
-    async fn checkpoint(&self) -> Result<()> {
-        todo!()
-    }
-    async fn probe(&self) -> Result<()> {
-        todo!()
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }

@@ -1,0 +1,123 @@
+//! Claims what is due, as far as there is room in memory, and hands it to workers in fair turns.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::Core;
+use super::route::Lane;
+use super::worker::{self, Claim, Slot};
+use crate::mail::{Host, Timestamp};
+use crate::store::{ClaimRoom, RecordBatch, Spool, StoreError};
+
+/// Deliveries that are claimed at one time.
+const WINDOW: usize = 4096;
+/// Of one tenant: the rest stays for others, whatever one has waiting.
+const WINDOW_PER_TENANT: usize = WINDOW / 4;
+/// Batches that wait for one destination before no more are claimed for it.
+const CROWD: usize = 256;
+/// No level is waited for.
+pub const NO_LEVEL: usize = usize::MAX;
+/// After a failure of the store, and as a limit to waiting for a level.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for connections idle for too long.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// A clock set back must not make the relay sleep for ever.
+const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Runs until the relay is stopped.
+pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        let next_claim = match claim(core).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim due mail; trying again");
+                PAUSE
+            }
+        };
+        hand_out(core, recordings);
+        let wake_at = Instant::now() + next_claim;
+        loop {
+            tokio::select! {
+                () = core.stop.cancelled() => return,
+                () = core.store.wait_for_work() => break,
+                () = core.level_reached.notified() => break,
+                () = sleep_until(wake_at) => break,
+                _ = sweep.tick() => end_idle(core),
+            }
+        }
+    }
+}
+
+/// Claims as much as there is room for. Answers when to claim again at the latest.
+async fn claim(core: &Arc<Core>) -> Result<Duration, StoreError> {
+    core.wanted_level.store(NO_LEVEL, Ordering::Release);
+    let in_flight = core.in_flight.load(Ordering::Acquire);
+    let room = WINDOW.saturating_sub(in_flight);
+    if room == 0 {
+        return Ok(wait_for_level(core));
+    }
+    let now = Timestamp::now();
+    let room = ClaimRoom {
+        deliveries_max: room,
+        per_tenant_max: WINDOW_PER_TENANT,
+        saturated: crowded_destinations(core),
+    };
+    let claimed = core.store.claim_due(now, &room).await?;
+    // Claims first, so that all of them are given back if one fails.
+    let claims: Vec<Claim> =
+        claimed.batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
+    for claim in claims {
+        // Without its tenant a batch is about to be deleted; dropping it gives it back.
+        if let Some(lane) = core.router.lane_of(&claim.batch).await? {
+            let tenant = claim.batch.message.tenant_id;
+            core.fairness().push(tenant, lane, claim);
+        }
+    }
+    Ok(match claimed.next_due_at {
+        None => SLEEP_MAX,
+        Some(due) if due <= now => wait_for_level(core),
+        Some(due) => {
+            Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default().min(SLEEP_MAX)
+        }
+    })
+}
+
+/// More is due than there is room for: to be told when a quarter of what is in flight has ended.
+fn wait_for_level(core: &Core) -> Duration {
+    let in_flight = core.in_flight.load(Ordering::Acquire);
+    core.wanted_level.store(in_flight - in_flight.div_ceil(4), Ordering::Release);
+    // It may have ended while this was written down.
+    if core.in_flight.load(Ordering::Acquire) < in_flight {
+        core.level_reached.notify_one();
+    }
+    PAUSE
+}
+
+fn crowded_destinations(core: &Core) -> Vec<Host> {
+    let mx = |lane: &Lane| match lane {
+        Lane::Mx(host) => Some(host.clone()),
+        Lane::Sandbox(_) | Lane::PlatformSmartHost | Lane::TenantSmartHost(..) => None,
+    };
+    core.fairness().crowded(CROWD).filter_map(mx).collect()
+}
+
+/// Gives each piece of work that has a free slot to a worker of its own.
+fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+    loop {
+        let turn = core.fairness().next();
+        let Some((lane, claim)) = turn else { return };
+        let slot = Slot::new(core.clone(), lane);
+        core.tasks.spawn(worker::run(core.clone(), recordings.clone(), slot, claim));
+    }
+}
+
+fn end_idle(core: &Core) {
+    for connection in core.pool.take_expired() {
+        core.tasks.spawn(connection.quit());
+    }
+}

@@ -1,0 +1,254 @@
+//! Who gets what when: exclusiveness, fairness, limits, suspension.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::mail::{Host, TenantStatus};
+
+fn status(status: TenantStatus) -> TenantPatch {
+    TenantPatch { status: Some(status), ..TenantPatch::default() }
+}
+
+fn per_tenant(batches: &[Batch]) -> HashMap<TenantId, usize> {
+    let mut counts = HashMap::new();
+    for batch in batches {
+        *counts.entry(batch.message.tenant_id).or_default() += batch.deliveries.len();
+    }
+    counts
+}
+
+#[tokio::test]
+async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let (big, small, tiny) =
+            (bed.tenant("big").await, bed.tenant("small").await, bed.tenant("tiny").await);
+        for number in 0..300 {
+            bed.enqueue(big.id, &[&format!("x@d{number}.example")]).await;
+        }
+        for number in 0..30 {
+            bed.enqueue(small.id, &[&format!("x@d{number}.example")]).await;
+        }
+        bed.enqueue(tiny.id, &["x@one.example"]).await;
+        let room = ClaimRoom { deliveries_max: 60, per_tenant_max: 1000, saturated: Vec::new() };
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+        let counts = per_tenant(&claimed.batches);
+        assert_eq!(counts[&tiny.id], 1);
+        assert!(counts[&small.id] >= 20, "{counts:?}");
+        assert_eq!(counts.values().sum::<usize>(), 60);
+        // There is more, and it is due.
+        assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_never_has_more_out_than_its_limit() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let tenant = bed.tenant("a").await;
+        for _ in 0..30 {
+            bed.enqueue(tenant.id, &["x@one.example"]).await;
+        }
+        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 7, saturated: Vec::new() };
+        let first = bed.store.claim_due(later(0), &room).await.unwrap();
+        assert_eq!(ids(&first.batches).len(), 7);
+        let none = bed.store.claim_due(later(0), &room).await.unwrap();
+        assert!(none.batches.is_empty() && none.next_due_at.is_some_and(|at| at <= later(0)));
+        // A finished one makes room for another, and says so.
+        let done = outcomes(&first.batches[..1], DeliveryState::Delivered);
+        let freed = done.records.len();
+        while tokio::time::timeout(std::time::Duration::ZERO, bed.store.wait_for_work()).await.is_ok() {}
+        bed.store.record(done).await.unwrap();
+        bed.store.wait_for_work().await;
+        let next = bed.store.claim_due(later(0), &room).await.unwrap();
+        assert_eq!(ids(&next.batches).len(), freed);
+    }
+}
+
+#[tokio::test]
+async fn a_saturated_destination_holds_up_nothing_but_itself() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let tenant = bed.tenant("a").await;
+        for _ in 0..300 {
+            bed.enqueue(tenant.id, &["x@busy.example"]).await;
+        }
+        let free = bed.enqueue(tenant.id, &["x@free.example", "y@busy.example"]).await;
+        let busy = Host::parse("busy.example").unwrap();
+        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1000, saturated: vec![busy] };
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+        assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
+        assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));
+        assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 301);
+    }
+}
+
+#[tokio::test]
+async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
+    let bed = Bed::without_hand_over();
+    let tenant = bed.tenant("a").await;
+    let busy: Vec<_> = (0..1000).map(|number| format!("u{number}@busy.example")).collect();
+    let busy: Vec<_> = busy.iter().map(String::as_str).collect();
+    for _ in 0..20 {
+        bed.enqueue(tenant.id, &busy).await;
+    }
+    let free = bed.enqueue(tenant.id, &["x@free.example"]).await;
+    let room = ClaimRoom {
+        deliveries_max: 100,
+        per_tenant_max: 1000,
+        saturated: vec![Host::parse("busy.example").unwrap()],
+    };
+    for pass in 0.. {
+        assert!(pass < 10, "the free destination was never reached");
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+        if !claimed.batches.is_empty() {
+            assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
+            break;
+        }
+    }
+    // And from there on around to the rows that were passed over.
+    let claimed = bed.claim(later(0)).await;
+    assert_eq!(ids(&claimed.batches).len(), 999);
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_is_held_and_resumes() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let (held, other) = (bed.tenant("held").await, bed.tenant("other").await);
+        let before = bed.enqueue(held.id, &["x@one.example"]).await;
+        bed.store.update_tenant(held.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
+        let during = bed.enqueue(held.id, &["y@one.example"]).await;
+        let theirs = bed.enqueue(other.id, &["z@one.example"]).await;
+        let claimed = bed.claim(later(0)).await;
+        assert_eq!(ids(&claimed.batches), [theirs.recipients[0].0]);
+        assert_eq!(claimed.next_due_at, None);
+        bed.store.update_tenant(held.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
+        bed.store.wait_for_work().await;
+        let mut expected = [before.recipients[0].0, during.recipients[0].0];
+        expected.sort();
+        assert_eq!(ids(&bed.claim(later(0)).await.batches), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_is_held_over_a_restart() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
+    let bed = bed.restart();
+    assert!(bed.claim(later(0)).await.batches.is_empty());
+    bed.store.update_tenant(tenant.id, status(TenantStatus::Active), now()).await.unwrap();
+    assert_eq!(bed.claim(later(0)).await.batches.len(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_holds_at_most_a_hundred_deliveries() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let tenant = bed.tenant("a").await;
+        let recipients: Vec<_> = (0..250).map(|number| format!("u{number}@one.example")).collect();
+        let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+        bed.enqueue(tenant.id, &recipients).await;
+        let room = ClaimRoom { deliveries_max: 230, ..plenty() };
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+        let sizes: Vec<_> = claimed.batches.iter().map(|batch| batch.deliveries.len()).collect();
+        assert!(sizes.iter().all(|&size| size <= 100), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 230);
+        assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
+    let bed = Bed::with(|options| options.handover_bytes_max = 200);
+    let tenant = bed.tenant("a").await;
+    for _ in 0..20 {
+        bed.enqueue(tenant.id, &["x@one.example"]).await;
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    assert_eq!(ids(&batches).len(), 20);
+    let in_memory = batches.iter().filter(|batch| batch.content.is_some()).count();
+    assert!((1..20).contains(&in_memory), "{in_memory}");
+    // The room comes back with the records.
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    assert!(bed.claim(later(0)).await.batches[0].content.is_some());
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_waited_for_is_released() {
+    let bed = Bed::without_hand_over();
+    let tenant = bed.tenant("a").await;
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    for _ in 0..20 {
+        let room = plenty();
+        let mut claim = Box::pin(bed.store.claim_due(later(0), &room));
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(claim.as_mut().poll(context)));
+        let polled = polled.await;
+        assert!(polled.is_pending(), "the first look goes to another thread");
+    }
+    // The next pass waits for the dropped ones.
+    assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 1);
+}
+
+/// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
+async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
+    let bed = Bed::with(|options| options.handover_bytes_max = hand_over_octets);
+    let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
+    let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
+    let mut producers = tokio::task::JoinSet::new();
+    for producer in 0..4 {
+        let store = Arc::clone(&bed.store);
+        producers.spawn(async move {
+            for number in 0..messages {
+                let recipients = ["x@one.example", "y@two.example", "z@one.example"];
+                let new =
+                    new_message(tenants[(producer + number) % 2], &recipients[..1 + number % 3], "body");
+                store.enqueue(new).await.unwrap();
+            }
+        });
+    }
+    let total: usize = 4 * (0..messages).map(|number| 1 + number % 3).sum::<usize>();
+    let mut recorders = tokio::task::JoinSet::new();
+    let done = |out: &HashMap<_, _>| out.values().filter(|state| **state == "done").count();
+    let mut random = seed | 1;
+    while done(&out.lock().unwrap()) < total {
+        let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, saturated: Vec::new() };
+        let claimed = bed.store.claim_due(later(600), &room).await.unwrap();
+        for batch in claimed.batches {
+            for delivery in &batch.deliveries {
+                let before = out.lock().unwrap().insert(delivery.id, "out");
+                assert!(matches!(before, None | Some("free")), "{:?} was {before:?}", delivery.id);
+            }
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (store, out, choice) = (Arc::clone(&bed.store), Arc::clone(&out), random >> 62);
+            recorders.spawn(async move {
+                let state = match choice {
+                    0 => DeliveryState::Deferred,
+                    _ => DeliveryState::Delivered,
+                };
+                let word = if state.is_open() || choice == 1 { "free" } else { "done" };
+                for delivery in &batch.deliveries {
+                    out.lock().unwrap().insert(delivery.id, word);
+                }
+                match choice {
+                    1 => store.release(&ids(&[batch])),
+                    _ => store.record(outcomes(&[batch], state)).await.unwrap(),
+                }
+            });
+        }
+        tokio::task::yield_now().await;
+    }
+    while let Some(recorded) = recorders.join_next().await {
+        recorded.unwrap();
+    }
+    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..3000, messages in 5usize..40, seed: u64) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(run_crowd(hand_over, messages, seed));
+    }
+}

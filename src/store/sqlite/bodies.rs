@@ -1,0 +1,150 @@
+//! The bytes of messages: small ones in the database, large ones in files of their own, so that a commit
+//! with a large body does not hold up the others.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::open::sync_directory;
+use super::writer::Tx;
+use crate::mail::{Content, MessageId};
+use crate::store::{Result, StoreError};
+
+/// A file without a row may belong to a message that is about to be committed.
+const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60 * 60);
+
+/// The directory of large bodies: `bodies/<last two characters of the id>/<id>.eml`.
+pub(super) struct BodyFiles {
+    directory: PathBuf,
+    inline_octets_max: u64,
+}
+
+impl BodyFiles {
+    pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
+        Self { directory: data_dir.join("bodies"), inline_octets_max }
+    }
+
+    /// Whether a body goes to a file.
+    pub(super) fn is_large(&self, content: &Content) -> bool {
+        content.len() as u64 > self.inline_octets_max
+    }
+
+    fn path_of(&self, id: MessageId) -> PathBuf {
+        let name = id.to_string();
+        // The end of an id is random, which spreads the files.
+        let shelf = &name[name.len() - 2..];
+        self.directory.join(shelf).join(format!("{name}.eml"))
+    }
+
+    /// Writes a body and makes it survive a power cut, before any row refers to it.
+    pub(super) fn write(&self, id: MessageId, content: &Content) -> Result<()> {
+        let path = self.path_of(id);
+        let shelf = path.parent().unwrap_or(&self.directory);
+        if !shelf.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(shelf)?;
+            sync_directory(&self.directory)?;
+            sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
+        }
+        let write = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&content.prefix)?;
+            file.write_all(&content.submitted)?;
+            file.sync_all()?;
+            sync_directory(shelf)
+        };
+        write().map_err(|error| {
+            // Half a body on a full disk helps nobody.
+            let _ = std::fs::remove_file(&path);
+            error.into()
+        })
+    }
+
+    fn read(&self, id: MessageId, prefix_octets: usize) -> Result<Option<Content>> {
+        let whole = match std::fs::read(self.path_of(id)) {
+            Ok(octets) => Bytes::from(octets),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if prefix_octets > whole.len() {
+            return Err(StoreError::Failed(format!("the body file of {id} is cut short")));
+        }
+        Ok(Some(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
+    }
+
+    /// Removes the files of messages whose rows are gone.
+    pub(super) fn remove(&self, ids: &[MessageId]) {
+        for id in ids {
+            // What stays behind is found as an orphan later.
+            let _ = std::fs::remove_file(self.path_of(*id));
+        }
+    }
+
+    /// Files that are old enough to be orphans, by their message.
+    pub(super) fn old_files(&self) -> Result<Vec<MessageId>> {
+        let mut old = Vec::new();
+        let shelves = match std::fs::read_dir(&self.directory) {
+            Ok(shelves) => shelves,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(old),
+            Err(error) => return Err(error.into()),
+        };
+        for shelf in shelves {
+            for file in std::fs::read_dir(shelf?.path())? {
+                let file = file?;
+                let name = file.file_name();
+                let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
+                if let Some(id) = id
+                    && is_old(&file)
+                {
+                    old.push(id);
+                }
+            }
+        }
+        Ok(old)
+    }
+}
+
+fn is_old(file: &std::fs::DirEntry) -> bool {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ORPHAN_AGE_MIN))
+}
+
+/// Writes the row of a body; `is_in_file` if its bytes are in a file already.
+pub(super) fn insert(tx: &Tx<'_>, id: MessageId, content: &Content, is_in_file: bool) -> Result<()> {
+    if is_in_file {
+        let sql = "INSERT INTO body (message_id, file_prefix_octets) VALUES (?1, ?2)";
+        tx.prepare_cached(sql)?.execute(params![id, content.prefix.len() as i64])?;
+    } else {
+        let sql = "INSERT INTO body (message_id, prefix, submitted) VALUES (?1, ?2, ?3)";
+        tx.prepare_cached(sql)?.execute(params![id, &content.prefix[..], &content.submitted[..]])?;
+    }
+    Ok(())
+}
+
+/// The bytes of a message, if they are still kept.
+pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) -> Result<Option<Content>> {
+    let sql = "SELECT prefix, submitted, file_prefix_octets FROM body WHERE message_id = ?1";
+    let row = connection.prepare_cached(sql)?.query_row([id], |row| {
+        let file_prefix_octets: Option<u32> = row.get(2)?;
+        let inline: Option<(Vec<u8>, Vec<u8>)> = match file_prefix_octets {
+            Some(_) => None,
+            None => Some((row.get(0)?, row.get(1)?)),
+        };
+        Ok((inline, file_prefix_octets))
+    });
+    match row.optional()? {
+        None => Ok(None),
+        Some((Some((prefix, submitted)), _)) => {
+            Ok(Some(Content { prefix: prefix.into(), submitted: submitted.into() }))
+        }
+        Some((None, prefix_octets)) => {
+            let content = files.read(id, prefix_octets.unwrap_or(0) as usize)?;
+            content.map(Some).ok_or_else(|| StoreError::Failed(format!("the body file of {id} is gone")))
+        }
+    }
+}

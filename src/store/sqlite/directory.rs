@@ -1,0 +1,207 @@
+//! Tenants, domains, keys and suppressions: what may be sent by whom.
+
+mod dkim_keys;
+mod domains;
+mod keys;
+mod suppressions;
+mod tenants;
+
+pub(super) use self::suppressions::suppress;
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::Store;
+use crate::mail::{
+    DkimKeyId, DomainId, DomainName, Environment, KeyId, SecretDigest, SuppressionId, TenantId, TenantStatus,
+    Timestamp,
+};
+use crate::store::{
+    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
+    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, Suppression, SuppressionFilter,
+    Tenant, TenantCounts, TenantPatch,
+};
+
+impl Directory for Store {
+    async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
+        self.write(move |tx| tenants::create(tx, new, now)).await
+    }
+
+    async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
+        self.read(move |connection| tenants::find(connection, id)).await
+    }
+
+    async fn tenant_by_slug(&self, slug: &str) -> Result<Option<Tenant>> {
+        let slug = slug.to_owned();
+        self.read(move |connection| tenants::find_by_slug(connection, &slug)).await
+    }
+
+    async fn list_tenants(&self, page: PageRequest) -> Result<Page<Tenant>> {
+        self.read(move |connection| tenants::list(connection, &page)).await
+    }
+
+    async fn update_tenant(
+        &self,
+        id: TenantId,
+        patch: TenantPatch,
+        now: Timestamp,
+    ) -> Result<Option<Tenant>> {
+        let status = patch.status;
+        let memory = Arc::clone(&self.memory);
+        let after = move |tenant: Option<Tenant>| {
+            match (&tenant, status) {
+                (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
+                (Some(_), Some(TenantStatus::Active)) => memory.resume(id),
+                _ => {}
+            }
+            tenant
+        };
+        self.write_then(move |tx| tenants::update(tx, id, patch, now), after).await
+    }
+
+    async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {
+        let sealer = Arc::clone(&self.sealer);
+        self.read(move |connection| tenants::smart_host_password(connection, &sealer, id)).await
+    }
+
+    async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
+        if !delete {
+            return self.read(move |connection| tenants::count(connection, id)).await;
+        }
+        let memory = Arc::clone(&self.memory);
+        let after = move |counts| {
+            memory.forget_tenant(id);
+            counts
+        };
+        self.write_then(move |tx| tenants::remove(tx, id), after).await
+    }
+
+    async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
+        self.write(move |tx| domains::create(tx, new, now)).await
+    }
+
+    async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>> {
+        self.read(move |connection| domains::find_in_scope(connection, scope, id)).await
+    }
+
+    async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>> {
+        self.read(move |connection| domains::list(connection, &filter, &page)).await
+    }
+
+    async fn domains_covering(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        name: &DomainName,
+    ) -> Result<Vec<Domain>> {
+        let name = name.clone();
+        self.read(move |connection| domains::covering(connection, tenant, environment, &name)).await
+    }
+
+    async fn update_domain(
+        &self,
+        id: DomainId,
+        patch: DomainPatch,
+        now: Timestamp,
+    ) -> Result<Option<Domain>> {
+        self.write(move |tx| domains::update(tx, id, &patch, now)).await
+    }
+
+    async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
+        self.write(move |tx| domains::record_check(tx, id, &check)).await
+    }
+
+    async fn domains_to_check(&self, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
+        self.read(move |connection| domains::to_check(connection, before, limit)).await
+    }
+
+    async fn delete_domain(&self, id: DomainId) -> Result<bool> {
+        self.write(move |tx| domains::delete(tx, id)).await
+    }
+
+    async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
+        self.write(move |tx| domains::ensure_sandbox(tx, new, now)).await
+    }
+
+    async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
+        self.write(move |tx| dkim_keys::add(tx, domain, new, now)).await
+    }
+
+    async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>> {
+        self.read(move |connection| dkim_keys::of_domain(connection, domain)).await
+    }
+
+    async fn dkim_private_key(&self, id: DkimKeyId) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        let sealer = Arc::clone(&self.sealer);
+        self.read(move |connection| dkim_keys::private_key(connection, &sealer, id)).await
+    }
+
+    async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key> {
+        self.write(move |tx| keys::create(tx, new, now)).await
+    }
+
+    async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>> {
+        self.read(move |connection| keys::find_in_scope(connection, scope, id)).await
+    }
+
+    async fn key_by_digest(&self, digest: SecretDigest) -> Result<Option<(Key, Option<Tenant>)>> {
+        self.read(move |connection| {
+            let Some(key) = keys::find_by_digest(connection, digest)? else { return Ok(None) };
+            let tenant = key.tenant_id.map(|id| tenants::find(connection, id)).transpose()?.flatten();
+            Ok(Some((key, tenant)))
+        })
+        .await
+    }
+
+    async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
+        self.read(move |connection| keys::list(connection, &filter, &page)).await
+    }
+
+    async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
+        self.write(move |tx| keys::update(tx, id, patch)).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| keys::revoke(tx, id, now)).await
+    }
+
+    async fn touch_key(&self, id: KeyId, now: Timestamp) -> Result<()> {
+        self.write(move |tx| keys::touch(tx, id, now)).await
+    }
+
+    async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
+        self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
+    }
+
+    async fn suppression_of(
+        &self,
+        tenant: TenantId,
+        folded: &str,
+        now: Timestamp,
+    ) -> Result<Option<Suppression>> {
+        let folded = folded.to_owned();
+        self.read(move |connection| suppressions::that_stops(connection, tenant, &folded, now)).await
+    }
+
+    async fn list_suppressions(
+        &self,
+        filter: SuppressionFilter,
+        page: PageRequest,
+    ) -> Result<Page<Suppression>> {
+        self.read(move |connection| suppressions::list(connection, &filter, &page)).await
+    }
+
+    async fn suppression(&self, scope: Option<TenantId>, id: SuppressionId) -> Result<Option<Suppression>> {
+        self.read(move |connection| suppressions::find_in_scope(connection, scope, id)).await
+    }
+
+    async fn lift_suppression(
+        &self,
+        scope: Option<TenantId>,
+        id: SuppressionId,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.write(move |tx| suppressions::lift(tx, scope, id, now)).await
+    }
+}

@@ -1,0 +1,292 @@
+//! The rows of domains. A verified name excludes verified names of other tenants that are equal, above or below.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::dkim_keys;
+use crate::mail::{
+    DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp, Verification,
+};
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{json_if_any, time, time_if_any, to_json, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{
+    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, NewDomain, Page, PageRequest, Result,
+    StoreError,
+};
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Domain> {
+    Ok(Domain {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        name: row.get("name")?,
+        status: row.get("status")?,
+        verification: row.get("verification")?,
+        subdomains: row.get("subdomains")?,
+        ownership_token: row.get("ownership_token")?,
+        last_check: json_if_any(row, "last_check")?,
+        failing_since: time_if_any(row, "failing_since_us")?,
+        verified_at: time_if_any(row, "verified_us")?,
+        created_at: time(row, "created_us")?,
+    })
+}
+
+/// `a.b.c` as `c.b.a.`: what is at or below a name begins with the name's form.
+fn reversed(name: &DomainName) -> String {
+    let mut reversed = String::with_capacity(name.as_str().len() + 1);
+    for label in name.as_str().rsplit('.') {
+        reversed.push_str(label);
+        reversed.push('.');
+    }
+    reversed
+}
+
+pub(super) fn create(tx: &Tx<'_>, new: NewDomain, now: Timestamp) -> Result<Domain> {
+    refuse_unknown_tenant(tx, new.tenant_id)?;
+    if find_by_name(tx, new.tenant_id, new.name.as_str())?.is_some() {
+        return Err(StoreError::Conflict(Conflict::DomainExists));
+    }
+    if is_taken(tx, new.tenant_id, &new.name)? {
+        return Err(StoreError::Conflict(Conflict::DomainTaken));
+    }
+    let is_verified = new.tenant_id.is_none() || new.verification == Verification::Manual;
+    let domain = Domain {
+        id: DomainId::generate(now),
+        tenant_id: new.tenant_id,
+        name: new.name,
+        status: DomainStatus::Pending,
+        verification: new.verification,
+        subdomains: new.subdomains,
+        ownership_token: new.ownership_token,
+        last_check: None,
+        failing_since: None,
+        verified_at: None,
+        created_at: now,
+    };
+    insert(tx, &domain)?;
+    for key in new.dkim_keys {
+        dkim_keys::add(tx, domain.id, key, now)?;
+    }
+    if !is_verified {
+        return Ok(domain);
+    }
+    let verified = Domain { status: DomainStatus::Verified, ..domain };
+    change(tx, DomainStatus::Pending, verified, now)
+}
+
+fn insert(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    let sql = "INSERT INTO domain (id, tenant_id, name, reversed_name, status, verification, subdomains,
+                                   ownership_token, created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    tx.prepare_cached(sql)?.execute(params![
+        domain.id,
+        domain.tenant_id,
+        domain.name,
+        reversed(&domain.name),
+        domain.status,
+        domain.verification,
+        domain.subdomains,
+        domain.ownership_token,
+        us(domain.created_at),
+    ])?;
+    Ok(())
+}
+
+fn refuse_unknown_tenant(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
+    match tenant {
+        Some(id) if super::tenants::find(tx, id)?.is_none() => Err(StoreError::Conflict(Conflict::NoTenant)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether someone else has proved the name, or one above or below it. The platform's sandbox domain lies under
+/// the server's own name, which a tenant may well prove: it excludes only itself and what is below it.
+fn is_taken(tx: &Tx<'_>, tenant: Option<TenantId>, name: &DomainName) -> Result<bool> {
+    let Some(tenant) = tenant else { return Ok(false) };
+    let verified = DomainStatus::Verified;
+    let mut above = tx.prepare_cached(
+        "SELECT 1 FROM domain WHERE reversed_name = ?1 AND status = ?2
+         AND (tenant_id IS NULL OR tenant_id <> ?3) LIMIT 1",
+    )?;
+    let reversed = reversed(name);
+    for (end, _) in reversed.match_indices('.') {
+        if above.exists(params![&reversed[..=end], verified, tenant])? {
+            return Ok(true);
+        }
+    }
+    let mut below = tx.prepare_cached(
+        "SELECT 1 FROM domain WHERE reversed_name > ?1 AND reversed_name < ?2 AND status = ?3
+         AND tenant_id <> ?4 LIMIT 1",
+    )?;
+    Ok(below.exists(params![reversed, behind_all_below(&reversed), verified, tenant])?)
+}
+
+/// The end of the range of names below one: no label holds a character at or above `{`.
+fn behind_all_below(reversed: &str) -> String {
+    format!("{reversed}{{")
+}
+
+/// Writes a domain's changed state, with what follows from a change of its status: the time of its proof,
+/// its event, and that the claims of others on its name are void.
+fn change(tx: &Tx<'_>, before: DomainStatus, mut domain: Domain, now: Timestamp) -> Result<Domain> {
+    let turns = |status| domain.status == status && before != status;
+    let event = if turns(DomainStatus::Verified) {
+        void_other_claims(tx, &domain)?;
+        domain.verified_at = Some(now);
+        Some(EventKind::DomainVerified)
+    } else if turns(DomainStatus::Failing) {
+        Some(EventKind::DomainFailing)
+    } else {
+        None
+    };
+    let sql = "UPDATE domain SET status = ?2, verification = ?3, subdomains = ?4, last_check = ?5,
+                   checked_us = ?6, failing_since_us = ?7, verified_us = ?8 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![
+        domain.id,
+        domain.status,
+        domain.verification,
+        domain.subdomains,
+        domain.last_check.as_ref().map(to_json).transpose()?,
+        domain.last_check.as_ref().map(|check| us(check.checked_at)),
+        domain.failing_since.map(us),
+        domain.verified_at.map(us),
+    ])?;
+    if let Some(kind) = event {
+        let subject = Subject { tenant_id: domain.tenant_id, ..Subject::default() };
+        tx.append(kind, subject, &serde_json::json!({ "domain_id": domain.id, "name": domain.name }), now)?;
+    }
+    Ok(domain)
+}
+
+fn void_other_claims(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    let Some(tenant) = domain.tenant_id else { return Ok(()) };
+    let reversed = reversed(&domain.name);
+    let (taken, verified) = (DomainStatus::Taken, DomainStatus::Verified);
+    let mut above = tx.prepare_cached(
+        "UPDATE domain SET status = ?2 WHERE reversed_name = ?1 AND tenant_id <> ?3 AND status <> ?4",
+    )?;
+    for (end, _) in reversed.match_indices('.') {
+        above.execute(params![&reversed[..=end], taken, tenant, verified])?;
+    }
+    let mut below = tx.prepare_cached(
+        "UPDATE domain SET status = ?3 WHERE reversed_name > ?1 AND reversed_name < ?2
+         AND tenant_id <> ?4 AND status <> ?5",
+    )?;
+    below.execute(params![reversed, behind_all_below(&reversed), taken, tenant, verified])?;
+    Ok(())
+}
+
+pub(super) fn ensure_sandbox(tx: &Tx<'_>, new: NewDomain, now: Timestamp) -> Result<Domain> {
+    match find_by_name(tx, None, new.name.as_str())? {
+        Some(domain) => Ok(domain),
+        None => create(tx, NewDomain { tenant_id: None, ..new }, now),
+    }
+}
+
+pub(super) fn find(connection: &Connection, id: DomainId) -> Result<Option<Domain>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM domain WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn find_in_scope(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    id: DomainId,
+) -> Result<Option<Domain>> {
+    Ok(find(connection, id)?.filter(|domain| scope.is_none() || domain.tenant_id == scope))
+}
+
+fn find_by_name(connection: &Connection, tenant: Option<TenantId>, name: &str) -> Result<Option<Domain>> {
+    let found = match tenant {
+        Some(tenant) => connection
+            .prepare_cached("SELECT * FROM domain WHERE tenant_id = ?1 AND name = ?2")?
+            .query_row(params![tenant, name], read_row),
+        None => connection
+            .prepare_cached("SELECT * FROM domain WHERE tenant_id IS NULL AND name = ?1")?
+            .query_row([name], read_row),
+    };
+    Ok(found.optional()?)
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    filter: &DomainFilter,
+    page: &PageRequest,
+) -> Result<Page<Domain>> {
+    let mut list = List::of("domain", DomainId::PREFIX);
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("name = ?", &filter.name)?;
+    list.only_if("status = ?", &filter.status)?;
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn covering(
+    connection: &Connection,
+    tenant: TenantId,
+    environment: Environment,
+    name: &DomainName,
+) -> Result<Vec<Domain>> {
+    let mut found = Vec::new();
+    for ancestor in name.ancestors() {
+        found.extend(find_by_name(connection, Some(tenant), ancestor)?);
+        if environment == Environment::Test {
+            found.extend(find_by_name(connection, None, ancestor)?);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn update(
+    tx: &Tx<'_>,
+    id: DomainId,
+    patch: &DomainPatch,
+    now: Timestamp,
+) -> Result<Option<Domain>> {
+    let Some(mut domain) = find(tx, id)? else { return Ok(None) };
+    let before = domain.status;
+    domain.subdomains = patch.subdomains.unwrap_or(domain.subdomains);
+    domain.verification = patch.verification.unwrap_or(domain.verification);
+    if patch.verification == Some(Verification::Manual) && before != DomainStatus::Verified {
+        if is_taken(tx, domain.tenant_id, &domain.name)? {
+            return Err(StoreError::Conflict(Conflict::DomainTaken));
+        }
+        domain.status = DomainStatus::Verified;
+        domain.failing_since = None;
+    }
+    change(tx, before, domain, now).map(Some)
+}
+
+pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Domain>> {
+    let Some(mut domain) = find(tx, id)? else { return Ok(None) };
+    let before = domain.status;
+    domain.last_check = Some(check.clone());
+    // The platform may have vouched for the domain while it was being looked at.
+    if domain.verification == Verification::Dns {
+        domain.status = check.status;
+        domain.failing_since = check.failing_since;
+        let claims = check.status == DomainStatus::Verified || before == DomainStatus::Taken;
+        if claims && is_taken(tx, domain.tenant_id, &domain.name)? {
+            domain.status = DomainStatus::Taken;
+        }
+    }
+    dkim_keys::mark_unseen(tx, id, &check.dkim_unseen)?;
+    dkim_keys::mark_seen(tx, id, &check.dkim_seen)?;
+    change(tx, before, domain, check.checked_at).map(Some)
+}
+
+pub(super) fn to_check(connection: &Connection, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
+    let sql = "SELECT * FROM domain
+               WHERE tenant_id IS NOT NULL AND verification = ?1 AND status <> ?2
+                 AND (checked_us IS NULL OR checked_us < ?3)
+               ORDER BY checked_us, id LIMIT ?4";
+    let mut statement = connection.prepare_cached(sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let row = params![Verification::Dns, DomainStatus::Taken, us(before), limit];
+    let domains = statement.query_map(row, read_row)?;
+    Ok(domains.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn delete(tx: &Tx<'_>, id: DomainId) -> Result<bool> {
+    tx.prepare_cached("DELETE FROM dkim_key WHERE domain_id = ?1")?.execute([id])?;
+    Ok(tx.prepare_cached("DELETE FROM domain WHERE id = ?1")?.execute([id])? > 0)
+}

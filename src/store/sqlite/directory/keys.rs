@@ -1,0 +1,123 @@
+//! The rows of credentials; of a secret only its digest is kept.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::mail::{KeyId, SecretDigest, TenantId, Timestamp};
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Conflict, Key, KeyFilter, KeyPatch, NewKey, Page, PageRequest, Result, StoreError};
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
+    Ok(Key {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        name: row.get("name")?,
+        environment: row.get("environment")?,
+        scopes: json(row, "scopes")?,
+        allowed_domain_ids: json(row, "allowed_domain_ids")?,
+        allowed_cidrs: json(row, "allowed_cidrs")?,
+        last_four: row.get("last_four")?,
+        created_at: time(row, "created_us")?,
+        expires_at: time_if_any(row, "expires_us")?,
+        last_used_at: time_if_any(row, "last_used_us")?,
+        revoked_at: time_if_any(row, "revoked_us")?,
+    })
+}
+
+pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
+    if let Some(tenant) = new.tenant_id
+        && super::tenants::find(tx, tenant)?.is_none()
+    {
+        return Err(StoreError::Conflict(Conflict::NoTenant));
+    }
+    let key = Key {
+        id: KeyId::generate(now),
+        tenant_id: new.tenant_id,
+        name: new.name,
+        environment: new.environment,
+        scopes: new.scopes,
+        allowed_domain_ids: new.allowed_domain_ids,
+        allowed_cidrs: new.allowed_cidrs,
+        last_four: new.last_four,
+        created_at: now,
+        expires_at: new.expires_at,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
+                                digest, last_four, created_us, expires_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    tx.prepare_cached(sql)?.execute(params![
+        key.id,
+        key.tenant_id,
+        key.name,
+        key.environment,
+        to_json(&key.scopes)?,
+        to_json(&key.allowed_domain_ids)?,
+        to_json(&key.allowed_cidrs)?,
+        new.digest,
+        key.last_four,
+        us(key.created_at),
+        key.expires_at.map(us),
+    ])?;
+    Ok(key)
+}
+
+fn find(connection: &Connection, id: KeyId) -> Result<Option<Key>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM key WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn find_in_scope(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    id: KeyId,
+) -> Result<Option<Key>> {
+    Ok(find(connection, id)?.filter(|key| scope.is_none() || key.tenant_id == scope))
+}
+
+pub(super) fn find_by_digest(connection: &Connection, digest: SecretDigest) -> Result<Option<Key>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM key WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], read_row).optional()?)
+}
+
+pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageRequest) -> Result<Page<Key>> {
+    let mut list = List::of("key", KeyId::PREFIX);
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("environment = ?", &filter.environment)?;
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
+    let Some(mut key) = find(tx, id)? else { return Ok(None) };
+    key.name = patch.name.unwrap_or(key.name);
+    key.scopes = patch.scopes.unwrap_or(key.scopes);
+    key.allowed_domain_ids = patch.allowed_domain_ids.unwrap_or(key.allowed_domain_ids);
+    key.allowed_cidrs = patch.allowed_cidrs.unwrap_or(key.allowed_cidrs);
+    key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
+    let sql =
+        "UPDATE key SET name = ?2, scopes = ?3, allowed_domain_ids = ?4, allowed_cidrs = ?5, expires_us = ?6
+               WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![
+        id,
+        key.name,
+        to_json(&key.scopes)?,
+        to_json(&key.allowed_domain_ids)?,
+        to_json(&key.allowed_cidrs)?,
+        key.expires_at.map(us),
+    ])?;
+    Ok(Some(key))
+}
+
+pub(super) fn revoke(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<bool> {
+    let sql = "UPDATE key SET revoked_us = coalesce(revoked_us, ?2) WHERE id = ?1";
+    Ok(tx.prepare_cached(sql)?.execute(params![id, us(now)])? > 0)
+}
+
+pub(super) fn touch(tx: &Tx<'_>, id: KeyId, now: Timestamp) -> Result<()> {
+    let sql =
+        "UPDATE key SET last_used_us = ?2 WHERE id = ?1 AND (last_used_us IS NULL OR last_used_us < ?2)";
+    tx.prepare_cached(sql)?.execute(params![id, us(now)])?;
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! The rows of suppressed addresses: one for an address and a tenant, and one for an address and everybody.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+
+use crate::mail::{EventKind, SuppressionId, SuppressionReason, TenantId, Timestamp};
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{time, time_if_any, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
+
+/// What the events of suppressions say.
+#[derive(Serialize)]
+struct Told<'a> {
+    suppression_id: SuppressionId,
+    address: &'a str,
+    reason: SuppressionReason,
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
+    Ok(Suppression {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        address: row.get("address")?,
+        reason: row.get("reason")?,
+        evidence: row.get("evidence")?,
+        created_at: time(row, "created_us")?,
+        expires_at: time_if_any(row, "expires_us")?,
+    })
+}
+
+/// Suppresses an address. The event, which only a suppression that was not in force before has, belongs to
+/// the delivery in `cause` if there is one.
+pub(in crate::store::sqlite) fn suppress(
+    tx: &Tx<'_>,
+    new: &NewSuppression,
+    cause: Subject,
+    now: Timestamp,
+) -> Result<Suppression> {
+    let address = new.address.folded();
+    let before = find_by_address(tx, new.tenant_id, &address)?;
+    let was_in_force = before.as_ref().is_some_and(|old| is_in_force(old, now));
+    let suppression = Suppression {
+        id: before.as_ref().map_or_else(|| SuppressionId::generate(now), |old| old.id),
+        tenant_id: new.tenant_id,
+        address,
+        reason: new.reason,
+        evidence: new.evidence.clone(),
+        created_at: before.map_or(now, |old| old.created_at),
+        expires_at: new.expires_at,
+    };
+    let sql = "INSERT INTO suppression (id, tenant_id, address, reason, evidence, created_us, expires_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+               ON CONFLICT (id) DO UPDATE SET
+                   reason = excluded.reason, evidence = excluded.evidence, expires_us = excluded.expires_us";
+    tx.prepare_cached(sql)?.execute(params![
+        suppression.id,
+        suppression.tenant_id,
+        suppression.address,
+        suppression.reason,
+        suppression.evidence,
+        us(suppression.created_at),
+        suppression.expires_at.map(us),
+    ])?;
+    if !was_in_force {
+        tell(tx, EventKind::SuppressionCreated, &suppression, cause, now)?;
+    }
+    Ok(suppression)
+}
+
+fn tell(
+    tx: &Tx<'_>,
+    kind: EventKind,
+    suppression: &Suppression,
+    cause: Subject,
+    now: Timestamp,
+) -> Result<()> {
+    let subject = Subject { tenant_id: suppression.tenant_id, ..cause };
+    let Suppression { id, address, reason, .. } = suppression;
+    tx.append(kind, subject, &Told { suppression_id: *id, address, reason: *reason }, now)
+}
+
+fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
+    suppression.expires_at.is_none_or(|expires_at| expires_at > now)
+}
+
+fn find_by_address(
+    connection: &Connection,
+    tenant: Option<TenantId>,
+    folded: &str,
+) -> Result<Option<Suppression>> {
+    let found = match tenant {
+        Some(tenant) => connection
+            .prepare_cached("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2")?
+            .query_row(params![tenant, folded], read_row),
+        None => connection
+            .prepare_cached("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1")?
+            .query_row([folded], read_row),
+    };
+    Ok(found.optional()?)
+}
+
+pub(super) fn that_stops(
+    connection: &Connection,
+    tenant: TenantId,
+    folded: &str,
+    now: Timestamp,
+) -> Result<Option<Suppression>> {
+    for scope in [Some(tenant), None] {
+        let found = find_by_address(connection, scope, folded)?;
+        if let Some(suppression) = found.filter(|suppression| is_in_force(suppression, now)) {
+            return Ok(Some(suppression));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    filter: &SuppressionFilter,
+    page: &PageRequest,
+) -> Result<Page<Suppression>> {
+    let mut list = List::of("suppression", SuppressionId::PREFIX);
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("address = ?", &filter.address)?;
+    list.only_if("reason = ?", &filter.reason)?;
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn find_in_scope(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    id: SuppressionId,
+) -> Result<Option<Suppression>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM suppression WHERE id = ?1")?;
+    let found = statement.query_row([id], read_row).optional()?;
+    Ok(found.filter(|suppression| scope.is_none() || suppression.tenant_id == scope))
+}
+
+pub(super) fn lift(tx: &Tx<'_>, scope: Option<TenantId>, id: SuppressionId, now: Timestamp) -> Result<bool> {
+    let Some(suppression) = find_in_scope(tx, scope, id)? else { return Ok(false) };
+    tx.prepare_cached("DELETE FROM suppression WHERE id = ?1")?.execute([id])?;
+    tell(tx, EventKind::SuppressionDeleted, &suppression, Subject::default(), now)?;
+    Ok(true)
+}

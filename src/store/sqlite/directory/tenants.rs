@@ -1,0 +1,214 @@
+//! The rows of tenants, and the removal of all that is theirs.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use zeroize::Zeroizing;
+
+use crate::mail::{EventKind, TenantId, TenantStatus, Timestamp};
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{self, json, json_if_any, time, to_json, us};
+use crate::store::sqlite::seal::{Place, Sealer};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{
+    Conflict, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantCounts, TenantPatch,
+};
+
+const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
+    Ok(Tenant {
+        id: row.get("id")?,
+        name: row.get("name")?,
+        slug: row.get("slug")?,
+        external_ref: row.get("external_ref")?,
+        metadata: json(row, "metadata")?,
+        settings: json(row, "settings")?,
+        rate_limit: json(row, "rate_limit")?,
+        smart_host: json_if_any(row, "smart_host")?,
+        retention_days: row.get("retention_days")?,
+        status: row.get("status")?,
+        created_at: time(row, "created_us")?,
+        updated_at: time(row, "updated_us")?,
+    })
+}
+
+pub(super) fn create(tx: &Tx<'_>, new: NewTenant, now: Timestamp) -> Result<Tenant> {
+    refuse_slug_in_use(tx, &new.slug, None)?;
+    let id = TenantId::generate(now);
+    let (smart_host, password) = match new.smart_host {
+        Some(new) => (Some(new.smart_host), new.password),
+        None => (None, None),
+    };
+    let tenant = Tenant {
+        id,
+        name: new.name,
+        slug: new.slug,
+        external_ref: new.external_ref,
+        metadata: new.metadata,
+        settings: new.settings,
+        rate_limit: new.rate_limit,
+        smart_host,
+        retention_days: new.retention_days,
+        status: TenantStatus::Active,
+        created_at: now,
+        updated_at: now,
+    };
+    write(tx, &tenant)?;
+    store_password(tx, id, password.as_ref())?;
+    Ok(tenant)
+}
+
+fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Result<()> {
+    match find_by_slug(tx, slug)? {
+        Some(other) if Some(other.id) != but_for => Err(StoreError::Conflict(Conflict::Slug)),
+        _ => Ok(()),
+    }
+}
+
+/// Inserts a tenant or replaces all of it but the password.
+fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
+    let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
+                                   retention_days, status, created_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+               ON CONFLICT (id) DO UPDATE SET
+                   name = excluded.name, slug = excluded.slug, external_ref = excluded.external_ref,
+                   metadata = excluded.metadata, settings = excluded.settings,
+                   rate_limit = excluded.rate_limit, smart_host = excluded.smart_host,
+                   retention_days = excluded.retention_days, status = excluded.status,
+                   updated_us = excluded.updated_us";
+    tx.prepare_cached(sql)?.execute(params![
+        tenant.id,
+        tenant.name,
+        tenant.slug,
+        tenant.external_ref,
+        to_json(&tenant.metadata)?,
+        to_json(&tenant.settings)?,
+        to_json(&tenant.rate_limit)?,
+        tenant.smart_host.as_ref().map(to_json).transpose()?,
+        tenant.retention_days,
+        tenant.status,
+        us(tenant.created_at),
+        us(tenant.updated_at),
+    ])?;
+    Ok(())
+}
+
+fn store_password(tx: &Tx<'_>, id: TenantId, password: Option<&Zeroizing<String>>) -> Result<()> {
+    let row = id.to_string();
+    let place = Place { column: PASSWORD_COLUMN, row: &row };
+    let sealed = password.map(|password| tx.sealer.seal(place, password.as_bytes())).transpose()?;
+    tx.prepare_cached("UPDATE tenant SET smart_host_password = ?2 WHERE id = ?1")?
+        .execute(params![id, sealed])?;
+    Ok(())
+}
+
+pub(super) fn smart_host_password(
+    connection: &Connection,
+    sealer: &Sealer,
+    id: TenantId,
+) -> Result<Option<String>> {
+    let mut statement = connection.prepare_cached("SELECT smart_host_password FROM tenant WHERE id = ?1")?;
+    let sealed: Option<Vec<u8>> = statement.query_row([id], |row| row.get(0)).optional()?.flatten();
+    let Some(sealed) = sealed else { return Ok(None) };
+    let password = sealer.open(Place { column: PASSWORD_COLUMN, row: &id.to_string() }, &sealed)?;
+    let text = std::str::from_utf8(&password)
+        .map_err(|_| StoreError::Failed("a stored password is not text".into()))?;
+    Ok(Some(text.to_owned()))
+}
+
+pub(super) fn find(connection: &Connection, id: TenantId) -> Result<Option<Tenant>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM tenant WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn find_by_slug(connection: &Connection, slug: &str) -> Result<Option<Tenant>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM tenant WHERE slug = ?1")?;
+    Ok(statement.query_row([slug], read_row).optional()?)
+}
+
+pub(super) fn list(connection: &Connection, page: &PageRequest) -> Result<Page<Tenant>> {
+    List::of("tenant", TenantId::PREFIX).read(connection, page, read_row)
+}
+
+pub(super) fn update(
+    tx: &Tx<'_>,
+    id: TenantId,
+    patch: TenantPatch,
+    now: Timestamp,
+) -> Result<Option<Tenant>> {
+    let Some(mut tenant) = find(tx, id)? else { return Ok(None) };
+    let status_before = tenant.status;
+    if let Some(slug) = patch.slug {
+        refuse_slug_in_use(tx, &slug, Some(id))?;
+        tenant.slug = slug;
+    }
+    tenant.name = patch.name.unwrap_or(tenant.name);
+    tenant.external_ref = patch.external_ref.unwrap_or(tenant.external_ref);
+    tenant.metadata = patch.metadata.unwrap_or(tenant.metadata);
+    tenant.settings = patch.settings.unwrap_or(tenant.settings);
+    tenant.rate_limit = patch.rate_limit.unwrap_or(tenant.rate_limit);
+    tenant.retention_days = patch.retention_days.unwrap_or(tenant.retention_days);
+    tenant.status = patch.status.unwrap_or(tenant.status);
+    tenant.updated_at = now;
+    match patch.smart_host {
+        None => {}
+        Some(None) => {
+            tenant.smart_host = None;
+            store_password(tx, id, None)?;
+        }
+        Some(Some(new)) => {
+            tenant.smart_host = Some(new.smart_host);
+            if let Some(password) = &new.password {
+                store_password(tx, id, Some(password))?;
+            }
+        }
+    }
+    write(tx, &tenant)?;
+    if tenant.status != status_before {
+        let kind = match tenant.status {
+            TenantStatus::Active => EventKind::TenantActivated,
+            TenantStatus::Suspended => EventKind::TenantSuspended,
+        };
+        let subject = Subject { tenant_id: Some(id), ..Subject::default() };
+        tx.append(kind, subject, &serde_json::json!({}), now)?;
+    }
+    Ok(Some(tenant))
+}
+
+pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<TenantCounts>> {
+    if find(connection, id)?.is_none() {
+        return Ok(None);
+    }
+    let count = |of: &str| -> Result<u64> {
+        let sql = format!("SELECT count(*) FROM {of}");
+        Ok(connection.prepare_cached(&sql)?.query_row([id], |row| rows::count(row, 0))?)
+    };
+    let own = |table: &str| count(&format!("{table} WHERE tenant_id = ?1"));
+    let of_messages = |table: &str| {
+        count(&format!("message m JOIN {table} t ON t.message_id = m.id WHERE m.tenant_id = ?1"))
+    };
+    Ok(Some(TenantCounts {
+        domains: own("domain")?,
+        keys: own("key")?,
+        suppressions: own("suppression")?,
+        messages: own("message")?,
+        deliveries: of_messages("delivery")?,
+        events: of_messages("event")? + count("event WHERE tenant_id = ?1 AND message_id IS NULL")?,
+    }))
+}
+
+pub(super) fn remove(tx: &Tx<'_>, id: TenantId) -> Result<Option<TenantCounts>> {
+    let Some(counts) = count(tx, id)? else { return Ok(None) };
+    for table in ["attempt", "event", "delivery", "body"] {
+        let sql =
+            format!("DELETE FROM {table} WHERE message_id IN (SELECT id FROM message WHERE tenant_id = ?1)");
+        tx.execute(&sql, [id])?;
+    }
+    tx.execute("DELETE FROM event WHERE tenant_id = ?1 AND message_id IS NULL", [id])?;
+    tx.execute("DELETE FROM dkim_key WHERE domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)", [id])?;
+    for table in ["message", "rejection", "suppression", "key", "domain"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = ?1"), [id])?;
+    }
+    tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
+    Ok(Some(counts))
+}

@@ -1,0 +1,121 @@
+//! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
+
+pub(super) mod deliveries;
+pub(super) mod messages;
+mod rejections;
+mod retention;
+
+use std::sync::Arc;
+
+use super::{Store, events};
+use crate::mail::{MessageId, TenantId, Timestamp};
+use crate::store::{
+    Attempt, Delivery, Event, Journal, Message, MessageFilter, Page, PageRequest, Pruned, Rejection, Result,
+    RetentionPolicy,
+};
+
+impl Journal for Store {
+    async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
+        let message = self.read(move |connection| messages::find(connection, id)).await?;
+        Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
+    }
+
+    async fn list_messages(
+        &self,
+        filter: MessageFilter,
+        page: PageRequest,
+    ) -> Result<Page<(Message, Vec<Delivery>)>> {
+        self.read(move |connection| messages::list(connection, &filter, &page)).await
+    }
+
+    async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
+        self.read(move |connection| deliveries::of_message(connection, message)).await
+    }
+
+    async fn attempts(&self, message: MessageId) -> Result<Vec<Attempt>> {
+        self.read(move |connection| deliveries::attempts(connection, message)).await
+    }
+
+    async fn message_events(&self, message: MessageId) -> Result<Vec<Event>> {
+        self.read(move |connection| events::of_message(connection, message)).await
+    }
+
+    fn reject(&self, rejection: Rejection) {
+        if !self.writer.leave(move |tx| rejections::insert(tx, &rejection)) {
+            tracing::warn!("a refusal was not noted: too much is waiting to be written");
+        }
+    }
+
+    async fn list_rejections(&self, scope: Option<TenantId>, page: PageRequest) -> Result<Page<Rejection>> {
+        self.read(move |connection| rejections::list(connection, scope, &page)).await
+    }
+
+    async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
+        self.prune_expired(policy, now, limit).await
+    }
+
+    async fn checkpoint(&self) -> Result<()> {
+        self.writer.checkpoint().await
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.write(|_| Ok(())).await?;
+        self.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+    }
+}
+
+impl Store {
+    async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        let due = self.read(move |connection| retention::find_due(connection, policy, now, limit)).await?;
+        // Small jobs, so that no commit of others waits for a long deletion.
+        for ids in due.bodies.chunks(retention::JOB_ROWS_MAX) {
+            let ids = Arc::new(ids.to_vec());
+            let of_job = Arc::clone(&ids);
+            pruned.bodies += self.write(move |tx| retention::remove_bodies(tx, &of_job)).await?;
+            self.remove_files(ids).await?;
+        }
+        for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
+            let ids = Arc::new(ids.to_vec());
+            let of_job = Arc::clone(&ids);
+            let (messages, events) = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
+            pruned.messages += messages;
+            pruned.events += events;
+            self.remove_files(ids).await?;
+        }
+        for ids in due.events.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.events += self.write(move |tx| retention::remove_rows(tx, "event", &ids)).await?;
+        }
+        for ids in due.rejections.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
+        }
+        pruned.orphan_files = self.remove_orphans(limit).await?;
+        Ok(pruned)
+    }
+
+    async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
+        let files = Arc::clone(&self.bodies);
+        self.read(move |_| {
+            files.remove(&ids);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_orphans(&self, limit: usize) -> Result<u64> {
+        let files = Arc::clone(&self.bodies);
+        self.read(move |connection| {
+            let mut orphans = Vec::new();
+            for id in files.old_files()? {
+                if orphans.len() < limit && !retention::has_body(connection, id)? {
+                    orphans.push(id);
+                }
+            }
+            files.remove(&orphans);
+            Ok(orphans.len() as u64)
+        })
+        .await
+    }
+}

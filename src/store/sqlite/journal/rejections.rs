@@ -1,0 +1,49 @@
+//! The rows of refused submissions.
+
+use rusqlite::{Connection, params};
+
+use crate::mail::{RequestId, TenantId};
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{parsed_if_any, shorten, time, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Page, PageRequest, Rejection, Result};
+
+const MESSAGE_OCTETS_MAX: usize = 1024;
+
+pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
+    let sql =
+        "INSERT INTO rejection (id, tenant_id, key_id, stage, code, message, client_address, created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    tx.prepare_cached(sql)?.execute(params![
+        rejection.id,
+        rejection.tenant_id,
+        rejection.key_id,
+        rejection.stage,
+        rejection.code,
+        shorten(&rejection.message, MESSAGE_OCTETS_MAX),
+        rejection.client_address.map(|address| address.to_string()),
+        us(rejection.created_at),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    page: &PageRequest,
+) -> Result<Page<Rejection>> {
+    let mut list = List::of("rejection", RequestId::PREFIX);
+    list.only_if("tenant_id = ?", &scope)?;
+    list.read(connection, page, |row| {
+        Ok(Rejection {
+            id: row.get("id")?,
+            tenant_id: row.get("tenant_id")?,
+            key_id: row.get("key_id")?,
+            stage: row.get("stage")?,
+            code: row.get("code")?,
+            message: row.get("message")?,
+            client_address: parsed_if_any(row, "client_address")?,
+            created_at: time(row, "created_us")?,
+        })
+    })
+}

@@ -1,0 +1,135 @@
+//! What has been kept long enough. Ids hold the time of creation, so the oldest rows come first by their keys.
+
+use rusqlite::{Connection, ToSql, params};
+
+use crate::mail::{EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp};
+use crate::store::sqlite::rows::us;
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Result, RetentionPolicy};
+
+/// Objects removed in one job of the writer.
+pub(super) const JOB_ROWS_MAX: usize = 50;
+
+/// What is to be removed.
+#[derive(Default)]
+pub(super) struct Due {
+    pub(super) bodies: Vec<MessageId>,
+    pub(super) messages: Vec<MessageId>,
+    pub(super) events: Vec<String>,
+    pub(super) rejections: Vec<String>,
+}
+
+/// Finds at most `limit` of each.
+pub(super) fn find_due(
+    connection: &Connection,
+    policy: RetentionPolicy,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Due> {
+    let mut due = Due::default();
+    let body_end = days_before(now, policy.body_days);
+    due.bodies = finished_messages(connection, "body", "message_id", None, body_end, limit)?;
+    let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
+    let mut rows = tenants.query([])?;
+    while let Some(row) = rows.next()? {
+        let tenant: TenantId = row.get(0)?;
+        let end = days_before(now, row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days));
+        let left = limit - due.messages.len();
+        due.messages.extend(finished_messages(connection, "message", "id", Some(tenant), end, left)?);
+        let event_end = first_id(EventId::PREFIX, end);
+        let sql = "SELECT id FROM event WHERE tenant_id = ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
+        collect(connection, sql, params![tenant, event_end], limit, &mut due.events)?;
+        let rejection_end = first_id(RequestId::PREFIX, end);
+        let sql = "SELECT id FROM rejection WHERE tenant_id = ?1 AND id < ?2 LIMIT ?3";
+        collect(connection, sql, params![tenant, rejection_end], limit, &mut due.rejections)?;
+    }
+    let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
+    let sql = "SELECT id FROM event WHERE tenant_id IS ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
+    collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
+    Ok(due)
+}
+
+fn days_before(now: Timestamp, days: u32) -> Timestamp {
+    now.checked_sub(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MIN)
+}
+
+/// What sorts before every id made at `time` or later.
+fn first_id(prefix: &str, time: Timestamp) -> String {
+    let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
+    format!("{prefix}{}", ulid::Ulid::from_parts(milliseconds, 0))
+}
+
+/// Messages in `table` none of whose deliveries is open or was finished after `end`.
+fn finished_messages(
+    connection: &Connection,
+    table: &str,
+    id: &str,
+    tenant: Option<TenantId>,
+    end: Timestamp,
+    limit: usize,
+) -> Result<Vec<MessageId>> {
+    let of_tenant = if tenant.is_some() { "t.tenant_id = ?4" } else { "?4 IS NULL" };
+    let sql = format!(
+        "SELECT t.{id} FROM {table} t WHERE t.{id} < ?1 AND {of_tenant}
+         AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = t.{id}
+                         AND (d.next_attempt_us IS NOT NULL OR d.updated_us >= ?2))
+         ORDER BY t.{id} LIMIT ?3"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let bounds = params![first_id(MessageId::PREFIX, end), us(end), limit, tenant];
+    let ids = statement.query_map(bounds, |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Adds ids until there are `limit`; the query's third parameter is how many may still come.
+fn collect(
+    connection: &Connection,
+    sql: &str,
+    bounds: &[&dyn ToSql],
+    limit: usize,
+    ids: &mut Vec<String>,
+) -> Result<()> {
+    let left = i64::try_from(limit.saturating_sub(ids.len())).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([bounds, &[&left]].concat().as_slice())?;
+    while let Some(row) = rows.next()? {
+        ids.push(row.get(0)?);
+    }
+    Ok(())
+}
+
+pub(super) fn remove_bodies(tx: &Tx<'_>, ids: &[MessageId]) -> Result<u64> {
+    let mut delete = tx.prepare_cached("DELETE FROM body WHERE message_id = ?1")?;
+    let mut removed = 0;
+    for id in ids {
+        removed += delete.execute([id])? as u64;
+    }
+    Ok(removed)
+}
+
+/// Removes messages with all that is theirs; answers how many messages and events.
+pub(super) fn remove_messages(tx: &Tx<'_>, ids: &[MessageId]) -> Result<(u64, u64)> {
+    let (mut messages, mut events) = (0, 0);
+    for id in ids {
+        events += tx.prepare_cached("DELETE FROM event WHERE message_id = ?1")?.execute([id])? as u64;
+        for table in ["attempt", "delivery", "body"] {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE message_id = ?1"))?.execute([id])?;
+        }
+        messages += tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
+    }
+    Ok((messages, events))
+}
+
+pub(super) fn remove_rows(tx: &Tx<'_>, table: &'static str, ids: &[String]) -> Result<u64> {
+    let mut delete = tx.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
+    let mut removed = 0;
+    for id in ids {
+        removed += delete.execute([id])? as u64;
+    }
+    Ok(removed)
+}
+
+pub(super) fn has_body(connection: &Connection, id: MessageId) -> Result<bool> {
+    Ok(connection.prepare_cached("SELECT 1 FROM body WHERE message_id = ?1")?.exists([id])?)
+}

@@ -1,0 +1,138 @@
+//! Opening a data directory: its lock, its database, its master key.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+
+use super::bodies::BodyFiles;
+use super::events::EventClock;
+use super::readers::Readers;
+use super::schema::{MigrationError, migrate};
+use super::seal::{MasterKeyFile, Place, Sealer};
+use super::spool::{FreeSpace, Memory};
+use super::writer::Writer;
+use super::{Access, OpenError, Store, StoreOptions};
+
+const DATABASE_FILE: &str = "pillarbox.db";
+const LOCK_FILE: &str = "lock";
+const CHECK_PLACE: Place<'_> = Place { column: "seal_check.sealed", row: "1" };
+const CHECK_TEXT: &[u8] = b"pillarbox";
+
+// `page_size` and `auto_vacuum` take effect only before the first table. 500 pages between checkpoints keep
+// the longest wait for a commit short at nearly full speed. Synced in full: what was answered survives a power cut.
+const WRITER_PRAGMAS: &str = "
+    PRAGMA page_size = 8192;
+    PRAGMA auto_vacuum = INCREMENTAL;
+    PRAGMA busy_timeout = 5000;
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 500;
+    PRAGMA journal_size_limit = 67108864;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA cache_size = -65536;
+    PRAGMA foreign_keys = ON;";
+
+pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
+    let data_dir = options.data_dir.clone();
+    let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .map_err(|error| fault(error.to_string()))?;
+    let lock = match options.access {
+        Access::Serve => Some(take_lock(&data_dir)?),
+        Access::Manage => None,
+    };
+    let database = data_dir.join(DATABASE_FILE);
+    let mut connection = connect(&database).map_err(&fault)?;
+    migrate(&mut connection).map_err(|error| match error {
+        MigrationError::Newer { found, known } => OpenError::Newer { found, known },
+        MigrationError::Failed(error) => fault(error.to_string()),
+    })?;
+    sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
+    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
+    let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
+    let sql = |error: rusqlite::Error| fault(error.to_string());
+    let clock = EventClock::open(&connection).map_err(sql)?;
+    let memory = Memory::open(&connection, options.handover_bytes_max).map_err(sql)?;
+    let readers =
+        Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
+    let writer =
+        Writer::start(connection, clock, Arc::clone(&sealer)).map_err(|error| fault(error.to_string()))?;
+    Ok(Store {
+        writer,
+        readers,
+        memory: Arc::new(memory),
+        bodies: Arc::new(BodyFiles::new(&data_dir, options.inline_body_bytes_max)),
+        free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
+        sealer,
+        access: options.access,
+        lock: Mutex::new(lock),
+    })
+}
+
+fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Held until the file is closed, so a process that dies leaves no stale lock.
+fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
+    let fault =
+        |error: std::io::Error| OpenError::Failed { path: data_dir.to_owned(), message: error.to_string() };
+    let file = private_file(&data_dir.join(LOCK_FILE)).map_err(fault)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(fault(error)),
+    }
+}
+
+fn connect(database: &PathBuf) -> Result<Connection, String> {
+    // SQLite gives its log and its index the mode of the database.
+    private_file(database).map_err(|error| error.to_string())?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connect = || {
+        let connection = Connection::open_with_flags(database, flags)?;
+        connection.set_prepared_statement_cache_capacity(256);
+        connection.execute_batch(WRITER_PRAGMAS)?;
+        Ok(connection)
+    };
+    connect().map_err(|error: rusqlite::Error| error.to_string())
+}
+
+/// Makes new names in a directory survive a power cut.
+pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Loads the master key and holds it against the text that was sealed when the database was new.
+fn unlock(
+    connection: &mut Connection,
+    key_file: &MasterKeyFile,
+    fault: &impl Fn(String) -> OpenError,
+) -> Result<Sealer, OpenError> {
+    let sql = |error: rusqlite::Error| fault(error.to_string());
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    let check: Option<Vec<u8>> = transaction
+        .query_row("SELECT sealed FROM seal_check WHERE id = 1", [], |row| row.get(0))
+        .optional()
+        .map_err(sql)?;
+    let sealer = key_file.load(check.is_none())?;
+    match check {
+        Some(sealed) => {
+            sealer.open(CHECK_PLACE, &sealed).map_err(|_| key_file.is_another())?;
+        }
+        None => {
+            let sealed = sealer.seal(CHECK_PLACE, CHECK_TEXT).map_err(|error| fault(error.to_string()))?;
+            transaction
+                .execute("INSERT INTO seal_check (id, sealed) VALUES (1, ?1)", [sealed])
+                .map_err(sql)?;
+        }
+    }
+    transaction.commit().map_err(sql)?;
+    Ok(sealer)
+}

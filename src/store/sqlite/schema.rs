@@ -1,0 +1,35 @@
+//! Migrations: numbered files, each applied in a transaction of its own; `user_version` is the last applied.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// In order; the first is number 1. A released one never changes.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+
+/// Why a database cannot be brought to this program's schema.
+pub(super) enum MigrationError {
+    Newer { found: u32, known: u32 },
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for MigrationError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Applies what is missing.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError> {
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    loop {
+        // Looked at inside the transaction: another process may be migrating too.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > known {
+            return Err(MigrationError::Newer { found, known });
+        }
+        let Some(migration) = MIGRATIONS.get(found as usize) else { return Ok(()) };
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", found + 1)?;
+        transaction.commit()?;
+    }
+}

@@ -1,0 +1,102 @@
+//! Messages on their way: accepting, claiming, recording what became of them.
+
+mod agenda;
+mod claim;
+mod enqueue;
+mod free_space;
+mod memory;
+mod ready;
+mod record;
+
+use std::sync::Arc;
+
+pub(super) use self::free_space::FreeSpace;
+pub(super) use self::memory::Memory;
+
+use self::enqueue::{HandOver, Incoming};
+use self::record::{Ending, Recorded};
+use super::rows::count;
+use super::{Access, Store, bodies};
+use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
+use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
+
+impl Spool for Store {
+    async fn enqueue(&self, new: NewMessage) -> Result<()> {
+        self.refuse_unless_serving()?;
+        if self.free_space.is_short() {
+            return Err(StoreError::DiskFull);
+        }
+        let incoming = self.prepare(new).await?;
+        self.write_then(|tx| incoming.write(tx), HandOver::conclude).await
+    }
+
+    async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
+        self.refuse_unless_serving()?;
+        let pass = Memory::begin_pass(&self.memory, now, room).await;
+        let granted = if pass.needs_database() {
+            self.read(move |connection| pass.run(Some(connection))).await?
+        } else {
+            pass.run(None)?
+        };
+        Ok(granted.accept())
+    }
+
+    async fn wait_for_work(&self) {
+        self.memory.wait_for_work().await;
+    }
+
+    async fn content(&self, id: MessageId) -> Result<Option<Content>> {
+        let files = Arc::clone(&self.bodies);
+        self.read(move |connection| bodies::read(connection, &files, id)).await
+    }
+
+    async fn record(&self, batch: RecordBatch) -> Result<()> {
+        self.refuse_unless_serving()?;
+        let ending = Ending::new(&self.memory, &batch.records);
+        let report = match batch.report {
+            Some(report) => Some(self.prepare(report).await?),
+            None => None,
+        };
+        self.write_then(move |tx| record::write(tx, &batch.records, report, ending), Recorded::conclude).await
+    }
+
+    fn release(&self, ids: &[DeliveryId]) {
+        self.memory.release(ids);
+    }
+
+    async fn depth(&self) -> Result<QueueDepth> {
+        let claimed = self.memory.claims() as u64;
+        let open = self
+            .read(|connection| {
+                let sql = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
+                Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+            })
+            .await?;
+        Ok(QueueDepth { open, claimed })
+    }
+}
+
+impl Store {
+    fn refuse_unless_serving(&self) -> Result<()> {
+        match self.access {
+            Access::Serve => Ok(()),
+            Access::Manage => {
+                Err(StoreError::Failed("the data directory is open for management only".into()))
+            }
+        }
+    }
+
+    /// Brings a large body to disk and claims the deliveries for the hand-over in memory, before the commit
+    /// can show them to anyone.
+    async fn prepare(&self, new: NewMessage) -> Result<Incoming> {
+        let new = Arc::new(new);
+        let is_in_file = self.bodies.is_large(&new.content);
+        if is_in_file {
+            let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
+            let written =
+                tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
+            written.map_err(|error| StoreError::Failed(error.to_string()))??;
+        }
+        Ok(Incoming::new(&self.memory, new, is_in_file))
+    }
+}

@@ -1,0 +1,160 @@
+//! Accepting a message: its row, its body, a delivery for each recipient and its event.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use rusqlite::params;
+use serde::Serialize;
+
+use super::claim::BATCH_DELIVERIES_MAX;
+use super::memory::Memory;
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Host};
+use crate::store::sqlite::bodies;
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::rows::us;
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Batch, Delivery, Message, NewMessage, Result};
+
+/// A message on its way into the database. Dropped before its commit, its claims are void.
+pub(super) struct Incoming {
+    memory: Arc<Memory>,
+    new: Arc<NewMessage>,
+    is_in_file: bool,
+    is_claimed: bool,
+    /// What the relay gets after the commit, if the message is claimed.
+    batches: Vec<Batch>,
+}
+
+/// A written message whose commit is still to come.
+pub(super) struct HandOver(Incoming);
+
+/// What the event of an accepted message says.
+#[derive(Serialize)]
+struct Told<'a> {
+    from: &'a str,
+    recipients: usize,
+    size: u64,
+}
+
+impl Incoming {
+    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
+        let is_claimed = memory.claim_fresh(&new);
+        let batches = if is_claimed { batches_of(&new) } else { Vec::new() };
+        Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
+    }
+
+    pub(super) fn write(self, tx: &Tx<'_>) -> Result<HandOver> {
+        let NewMessage { message, recipients, content } = &*self.new;
+        let reverse_path = message.reverse_path.to_string();
+        insert_message(tx, message, &reverse_path)?;
+        bodies::insert(tx, message.id, content, self.is_in_file)?;
+        insert_deliveries(tx, &self.new)?;
+        let subject = Subject {
+            tenant_id: Some(message.tenant_id),
+            message_id: Some(message.id),
+            ..Subject::default()
+        };
+        let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
+        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        Ok(HandOver(self))
+    }
+
+    fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
+        self.new.recipients.iter().map(|&(id, _)| id)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.is_claimed {
+            self.memory.forget(self.delivery_ids());
+        }
+    }
+}
+
+impl HandOver {
+    /// The commit is synced: the relay may have it.
+    pub(super) fn conclude(self) {
+        let Self(mut incoming) = self;
+        let message = &incoming.new.message;
+        if mem::take(&mut incoming.is_claimed) {
+            incoming.memory.make_ready(message.tenant_id, mem::take(&mut incoming.batches));
+        } else {
+            incoming.memory.note_due(message.tenant_id, message.created_at);
+        }
+    }
+}
+
+fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
+    let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
+                                    subject, header_from, header_message_id, dkim_domain, created_us, expires_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    tx.prepare_cached(sql)?.execute(params![
+        message.id,
+        message.tenant_id,
+        message.key_id,
+        message.environment,
+        reverse_path,
+        message.body,
+        message.smtputf8,
+        message.size as i64,
+        message.subject,
+        message.header_from,
+        message.header_message_id,
+        message.dkim_domain,
+        us(message.created_at),
+        us(message.expires_at),
+    ])?;
+    Ok(())
+}
+
+fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
+    let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
+                                     attempts, next_attempt_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8)";
+    let mut insert = tx.prepare_cached(sql)?;
+    let message_id = new.message.id.to_string();
+    let tenant_id = new.message.tenant_id.to_string();
+    let created_us = us(new.message.created_at);
+    for (position, (id, recipient)) in new.recipients.iter().enumerate() {
+        let position = position as i64;
+        let state = DeliveryState::Queued;
+        let host = recipient.host();
+        insert.execute(params![id, message_id, tenant_id, position, recipient, host, state, created_us])?;
+    }
+    Ok(())
+}
+
+/// The deliveries as rows would give them, grouped by destination.
+fn batches_of(new: &NewMessage) -> Vec<Batch> {
+    let message = Arc::new(new.message.clone());
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut open: HashMap<&Host, usize> = HashMap::new();
+    for (id, recipient) in &new.recipients {
+        let delivery = Delivery {
+            id: *id,
+            message_id: message.id,
+            recipient: recipient.clone(),
+            state: DeliveryState::Queued,
+            attempts: 0,
+            next_attempt_at: Some(message.created_at),
+            last_reply: None,
+            updated_at: message.created_at,
+        };
+        let host = recipient.host();
+        match open.get(host).and_then(|&at| batches.get_mut(at)) {
+            Some(batch) if batch.deliveries.len() < BATCH_DELIVERIES_MAX => batch.deliveries.push(delivery),
+            _ => {
+                open.insert(host, batches.len());
+                batches.push(Batch {
+                    message: Arc::clone(&message),
+                    destination: host.clone(),
+                    deliveries: vec![delivery],
+                    content: Some(new.content.clone()),
+                });
+            }
+        }
+    }
+    batches
+}

@@ -1,0 +1,46 @@
+//! Whether the file system of the data directory has room to accept mail.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::store::sqlite::lock;
+
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Looks at the file system at most once a second.
+pub(in crate::store::sqlite) struct FreeSpace {
+    data_dir: PathBuf,
+    octets_min: u64,
+    last: Mutex<Option<(Instant, bool)>>,
+}
+
+impl FreeSpace {
+    pub(in crate::store::sqlite) fn new(data_dir: &Path, octets_min: u64) -> Self {
+        Self { data_dir: data_dir.to_owned(), octets_min, last: Mutex::new(None) }
+    }
+
+    /// Whether there is less room than there must be.
+    pub(super) fn is_short(&self) -> bool {
+        let mut last = lock(&self.last);
+        match *last {
+            Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,
+            _ => {
+                let is_short = self.look();
+                *last = Some((Instant::now(), is_short));
+                is_short
+            }
+        }
+    }
+
+    fn look(&self) -> bool {
+        match rustix::fs::statvfs(&self.data_dir) {
+            Ok(found) => found.f_bavail.saturating_mul(found.f_frsize) < self.octets_min,
+            Err(error) => {
+                // The commit itself will tell whether the disk can be written.
+                tracing::warn!(%error, "the free space of the data directory cannot be read");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! What is known of the spool in memory only: which deliveries are claimed, which fresh messages wait for the
+//! relay with their bytes, and when there may be work in the database.
+//!
+//! A delivery is claimed before the commit that shows it to readers, and a claim that ends while a pass
+//! reads is remembered until the pass is over. So no row that a pass sees can be handed out twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use rusqlite::Connection;
+use tokio::sync::{Notify, OwnedMutexGuard};
+
+use super::agenda::Agenda;
+use super::claim::Pass;
+use super::ready::ReadyList;
+use crate::mail::{DeliveryId, Host, TenantId, TenantStatus, Timestamp};
+use crate::store::sqlite::lock;
+use crate::store::{Batch, ClaimRoom, NewMessage};
+
+pub(in crate::store::sqlite) struct Memory {
+    state: Mutex<State>,
+    work: Notify,
+    /// Held during a pass.
+    pass: Arc<tokio::sync::Mutex<()>>,
+    handover_octets_max: u64,
+}
+
+#[derive(Default)]
+struct State {
+    claims: HashMap<DeliveryId, Claim>,
+    /// Deliveries that the relay has, for each tenant that has any.
+    handed_out: HashMap<TenantId, usize>,
+    ready: ReadyList,
+    /// Octets of content behind claims.
+    held_octets: u64,
+    suspended: HashSet<TenantId>,
+    agenda: Agenda,
+    /// How far the scan of a tenant's due rows has come, where it did not reach the end.
+    cursors: HashMap<TenantId, Cursor>,
+    /// Claims that ended since the running pass began.
+    ended_in_pass: Option<HashSet<DeliveryId>>,
+    /// Whether the last pass left something behind only for lack of room.
+    has_leftovers: bool,
+}
+
+/// A delivery that is the relay's, or waits for it in memory.
+struct Claim {
+    tenant: TenantId,
+    is_handed_out: bool,
+    /// The content that stays in memory until the last claim of its message ends.
+    held: Option<Arc<HeldOctets>>,
+}
+
+struct HeldOctets(u64);
+
+/// A place among a tenant's due rows: behind this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cursor {
+    pub(super) next_attempt_us: i64,
+    pub(super) id: DeliveryId,
+}
+
+/// A due row, as far as the choice needs it.
+pub(super) struct DueRow {
+    pub(super) at: Cursor,
+    pub(super) destination: Host,
+}
+
+/// What became of a page of due rows.
+#[derive(Default)]
+pub(super) struct Choice {
+    pub(super) claimed: Vec<DeliveryId>,
+    /// The last row that was looked at.
+    pub(super) last: Option<Cursor>,
+    /// Whether a row was passed over because its destination has enough waiting.
+    pub(super) skipped: bool,
+}
+
+impl State {
+    fn end_claim(&mut self, id: DeliveryId) -> Option<TenantId> {
+        let claim = self.claims.remove(&id)?;
+        if let Some(octets) = claim.held.and_then(Arc::into_inner) {
+            self.held_octets -= octets.0;
+        }
+        if claim.is_handed_out
+            && let Some(count) = self.handed_out.get_mut(&claim.tenant)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.handed_out.remove(&claim.tenant);
+            }
+        }
+        if let Some(ended) = &mut self.ended_in_pass {
+            ended.insert(id);
+        }
+        Some(claim.tenant)
+    }
+
+    fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
+        !self.suspended.contains(&tenant) && self.agenda.advance(tenant, at)
+    }
+}
+
+impl Memory {
+    /// Learns from the database who is suspended and who has work.
+    pub(in crate::store::sqlite) fn open(
+        connection: &Connection,
+        handover_octets_max: u64,
+    ) -> rusqlite::Result<Self> {
+        let mut state = State::default();
+        let mut suspended = connection.prepare("SELECT id FROM tenant WHERE status = ?1")?;
+        for tenant in suspended.query_map([TenantStatus::Suspended], |row| row.get(0))? {
+            state.suspended.insert(tenant?);
+        }
+        // From one tenant's first due row to the next's, however many rows each has.
+        let mut waiting = connection.prepare(
+            "WITH RECURSIVE waiting (tenant_id) AS (
+                 SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL
+                 UNION ALL
+                 SELECT (SELECT min(tenant_id) FROM delivery
+                         WHERE next_attempt_us IS NOT NULL AND tenant_id > waiting.tenant_id)
+                 FROM waiting WHERE waiting.tenant_id IS NOT NULL)
+             SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
+        )?;
+        for tenant in waiting.query_map([], |row| row.get(0))? {
+            state.advance(tenant?, i64::MIN);
+        }
+        Ok(Self { state: Mutex::new(state), work: Notify::new(), pass: Arc::default(), handover_octets_max })
+    }
+
+    pub(super) async fn wait_for_work(&self) {
+        self.work.notified().await;
+    }
+
+    /// Deliveries that are claimed, whether the relay has them or not.
+    pub(super) fn claims(&self) -> usize {
+        lock(&self.state).claims.len()
+    }
+
+    /// Claims the deliveries of a message that is about to be committed, if its content may stay in memory.
+    pub(super) fn claim_fresh(&self, new: &NewMessage) -> bool {
+        let tenant = new.message.tenant_id;
+        let octets = new.content.len() as u64;
+        let mut state = lock(&self.state);
+        if state.suspended.contains(&tenant) || state.held_octets + octets > self.handover_octets_max {
+            return false;
+        }
+        state.held_octets += octets;
+        let held = Arc::new(HeldOctets(octets));
+        for (id, _) in &new.recipients {
+            let claim = Claim { tenant, is_handed_out: false, held: Some(Arc::clone(&held)) };
+            state.claims.insert(*id, claim);
+        }
+        true
+    }
+
+    /// Lines up a committed message whose deliveries were claimed before.
+    pub(super) fn make_ready(&self, tenant: TenantId, batches: Vec<Batch>) {
+        let mut state = lock(&self.state);
+        if state.suspended.contains(&tenant) {
+            for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
+                state.end_claim(delivery.id);
+            }
+            return;
+        }
+        for batch in batches {
+            state.ready.push(tenant, batch);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Claims of deliveries that are not in the database are void.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = DeliveryId>) {
+        let mut state = lock(&self.state);
+        for id in ids {
+            state.end_claim(id);
+        }
+    }
+
+    /// The database has work of a tenant from `at` on.
+    pub(super) fn note_due(&self, tenant: TenantId, at: Timestamp) {
+        let is_first = lock(&self.state).advance(tenant, at.as_microsecond());
+        if is_first {
+            self.work.notify_one();
+        }
+    }
+
+    /// Ends claims whose outcome is in the database: with the time of the next attempt if there is one.
+    pub(super) fn end(&self, ended: impl Iterator<Item = (DeliveryId, TenantId, Option<i64>)>) {
+        let mut state = lock(&self.state);
+        let mut wakes = state.has_leftovers;
+        for (id, tenant, next_attempt_us) in ended {
+            state.end_claim(id);
+            if let Some(at) = next_attempt_us {
+                wakes |= state.advance(tenant, at);
+            }
+        }
+        drop(state);
+        if wakes {
+            self.work.notify_one();
+        }
+    }
+
+    /// Ends claims whose deliveries are due as they were.
+    pub(super) fn release(&self, ids: &[DeliveryId]) {
+        let mut state = lock(&self.state);
+        for id in ids {
+            if let Some(tenant) = state.end_claim(*id) {
+                state.advance(tenant, i64::MIN);
+            }
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Nothing of the tenant is handed out until it is resumed.
+    pub(in crate::store::sqlite) fn suspend(&self, tenant: TenantId) {
+        let mut state = lock(&self.state);
+        state.suspended.insert(tenant);
+        state.agenda.remove(tenant);
+        for id in state.ready.remove(tenant) {
+            state.end_claim(id);
+        }
+    }
+
+    /// What the tenant has in the database may be claimed again.
+    pub(in crate::store::sqlite) fn resume(&self, tenant: TenantId) {
+        let mut state = lock(&self.state);
+        if state.suspended.remove(&tenant) {
+            state.agenda.advance(tenant, i64::MIN);
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// The tenant is gone. Claims that the relay has end with their records.
+    pub(in crate::store::sqlite) fn forget_tenant(&self, tenant: TenantId) {
+        self.suspend(tenant);
+        let mut state = lock(&self.state);
+        state.suspended.remove(&tenant);
+        state.cursors.remove(&tenant);
+    }
+}
+
+/// What a pass does with the memory; one pass runs at a time.
+impl Memory {
+    /// Waits for the pass before, then plans this one.
+    pub(super) async fn begin_pass(memory: &Arc<Self>, now: Timestamp, room: &ClaimRoom) -> Pass {
+        let turn = Arc::clone(&memory.pass).lock_owned().await;
+        memory.plan(Arc::clone(memory), turn, now, room)
+    }
+
+    fn plan(&self, memory: Arc<Self>, turn: OwnedMutexGuard<()>, now: Timestamp, room: &ClaimRoom) -> Pass {
+        let now_us = now.as_microsecond();
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        state.ended_in_pass = Some(HashSet::new());
+        let mut pass = Pass::new(memory, turn, now_us, room);
+        // More tenants than deliveries cannot be served; the others are first the next time.
+        for tenant in state.ready.next_tenants(room.deliveries_max) {
+            let allowance = allowance_of(state, tenant, room);
+            if allowance > 0 {
+                pass.add_ready(tenant, allowance);
+            }
+        }
+        let due: Vec<_> = state
+            .agenda
+            .due(now_us)
+            .map(|tenant| (tenant, allowance_of(state, tenant, room)))
+            .filter(|&(_, allowance)| allowance > 0)
+            .take(room.deliveries_max)
+            .collect();
+        for (tenant, allowance) in due {
+            state.agenda.remove(tenant);
+            pass.add_due(tenant, allowance, state.cursors.get(&tenant).copied());
+        }
+        pass
+    }
+
+    /// Hands out what a tenant has ready.
+    pub(super) fn take_ready(
+        &self,
+        tenant: TenantId,
+        deliveries_max: usize,
+        saturated: &HashSet<Host>,
+    ) -> Vec<Batch> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let batches = state.ready.take(tenant, deliveries_max, saturated);
+        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
+            if let Some(claim) = state.claims.get_mut(&delivery.id) {
+                claim.is_handed_out = true;
+            }
+        }
+        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
+        if count > 0 {
+            *state.handed_out.entry(tenant).or_default() += count;
+        }
+        batches
+    }
+
+    /// Claims of a page of due rows those that are free, until there are enough.
+    pub(super) fn choose(
+        &self,
+        tenant: TenantId,
+        rows: Vec<DueRow>,
+        deliveries_max: usize,
+        saturated: &HashSet<Host>,
+    ) -> Choice {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let mut choice = Choice::default();
+        for row in rows {
+            if choice.claimed.len() == deliveries_max {
+                break;
+            }
+            choice.last = Some(row.at);
+            let id = row.at.id;
+            let has_ended = state.ended_in_pass.as_ref().is_some_and(|ended| ended.contains(&id));
+            if has_ended || state.claims.contains_key(&id) {
+                continue;
+            }
+            if saturated.contains(&row.destination) {
+                choice.skipped = true;
+                continue;
+            }
+            state.claims.insert(id, Claim { tenant, is_handed_out: true, held: None });
+            choice.claimed.push(id);
+        }
+        if !choice.claimed.is_empty() {
+            *state.handed_out.entry(tenant).or_default() += choice.claimed.len();
+        }
+        choice
+    }
+
+    /// Where the scan of a tenant stands and when there may be more.
+    pub(super) fn note_scan(&self, tenant: TenantId, cursor: Option<Cursor>, next_us: Option<i64>) {
+        let mut state = lock(&self.state);
+        match cursor {
+            Some(cursor) => state.cursors.insert(tenant, cursor),
+            None => state.cursors.remove(&tenant),
+        };
+        if let Some(at) = next_us {
+            state.advance(tenant, at);
+        }
+    }
+
+    /// The pass is over; answers when there will be more.
+    pub(super) fn end_pass(&self, now_us: i64) -> Option<i64> {
+        let mut state = lock(&self.state);
+        state.ended_in_pass = None;
+        let next = if state.ready.is_empty() { state.agenda.next() } else { Some(now_us) };
+        state.has_leftovers = next.is_some_and(|at| at <= now_us);
+        next
+    }
+}
+
+/// How many deliveries of a tenant may still be handed out.
+fn allowance_of(state: &State, tenant: TenantId, room: &ClaimRoom) -> usize {
+    let handed_out = state.handed_out.get(&tenant).copied().unwrap_or(0);
+    room.per_tenant_max.saturating_sub(handed_out)
+}

@@ -1,0 +1,119 @@
+//! Fresh messages that wait in memory for the relay: for each tenant a queue per destination, so that one busy
+//! destination holds up nothing but itself.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::mail::{DeliveryId, Host, TenantId};
+use crate::store::{Batch, Delivery};
+
+#[derive(Default)]
+pub(super) struct ReadyList {
+    tenants: HashMap<TenantId, Lane>,
+    /// Whose turn it is; each tenant with something ready once.
+    turns: VecDeque<TenantId>,
+}
+
+/// What one tenant has ready.
+#[derive(Default)]
+struct Lane {
+    queues: HashMap<Host, VecDeque<Batch>>,
+    /// Whose turn it is; each destination with something ready once.
+    turns: VecDeque<Host>,
+}
+
+impl ReadyList {
+    pub(super) fn push(&mut self, tenant: TenantId, batch: Batch) {
+        let turns = &mut self.turns;
+        let lane = self.tenants.entry(tenant).or_insert_with(|| {
+            turns.push_back(tenant);
+            Lane::default()
+        });
+        let queue = lane.queues.entry(batch.destination.clone()).or_default();
+        if queue.is_empty() {
+            lane.turns.push_back(batch.destination.clone());
+        }
+        queue.push_back(batch);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// The tenants with something ready, in turn; at most `limit`. Those who are named go to the end.
+    pub(super) fn next_tenants(&mut self, limit: usize) -> Vec<TenantId> {
+        let count = limit.min(self.turns.len());
+        let next: Vec<_> = self.turns.iter().copied().take(count).collect();
+        self.turns.rotate_left(count);
+        next
+    }
+
+    /// Takes at most `deliveries_max` deliveries of a tenant, none for a destination in `saturated`.
+    pub(super) fn take(
+        &mut self,
+        tenant: TenantId,
+        deliveries_max: usize,
+        saturated: &HashSet<Host>,
+    ) -> Vec<Batch> {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let taken = lane.take(deliveries_max, saturated);
+        if lane.queues.is_empty() {
+            self.remove(tenant);
+        }
+        taken
+    }
+
+    /// Forgets all of a tenant and answers whose deliveries they were.
+    pub(super) fn remove(&mut self, tenant: TenantId) -> Vec<DeliveryId> {
+        let Some(lane) = self.tenants.remove(&tenant) else { return Vec::new() };
+        self.turns.retain(|&other| other != tenant);
+        let batches = lane.queues.into_values().flatten();
+        batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
+    }
+}
+
+impl Lane {
+    fn take(&mut self, deliveries_max: usize, saturated: &HashSet<Host>) -> Vec<Batch> {
+        let mut taken = Vec::new();
+        let (mut room, mut skipped) = (deliveries_max, 0);
+        while room > 0 && skipped < self.turns.len() {
+            let Some(host) = self.turns.pop_front() else { break };
+            if saturated.contains(&host) {
+                self.turns.push_back(host);
+                skipped += 1;
+                continue;
+            }
+            let Some(queue) = self.queues.get_mut(&host) else { continue };
+            if let Some(batch) = take_one(queue, room) {
+                room -= batch.deliveries.len();
+                taken.push(batch);
+            }
+            if queue.is_empty() {
+                self.queues.remove(&host);
+            } else {
+                self.turns.push_back(host);
+            }
+        }
+        taken
+    }
+}
+
+/// The first batch, or as much of it as there is room for.
+fn take_one(queue: &mut VecDeque<Batch>, room: usize) -> Option<Batch> {
+    if queue.front()?.deliveries.len() <= room {
+        return queue.pop_front();
+    }
+    let first = queue.front_mut()?;
+    let part: Vec<Delivery> = first.deliveries.drain(..room).collect();
+    Some(Batch { deliveries: part, ..first.clone_without_deliveries() })
+}
+
+impl Batch {
+    fn clone_without_deliveries(&self) -> Self {
+        Self {
+            message: self.message.clone(),
+            destination: self.destination.clone(),
+            deliveries: Vec::new(),
+            content: self.content.clone(),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Writing what came of attempts: the state, the attempt, the events, the suppression, the report.
+
+use std::mem;
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, params};
+use serde::Serialize;
+
+use super::enqueue::{HandOver, Incoming};
+use super::memory::Memory;
+use crate::mail::{DeliveryId, DeliveryState, EventKind, TenantId};
+use crate::store::sqlite::directory::suppress;
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::rows::{shorten, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Attempt, AttemptRecord, Result};
+
+const REPLY_OCTETS_MAX: usize = 1024;
+const TRANSCRIPT_OCTETS_MAX: usize = 4096;
+
+/// Claims that end with this record. Dropped before the commit, their deliveries are due as they were.
+pub(super) struct Ending {
+    memory: Arc<Memory>,
+    claims: Vec<(DeliveryId, TenantId)>,
+}
+
+/// Written records whose commit is still to come.
+pub(super) struct Recorded {
+    ending: Ending,
+    /// For each record.
+    next_attempts_us: Vec<Option<i64>>,
+    report: Option<HandOver>,
+}
+
+/// What the event of a delivery says.
+#[derive(Serialize)]
+struct Told<'a> {
+    recipient: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enhanced: Option<String>,
+    reply: &'a str,
+    attempts: u32,
+}
+
+impl Ending {
+    pub(super) fn new(memory: &Arc<Memory>, records: &[AttemptRecord]) -> Self {
+        let claims = records.iter().map(|record| (record.delivery_id, record.tenant_id)).collect();
+        Self { memory: Arc::clone(memory), claims }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let claims = mem::take(&mut self.claims);
+        if !claims.is_empty() {
+            self.memory.end(claims.into_iter().map(|(id, tenant)| (id, tenant, Some(i64::MIN))));
+        }
+    }
+}
+
+impl Recorded {
+    /// The commit is synced: the claims end.
+    pub(super) fn conclude(self) {
+        let Self { mut ending, next_attempts_us, report } = self;
+        let claims = mem::take(&mut ending.claims).into_iter().zip(next_attempts_us);
+        ending.memory.end(claims.map(|((id, tenant), next_us)| (id, tenant, next_us)));
+        if let Some(report) = report {
+            report.conclude();
+        }
+    }
+}
+
+pub(super) fn write(
+    tx: &Tx<'_>,
+    records: &[AttemptRecord],
+    report: Option<Incoming>,
+    ending: Ending,
+) -> Result<Recorded> {
+    let mut any_is_left = false;
+    for record in records {
+        any_is_left |= write_one(tx, record)?;
+    }
+    // A tenant that was removed meanwhile gets no report.
+    let report = report.filter(|_| any_is_left).map(|report| report.write(tx)).transpose()?;
+    let next_attempts_us = records.iter().map(|record| record.next_attempt_at.map(us)).collect();
+    Ok(Recorded { ending, next_attempts_us, report })
+}
+
+/// False if the delivery is gone or finished already.
+fn write_one(tx: &Tx<'_>, record: &AttemptRecord) -> Result<bool> {
+    let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
+    let sql =
+        "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
+                   updated_us = ?6
+               WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
+    let next_us = if record.state.is_open() { record.next_attempt_at.map(us) } else { None };
+    let row = params![
+        record.delivery_id,
+        record.state,
+        i64::from(record.attempt.is_some()),
+        next_us,
+        reply,
+        us(record.at),
+    ];
+    let changed: Option<(String, u32)> =
+        tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((recipient, attempts)) = changed else { return Ok(false) };
+    if let Some(attempt) = &record.attempt {
+        insert_attempt(tx, attempt)?;
+    }
+    let attempt = record.attempt.as_ref();
+    let told = Told {
+        recipient: &recipient,
+        host: attempt.map(|attempt| attempt.host.as_str()),
+        code: attempt.and_then(|attempt| attempt.code),
+        enhanced: attempt.and_then(|attempt| attempt.enhanced).map(|status| status.to_string()),
+        reply,
+        attempts,
+    };
+    write_events(tx, record, &told)?;
+    Ok(true)
+}
+
+fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &Told<'_>) -> Result<()> {
+    let subject = Subject {
+        tenant_id: Some(record.tenant_id),
+        message_id: Some(record.message_id),
+        delivery_id: Some(record.delivery_id),
+    };
+    if let Some(kind) = kind_of(record.state) {
+        tx.append(kind, subject, told, record.at)?;
+    }
+    if record.complained {
+        tx.append(EventKind::MessageComplained, subject, told, record.at)?;
+    }
+    if let Some(new) = &record.suppress {
+        suppress(tx, new, subject, record.at)?;
+    }
+    Ok(())
+}
+
+fn kind_of(state: DeliveryState) -> Option<EventKind> {
+    match state {
+        DeliveryState::Queued => None,
+        DeliveryState::Deferred => Some(EventKind::MessageDeferred),
+        DeliveryState::Delivered => Some(EventKind::MessageDelivered),
+        DeliveryState::Bounced => Some(EventKind::MessageBounced),
+        DeliveryState::Expired => Some(EventKind::MessageExpired),
+        DeliveryState::Cancelled => Some(EventKind::MessageCancelled),
+    }
+}
+
+fn insert_attempt(tx: &Tx<'_>, attempt: &Attempt) -> Result<()> {
+    let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
+                                    code, enhanced, text, transcript, outcome, reason)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    tx.prepare_cached(sql)?.execute(params![
+        attempt.id,
+        attempt.message_id,
+        attempt.delivery_id,
+        us(attempt.started_at),
+        attempt.duration_ms as i64,
+        attempt.host,
+        attempt.address.map(|address| address.to_string()),
+        attempt.tls,
+        attempt.code,
+        attempt.enhanced,
+        shorten(&attempt.text, REPLY_OCTETS_MAX),
+        shorten(&attempt.transcript, TRANSCRIPT_OCTETS_MAX),
+        attempt.outcome,
+        attempt.reason,
+    ])?;
+    Ok(())
+}
