@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use pillarbox::app::{App, RunningApp};
+use pillarbox::app::Running;
 use pillarbox::config::Config;
 use pillarbox::mail::{Environment, KeySecret, Timestamp};
 use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
@@ -21,7 +21,7 @@ pub const HOSTNAME: &str = "relay.test";
 pub struct TestServer {
     pub config: Config,
     pub control: Control,
-    running: Option<RunningApp>,
+    running: Option<Running>,
     /// Kept last, so that it goes after everything that uses it.
     _directory: TempDir,
 }
@@ -47,7 +47,7 @@ impl TestServer {
         let mut config = config(directory.path(), dns, port);
         change(&mut config);
         let secret = create_platform_key(&config).await;
-        let running = App::start(config.clone()).await.unwrap();
+        let running = Running::start(&config).await.unwrap();
         let control = Control { address: running.api_addresses[0], secret };
         Self { config, control, running: Some(running), _directory: directory }
     }
@@ -56,23 +56,27 @@ impl TestServer {
     pub async fn restart(&mut self, between: impl FnOnce(&Config)) {
         self.stop().await;
         between(&self.config);
-        let running = App::start(self.config.clone()).await.unwrap();
+        let running = Running::start(&self.config).await.unwrap();
         self.control.address = running.api_addresses[0];
         self.running = Some(running);
     }
 
     pub async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
-            running.stop().await;
+            running.stop().await.unwrap();
         }
     }
 
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("the server runs")
+    }
+
     pub fn submission(&self) -> SocketAddr {
-        self.running.as_ref().expect("the server runs").submission_addresses[0]
+        self.running().submission_addresses[0]
     }
 
     pub fn submissions(&self) -> SocketAddr {
-        self.running.as_ref().expect("the server runs").submissions_addresses[0]
+        self.running().submissions_addresses[0]
     }
 
     /// The server's certificate, as it is on disk now.
@@ -200,16 +204,7 @@ fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
 
 /// The first key is made on the data directory, as `pillarbox key create` does.
 async fn create_platform_key(config: &Config) -> String {
-    let options = StoreOptions {
-        data_dir: config.data_dir.clone(),
-        master_key_file: config.master_key_file.clone(),
-        readers: 1,
-        inline_body_bytes_max: config.store.inline_body_max.0,
-        free_disk_bytes_min: config.store.free_disk_min.0,
-        handover_bytes_max: config.relay.handover_bytes_max.0,
-        access: Access::Manage,
-    };
-    let store = Store::open(options).unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
     let secret = KeySecret::generate(Environment::Live);
     let key = NewKey {
         tenant_id: None,

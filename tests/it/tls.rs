@@ -9,7 +9,6 @@ use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::identity::{Identity, trust_pem};
 use crate::server::{HOSTNAME, TestServer, message};
-use crate::wait::until;
 
 async fn destination(offer: Offer) -> (FakeDns, FakeMx, TestServer) {
     let dns = FakeDns::start().await;
@@ -56,7 +55,7 @@ async fn an_old_mx_without_extensions_is_served() {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_served_without_a_restart() {
+async fn a_renewed_certificate_is_served_and_a_bad_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME, "renewed.test"]));
@@ -69,11 +68,15 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     let mut early = greet(&server, &old).await.expect("the first certificate is served");
 
     install(&new, directory.path());
-    until("the new certificate is served", async || greet(&server, &new).await).await;
+    server.running().reload_certificate().unwrap();
+    assert!(greet(&server, &new).await.is_some(), "the new certificate is served");
+    assert!(greet(&server, &old).await.is_none(), "to everybody");
     early.command("NOOP").await.expect_code(250);
 
     std::fs::write(file("tls.crt"), "not a certificate").unwrap();
-    until("a bad file changes nothing", async || greet(&server, &new).await).await;
+    let error = server.running().reload_certificate().unwrap_err().to_string();
+    assert!(error.contains("tls.crt"), "{error}");
+    assert!(greet(&server, &new).await.is_some(), "a bad file changes nothing");
 }
 
 fn install(identity: &Identity, directory: &Path) {
