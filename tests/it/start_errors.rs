@@ -1,14 +1,15 @@
 //! What stands in the way of a start: the real binary says which file, which key, and what to do; and a good start
 //! follows signals.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::client::Client;
@@ -54,14 +55,29 @@ const API: &str = "[api]\nlisten = [\"127.0.0.1:0\"]";
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
-    command.kill_on_drop(true).stdin(Stdio::null());
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
     command
+}
+
+/// A server that runs; it does not outlive its test.
+struct Serving {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs to the end: whether it went well, and all that it said.
 async fn run(arguments: &[&str]) -> (bool, String) {
-    let running = program().args(arguments).output();
-    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap();
+    let mut command = program();
+    command.args(arguments);
+    let running = spawn_blocking(move || command.output());
+    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
 }
@@ -121,7 +137,7 @@ async fn a_port_in_use_is_named_with_its_option() {
 #[tokio::test]
 async fn a_data_directory_in_use_is_named() {
     let setting = Setting::new();
-    let (_first, _) = start(&setting).await;
+    let _first = start(&setting).await;
     let said = setting.fail("", API).await;
     expect_all(&said, &[setting.path("data").to_str().unwrap(), "in use by another process"]);
 }
@@ -129,8 +145,7 @@ async fn a_data_directory_in_use_is_named() {
 #[tokio::test]
 async fn a_newer_database_is_not_touched() {
     let setting = Setting::new();
-    let (mut child, _) = start(&setting).await;
-    end(&mut child).await;
+    end(start(&setting).await).await;
     let file = database_file(&setting.path("data"));
     let database = rusqlite::Connection::open(&file).unwrap();
     database.pragma_update(None, "user_version", 9999).unwrap();
@@ -143,8 +158,7 @@ async fn a_newer_database_is_not_touched() {
 #[tokio::test]
 async fn another_master_key_is_noticed() {
     let setting = Setting::new();
-    let (mut child, _) = start(&setting).await;
-    end(&mut child).await;
+    end(start(&setting).await).await;
     let key = setting.path("data").join("master.key");
     let mut octets = std::fs::read(&key).unwrap();
     let at = octets.iter().position(u8::is_ascii_alphanumeric).unwrap_or(0);
@@ -176,12 +190,12 @@ async fn signals_reload_the_certificate_and_end_the_server_cleanly() {
     install(&old);
     let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
     let tls = format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{API}");
-    let (mut child, port) = start_with(&setting, &tls).await;
-    assert!(trusts(port, &old).await);
+    let server = start_with(&setting, &tls).await;
+    assert!(trusts(server.port, &old).await);
     install(&new);
-    signal(&child, "HUP").await;
-    until("the new certificate is served", async || trusts(port, &new).await.then_some(())).await;
-    end(&mut child).await;
+    signal(&server, "HUP");
+    until("the new certificate is served", async || trusts(server.port, &new).await.then_some(())).await;
+    end(server).await;
 }
 
 async fn trusts(port: u16, identity: &Identity) -> bool {
@@ -190,47 +204,53 @@ async fn trusts(port: u16, identity: &Identity) -> bool {
     client.try_starttls(trust_pem(&identity.certificate_pem)).await.is_some()
 }
 
-async fn start(setting: &Setting) -> (Child, u16) {
+async fn start(setting: &Setting) -> Serving {
     start_with(setting, API).await
 }
 
-/// Starts the server and waits until it says that it has; the child and the port of submission.
-async fn start_with(setting: &Setting, sections: &str) -> (Child, u16) {
+/// Starts the server and waits until its log says where it listens.
+async fn start_with(setting: &Setting, sections: &str) -> Serving {
     let file = setting.configure("", sections);
     let mut command = program();
     command.arg("serve").arg("--config").arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    // Whichever of the two the log goes to; the other stays silent.
-    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let (mut out, mut err) = (BufReader::new(out).lines(), BufReader::new(err).lines());
-    let mut said = String::new();
-    let port = timeout(PATIENCE, async {
+    let child = command.spawn().unwrap();
+    let mut server = Serving { child, port: 0 };
+    let (lines, mut said) = mpsc::unbounded_channel();
+    read_lines(server.child.stdout.take().unwrap(), lines.clone());
+    read_lines(server.child.stderr.take().unwrap(), lines);
+    let mut log = String::new();
+    server.port = timeout(PATIENCE, async {
         loop {
-            let line = tokio::select! {
-                Ok(Some(line)) = out.next_line() => line,
-                Ok(Some(line)) = err.next_line() => line,
-                else => panic!("it ended: {said}"),
-            };
-            said += &line;
-            said.push('\n');
+            let Some(line) = said.recv().await else { panic!("it ended:\n{log}") };
+            log += &line;
+            log.push('\n');
             if let Some((_, rest)) = line.split_once("submission=[127.0.0.1:") {
                 break rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
             }
         }
+    })
+    .await
+    .expect("it starts in time");
+    server
+}
+
+/// Reads to the end in a thread, so that the writer is never held up.
+fn read_lines(from: impl Read + Send + 'static, to: UnboundedSender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let _ = to.send(line);
+        }
     });
-    let port = port.await.unwrap_or_else(|_| panic!("it did not start"));
-    tokio::spawn(async move { while let Ok(Some(_)) = out.next_line().await {} });
-    tokio::spawn(async move { while let Ok(Some(_)) = err.next_line().await {} });
-    (child, port)
 }
 
-async fn signal(child: &Child, name: &str) {
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").arg(format!("-{name}")).arg(id).status().await.unwrap().success());
+fn signal(server: &Serving, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(server.child.id().to_string()).status();
+    assert!(status.unwrap().success());
 }
 
-async fn end(child: &mut Child) {
-    signal(child, "TERM").await;
-    let status = timeout(PATIENCE + Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap();
+/// Asks the server to end, and wants it to end well.
+async fn end(mut server: Serving) {
+    signal(&server, "TERM");
+    let status: ExitStatus = until("it ends", async || server.child.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
 }
