@@ -109,6 +109,15 @@ struct Settings {
     expiry: Duration,
 }
 
+/// Whether the files that the configuration names can be used.
+///
+/// # Errors
+/// As [`Relay::new`].
+pub fn check(config: &config::Relay) -> Result<(), RelayError> {
+    tls::ClientTls::load(config.ca_file.as_deref())?;
+    config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
+}
+
 impl Relay {
     /// Reads what the configuration names: the smart host's password, certificate authorities.
     ///

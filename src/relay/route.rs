@@ -132,7 +132,7 @@ impl Router {
     }
 }
 
-fn read_platform_route(smart_host: &config::PlatformSmartHost) -> Result<SmartHostRoute, RelayError> {
+pub fn read_platform_route(smart_host: &config::PlatformSmartHost) -> Result<SmartHostRoute, RelayError> {
     let login = match (&smart_host.user, &smart_host.password_file) {
         (Some(user), Some(path)) => {
             let text = std::fs::read_to_string(path)

@@ -31,4 +31,4 @@ pub use data::{BareNewline, DataLimits, Decoder, Fault, Progress};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::Credentials;
-pub use session::{Input, Next, Question, Refused, Session, Settings, Step, Verdict};
+pub use session::{Input, Next, Question, Session, Settings, Step, Verdict};
