@@ -2,6 +2,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod api;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod intake;
@@ -9,6 +11,7 @@ pub mod janitor;
 pub mod mail;
 pub mod policy;
 pub mod relay;
+pub mod server;
 pub mod sign;
 pub mod smtp;
 pub mod store;

@@ -9,11 +9,13 @@
 //! * `extension`: what EHLO offers.
 //! * `replies`: each reply of our own, once, by its number.
 //!
-//! Imports `mail` only.
+//! The client's side is [`client`]. Imports `mail` only.
 
 pub mod client;
 mod command;
 mod data;
+#[cfg(test)]
+mod dialogue_tests;
 mod extension;
 mod line;
 pub mod replies;
@@ -31,4 +33,4 @@ pub use data::{BareNewline, DataLimits, Decoder, Fault, Progress};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::Credentials;
-pub use session::{Input, Next, Question, Refused, Session, Settings, Step, Verdict};
+pub use session::{Input, Next, Question, Session, Settings, Step, Verdict};

@@ -15,9 +15,7 @@ use super::line::LineError;
 use super::sasl::{self, Credentials, Exchange, SaslError};
 use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
-use crate::mail::{
-    Address, DomainName, EnhancedStatus, Envelope, Host, LocalPart, MessageId, Refusal, ReversePath, Stage,
-};
+use crate::mail::{Address, DomainName, Envelope, Host, LocalPart, MessageId, Refusal, ReversePath, Stage};
 
 /// What a server is to its clients.
 #[derive(Debug, Clone)]
@@ -114,20 +112,12 @@ pub enum Question {
         protocol: &'static str,
     },
     /// The protocol itself refuses: note it, and answer with [`Verdict::Refused`].
-    Refuse(Refused),
-}
-
-/// A refusal that the protocol decides, with the reply codes for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// At which command.
-    pub stage: Stage,
-    /// The reply code.
-    pub code: u16,
-    /// The enhanced status code.
-    pub enhanced: EnhancedStatus,
-    /// Why, for people.
-    pub refusal: Refusal,
+    Refuse {
+        /// At which command.
+        stage: Stage,
+        /// Why.
+        refusal: Refusal,
+    },
 }
 
 /// An answer.
@@ -278,8 +268,8 @@ impl Session {
         Step::silent(Next::Ask(question))
     }
 
-    fn refuse(&mut self, draft: Option<Box<Draft>>, refused: Refused) -> Step {
-        self.ask(Pending::Refuse(draft), Question::Refuse(refused))
+    fn refuse(&mut self, draft: Option<Box<Draft>>, stage: Stage, refusal: Refusal) -> Step {
+        self.ask(Pending::Refuse(draft), Question::Refuse { stage, refusal })
     }
 
     fn run_command(&mut self, draft: Option<Box<Draft>>, line: &[u8]) -> Step {
@@ -391,7 +381,7 @@ impl Session {
         }
         let octets_max = self.settings.data.message_octets_max;
         if mail.octets.is_some_and(|octets| octets > octets_max) {
-            return self.refuse(None, transaction::too_large(Stage::Mail, octets_max));
+            return self.refuse(None, Stage::Mail, transaction::too_large(octets_max));
         }
         let path = mail.path.clone();
         self.ask(Pending::Sender(Box::new(Draft::new(mail))), Question::AdmitSender(path))
@@ -402,10 +392,12 @@ impl Session {
             Ok(ForwardPath::Mailbox(address)) => address,
             Ok(ForwardPath::Postmaster) => match LocalPart::parse("postmaster") {
                 Ok(local) => Address::new(local, Host::Domain(self.settings.hostname.clone())),
-                Err(error) => return self.refuse(Some(draft), transaction::invalid_recipient(error)),
+                Err(error) => {
+                    return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
+                }
             },
             Err(CommandError::Address(error)) => {
-                return self.refuse(Some(draft), transaction::invalid_recipient(error));
+                return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
             }
             Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
         };
@@ -413,8 +405,9 @@ impl Session {
         if draft.recipients.contains(&address) {
             return self.ready(Some(draft), replies::recipient_ok_250());
         }
-        if let Some(refused) = draft.find_fault(&address, &self.settings) {
-            return self.refuse(Some(draft), refused);
+        let recipients_max = self.settings.recipients_max;
+        if draft.recipients.len() >= recipients_max {
+            return self.refuse(Some(draft), Stage::Rcpt, transaction::too_many_recipients(recipients_max));
         }
         let question = Question::AdmitRecipient { address: address.clone(), smtputf8: draft.smtputf8 };
         self.ask(Pending::Recipient(draft, address), question)
@@ -430,7 +423,9 @@ impl Session {
         };
         let step = match (receiving.refused, receiving.decoder.finish()) {
             (Some(reply), _) => self.ready(None, reply),
-            (None, Err(fault)) => self.refuse(None, transaction::faulty_message(fault, &self.settings.data)),
+            (None, Err(fault)) => {
+                self.refuse(None, Stage::Data, transaction::faulty_message(fault, &self.settings.data))
+            }
             (None, Ok(message)) => {
                 let envelope = receiving.draft.into_envelope();
                 let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);

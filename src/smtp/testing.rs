@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::session::{Input, Next, Question, Session, Settings, Step, Verdict};
 use super::{BareNewline, DataLimits, LineReader, Reply};
-use crate::mail::{DomainName, EnhancedStatus, Envelope, MessageId, Timestamp};
+use crate::mail::{DomainName, EnhancedStatus, Envelope, MessageId, RefusalCode, Timestamp};
 
 /// What the peer of a session does with it, as a server would.
 pub struct Conversation {
@@ -169,10 +169,18 @@ impl Conversation {
                 self.accepted.push((envelope, message.to_vec(), protocol));
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }
-            Question::Refuse(refused) => {
-                self.refused.push(refused.refusal.code.as_str());
-                let text = refused.refusal.to_string();
-                Verdict::Refused(Reply::new(refused.code, Some(refused.enhanced), &text))
+            Question::AdmitRecipient { address, smtputf8 } if address.needs_smtputf8() && !smtputf8 => {
+                no(553, 6, 7, "[recipient_needs_smtputf8] No")
+            }
+            Question::Refuse { refusal, .. } => {
+                self.refused.push(refusal.code.as_str());
+                let (code, subject, detail) = match refusal.code {
+                    RefusalCode::MessageTooLarge => (552, 3, 4),
+                    RefusalCode::RecipientInvalid => (553, 1, 3),
+                    RefusalCode::TooManyRecipients => (452, 5, 3),
+                    _ => (554, 6, 0),
+                };
+                no(code, subject, detail, &refusal.to_string())
             }
             _ => Verdict::Granted,
         }
