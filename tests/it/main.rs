@@ -4,10 +4,12 @@
 
 mod api_stage;
 mod client;
+mod dialogue;
 mod fake_dns;
 mod fake_mx;
 mod http;
 mod identity;
+mod submission_stage;
 mod wait;
 mod wire;
 
@@ -15,3 +17,4 @@ mod api;
 mod api_isolation;
 mod layers;
 mod stage;
+mod submission;
