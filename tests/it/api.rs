@@ -1,15 +1,13 @@
-//! The API as its users meet it: resources, errors and the limits of HTTP.
+//! The API as its users meet it: resources, their rules and their errors.
 
 use std::sync::Arc;
 
 use pillarbox::mail::{Environment, Scope, Timestamp};
 use pillarbox::verification;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::api_stage::{ApiStage, text};
-use crate::http::{exchange, read_answer, request};
+use crate::http::exchange;
 use crate::wait::until;
 
 #[tokio::test]
@@ -345,60 +343,4 @@ async fn what_is_wrong_with_a_request_is_named() {
     let head = send("HEAD", "/v1/tenants", "", "").await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);
-}
-
-#[tokio::test]
-async fn a_request_that_does_not_arrive_is_given_up() {
-    let stage = ApiStage::with(|api, _| api.request_timeout = std::time::Duration::from_millis(50)).await;
-    let mut stream = TcpStream::connect(stage.address).await.unwrap();
-    let head = format!(
-        "POST /v1/tenants HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Length: 10\r\n\r\n{{",
-        stage.platform
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    read_answer(&mut stream).await.expect_error(408, "request_timeout");
-}
-
-#[tokio::test]
-async fn a_connection_too_many_hears_why() {
-    let stage = ApiStage::with(|api, _| api.connections_max = 1).await;
-    let held = TcpStream::connect(stage.address).await.unwrap();
-    let answer = until("the second connection is refused", async || {
-        let answer = request(stage.address, "GET", "/healthz", None, None).await;
-        (answer.status == 503).then_some(answer)
-    })
-    .await;
-    answer.expect_error(503, "overloaded");
-    drop(held);
-    until("there is room again", async || {
-        (request(stage.address, "GET", "/healthz", None, None).await.status == 200).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn health_needs_no_key_and_a_stop_ends_in_order() {
-    let stage = ApiStage::start().await;
-    let health = async |path: &str| request(stage.address, "GET", path, None, None).await;
-    assert_eq!(health("/healthz").await.expect(200), json!({"status": "ok"}));
-    assert_eq!(health("/readyz").await.expect(200), json!({"status": "ready"}));
-    // A request that has begun is answered although the server stops, and is told so.
-    let mut begun = TcpStream::connect(stage.address).await.unwrap();
-    begun.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /readyz HTTP/1.1\r\n").await.unwrap();
-    let mut first = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut begun, &mut first).await.unwrap();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    stage.stop.cancel();
-    let ApiStage { serving, address, .. } = stage;
-    serving.await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err());
-}
-
-#[tokio::test]
-async fn a_store_that_is_closed_makes_the_server_not_ready() {
-    let stage = ApiStage::start().await;
-    stage.store.close().await;
-    let answer = request(stage.address, "GET", "/readyz", None, None).await;
-    answer.expect_error(503, "shutting_down");
-    request(stage.address, "GET", "/healthz", None, None).await.expect(200);
 }

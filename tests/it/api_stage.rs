@@ -8,6 +8,7 @@ use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::mail::{DomainName, Environment, KeySecret, Scope, TenantId, Timestamp};
 use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
+use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -42,6 +43,13 @@ impl ApiStage {
     }
 
     pub async fn with(adjust: impl FnOnce(&mut config::Api, &mut config::Domains)) -> Self {
+        Self::open(None, adjust).await
+    }
+
+    pub async fn open(
+        tls: Option<SharedServerConfig>,
+        adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
+    ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             data_dir: data_dir.path().to_owned(),
@@ -63,7 +71,7 @@ impl ApiStage {
             verification: verification.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
-            tls: None,
+            tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
