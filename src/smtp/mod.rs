@@ -9,11 +9,13 @@
 //! * `extension`: what EHLO offers.
 //! * `replies`: each reply of our own, once, by its number.
 //!
-//! Imports `mail` only.
+//! The client's side is [`client`]. Imports `mail` only.
 
 pub mod client;
 mod command;
 mod data;
+#[cfg(test)]
+mod dialogue_tests;
 mod extension;
 mod line;
 pub mod replies;

@@ -15,6 +15,7 @@ mod wait;
 mod wire;
 
 mod api;
+mod api_connections;
 mod api_isolation;
 mod delivery;
 mod dkim;
