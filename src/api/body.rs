@@ -2,30 +2,30 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, EXPECT};
 
 use crate::mail::RefusalCode;
 
 use super::error::{ApiError, Result};
 
+/// Octets above the limit that are read and thrown away: a connection that is closed on a client that still sends
+/// is reset, and the answer lost with it.
+const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
 /// Reads a body of JSON. An empty one may have any type.
 pub async fn read(headers: &HeaderMap, body: Incoming, bytes_max: u64, timeout: Duration) -> Result<Bytes> {
-    if body.size_hint().lower() > bytes_max {
+    let declared = body.size_hint().lower();
+    // RFC 9110 §10.1.1: who waits for 100 has not begun to send.
+    let is_held_back = headers.contains_key(EXPECT);
+    if declared > bytes_max && (is_held_back || declared > bytes_max + DISCARDED_BYTES_MAX) {
         return Err(too_large(bytes_max));
     }
-    let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let collected = tokio::time::timeout(timeout, Limited::new(body, limit).collect())
-        .await
-        .map_err(|_| timed_out(timeout))?;
-    let bytes = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large(bytes_max)),
-        Err(_) => return Err(timed_out(timeout)),
-    };
+    let collected = tokio::time::timeout(timeout, collect(body, bytes_max)).await;
+    let bytes = collected.map_err(|_| timed_out(timeout))??;
     if !bytes.is_empty() && !is_json(headers) {
         return Err(ApiError::new(
             RefusalCode::UnsupportedMediaType,
@@ -34,6 +34,24 @@ pub async fn read(headers: &HeaderMap, body: Incoming, bytes_max: u64, timeout: 
         ));
     }
     Ok(bytes)
+}
+
+async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Bytes> {
+    let mut kept = BytesMut::new();
+    let mut received: u64 = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| broken_off())?;
+        let Some(data) = frame.data_ref() else { continue };
+        received += data.len() as u64;
+        if received <= bytes_max {
+            kept.extend_from_slice(data);
+        } else if received > bytes_max + DISCARDED_BYTES_MAX {
+            break;
+        } else {
+            kept = BytesMut::new();
+        }
+    }
+    if received > bytes_max { Err(too_large(bytes_max)) } else { Ok(kept.freeze()) }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -51,6 +69,15 @@ fn too_large(bytes_max: u64) -> ApiError {
         RefusalCode::PayloadTooLarge,
         format!("the body is larger than {bytes_max} bytes"),
         "send less in one request; the operator sets the limit with api.body_max",
+    )
+}
+
+/// Seldom heard by anybody: most of those who break off are gone.
+fn broken_off() -> ApiError {
+    ApiError::new(
+        RefusalCode::RequestTimeout,
+        "the body broke off before its end",
+        "send the request again, with as many bytes as it declares",
     )
 }
 

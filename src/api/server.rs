@@ -159,7 +159,12 @@ impl Connection {
         let Some(tls) = self.api.tls.clone() else {
             return self.speak(stream).await;
         };
-        match tokio::time::timeout(HEADER_TIMEOUT, acceptor(&tls).accept(stream)).await {
+        let handshake = tokio::time::timeout(HEADER_TIMEOUT, acceptor(&tls).accept(stream));
+        let handshake = tokio::select! {
+            () = self.stop.cancelled() => return,
+            handshake = handshake => handshake,
+        };
+        match handshake {
             Ok(Ok(stream)) => self.speak(stream).await,
             Ok(Err(error)) => tracing::debug!(peer = %self.peer, %error, "TLS handshake with the API failed"),
             Err(_) => tracing::debug!(peer = %self.peer, "TLS handshake with the API timed out"),

@@ -19,6 +19,8 @@ mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod transcript;
 mod worker;
@@ -30,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -91,9 +93,6 @@ struct Core {
     loaded: Semaphore,
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
-    /// The scheduler wants to know when `in_flight` falls to this.
-    wanted_level: AtomicUsize,
-    level_reached: Notify,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -155,8 +154,6 @@ impl Relay {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
-            wanted_level: AtomicUsize::new(scheduler::NO_LEVEL),
-            level_reached: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -191,10 +188,6 @@ impl Core {
 
     /// So many claims have ended.
     fn forget(&self, deliveries: usize) {
-        let left = self.in_flight.fetch_sub(deliveries, Ordering::AcqRel).saturating_sub(deliveries);
-        let wanted = self.wanted_level.load(Ordering::Acquire);
-        if wanted != scheduler::NO_LEVEL && left <= wanted {
-            self.level_reached.notify_one();
-        }
+        self.in_flight.fetch_sub(deliveries, Ordering::AcqRel);
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Core;
+use crate::mail::DeliveryId;
 use crate::store::{RecordBatch, Spool, StoreError};
 
 /// Batches that wait to be written; above it workers wait.
@@ -64,6 +65,8 @@ async fn write(core: Arc<Core>, batch: RecordBatch) {
                 tracing::error!(message = %record.message_id, delivery = %record.delivery_id, state = %record.state,
                     "an outcome could not be written; the message may be delivered again");
             }
+            let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
+            core.store.release(&ids);
             break;
         }
         tokio::time::sleep(delay).await;

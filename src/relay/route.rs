@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -12,8 +11,6 @@ use crate::mail::{Environment, Host, TenantId, TlsMode};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError};
 
-/// How long a tenant's smart host is believed to be what it was.
-const TENANT_TTL: Duration = Duration::from_secs(3);
 /// Above it the cache starts anew; each entry costs one look-up.
 const TENANTS_MAX: usize = 10_000;
 
@@ -50,7 +47,14 @@ pub struct SmartHostRoute {
 pub struct Router {
     store: Arc<Store>,
     platform: Option<SmartHostRoute>,
-    tenants: Mutex<HashMap<TenantId, (Instant, Option<Arc<SmartHost>>)>>,
+    tenants: Mutex<Tenants>,
+}
+
+/// The smart hosts of tenants, as they were in one version of the directory.
+#[derive(Default)]
+struct Tenants {
+    version: u64,
+    smart_hosts: HashMap<TenantId, Option<Arc<SmartHost>>>,
 }
 
 impl Router {
@@ -75,10 +79,12 @@ impl Router {
         if batch.message.environment == Environment::Test {
             return Ok(Some(Lane::Sandbox(tenant)));
         }
-        let own = match self.remembered(tenant) {
+        // Read before the tenant, so that what changes meanwhile is not remembered as new.
+        let version = self.store.directory_version();
+        let own = match self.remembered(tenant, version) {
             Some(own) => own,
             None => match self.store.tenant(tenant).await? {
-                Some(tenant) => self.remember(tenant.id, tenant.smart_host),
+                Some(tenant) => self.remember(tenant.id, tenant.smart_host, version),
                 None => return Ok(None),
             },
         };
@@ -89,19 +95,23 @@ impl Router {
         }))
     }
 
-    fn remembered(&self, tenant: TenantId) -> Option<Option<Arc<SmartHost>>> {
+    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Option<Arc<SmartHost>>> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, smart_host) = tenants.get(&tenant)?;
-        (since.elapsed() < TENANT_TTL).then(|| smart_host.clone())
+        (tenants.version == version).then(|| tenants.smart_hosts.get(&tenant).cloned()).flatten()
     }
 
-    fn remember(&self, tenant: TenantId, smart_host: Option<SmartHost>) -> Option<Arc<SmartHost>> {
+    fn remember(
+        &self,
+        tenant: TenantId,
+        smart_host: Option<SmartHost>,
+        version: u64,
+    ) -> Option<Arc<SmartHost>> {
         let smart_host = smart_host.map(Arc::new);
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.len() >= TENANTS_MAX {
-            tenants.clear();
+        if tenants.version != version || tenants.smart_hosts.len() >= TENANTS_MAX {
+            *tenants = Tenants { version, smart_hosts: HashMap::new() };
         }
-        tenants.insert(tenant, (Instant::now(), smart_host.clone()));
+        tenants.smart_hosts.insert(tenant, smart_host.clone());
         smart_host
     }
 

@@ -19,51 +19,59 @@ const WINDOW: usize = 4096;
 const WINDOW_PER_TENANT: usize = WINDOW / 4;
 /// Batches that wait for one destination before no more are claimed for it.
 const CROWD: usize = 256;
-/// No level is waited for.
-pub const NO_LEVEL: usize = usize::MAX;
-/// After a failure of the store, and as a limit to waiting for a level.
+/// After a failure of the store.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two claims while more is due than there is room for: each should find a little room and not one place.
+const BREATH: Duration = Duration::from_millis(5);
 /// Between two looks for connections idle for too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A clock set back must not make the relay sleep for ever.
 const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// When to claim again.
+enum Next {
+    /// At this time, or when the store says that there is work.
+    At(Instant),
+    /// More is due than there was room for.
+    Soon,
+}
+
 /// Runs until the relay is stopped.
 pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        let next_claim = match claim(core).await {
-            Ok(next) => next,
+        let claimed = claim(core).await;
+        hand_out(core, recordings);
+        let claim_at = match claimed {
+            Ok(Next::At(at)) => at,
+            Ok(Next::Soon) => {
+                tokio::time::sleep(BREATH).await;
+                Instant::now() + PAUSE
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot claim due mail; trying again");
-                PAUSE
+                // What was given back would wake us at once.
+                tokio::time::sleep(PAUSE).await;
+                Instant::now()
             }
         };
-        hand_out(core, recordings);
-        let wake_at = Instant::now() + next_claim;
         loop {
             tokio::select! {
                 () = core.stop.cancelled() => return,
                 () = core.store.wait_for_work() => break,
-                () = core.level_reached.notified() => break,
-                () = sleep_until(wake_at) => break,
+                () = sleep_until(claim_at) => break,
                 _ = sweep.tick() => end_idle(core),
             }
         }
     }
 }
 
-/// Claims as much as there is room for. Answers when to claim again at the latest.
-async fn claim(core: &Arc<Core>) -> Result<Duration, StoreError> {
-    core.wanted_level.store(NO_LEVEL, Ordering::Release);
-    let in_flight = core.in_flight.load(Ordering::Acquire);
-    let room = WINDOW.saturating_sub(in_flight);
-    if room == 0 {
-        return Ok(wait_for_level(core));
-    }
+/// Claims as much as there is room for.
+async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
     let now = Timestamp::now();
+    // Also without any room: only so does the store know whom to wake when there is some.
     let room = ClaimRoom {
-        deliveries_max: room,
+        deliveries_max: WINDOW.saturating_sub(core.in_flight.load(Ordering::Acquire)),
         per_tenant_max: WINDOW_PER_TENANT,
         saturated: crowded_destinations(core),
     };
@@ -79,23 +87,13 @@ async fn claim(core: &Arc<Core>) -> Result<Duration, StoreError> {
         }
     }
     Ok(match claimed.next_due_at {
-        None => SLEEP_MAX,
-        Some(due) if due <= now => wait_for_level(core),
+        None => Next::At(Instant::now() + SLEEP_MAX),
+        Some(due) if due <= now => Next::Soon,
         Some(due) => {
-            Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default().min(SLEEP_MAX)
+            let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+            Next::At(Instant::now() + wait.min(SLEEP_MAX))
         }
     })
-}
-
-/// More is due than there is room for: to be told when a quarter of what is in flight has ended.
-fn wait_for_level(core: &Core) -> Duration {
-    let in_flight = core.in_flight.load(Ordering::Acquire);
-    core.wanted_level.store(in_flight - in_flight.div_ceil(4), Ordering::Release);
-    // It may have ended while this was written down.
-    if core.in_flight.load(Ordering::Acquire) < in_flight {
-        core.level_reached.notify_one();
-    }
-    PAUSE
 }
 
 fn crowded_destinations(core: &Core) -> Vec<Host> {

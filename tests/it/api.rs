@@ -1,15 +1,14 @@
-//! The API as its users meet it: resources, errors and the limits of HTTP.
+//! The API as its users meet it: resources, their rules and their errors.
 
 use std::sync::Arc;
 
-use pillarbox::mail::{Environment, Scope, Timestamp};
+use pillarbox::mail::{Environment, RefusalCode, RequestId, Scope, Stage, Timestamp};
+use pillarbox::store::{Journal, Rejection};
 use pillarbox::verification;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::api_stage::{ApiStage, text};
-use crate::http::{exchange, read_answer, request};
+use crate::http::exchange;
 use crate::wait::until;
 
 #[tokio::test]
@@ -312,6 +311,73 @@ async fn a_batch_of_suppressions_is_taken_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_message_is_found_with_its_recipients_its_story_and_its_bytes() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let id = stage.enqueue(tenant.id).await.to_string();
+    let get = async |path: String| stage.get(&tenant.key, &path).await;
+    let email = get(format!("/v1/emails/{id}")).await.expect(200);
+    assert_eq!(
+        (&email["id"], &email["object"], &email["status"]),
+        (&json!(id), &json!("email"), &json!("queued"))
+    );
+    assert_eq!((&email["from"], &email["to"]), (&json!("from@own.example"), &json!(["to@remote.example"])));
+    let delivery = &email["deliveries"][0];
+    assert_eq!((&delivery["recipient"], &delivery["attempts"]), (&json!("to@remote.example"), &json!(0)));
+    let found = async |query: &str| {
+        let list = get(format!("/v1/emails?{query}")).await.expect(200);
+        list["data"].as_array().unwrap().len()
+    };
+    for (query, count) in [
+        ("status=queued", 1),
+        ("status=delivered", 0),
+        ("to=to@remote.example", 1),
+        ("to=from@own.example", 0),
+        ("from=from%40own.example", 1),
+        ("from=", 0),
+        ("message_id=%3Cid%40own.example%3E", 1),
+        ("environment=test", 0),
+    ] {
+        assert_eq!(found(query).await, count, "{query}");
+    }
+    let raw = get(format!("/v1/emails/{id}/raw")).await;
+    assert_eq!(raw.header("content-type"), Some("message/rfc822"));
+    assert_eq!(raw.body, b"A: b\r\nC: d\r\n\r\nbody\r\n");
+    let story = get(format!("/v1/emails/{id}/timeline")).await.expect(200);
+    assert_eq!(text(&story, "/data/0/type"), "message.accepted");
+    let of_delivery = format!("/v1/emails/{id}/timeline?delivery_id={}", text(delivery, "/id"));
+    assert_eq!(get(of_delivery).await.expect(200)["data"], story["data"]);
+    let of_none = format!("/v1/emails/{id}/timeline?delivery_id=dlv_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    get(of_none).await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_refused_submission_can_be_read_by_its_reference() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let now = Timestamp::now();
+    let id = RequestId::generate(now);
+    stage.store.reject(Rejection {
+        id,
+        tenant_id: tenant.id,
+        key_id: None,
+        stage: Stage::Rcpt,
+        code: RefusalCode::RecipientSuppressed,
+        message: "bob@x.example is suppressed".into(),
+        client_address: Some("192.0.2.1".parse().unwrap()),
+        created_at: now,
+    });
+    let rejection = until("the rejection is written", async || {
+        let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
+        list["data"].get(0).cloned()
+    })
+    .await;
+    assert_eq!((&rejection["id"], &rejection["stage"]), (&json!(id), &json!("rcpt")));
+    let (code, address) = (json!("recipient_suppressed"), json!("192.0.2.1"));
+    assert_eq!((&rejection["code"], &rejection["client_address"]), (&code, &address));
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_named() {
     let stage = ApiStage::start().await;
     let key = &stage.platform;
@@ -345,60 +411,4 @@ async fn what_is_wrong_with_a_request_is_named() {
     let head = send("HEAD", "/v1/tenants", "", "").await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);
-}
-
-#[tokio::test]
-async fn a_request_that_does_not_arrive_is_given_up() {
-    let stage = ApiStage::with(|api, _| api.request_timeout = std::time::Duration::from_millis(50)).await;
-    let mut stream = TcpStream::connect(stage.address).await.unwrap();
-    let head = format!(
-        "POST /v1/tenants HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nContent-Length: 10\r\n\r\n{{",
-        stage.platform
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    read_answer(&mut stream).await.expect_error(408, "request_timeout");
-}
-
-#[tokio::test]
-async fn a_connection_too_many_hears_why() {
-    let stage = ApiStage::with(|api, _| api.connections_max = 1).await;
-    let held = TcpStream::connect(stage.address).await.unwrap();
-    let answer = until("the second connection is refused", async || {
-        let answer = request(stage.address, "GET", "/healthz", None, None).await;
-        (answer.status == 503).then_some(answer)
-    })
-    .await;
-    answer.expect_error(503, "overloaded");
-    drop(held);
-    until("there is room again", async || {
-        (request(stage.address, "GET", "/healthz", None, None).await.status == 200).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn health_needs_no_key_and_a_stop_ends_in_order() {
-    let stage = ApiStage::start().await;
-    let health = async |path: &str| request(stage.address, "GET", path, None, None).await;
-    assert_eq!(health("/healthz").await.expect(200), json!({"status": "ok"}));
-    assert_eq!(health("/readyz").await.expect(200), json!({"status": "ready"}));
-    // A request that has begun is answered although the server stops, and is told so.
-    let mut begun = TcpStream::connect(stage.address).await.unwrap();
-    begun.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /readyz HTTP/1.1\r\n").await.unwrap();
-    let mut first = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut begun, &mut first).await.unwrap();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    stage.stop.cancel();
-    let ApiStage { serving, address, .. } = stage;
-    serving.await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err());
-}
-
-#[tokio::test]
-async fn a_store_that_is_closed_makes_the_server_not_ready() {
-    let stage = ApiStage::start().await;
-    stage.store.close().await;
-    let answer = request(stage.address, "GET", "/readyz", None, None).await;
-    answer.expect_error(503, "shutting_down");
-    request(stage.address, "GET", "/healthz", None, None).await.expect(200);
 }

@@ -72,13 +72,19 @@ impl Client {
     }
 
     /// STARTTLS, then EHLO again.
-    pub async fn starttls(mut self, trust: Arc<ClientConfig>) -> Self {
-        self.command("STARTTLS").await.expect_code(220);
-        let Self { wire, name } = self;
-        let wire = timeout(PATIENCE, wire.connect_tls(trust, &name)).await.unwrap().unwrap();
-        let mut client = Self { wire, name };
+    pub async fn starttls(self, trust: Arc<ClientConfig>) -> Self {
+        let mut client = self.try_starttls(trust).await.expect("the server's certificate is trusted");
         client.ehlo().await;
         client
+    }
+
+    /// STARTTLS; `None` if the handshake fails.
+    pub async fn try_starttls(mut self, trust: Arc<ClientConfig>) -> Option<Self> {
+        self.command("STARTTLS").await.expect_code(220);
+        let Self { wire, name } = self;
+        let wire =
+            timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
+        Some(Self { wire, name })
     }
 
     pub async fn auth_plain(&mut self, user: &str, password: &str) -> Reply {
