@@ -82,7 +82,8 @@ impl Client {
     pub async fn try_starttls(mut self, trust: Arc<ClientConfig>) -> Option<Self> {
         self.command("STARTTLS").await.expect_code(220);
         let Self { wire, name } = self;
-        let wire = timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
+        let wire =
+            timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
         Some(Self { wire, name })
     }
 
