@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pillarbox::mail::{Environment, Scope, Timestamp};
+use pillarbox::mail::{Environment, RefusalCode, RequestId, Scope, Stage, Timestamp};
+use pillarbox::store::{Journal, Rejection};
 use pillarbox::verification;
 use serde_json::{Value, json};
 
@@ -307,6 +308,73 @@ async fn a_batch_of_suppressions_is_taken_whole_or_not_at_all() {
     let made = batch(json!([{"address": "a@x.example"}, {"address": "b@x.example"}])).await.expect(201);
     assert_eq!(made["data"].as_array().unwrap().len(), 2);
     assert_eq!(list().await["data"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_message_is_found_with_its_recipients_its_story_and_its_bytes() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let id = stage.enqueue(tenant.id).await.to_string();
+    let get = async |path: String| stage.get(&tenant.key, &path).await;
+    let email = get(format!("/v1/emails/{id}")).await.expect(200);
+    assert_eq!(
+        (&email["id"], &email["object"], &email["status"]),
+        (&json!(id), &json!("email"), &json!("queued"))
+    );
+    assert_eq!((&email["from"], &email["to"]), (&json!("from@own.example"), &json!(["to@remote.example"])));
+    let delivery = &email["deliveries"][0];
+    assert_eq!((&delivery["recipient"], &delivery["attempts"]), (&json!("to@remote.example"), &json!(0)));
+    let found = async |query: &str| {
+        let list = get(format!("/v1/emails?{query}")).await.expect(200);
+        list["data"].as_array().unwrap().len()
+    };
+    for (query, count) in [
+        ("status=queued", 1),
+        ("status=delivered", 0),
+        ("to=to@remote.example", 1),
+        ("to=from@own.example", 0),
+        ("from=from%40own.example", 1),
+        ("from=", 0),
+        ("message_id=%3Cid%40own.example%3E", 1),
+        ("environment=test", 0),
+    ] {
+        assert_eq!(found(query).await, count, "{query}");
+    }
+    let raw = get(format!("/v1/emails/{id}/raw")).await;
+    assert_eq!(raw.header("content-type"), Some("message/rfc822"));
+    assert_eq!(raw.body, b"A: b\r\nC: d\r\n\r\nbody\r\n");
+    let story = get(format!("/v1/emails/{id}/timeline")).await.expect(200);
+    assert_eq!(text(&story, "/data/0/type"), "message.accepted");
+    let of_delivery = format!("/v1/emails/{id}/timeline?delivery_id={}", text(delivery, "/id"));
+    assert_eq!(get(of_delivery).await.expect(200)["data"], story["data"]);
+    let of_none = format!("/v1/emails/{id}/timeline?delivery_id=dlv_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    get(of_none).await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_refused_submission_can_be_read_by_its_reference() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let now = Timestamp::now();
+    let id = RequestId::generate(now);
+    stage.store.reject(Rejection {
+        id,
+        tenant_id: tenant.id,
+        key_id: None,
+        stage: Stage::Rcpt,
+        code: RefusalCode::RecipientSuppressed,
+        message: "bob@x.example is suppressed".into(),
+        client_address: Some("192.0.2.1".parse().unwrap()),
+        created_at: now,
+    });
+    let rejection = until("the rejection is written", async || {
+        let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
+        list["data"].get(0).cloned()
+    })
+    .await;
+    assert_eq!((&rejection["id"], &rejection["stage"]), (&json!(id), &json!("rcpt")));
+    let (code, address) = (json!("recipient_suppressed"), json!("192.0.2.1"));
+    assert_eq!((&rejection["code"], &rejection["client_address"]), (&code, &address));
 }
 
 #[tokio::test]

@@ -1,13 +1,8 @@
 //! Every operation of the API against every kind of key: who is let in, and what a stranger can learn.
 
-use bytes::Bytes;
 use hyper::Method;
 use pillarbox::api::{Access, Operation, ROUTES, Route};
-use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, Environment, KeySecret, MessageId, ReversePath, Scope,
-    SignedDuration, TenantId, Timestamp,
-};
-use pillarbox::store::{Message, NewMessage, Spool, Store};
+use pillarbox::mail::{Environment, KeySecret, Scope, TenantId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant, text};
@@ -32,7 +27,7 @@ impl Belongings {
         let domain = post("/v1/domains", json!({"name": format!("{name}.example")})).await;
         let key = post("/v1/keys", json!({"name": name, "scopes": ["smtp:send"]})).await;
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
-        let email = enqueue(&stage.store, tenant.id).await.to_string();
+        let email = stage.enqueue(tenant.id).await.to_string();
         Self { tenant, domain, key, suppression, email }
     }
 
@@ -64,35 +59,6 @@ impl Belongings {
         }
         seen
     }
-}
-
-async fn enqueue(store: &Store, tenant_id: TenantId) -> MessageId {
-    let now = Timestamp::now();
-    let recipient = Address::parse("to@remote.example").unwrap();
-    let message = Message {
-        id: MessageId::generate(now),
-        tenant_id,
-        key_id: None,
-        environment: Environment::Live,
-        reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        size: 23,
-        subject: Some("hello".into()),
-        header_from: None,
-        header_message_id: Some("id@own.example".into()),
-        dkim_domain: None,
-        created_at: now,
-        expires_at: now + SignedDuration::from_hours(1),
-    };
-    let id = message.id;
-    let content = Content {
-        prefix: Bytes::from_static(b"A: b\r\n"),
-        submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
-    };
-    let recipients = vec![(DeliveryId::generate(now), recipient)];
-    store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
-    id
 }
 
 /// Each operation with its route, but the health checks.

@@ -3,11 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pillarbox::api::{Api, Parts};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
-use pillarbox::mail::{DomainName, Environment, KeySecret, Scope, TenantId, Timestamp};
-use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
+use pillarbox::mail::{
+    Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
+    Scope, SignedDuration, TenantId, Timestamp,
+};
+use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
 use serde_json::{Value, json};
@@ -113,6 +117,36 @@ impl ApiStage {
     /// Makes a key past the API, so that it may be one that the API would not make.
     pub async fn key(&self, tenant: TenantId, scopes: &[Scope], adjust: impl FnOnce(&mut NewKey)) -> String {
         make_key(&self.store, Some(tenant), scopes, adjust).await
+    }
+
+    /// Puts a message with one recipient into the spool.
+    pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
+        let now = Timestamp::now();
+        let recipient = Address::parse("to@remote.example").unwrap();
+        let message = Message {
+            id: MessageId::generate(now),
+            tenant_id,
+            key_id: None,
+            environment: Environment::Live,
+            reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            size: 23,
+            subject: Some("hello".into()),
+            header_from: None,
+            header_message_id: Some("id@own.example".into()),
+            dkim_domain: None,
+            created_at: now,
+            expires_at: now + SignedDuration::from_hours(1),
+        };
+        let id = message.id;
+        let content = Content {
+            prefix: Bytes::from_static(b"A: b\r\n"),
+            submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
+        };
+        let recipients = vec![(DeliveryId::generate(now), recipient)];
+        self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
+        id
     }
 }
 

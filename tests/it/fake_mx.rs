@@ -160,11 +160,6 @@ impl FakeMx {
         self.state.rules.lock().unwrap().push(Rule { phase, part: part.to_owned(), times, fault });
     }
 
-    /// Ends all scripts.
-    pub fn behave(&self) {
-        self.state.rules.lock().unwrap().clear();
-    }
-
     pub fn transactions(&self) -> Vec<Transaction> {
         self.state.transactions.lock().unwrap().clone()
     }
@@ -180,16 +175,6 @@ impl FakeMx {
             Some(self.transactions()).filter(|all| all.len() >= count)
         })
         .await
-    }
-
-    /// Waits until a command line with this part came so many times.
-    pub async fn wait_for_command(&self, part: &str, count: usize) {
-        until(&format!("{count} commands with {part}"), async || {
-            let connections = self.connections();
-            let commands = connections.iter().flat_map(|connection| &connection.commands);
-            (commands.filter(|line| line.contains(part)).count() >= count).then_some(())
-        })
-        .await;
     }
 }
 
@@ -251,9 +236,9 @@ impl Session {
                 "EHLO" => self.greet(&mut wire, rest).await?,
                 "HELO" => say(&mut wire, "250 fake.test").await?,
                 "STARTTLS" => {
-                    self.reply(&mut wire, Phase::Starttls, &line, "220 go ahead").await?;
-                    assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
-                    wire = self.start_tls(wire).await?;
+                    if self.reply(&mut wire, Phase::Starttls, &line, "220 go ahead").await? {
+                        wire = self.start_tls(wire).await?;
+                    }
                 }
                 "AUTH" => self.authenticate(&mut wire, rest).await?,
                 "MAIL" => self.mail(&mut wire, &line).await?,
@@ -274,6 +259,7 @@ impl Session {
     }
 
     async fn start_tls(&mut self, wire: Wire) -> Step<Wire> {
+        assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
         let config = self.state.offer.tls.clone().expect("a fake with TLS has a certificate");
         let wire = wire.accept_tls(config).await.map_err(|_| Over)?;
         self.note(|connection| connection.tls = true);
