@@ -5,12 +5,14 @@
 mod api_stage;
 mod client;
 mod control;
+mod dialogue;
 mod fake_dns;
 mod fake_mx;
 mod http;
 mod identity;
 mod report;
 mod server;
+mod submission_stage;
 mod wait;
 mod wire;
 
@@ -28,3 +30,4 @@ mod stage;
 mod start_errors;
 mod tenants;
 mod tls;
+mod submission;

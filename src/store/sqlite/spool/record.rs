@@ -1,6 +1,5 @@
 //! Writing what came of attempts: the state, the attempt, the events, the suppression, the report.
 
-use std::mem;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -18,7 +17,8 @@ use crate::store::{Attempt, AttemptRecord, Result};
 const REPLY_OCTETS_MAX: usize = 1024;
 const TRANSCRIPT_OCTETS_MAX: usize = 4096;
 
-/// Claims that end with this record. Dropped before the commit, their deliveries are due as they were.
+/// Claims that end with the commit of this record. Without one they stay: what was sent and could not be written
+/// must not be due again while the caller still tries to write it.
 pub(super) struct Ending {
     memory: Arc<Memory>,
     claims: Vec<(DeliveryId, TenantId)>,
@@ -53,20 +53,11 @@ impl Ending {
     }
 }
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let claims = mem::take(&mut self.claims);
-        if !claims.is_empty() {
-            self.memory.end(claims.into_iter().map(|(id, tenant)| (id, tenant, Some(i64::MIN))));
-        }
-    }
-}
-
 impl Recorded {
     /// The commit is synced: the claims end.
     pub(super) fn conclude(self) {
-        let Self { mut ending, next_attempts_us, report } = self;
-        let claims = mem::take(&mut ending.claims).into_iter().zip(next_attempts_us);
+        let Self { ending, next_attempts_us, report } = self;
+        let claims = ending.claims.into_iter().zip(next_attempts_us);
         ending.memory.end(claims.map(|((id, tenant), next_us)| (id, tenant, next_us)));
         if let Some(report) = report {
             report.conclude();
