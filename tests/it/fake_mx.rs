@@ -145,6 +145,11 @@ impl FakeMx {
         servers
     }
 
+    /// At the same port as another, at an address of its own.
+    pub async fn beside(other: &Self) -> Self {
+        Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
+    }
+
     async fn listen(address: SocketAddr, offer: Offer) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -408,7 +413,7 @@ impl Session {
     fn fault(&self, phase: Phase, line: &str) -> Option<Fault> {
         let mut rules = self.state.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|rule| rule.fits(phase, line))?;
-        rule.times -= 1;
+        rule.times = rule.times.saturating_sub(1);
         Some(rule.fault.clone())
     }
 

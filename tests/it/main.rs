@@ -19,6 +19,7 @@ mod wire;
 mod api;
 mod api_connections;
 mod api_isolation;
+mod bad_input;
 mod delivery;
 mod dkim;
 mod layers;
