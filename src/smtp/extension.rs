@@ -15,6 +15,8 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String>
         "8BITMIME".into(),
         // RFC 6531.
         "SMTPUTF8".into(),
+        // RFC 3461.
+        "DSN".into(),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];

@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, KeyId,
-    MessageId, RefusalCode, RequestId, ReversePath, Scope, SecretDigest, Stage, SuppressionId,
-    SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    MailParameters, MessageId, RcptParameters, Recipient, RefusalCode, RequestId, ReversePath, Scope,
+    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode,
+    Verification,
 };
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
@@ -340,7 +341,7 @@ pub struct SuppressionFilter {
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     pub message: Message,
-    pub recipients: Vec<(DeliveryId, Address)>,
+    pub recipients: Vec<(DeliveryId, Recipient)>,
     pub content: Content,
 }
 
@@ -355,6 +356,7 @@ pub struct Message {
     pub reverse_path: ReversePath,
     pub body: BodyType,
     pub smtputf8: bool,
+    pub parameters: MailParameters,
     /// Octets as sent, our fields included.
     pub size: u64,
     /// The decoded Subject, shortened to 255 characters, for lists.
@@ -376,6 +378,7 @@ pub struct Delivery {
     pub id: DeliveryId,
     pub message_id: MessageId,
     pub recipient: Address,
+    pub parameters: RcptParameters,
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,
