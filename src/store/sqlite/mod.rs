@@ -12,6 +12,8 @@ mod rows;
 mod schema;
 mod seal;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fs::File;
