@@ -25,7 +25,7 @@ use crate::store::{
 
 impl Directory for Store {
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
-        self.write(move |tx| tenants::create(tx, new, now)).await
+        self.write(move |tx| tenants::create(tx, &new, now)).await
     }
 
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
@@ -57,7 +57,7 @@ impl Directory for Store {
             }
             tenant
         };
-        self.write_then(move |tx| tenants::update(tx, id, patch, now), after).await
+        self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await
     }
 
     async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {
@@ -78,7 +78,7 @@ impl Directory for Store {
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.write(move |tx| domains::create(tx, new, now)).await
+        self.write(move |tx| domains::create(tx, &new, now)).await
     }
 
     async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>> {
@@ -121,11 +121,11 @@ impl Directory for Store {
     }
 
     async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.write(move |tx| domains::ensure_sandbox(tx, new, now)).await
+        self.write(move |tx| domains::ensure_sandbox(tx, &new, now)).await
     }
 
     async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-        self.write(move |tx| dkim_keys::add(tx, domain, new, now)).await
+        self.write(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
     async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>> {
@@ -138,7 +138,7 @@ impl Directory for Store {
     }
 
     async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key> {
-        self.write(move |tx| keys::create(tx, new, now)).await
+        self.write(move |tx| keys::create(tx, &new, now)).await
     }
 
     async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>> {
@@ -159,7 +159,7 @@ impl Directory for Store {
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
-        self.write(move |tx| keys::update(tx, id, patch)).await
+        self.write(move |tx| keys::update(tx, id, &patch)).await
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {

@@ -211,6 +211,38 @@ async fn a_job_that_panics_costs_that_job_and_not_the_writer() {
 }
 
 #[tokio::test]
+async fn a_job_that_fails_half_done_is_undone_alone() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    // The writer is held until all jobs wait, so that one transaction has them all.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let store = Arc::clone(&bed.store);
+    // Done again, it does not wait again: the other end is gone then.
+    let holder = tokio::spawn(async move { store.write(move |_| Ok(lock(&held).recv().is_err())).await });
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..9 {
+        let store = Arc::clone(&bed.store);
+        tasks.spawn(async move {
+            if number != 4 {
+                return store.enqueue(new_message(tenant, &["x@one.example"], "body")).await.is_ok();
+            }
+            let mut half = new_domain(Some(tenant), "example.com", Verification::Dns);
+            half.dkim_keys = vec![new_dkim_key("same", DkimKeyState::Pending); 2];
+            matches!(store.create_domain(half, now()).await, Err(StoreError::Conflict(Conflict::Selector)))
+        });
+    }
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    assert!(holder.await.unwrap().unwrap());
+    assert!(tasks.join_all().await.into_iter().all(|as_expected| as_expected));
+    assert_eq!(bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().domains, 0);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 8);
+}
+
+#[tokio::test]
 async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await.id;
