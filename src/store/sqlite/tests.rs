@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{DkimKeyState, Environment, KeySecret, TlsMode, Verification};
+use crate::mail::{
+    DeliveryState, DkimKeyState, Environment, KeySecret, SignedDuration, TlsMode, Verification,
+};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_tenant, now, options,
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_tenant, now, options, outcomes,
 };
 use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, SmartHost, Spool};
 
@@ -201,6 +203,26 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_cannot_be_written_is_not_tried_again_at_once() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &["x@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let records = outcomes(&batches, DeliveryState::Delivered);
+    let until = records.records[0].at + SignedDuration::from_secs(60);
+    bed.store
+        .write(|tx| Ok(tx.execute_batch("DROP INDEX attempt_of_message; DROP TABLE attempt")?))
+        .await
+        .unwrap();
+    assert!(bed.store.record(records).await.is_err());
+    bed.store.wait_for_work().await;
+    let soon = bed.claim(later(0)).await;
+    assert!(soon.batches.is_empty());
+    assert_eq!(soon.next_due_at, Some(until));
+    assert_eq!(ids(&bed.claim(until).await.batches), ids(&batches));
+}
+
+#[tokio::test]
 async fn a_job_that_panics_costs_that_job_and_not_the_writer() {
     let bed = Bed::new();
     let panicked: Result<()> = bed.store.write(|_| panic!("on purpose")).await;
@@ -256,7 +278,7 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let bed = bed.restart();
     assert_eq!(bed.store.content(large.message.id).await.unwrap().as_ref(), Some(&large.content));
     let batches = bed.claim(later(0)).await.batches;
-    let done = crate::store::contract::outcomes(&batches, crate::mail::DeliveryState::Delivered);
+    let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
     let policy = RetentionPolicy { body_days: 0, row_days: 9 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);

@@ -1,6 +1,5 @@
 //! Writing what came of attempts: the state, the attempt, the events, the suppression, the report.
 
-use std::mem;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -8,7 +7,7 @@ use serde::Serialize;
 
 use super::enqueue::Incoming;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, TenantId};
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Timestamp};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{shorten, us};
@@ -16,12 +15,16 @@ use crate::store::sqlite::writer::Tx;
 use crate::store::{Attempt, AttemptRecord, Result};
 
 const REPLY_OCTETS_MAX: usize = 1024;
+/// How long a delivery rests whose outcome could not be written.
+const HOLD_BACK_US: i64 = 60 * 1_000_000;
 const TRANSCRIPT_OCTETS_MAX: usize = 4096;
 
-/// Claims that end with this record. Dropped before the commit, their deliveries are due as they were.
+/// Claims that end with this record. Dropped before the commit, they are held back for a while.
 pub(super) struct Ending {
     memory: Arc<Memory>,
-    claims: Vec<(DeliveryId, TenantId)>,
+    claims: Vec<DeliveryId>,
+    /// When the outcome was known.
+    at: Timestamp,
 }
 
 /// What a record writes.
@@ -47,16 +50,16 @@ struct Told<'a> {
 
 impl Ending {
     pub(super) fn new(memory: &Arc<Memory>, records: &[AttemptRecord]) -> Self {
-        let claims = records.iter().map(|record| (record.delivery_id, record.tenant_id)).collect();
-        Self { memory: Arc::clone(memory), claims }
+        let claims = records.iter().map(|record| record.delivery_id).collect();
+        let at = records.iter().map(|record| record.at).max().unwrap_or_default();
+        Self { memory: Arc::clone(memory), claims, at }
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let claims = mem::take(&mut self.claims);
-        if !claims.is_empty() {
-            self.memory.end(claims.into_iter().map(|(id, tenant)| (id, tenant, Some(i64::MIN))));
+        if !self.claims.is_empty() {
+            self.memory.hold_back(&self.claims, us(self.at).saturating_add(HOLD_BACK_US));
         }
     }
 }
