@@ -31,4 +31,3 @@ mod start_errors;
 mod submission;
 mod tenants;
 mod tls;
-mod submission;
