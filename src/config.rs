@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::mail::{DomainName, TlsMode};
 
 /// Everything that the file can say.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The name in greetings, `Received` and Message-IDs: the machine's own, fully qualified.
@@ -45,7 +45,7 @@ pub struct Config {
 }
 
 /// What is logged, and how.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// A filter of `tracing`: a level, or directives like `info,pillarbox::relay=debug`.
@@ -65,7 +65,7 @@ pub enum LogFormat {
 }
 
 /// Submission over SMTP.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Smtp {
     /// Listeners with STARTTLS (RFC 6409).
@@ -109,7 +109,7 @@ pub enum BareNewline {
 }
 
 /// The server's certificate. Without one a self-signed certificate for the host name is made in the data directory.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// PEM: the certificate, then its chain.
@@ -119,7 +119,7 @@ pub struct Tls {
 }
 
 /// The control API.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Where it listens.
@@ -136,7 +136,7 @@ pub struct Api {
 }
 
 /// Sending domains and their proof.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Domains {
     /// Between two looks at a domain's records.
@@ -150,7 +150,7 @@ pub struct Domains {
 }
 
 /// Delivery.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Relay {
     /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
@@ -186,7 +186,7 @@ pub struct Relay {
 }
 
 /// How long to wait for each step of a delivery (RFC 5321 §4.5.3.2).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct Timeouts {
@@ -209,7 +209,7 @@ pub struct Timeouts {
 }
 
 /// A smart host of the whole platform.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlatformSmartHost {
     /// A host name or an IP address.
@@ -235,7 +235,7 @@ fn starttls() -> TlsMode {
 }
 
 /// How long things are kept after the last delivery of a message is finished.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Bodies.
@@ -245,7 +245,7 @@ pub struct Retention {
 }
 
 /// The store.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// Connections that read.
@@ -482,5 +482,63 @@ mod duration {
         let fault = || D::Error::custom(format!("`{text}` is not a duration; write it like 30s, 5m or 72h"));
         let signed: jiff::SignedDuration = text.parse().map_err(|_| fault())?;
         Duration::try_from(signed).map_err(|_| fault())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../config/pillarbox.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        assert_eq!(parse(SAMPLE).unwrap(), Config::default());
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_the_sample_leaves_out_is_right_as_well() {
+        let is_option = |line: &str| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+        };
+        let all: String = SAMPLE
+            .lines()
+            .map(|line| if is_option(line) { line.trim_start_matches("# ") } else { "" })
+            .fold(String::new(), |text, line| text + line + "\n");
+        let config = parse(&all).unwrap();
+        assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
+        assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
+        assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
+    }
+
+    #[test]
+    fn a_fault_is_told_with_file_line_and_key() {
+        for (text, parts) in [
+            ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
+            ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
+            ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
+            ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
+            ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
+            ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
+            (
+                "[smtp]\nreceiving_bytes_max = \"1 MiB\"\n",
+                ["test.toml", "smtp.receiving_bytes_max", "at least"],
+            ),
+            (
+                "[relay.smart_host]\nhost = \"a\"\nuser = \"b\"\n",
+                ["test.toml", "relay.smart_host", "both or neither"],
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{part} is not in: {error}");
+            }
+        }
     }
 }

@@ -1,17 +1,50 @@
 //! Accepting mail: who is it, may it, then stamp, sign and enqueue in one transaction. Used by SMTP and by the
 //! HTTP send API. Imports `mail`, `policy`, `sign` and `store`.
 
+mod facts;
+mod recent;
+mod stamp;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
-use crate::mail::{Address, Envelope, MessageId, Refusal, RequestId, ReversePath, Stage};
-use crate::store::{Key, Store, Tenant};
+use crate::mail::{
+    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MessageId, Refusal, RefusalCode,
+    RequestId, ReversePath, Scope, SignedDuration, Stage, Timestamp,
+};
+use crate::policy::submission::{
+    Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
+};
+use crate::store::{
+    Directory, Journal, Key, Message, NewMessage, Rejection, Spool, Store, StoreError, Tenant,
+};
+use facts::Facts;
+use stamp::Receipt;
+
+/// How mail is accepted.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who we are in `Received`.
+    pub hostname: DomainName,
+    /// How long delivery is tried.
+    pub expiry: Duration,
+    /// Whether the null reverse path is taken.
+    pub takes_null_sender: bool,
+    /// Whether `Received` names the client's address.
+    pub names_client_address: bool,
+}
 
 /// Accepts mail into a store.
 pub struct Intake {
-    _store: Arc<Store>,
+    store: Arc<Store>,
+    facts: Facts,
+    settings: Settings,
+    /// Signatures made at one time: as many as there are cores, for more would only wait for them.
+    signing: Semaphore,
 }
 
 /// Who submits: a tenant through one of its keys.
@@ -60,39 +93,264 @@ pub struct Trace {
     pub tls: Option<String>,
 }
 
+/// Between two notes of when a key was last used.
+const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+
 impl Intake {
-    /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret with the scope to submit.
+    /// Accepts into `store`.
+    pub fn new(store: Arc<Store>, settings: Settings) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { facts: Facts::new(store.clone()), store, settings, signing: Semaphore::new(cores) }
+    }
+
+    /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret.
     pub async fn authenticate(
         &self,
-        _username: &str,
-        _password: &str,
-        _client_address: IpAddr,
+        username: &str,
+        password: &str,
+        client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
-        todo!()
+        let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(|error| {
+            tracing::error!(%error, "cannot look up a credential");
+            AuthenticationError::Unavailable
+        })?;
+        let (key, tenant) = match found {
+            Some((key, Some(tenant))) => (key, tenant),
+            // A platform key has no domains to send from.
+            Some((_, None)) | None => return Err(AuthenticationError::Rejected),
+        };
+        let now = Timestamp::now();
+        let is_named = username == tenant.slug || username == key.id.to_string();
+        if !is_named || !is_valid(&key, now) {
+            return Err(AuthenticationError::Rejected);
+        }
+        check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_INTERVAL)
+            && let Err(error) = self.store.touch_key(key.id, now).await
+        {
+            tracing::warn!(%error, key = %key.id, "cannot note the use of a key");
+        }
+        Ok(Submitter { tenant, key, client_address })
     }
 
     /// Whether the submitter may send from this path now.
-    pub async fn admit_sender(&self, _submitter: &Submitter, _sender: &ReversePath) -> Result<(), Refusal> {
-        todo!()
+    pub async fn admit_sender(&self, submitter: &Submitter, path: &ReversePath) -> Result<(), Refusal> {
+        let current = self.look_again(submitter).await?;
+        let sender = describe(&current);
+        admit_tenant(&sender, Scope::SmtpSend)?;
+        let covering = match path.mailbox() {
+            Some(address) => self.covering(submitter, address).await?,
+            None => Arc::default(),
+        };
+        admit_sender(&sender, path, &covering, self.settings.takes_null_sender).map(|_| ())
     }
 
     /// Whether the submitter may send to this address now.
     pub async fn admit_recipient(
         &self,
-        _submitter: &Submitter,
-        _recipient: &Address,
-        _smtputf8: bool,
+        submitter: &Submitter,
+        recipient: &Address,
+        smtputf8: bool,
     ) -> Result<(), Refusal> {
-        todo!()
+        let suppression = self
+            .store
+            .suppression_of(submitter.tenant.id, &recipient.folded(), Timestamp::now())
+            .await
+            .map_err(refuse_storage)?
+            .map(|found| SuppressionFacts {
+                reason: found.reason,
+                created_at: found.created_at,
+                is_platform: found.tenant_id.is_none(),
+            });
+        admit_recipient(recipient, smtputf8, suppression.as_ref())
     }
 
     /// Checks the header, stamps, signs and enqueues. After `Ok` the message is on disk.
-    pub async fn accept(&self, _submission: Submission) -> Result<MessageId, Refusal> {
-        todo!()
+    pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
+        let Submission { submitter, envelope, message, trace } = submission;
+        let checked = stamp::check(&message)?;
+        let domain = self.admit_from(&submitter, &checked.from).await?;
+
+        let now = Timestamp::now();
+        let id = MessageId::generate(now);
+        let receipt = Receipt {
+            hostname: &self.settings.hostname,
+            trace: &trace,
+            client_address: self.settings.names_client_address.then_some(submitter.client_address),
+            id,
+            now,
+        };
+        let added = checked.complete(id, now);
+        let summary = checked.summarize(&added, &message);
+        let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
+        let (content, dkim_domain) = self.sign(domain, receipt.field(), unsigned).await?;
+
+        let new = NewMessage {
+            message: Message {
+                id,
+                tenant_id: submitter.tenant.id,
+                key_id: Some(submitter.key.id),
+                environment: submitter.key.environment,
+                reverse_path: envelope.reverse_path,
+                body: envelope.body,
+                smtputf8: envelope.smtputf8,
+                size: content.len() as u64,
+                subject: summary.subject,
+                header_from: summary.from,
+                header_message_id: summary.message_id,
+                dkim_domain,
+                created_at: now,
+                expires_at: now + self.settings.expiry,
+            },
+            recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
+            content,
+        };
+        let (recipients, size) = (new.recipients.len(), new.message.size);
+        self.store.enqueue(new).await.map_err(refuse_storage)?;
+        tracing::info!(
+            message = %id,
+            tenant = %submitter.tenant.slug,
+            key = %submitter.key.id,
+            environment = %submitter.key.environment,
+            recipients,
+            size,
+            "accepted"
+        );
+        Ok(id)
     }
 
     /// Notes a refusal for the tenant to read; the answer is the reference for the reply.
-    pub fn note_rejection(&self, _submitter: &Submitter, _stage: Stage, _refusal: &Refusal) -> RequestId {
-        todo!()
+    pub fn note_rejection(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> RequestId {
+        let now = Timestamp::now();
+        let id = RequestId::generate(now);
+        self.store.reject(Rejection {
+            id,
+            tenant_id: submitter.tenant.id,
+            key_id: Some(submitter.key.id),
+            stage,
+            code: refusal.code,
+            message: refusal.message.clone(),
+            client_address: Some(submitter.client_address),
+            created_at: now,
+        });
+        id
     }
+
+    /// The submitter as the store has it now: keys expire and tenants are suspended while sessions last.
+    async fn look_again(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
+        let current = self.facts.key(submitter.key.id).await.map_err(refuse_storage)?;
+        current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::ExpiredApiKey,
+                "the key of this session has expired or was revoked",
+                "log in with another key",
+            )
+        })
+    }
+
+    async fn covering(
+        &self,
+        submitter: &Submitter,
+        address: &Address,
+    ) -> Result<Arc<Vec<SendingDomain>>, Refusal> {
+        match address.host() {
+            Host::Domain(name) => self
+                .facts
+                .covering(submitter.tenant.id, submitter.key.environment, name)
+                .await
+                .map_err(refuse_storage),
+            Host::Literal(_) => Ok(Arc::default()),
+        }
+    }
+
+    /// Every address of From must be the tenant's. The domain of the first one signs, so that DMARC aligns.
+    async fn admit_from(&self, submitter: &Submitter, from: &[Address]) -> Result<SendingDomain, Refusal> {
+        let current = self.look_again(submitter).await?;
+        let sender = describe(&current);
+        let mut first = None;
+        for address in from {
+            let covering = self.covering(submitter, address).await?;
+            let domain = admit_from(&sender, address, &covering)?;
+            first.get_or_insert_with(|| domain.clone());
+        }
+        first.ok_or_else(|| crate::policy::submission::refuse_from_count(0))
+    }
+
+    /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
+    async fn sign(
+        &self,
+        domain: SendingDomain,
+        received: String,
+        unsigned: Content,
+    ) -> Result<(Content, Option<DomainName>), Refusal> {
+        let fail = |error: &dyn std::fmt::Display| {
+            tracing::error!(%error, domain = %domain.name, "cannot sign");
+            refuse_unsigned(&domain.name)
+        };
+        let signers = self.facts.signers(&domain).await.map_err(|error| fail(&error))?;
+        let to_sign = unsigned.clone();
+        let _permit = self.signing.acquire().await.map_err(|error| fail(&error))?;
+        let signatures = tokio::task::spawn_blocking(move || {
+            signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
+        })
+        .await
+        .map_err(|error| fail(&error))?
+        .map_err(|error| fail(&error))?;
+        let signing_domain = (!signatures.is_empty()).then_some(domain.name);
+        let mut prefix = signatures.concat();
+        prefix.push_str(&received);
+        prefix.push_str(&String::from_utf8_lossy(&unsigned.prefix));
+        Ok((Content { prefix: prefix.into(), submitted: unsigned.submitted }, signing_domain))
+    }
+}
+
+fn describe(current: &(Key, Tenant)) -> Sender<'_> {
+    let (key, tenant) = current;
+    Sender {
+        tenant_slug: &tenant.slug,
+        tenant_status: tenant.status,
+        scopes: &key.scopes,
+        allowed_domain_ids: &key.allowed_domain_ids,
+    }
+}
+
+fn is_valid(key: &Key, now: Timestamp) -> bool {
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
+}
+
+fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
+    let client = client.to_canonical();
+    if key.allowed_cidrs.is_empty() || key.allowed_cidrs.iter().any(|network| network.contains(&client)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalCode::IpNotAllowed,
+        format!("this key may not be used from {client}"),
+        "add the network to the key's allowed_cidrs, or use another key",
+    ))
+}
+
+fn refuse_storage(error: StoreError) -> Refusal {
+    tracing::error!(%error, "the store does not answer");
+    match error {
+        StoreError::DiskFull => Refusal::new(
+            RefusalCode::DiskLow,
+            "the server is short of disk space",
+            "try again later; the operator has to free or add space",
+        ),
+        _ => Refusal::new(
+            RefusalCode::StorageUnavailable,
+            "the message cannot be stored now",
+            "try again later",
+        ),
+    }
+}
+
+fn refuse_unsigned(domain: &DomainName) -> Refusal {
+    Refusal::new(
+        RefusalCode::Internal,
+        format!("the message cannot be signed for {domain} now"),
+        "try again later; the operator finds the reason in the log",
+    )
 }

@@ -9,6 +9,7 @@ mod domain;
 mod envelope;
 mod header;
 mod id;
+mod mailbox_list;
 mod refusal;
 mod state;
 mod status;
@@ -24,6 +25,7 @@ pub use id::{
     TenantId,
 };
 pub use jiff::{SignedDuration, Timestamp};
+pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,

@@ -4,7 +4,8 @@ use std::fmt;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
-        /// The stable code of a refusal, the same in an SMTP reply and in a JSON answer.
+        /// The stable code of a refusal, the same in an SMTP reply and in a JSON answer. Some codes have several
+        /// causes, each with an SMTP reply of its own; they share one text.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum RefusalCode {
             $($(#[$doc])* $name,)*
@@ -47,6 +48,10 @@ codes! {
     RecipientSuppressed = "recipient_suppressed";
     /// The recipient is not an address that mail can go to.
     RecipientInvalid = "recipient_invalid";
+    /// The recipient's local part is not ASCII and SMTPUTF8 was not declared.
+    RecipientNeedsSmtputf8 = "recipient_invalid";
+    /// The recipient's domain is a single label.
+    RecipientNotQualified = "recipient_invalid";
     /// More recipients than one message may have.
     TooManyRecipients = "too_many_recipients";
     /// No From field.

@@ -1,7 +1,36 @@
 //! The SMTP protocol as values, in both roles. No I/O, no clock, no tokio: bytes come in, steps come out.
 //!
-//! Imports `mail` only.
+//! The server's side, for submission (RFC 6409), from the outside in:
+//! * [`Session`]: the whole state of one connection. `step` takes an [`Input`] and says what is [`Next`].
+//! * [`LineReader`]: where a command line ends (RFC 5321 §2.3.8).
+//! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1.
+//! * `sasl`: AUTH PLAIN and LOGIN (RFC 4954).
+//! * `data`: where a message ends, and its bytes without the transparency dots (RFC 5321 §4.5.2).
+//! * `extension`: what EHLO offers.
+//! * `replies`: each reply of our own, once, by its number.
+//!
+//! The client's side is [`client`]. Imports `mail` only.
 
+pub mod client;
+mod command;
+mod data;
+#[cfg(test)]
+mod dialogue_tests;
+mod extension;
+mod line;
+pub mod replies;
 mod reply;
+mod sasl;
+mod session;
+#[cfg(test)]
+mod session_tests;
+#[cfg(test)]
+mod testing;
+mod transaction;
 
+pub use command::{CommandError, Verb};
+pub use data::{BareNewline, DataLimits, Decoder, Fault, Progress};
+pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
+pub use sasl::Credentials;
+pub use session::{Input, Next, Question, Session, Settings, Step, Verdict};

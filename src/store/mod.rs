@@ -65,6 +65,9 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// Tenants, domains, keys and suppressions. A `tenant` argument of `Option<TenantId>` is the scope of the
 /// caller: `None` is the platform and sees all; a foreign object is as absent as one that never was.
 pub trait Directory {
+    /// A number that changes whenever a tenant, a domain or a key changes through this store.
+    fn directory_version(&self) -> u64;
+
     /// Adds a tenant. [`Conflict::Slug`].
     fn create_tenant(&self, new: NewTenant, now: Timestamp) -> impl Future<Output = Result<Tenant>> + Send;
     /// One tenant.
@@ -135,6 +138,8 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
     /// Removes a domain and its keys. False if it was not there.
     fn delete_domain(&self, id: DomainId) -> impl Future<Output = Result<bool>> + Send;
+    /// The platform's domain for test senders, if it was made.
+    fn sandbox_domain(&self, name: &DomainName) -> impl Future<Output = Result<Option<Domain>>> + Send;
     /// The platform's domain for test senders; made with these keys if there is none of that name.
     fn ensure_sandbox_domain(
         &self,
@@ -229,6 +234,7 @@ pub trait Spool {
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
     /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
     /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
+    /// After an error the claims are still the caller's, to be recorded again or released.
     fn record(&self, records: RecordBatch) -> impl Future<Output = Result<()>> + Send;
     /// Ends claims without a trace: the deliveries are due as they were.
     fn release(&self, ids: &[DeliveryId]);

@@ -1,1 +1,33 @@
-fn main() {}
+//! The one integration binary: the real server on ports of the system's choice, a fake DNS and fake MX hosts.
+//! Its modules are named by situation; those of the first block are the stage that they play on.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod api_stage;
+mod client;
+mod control;
+mod dialogue;
+mod fake_dns;
+mod fake_mx;
+mod http;
+mod identity;
+mod report;
+mod server;
+mod submission_stage;
+mod wait;
+mod wire;
+
+mod api;
+mod api_connections;
+mod api_isolation;
+mod bad_input;
+mod delivery;
+mod dkim;
+mod layers;
+mod lettre;
+mod retry;
+mod smart_host;
+mod stage;
+mod start_errors;
+mod submission;
+mod tenants;
+mod tls;

@@ -9,10 +9,12 @@ mod tenants;
 pub(super) use self::suppressions::suppress;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use zeroize::Zeroizing;
 
 use super::Store;
+use super::writer::Tx;
 use crate::mail::{
     DkimKeyId, DomainId, DomainName, Environment, KeyId, SecretDigest, SuppressionId, TenantId, TenantStatus,
     Timestamp,
@@ -23,9 +25,29 @@ use crate::store::{
     Tenant, TenantCounts, TenantPatch,
 };
 
+impl Store {
+    /// Writes something that what is remembered of senders depends on. The version changes before the caller is
+    /// answered, so that whoever was told of the change sees it.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let version = Arc::clone(&self.directory_version);
+        let after = move |value| {
+            version.fetch_add(1, Ordering::Release);
+            value
+        };
+        self.write_then(work, after).await
+    }
+}
+
 impl Directory for Store {
+    fn directory_version(&self) -> u64 {
+        self.directory_version.load(Ordering::Acquire)
+    }
+
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
-        self.write(move |tx| tenants::create(tx, &new, now)).await
+        self.change(move |tx| tenants::create(tx, &new, now)).await
     }
 
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
@@ -49,7 +71,9 @@ impl Directory for Store {
     ) -> Result<Option<Tenant>> {
         let status = patch.status;
         let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
         let after = move |tenant: Option<Tenant>| {
+            version.fetch_add(1, Ordering::Release);
             match (&tenant, status) {
                 (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
                 (Some(_), Some(TenantStatus::Active)) => memory.resume(id),
@@ -70,7 +94,9 @@ impl Directory for Store {
             return self.read(move |connection| tenants::count(connection, id)).await;
         }
         let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
         let after = move |counts| {
+            version.fetch_add(1, Ordering::Release);
             memory.forget_tenant(id);
             counts
         };
@@ -78,7 +104,7 @@ impl Directory for Store {
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.write(move |tx| domains::create(tx, &new, now)).await
+        self.change(move |tx| domains::create(tx, &new, now)).await
     }
 
     async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>> {
@@ -105,11 +131,11 @@ impl Directory for Store {
         patch: DomainPatch,
         now: Timestamp,
     ) -> Result<Option<Domain>> {
-        self.write(move |tx| domains::update(tx, id, &patch, now)).await
+        self.change(move |tx| domains::update(tx, id, &patch, now)).await
     }
 
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
-        self.write(move |tx| domains::record_check(tx, id, &check)).await
+        self.change(move |tx| domains::record_check(tx, id, &check)).await
     }
 
     async fn domains_to_check(&self, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
@@ -117,15 +143,20 @@ impl Directory for Store {
     }
 
     async fn delete_domain(&self, id: DomainId) -> Result<bool> {
-        self.write(move |tx| domains::delete(tx, id)).await
+        self.change(move |tx| domains::delete(tx, id)).await
+    }
+
+    async fn sandbox_domain(&self, name: &DomainName) -> Result<Option<Domain>> {
+        let name = name.clone();
+        self.read(move |connection| domains::find_sandbox(connection, &name)).await
     }
 
     async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.write(move |tx| domains::ensure_sandbox(tx, &new, now)).await
+        self.change(move |tx| domains::ensure_sandbox(tx, &new, now)).await
     }
 
     async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-        self.write(move |tx| dkim_keys::add(tx, domain, &new, now)).await
+        self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
     async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>> {
@@ -138,7 +169,7 @@ impl Directory for Store {
     }
 
     async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key> {
-        self.write(move |tx| keys::create(tx, &new, now)).await
+        self.change(move |tx| keys::create(tx, &new, now)).await
     }
 
     async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>> {
@@ -159,11 +190,11 @@ impl Directory for Store {
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
-        self.write(move |tx| keys::update(tx, id, &patch)).await
+        self.change(move |tx| keys::update(tx, id, &patch)).await
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {
-        self.write(move |tx| keys::revoke(tx, id, now)).await
+        self.change(move |tx| keys::revoke(tx, id, now)).await
     }
 
     async fn touch_key(&self, id: KeyId, now: Timestamp) -> Result<()> {

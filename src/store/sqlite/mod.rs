@@ -18,6 +18,7 @@ mod writer;
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
@@ -97,6 +98,8 @@ pub struct Store {
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,
     access: Access,
+    /// See [`super::Directory::directory_version`].
+    directory_version: Arc<AtomicU64>,
     /// Held while this process serves the data directory.
     lock: Mutex<Option<File>>,
 }

@@ -71,6 +71,7 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
+        directory_version: Arc::default(),
         lock: Mutex::new(lock),
     })
 }

@@ -14,7 +14,7 @@ pub(super) use self::free_space::FreeSpace;
 pub(super) use self::memory::Memory;
 
 use self::enqueue::Incoming;
-use self::record::{Ending, Outcome};
+use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
 use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
@@ -52,12 +52,11 @@ impl Spool for Store {
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
         self.refuse_unless_serving()?;
-        let ending = Ending::new(&self.memory, &batch.records);
         let report = match batch.report {
             Some(report) => Some(self.prepare(report).await?),
             None => None,
         };
-        let outcome = Outcome { records: batch.records, ending, report };
+        let outcome = Outcome { memory: Arc::clone(&self.memory), records: batch.records, report };
         self.writer.run(outcome, Outcome::write, Outcome::conclude).await
     }
 

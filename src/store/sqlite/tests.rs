@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{
-    DeliveryState, DkimKeyState, Environment, KeySecret, SignedDuration, TlsMode, Verification,
-};
+use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TlsMode, Verification};
 use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_tenant, now, options, outcomes,
 };
@@ -200,26 +198,6 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
     limit(1_000_000).await;
     bed.store.enqueue(new_message(tenant, &["x@one.example"], &"large ".repeat(10_000))).await.unwrap();
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 2);
-}
-
-#[tokio::test]
-async fn an_outcome_that_cannot_be_written_is_not_tried_again_at_once() {
-    let bed = Bed::new();
-    let tenant = bed.tenant("a").await.id;
-    bed.enqueue(tenant, &["x@one.example"]).await;
-    let batches = bed.claim(later(0)).await.batches;
-    let records = outcomes(&batches, DeliveryState::Delivered);
-    let until = records.records[0].at + SignedDuration::from_secs(60);
-    bed.store
-        .write(|tx| Ok(tx.execute_batch("DROP INDEX attempt_of_message; DROP TABLE attempt")?))
-        .await
-        .unwrap();
-    assert!(bed.store.record(records).await.is_err());
-    bed.store.wait_for_work().await;
-    let soon = bed.claim(later(0)).await;
-    assert!(soon.batches.is_empty());
-    assert_eq!(soon.next_due_at, Some(until));
-    assert_eq!(ids(&bed.claim(until).await.batches), ids(&batches));
 }
 
 #[tokio::test]

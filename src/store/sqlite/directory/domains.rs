@@ -183,6 +183,10 @@ pub(super) fn ensure_sandbox(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Re
     }
 }
 
+pub(super) fn find_sandbox(connection: &Connection, name: &DomainName) -> Result<Option<Domain>> {
+    find_by_name(connection, None, name.as_str())
+}
+
 pub(super) fn find(connection: &Connection, id: DomainId) -> Result<Option<Domain>> {
     let mut statement = connection.prepare_cached("SELECT * FROM domain WHERE id = ?1")?;
     Ok(statement.query_row([id], read_row).optional()?)

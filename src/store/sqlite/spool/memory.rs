@@ -4,7 +4,7 @@
 //! A delivery is claimed before the commit that shows it to readers, and a claim that ends while a pass
 //! reads is remembered until the pass is over. So no row that a pass sees can be handed out twice.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
@@ -37,8 +37,6 @@ struct State {
     agenda: Agenda,
     /// How far the scan of a tenant's due rows has come, where it did not reach the end.
     cursors: HashMap<TenantId, Cursor>,
-    /// Claims whose record could not be written, by the time at which they end.
-    held_back: BTreeSet<(i64, DeliveryId)>,
     /// Claims that ended since the running pass began.
     ended_in_pass: Option<HashSet<DeliveryId>>,
     /// Whether the last pass left something behind only for lack of room.
@@ -96,17 +94,6 @@ impl State {
             ended.insert(id);
         }
         Some(claim.tenant)
-    }
-
-    fn end_held_back(&mut self, now_us: i64) {
-        while let Some(&(until, id)) = self.held_back.first()
-            && until <= now_us
-        {
-            self.held_back.pop_first();
-            if let Some(tenant) = self.end_claim(id) {
-                self.advance(tenant, i64::MIN);
-            }
-        }
     }
 
     fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
@@ -215,15 +202,6 @@ impl Memory {
         }
     }
 
-    /// Ends claims later: what came of them could not be written, and to try again at once would send the
-    /// same mail again and again for as long as the disk refuses.
-    pub(super) fn hold_back(&self, ids: &[DeliveryId], until_us: i64) {
-        let mut state = lock(&self.state);
-        state.held_back.extend(ids.iter().map(|&id| (until_us, id)));
-        drop(state);
-        self.work.notify_one();
-    }
-
     /// Ends claims whose deliveries are due as they were.
     pub(super) fn release(&self, ids: &[DeliveryId]) {
         let mut state = lock(&self.state);
@@ -277,8 +255,6 @@ impl Memory {
         let now_us = now.as_microsecond();
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        // Before the pass: what ends now may be claimed by it.
-        state.end_held_back(now_us);
         state.ended_in_pass = Some(HashSet::new());
         let mut pass = Pass::new(memory, turn, now_us, room);
         // More tenants than deliveries cannot be served; the others are first the next time.
@@ -375,8 +351,7 @@ impl Memory {
         let mut state = lock(&self.state);
         state.ended_in_pass = None;
         let ready = (!state.ready.is_empty()).then_some(now_us);
-        let held_back = state.held_back.first().map(|&(until, _)| until);
-        let next = [ready, state.agenda.next(), held_back].into_iter().flatten().min();
+        let next = [ready, state.agenda.next()].into_iter().flatten().min();
         state.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::enqueue::Incoming;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Timestamp};
+use crate::mail::{DeliveryState, EventKind};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{shorten, us};
@@ -15,22 +15,13 @@ use crate::store::sqlite::writer::Tx;
 use crate::store::{Attempt, AttemptRecord, Result};
 
 const REPLY_OCTETS_MAX: usize = 1024;
-/// How long a delivery rests whose outcome could not be written.
-const HOLD_BACK_US: i64 = 60 * 1_000_000;
 const TRANSCRIPT_OCTETS_MAX: usize = 4096;
 
-/// Claims that end with this record. Dropped before the commit, they are held back for a while.
-pub(super) struct Ending {
-    memory: Arc<Memory>,
-    claims: Vec<DeliveryId>,
-    /// When the outcome was known.
-    at: Timestamp,
-}
-
-/// What a record writes.
+/// What came of a try. Its claims end with the commit; without one they stay: what was sent and could not be
+/// written must not be due again while the caller still tries to write it.
 pub(super) struct Outcome {
+    pub(super) memory: Arc<Memory>,
     pub(super) records: Vec<AttemptRecord>,
-    pub(super) ending: Ending,
     pub(super) report: Option<Incoming>,
 }
 
@@ -46,22 +37,6 @@ struct Told<'a> {
     enhanced: Option<String>,
     reply: &'a str,
     attempts: u32,
-}
-
-impl Ending {
-    pub(super) fn new(memory: &Arc<Memory>, records: &[AttemptRecord]) -> Self {
-        let claims = records.iter().map(|record| record.delivery_id).collect();
-        let at = records.iter().map(|record| record.at).max().unwrap_or_default();
-        Self { memory: Arc::clone(memory), claims, at }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !self.claims.is_empty() {
-            self.memory.hold_back(&self.claims, us(self.at).saturating_add(HOLD_BACK_US));
-        }
-    }
 }
 
 impl Outcome {
@@ -80,11 +55,10 @@ impl Outcome {
 
     /// The commit is synced: the claims end.
     pub(super) fn conclude(self, any_was_open: bool) {
-        let Self { records, mut ending, report } = self;
-        ending.claims.clear();
+        let Self { memory, records, report } = self;
         let ended =
             records.iter().map(|record| (record.delivery_id, record.tenant_id, next_attempt_us(record)));
-        ending.memory.end(ended);
+        memory.end(ended);
         if let Some(report) = report.filter(|_| any_was_open) {
             report.conclude();
         }

@@ -1,0 +1,290 @@
+//! Who calls, and may they: the bearer key of a request, in the order of checks that the contract gives.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+
+use crate::mail::{KeyId, KeySecret, RefusalCode, Scope, SignedDuration, TenantId, TenantStatus, Timestamp};
+use crate::store::{Key, Tenant};
+
+use super::error::{ApiError, Result};
+
+/// The key behind a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Valid, and allowed to do what is asked.
+    pub key: Key,
+}
+
+/// Who may call an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody, without a key.
+    Public,
+    /// Keys without a tenant.
+    Platform,
+    /// Keys with the scope, and those without a tenant.
+    Scope(Scope),
+}
+
+impl Caller {
+    /// The tenant that the caller is confined to; `None` is the platform.
+    pub fn scope(&self) -> Option<TenantId> {
+        self.key.tenant_id
+    }
+
+    /// Whether the caller is the platform.
+    pub fn is_platform(&self) -> bool {
+        self.key.tenant_id.is_none()
+    }
+}
+
+/// The secret that a request carries.
+pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (value, second) = (values.next(), values.next());
+    // RFC 9110 §11.1: the scheme has no case.
+    let token = value.and_then(|v| v.to_str().ok()).and_then(|text| {
+        let (scheme, token) = text.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    match (token, second) {
+        (Some(token), None) => KeySecret::parse(token).map_err(|_| {
+            ApiError::new(
+                RefusalCode::InvalidApiKey,
+                "the API key is mistyped or cut short: its form or its check digits are wrong",
+                "copy the whole secret again: pb_live_ or pb_test_ and 49 letters and digits",
+            )
+        }),
+        _ => Err(ApiError::new(
+            RefusalCode::AuthenticationRequired,
+            "the request carries no API key",
+            "send one header `Authorization: Bearer pb_live_…` with the secret of a key",
+        )),
+    }
+}
+
+/// Decides whether a key, as the store has it, may call an operation from an address.
+pub fn admit(
+    found: Option<(Key, Option<Tenant>)>,
+    access: Access,
+    client: IpAddr,
+    now: Timestamp,
+) -> Result<Caller> {
+    let (key, tenant) = found.filter(|(key, tenant)| key.tenant_id == tenant.as_ref().map(|t| t.id)).ok_or_else(
+        || {
+            ApiError::new(
+                RefusalCode::InvalidApiKey,
+                "the API key is well formed, and this server does not know it",
+                "check that it belongs to this server and was not deleted with its tenant; else create a new one",
+            )
+        },
+    )?;
+    check_validity(&key, now)?;
+    check_address(&key, client)?;
+    if tenant.is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
+        return Err(ApiError::new(
+            RefusalCode::TenantSuspended,
+            "the tenant of this key is suspended",
+            "ask the operator of the platform to resume it",
+        ));
+    }
+    check_access(&key, access)?;
+    Ok(Caller { key })
+}
+
+fn check_validity(key: &Key, now: Timestamp) -> Result<()> {
+    let (what, when) = match (key.revoked_at, key.expires_at) {
+        (Some(revoked), _) => ("was revoked", revoked),
+        (None, Some(expiry)) if expiry <= now => ("expired", expiry),
+        _ => return Ok(()),
+    };
+    Err(ApiError::new(
+        RefusalCode::ExpiredApiKey,
+        format!("the API key {} {what} at {when}", key.id),
+        "create a new key and use its secret",
+    ))
+}
+
+fn check_address(key: &Key, client: IpAddr) -> Result<()> {
+    // On a listener for both families an IPv4 client comes as ::ffff:192.0.2.1.
+    let client = client.to_canonical();
+    if key.allowed_cidrs.is_empty() || key.allowed_cidrs.iter().any(|network| network.contains(&client)) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        RefusalCode::IpNotAllowed,
+        format!("the API key may not be used from {client}"),
+        "call from one of the key's networks, or add this one to its allowed_cidrs",
+    ))
+}
+
+fn check_access(key: &Key, access: Access) -> Result<()> {
+    match access {
+        Access::Scope(scope) if key.tenant_id.is_some() && !key.scopes.contains(&scope) => {
+            Err(ApiError::new(
+                RefusalCode::InsufficientScope,
+                format!("the API key lacks the scope {scope}"),
+                format!("use a key with {scope}, or add it to this one with PATCH /v1/keys/{}", key.id),
+            ))
+        }
+        Access::Platform if key.tenant_id.is_some() => Err(ApiError::platform_only("this")),
+        _ => Ok(()),
+    }
+}
+
+/// When keys were last noted as used, so that a key costs the store one write a minute.
+#[derive(Debug, Default)]
+pub struct Touched(Mutex<HashMap<KeyId, Timestamp>>);
+
+impl Touched {
+    const KEYS_MAX: usize = 10_000;
+    const INTERVAL: SignedDuration = SignedDuration::from_mins(1);
+
+    /// Whether this use is to be noted.
+    pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
+        let mut map = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_recent = |at: &Timestamp| now.duration_since(*at) < Self::INTERVAL;
+        if map.get(&key).is_some_and(is_recent) {
+            return false;
+        }
+        if map.len() >= Self::KEYS_MAX {
+            map.retain(|_, at| is_recent(at));
+        }
+        if map.len() < Self::KEYS_MAX {
+            map.insert(key, now);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Environment;
+    use crate::store::{RateLimit, TenantSettings};
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_000_000).unwrap()
+    }
+
+    fn tenant(status: TenantStatus) -> Tenant {
+        Tenant {
+            id: TenantId::generate(now()),
+            name: "Acme".into(),
+            slug: "acme".into(),
+            external_ref: None,
+            metadata: serde_json::Map::new(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            retention_days: None,
+            status,
+            created_at: now(),
+            updated_at: now(),
+        }
+    }
+
+    fn key(tenant: Option<&Tenant>, scopes: &[Scope]) -> Key {
+        Key {
+            id: KeyId::generate(now()),
+            tenant_id: tenant.map(|t| t.id),
+            name: "k".into(),
+            environment: Environment::Live,
+            scopes: scopes.to_vec(),
+            allowed_domain_ids: vec![],
+            allowed_cidrs: vec![],
+            last_four: "abcd".into(),
+            created_at: now(),
+            expires_at: None,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
+
+    fn code(found: Option<(Key, Option<Tenant>)>, access: Access, client: &str) -> &'static str {
+        admit(found, access, client.parse().unwrap(), now())
+            .map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
+    }
+
+    /// Each row adds one thing that is wrong to all of the rows below it, so the order of the checks shows.
+    #[test]
+    fn the_first_thing_that_is_wrong_in_the_documented_order_is_answered() {
+        let suspended = tenant(TenantStatus::Suspended);
+        let active = tenant(TenantStatus::Active);
+        let wants = Access::Scope(Scope::KeysManage);
+        let mut wrong = key(Some(&suspended), &[]);
+        wrong.allowed_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
+        wrong.expires_at = Some(now());
+        let mut rows = vec![(None, wants, "invalid_api_key")];
+        rows.push((Some((wrong.clone(), None)), wants, "invalid_api_key"));
+        rows.push((Some((wrong.clone(), Some(suspended.clone()))), wants, "expired_api_key"));
+        wrong.expires_at = None;
+        rows.push((Some((wrong.clone(), Some(suspended.clone()))), wants, "ip_not_allowed"));
+        wrong.allowed_cidrs.clear();
+        rows.push((Some((wrong.clone(), Some(suspended.clone()))), wants, "tenant_suspended"));
+        wrong.tenant_id = Some(active.id);
+        rows.push((Some((wrong.clone(), Some(active.clone()))), wants, "insufficient_scope"));
+        rows.push((Some((wrong.clone(), Some(active.clone()))), Access::Platform, "platform_key_required"));
+        wrong.scopes = vec![Scope::KeysManage];
+        rows.push((Some((wrong, Some(active))), wants, "ok"));
+        for (row, (found, access, expected)) in rows.into_iter().enumerate() {
+            assert_eq!(code(found, access, "192.0.2.1"), expected, "row {row}");
+        }
+    }
+
+    #[test]
+    fn a_platform_key_may_do_everything_within_its_own_bounds() {
+        let platform = key(None, &[]);
+        for access in [Access::Platform, Access::Scope(Scope::EmailsRead)] {
+            assert_eq!(code(Some((platform.clone(), None)), access, "::1"), "ok");
+        }
+        let revoked = Key { revoked_at: Some(now()), ..platform.clone() };
+        assert_eq!(code(Some((revoked, None)), Access::Platform, "::1"), "expired_api_key");
+        let confined = Key { allowed_cidrs: vec!["127.0.0.0/8".parse().unwrap()], ..platform };
+        assert_eq!(code(Some((confined.clone(), None)), Access::Platform, "::1"), "ip_not_allowed");
+        assert_eq!(code(Some((confined, None)), Access::Platform, "::ffff:127.0.0.1"), "ok");
+    }
+
+    #[test]
+    fn only_one_bearer_header_is_a_credential_and_a_mistyped_key_is_told() {
+        let secret = KeySecret::generate(Environment::Live);
+        let read = |values: &[String]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            read_secret(&headers).map_or_else(|e| e.refusal.code.as_str(), |_| "ok")
+        };
+        let right = format!("Bearer {}", secret.expose());
+        for (values, expected) in [
+            (vec![], "authentication_required"),
+            (vec!["Basic dXNlcjpwYXNz".to_owned()], "authentication_required"),
+            (vec![secret.expose().to_owned()], "authentication_required"),
+            (vec![right.clone(), right.clone()], "authentication_required"),
+            (vec!["Bearer ".to_owned()], "authentication_required"),
+            (vec!["Bearer pb_live_short".to_owned()], "invalid_api_key"),
+            (vec![right.replace("live", "test")], "invalid_api_key"),
+            (vec![format!("bearer  {}", secret.expose())], "ok"),
+            (vec![right], "ok"),
+        ] {
+            assert_eq!(read(&values), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_noted_once_a_minute_and_the_map_stays_small() {
+        let touched = Touched::default();
+        let key = KeyId::generate(now());
+        assert!(touched.is_due(key, now()));
+        assert!(!touched.is_due(key, now() + SignedDuration::from_secs(59)));
+        assert!(touched.is_due(key, now() + SignedDuration::from_secs(60)));
+        for _ in 0..Touched::KEYS_MAX + 10 {
+            touched.is_due(KeyId::generate(now()), now());
+        }
+        assert!(touched.0.lock().unwrap().len() <= Touched::KEYS_MAX);
+    }
+}

@@ -1,0 +1,113 @@
+//! Request bodies: their type, size and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, EXPECT};
+
+use crate::mail::RefusalCode;
+
+use super::error::{ApiError, Result};
+
+/// Octets above the limit that are read and thrown away: a connection that is closed on a client that still sends
+/// is reset, and the answer lost with it.
+const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Reads a body of JSON. An empty one may have any type.
+pub async fn read(headers: &HeaderMap, body: Incoming, bytes_max: u64, timeout: Duration) -> Result<Bytes> {
+    let declared = body.size_hint().lower();
+    // RFC 9110 §10.1.1: who waits for 100 has not begun to send.
+    let is_held_back = headers.contains_key(EXPECT);
+    if declared > bytes_max && (is_held_back || declared > bytes_max + DISCARDED_BYTES_MAX) {
+        return Err(too_large(bytes_max));
+    }
+    let collected = tokio::time::timeout(timeout, collect(body, bytes_max)).await;
+    let bytes = collected.map_err(|_| timed_out(timeout))??;
+    if !bytes.is_empty() && !is_json(headers) {
+        return Err(ApiError::new(
+            RefusalCode::UnsupportedMediaType,
+            "the body is not declared as JSON",
+            "send it as JSON in UTF-8 with the header `Content-Type: application/json`",
+        ));
+    }
+    Ok(bytes)
+}
+
+async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Bytes> {
+    let mut kept = BytesMut::new();
+    let mut received: u64 = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| broken_off())?;
+        let Some(data) = frame.data_ref() else { continue };
+        received += data.len() as u64;
+        if received <= bytes_max {
+            kept.extend_from_slice(data);
+        } else if received > bytes_max + DISCARDED_BYTES_MAX {
+            break;
+        } else {
+            kept = BytesMut::new();
+        }
+    }
+    if received > bytes_max { Err(too_large(bytes_max)) } else { Ok(kept.freeze()) }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
+    // RFC 8259 §8.1: JSON is in UTF-8.
+    let charset_is_right = |part: String| {
+        part.strip_prefix("charset=").is_none_or(|charset| charset.trim_matches('"') == "utf-8")
+    };
+    parts.next().as_deref() == Some("application/json") && parts.all(charset_is_right)
+}
+
+fn too_large(bytes_max: u64) -> ApiError {
+    ApiError::new(
+        RefusalCode::PayloadTooLarge,
+        format!("the body is larger than {bytes_max} bytes"),
+        "send less in one request; the operator sets the limit with api.body_max",
+    )
+}
+
+/// Seldom heard by anybody: most of those who break off are gone.
+fn broken_off() -> ApiError {
+    ApiError::new(
+        RefusalCode::RequestTimeout,
+        "the body broke off before its end",
+        "send the request again, with as many bytes as it declares",
+    )
+}
+
+fn timed_out(timeout: Duration) -> ApiError {
+    ApiError::new(
+        RefusalCode::RequestTimeout,
+        format!("the body did not arrive whole within {} seconds", timeout.as_secs()),
+        "send the request again over a connection that is fast enough",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_json_in_utf_8_is_taken() {
+        for (value, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=UTF-8", true),
+            ("application/json;charset=\"utf-8\"", true),
+            ("application/json; charset=latin1", false),
+            ("application/jsonp", false),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]);
+            assert_eq!(is_json(&headers), expected, "{value}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

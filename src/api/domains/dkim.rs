@@ -1,0 +1,155 @@
+//! The DKIM keys of a domain: made here, or brought along. Their private halves go in and never come out.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::api::Api;
+use crate::api::answer::Answer;
+use crate::api::call::Call;
+use crate::api::error::{ApiError, Result};
+use crate::api::json::Checks;
+use crate::api::page::List;
+use crate::mail::{DkimAlgorithm, DkimKeyId, DkimKeyState, Timestamp};
+use crate::sign::{self, KeyPair, SignError};
+use crate::store::{Directory, DkimKey, Domain, NewDkimKey};
+use crate::verification::dkim_record_name;
+
+const KEYS_MAX: usize = 10;
+/// RFC 1035 §2.3.4, without the final dot.
+const RECORD_NAME_OCTETS_MAX: usize = 253;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    selector: String,
+    private_key: String,
+}
+
+#[derive(Serialize)]
+struct DkimKeyView {
+    id: DkimKeyId,
+    object: &'static str,
+    selector: String,
+    algorithm: DkimAlgorithm,
+    state: DkimKeyState,
+    record_name: String,
+    record_value: String,
+    created_at: Timestamp,
+}
+
+impl DkimKeyView {
+    fn new(key: DkimKey, domain: &Domain) -> Self {
+        Self {
+            id: key.id,
+            object: "dkim_key",
+            record_name: dkim_record_name(&key.selector, &domain.name),
+            record_value: sign::public_record(key.algorithm, &key.public_key),
+            selector: key.selector,
+            algorithm: key.algorithm,
+            state: key.state,
+            created_at: key.created_at,
+        }
+    }
+}
+
+/// Makes a key for each algorithm, with selectors of today.
+pub async fn generate(
+    call: &Call<'_>,
+    algorithms: &[DkimAlgorithm],
+    state: DkimKeyState,
+) -> Result<Vec<NewDkimKey>> {
+    let mut keys = Vec::with_capacity(algorithms.len());
+    for &algorithm in algorithms {
+        let pair = on_turn(call.api, move || sign::generate(algorithm)).await?;
+        let pair = pair.map_err(ApiError::internal)?;
+        keys.push(new_key(pair, selector_of(algorithm, call.now), state));
+    }
+    Ok(keys)
+}
+
+fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {
+    let KeyPair { algorithm, public_key, private_key } = pair;
+    NewDkimKey { selector, algorithm, state, public_key, private_key }
+}
+
+/// Like `pb20260131`, so that keys of one domain sort by age; the second algorithm needs a name of its own.
+fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
+    let day = now.strftime("pb%Y%m%d");
+    match algorithm {
+        DkimAlgorithm::Rsa => day.to_string(),
+        DkimAlgorithm::Ed25519 => format!("{day}-ed25519"),
+    }
+}
+
+/// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all.
+async fn on_turn<T: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
+) -> Result<std::result::Result<T, SignError>> {
+    let _turn = api.key_generations.acquire().await.map_err(ApiError::internal)?;
+    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
+}
+
+/// `POST /v1/domains/{id}/dkim`: bring your own key. It signs once its record is seen.
+pub async fn add(call: Call<'_>) -> Result<Answer> {
+    let domain = super::find_changeable(&call).await?;
+    let body: Add = call.json()?;
+    let private_key = Zeroizing::new(body.private_key);
+    let mut checks = Checks::default();
+    check_selector(&body.selector, &mut checks);
+    let name_octets = dkim_record_name(&body.selector, &domain.name).len();
+    checks.length(name_octets, "selector", RECORD_NAME_OCTETS_MAX, "octets with the domain");
+    checks.finish()?;
+    if call.store().dkim_keys(domain.id).await?.len() >= KEYS_MAX {
+        let message = format!("the domain has {KEYS_MAX} DKIM keys, which is as many as it may");
+        return Err(ApiError::field("selector", "too_many", message));
+    }
+    let pair = on_turn(call.api, move || sign::import_pem(&private_key)).await?;
+    let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
+    let state = super::first_key_state(domain.verification);
+    let new = new_key(pair, body.selector, state);
+    let key = call.store().add_dkim_key(domain.id, new, call.now).await?;
+    Answer::created(&DkimKeyView::new(key, &domain))
+}
+
+/// `GET /v1/domains/{id}/dkim`
+pub async fn list(call: Call<'_>) -> Result<Answer> {
+    let domain = super::find(&call).await?;
+    let keys = call.store().dkim_keys(domain.id).await?;
+    Answer::ok(&List::whole(keys.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect()))
+}
+
+/// RFC 6376 §3.1: a selector is a name of labels, in which case does not count.
+fn check_selector(selector: &str, checks: &mut Checks) {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let message =
+        "a selector has labels of 1 to 63 lower-case letters, digits and inner hyphens, with dots between";
+    checks.require(selector.split('.').all(is_label), "selector", "invalid", message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_names() {
+        let is_right = |selector: &str| {
+            let mut checks = Checks::default();
+            check_selector(selector, &mut checks);
+            checks.finish().is_ok()
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(selector_of(DkimAlgorithm::Rsa, now), "pb19700101");
+        for right in ["pb1", "a.b-c.d2", &"a".repeat(63), &selector_of(DkimAlgorithm::Ed25519, now)] {
+            assert!(is_right(right), "{right}");
+        }
+        for wrong in ["", ".", "a.", "A", "a_b", "a b", "-a", "a-", "é", "a;p=x", &"a".repeat(64)] {
+            assert!(!is_right(wrong), "{wrong}");
+        }
+    }
+}

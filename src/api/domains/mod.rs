@@ -1,0 +1,279 @@
+//! Sending domains and their proof. `dkim` has their keys.
+
+mod dkim;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{
+    DkimAlgorithm, DkimKeyState, DomainId, DomainName, DomainStatus, RefusalCode, TenantId, Timestamp,
+    Verification,
+};
+use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
+use crate::verification::{self, DnsRecord, Purpose, expected_records};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::json::{self, Checks};
+use super::page::List;
+
+pub use dkim::{add as add_dkim_key, list as list_dkim_keys};
+
+/// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
+const NAME_OCTETS_MAX: usize = 220;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    tenant_id: Option<TenantId>,
+    verification: Option<Verification>,
+    subdomains: Option<bool>,
+    /// Whether to make a second key for Ed25519 signatures.
+    #[serde(default)]
+    ed25519: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    verification: Option<Verification>,
+    subdomains: Option<bool>,
+}
+
+/// The body of an operation that wants nothing said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct DomainView {
+    id: DomainId,
+    object: &'static str,
+    tenant_id: Option<TenantId>,
+    name: DomainName,
+    status: DomainStatus,
+    verification: Verification,
+    subdomains: bool,
+    dns_records: Vec<RecordView>,
+    last_checked_at: Option<Timestamp>,
+    failing_since: Option<Timestamp>,
+    verified_at: Option<Timestamp>,
+    created_at: Timestamp,
+}
+
+#[derive(Serialize)]
+struct RecordView {
+    purpose: Purpose,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: String,
+    value: String,
+    status: RecordStatus,
+    found: Vec<String>,
+    required: bool,
+}
+
+impl DomainView {
+    fn new(domain: Domain, keys: &[DkimKey], spf_include: &DomainName) -> Self {
+        let records = expected_records(&domain, keys, spf_include);
+        let dns_records = records.into_iter().map(|record| RecordView::new(record, &domain)).collect();
+        Self {
+            id: domain.id,
+            object: "domain",
+            tenant_id: domain.tenant_id,
+            name: domain.name,
+            status: domain.status,
+            verification: domain.verification,
+            subdomains: domain.subdomains,
+            dns_records,
+            last_checked_at: domain.last_check.map(|check| check.checked_at),
+            failing_since: domain.failing_since,
+            verified_at: domain.verified_at,
+            created_at: domain.created_at,
+        }
+    }
+}
+
+impl RecordView {
+    fn new(record: DnsRecord, domain: &Domain) -> Self {
+        let checked = domain.last_check.iter().flat_map(|check| &check.records);
+        let result = checked.into_iter().find(|result| result.name == record.name);
+        Self {
+            purpose: record.purpose,
+            kind: "TXT",
+            name: record.name,
+            value: record.value,
+            status: result.map_or(RecordStatus::Pending, |result| result.status),
+            found: result.map(|result| result.found.clone()).unwrap_or_default(),
+            required: record.required,
+        }
+    }
+}
+
+async fn view(call: &Call<'_>, domain: Domain) -> Result<DomainView> {
+    let keys = call.store().dkim_keys(domain.id).await?;
+    Ok(DomainView::new(domain, &keys, &call.api.verification.spf_include))
+}
+
+async fn find(call: &Call<'_>) -> Result<Domain> {
+    let found = call.store().domain(call.scope(), call.id("domain")?).await?;
+    found.ok_or_else(|| ApiError::not_found("domain"))
+}
+
+/// A domain that the caller may change: a key that is bound to domains has no say over others.
+async fn find_changeable(call: &Call<'_>) -> Result<Domain> {
+    let domain = find(call).await?;
+    check_allowed(call, Some(domain.id))?;
+    Ok(domain)
+}
+
+fn check_allowed(call: &Call<'_>, domain: Option<DomainId>) -> Result<()> {
+    let allowed = &call.caller.key.allowed_domain_ids;
+    if allowed.is_empty() || domain.is_some_and(|id| allowed.contains(&id)) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        RefusalCode::DomainNotAllowedForKey,
+        "this key is bound to certain domains, and this is not one of them",
+        "use a key without allowed_domain_ids, or add the domain to this one",
+    ))
+}
+
+fn check_verification(call: &Call<'_>, verification: Option<Verification>) -> Result<()> {
+    if verification == Some(Verification::Manual) && !call.caller.is_platform() {
+        return Err(ApiError::platform_only("vouching for a domain (verification: manual)"));
+    }
+    Ok(())
+}
+
+/// `POST /v1/domains`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: Create = call.json()?;
+    check_verification(&call, body.verification)?;
+    check_allowed(&call, None)?;
+    let tenant_id = call.owner(body.tenant_id).await?.ok_or_else(|| {
+        ApiError::field("tenant_id", "required", "a platform key has to say whose domain it is to be")
+    })?;
+    let name = read_name(&body.name)?;
+    let verification = body.verification.unwrap_or(Verification::Dns);
+    let mut algorithms = vec![DkimAlgorithm::Rsa];
+    if body.ed25519 {
+        algorithms.push(DkimAlgorithm::Ed25519);
+    }
+    let state = first_key_state(verification);
+    let dkim_keys = dkim::generate(&call, &algorithms, state).await?;
+    let new = NewDomain {
+        tenant_id: Some(tenant_id),
+        name,
+        verification,
+        subdomains: body.subdomains.unwrap_or(true),
+        ownership_token: format!("{:032x}", rand::random::<u128>()),
+        dkim_keys,
+    };
+    let domain = call.store().create_domain(new, call.now).await?;
+    Answer::created(&view(&call, domain).await?)
+}
+
+/// Where the platform vouches for a domain it vouches for the keys as well: nobody waits for their records.
+fn first_key_state(verification: Verification) -> DkimKeyState {
+    match verification {
+        Verification::Manual => DkimKeyState::Active,
+        Verification::Dns => DkimKeyState::Pending,
+    }
+}
+
+fn read_name(text: &str) -> Result<DomainName> {
+    let mut checks = Checks::default();
+    let name = checks.read(DomainName::parse(text), "name");
+    if let Some(name) = &name {
+        let message = "this must be a whole name such as example.com";
+        checks.require(name.is_fully_qualified(), "name", "invalid", message);
+        checks.length(name.as_str().len(), "name", NAME_OCTETS_MAX, "octets");
+    }
+    checks.finish()?;
+    name.ok_or_else(|| ApiError::internal("a name without faults was not read"))
+}
+
+/// `GET /v1/domains`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let request = call.query.page::<DomainId>();
+    let filter =
+        DomainFilter { tenant_id, name: call.query.value("name"), status: call.query.value("status") };
+    call.query.finish()?;
+    let page = call.store().list_domains(filter, request.clone()).await?;
+    let mut keys = Vec::with_capacity(page.items.len());
+    for domain in &page.items {
+        keys.push(call.store().dkim_keys(domain.id).await?);
+    }
+    let mut keys = keys.into_iter();
+    let spf_include = &call.api.verification.spf_include;
+    Answer::ok(&List::page(
+        page,
+        &request,
+        |domain| domain.id.to_string(),
+        |domain| DomainView::new(domain, &keys.next().unwrap_or_default(), spf_include),
+    ))
+}
+
+/// `GET /v1/domains/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    let domain = find(&call).await?;
+    Answer::ok(&view(&call, domain).await?)
+}
+
+/// `PATCH /v1/domains/{id}`
+pub async fn update(call: Call<'_>) -> Result<Answer> {
+    let domain = find_changeable(&call).await?;
+    let body: Update = call.json()?;
+    if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
+        return Err(ApiError::platform_only("changing how a domain is verified"));
+    }
+    let becomes_manual =
+        body.verification == Some(Verification::Manual) && domain.verification != Verification::Manual;
+    let patch = DomainPatch { verification: body.verification, subdomains: body.subdomains };
+    let gone = || ApiError::not_found("domain");
+    let mut updated = call.store().update_domain(domain.id, patch, call.now).await?.ok_or_else(gone)?;
+    if becomes_manual {
+        updated = verification::vouch(call.store(), &updated).await?.ok_or_else(gone)?;
+    }
+    Answer::ok(&view(&call, updated).await?)
+}
+
+/// `DELETE /v1/domains/{id}`
+pub async fn delete(call: Call<'_>) -> Result<Answer> {
+    let id = find_changeable(&call).await?.id;
+    if !call.store().delete_domain(id).await? {
+        return Err(ApiError::not_found("domain"));
+    }
+    Answer::deleted("domain", id)
+}
+
+/// `POST /v1/domains/{id}/verify`
+pub async fn verify(call: Call<'_>) -> Result<Answer> {
+    let domain = find_changeable(&call).await?;
+    if !call.body.is_empty() {
+        json::parse::<Empty>(&call.body)?;
+    }
+    let _turn = call.api.look_ups.acquire().await.map_err(ApiError::internal)?;
+    let api = call.api;
+    let checked = verification::check(&api.resolver, &api.store, &domain, &api.verification).await?;
+    let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
+    Answer::ok(&view(&call, domain).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_names_of_a_fitting_length_are_taken() {
+        assert_eq!(read_name("Bücher.Example").unwrap().as_str(), "xn--bcher-kva.example");
+        let long = format!("{}.example", ["a"; 110].join("."));
+        for bad in ["", "localhost", "example.com.", "192.0.2.1", "a b.c", "*.example.com", &long] {
+            let error = read_name(bad).unwrap_err();
+            assert_eq!((error.status().as_u16(), error.fields[0].path.as_str()), (422, "name"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Accepted messages: what became of them. `timeline` tells it step by step.
+
+mod timeline;
+
+use serde::Serialize;
+
+use crate::mail::{
+    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
+    TenantId, Timestamp,
+};
+use crate::store::{Delivery, Journal, Message, MessageFilter, Spool};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::page::List;
+
+pub use timeline::get as timeline;
+
+#[derive(Serialize)]
+struct EmailView {
+    id: MessageId,
+    object: &'static str,
+    tenant_id: TenantId,
+    key_id: Option<KeyId>,
+    environment: Environment,
+    status: DeliveryState,
+    /// The reverse path; `null` for `<>`.
+    from: Option<Address>,
+    to: Vec<Address>,
+    header_from: Option<String>,
+    subject: Option<String>,
+    message_id: Option<String>,
+    size: u64,
+    dkim_domain: Option<DomainName>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    /// Only for a single message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliveries: Option<Vec<DeliveryView>>,
+}
+
+#[derive(Serialize)]
+struct DeliveryView {
+    id: DeliveryId,
+    object: &'static str,
+    recipient: Address,
+    status: DeliveryState,
+    attempts: u32,
+    next_attempt_at: Option<Timestamp>,
+    last_reply: Option<String>,
+    updated_at: Timestamp,
+}
+
+impl EmailView {
+    fn new(message: Message, deliveries: &[Delivery]) -> Self {
+        let states: Vec<_> = deliveries.iter().map(|delivery| delivery.state).collect();
+        Self {
+            id: message.id,
+            object: "email",
+            tenant_id: message.tenant_id,
+            key_id: message.key_id,
+            environment: message.environment,
+            status: summarize(&states),
+            from: message.reverse_path.mailbox().cloned(),
+            to: deliveries.iter().map(|delivery| delivery.recipient.clone()).collect(),
+            header_from: message.header_from,
+            subject: message.subject,
+            message_id: message.header_message_id,
+            size: message.size,
+            dkim_domain: message.dkim_domain,
+            created_at: message.created_at,
+            expires_at: message.expires_at,
+            deliveries: None,
+        }
+    }
+}
+
+impl From<Delivery> for DeliveryView {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            id: delivery.id,
+            object: "delivery",
+            recipient: delivery.recipient,
+            status: delivery.state,
+            attempts: delivery.attempts,
+            next_attempt_at: delivery.next_attempt_at,
+            last_reply: delivery.last_reply,
+            updated_at: delivery.updated_at,
+        }
+    }
+}
+
+/// One status for all recipients: while anything is open that, then the worst end of any.
+fn summarize(states: &[DeliveryState]) -> DeliveryState {
+    use DeliveryState::{Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
+    let order = [Queued, Deferred, Bounced, Expired, Cancelled];
+    order.into_iter().find(|state| states.contains(state)).unwrap_or(Delivered)
+}
+
+async fn find(call: &Call<'_>) -> Result<Message> {
+    let found = call.store().message(call.scope(), call.id("email")?).await?;
+    found.ok_or_else(|| ApiError::not_found("email"))
+}
+
+/// `GET /v1/emails`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let request = call.query.page::<MessageId>();
+    let query = &mut call.query;
+    let filter = MessageFilter {
+        tenant_id,
+        environment: query.value("environment"),
+        state: query.value("status"),
+        to: query.value("to"),
+        from: query.value_by("from", ReversePath::parse),
+        header_message_id: query.text("message_id").map(|id| id.trim_matches(['<', '>']).to_owned()),
+    };
+    query.finish()?;
+    let page = call.store().list_messages(filter, request.clone()).await?;
+    let view = |(message, deliveries): (Message, Vec<Delivery>)| EmailView::new(message, &deliveries);
+    Answer::ok(&List::page(page, &request, |(message, _)| message.id.to_string(), view))
+}
+
+/// `GET /v1/emails/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    let message = find(&call).await?;
+    let deliveries = call.store().deliveries(message.id).await?;
+    let view = EmailView::new(message, &deliveries);
+    let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
+    Answer::ok(&EmailView { deliveries: Some(deliveries), ..view })
+}
+
+/// `GET /v1/emails/{id}/raw`
+pub async fn raw(call: Call<'_>) -> Result<Answer> {
+    let message = find(&call).await?;
+    let content = call.store().content(message.id).await?.ok_or_else(|| {
+        ApiError::new(
+            RefusalCode::NotFound,
+            "the content of this message is no longer kept",
+            "content is removed some days after the last delivery; the operator sets retention.body_days",
+        )
+    })?;
+    Ok(Answer::message(content.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_status_stands_for_all_recipients() {
+        use DeliveryState::{Bounced, Cancelled, Deferred, Delivered, Expired, Queued};
+        for (states, expected) in [
+            (&[Delivered, Delivered][..], Delivered),
+            (&[Delivered, Queued, Bounced], Queued),
+            (&[Delivered, Deferred, Bounced], Deferred),
+            (&[Delivered, Bounced, Expired], Bounced),
+            (&[Delivered, Expired], Expired),
+            (&[Delivered, Cancelled], Cancelled),
+        ] {
+            assert_eq!(summarize(states), expected, "{states:?}");
+        }
+    }
+}

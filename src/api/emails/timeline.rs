@@ -1,0 +1,195 @@
+//! The life of a message: its events and attempts in the order of time.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::api::answer::Answer;
+use crate::api::call::Call;
+use crate::api::error::{ApiError, Result};
+use crate::api::page::List;
+use crate::mail::{Address, AttemptId, DeliveryId, DeliveryState, EventId, EventKind, Timestamp};
+use crate::store::{Attempt, Event, Journal};
+
+/// More are told of by `has_more`; one recipient's are asked for with `delivery_id`.
+const ENTRIES_MAX: usize = 1000;
+
+/// One entry; `object` tells the two kinds apart.
+#[derive(Serialize)]
+#[serde(tag = "object", rename_all = "snake_case")]
+enum Entry {
+    Event(EventEntry),
+    Attempt(AttemptEntry),
+}
+
+#[derive(Serialize)]
+struct EventEntry {
+    id: EventId,
+    at: Timestamp,
+    #[serde(rename = "type")]
+    kind: EventKind,
+    delivery_id: Option<DeliveryId>,
+    recipient: Option<Address>,
+    data: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct AttemptEntry {
+    id: AttemptId,
+    at: Timestamp,
+    delivery_id: DeliveryId,
+    recipient: Option<Address>,
+    host: String,
+    address: Option<IpAddr>,
+    /// Version and cipher; `null` in clear.
+    tls: Option<String>,
+    reply_code: Option<u16>,
+    enhanced_code: Option<String>,
+    reply: String,
+    transcript: String,
+    duration_ms: u64,
+    outcome: DeliveryState,
+    /// Why the next try is when it is.
+    reason: String,
+}
+
+impl Entry {
+    /// What entries are sorted by. Of the same moment the attempt comes first: the event tells what came of it.
+    fn place(&self) -> (Timestamp, u8) {
+        match self {
+            Self::Attempt(attempt) => (attempt.at, 0),
+            Self::Event(event) => (event.at, 1),
+        }
+    }
+
+    fn delivery(&self) -> Option<DeliveryId> {
+        match self {
+            Self::Attempt(attempt) => Some(attempt.delivery_id),
+            Self::Event(event) => event.delivery_id,
+        }
+    }
+}
+
+/// `GET /v1/emails/{id}/timeline`
+pub async fn get(mut call: Call<'_>) -> Result<Answer> {
+    let wanted = call.query.value::<DeliveryId>("delivery_id");
+    call.query.finish()?;
+    let message = super::find(&call).await?;
+    let deliveries = call.store().deliveries(message.id).await?;
+    if wanted.is_some_and(|id| deliveries.iter().all(|delivery| delivery.id != id)) {
+        return Err(ApiError::not_found("delivery"));
+    }
+    let recipients = deliveries.into_iter().map(|delivery| (delivery.id, delivery.recipient)).collect();
+    let events = call.store().message_events(message.id).await?;
+    let attempts = call.store().attempts(message.id).await?;
+    let mut entries = merge(events, attempts, &recipients);
+    // What concerns the whole message belongs to the story of each recipient.
+    entries.retain(|entry| wanted.is_none() || entry.delivery().is_none() || entry.delivery() == wanted);
+    let has_more = entries.len() > ENTRIES_MAX;
+    entries.truncate(ENTRIES_MAX);
+    Answer::ok(&List::cut(entries, has_more))
+}
+
+fn merge(
+    events: Vec<Event>,
+    attempts: Vec<Attempt>,
+    recipients: &HashMap<DeliveryId, Address>,
+) -> Vec<Entry> {
+    let events = events.into_iter().map(|event| {
+        Entry::Event(EventEntry {
+            id: event.id,
+            at: event.created_at,
+            kind: event.kind,
+            delivery_id: event.delivery_id,
+            recipient: event.delivery_id.and_then(|id| recipients.get(&id).cloned()),
+            data: event.data,
+        })
+    });
+    let attempts = attempts.into_iter().map(|attempt| {
+        Entry::Attempt(AttemptEntry {
+            id: attempt.id,
+            at: attempt.started_at,
+            delivery_id: attempt.delivery_id,
+            recipient: recipients.get(&attempt.delivery_id).cloned(),
+            host: attempt.host,
+            address: attempt.address,
+            tls: attempt.tls,
+            reply_code: attempt.code,
+            enhanced_code: attempt.enhanced.map(|status| status.to_string()),
+            reply: attempt.text,
+            transcript: attempt.transcript,
+            duration_ms: attempt.duration_ms,
+            outcome: attempt.outcome,
+            reason: attempt.reason,
+        })
+    });
+    let mut entries: Vec<_> = events.chain(attempts).collect();
+    entries.sort_by_key(Entry::place);
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::MessageId;
+
+    #[test]
+    fn events_and_attempts_stand_in_the_order_of_time() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (message_id, delivery_id) = (MessageId::generate(at(0)), DeliveryId::generate(at(0)));
+        let event = |kind, second, delivery_id| Event {
+            id: EventId::generate(at(second)),
+            kind,
+            tenant_id: None,
+            message_id: Some(message_id),
+            delivery_id,
+            data: serde_json::Value::Null,
+            created_at: at(second),
+        };
+        let attempt = |second, outcome| Attempt {
+            id: AttemptId::generate(at(second)),
+            message_id,
+            delivery_id,
+            started_at: at(second),
+            duration_ms: 0,
+            host: "mx.example".into(),
+            address: None,
+            tls: None,
+            code: Some(250),
+            enhanced: "2.0.0".parse().ok(),
+            text: "ok".into(),
+            transcript: String::new(),
+            outcome,
+            reason: String::new(),
+        };
+        let entries = merge(
+            vec![
+                event(EventKind::MessageAccepted, 1, None),
+                event(EventKind::MessageDeferred, 3, Some(delivery_id)),
+                event(EventKind::MessageDelivered, 5, Some(delivery_id)),
+            ],
+            vec![attempt(2, DeliveryState::Deferred), attempt(5, DeliveryState::Delivered)],
+            &HashMap::from([(delivery_id, Address::parse("a@b.example").unwrap())]),
+        );
+        let told: Vec<String> = entries
+            .iter()
+            .map(|entry| {
+                let value = serde_json::to_value(entry).unwrap();
+                let kind = value.get("type").or(value.get("outcome")).unwrap().as_str().unwrap().to_owned();
+                let recipient = value["recipient"].as_str().unwrap_or("-");
+                format!("{} {kind} {recipient}", value["object"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "event message.accepted -",
+                "attempt deferred a@b.example",
+                "event message.deferred a@b.example",
+                "attempt delivered a@b.example",
+                "event message.delivered a@b.example",
+            ]
+        );
+    }
+}

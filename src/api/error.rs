@@ -1,0 +1,304 @@
+//! Refusals as answers: the status, the type and the shape of an error. The code is the one of the SMTP replies.
+
+use std::fmt;
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use crate::mail::{Refusal, RefusalCode, RequestId};
+use crate::store::{Conflict, StoreError};
+
+/// Why a request was not done.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// For the client.
+    pub refusal: Refusal,
+    /// Fields and parameters that are wrong.
+    pub fields: Vec<FieldError>,
+    /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
+    pub allow: Option<Box<str>>,
+    /// What went wrong on our side, for the log alone.
+    pub cause: Option<Box<str>>,
+}
+
+/// What the endpoints answer.
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// One field or parameter that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// Like `scopes[0]`; empty for the body as a whole.
+    pub path: String,
+    /// What is wrong, for programs.
+    pub code: &'static str,
+    /// What is wrong, for people.
+    pub message: String,
+}
+
+impl FieldError {
+    /// A wrong field.
+    pub fn new(path: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self { path: path.into(), code, message: message.into() }
+    }
+}
+
+impl ApiError {
+    /// A refusal in words.
+    pub fn new(code: RefusalCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { refusal: Refusal::new(code, message, hint), fields: Vec::new(), allow: None, cause: None }
+    }
+
+    /// There is no such object, or not for this key: the two are not told apart.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(
+            RefusalCode::NotFound,
+            format!("there is no such {what}"),
+            format!(
+                "check the id; a key sees the objects of its own tenant only, and {what} ids never change"
+            ),
+        )
+    }
+
+    /// Fields that are wrong; at least one.
+    pub fn invalid(fields: Vec<FieldError>) -> Self {
+        let message = match &fields[..] {
+            [only] if only.path.is_empty() => only.message.clone(),
+            [only] => format!("{}: {}", only.path, only.message),
+            more => format!("{} fields are wrong", more.len()),
+        };
+        let is_unknown = |field: &FieldError| field.code == "unknown_field";
+        let (code, hint) = if !fields.is_empty() && fields.iter().all(is_unknown) {
+            (
+                RefusalCode::UnknownField,
+                "remove the field or correct its name; the message names those that exist",
+            )
+        } else {
+            (RefusalCode::ValidationFailed, "correct what `errors` names and send the request again")
+        };
+        Self { fields, ..Self::new(code, message, hint) }
+    }
+
+    /// One field that is wrong.
+    pub fn field(path: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::invalid(vec![FieldError::new(path, code, message)])
+    }
+
+    /// Only the platform may do this.
+    pub fn platform_only(what: &str) -> Self {
+        Self::new(
+            RefusalCode::PlatformKeyRequired,
+            format!("{what} needs a platform key"),
+            "ask the operator of the platform, or use a key without a tenant",
+        )
+    }
+
+    /// A fault of ours; `cause` goes to the log alone.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        let refusal = Self::new(
+            RefusalCode::Internal,
+            "the server failed to do this",
+            "try again; if it stays so, give the request_id to the operator, whose log has the reason",
+        );
+        Self { cause: Some(cause.to_string().into()), ..refusal }
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        classify(self.refusal.code).0
+    }
+
+    /// The body of the answer.
+    pub fn body(&self, request_id: RequestId) -> Vec<u8> {
+        let error = ErrorBody {
+            kind: classify(self.refusal.code).1,
+            code: self.refusal.code.as_str(),
+            message: &self.refusal.message,
+            hint: &self.refusal.hint,
+            request_id,
+            errors: &self.fields,
+        };
+        serde_json::to_vec(&Envelope { error }).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: ErrorBody<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    code: &'static str,
+    message: &'a str,
+    hint: &'a str,
+    request_id: RequestId,
+    errors: &'a [FieldError],
+}
+
+/// The status and the type that belong to a code.
+fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
+    use RefusalCode as C;
+    match code {
+        C::AuthenticationRequired | C::InvalidApiKey | C::ExpiredApiKey => {
+            (StatusCode::UNAUTHORIZED, "authentication_error")
+        }
+        C::InsufficientScope
+        | C::IpNotAllowed
+        | C::TenantSuspended
+        | C::PlatformKeyRequired
+        | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
+        C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        C::DomainTaken | C::AlreadyExists => (StatusCode::CONFLICT, "conflict"),
+        C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
+        C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
+        C::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "validation_error"),
+        C::PayloadTooLarge | C::MessageTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "validation_error"),
+        C::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "validation_error"),
+        C::StorageUnavailable | C::DiskLow | C::Overloaded | C::ShuttingDown => {
+            (StatusCode::SERVICE_UNAVAILABLE, "internal")
+        }
+        C::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        C::SenderDomainNotOwned
+        | C::SenderDomainNotVerified
+        | C::NullSenderRefused
+        | C::RecipientSuppressed
+        | C::RecipientInvalid
+        | C::RecipientNotQualified
+        | C::RecipientNeedsSmtputf8
+        | C::TooManyRecipients
+        | C::FromHeaderMissing
+        | C::FromHeaderAmbiguous
+        | C::FromDomainNotOwned
+        | C::HeaderMalformed
+        | C::NulInContent
+        | C::BareNewline
+        | C::LineTooLong
+        | C::MailLoop
+        | C::ValidationFailed
+        | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, fields: Vec::new(), allow: None, cause: None }
+    }
+}
+
+impl From<Conflict> for ApiError {
+    fn from(conflict: Conflict) -> Self {
+        let (code, hint) = match conflict {
+            Conflict::Slug => {
+                (RefusalCode::AlreadyExists, "choose another slug, or leave it out to get a free one")
+            }
+            Conflict::DomainExists => {
+                (RefusalCode::AlreadyExists, "use the domain that is there: GET /v1/domains?name= finds it")
+            }
+            Conflict::DomainTaken => (
+                RefusalCode::DomainTaken,
+                "remove the domain from the other tenant first, or ask the operator of the platform",
+            ),
+            Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
+            Conflict::NoTenant => {
+                return Self::field("tenant_id", "not_found", "there is no such tenant");
+            }
+        };
+        Self::new(code, conflict.to_string(), hint)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let refusal = match &error {
+            StoreError::Conflict(conflict) => return (*conflict).into(),
+            StoreError::DiskFull => Self::new(
+                RefusalCode::DiskLow,
+                "the disk of the server is nearly full",
+                "try again later; the operator has to make room in the data directory",
+            ),
+            StoreError::Closed => Self::new(
+                RefusalCode::ShuttingDown,
+                "the server is stopping",
+                "try again when it is back, in a few seconds",
+            ),
+            StoreError::Failed(_) => Self::new(
+                RefusalCode::StorageUnavailable,
+                "the server cannot use its store now; nothing was changed",
+                "try again; if it stays so, give the request_id to the operator, whose log has the reason",
+            ),
+        };
+        Self { cause: Some(error.to_string().into()), ..refusal }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    #[test]
+    fn every_code_has_a_type_that_fits_its_status() {
+        for &code in RefusalCode::ALL {
+            let (status, kind) = classify(code);
+            let expected: &[&str] = match status.as_u16() {
+                401 => &["authentication_error"],
+                403 => &["permission_error"],
+                404 => &["not_found"],
+                409 => &["conflict"],
+                429 => &["rate_limited"],
+                500..=599 => &["internal"],
+                _ => &["validation_error"],
+            };
+            assert!(expected.contains(&kind), "{code}: {status} {kind}");
+        }
+    }
+
+    #[test]
+    fn the_shape_of_an_error_is_the_documented_one() {
+        let id = RequestId::generate(Timestamp::UNIX_EPOCH);
+        let error = ApiError::field("scopes[0]", "invalid", "unknown scope");
+        let body: serde_json::Value = serde_json::from_slice(&error.body(id)).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({"error": {
+                "type": "validation_error",
+                "code": "validation_failed",
+                "message": "scopes[0]: unknown scope",
+                "hint": "correct what `errors` names and send the request again",
+                "request_id": id,
+                "errors": [{"path": "scopes[0]", "code": "invalid", "message": "unknown scope"}],
+            }})
+        );
+        assert_eq!(error.status(), 422);
+    }
+
+    #[test]
+    fn what_failed_inside_is_for_the_log_alone() {
+        let id = RequestId::generate(Timestamp::UNIX_EPOCH);
+        for (error, status) in [
+            (ApiError::from(StoreError::Failed("/var/lib secret path".into())), 503),
+            (ApiError::internal("/var/lib secret path"), 500),
+        ] {
+            assert_eq!(error.status(), status);
+            assert!(!String::from_utf8(error.body(id)).unwrap().contains("secret"));
+            assert!(error.cause.unwrap().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn conflicts_are_told_apart() {
+        for (conflict, status, code) in [
+            (Conflict::Slug, 409, "already_exists"),
+            (Conflict::DomainExists, 409, "already_exists"),
+            (Conflict::DomainTaken, 409, "domain_taken"),
+            (Conflict::Selector, 409, "already_exists"),
+            (Conflict::NoTenant, 422, "validation_failed"),
+        ] {
+            let error = ApiError::from(StoreError::Conflict(conflict));
+            assert_eq!((error.status().as_u16(), error.refusal.code.as_str()), (status, code));
+        }
+    }
+}

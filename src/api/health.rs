@@ -1,0 +1,46 @@
+//! Whether the process lives, and whether it can work.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::mail::RefusalCode;
+use crate::store::{Journal, Store};
+
+use super::answer::Answer;
+use super::error::{ApiError, Result};
+
+/// How long the store may take before it counts as down.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// The process runs and answers.
+pub fn alive() -> Result<Answer> {
+    Answer::ok(&Health { status: "ok" })
+}
+
+/// The process can do its work: the store reads and writes, and nothing is stopping it.
+pub async fn ready(store: &Store, is_stopping: bool) -> Result<Answer> {
+    if is_stopping {
+        return Err(ApiError::new(
+            RefusalCode::ShuttingDown,
+            "the server is stopping",
+            "send new requests to another server or wait until this one is back",
+        ));
+    }
+    match tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await {
+        Ok(result) => result?,
+        Err(_) => {
+            return Err(ApiError::new(
+                RefusalCode::StorageUnavailable,
+                format!("the store did not answer within {} seconds", PROBE_TIMEOUT.as_secs()),
+                "look at the load of the disk that has the data directory",
+            ));
+        }
+    }
+    Answer::ok(&Health { status: "ready" })
+}

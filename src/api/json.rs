@@ -1,0 +1,214 @@
+//! JSON in and out: reading a body into its struct with errors that name the place, and the checks that structs share.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+use crate::mail::RefusalCode;
+
+use super::error::{ApiError, FieldError, Result};
+
+/// Characters of a client's own words that are repeated in an error.
+const ECHO_CHARS_MAX: usize = 100;
+
+/// Reads a body. Malformed JSON is 400 with line and column, a wrong or unknown field 422 with its path.
+pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        explain(if path == "." { String::new() } else { path }, error.inner())
+    })?;
+    reader.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn explain(path: String, error: &serde_json::Error) -> ApiError {
+    if !error.is_data() {
+        return malformed(error);
+    }
+    let text = error.to_string();
+    // serde_json ends its texts with the place, which says less than the path.
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(front, _)| front);
+    let path = echo(&path);
+    if text.starts_with("unknown field `") {
+        let expected = text.rsplit_once("`, expected ").map_or("other fields", |(_, fields)| fields);
+        let message = format!("there is no such field here; expected {expected}");
+        return ApiError::field(path, "unknown_field", message);
+    }
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        return ApiError::field(path, "required", "this field is required");
+    }
+    ApiError::field(path, "invalid", echo(text))
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::new(
+        RefusalCode::InvalidJson,
+        format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
+        "correct the body at that place; it has to be one JSON object in UTF-8",
+    )
+}
+
+/// The client's own words, shortened and without control characters.
+pub fn echo(text: &str) -> String {
+    let mut echoed: String = text.chars().filter(|c| !c.is_control()).take(ECHO_CHARS_MAX).collect();
+    if text.chars().nth(ECHO_CHARS_MAX).is_some() {
+        echoed.push('…');
+    }
+    echoed
+}
+
+/// For fields of a patch: absent leaves, `null` clears. Use with `#[serde(default, deserialize_with = …)]`.
+pub fn nullable<'de, T, D>(deserializer: D) -> std::result::Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// Collects everything that is wrong with a body, so that one answer names it all.
+#[derive(Debug, Default)]
+pub struct Checks(Vec<FieldError>);
+
+impl Checks {
+    /// Notes a field unless `is_right`.
+    pub fn require(&mut self, is_right: bool, path: &str, code: &'static str, message: &str) {
+        if !is_right {
+            self.0.push(FieldError::new(path, code, message));
+        }
+    }
+
+    /// Notes a field whose text is empty, longer than `chars_max` characters or has control characters.
+    pub fn line(&mut self, text: &str, path: &str, chars_max: usize) {
+        let length = text.chars().count();
+        self.require(length > 0, path, "too_short", "this must not be empty");
+        self.length(length, path, chars_max, "characters");
+        let is_one_line = !text.chars().any(char::is_control);
+        self.require(is_one_line, path, "invalid", "this must not have control characters or line ends");
+    }
+
+    /// Notes a field with more than `max` of something.
+    pub fn length(&mut self, length: usize, path: &str, max: usize, unit: &str) {
+        if length > max {
+            self.0.push(FieldError::new(
+                path,
+                "too_long",
+                format!("this has {length} {unit}, at most {max} are taken"),
+            ));
+        }
+    }
+
+    /// Keeps what was read, or notes why it could not be.
+    pub fn read<T, E: std::fmt::Display>(
+        &mut self,
+        result: std::result::Result<T, E>,
+        path: &str,
+    ) -> Option<T> {
+        result.map_err(|error| self.0.push(FieldError::new(path, "invalid", error.to_string()))).ok()
+    }
+
+    /// An error if anything was noted.
+    pub fn finish(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.0)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Scope;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        #[allow(dead_code)]
+        name: String,
+        #[serde(default)]
+        #[allow(dead_code)]
+        scopes: Vec<Scope>,
+        #[serde(default)]
+        #[allow(dead_code)]
+        nested: Option<Box<Body>>,
+        #[serde(default, deserialize_with = "nullable")]
+        note: Option<Option<String>>,
+    }
+
+    fn fault(text: &str) -> (u16, String, String, &'static str) {
+        let error = parse::<Body>(&Bytes::copy_from_slice(text.as_bytes())).unwrap_err();
+        let field = error.fields.first();
+        (
+            error.status().as_u16(),
+            error.refusal.code.to_string(),
+            field.map(|f| f.path.clone()).unwrap_or_default(),
+            field.map_or("", |f| f.code),
+        )
+    }
+
+    #[test]
+    fn a_fault_in_a_body_is_named_by_its_place() {
+        for (text, status, code, path, field_code) in [
+            ("", 400, "invalid_json", "", ""),
+            ("{", 400, "invalid_json", "", ""),
+            (r#"{"name":"a"} x"#, 400, "invalid_json", "", ""),
+            ("{\"name\":\"\u{1}\"}", 400, "invalid_json", "", ""),
+            (r#"[]"#, 422, "validation_failed", "", "invalid"),
+            (r#"{}"#, 422, "validation_failed", "name", "required"),
+            (r#"{"name":1}"#, 422, "validation_failed", "name", "invalid"),
+            (r#"{"name":"a","nmae":1}"#, 422, "unknown_field", "nmae", "unknown_field"),
+            (
+                r#"{"name":"a","nested":{"name":"b","x":1}}"#,
+                422,
+                "unknown_field",
+                "nested.x",
+                "unknown_field",
+            ),
+            (r#"{"name":"a","nested":{}}"#, 422, "validation_failed", "nested.name", "required"),
+            (
+                r#"{"name":"a","scopes":["smtp:send","all"]}"#,
+                422,
+                "validation_failed",
+                "scopes[1]",
+                "invalid",
+            ),
+        ] {
+            assert_eq!(fault(text), (status, code.into(), path.into(), field_code), "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed_json_is_told_by_line_and_column() {
+        let error = parse::<Body>(&Bytes::from_static(b"{\n  \"name\": ,\n}")).unwrap_err();
+        assert_eq!(error.refusal.message, "the body is not JSON: line 2, column 11");
+    }
+
+    #[test]
+    fn absent_null_and_a_value_are_three_things() {
+        let note = |text: &str| parse::<Body>(&Bytes::copy_from_slice(text.as_bytes())).unwrap().note;
+        assert_eq!(note(r#"{"name":"a"}"#), None);
+        assert_eq!(note(r#"{"name":"a","note":null}"#), Some(None));
+        assert_eq!(note(r#"{"name":"a","note":"x"}"#), Some(Some("x".into())));
+    }
+
+    #[test]
+    fn a_clients_words_come_back_shortened() {
+        let long = format!(r#"{{"name":"a","{}":1}}"#, "x".repeat(5000));
+        let error = parse::<Body>(&Bytes::from(long)).unwrap_err();
+        assert!(error.refusal.message.len() < 500, "{}", error.refusal.message.len());
+    }
+
+    #[test]
+    fn all_faults_of_a_body_are_named_at_once() {
+        let mut checks = Checks::default();
+        checks.line("", "name", 10);
+        checks.line("a\r\nb", "note", 10);
+        checks.line("ok", "fine", 10);
+        checks.line("too long a text", "text", 10);
+        let fields = checks.finish().unwrap_err().fields;
+        assert_eq!(
+            fields.iter().map(|f| (f.path.as_str(), f.code)).collect::<Vec<_>>(),
+            [("name", "too_short"), ("note", "invalid"), ("text", "too_long")]
+        );
+    }
+}

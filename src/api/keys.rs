@@ -1,0 +1,431 @@
+//! Credentials. Nobody makes a key that may do more than their own.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId, Timestamp};
+use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::json::{Checks, nullable};
+use super::page::List;
+
+const NAME_CHARS_MAX: usize = 200;
+const RESTRICTIONS_MAX: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    tenant_id: Option<TenantId>,
+    environment: Option<Environment>,
+    scopes: Option<Vec<Scope>>,
+    allowed_domain_ids: Option<Vec<DomainId>>,
+    allowed_cidrs: Option<Vec<String>>,
+    expires_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    name: Option<String>,
+    scopes: Option<Vec<Scope>>,
+    allowed_domain_ids: Option<Vec<DomainId>>,
+    allowed_cidrs: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    expires_at: Option<Option<Timestamp>>,
+}
+
+#[derive(Serialize)]
+struct KeyView {
+    id: KeyId,
+    object: &'static str,
+    name: String,
+    tenant_id: Option<TenantId>,
+    environment: Environment,
+    scopes: Vec<Scope>,
+    allowed_domain_ids: Vec<DomainId>,
+    allowed_cidrs: Vec<IpNet>,
+    expires_at: Option<Timestamp>,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+    last_four: String,
+}
+
+/// The answer to a creation, which alone has the secret.
+#[derive(Serialize)]
+struct NewKeyView<'a> {
+    #[serde(flatten)]
+    key: KeyView,
+    secret: &'a str,
+}
+
+impl From<Key> for KeyView {
+    fn from(key: Key) -> Self {
+        Self {
+            id: key.id,
+            object: "key",
+            name: key.name,
+            tenant_id: key.tenant_id,
+            environment: key.environment,
+            scopes: key.scopes,
+            allowed_domain_ids: key.allowed_domain_ids,
+            allowed_cidrs: key.allowed_cidrs,
+            expires_at: key.expires_at,
+            created_at: key.created_at,
+            last_used_at: key.last_used_at,
+            revoked_at: key.revoked_at,
+            last_four: key.last_four,
+        }
+    }
+}
+
+/// What a request wants a key to be allowed; `None` leaves it as it is.
+#[derive(Debug, Default)]
+struct Powers {
+    environment: Option<Environment>,
+    scopes: Option<Vec<Scope>>,
+    allowed_domain_ids: Option<Vec<DomainId>>,
+    allowed_cidrs: Option<Vec<IpNet>>,
+    expires_at: Option<Option<Timestamp>>,
+}
+
+/// `POST /v1/keys`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: Create = call.json()?;
+    let tenant_id = call.owner(body.tenant_id).await?;
+    let mut checks = Checks::default();
+    checks.line(&body.name, "name", NAME_CHARS_MAX);
+    let caller = &call.caller.key;
+    // What is left out is as narrow as the caller's own.
+    let cidrs = body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks));
+    let inherited = tenant_id.is_some() && caller.tenant_id.is_some();
+    let powers = Powers {
+        environment: Some(body.environment.unwrap_or(if inherited {
+            caller.environment
+        } else {
+            Environment::Live
+        })),
+        scopes: Some(body.scopes.map(deduplicate).unwrap_or_default()),
+        allowed_domain_ids: Some(
+            body.allowed_domain_ids
+                .map(deduplicate)
+                .unwrap_or_else(|| if inherited { caller.allowed_domain_ids.clone() } else { Vec::new() }),
+        ),
+        allowed_cidrs: Some(
+            cidrs.unwrap_or_else(|| if inherited { caller.allowed_cidrs.clone() } else { Vec::new() }),
+        ),
+        expires_at: Some(body.expires_at.or(if inherited { caller.expires_at } else { None })),
+    };
+    check_powers(&powers, tenant_id, call.now, &mut checks);
+    checks.finish()?;
+    check_within(caller, &powers)?;
+    check_domains(&call, tenant_id, &powers).await?;
+    let environment = powers.environment.unwrap_or(Environment::Live);
+    let secret = KeySecret::generate(environment);
+    let scopes = match tenant_id {
+        Some(_) => powers.scopes.unwrap_or_default(),
+        None => Scope::ALL.to_vec(),
+    };
+    let new = NewKey {
+        tenant_id,
+        name: body.name,
+        environment,
+        scopes,
+        allowed_domain_ids: powers.allowed_domain_ids.unwrap_or_default(),
+        allowed_cidrs: powers.allowed_cidrs.unwrap_or_default(),
+        expires_at: powers.expires_at.flatten(),
+        digest: secret.digest(),
+        last_four: secret.last_four().to_owned(),
+    };
+    let key = call.store().create_key(new, call.now).await?;
+    tracing::info!(key = %key.id, by = %caller.id, "a key was created");
+    Answer::created(&NewKeyView { key: key.into(), secret: secret.expose() })
+}
+
+/// `GET /v1/keys`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let request = call.query.page::<KeyId>();
+    let filter = KeyFilter { tenant_id, environment: call.query.value("environment") };
+    call.query.finish()?;
+    let page = call.store().list_keys(filter, request.clone()).await?;
+    Answer::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))
+}
+
+async fn find(call: &Call<'_>) -> Result<Key> {
+    call.store().key(call.scope(), call.id("key")?).await?.ok_or_else(|| ApiError::not_found("key"))
+}
+
+/// A key that the caller may change: one for tests has no say over those for real mail.
+async fn find_changeable(call: &Call<'_>) -> Result<Key> {
+    let key = find(call).await?;
+    let caller = &call.caller.key;
+    if caller.tenant_id.is_some()
+        && caller.environment == Environment::Test
+        && key.environment == Environment::Live
+    {
+        return Err(exceeds("a key of environment test may not change one of environment live"));
+    }
+    Ok(key)
+}
+
+/// `GET /v1/keys/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    Answer::ok(&KeyView::from(find(&call).await?))
+}
+
+/// `PATCH /v1/keys/{id}`
+pub async fn update(call: Call<'_>) -> Result<Answer> {
+    let key = find_changeable(&call).await?;
+    let body: Update = call.json()?;
+    let mut checks = Checks::default();
+    body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
+    let powers = Powers {
+        environment: None,
+        scopes: body.scopes.map(deduplicate),
+        allowed_domain_ids: body.allowed_domain_ids.map(deduplicate),
+        allowed_cidrs: body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks)),
+        expires_at: body.expires_at,
+    };
+    check_powers(&powers, key.tenant_id, call.now, &mut checks);
+    checks.finish()?;
+    check_within(&call.caller.key, &powers)?;
+    check_domains(&call, key.tenant_id, &powers).await?;
+    let patch = KeyPatch {
+        name: body.name,
+        scopes: powers.scopes.filter(|_| key.tenant_id.is_some()),
+        allowed_domain_ids: powers.allowed_domain_ids,
+        allowed_cidrs: powers.allowed_cidrs,
+        expires_at: powers.expires_at,
+    };
+    let updated = call.store().update_key(key.id, patch).await?;
+    Answer::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
+}
+
+/// `DELETE /v1/keys/{id}`: the key stays to be seen, and is of no more use.
+pub async fn revoke(call: Call<'_>) -> Result<Answer> {
+    let key = find_changeable(&call).await?;
+    if !call.store().revoke_key(key.id, call.now).await? {
+        return Err(ApiError::not_found("key"));
+    }
+    tracing::info!(key = %key.id, by = %call.caller.key.id, "a key was revoked");
+    let revoked_at = key.revoked_at.or(Some(call.now));
+    Answer::ok(&KeyView::from(Key { revoked_at, ..key }))
+}
+
+/// Each once, in the order given.
+fn deduplicate<T: PartialEq>(items: Vec<T>) -> Vec<T> {
+    // Quadratic in what a body of limited size can hold only for the few kinds there are of scopes; ids are cut first.
+    let mut kept = Vec::new();
+    for item in items {
+        if kept.len() <= RESTRICTIONS_MAX && !kept.contains(&item) {
+            kept.push(item);
+        }
+    }
+    kept
+}
+
+/// Networks, or single addresses as networks of one.
+fn read_networks(texts: &[String], checks: &mut Checks) -> Option<Vec<IpNet>> {
+    checks.length(texts.len(), "allowed_cidrs", RESTRICTIONS_MAX, "networks");
+    if texts.len() > RESTRICTIONS_MAX {
+        return None;
+    }
+    let mut networks = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let read = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map_err(|_| "this must be a network like 192.0.2.0/24 or 2001:db8::/32, or one address");
+        networks.extend(checks.read(read, &format!("allowed_cidrs[{index}]")).map(|network| network.trunc()));
+    }
+    Some(deduplicate(networks))
+}
+
+fn check_powers(powers: &Powers, tenant_id: Option<TenantId>, now: Timestamp, checks: &mut Checks) {
+    let domain_ids = powers.allowed_domain_ids.as_deref().unwrap_or_default();
+    match tenant_id {
+        Some(_) => {
+            let is_right = powers.scopes.as_ref().is_none_or(|scopes| !scopes.is_empty());
+            let message = "name at least one scope, such as smtp:send";
+            checks.require(is_right, "scopes", "required", message);
+        }
+        None => {
+            let is_right = powers.scopes.as_ref().is_none_or(|s| s.is_empty() || s.len() == Scope::ALL.len());
+            checks.require(is_right, "scopes", "invalid", "a platform key has all scopes: leave this out");
+            let message = "a platform key has no domains: leave this out, or name a tenant";
+            checks.require(domain_ids.is_empty(), "allowed_domain_ids", "invalid", message);
+        }
+    }
+    checks.length(domain_ids.len(), "allowed_domain_ids", RESTRICTIONS_MAX, "domains");
+    let is_future = powers.expires_at.flatten().is_none_or(|at| at > now);
+    checks.require(is_future, "expires_at", "invalid", "this must be in the future");
+}
+
+fn exceeds(message: impl Into<String>) -> ApiError {
+    let hint = "ask for no more than the key of the request may do itself, or use a platform key";
+    ApiError::new(RefusalCode::InsufficientScope, message, hint)
+}
+
+/// Whether a caller may give these powers: none that it lacks itself. The platform may give any.
+fn check_within(caller: &Key, powers: &Powers) -> Result<()> {
+    if caller.tenant_id.is_none() {
+        return Ok(());
+    }
+    if let Some(scope) = powers.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope)) {
+        return Err(exceeds(format!("this key may not give the scope {scope}, which it lacks")));
+    }
+    if caller.environment == Environment::Test && powers.environment == Some(Environment::Live) {
+        return Err(exceeds("a key of environment test may not make one of environment live"));
+    }
+    let domains = &caller.allowed_domain_ids;
+    let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));
+    if !domains.is_empty() && !powers.allowed_domain_ids.as_ref().is_none_or(are_within) {
+        return Err(exceeds("this key is bound to certain domains and may not make one for others"));
+    }
+    let networks = &caller.allowed_cidrs;
+    let is_inside = |net: &IpNet| networks.iter().any(|own| own.contains(net));
+    if !networks.is_empty()
+        && !powers.allowed_cidrs.as_ref().is_none_or(|n| !n.is_empty() && n.iter().all(is_inside))
+    {
+        return Err(exceeds("this key is bound to certain networks and may not make one for others"));
+    }
+    if let (Some(own), Some(wanted)) = (caller.expires_at, powers.expires_at)
+        && wanted.is_none_or(|at| at > own)
+    {
+        return Err(exceeds(format!("this key expires at {own} and may not make one that lasts longer")));
+    }
+    Ok(())
+}
+
+/// Whether the domains are the tenant's. A foreign one is as absent as one that never was.
+async fn check_domains(call: &Call<'_>, tenant_id: Option<TenantId>, powers: &Powers) -> Result<()> {
+    let mut checks = Checks::default();
+    for (index, id) in powers.allowed_domain_ids.iter().flatten().enumerate() {
+        let is_known = call.store().domain(tenant_id, *id).await?.is_some();
+        let path = format!("allowed_domain_ids[{index}]");
+        checks.require(is_known, &path, "not_found", "the tenant has no such domain");
+    }
+    checks.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn caller() -> Key {
+        Key {
+            id: KeyId::generate(at(0)),
+            tenant_id: Some(TenantId::generate(at(0))),
+            name: "k".into(),
+            environment: Environment::Live,
+            scopes: vec![Scope::KeysManage, Scope::SmtpSend],
+            allowed_domain_ids: vec![],
+            allowed_cidrs: vec![],
+            last_four: "abcd".into(),
+            created_at: at(0),
+            expires_at: None,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
+
+    #[test]
+    fn no_key_gives_more_than_it_has() {
+        let domain = DomainId::generate(at(0));
+        let bound = Key {
+            environment: Environment::Test,
+            allowed_domain_ids: vec![domain],
+            allowed_cidrs: vec![net("10.0.0.0/8")],
+            expires_at: Some(at(100)),
+            ..caller()
+        };
+        let platform = Key { tenant_id: None, ..caller() };
+        let none = Powers::default;
+        for (name, powers) in [
+            ("scope", Powers { scopes: Some(vec![Scope::EmailsRead]), ..none() }),
+            ("environment", Powers { environment: Some(Environment::Live), ..none() }),
+            ("all domains", Powers { allowed_domain_ids: Some(vec![]), ..none() }),
+            (
+                "other domain",
+                Powers { allowed_domain_ids: Some(vec![domain, DomainId::generate(at(1))]), ..none() },
+            ),
+            ("all networks", Powers { allowed_cidrs: Some(vec![]), ..none() }),
+            ("wider network", Powers { allowed_cidrs: Some(vec![net("10.0.0.0/7")]), ..none() }),
+            ("no expiry", Powers { expires_at: Some(None), ..none() }),
+            ("later expiry", Powers { expires_at: Some(Some(at(101))), ..none() }),
+        ] {
+            assert!(check_within(&bound, &powers).is_err(), "{name}");
+            assert!(check_within(&platform, &powers).is_ok(), "{name}");
+        }
+        let narrower = Powers {
+            environment: Some(Environment::Test),
+            scopes: Some(vec![Scope::SmtpSend]),
+            allowed_domain_ids: Some(vec![domain]),
+            allowed_cidrs: Some(vec![net("10.1.0.0/16")]),
+            expires_at: Some(Some(at(100))),
+        };
+        assert!(check_within(&bound, &narrower).is_ok());
+        assert!(check_within(&bound, &none()).is_ok());
+        assert!(
+            check_within(&caller(), &Powers { environment: Some(Environment::Test), ..narrower }).is_ok()
+        );
+    }
+
+    #[test]
+    fn networks_are_read_in_their_plain_form() {
+        let mut checks = Checks::default();
+        let texts = ["10.1.2.3/8", "10.0.0.0/8", "192.0.2.1", "2001:db8::1"].map(str::to_owned);
+        let networks = read_networks(&texts, &mut checks).unwrap();
+        assert_eq!(networks, [net("10.0.0.0/8"), net("192.0.2.1/32"), net("2001:db8::1/128")]);
+        checks.finish().unwrap();
+        let mut checks = Checks::default();
+        read_networks(&["10.0.0.0/8".into(), "10.0.0/8".into()], &mut checks);
+        assert_eq!(checks.finish().unwrap_err().fields[0].path, "allowed_cidrs[1]");
+        let mut checks = Checks::default();
+        read_networks(&vec!["10.0.0.1".to_owned(); 101], &mut checks);
+        assert_eq!(checks.finish().unwrap_err().fields[0].code, "too_long");
+    }
+
+    #[test]
+    fn the_powers_of_a_key_have_to_make_sense() {
+        let fault = |powers: Powers, tenant: Option<TenantId>| {
+            let mut checks = Checks::default();
+            check_powers(&powers, tenant, at(10), &mut checks);
+            checks.finish().err().map(|e| e.fields[0].path.clone())
+        };
+        let tenant = Some(TenantId::generate(at(0)));
+        let domains = || Some(vec![DomainId::generate(at(0))]);
+        assert_eq!(
+            fault(Powers { scopes: Some(vec![]), ..Powers::default() }, tenant).as_deref(),
+            Some("scopes")
+        );
+        assert_eq!(
+            fault(Powers { scopes: Some(vec![Scope::SmtpSend]), ..Powers::default() }, None).as_deref(),
+            Some("scopes")
+        );
+        assert_eq!(
+            fault(Powers { allowed_domain_ids: domains(), ..Powers::default() }, None).as_deref(),
+            Some("allowed_domain_ids")
+        );
+        assert_eq!(
+            fault(Powers { expires_at: Some(Some(at(10))), ..Powers::default() }, tenant).as_deref(),
+            Some("expires_at")
+        );
+        assert_eq!(fault(Powers { allowed_domain_ids: domains(), ..Powers::default() }, tenant), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
+//!
+//! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
+//! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
+//! `sign`, `dns`, `store`, `verification` and the configuration.
+
+mod answer;
+mod auth;
+mod body;
+mod call;
+mod domains;
+mod emails;
+mod error;
+mod health;
+mod idle;
+mod json;
+mod keys;
+mod page;
+mod rejections;
+mod route;
+mod server;
+mod suppressions;
+mod tenants;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request, Response};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::dns::Resolver;
+use crate::mail::{KeyId, RequestId, Timestamp};
+use crate::store::{Directory, Store};
+use crate::tls::SharedServerConfig;
+use crate::verification;
+
+use self::answer::Answer;
+use self::auth::{Caller, Touched};
+use self::call::Call;
+use self::error::Result;
+use self::page::Query;
+use self::route::Routes;
+
+pub use self::auth::Access;
+pub use self::route::{Endpoint, Operation, ROUTES, Route};
+
+/// RSA keys that are made at the same time: each takes a core for a tenth of a second.
+const KEY_GENERATIONS_MAX: usize = 1;
+/// Domains whose records are looked up at the same time because someone asked for it.
+const LOOK_UPS_MAX: usize = 16;
+
+/// What the API is made of.
+pub struct Parts {
+    /// Its limits.
+    pub settings: config::Api,
+    /// What the proof of domains depends on.
+    pub verification: verification::Settings,
+    /// Where everything is.
+    pub store: Arc<Store>,
+    /// For the records of domains.
+    pub resolver: Resolver,
+    /// The certificate, if it speaks TLS.
+    pub tls: Option<SharedServerConfig>,
+}
+
+/// The control plane.
+pub struct Api {
+    settings: config::Api,
+    verification: verification::Settings,
+    store: Arc<Store>,
+    resolver: Resolver,
+    tls: Option<SharedServerConfig>,
+    routes: Routes,
+    touched: Touched,
+    connections: Arc<Semaphore>,
+    key_generations: Semaphore,
+    look_ups: Semaphore,
+}
+
+/// What the log says of a request, as far as it is known.
+struct Trace {
+    path: &'static str,
+    key: Option<KeyId>,
+}
+
+impl Api {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { settings, verification, store, resolver, tls } = parts;
+        let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
+        Self {
+            settings,
+            verification,
+            store,
+            resolver,
+            tls,
+            routes: Routes::new(),
+            touched: Touched::default(),
+            connections: Arc::new(Semaphore::new(connections)),
+            key_generations: Semaphore::new(KEY_GENERATIONS_MAX),
+            look_ups: Semaphore::new(LOOK_UPS_MAX),
+        }
+    }
+
+    /// Serves a listener until `stop`; returns when its last request is answered or was cut. Several listeners share
+    /// the limit of connections.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        server::serve(self, listener, stop).await;
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: IpAddr,
+        stop: &CancellationToken,
+    ) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let now = now();
+        let request_id = RequestId::generate(now);
+        let method = request.method().clone();
+        let mut trace = Trace { path: "", key: None };
+        let result = self.process(request, client, now, stop, &mut trace).await;
+        let response = answer::respond(&result, request_id, method == Method::HEAD);
+        let status = response.status();
+        if let Err(error) = &result
+            && status.is_server_error()
+        {
+            let cause = error.cause.as_deref().unwrap_or_default();
+            let code = error.refusal.code.as_str();
+            tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
+        }
+        let ms = started.elapsed().as_millis();
+        let key = trace.key.map(tracing::field::display);
+        tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
+        response
+    }
+
+    async fn process(
+        &self,
+        request: Request<Incoming>,
+        client: IpAddr,
+        now: Timestamp,
+        stop: &CancellationToken,
+        trace: &mut Trace,
+    ) -> Result<Answer> {
+        let (head, body) = request.into_parts();
+        let matched = self.routes.find(&head.method, head.uri.path())?;
+        trace.path = matched.route.path;
+        let operation = matched.operation;
+        match operation.endpoint {
+            Endpoint::Alive => return health::alive(),
+            Endpoint::Ready => return health::ready(&self.store, stop.is_cancelled()).await,
+            _ => {}
+        }
+        let caller = self.authenticate(&head.headers, operation.access, client, now).await?;
+        trace.key = Some(caller.key.id);
+        let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
+        query.finish()?;
+        let body = if [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
+            let bytes_max = self.settings.body_max.as_u64();
+            body::read(&head.headers, body, bytes_max, self.settings.request_timeout).await?
+        } else {
+            Bytes::new()
+        };
+        let call = Call { api: self, caller, tenant_id: matched.tenant_id, id: matched.id, query, body, now };
+        dispatch(operation.endpoint, call).await
+    }
+
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        access: Access,
+        client: IpAddr,
+        now: Timestamp,
+    ) -> Result<Caller> {
+        let secret = auth::read_secret(headers)?;
+        let found = self.store.key_by_digest(secret.digest()).await?;
+        let caller = auth::admit(found, access, client, now)?;
+        if self.touched.is_due(caller.key.id, now)
+            && let Err(error) = self.store.touch_key(caller.key.id, now).await
+        {
+            // When a key was last used is for people; a request need not fail for it.
+            tracing::warn!(key = %caller.key.id, %error, "the use of a key could not be noted");
+        }
+        Ok(caller)
+    }
+}
+
+/// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
+    match endpoint {
+        Endpoint::Alive | Endpoint::Ready => health::alive(),
+        Endpoint::CreateTenant => tenants::create(call).await,
+        Endpoint::ListTenants => tenants::list(call).await,
+        Endpoint::GetTenant => tenants::get(call).await,
+        Endpoint::UpdateTenant => tenants::update(call).await,
+        Endpoint::DeleteTenant => tenants::delete(call).await,
+        Endpoint::CreateDomain => domains::create(call).await,
+        Endpoint::ListDomains => domains::list(call).await,
+        Endpoint::GetDomain => domains::get(call).await,
+        Endpoint::UpdateDomain => domains::update(call).await,
+        Endpoint::DeleteDomain => domains::delete(call).await,
+        Endpoint::VerifyDomain => domains::verify(call).await,
+        Endpoint::AddDkimKey => domains::add_dkim_key(call).await,
+        Endpoint::ListDkimKeys => domains::list_dkim_keys(call).await,
+        Endpoint::CreateKey => keys::create(call).await,
+        Endpoint::ListKeys => keys::list(call).await,
+        Endpoint::GetKey => keys::get(call).await,
+        Endpoint::UpdateKey => keys::update(call).await,
+        Endpoint::RevokeKey => keys::revoke(call).await,
+        Endpoint::Suppress => suppressions::create(call).await,
+        Endpoint::SuppressMany => suppressions::create_batch(call).await,
+        Endpoint::ListSuppressions => suppressions::list(call).await,
+        Endpoint::GetSuppression => suppressions::get(call).await,
+        Endpoint::LiftSuppression => suppressions::lift(call).await,
+        Endpoint::ListEmails => emails::list(call).await,
+        Endpoint::GetEmail => emails::get(call).await,
+        Endpoint::GetTimeline => emails::timeline(call).await,
+        Endpoint::GetRaw => emails::raw(call).await,
+        Endpoint::ListRejections => rejections::list(call).await,
+    }
+}

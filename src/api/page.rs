@@ -1,0 +1,203 @@
+//! Lists: their query parameters and their shape.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::mail::Timestamp;
+use crate::store::{Page, PageRequest};
+
+use super::error::{ApiError, FieldError, Result};
+use super::json::echo;
+
+const LIMIT_DEFAULT: usize = 20;
+const LIMIT_MAX: usize = 100;
+
+/// The parameters that every list takes.
+pub const PARAMETERS: &[&str] = &["limit", "after", "before", "created_after", "created_before"];
+
+/// The query string of a request, checked against the names that the operation takes.
+#[derive(Debug, Default)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    faults: Vec<FieldError>,
+}
+
+impl Query {
+    /// Reads a query string. Parameters of another name, or given twice, are faults.
+    pub fn parse(text: &str, is_known: impl Fn(&str) -> bool) -> Self {
+        let mut query = Self::default();
+        for (name, value) in form_urlencoded::parse(text.as_bytes()).into_owned() {
+            if !is_known(&name) {
+                let message = "there is no such parameter here";
+                query.faults.push(FieldError::new(echo(&name), "unknown_parameter", message));
+            } else if query.pairs.iter().any(|(earlier, _)| *earlier == name) {
+                query.faults.push(FieldError::new(name, "duplicate", "this parameter is given twice"));
+            } else {
+                query.pairs.push((name, value));
+            }
+            // One answer need not name more; a query string can have thousands.
+            if query.faults.len() >= 20 {
+                break;
+            }
+        }
+        query
+    }
+
+    /// The value of a parameter as text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter; one that cannot be read is a fault.
+    pub fn value<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        self.value_by(name, str::parse::<T>)
+    }
+
+    /// Like [`Query::value`] with a way of reading.
+    pub fn value_by<T, E: Display>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str) -> std::result::Result<T, E>,
+    ) -> Option<T> {
+        match read(self.text(name)?) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.faults.push(FieldError::new(name, "invalid", error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Which part of the list is wanted; `Id` is the kind of id that its cursors are.
+    pub fn page<Id: FromStr<Err: Display> + Display>(&mut self) -> PageRequest {
+        let limit = self.value_by("limit", |text| match text.parse() {
+            Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
+            _ => Err(format!("this must be a number from 1 to {LIMIT_MAX}")),
+        });
+        let page = PageRequest {
+            limit: limit.unwrap_or(LIMIT_DEFAULT),
+            after: self.value::<Id>("after").map(|id| id.to_string()),
+            before: self.value::<Id>("before").map(|id| id.to_string()),
+            created_after: self.value_by("created_after", read_time),
+            created_before: self.value_by("created_before", read_time),
+        };
+        if page.after.is_some() && page.before.is_some() {
+            self.faults.push(FieldError::new("before", "invalid", "give after or before, not both"));
+        }
+        page
+    }
+
+    /// An error if any parameter was wrong.
+    pub fn finish(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.faults) {
+            faults if faults.is_empty() => Ok(()),
+            faults => Err(ApiError::invalid(faults)),
+        }
+    }
+}
+
+fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
+    text.parse().map_err(|_| "this must be a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)")
+}
+
+/// A list as it is answered.
+#[derive(Debug, Serialize)]
+pub struct List<T> {
+    object: &'static str,
+    data: Vec<T>,
+    has_more: bool,
+    next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A page of a longer list. The cursor goes on in the direction of the request: as `after`, or as `before`.
+    pub fn page<I>(
+        page: Page<I>,
+        request: &PageRequest,
+        id: impl Fn(&I) -> String,
+        view: impl FnMut(I) -> T,
+    ) -> Self {
+        let edge = if request.before.is_some() { page.items.first() } else { page.items.last() };
+        let next_cursor = edge.filter(|_| page.has_more).map(id);
+        let data = page.items.into_iter().map(view).collect();
+        Self { object: "list", data, has_more: page.has_more, next_cursor }
+    }
+
+    /// A list that is complete.
+    pub fn whole(data: Vec<T>) -> Self {
+        Self { object: "list", data, has_more: false, next_cursor: None }
+    }
+
+    /// A list that goes on without a cursor.
+    pub fn cut(data: Vec<T>, has_more: bool) -> Self {
+        Self { object: "list", data, has_more, next_cursor: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{DomainId, DomainStatus, KeyId};
+
+    fn read(text: &str) -> (PageRequest, Vec<(String, &'static str)>) {
+        let mut query = Query::parse(text, |name| PARAMETERS.contains(&name) || name == "status");
+        let page = query.page::<KeyId>();
+        query.value::<DomainStatus>("status");
+        let faults = query.finish().err().map(|e| e.fields).unwrap_or_default();
+        (page, faults.into_iter().map(|f| (f.path, f.code)).collect())
+    }
+
+    #[test]
+    fn parameters_of_a_list_are_read_and_the_wrong_ones_named() {
+        let id = KeyId::generate(Timestamp::UNIX_EPOCH);
+        let other = DomainId::generate(Timestamp::UNIX_EPOCH);
+        for (text, faults) in [
+            (String::new(), vec![]),
+            ("limit=1&status=verified".into(), vec![]),
+            ("limit=100".into(), vec![]),
+            (format!("after={id}"), vec![]),
+            (
+                "created_after=2026-01-31T12:00:00Z&created_before=2026-01-31T12%3A00%3A00%2B02:00".into(),
+                vec![],
+            ),
+            ("limit=0".into(), vec![("limit", "invalid")]),
+            ("limit=101".into(), vec![("limit", "invalid")]),
+            ("limit=".into(), vec![("limit", "invalid")]),
+            ("limit=-1".into(), vec![("limit", "invalid")]),
+            ("limit=99999999999999999999".into(), vec![("limit", "invalid")]),
+            (format!("after={other}"), vec![("after", "invalid")]),
+            (format!("after={id}&before={id}"), vec![("before", "invalid")]),
+            ("created_after=yesterday".into(), vec![("created_after", "invalid")]),
+            ("status=good".into(), vec![("status", "invalid")]),
+            ("limit=1&limit=2".into(), vec![("limit", "duplicate")]),
+            ("Limit=1&x=2".into(), vec![("Limit", "unknown_parameter"), ("x", "unknown_parameter")]),
+        ] {
+            let expected: Vec<_> = faults.into_iter().map(|(path, code)| (path.to_owned(), code)).collect();
+            assert_eq!(read(&text).1, expected, "{text}");
+        }
+        assert_eq!(read("").0.limit, LIMIT_DEFAULT);
+        assert_eq!(read("limit=7").0.limit, 7);
+        assert_eq!(read(&format!("before={id}")).0.before, Some(id.to_string()));
+    }
+
+    #[test]
+    fn the_cursor_goes_on_in_the_direction_of_the_request() {
+        let page = |has_more| Page { items: vec![3, 2, 1], has_more };
+        let cursor = |has_more, request: &PageRequest| {
+            List::page(page(has_more), request, i32::to_string, |i| i).next_cursor
+        };
+        let down = PageRequest::default();
+        let up = PageRequest { before: Some("0".into()), ..PageRequest::default() };
+        assert_eq!(cursor(true, &down).as_deref(), Some("1"));
+        assert_eq!(cursor(true, &up).as_deref(), Some("3"));
+        assert_eq!(cursor(false, &down), None);
+    }
+
+    #[test]
+    fn a_query_with_thousands_of_names_makes_a_short_answer() {
+        let text: String = (0..5000).map(|i| format!("x{i}=1&")).collect();
+        assert_eq!(read(&text).1.len(), 20);
+    }
+}

@@ -1,0 +1,307 @@
+//! The map of the API: every path with its methods, who may call them and which parameters they take.
+
+use hyper::Method;
+use matchit::Router;
+
+use crate::mail::{RefusalCode, Scope};
+
+use super::auth::Access;
+use super::error::{ApiError, Result};
+use super::page;
+
+/// What an operation does; `super::Api` knows the function of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Endpoint {
+    Alive,
+    Ready,
+    CreateTenant,
+    ListTenants,
+    GetTenant,
+    UpdateTenant,
+    DeleteTenant,
+    CreateDomain,
+    ListDomains,
+    GetDomain,
+    UpdateDomain,
+    DeleteDomain,
+    VerifyDomain,
+    AddDkimKey,
+    ListDkimKeys,
+    CreateKey,
+    ListKeys,
+    GetKey,
+    UpdateKey,
+    RevokeKey,
+    Suppress,
+    SuppressMany,
+    ListSuppressions,
+    GetSuppression,
+    LiftSuppression,
+    ListEmails,
+    GetEmail,
+    GetTimeline,
+    GetRaw,
+    ListRejections,
+}
+
+/// One method of a path.
+#[derive(Debug)]
+pub struct Operation {
+    /// HEAD stands for GET too.
+    pub method: Method,
+    /// What it does.
+    pub endpoint: Endpoint,
+    /// Who may call it.
+    pub access: Access,
+    /// Whether it takes the parameters of lists.
+    pub is_list: bool,
+    /// The other parameters that it takes.
+    pub parameters: &'static [&'static str],
+}
+
+impl Operation {
+    /// Whether there is a query parameter of this name.
+    pub fn takes(&self, parameter: &str) -> bool {
+        self.parameters.contains(&parameter) || (self.is_list && page::PARAMETERS.contains(&parameter))
+    }
+}
+
+/// One path with its operations.
+#[derive(Debug)]
+pub struct Route {
+    /// Like `/v1/domains/{id}`; the id of a tenant in front of others is `{tenant_id}`.
+    pub path: &'static str,
+    /// At least one.
+    pub operations: &'static [Operation],
+}
+
+const fn operation(method: Method, endpoint: Endpoint, access: Access) -> Operation {
+    Operation { method, endpoint, access, is_list: false, parameters: &[] }
+}
+
+const fn list(endpoint: Endpoint, access: Access, parameters: &'static [&'static str]) -> Operation {
+    Operation { method: Method::GET, endpoint, access, is_list: true, parameters }
+}
+
+const TENANTS: Access = Access::Scope(Scope::TenantManage);
+const DOMAINS: Access = Access::Scope(Scope::DomainsManage);
+const KEYS: Access = Access::Scope(Scope::KeysManage);
+const SUPPRESSIONS: Access = Access::Scope(Scope::SuppressionsManage);
+const EMAILS: Access = Access::Scope(Scope::EmailsRead);
+
+const ALL_DOMAINS: &[Operation] = &[
+    list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
+    operation(Method::POST, Endpoint::CreateDomain, DOMAINS),
+];
+const ALL_KEYS: &[Operation] = &[
+    list(Endpoint::ListKeys, KEYS, &["tenant_id", "environment"]),
+    operation(Method::POST, Endpoint::CreateKey, KEYS),
+];
+const ONE_KEY: &[Operation] = &[
+    operation(Method::GET, Endpoint::GetKey, KEYS),
+    operation(Method::PATCH, Endpoint::UpdateKey, KEYS),
+    operation(Method::PUT, Endpoint::UpdateKey, KEYS),
+    operation(Method::DELETE, Endpoint::RevokeKey, KEYS),
+];
+const ALL_EMAILS: &[Operation] = &[list(
+    Endpoint::ListEmails,
+    EMAILS,
+    &["tenant_id", "status", "to", "from", "message_id", "environment"],
+)];
+
+/// Every path of the API.
+pub const ROUTES: &[Route] = &[
+    Route { path: "/healthz", operations: &[operation(Method::GET, Endpoint::Alive, Access::Public)] },
+    Route { path: "/readyz", operations: &[operation(Method::GET, Endpoint::Ready, Access::Public)] },
+    Route {
+        path: "/v1/tenants",
+        operations: &[
+            list(Endpoint::ListTenants, TENANTS, &[]),
+            operation(Method::POST, Endpoint::CreateTenant, Access::Platform),
+        ],
+    },
+    Route {
+        path: "/v1/tenants/{tenant_id}",
+        operations: &[
+            operation(Method::GET, Endpoint::GetTenant, TENANTS),
+            operation(Method::PATCH, Endpoint::UpdateTenant, TENANTS),
+            operation(Method::PUT, Endpoint::UpdateTenant, TENANTS),
+            Operation {
+                method: Method::DELETE,
+                endpoint: Endpoint::DeleteTenant,
+                access: Access::Platform,
+                is_list: false,
+                parameters: &["dry_run"],
+            },
+        ],
+    },
+    Route { path: "/v1/tenants/{tenant_id}/domains", operations: ALL_DOMAINS },
+    Route { path: "/v1/tenants/{tenant_id}/api-keys", operations: ALL_KEYS },
+    Route { path: "/v1/tenants/{tenant_id}/emails", operations: ALL_EMAILS },
+    Route { path: "/v1/domains", operations: ALL_DOMAINS },
+    Route {
+        path: "/v1/domains/{id}",
+        operations: &[
+            operation(Method::GET, Endpoint::GetDomain, DOMAINS),
+            operation(Method::PATCH, Endpoint::UpdateDomain, DOMAINS),
+            operation(Method::PUT, Endpoint::UpdateDomain, DOMAINS),
+            operation(Method::DELETE, Endpoint::DeleteDomain, DOMAINS),
+        ],
+    },
+    Route {
+        path: "/v1/domains/{id}/verify",
+        operations: &[operation(Method::POST, Endpoint::VerifyDomain, DOMAINS)],
+    },
+    Route {
+        path: "/v1/domains/{id}/dkim",
+        operations: &[
+            operation(Method::GET, Endpoint::ListDkimKeys, DOMAINS),
+            operation(Method::POST, Endpoint::AddDkimKey, DOMAINS),
+        ],
+    },
+    Route { path: "/v1/keys", operations: ALL_KEYS },
+    Route { path: "/v1/keys/{id}", operations: ONE_KEY },
+    Route { path: "/v1/api-keys", operations: ALL_KEYS },
+    Route { path: "/v1/api-keys/{id}", operations: ONE_KEY },
+    Route {
+        path: "/v1/suppressions",
+        operations: &[
+            list(Endpoint::ListSuppressions, SUPPRESSIONS, &["tenant_id", "address", "reason"]),
+            operation(Method::POST, Endpoint::Suppress, SUPPRESSIONS),
+        ],
+    },
+    Route {
+        path: "/v1/suppressions/batch",
+        operations: &[operation(Method::POST, Endpoint::SuppressMany, SUPPRESSIONS)],
+    },
+    Route {
+        path: "/v1/suppressions/{id}",
+        operations: &[
+            operation(Method::GET, Endpoint::GetSuppression, SUPPRESSIONS),
+            operation(Method::DELETE, Endpoint::LiftSuppression, SUPPRESSIONS),
+        ],
+    },
+    Route { path: "/v1/emails", operations: ALL_EMAILS },
+    Route { path: "/v1/emails/{id}", operations: &[operation(Method::GET, Endpoint::GetEmail, EMAILS)] },
+    Route {
+        path: "/v1/emails/{id}/timeline",
+        operations: &[Operation {
+            method: Method::GET,
+            endpoint: Endpoint::GetTimeline,
+            access: EMAILS,
+            is_list: false,
+            parameters: &["delivery_id"],
+        }],
+    },
+    Route { path: "/v1/emails/{id}/raw", operations: &[operation(Method::GET, Endpoint::GetRaw, EMAILS)] },
+    Route { path: "/v1/rejections", operations: &[list(Endpoint::ListRejections, EMAILS, &["tenant_id"])] },
+];
+
+/// Finds the operation of a request.
+#[derive(Debug)]
+pub struct Routes(Router<&'static Route>);
+
+/// The operation of a request, and the ids in its path.
+#[derive(Debug)]
+pub struct Matched {
+    /// Where it was found.
+    pub route: &'static Route,
+    /// What is to be done.
+    pub operation: &'static Operation,
+    /// `{tenant_id}`.
+    pub tenant_id: Option<String>,
+    /// `{id}`.
+    pub id: Option<String>,
+}
+
+impl Routes {
+    /// All of [`ROUTES`].
+    pub fn new() -> Self {
+        let mut router = Router::new();
+        for route in ROUTES {
+            let inserted = router.insert(route.path, route);
+            debug_assert!(inserted.is_ok(), "{}", route.path);
+        }
+        Self(router)
+    }
+
+    /// Finds the operation for a method and a path: 404 if there is no such path, 405 if it lacks the method.
+    pub fn find(&self, method: &Method, path: &str) -> Result<Matched> {
+        let found = self.0.at(path).map_err(|_| {
+            ApiError::new(
+                RefusalCode::NotFound,
+                "there is no such path",
+                "check the path; those of the API begin with /v1/ and have no / at the end",
+            )
+        })?;
+        let route = *found.value;
+        let wanted = if method == Method::HEAD { &Method::GET } else { method };
+        let Some(operation) = route.operations.iter().find(|operation| operation.method == *wanted) else {
+            return Err(method_not_allowed(route));
+        };
+        let parameter = |name| found.params.get(name).map(str::to_owned);
+        Ok(Matched { route, operation, tenant_id: parameter("tenant_id"), id: parameter("id") })
+    }
+}
+
+fn method_not_allowed(route: &Route) -> ApiError {
+    let mut methods: Vec<&str> = Vec::new();
+    for operation in route.operations {
+        methods.push(operation.method.as_str());
+        if operation.method == Method::GET {
+            methods.push("HEAD");
+        }
+    }
+    let allow = methods.join(", ");
+    let error = ApiError::new(
+        RefusalCode::MethodNotAllowed,
+        "this path does not have this method",
+        format!("use one of {allow}"),
+    );
+    ApiError { allow: Some(allow.into()), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_can_be_found_with_each_of_its_methods() {
+        let routes = Routes::new();
+        for route in ROUTES {
+            let path = route.path.replace("{tenant_id}", "tnt_x").replace("{id}", "y");
+            for operation in route.operations {
+                let matched = routes.find(&operation.method, &path).unwrap();
+                assert_eq!(matched.route.path, route.path);
+                assert_eq!(matched.operation.endpoint, operation.endpoint);
+                assert_eq!(matched.tenant_id.is_some(), route.path.contains("{tenant_id}"));
+                assert_eq!(matched.id.is_some(), route.path.contains("{id}"));
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_health_checks_do_without_a_key() {
+        let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access == Access::Public));
+        assert_eq!(public.map(|r| r.path).collect::<Vec<_>>(), ["/healthz", "/readyz"]);
+    }
+
+    #[test]
+    fn a_wrong_method_names_the_right_ones_and_head_is_get() {
+        let routes = Routes::new();
+        let error = routes.find(&Method::DELETE, "/v1/tenants").unwrap_err();
+        assert_eq!(error.status(), 405);
+        assert_eq!(error.allow.as_deref(), Some("GET, HEAD, POST"));
+        assert_eq!(routes.find(&Method::GET, "/v1/suppressions/batch").unwrap_err().status(), 405);
+        assert!(routes.find(&Method::HEAD, "/v1/tenants").is_ok());
+    }
+
+    #[test]
+    fn what_is_not_in_the_map_is_not_found() {
+        for path in ["/", "/v1", "/v1/", "/v1/tenants/", "/v1/usage", "/V1/tenants", "/v1/keys/a/b", "*", ""]
+        {
+            assert_eq!(Routes::new().find(&Method::GET, path).unwrap_err().status(), 404, "{path}");
+        }
+    }
+}

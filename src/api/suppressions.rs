@@ -1,0 +1,146 @@
+//! Addresses that must not be sent to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{Address, SuppressionId, SuppressionReason, TenantId, Timestamp};
+use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, FieldError, Result};
+use super::page::List;
+
+const EVIDENCE_CHARS_MAX: usize = 1024;
+const BATCH_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    address: Address,
+    tenant_id: Option<TenantId>,
+    reason: Option<SuppressionReason>,
+    evidence: Option<String>,
+    expires_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    suppressions: Vec<Create>,
+}
+
+#[derive(Serialize)]
+struct SuppressionView {
+    id: SuppressionId,
+    object: &'static str,
+    tenant_id: Option<TenantId>,
+    address: String,
+    reason: SuppressionReason,
+    evidence: Option<String>,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+}
+
+impl From<Suppression> for SuppressionView {
+    fn from(suppression: Suppression) -> Self {
+        Self {
+            id: suppression.id,
+            object: "suppression",
+            tenant_id: suppression.tenant_id,
+            address: suppression.address,
+            reason: suppression.reason,
+            evidence: suppression.evidence,
+            created_at: suppression.created_at,
+            expires_at: suppression.expires_at,
+        }
+    }
+}
+
+/// What is wrong with a suppression that was read; `prefix` is its place in the body.
+fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    if body.evidence.as_ref().is_some_and(|text| text.chars().count() > EVIDENCE_CHARS_MAX) {
+        let message = format!("at most {EVIDENCE_CHARS_MAX} characters are taken");
+        faults.push(FieldError::new(format!("{prefix}evidence"), "too_long", message));
+    }
+    if body.expires_at.is_some_and(|at| at <= now) {
+        faults.push(FieldError::new(format!("{prefix}expires_at"), "invalid", "this must be in the future"));
+    }
+    faults
+}
+
+async fn prepare(call: &Call<'_>, body: Create) -> Result<NewSuppression> {
+    Ok(NewSuppression {
+        tenant_id: call.owner(body.tenant_id).await?,
+        address: body.address,
+        reason: body.reason.unwrap_or(SuppressionReason::Manual),
+        evidence: body.evidence,
+        expires_at: body.expires_at,
+    })
+}
+
+/// `POST /v1/suppressions`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: Create = call.json()?;
+    let faults = find_faults(&body, "", call.now);
+    if !faults.is_empty() {
+        return Err(ApiError::invalid(faults));
+    }
+    let new = prepare(&call, body).await?;
+    let suppression = call.store().suppress(new, call.now).await?;
+    Answer::created(&SuppressionView::from(suppression))
+}
+
+/// `POST /v1/suppressions/batch`: nothing is written if any of them is wrong.
+pub async fn create_batch(call: Call<'_>) -> Result<Answer> {
+    let Batch { suppressions } = call.json()?;
+    if suppressions.is_empty() || suppressions.len() > BATCH_MAX {
+        let message = format!("from 1 to {BATCH_MAX} are taken at once");
+        return Err(ApiError::field("suppressions", "invalid", message));
+    }
+    let place = |index| format!("suppressions[{index}].");
+    let entries = suppressions.iter().enumerate();
+    let mut faults: Vec<_> =
+        entries.flat_map(|(index, body)| find_faults(body, &place(index), call.now)).collect();
+    if !faults.is_empty() {
+        // The first of them tell enough.
+        faults.truncate(100);
+        return Err(ApiError::invalid(faults));
+    }
+    let mut prepared = Vec::with_capacity(suppressions.len());
+    for body in suppressions {
+        prepared.push(prepare(&call, body).await?);
+    }
+    let mut written = Vec::with_capacity(prepared.len());
+    for new in prepared {
+        written.push(SuppressionView::from(call.store().suppress(new, call.now).await?));
+    }
+    Answer::created(&List::whole(written))
+}
+
+/// `GET /v1/suppressions`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let request = call.query.page::<SuppressionId>();
+    let address = call.query.value::<Address>("address").map(|address| address.folded());
+    let filter = SuppressionFilter { tenant_id, address, reason: call.query.value("reason") };
+    call.query.finish()?;
+    let page = call.store().list_suppressions(filter, request.clone()).await?;
+    Answer::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))
+}
+
+/// `GET /v1/suppressions/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    let found = call.store().suppression(call.scope(), call.id("suppression")?).await?;
+    let suppression = found.ok_or_else(|| ApiError::not_found("suppression"))?;
+    Answer::ok(&SuppressionView::from(suppression))
+}
+
+/// `DELETE /v1/suppressions/{id}`
+pub async fn lift(call: Call<'_>) -> Result<Answer> {
+    let id: SuppressionId = call.id("suppression")?;
+    if !call.store().lift_suppression(call.scope(), id, call.now).await? {
+        return Err(ApiError::not_found("suppression"));
+    }
+    Answer::deleted("suppression", id)
+}

@@ -1,0 +1,442 @@
+//! The customers of the platform. `smart_host` reads where their mail goes.
+
+mod smart_host;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::mail::{Address, TenantId, TenantStatus, Timestamp, TlsMode};
+use crate::store::{
+    Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
+    TenantSettings,
+};
+
+use self::smart_host::SmartHostBody;
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::json::{Checks, nullable};
+use super::page::List;
+
+const NAME_CHARS_MAX: usize = 200;
+const SLUG_CHARS_MAX: usize = 63;
+const EXTERNAL_REF_CHARS_MAX: usize = 255;
+const METADATA_KEYS_MAX: usize = 50;
+const METADATA_BYTES_MAX: usize = 8 * 1024;
+const RETENTION_DAYS_MAX: u32 = 3650;
+/// Slugs that are tried for a new tenant before chance makes one.
+const SLUG_TRIES: u32 = 50;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    slug: Option<String>,
+    external_ref: Option<String>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+    #[serde(default)]
+    settings: TenantSettings,
+    #[serde(default)]
+    rate_limit: RateLimit,
+    smtp: Option<SmartHostBody>,
+    retention_days: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    name: Option<String>,
+    slug: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    external_ref: Option<Option<String>>,
+    metadata: Option<Map<String, Value>>,
+    settings: Option<SettingsPatch>,
+    rate_limit: Option<RateLimitPatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    smtp: Option<Option<SmartHostBody>>,
+    #[serde(default, deserialize_with = "nullable")]
+    retention_days: Option<Option<u32>>,
+    status: Option<TenantStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettingsPatch {
+    #[serde(default, deserialize_with = "nullable")]
+    from_name: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    reply_to: Option<Option<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateLimitPatch {
+    #[serde(default, deserialize_with = "nullable")]
+    requests_per_minute: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "nullable")]
+    emails_per_day: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "nullable")]
+    emails_per_minute: Option<Option<u32>>,
+}
+
+#[derive(Serialize)]
+struct TenantView {
+    id: TenantId,
+    object: &'static str,
+    name: String,
+    slug: String,
+    external_ref: Option<String>,
+    metadata: Map<String, Value>,
+    settings: TenantSettings,
+    rate_limit: RateLimit,
+    smtp: Option<SmartHostView>,
+    retention_days: Option<u32>,
+    status: TenantStatus,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+/// Without the password, which nobody can read again.
+#[derive(Serialize)]
+struct SmartHostView {
+    host: String,
+    port: u16,
+    user: Option<String>,
+    tls: TlsMode,
+}
+
+#[derive(Serialize)]
+struct Removal {
+    id: TenantId,
+    object: &'static str,
+    deleted: bool,
+    dry_run: bool,
+    counts: TenantCounts,
+}
+
+impl From<Tenant> for TenantView {
+    fn from(tenant: Tenant) -> Self {
+        Self {
+            id: tenant.id,
+            object: "tenant",
+            name: tenant.name,
+            slug: tenant.slug,
+            external_ref: tenant.external_ref,
+            metadata: tenant.metadata,
+            settings: tenant.settings,
+            rate_limit: tenant.rate_limit,
+            smtp: tenant.smart_host.map(SmartHostView::from),
+            retention_days: tenant.retention_days,
+            status: tenant.status,
+            created_at: tenant.created_at,
+            updated_at: tenant.updated_at,
+        }
+    }
+}
+
+impl From<SmartHost> for SmartHostView {
+    fn from(smart_host: SmartHost) -> Self {
+        let SmartHost { host, port, user, tls } = smart_host;
+        Self { host, port, user, tls }
+    }
+}
+
+/// `POST /v1/tenants`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: Create = call.json()?;
+    let mut checks = Checks::default();
+    check_name(&body.name, &mut checks);
+    body.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
+    check_external_ref(body.external_ref.as_deref(), &mut checks);
+    check_metadata(&body.metadata, &mut checks);
+    check_settings(&body.settings, &mut checks);
+    check_rate_limit(&body.rate_limit, &mut checks);
+    check_retention(body.retention_days, &mut checks);
+    let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
+    checks.finish()?;
+    let new = NewTenant {
+        slug: body.slug.clone().unwrap_or_else(|| slug_of(&body.name)),
+        name: body.name,
+        external_ref: body.external_ref,
+        metadata: body.metadata,
+        settings: body.settings,
+        rate_limit: body.rate_limit,
+        smart_host,
+        retention_days: body.retention_days,
+    };
+    let tenant = match body.slug {
+        Some(_) => call.store().create_tenant(new, call.now).await?,
+        None => create_with_free_slug(&call, new).await?,
+    };
+    Answer::created(&TenantView::from(tenant))
+}
+
+/// Tries `acme`, `acme-2`, `acme-3` …; only the store knows in the end which is free.
+async fn create_with_free_slug(call: &Call<'_>, new: NewTenant) -> Result<Tenant> {
+    for number in 1..=SLUG_TRIES {
+        let slug = match number {
+            1 => new.slug.clone(),
+            2..SLUG_TRIES => with_suffix(&new.slug, &number.to_string()),
+            _ => with_suffix(&new.slug, &format!("{:016x}", rand::random::<u64>())),
+        };
+        match call.store().create_tenant(NewTenant { slug, ..new.clone() }, call.now).await {
+            Err(StoreError::Conflict(Conflict::Slug)) => {}
+            result => return Ok(result?),
+        }
+    }
+    Err(Conflict::Slug.into())
+}
+
+/// The slug that a name suggests.
+fn slug_of(name: &str) -> String {
+    let slug: String = slug::slugify(name).chars().take(SLUG_CHARS_MAX).collect();
+    match slug.trim_matches('-') {
+        "" => "tenant".into(),
+        trimmed => trimmed.into(),
+    }
+}
+
+fn with_suffix(slug: &str, suffix: &str) -> String {
+    let kept: String = slug.chars().take(SLUG_CHARS_MAX - suffix.len() - 1).collect();
+    format!("{}-{suffix}", kept.trim_end_matches('-'))
+}
+
+/// `GET /v1/tenants`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let request = call.query.page::<TenantId>();
+    call.query.finish()?;
+    // A tenant's list is itself.
+    if let Some(own) = call.scope() {
+        let tenant = call.store().tenant(own).await?;
+        return Answer::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
+    }
+    let page = call.store().list_tenants(request.clone()).await?;
+    Answer::ok(&List::page(page, &request, |tenant| tenant.id.to_string(), TenantView::from))
+}
+
+/// `GET /v1/tenants/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    Answer::ok(&TenantView::from(call.path_tenant().await?))
+}
+
+/// `PATCH /v1/tenants/{id}`
+pub async fn update(call: Call<'_>) -> Result<Answer> {
+    let tenant = call.path_tenant().await?;
+    let body: Update = call.json()?;
+    if !call.caller.is_platform()
+        && let Some(field) = body.platform_field()
+    {
+        return Err(ApiError::platform_only(&format!("changing {field}")));
+    }
+    let patch = body.resolve(&tenant)?;
+    let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
+    Answer::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
+}
+
+impl Update {
+    /// The first field that a tenant may not change itself: what the platform has agreed with it, what holds it to
+    /// that, and where connections of the server go.
+    fn platform_field(&self) -> Option<&'static str> {
+        let fields = [
+            ("slug", self.slug.is_some()),
+            ("external_ref", self.external_ref.is_some()),
+            ("metadata", self.metadata.is_some()),
+            ("rate_limit", self.rate_limit.is_some()),
+            ("smtp", self.smtp.is_some()),
+            ("retention_days", self.retention_days.is_some()),
+            ("status", self.status.is_some()),
+        ];
+        fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
+    /// Merges into what is there, and checks the outcome.
+    fn resolve(self, tenant: &Tenant) -> Result<TenantPatch> {
+        let mut checks = Checks::default();
+        self.name.iter().for_each(|name| check_name(name, &mut checks));
+        self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
+        check_external_ref(self.external_ref.as_ref().and_then(|r| r.as_deref()), &mut checks);
+        check_retention(self.retention_days.flatten(), &mut checks);
+        let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
+        metadata.iter().for_each(|metadata| check_metadata(metadata, &mut checks));
+        let settings = self.settings.map(|patch| TenantSettings {
+            from_name: patch.from_name.unwrap_or_else(|| tenant.settings.from_name.clone()),
+            reply_to: patch.reply_to.unwrap_or_else(|| tenant.settings.reply_to.clone()),
+        });
+        settings.iter().for_each(|settings| check_settings(settings, &mut checks));
+        let limit = tenant.rate_limit;
+        let rate_limit = self.rate_limit.map(|patch| RateLimit {
+            requests_per_minute: patch.requests_per_minute.unwrap_or(limit.requests_per_minute),
+            emails_per_day: patch.emails_per_day.unwrap_or(limit.emails_per_day),
+            emails_per_minute: patch.emails_per_minute.unwrap_or(limit.emails_per_minute),
+        });
+        rate_limit.iter().for_each(|limit| check_rate_limit(limit, &mut checks));
+        let current = tenant.smart_host.as_ref();
+        let smart_host =
+            self.smtp.map(|smtp| smtp.and_then(|smtp| smart_host::resolve(smtp, current, &mut checks)));
+        checks.finish()?;
+        Ok(TenantPatch {
+            name: self.name,
+            slug: self.slug,
+            external_ref: self.external_ref,
+            metadata,
+            settings,
+            rate_limit,
+            smart_host,
+            retention_days: self.retention_days,
+            status: self.status,
+        })
+    }
+}
+
+/// RFC 7396: a value replaces, `null` removes.
+fn merge_metadata(mut metadata: Map<String, Value>, patch: Map<String, Value>) -> Map<String, Value> {
+    for (key, value) in patch {
+        if value.is_null() {
+            metadata.remove(&key);
+        } else {
+            metadata.insert(key, value);
+        }
+    }
+    metadata
+}
+
+/// `DELETE /v1/tenants/{id}`: with everything it has, or with `dry_run=true` only counted.
+pub async fn delete(mut call: Call<'_>) -> Result<Answer> {
+    let dry_run = call.query.value::<bool>("dry_run").unwrap_or(false);
+    call.query.finish()?;
+    let id = call.path_tenant().await?.id;
+    let counts = call.store().remove_tenant(id, !dry_run).await?;
+    let counts = counts.ok_or_else(|| ApiError::not_found("tenant"))?;
+    Answer::ok(&Removal { id, object: "tenant", deleted: !dry_run, dry_run, counts })
+}
+
+fn check_name(name: &str, checks: &mut Checks) {
+    checks.line(name, "name", NAME_CHARS_MAX);
+    checks.require(!name.trim().is_empty() || name.is_empty(), "name", "too_short", "this must not be blank");
+}
+
+fn check_slug(slug: &str, checks: &mut Checks) {
+    let is_right = (1..=SLUG_CHARS_MAX).contains(&slug.len())
+        && slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    checks.require(is_right, "slug", "invalid", "a slug has 1 to 63 lower-case letters, digits and hyphens");
+}
+
+fn check_external_ref(external_ref: Option<&str>, checks: &mut Checks) {
+    if let Some(text) = external_ref {
+        checks.line(text, "external_ref", EXTERNAL_REF_CHARS_MAX);
+    }
+}
+
+fn check_metadata(metadata: &Map<String, Value>, checks: &mut Checks) {
+    checks.length(metadata.len(), "metadata", METADATA_KEYS_MAX, "keys");
+    let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |text| text.len());
+    checks.length(bytes, "metadata", METADATA_BYTES_MAX, "bytes");
+}
+
+fn check_settings(settings: &TenantSettings, checks: &mut Checks) {
+    if let Some(name) = &settings.from_name {
+        checks.line(name, "settings.from_name", NAME_CHARS_MAX);
+    }
+    if let Some(address) = &settings.reply_to {
+        checks.read(Address::parse(address), "settings.reply_to");
+    }
+}
+
+fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
+    for (name, value) in [
+        ("rate_limit.requests_per_minute", limit.requests_per_minute),
+        ("rate_limit.emails_per_day", limit.emails_per_day),
+        ("rate_limit.emails_per_minute", limit.emails_per_minute),
+    ] {
+        checks.require(
+            value != Some(0),
+            name,
+            "invalid",
+            "this must be at least 1; suspend the tenant to stop it",
+        );
+    }
+}
+
+fn check_retention(days: Option<u32>, checks: &mut Checks) {
+    let is_right = days.is_none_or(|days| (1..=RETENTION_DAYS_MAX).contains(&days));
+    checks.require(is_right, "retention_days", "invalid", "this must be from 1 to 3650");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slug_comes_from_the_name_and_fits() {
+        for (name, slug) in [
+            ("Acme Ltd.", "acme-ltd"),
+            ("Bücher & Söhne", "bucher-sohne"),
+            ("日本", "ri-ben"),
+            ("!!!", "tenant"),
+            (&"a ".repeat(100), "a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a-a"),
+        ] {
+            let made = slug_of(name);
+            assert_eq!(made, slug, "{name}");
+            let mut checks = Checks::default();
+            check_slug(&made, &mut checks);
+            check_slug(&with_suffix(&made, "12"), &mut checks);
+            checks.finish().unwrap();
+        }
+        assert_eq!(with_suffix("acme", "2"), "acme-2");
+        assert_eq!(with_suffix(&"a".repeat(63), "2").len(), 63);
+    }
+
+    #[test]
+    fn metadata_is_merged_and_null_removes() {
+        let map = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        let merged = merge_metadata(map(r#"{"a":1,"b":2}"#), map(r#"{"b":null,"c":3}"#));
+        assert_eq!(merged, map(r#"{"a":1,"c":3}"#));
+    }
+
+    #[test]
+    fn every_limit_of_a_tenant_is_checked() {
+        let fields = |check: &dyn Fn(&mut Checks)| {
+            let mut checks = Checks::default();
+            check(&mut checks);
+            checks
+                .finish()
+                .err()
+                .map(|e| e.fields.into_iter().map(|f| f.path).collect::<Vec<_>>())
+                .unwrap_or_default()
+        };
+        assert_eq!(fields(&|c| check_name("", c)), ["name"]);
+        assert_eq!(fields(&|c| check_name("  ", c)), ["name"]);
+        assert_eq!(fields(&|c| check_name(&"é".repeat(200), c)), [""; 0]);
+        assert_eq!(fields(&|c| check_name(&"é".repeat(201), c)), ["name"]);
+        for slug in ["", "A", "a_b", "a.b", "é", &"a".repeat(64)] {
+            assert_eq!(fields(&|c| check_slug(slug, c)), ["slug"], "{slug}");
+        }
+        let many: Map<String, Value> = (0..51).map(|i| (i.to_string(), Value::Null)).collect();
+        assert_eq!(fields(&|c| check_metadata(&many, c)), ["metadata"]);
+        let large = Map::from_iter([("k".to_owned(), Value::from("x".repeat(METADATA_BYTES_MAX)))]);
+        assert_eq!(fields(&|c| check_metadata(&large, c)), ["metadata"]);
+        assert_eq!(fields(&|c| check_retention(Some(0), c)), ["retention_days"]);
+        let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
+        assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
+        let settings = TenantSettings { from_name: Some("a\nb".into()), reply_to: Some("nobody".into()) };
+        assert_eq!(fields(&|c| check_settings(&settings, c)), ["settings.from_name", "settings.reply_to"]);
+    }
+
+    #[test]
+    fn a_tenant_may_change_its_name_and_its_settings_only() {
+        let field = |text: &str| serde_json::from_str::<Update>(text).unwrap().platform_field();
+        assert_eq!(field(r#"{"name":"a","settings":{"from_name":"b"}}"#), None);
+        for (text, name) in [
+            (r#"{"slug":"a"}"#, "slug"),
+            (r#"{"external_ref":null}"#, "external_ref"),
+            (r#"{"metadata":{}}"#, "metadata"),
+            (r#"{"rate_limit":{}}"#, "rate_limit"),
+            (r#"{"smtp":null}"#, "smtp"),
+            (r#"{"retention_days":null}"#, "retention_days"),
+            (r#"{"status":"active"}"#, "status"),
+        ] {
+            assert_eq!(field(text), Some(name));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A tenant's smart host as a request gives it, merged into the one that is there.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::api::json::{Checks, nullable};
+use crate::mail::{DomainName, TlsMode};
+use crate::store::{NewSmartHost, SmartHost};
+
+/// RFC 4954 has no limit; that of a command line leaves about this much.
+const CREDENTIAL_CHARS_MAX: usize = 255;
+const SUBMISSION_PORT: u16 = 587;
+const SUBMISSIONS_PORT: u16 = 465;
+
+/// The field `smtp` of a tenant. `pass` can be written and never read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmartHostBody {
+    host: Option<String>,
+    port: Option<u16>,
+    #[serde(default, deserialize_with = "nullable")]
+    user: Option<Option<String>>,
+    pass: Option<String>,
+    tls: Option<TlsMode>,
+}
+
+/// Merges what is given into the smart host that is there. `None` if something is wrong, which `checks` then has.
+pub fn resolve(
+    body: SmartHostBody,
+    current: Option<&SmartHost>,
+    checks: &mut Checks,
+) -> Option<NewSmartHost> {
+    let password = body.pass.map(Zeroizing::new);
+    let Some(host) = body.host.or_else(|| current.map(|c| c.host.clone())) else {
+        checks.require(false, "smtp.host", "required", "this field is required");
+        return None;
+    };
+    let given_port = body.port.or(current.map(|c| c.port));
+    let default_tls =
+        if given_port == Some(SUBMISSIONS_PORT) { TlsMode::Implicit } else { TlsMode::Starttls };
+    let tls = body.tls.or(current.map(|c| c.tls)).unwrap_or(default_tls);
+    let default_port = if tls == TlsMode::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT };
+    let user = body.user.unwrap_or_else(|| current.and_then(|c| c.user.clone()));
+    let smart_host = SmartHost { host, port: given_port.unwrap_or(default_port), user, tls };
+    check(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);
+    Some(NewSmartHost { smart_host, password })
+}
+
+fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>, checks: &mut Checks) {
+    let address = wanted.host.parse::<IpAddr>().ok();
+    let is_host = address.is_some() || DomainName::parse(&wanted.host).is_ok();
+    checks.require(is_host, "smtp.host", "invalid", "this must be a host name or an IP address");
+    checks.require(wanted.port != 0, "smtp.port", "invalid", "this must be from 1 to 65535");
+    if let Some(user) = &wanted.user {
+        checks.line(user, "smtp.user", CREDENTIAL_CHARS_MAX);
+    }
+    if let Some(password) = password {
+        checks.line(password, "smtp.pass", CREDENTIAL_CHARS_MAX);
+        checks.require(wanted.user.is_some(), "smtp.user", "required", "a password needs a user");
+    }
+    if wanted.user.is_some() {
+        // A stored password goes to the host that it was given for, and to no other.
+        let is_kept =
+            current.is_some_and(|c| c.user == wanted.user && c.host == wanted.host && c.port == wanted.port);
+        let message = "give the password; a stored one is kept only while host, port and user stay the same";
+        checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
+        let is_loopback = address.is_some_and(|ip| ip.is_loopback());
+        let is_safe = match wanted.tls {
+            TlsMode::Implicit | TlsMode::Starttls => true,
+            TlsMode::Opportunistic => false,
+            TlsMode::None => is_loopback,
+        };
+        let message = "a password is only sent under checked TLS: use starttls or implicit";
+        checks.require(is_safe, "smtp.tls", "invalid", message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(text: &str, current: Option<&SmartHost>) -> (Option<NewSmartHost>, Vec<String>) {
+        let mut checks = Checks::default();
+        let resolved = resolve(serde_json::from_str(text).unwrap(), current, &mut checks);
+        let faults = checks.finish().err().map(|e| e.fields).unwrap_or_default();
+        (resolved, faults.into_iter().map(|f| f.path).collect())
+    }
+
+    fn current() -> SmartHost {
+        SmartHost { host: "mx.example".into(), port: 587, user: Some("u".into()), tls: TlsMode::Starttls }
+    }
+
+    #[test]
+    fn port_and_tls_have_defaults_that_fit_together() {
+        for (text, port, tls) in [
+            (r#"{"host":"a.b"}"#, 587, TlsMode::Starttls),
+            (r#"{"host":"a.b","port":465}"#, 465, TlsMode::Implicit),
+            (r#"{"host":"a.b","tls":"implicit"}"#, 465, TlsMode::Implicit),
+            (r#"{"host":"::1","port":2525,"tls":"none"}"#, 2525, TlsMode::None),
+        ] {
+            let (resolved, faults) = run(text, None);
+            let host = resolved.unwrap().smart_host;
+            assert_eq!((host.port, host.tls, faults.len()), (port, tls, 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_smart_host_is_named() {
+        for (text, fault) in [
+            (r#"{}"#, "smtp.host"),
+            (r#"{"host":"a b"}"#, "smtp.host"),
+            (r#"{"host":"a.b","port":0}"#, "smtp.port"),
+            (r#"{"host":"a.b","user":"u"}"#, "smtp.pass"),
+            (r#"{"host":"a.b","pass":"p"}"#, "smtp.user"),
+            (r#"{"host":"a.b","user":"u","pass":"p\u0000"}"#, "smtp.pass"),
+            (r#"{"host":"a.b","user":"u","pass":"p","tls":"opportunistic"}"#, "smtp.tls"),
+            (r#"{"host":"a.b","user":"u","pass":"p","tls":"none"}"#, "smtp.tls"),
+        ] {
+            assert_eq!(run(text, None).1, [fault], "{text}");
+        }
+        assert_eq!(run(r#"{"host":"127.0.0.1","user":"u","pass":"p","tls":"none"}"#, None).1, [""; 0]);
+    }
+
+    #[test]
+    fn a_stored_password_never_follows_to_another_host() {
+        let (resolved, faults) = run(r#"{"tls":"implicit"}"#, Some(&current()));
+        assert!(faults.is_empty() && resolved.unwrap().password.is_none());
+        for text in [r#"{"host":"evil.example"}"#, r#"{"port":25}"#, r#"{"user":"v"}"#] {
+            assert_eq!(run(text, Some(&current())).1, ["smtp.pass"], "{text}");
+        }
+        assert_eq!(run(r#"{"user":null,"host":"other.example"}"#, Some(&current())).1, [""; 0]);
+        assert_eq!(run(r#"{"tls":"opportunistic"}"#, Some(&current())).1, ["smtp.tls"]);
+    }
+}

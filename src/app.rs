@@ -1,0 +1,321 @@
+//! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and owns the
+//! order in which they stop. Nothing else in the crate starts a task that outlives its caller.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::dns::{DnsError, Resolver};
+use crate::intake::{self, Intake};
+use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
+use crate::relay::{Relay, RelayError};
+use crate::server::{Security, Server};
+use crate::store::{
+    Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
+};
+use crate::tls::{Certificate, TlsError};
+use crate::{janitor, sign, verification};
+
+/// Between two looks at whether the certificate's files have changed.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
+/// The label of the platform's domain for test senders, below the host name.
+const SANDBOX_LABEL: &str = "sandbox";
+
+/// Why the server did not start. Each names the option, the file or the address, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The certificate cannot be loaded.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// A listener cannot be bound.
+    #[error("{option}: cannot listen on {address}: {source}{hint}")]
+    Listen {
+        /// The option that names it.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The name servers cannot be used.
+    #[error("relay.name_servers: {0}")]
+    Dns(#[from] DnsError),
+    /// The relay's settings cannot be used.
+    #[error("relay: {0}")]
+    Relay(#[from] RelayError),
+    /// The sandbox domain cannot be made.
+    #[error("cannot prepare the sandbox domain: {0}")]
+    Sandbox(String),
+}
+
+/// Something took longer to end than the deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} did not end within the deadline of {1:?}")]
+pub struct StopError(&'static str, Duration);
+
+/// A server that runs.
+pub struct Running {
+    /// Where STARTTLS submission listens.
+    pub submission_addresses: Vec<SocketAddr>,
+    /// Where implicit TLS submission listens.
+    pub submissions_addresses: Vec<SocketAddr>,
+    /// Where the API listens.
+    pub api_addresses: Vec<SocketAddr>,
+    store: Arc<Store>,
+    certificate: Arc<Certificate>,
+    intake: Stage,
+    delivery: Stage,
+    deadline: Duration,
+}
+
+/// Tasks that stop together.
+struct Stage {
+    name: &'static str,
+    tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    fn new(name: &'static str) -> Self {
+        Self { name, tasks: JoinSet::new(), stop: CancellationToken::new() }
+    }
+
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Tells the tasks to stop and waits until all have ended.
+    async fn end(&mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl StoreOptions {
+    /// The options that a configuration gives.
+    pub fn new(config: &Config, access: Access) -> Self {
+        Self {
+            data_dir: config.data_dir.clone(),
+            master_key_file: config.master_key_file.clone(),
+            readers: config.store.readers,
+            inline_body_bytes_max: config.store.inline_body_max.0,
+            free_disk_bytes_min: config.store.free_disk_min.0,
+            handover_bytes_max: config.relay.handover_bytes_max.0,
+            access,
+        }
+    }
+}
+
+impl Running {
+    /// Starts everything. Answers once all listeners accept.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
+        let certificate = Arc::new(load_certificate(config)?);
+        let resolver = Resolver::new(&config.relay.name_servers)?;
+        ensure_sandbox(&store, &config.hostname).await?;
+
+        let submission = listen("smtp.submission", &config.smtp.submission).await?;
+        let submissions = listen("smtp.submissions", &config.smtp.submissions).await?;
+        let control_listeners = listen("api.listen", &config.api.listen).await?;
+
+        let settings = intake::Settings {
+            hostname: config.hostname.clone(),
+            expiry: config.relay.expiry,
+            takes_null_sender: config.smtp.null_sender,
+            names_client_address: config.smtp.received_client_address,
+        };
+        let intake_role = Arc::new(Intake::new(store.clone(), settings));
+        let checks = verification::Settings::new(&config.domains, &config.hostname);
+        let server =
+            Arc::new(Server::new(config.hostname.clone(), &config.smtp, intake_role, certificate.shared()));
+        let control = Arc::new(Api::new(api::Parts {
+            settings: config.api.clone(),
+            verification: checks.clone(),
+            store: store.clone(),
+            resolver: resolver.clone(),
+            tls: config.api.tls.then(|| certificate.shared()),
+        }));
+        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
+
+        let mut running = Self {
+            submission_addresses: addresses(&submission),
+            submissions_addresses: addresses(&submissions),
+            api_addresses: addresses(&control_listeners),
+            store: store.clone(),
+            certificate: certificate.clone(),
+            intake: Stage::new("what accepts mail"),
+            delivery: Stage::new("what delivers mail"),
+            deadline: config.shutdown_deadline,
+        };
+        let stage = &mut running.intake;
+        for (listeners, security) in [(submission, Security::Starttls), (submissions, Security::Implicit)] {
+            for listener in listeners {
+                stage.spawn("SMTP listener", server.clone().serve(listener, security, stage.stop.clone()));
+            }
+        }
+        for listener in control_listeners {
+            stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
+        }
+        let retention = RetentionPolicy {
+            body_days: config.retention.body_days,
+            row_days: config.retention.message_days,
+        };
+        stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));
+        stage.spawn("domain check", verification::recheck_loop(store, resolver, checks, stage.stop.clone()));
+        stage.spawn("certificate watch", watch_certificate(certificate, stage.stop.clone()));
+        let stage = &mut running.delivery;
+        stage.spawn("relay", relay.run(stage.stop.clone()));
+        tracing::info!(
+            hostname = %config.hostname,
+            submission = ?running.submission_addresses,
+            submissions = ?running.submissions_addresses,
+            api = ?running.api_addresses,
+            "started"
+        );
+        Ok(running)
+    }
+
+    /// The store behind the server, for what runs in the same process.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Reads the certificate's files again; on an error the old one stays in use.
+    pub fn reload_certificate(&self) -> Result<(), TlsError> {
+        self.certificate.reload()
+    }
+
+    /// Completes when a task ends that should not: what to say of it.
+    pub async fn wait_for_failure(&mut self) -> String {
+        let ended = tokio::select! {
+            Some(ended) = self.intake.tasks.join_next() => ended,
+            Some(ended) = self.delivery.tasks.join_next() => ended,
+        };
+        match ended {
+            Ok(name) => format!("the {name} ended unexpectedly"),
+            Err(error) => format!("a task failed: {error}"),
+        }
+    }
+
+    /// Stops accepting, lets what is being received finish, then what is being delivered, then closes the store.
+    /// What has not ended by the deadline is dropped, which is as safe as a crash.
+    pub async fn stop(mut self) -> Result<(), StopError> {
+        let end = Instant::now() + self.deadline;
+        let mut late = None;
+        for stage in [&mut self.intake, &mut self.delivery] {
+            if tokio::time::timeout_at(end, stage.end()).await.is_err() {
+                stage.tasks.abort_all();
+                late.get_or_insert(stage.name);
+            }
+        }
+        self.store.close().await;
+        late.map_or(Ok(()), |name| Err(StopError(name, self.deadline)))
+    }
+}
+
+fn load_certificate(config: &Config) -> Result<Certificate, TlsError> {
+    match (&config.tls.certificate, &config.tls.private_key) {
+        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
+        _ => {
+            tracing::warn!("no tls.certificate: using a self-signed one, which mail clients refuse");
+            Certificate::load_or_make(&config.data_dir, &config.hostname)
+        }
+    }
+}
+
+async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for &address in wanted {
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+            option,
+            address,
+            hint: hint_for(&source),
+            source,
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn hint_for(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+/// Makes the domain that test keys may send from without any DNS of their own.
+async fn ensure_sandbox(store: &Store, hostname: &DomainName) -> Result<(), StartError> {
+    let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
+    let name = DomainName::parse(&format!("{SANDBOX_LABEL}.{hostname}")).map_err(|error| fail(&error))?;
+    let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
+    if known.map_err(|error| fail(&error))?.is_some() {
+        return Ok(());
+    }
+    let pair = tokio::task::spawn_blocking(|| sign::generate(DkimAlgorithm::Rsa))
+        .await
+        .map_err(|error| fail(&error))?
+        .map_err(|error| fail(&error))?;
+    let new = NewDomain {
+        tenant_id: None,
+        name,
+        verification: Verification::Manual,
+        subdomains: false,
+        ownership_token: String::new(),
+        dkim_keys: vec![NewDkimKey {
+            selector: "sandbox".into(),
+            algorithm: pair.algorithm,
+            state: DkimKeyState::Active,
+            public_key: pair.public_key,
+            private_key: pair.private_key,
+        }],
+    };
+    store.ensure_sandbox_domain(new, Timestamp::now()).await.map_err(|error| fail(&error))?;
+    Ok(())
+}
+
+/// Takes a renewed certificate into use without a signal.
+async fn watch_certificate(certificate: Arc<Certificate>, stop: CancellationToken) {
+    let mut seen = certificate.fingerprint();
+    let mut looks = tokio::time::interval(CERTIFICATE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let found = certificate.fingerprint();
+        if found == seen {
+            continue;
+        }
+        seen = found;
+        let path: PathBuf = certificate.path().to_owned();
+        match certificate.reload() {
+            Ok(()) => tracing::info!(path = %path.display(), "certificate renewed"),
+            Err(error) => tracing::error!(%error, "keeping the old certificate"),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `pillarbox check-config`.
+
+use anyhow::Context;
+
+use super::ConfigFile;
+use crate::config::Config;
+use crate::tls::Certificate;
+use crate::{relay, telemetry};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = &arguments.file.config;
+    let config = Config::load(path)?;
+    let name = path.display();
+    telemetry::check(&config.log).with_context(|| format!("{name}"))?;
+    if let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) {
+        Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
+    }
+    relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
+    println!("{name} is right: {} in {}", config.hostname, config.data_dir.display());
+    if !config.hostname.is_fully_qualified() {
+        println!("note: hostname {} is not fully qualified; receivers will distrust it", config.hostname);
+    }
+    if config.tls.certificate.is_none() {
+        println!("note: no tls.certificate; a self-signed one will be made, which mail clients refuse");
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! `pillarbox quickstart`: a server on loopback that works at once, and a first message through it.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use lettre::message::header::ContentType;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+
+use super::serve::{Reload, runtime, serve};
+use crate::app::Running;
+use crate::config::Config;
+use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, Scope, TenantId, Timestamp};
+use crate::store::{Delivery, Directory, Event, Journal, NewKey, NewTenant, Store};
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Where everything is kept; made if absent
+    #[arg(long, value_name = "DIR", default_value = "pillarbox-data")]
+    dir: PathBuf,
+}
+
+const CONFIG_FILE: &str = "pillarbox.toml";
+const DEMO_SLUG: &str = "demo";
+const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = prepare_dir(&arguments.dir)?;
+    let config = Config::load(&path)?;
+    let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
+    runtime()?.block_on(async {
+        let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
+        match Demo::make(running.store()).await? {
+            Some(demo) => demo.show(&running, &config).await?,
+            None => show_again(&arguments.dir),
+        }
+        println!(
+            "\nThe server runs. Ctrl-C ends it; the same command starts it again with everything in it."
+        );
+        serve(running, &Reload { path: &path, config: &config, log: &log }).await
+    })
+}
+
+/// Makes the directory and its configuration, unless they are there.
+fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
+    let path = dir.join(CONFIG_FILE);
+    if !path.exists() {
+        let data_dir = toml::Value::String(dir.join("data").display().to_string());
+        let text = format!(
+            "# Made by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
+             hostname = \"localhost\"\n\
+             data_dir = {data_dir}\n\n\
+             [log]\nlevel = \"warn\"\n\n\
+             [smtp]\n\
+             submission = [\"127.0.0.1:2587\"]\n\
+             submissions = [\"127.0.0.1:2465\"]\n\n\
+             [api]\nlisten = [\"127.0.0.1:8587\"]\n"
+        );
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(path)
+}
+
+/// What the first start makes.
+struct Demo {
+    platform_secret: KeySecret,
+    key_id: KeyId,
+    secret: KeySecret,
+}
+
+impl Demo {
+    /// Makes the platform key, the tenant and its key; `None` if they are there from an earlier start.
+    async fn make(store: &Store) -> anyhow::Result<Option<Self>> {
+        if store.tenant_by_slug(DEMO_SLUG).await?.is_some() {
+            return Ok(None);
+        }
+        let now = Timestamp::now();
+        let (platform_secret, _) = make_key(store, None, Environment::Live).await?;
+        let tenant = store
+            .create_tenant(
+                NewTenant {
+                    name: "Demo".into(),
+                    slug: DEMO_SLUG.into(),
+                    external_ref: None,
+                    metadata: Default::default(),
+                    settings: Default::default(),
+                    rate_limit: Default::default(),
+                    smart_host: None,
+                    retention_days: None,
+                },
+                now,
+            )
+            .await?;
+        let (secret, key_id) = make_key(store, Some(tenant.id), Environment::Test).await?;
+        Ok(Some(Self { platform_secret, key_id, secret }))
+    }
+
+    async fn show(&self, running: &Running, config: &Config) -> anyhow::Result<()> {
+        let place = Place::of(running, config)?;
+        println!("{}", self.describe(&place));
+        println!("A first message, from {} over real SMTP:\n", place.sender);
+        self.send_first(&place).await.context("the first message was not taken")?;
+        show_life(running.store(), FIRST_MESSAGE_DEADLINE).await
+    }
+
+    /// Everything that a newcomer may want to paste.
+    fn describe(&self, place: &Place) -> String {
+        let Place { submission, submissions, api, sender, ca } = place;
+        let (user, secret, platform) = (self.key_id, self.secret.expose(), self.platform_secret.expose());
+        let (port, tls_port) = (submission.port(), submissions.port());
+        let mut text = String::from("Pillarbox is running. The two secrets below are shown only now.\n\n");
+        let _ = write!(
+            text,
+            "  platform key   {platform}\n\
+             \x20 demo tenant    user {user}\n\
+             \x20                password {secret}   (environment test: mail stays in the sandbox)\n\
+             \x20 sender         {sender}\n\
+             \x20 submission     localhost:{port} STARTTLS, localhost:{tls_port} TLS\n\
+             \x20 API            http://{api}\n\
+             \x20 certificate    {ca}\n\n\
+             Paste one of these:\n\n\
+             # swaks\n\
+             swaks --server localhost:{port} --tls --tls-ca-path {ca} --tls-verify --auth PLAIN \\\n\
+             \x20 --auth-user {user} --auth-password {secret} \\\n\
+             \x20 --from {sender} --to someone@example.com --header 'Subject: Hello from swaks'\n\n\
+             # curl, SMTP\n\
+             printf 'From: {sender}\\r\\nTo: someone@example.com\\r\\nSubject: Hello from curl\\r\\n\\r\\nHi.\\r\\n' |\n\
+             curl --ssl-reqd --cacert {ca} --url smtp://localhost:{port} --user {user}:{secret} \\\n\
+             \x20 --mail-from {sender} --mail-rcpt someone@example.com --upload-file -\n\n\
+             # Python\n\
+             python3 - <<'END'\n\
+             import smtplib, ssl\n\
+             from email.message import EmailMessage\n\
+             mail = EmailMessage()\n\
+             mail['From'], mail['To'], mail['Subject'] = '{sender}', 'someone@example.com', 'Hello from Python'\n\
+             mail.set_content('Hi.')\n\
+             with smtplib.SMTP('localhost', {port}) as smtp:\n\
+             \x20   smtp.starttls(context=ssl.create_default_context(cafile='{ca}'))\n\
+             \x20   smtp.login('{user}', '{secret}')\n\
+             \x20   smtp.send_message(mail)\n\
+             END\n\n\
+             # the API: what became of the mail; a tenant of your own\n\
+             curl -H 'Authorization: Bearer {secret}' http://{api}/v1/emails\n\
+             curl -H 'Authorization: Bearer {platform}' -H 'Content-Type: application/json' \\\n\
+             \x20 -d '{{\"name\": \"Acme\"}}' http://{api}/v1/tenants\n"
+        );
+        text
+    }
+
+    /// Sends like any other client, through a library that is not ours.
+    async fn send_first(&self, place: &Place) -> anyhow::Result<()> {
+        let message = Message::builder()
+            .from(place.sender.parse()?)
+            .to("newcomer@example.com".parse()?)
+            .subject("The first message")
+            .header(ContentType::TEXT_PLAIN)
+            .body(String::from("It works.\n"))?;
+        let ca = Certificate::from_pem(&std::fs::read(&place.ca)?)?;
+        let tls = TlsParameters::builder("localhost".into()).add_root_certificate(ca).build()?;
+        let credentials = Credentials::new(self.key_id.to_string(), self.secret.expose().to_owned());
+        AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(place.submission.ip().to_string())
+            .port(place.submission.port())
+            .tls(Tls::Required(tls))
+            .credentials(credentials)
+            .build()
+            .send(message)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn make_key(
+    store: &Store,
+    tenant_id: Option<TenantId>,
+    environment: Environment,
+) -> anyhow::Result<(KeySecret, KeyId)> {
+    let secret = KeySecret::generate(environment);
+    let new = NewKey {
+        tenant_id,
+        name: "quickstart".into(),
+        environment,
+        scopes: Scope::ALL.to_vec(),
+        allowed_domain_ids: Vec::new(),
+        allowed_cidrs: Vec::new(),
+        expires_at: None,
+        digest: secret.digest(),
+        last_four: secret.last_four().to_owned(),
+    };
+    let key = store.create_key(new, Timestamp::now()).await?;
+    Ok((secret, key.id))
+}
+
+/// Where the server is, for people to paste.
+struct Place {
+    submission: SocketAddr,
+    submissions: SocketAddr,
+    api: SocketAddr,
+    sender: String,
+    ca: String,
+}
+
+impl Place {
+    fn of(running: &Running, config: &Config) -> anyhow::Result<Self> {
+        let first = |addresses: &[SocketAddr], option| {
+            addresses.first().copied().with_context(|| format!("the configuration has no {option} listener"))
+        };
+        Ok(Self {
+            submission: first(&running.submission_addresses, "smtp.submission")?,
+            submissions: first(&running.submissions_addresses, "smtp.submissions")?,
+            api: first(&running.api_addresses, "api.listen")?,
+            sender: format!("hello@sandbox.{}", config.hostname),
+            ca: config.data_dir.join("self-signed.crt").display().to_string(),
+        })
+    }
+}
+
+/// Prints the events of the first message until nothing more will happen to it.
+async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
+    let page = store.list_messages(Default::default(), newest()).await?;
+    let (message, _) = page.items.into_iter().next().context("the message is not in the store")?;
+    let deliveries = tokio::time::timeout(deadline, wait_until_final(store, message.id))
+        .await
+        .context("the message was not delivered in time")??;
+    let accepted = message.created_at;
+    println!("  {:>7}  accepted   {} ({} octets), on disk before the 250", "0 ms", message.id, message.size);
+    if let Some(domain) = &message.dkim_domain {
+        println!("  {:>7}  signed     DKIM, d={domain}", "");
+    }
+    for event in store.message_events(message.id).await? {
+        if event.kind != EventKind::MessageAccepted {
+            println!("  {:>7}  {}", since(accepted, &event), describe(&event, &deliveries));
+        }
+    }
+    Ok(())
+}
+
+fn newest() -> crate::store::PageRequest {
+    crate::store::PageRequest { limit: 1, ..Default::default() }
+}
+
+async fn wait_until_final(store: &Store, id: MessageId) -> anyhow::Result<Vec<Delivery>> {
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        looks.tick().await;
+        let deliveries = store.deliveries(id).await?;
+        if deliveries.iter().all(|delivery| !delivery.state.is_open()) {
+            return Ok(deliveries);
+        }
+    }
+}
+
+fn since(start: Timestamp, event: &Event) -> String {
+    format!("{} ms", event.created_at.duration_since(start).as_millis())
+}
+
+fn describe(event: &Event, deliveries: &[Delivery]) -> String {
+    let what = event.kind.as_str().trim_start_matches("message.");
+    let delivery = deliveries.iter().find(|delivery| Some(delivery.id) == event.delivery_id);
+    let to = delivery.map(|delivery| format!("to {} in the sandbox", delivery.recipient)).unwrap_or_default();
+    let reply = delivery.and_then(|delivery| delivery.last_reply.clone()).unwrap_or_default();
+    format!("{what:<9}  {to}: {reply}")
+}
+
+fn show_again(dir: &Path) {
+    let dir = dir.join("data");
+    let dir = dir.display();
+    println!(
+        "Pillarbox is running with what is in {dir}. Its secrets were shown at the first start; for new ones:\n\n  \
+         pillarbox key create --data-dir {dir} --name ops\n  \
+         pillarbox key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
+    );
+}

@@ -1,0 +1,91 @@
+//! `pillarbox serve`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::ConfigFile;
+use crate::app::Running;
+use crate::config::Config;
+use crate::telemetry::{self, LogControl};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = &arguments.file.config;
+    let config = Config::load(path)?;
+    let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
+    runtime()?.block_on(async {
+        let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
+        serve(running, &Reload { path, config: &config, log: &log }).await
+    })
+}
+
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// What SIGHUP reads again.
+pub(super) struct Reload<'a> {
+    pub path: &'a Path,
+    pub config: &'a Config,
+    pub log: &'a LogControl,
+}
+
+/// Serves until a signal or a failure, then stops in order.
+pub(super) async fn serve(mut running: Running, reload: &Reload<'_>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => {
+                reload.run(&running);
+                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            failure = running.wait_for_failure() => break Some(failure),
+        }
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    let stopped = running.stop().await;
+    if let Some(failure) = failure {
+        anyhow::bail!("{failure}; see the log");
+    }
+    stopped.context("not everything could finish in time; nothing accepted is lost")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+impl Reload<'_> {
+    fn run(&self, running: &Running) {
+        match running.reload_certificate() {
+            Ok(()) => tracing::info!("certificate read again"),
+            Err(error) => tracing::error!(%error, "keeping the old certificate"),
+        }
+        match Config::load(self.path) {
+            Err(error) => tracing::error!(%error, "keeping the old configuration"),
+            Ok(new) => {
+                if let Err(error) = self.log.change(&new.log) {
+                    tracing::error!(%error, "keeping the old log level");
+                }
+                if new != (Config { log: new.log.clone(), ..self.config.clone() }) {
+                    tracing::warn!("the configuration has changed; all but log.level needs a restart");
+                }
+            }
+        }
+    }
+}
+
+/// Tells systemd, if it is listening. That it is not is no error.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}

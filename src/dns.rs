@@ -1,0 +1,346 @@
+//! DNS as mail needs it: where a domain's mail goes, the addresses of a host, texts and aliases.
+//!
+//! An adapter around hickory. Names are asked for as they are, with a final dot, so that no search list of the
+//! machine can turn one name into another. Imports `mail` only.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::rdata::MX;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+use crate::mail::DomainName;
+
+/// Hosts of one domain that are looked at, whatever the answer holds.
+const MX_HOSTS_MAX: usize = 20;
+/// Addresses of one host that are looked at.
+const ADDRESSES_MAX: usize = 20;
+/// Records of any other type that are looked at.
+const RECORDS_MAX: usize = 50;
+/// One question, its repetitions and aliases included.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Asks the DNS. Cheap to clone; clones share a cache.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    current: TokioResolver,
+    uncached: TokioResolver,
+}
+
+/// Where the mail of a domain goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MailHosts {
+    /// Host names in order of trial, without final dots; the domain itself where there is no MX (RFC 5321 §5.1).
+    Hosts(Vec<String>),
+    /// The domain takes no mail (RFC 7505).
+    NullMx,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DnsError {
+    /// NXDOMAIN: there is nothing of that name.
+    #[error("no such domain in the DNS")]
+    NoSuchDomain,
+    /// The name exists and has no such records.
+    #[error("no records of this type in the DNS")]
+    NoRecords,
+    /// SERVFAIL, time-outs and the like: asking later may help.
+    #[error("DNS look-up failed: {0}")]
+    Temporary(String),
+}
+
+impl Resolver {
+    /// A resolver that asks these servers, or the system's if there are none.
+    ///
+    /// # Errors
+    /// [`DnsError::Temporary`] if no resolver can be built at all.
+    pub fn new(name_servers: &[SocketAddr]) -> Result<Self, DnsError> {
+        let (config, options) = match name_servers {
+            [] => system_configuration(),
+            servers => (configuration_of(servers), own_options()),
+        };
+        let build = |cache_entries: u64| {
+            let mut builder =
+                TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
+            *builder.options_mut() = options.clone();
+            builder.options_mut().cache_size = cache_entries;
+            builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
+        };
+        Ok(Self { current: build(16_384)?, uncached: build(0)? })
+    }
+
+    /// The same servers asked anew each time, for people who wait for a record to appear.
+    pub fn without_cache(&self) -> Self {
+        Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
+    }
+
+    /// The hosts that take a domain's mail, best preference first, equal ones in random order (RFC 5321 §5.1).
+    ///
+    /// # Errors
+    /// [`DnsError::NoSuchDomain`] if the domain does not exist, [`DnsError::Temporary`].
+    pub async fn mail_hosts(&self, domain: &DomainName) -> Result<MailHosts, DnsError> {
+        let exchanges = self.lookup(domain.as_str(), RecordType::MX, |data| match data {
+            RData::MX(mx) => Some(mx.clone()),
+            _ => None,
+        });
+        match exchanges.await {
+            Ok(records) => Ok(order_hosts(records)),
+            // RFC 5321 §5.1: without an MX the domain is its own host.
+            Err(DnsError::NoRecords) => Ok(MailHosts::Hosts(vec![domain.as_str().to_owned()])),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The addresses of a host, IPv4 first: receivers are stricter on IPv6 and many senders lack a route.
+    /// An address in text form is its own answer.
+    ///
+    /// # Errors
+    /// As [`DnsError`] says; [`DnsError::Temporary`] if either family failed and the other has nothing.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![ip]);
+        }
+        let (v4, v6) = tokio::join!(
+            self.lookup(host, RecordType::A, |data| match data {
+                RData::A(a) => Some(IpAddr::V4(a.0)),
+                _ => None,
+            }),
+            self.lookup(host, RecordType::AAAA, |data| match data {
+                RData::AAAA(a) => Some(IpAddr::V6(a.0)),
+                _ => None,
+            }),
+        );
+        join_families(v4, v6)
+    }
+
+    /// The TXT records of a name; the strings of one record are joined (RFC 7208 §3.3).
+    ///
+    /// # Errors
+    /// As [`DnsError`] says.
+    pub async fn texts(&self, name: &str) -> Result<Vec<String>, DnsError> {
+        let records = self.lookup(name, RecordType::TXT, |data| match data {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        });
+        records.await
+    }
+
+    /// What a name is an alias of, without final dots.
+    ///
+    /// # Errors
+    /// As [`DnsError`] says.
+    pub async fn cnames(&self, name: &str) -> Result<Vec<String>, DnsError> {
+        let records = self.lookup(name, RecordType::CNAME, |data| match data {
+            RData::CNAME(target) => Some(host_text(&target.0)),
+            _ => None,
+        });
+        records.await
+    }
+
+    async fn lookup<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Vec<T>, DnsError> {
+        // A text that is no name cannot be in the DNS.
+        let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
+        name.set_fqdn(true);
+        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
+            .await
+            .map_err(|_| DnsError::Temporary("time-out".into()))?
+            .map_err(classify)?;
+        let found: Vec<T> =
+            answer.answers().iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
+        if found.is_empty() { Err(DnsError::NoRecords) } else { Ok(found) }
+    }
+}
+
+fn classify(error: NetError) -> DnsError {
+    if error.is_nx_domain() {
+        DnsError::NoSuchDomain
+    } else if error.is_no_records_found() {
+        DnsError::NoRecords
+    } else {
+        DnsError::Temporary(error.to_string())
+    }
+}
+
+fn order_hosts(mut records: Vec<MX>) -> MailHosts {
+    // RFC 7505 §3: the root as exchange means that there is none.
+    if records.iter().all(|mx| mx.exchange.is_root()) {
+        return MailHosts::NullMx;
+    }
+    records.retain(|mx| !mx.exchange.is_root());
+    records.sort_by_cached_key(|mx| (mx.preference, rand::random::<u64>()));
+    let mut hosts: Vec<String> = Vec::new();
+    for mx in records {
+        let host = host_text(&mx.exchange);
+        if hosts.len() < MX_HOSTS_MAX && !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    MailHosts::Hosts(hosts)
+}
+
+fn host_text(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn join_families(
+    v4: Result<Vec<IpAddr>, DnsError>,
+    v6: Result<Vec<IpAddr>, DnsError>,
+) -> Result<Vec<IpAddr>, DnsError> {
+    match (v4, v6) {
+        (Ok(v4), Ok(v6)) => {
+            Ok(v4.into_iter().take(ADDRESSES_MAX / 2).chain(v6).take(ADDRESSES_MAX).collect())
+        }
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found.into_iter().take(ADDRESSES_MAX).collect()),
+        (Err(error @ DnsError::Temporary(_)), Err(_)) | (Err(_), Err(error @ DnsError::Temporary(_))) => {
+            Err(error)
+        }
+        (Err(DnsError::NoSuchDomain), Err(DnsError::NoSuchDomain)) => Err(DnsError::NoSuchDomain),
+        (Err(_), Err(_)) => Err(DnsError::NoRecords),
+    }
+}
+
+fn own_options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.use_hosts_file = ResolveHosts::Never;
+    tune(&mut options);
+    options
+}
+
+fn tune(options: &mut ResolverOpts) {
+    options.timeout = Duration::from_secs(5);
+    options.attempts = 2;
+    // Two servers asked at once lose the repetition over TCP of a truncated answer.
+    options.num_concurrent_reqs = 1;
+    // Above it hickory answers "busy", which would defer mail for nothing.
+    options.max_active_requests = 4096;
+    options.edns0 = true;
+    // Without a floor negative answers are not kept at all.
+    options.negative_min_ttl = Some(Duration::from_secs(10));
+    options.negative_max_ttl = Some(Duration::from_secs(5 * 60));
+    options.positive_max_ttl = Some(Duration::from_secs(24 * 60 * 60));
+}
+
+/// The system's servers; like the C library, the local host where the system names none.
+fn system_configuration() -> (ResolverConfig, ResolverOpts) {
+    match hickory_resolver::system_conf::read_system_conf() {
+        Ok((config, mut options)) if !config.name_servers().is_empty() => {
+            tune(&mut options);
+            (config, options)
+        }
+        _ => (configuration_of(&[SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)]), own_options()),
+    }
+}
+
+fn configuration_of(servers: &[SocketAddr]) -> ResolverConfig {
+    let servers = servers.iter().map(|server| {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        for connection in &mut connections {
+            connection.port = server.port();
+        }
+        NameServerConfig::new(server.ip(), true, connections)
+    });
+    ResolverConfig::from_parts(None, Vec::new(), servers.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mx(preference: u16, exchange: &str) -> MX {
+        MX::new(preference, Name::from_ascii(exchange).unwrap())
+    }
+
+    fn hosts(records: Vec<MX>) -> Vec<String> {
+        match order_hosts(records) {
+            MailHosts::Hosts(hosts) => hosts,
+            MailHosts::NullMx => panic!("null MX"),
+        }
+    }
+
+    #[test]
+    fn hosts_go_by_preference_and_each_appears_once() {
+        let records = vec![mx(20, "B.example."), mx(10, "a.example."), mx(30, "a.example."), mx(5, ".")];
+        assert_eq!(hosts(records), ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn equal_preferences_are_tried_in_random_order() {
+        let firsts: std::collections::HashSet<String> =
+            (0..200).map(|_| hosts(vec![mx(1, "a."), mx(1, "b."), mx(2, "c.")])[0].clone()).collect();
+        assert_eq!(firsts, ["a", "b"].map(String::from).into());
+    }
+
+    #[test]
+    fn the_root_alone_means_no_mail() {
+        assert_eq!(order_hosts(vec![mx(0, ".")]), MailHosts::NullMx);
+    }
+
+    #[test]
+    fn an_endless_answer_is_cut() {
+        let many = (0..500).map(|n| mx(n, &format!("h{n}.example."))).collect();
+        assert_eq!(hosts(many).len(), MX_HOSTS_MAX);
+        let v4 = vec![IpAddr::from([192, 0, 2, 1]); 100];
+        let v6 = vec![IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]); 100];
+        let both = join_families(Ok(v4), Ok(v6)).unwrap();
+        assert_eq!(both.len(), ADDRESSES_MAX);
+        assert!(both.iter().any(IpAddr::is_ipv6) && both[0].is_ipv4());
+    }
+
+    #[test]
+    fn a_failed_family_never_turns_into_a_missing_domain() {
+        let failed = || Err(DnsError::Temporary("SERVFAIL".into()));
+        let absent = || Err(DnsError::NoRecords);
+        let unknown = || Err(DnsError::NoSuchDomain);
+        assert_eq!(join_families(failed(), unknown()), failed());
+        assert_eq!(join_families(absent(), failed()), failed());
+        assert_eq!(join_families(absent(), unknown()), absent());
+        assert_eq!(join_families(unknown(), unknown()), unknown());
+        let found = vec![IpAddr::from([192, 0, 2, 1])];
+        assert_eq!(join_families(Ok(found.clone()), failed()), Ok(found));
+    }
+
+    /// A server that answers every question with a code and no records.
+    fn answer_all(code: u8) -> SocketAddr {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut packet = [0; 1500];
+            while let Ok((len, peer)) = socket.recv_from(&mut packet) {
+                // RFC 1035 §4.1.1: the second flag octet ends in the code, the first begins with QR.
+                packet[2] |= 0x80;
+                packet[3] = code;
+                let _ = socket.send_to(&packet[..len], peer);
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn answers_without_records_are_told_apart() {
+        let domain = DomainName::parse("example.com").unwrap();
+        let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
+        assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
+        assert_eq!(ask(3).await, Err(DnsError::NoSuchDomain));
+        assert!(matches!(ask(2).await, Err(DnsError::Temporary(_))));
+    }
+
+    #[tokio::test]
+    async fn an_address_is_its_own_answer_and_no_other_text_reaches_the_server() {
+        let resolver = Resolver::new(&[answer_all(0)]).unwrap();
+        assert_eq!(resolver.addresses("::1").await, Ok(vec!["::1".parse().unwrap()]));
+        assert_eq!(resolver.addresses("not a name").await, Err(DnsError::NoSuchDomain));
+        assert_eq!(resolver.without_cache().texts("example.com").await, Err(DnsError::NoRecords));
+    }
+}

@@ -1,0 +1,46 @@
+//! What has served its time: bodies and rows past their retention, files without a row, the write-ahead log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::mail::Timestamp;
+use crate::store::{Journal, RetentionPolicy, Store};
+
+const ROUND_INTERVAL: Duration = Duration::from_secs(60);
+/// Rows removed in one transaction: few enough that acceptance does not wait.
+const REMOVED_MAX: usize = 500;
+/// Transactions in one round; what is left waits for the next.
+const STEPS_MAX: usize = 200;
+
+/// Cleans up once a minute until told to stop.
+pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationToken) {
+    let mut rounds = tokio::time::interval(ROUND_INTERVAL);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = rounds.tick() => clean(&store, policy, &stop).await,
+        }
+    }
+}
+
+async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken) {
+    for _ in 0..STEPS_MAX {
+        match store.prune(policy, Timestamp::now(), REMOVED_MAX).await {
+            Ok(pruned) if pruned == Default::default() => break,
+            Ok(pruned) => tracing::debug!(?pruned, "removed what its retention had ended for"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot clean up; trying again in a minute");
+                return;
+            }
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+    }
+    if let Err(error) = store.checkpoint().await {
+        tracing::warn!(%error, "cannot shorten the write-ahead log; trying again in a minute");
+    }
+}

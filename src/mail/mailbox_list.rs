@@ -1,0 +1,240 @@
+//! The addresses of a From field, read strictly (RFC 5322 §3.4, RFC 6854 left out).
+//!
+//! Who a message is from decides whose domain it may use, so a field is taken only if every reader finds the same
+//! addresses in it. Display names may hold any octets; an address may not be spelt with comments or folds inside.
+
+use super::{Address, AddressError};
+
+/// Why a field does not have exactly one reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxListError {
+    /// There is no address in it.
+    #[error("it holds no address")]
+    Empty,
+    /// `Group: …;`
+    #[error("it holds a group")]
+    Group,
+    /// A comment or quoted string that does not end, or comments in comments beyond reason.
+    #[error("a quoted string or comment in it does not end")]
+    Open,
+    /// A name with a character that must be quoted, or something after an address.
+    #[error("a display name must be quoted if it has special characters, and nothing may follow an address")]
+    Phrase,
+    /// An address is wrong.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// More addresses than anyone needs.
+    #[error("it holds more than {MAILBOXES_MAX} addresses")]
+    TooMany,
+}
+
+const MAILBOXES_MAX: usize = 50;
+const COMMENT_DEPTH_MAX: usize = 8;
+
+/// A token of RFC 5322 §3.2, white space and comments left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    /// Atoms with their dots and `@`, or a domain literal.
+    Word(String),
+    /// A quoted string, with its quotes.
+    Quoted(String),
+    /// `<`, `>`, `,`, `:` or `;`.
+    Special(char),
+}
+
+/// A token, and whether it touches the one before.
+struct Placed {
+    token: Token,
+    joined: bool,
+}
+
+/// The addresses of a field's value, in order. Octets above 127 that are not UTF-8 are fine in a name.
+pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError> {
+    let text = String::from_utf8_lossy(value);
+    let tokens = tokenize(&text)?;
+    let mut mailboxes = Vec::new();
+    for group in tokens.split(|placed| placed.token == Token::Special(',')) {
+        // RFC 5322 §4.4 lets obsolete lists have empty members.
+        if group.is_empty() {
+            continue;
+        }
+        mailboxes.push(parse_mailbox(group)?);
+        if mailboxes.len() > MAILBOXES_MAX {
+            return Err(MailboxListError::TooMany);
+        }
+    }
+    if mailboxes.is_empty() { Err(MailboxListError::Empty) } else { Ok(mailboxes) }
+}
+
+fn parse_mailbox(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+    if tokens.iter().any(|p| matches!(p.token, Token::Special(':' | ';'))) {
+        return Err(MailboxListError::Group);
+    }
+    let Some(open) = tokens.iter().position(|p| p.token == Token::Special('<')) else {
+        return parse_spec(tokens);
+    };
+    let (name, rest) = tokens.split_at(open);
+    // A bare `@` in a name would be a second address to a lenient reader.
+    let is_phrase = name.iter().all(|p| match &p.token {
+        Token::Word(word) => !word.contains(['@', '[', ']']),
+        Token::Quoted(_) => true,
+        Token::Special(_) => false,
+    });
+    match rest {
+        [_, spec @ .., Placed { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
+        _ => Err(MailboxListError::Phrase),
+    }
+}
+
+/// `local@domain` in one piece.
+fn parse_spec(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+    let mut text = String::new();
+    for (index, placed) in tokens.iter().enumerate() {
+        if index > 0 && !placed.joined {
+            return Err(MailboxListError::Phrase);
+        }
+        match &placed.token {
+            Token::Word(part) | Token::Quoted(part) => text.push_str(part),
+            Token::Special(_) => return Err(MailboxListError::Phrase),
+        }
+    }
+    // What was not UTF-8 may stand in a name, never in an address.
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(AddressError::LocalSyntax.into());
+    }
+    Ok(Address::parse(&text)?)
+}
+
+fn tokenize(text: &str) -> Result<Vec<Placed>, MailboxListError> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    let mut joined = false;
+    while let Some(c) = rest.chars().next() {
+        let (token, length) = match c {
+            ' ' | '\t' | '\r' | '\n' => (None, 1),
+            '(' => (None, comment_length(rest)?),
+            '"' => {
+                let length = quoted_length(rest)?;
+                (Some(Token::Quoted(rest[..length].to_owned())), length)
+            }
+            '<' | '>' | ',' | ':' | ';' => (Some(Token::Special(c)), 1),
+            '[' => {
+                let length = rest.find(']').ok_or(MailboxListError::Open)? + 1;
+                (Some(Token::Word(rest[..length].to_owned())), length)
+            }
+            _ => {
+                let length = rest.find(|c| " \t\r\n()<>,:;\"[".contains(c)).unwrap_or(rest.len());
+                (Some(Token::Word(rest[..length].to_owned())), length)
+            }
+        };
+        let is_gap = token.is_none();
+        if let Some(token) = token {
+            if c == ')' || matches!(&token, Token::Word(w) if w.chars().any(char::is_control)) {
+                return Err(MailboxListError::Phrase);
+            }
+            tokens.push(Placed { token, joined });
+        }
+        joined = !is_gap;
+        rest = &rest[length.max(1)..];
+    }
+    Ok(tokens)
+}
+
+fn quoted_length(text: &str) -> Result<usize, MailboxListError> {
+    let mut escaped = false;
+    for (i, b) in text.bytes().enumerate().skip(1) {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Ok(i + 1),
+            _ => {}
+        }
+    }
+    Err(MailboxListError::Open)
+}
+
+fn comment_length(text: &str) -> Result<usize, MailboxListError> {
+    let (mut depth, mut escaped) = (0, false);
+    for (i, b) in text.bytes().enumerate() {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'(' if depth == COMMENT_DEPTH_MAX => return Err(MailboxListError::Open),
+            b'(' => depth += 1,
+            b')' if depth == 1 => return Ok(i + 1),
+            b')' => depth -= 1,
+            _ => {}
+        }
+    }
+    Err(MailboxListError::Open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(value: &str) -> Result<Vec<String>, MailboxListError> {
+        Ok(parse_mailbox_list(value.as_bytes())?.iter().map(Address::to_string).collect())
+    }
+
+    #[test]
+    fn common_forms_are_read() {
+        for (value, addresses) in [
+            (" a@b.c\r\n", vec!["a@b.c"]),
+            (" Alice <a@b.c>\r\n", vec!["a@b.c"]),
+            (" \"Alice, of b@evil.com\" <a@b.c>", vec!["a@b.c"]),
+            (" Alice B. Smith (home) <a@b.c> (work)", vec!["a@b.c"]),
+            (" a@b.c (Alice (x) \\) )", vec!["a@b.c"]),
+            (" =?utf-8?q?J=C3=BCrgen?=\r\n <a@b.c>,\r\n B <d@e.f>", vec!["a@b.c", "d@e.f"]),
+            (" Jürgen <jürgen@bücher.example>", vec!["jürgen@xn--bcher-kva.example"]),
+            (" \"a b\"@b.c", vec!["\"a b\"@b.c"]),
+            (" <a@[127.0.0.1]>", vec!["a@[127.0.0.1]"]),
+            (" ,a@b.c,,", vec!["a@b.c"]),
+        ] {
+            assert_eq!(read(value), Ok(addresses.into_iter().map(String::from).collect()), "{value}");
+        }
+        assert_eq!(parse_mailbox_list(b"J\xfcrgen <a@b.c>").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_refused() {
+        for value in [
+            "",
+            " \r\n",
+            "Alice",
+            "b@evil.com <a@b.c>",
+            "<a@b.c> b@evil.com",
+            "<a@b.c> <b@evil.com>",
+            "a@b.c b@evil.com",
+            "Team: a@b.c, b@evil.com;",
+            "undisclosed:;",
+            "a@b.c (open",
+            "\"open <a@b.c>",
+            "a@evil.com(x)@b.c",
+            "a @ b.c",
+            "a@b .c",
+            "<@evil.com:a@b.c>",
+            "<a@b.c",
+            "a@b.c>",
+            "<<a@b.c>>",
+            "Alice) <a@b.c>",
+            "[x] <a@b.c>",
+            "=?utf-8?q?a=40b.c?=",
+            "a\0@b.c",
+            "a\r\n @b.c",
+        ] {
+            assert!(read(value).is_err(), "{value:?}: {:?}", read(value));
+        }
+        assert!(parse_mailbox_list(b"<a\xfc@b.c>").is_err());
+        assert_eq!(read(&"a@b.c,".repeat(51)), Err(MailboxListError::TooMany));
+        assert_eq!(read(&"(".repeat(100)), Err(MailboxListError::Open));
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_it_panic(value in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_mailbox_list(&value);
+        }
+    }
+}

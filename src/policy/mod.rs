@@ -1,0 +1,8 @@
+//! Decisions on facts: what a tenant may send, what a reply means, when to try again, whose turn it is.
+//!
+//! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
+
+pub mod fairness;
+pub mod outcome;
+pub mod retry;
+pub mod submission;

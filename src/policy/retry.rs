@@ -1,0 +1,91 @@
+//! When to try again.
+
+use std::time::Duration;
+
+use crate::mail::Timestamp;
+
+const MINUTE_S: u64 = 60;
+/// Before the first of [`DELAYS_S`], if the cause is likely to pass at once.
+const BRIEF_DELAY_S: u64 = MINUTE_S;
+/// After the first failure, the second and so on; the last one repeats.
+const DELAYS_S: [u64; 6] =
+    [5 * MINUTE_S, 15 * MINUTE_S, 30 * MINUTE_S, 60 * MINUTE_S, 120 * MINUTE_S, 180 * MINUTE_S];
+/// So that what failed together does not return together.
+const JITTER: f64 = 0.1;
+
+/// A failed delivery that may be tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    /// Attempts made, this one included: 1 and more.
+    pub attempts: u32,
+    /// Whether the cause is likely to pass within a minute.
+    pub brief: bool,
+    /// When it failed.
+    pub at: Timestamp,
+    /// When the delivery is given up.
+    pub expires_at: Timestamp,
+}
+
+impl Failure {
+    /// When to try again; `None` if that would be past the lifetime. `jitter` is a random number from -1 to 1.
+    pub fn next_attempt_at(&self, jitter: f64) -> Option<Timestamp> {
+        let seconds = self.delay_s() as f64 * (1.0 + JITTER * jitter.clamp(-1.0, 1.0));
+        let next = self.at.checked_add(Duration::from_secs_f64(seconds)).ok()?;
+        (next < self.expires_at).then_some(next)
+    }
+
+    fn delay_s(&self) -> u64 {
+        let failures = usize::try_from(self.attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+        let steps = if self.brief { failures.checked_sub(1) } else { Some(failures) };
+        match steps {
+            None => BRIEF_DELAY_S,
+            Some(step) => DELAYS_S[step.min(DELAYS_S.len() - 1)],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::SignedDuration;
+    use proptest::prelude::*;
+
+    const DAY_S: i64 = 24 * 60 * 60;
+
+    fn failure(attempts: u32, brief: bool) -> Failure {
+        let expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(5 * DAY_S);
+        Failure { attempts, brief, at: Timestamp::UNIX_EPOCH, expires_at }
+    }
+
+    fn minutes(attempts: u32, brief: bool) -> i64 {
+        failure(attempts, brief).next_attempt_at(0.0).unwrap().as_second() / 60
+    }
+
+    #[test]
+    fn the_schedule() {
+        let brief: Vec<i64> = (1..=9).map(|n| minutes(n, true)).collect();
+        assert_eq!(brief, [1, 5, 15, 30, 60, 120, 180, 180, 180]);
+        let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, false)).collect();
+        assert_eq!(lasting, [5, 15, 30, 60, 120, 180, 180, 180]);
+    }
+
+    #[test]
+    fn nothing_is_tried_past_its_lifetime() {
+        let mut late = failure(3, false);
+        late.expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(30);
+        assert_eq!(late.next_attempt_at(0.0), None);
+        assert!(late.next_attempt_at(-1.0).is_some());
+        late.at = Timestamp::MAX;
+        assert_eq!(late.next_attempt_at(0.0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_delay_stays_within_a_tenth(attempts in 0u32.., brief: bool, jitter: f64) {
+            let failure = failure(attempts, brief);
+            let plain = failure.next_attempt_at(0.0).unwrap().as_second() as f64;
+            let spread = failure.next_attempt_at(jitter).unwrap().as_second() as f64;
+            prop_assert!((spread - plain).abs() <= plain * JITTER + 1.0);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! May this tenant send this? Each question at the stage of the transaction where its answer is known.
+
+use crate::mail::{
+    Address, DomainId, DomainName, DomainStatus, Host, MailboxListError, Refusal, RefusalCode, ReversePath,
+    Scope, SuppressionReason, TenantStatus, Timestamp,
+};
+
+/// A tenant and the key it uses, as far as the decisions need them.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The name that refusals call the tenant by.
+    pub tenant_slug: &'a str,
+    /// Whether it may send at all.
+    pub tenant_status: TenantStatus,
+    /// What the key may do.
+    pub scopes: &'a [Scope],
+    /// Domains that the key is bound to; empty means all of the tenant's.
+    pub allowed_domain_ids: &'a [DomainId],
+}
+
+/// A domain of the tenant at or above a name in question.
+#[derive(Debug, Clone)]
+pub struct SendingDomain {
+    /// For comparing with what a key may use.
+    pub id: DomainId,
+    /// The domain.
+    pub name: DomainName,
+    /// Only a verified one may send.
+    pub status: DomainStatus,
+    /// Whether it stands for what is below it.
+    pub subdomains: bool,
+}
+
+/// A suppression that holds for a recipient.
+#[derive(Debug, Clone)]
+pub struct SuppressionFacts {
+    /// Why.
+    pub reason: SuppressionReason,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Whether it is the platform's, which the tenant cannot lift.
+    pub is_platform: bool,
+}
+
+/// Whether the tenant's key may submit with this scope now.
+pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
+    if sender.tenant_status == TenantStatus::Suspended {
+        return Err(Refusal::new(
+            RefusalCode::TenantSuspended,
+            format!("tenant {} is suspended", sender.tenant_slug),
+            "ask the platform to resume it; queued mail is held until then",
+        ));
+    }
+    if !sender.scopes.contains(&scope) {
+        return Err(Refusal::new(
+            RefusalCode::InsufficientScope,
+            format!("this key lacks the scope {scope}"),
+            format!("use a key of tenant {} that has it", sender.tenant_slug),
+        ));
+    }
+    Ok(())
+}
+
+/// The domain under which the tenant may send from a reverse path; `None` for the null path.
+/// `covering` are the tenant's domains at or above the path's domain, the closest first.
+pub fn admit_sender<'d>(
+    sender: &Sender<'_>,
+    path: &ReversePath,
+    covering: &'d [SendingDomain],
+    takes_null: bool,
+) -> Result<Option<&'d SendingDomain>, Refusal> {
+    match path {
+        ReversePath::Null if takes_null => Ok(None),
+        ReversePath::Null => Err(Refusal::new(
+            RefusalCode::NullSenderRefused,
+            "the null reverse path <> is not taken here",
+            "give an address of one of your domains in MAIL FROM",
+        )),
+        ReversePath::Mailbox(address) => {
+            admit_domain(sender, address, covering, RefusalCode::SenderDomainNotOwned).map(Some)
+        }
+    }
+}
+
+/// The domain under which the tenant may use an address of the From field.
+pub fn admit_from<'d>(
+    sender: &Sender<'_>,
+    address: &Address,
+    covering: &'d [SendingDomain],
+) -> Result<&'d SendingDomain, Refusal> {
+    admit_domain(sender, address, covering, RefusalCode::FromDomainNotOwned)
+}
+
+fn admit_domain<'d>(
+    sender: &Sender<'_>,
+    address: &Address,
+    covering: &'d [SendingDomain],
+    not_owned: RefusalCode,
+) -> Result<&'d SendingDomain, Refusal> {
+    let Host::Domain(name) = address.host() else {
+        return Err(Refusal::new(
+            not_owned,
+            format!("{} is an address literal and no domain", address.host()),
+            "send from an address of one of your verified domains",
+        ));
+    };
+    let owned: Vec<_> = covering
+        .iter()
+        .filter(|d| d.status != DomainStatus::Taken && (d.name == *name || d.subdomains))
+        .filter(|d| name.is_at_or_under(&d.name))
+        .collect();
+    let Some(closest) = owned.first() else {
+        return Err(Refusal::new(
+            not_owned,
+            format!("{name} is not a domain of tenant {}", sender.tenant_slug),
+            "add and verify it, or send from a domain of yours",
+        ));
+    };
+    let mut verified = owned.iter().filter(|d| d.status == DomainStatus::Verified).peekable();
+    if verified.peek().is_none() {
+        return Err(Refusal::new(
+            RefusalCode::SenderDomainNotVerified,
+            format!("domain {} of tenant {} is {}", closest.name, sender.tenant_slug, closest.status),
+            "publish the DNS records of the domain, then verify it",
+        ));
+    }
+    let is_allowed = |d: &&&'d SendingDomain| {
+        sender.allowed_domain_ids.is_empty() || sender.allowed_domain_ids.contains(&d.id)
+    };
+    verified.find(is_allowed).copied().ok_or_else(|| {
+        Refusal::new(
+            RefusalCode::DomainNotAllowedForKey,
+            format!("this key may not send from {name}"),
+            "use a key without a domain restriction, or one for this domain",
+        )
+    })
+}
+
+/// Whether mail may go to a recipient, from what the address itself says and from the suppressions.
+pub fn admit_recipient(
+    recipient: &Address,
+    smtputf8: bool,
+    suppression: Option<&SuppressionFacts>,
+) -> Result<(), Refusal> {
+    if recipient.needs_smtputf8() && !smtputf8 {
+        return Err(Refusal::new(
+            RefusalCode::RecipientNeedsSmtputf8,
+            "the recipient's local part is not ASCII",
+            "declare SMTPUTF8 in MAIL",
+        ));
+    }
+    if recipient.domain().is_some_and(|domain| !domain.is_fully_qualified()) {
+        return Err(Refusal::new(
+            RefusalCode::RecipientNotQualified,
+            format!("the domain {} is not fully qualified", recipient.host()),
+            "give the whole domain name",
+        ));
+    }
+    let Some(suppression) = suppression else { return Ok(()) };
+    let (whose, hint) = if suppression.is_platform {
+        ("by the platform", "ask the platform if mail to it is wanted again")
+    } else {
+        ("", "lift the suppression if the recipient wants your mail again")
+    };
+    let day = suppression.created_at.strftime("%Y-%m-%d");
+    let reason = suppression.reason;
+    let message =
+        format!("{recipient} is suppressed {whose} since {day} (reason: {reason})").replace("  ", " ");
+    Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
+}
+
+/// The refusal of a From field that does not have exactly one reading.
+pub fn refuse_from(error: MailboxListError) -> Refusal {
+    Refusal::new(
+        RefusalCode::FromHeaderAmbiguous,
+        format!("the From field cannot be read: {error}"),
+        "write it as From: \"Name\" <address>",
+    )
+}
+
+/// The refusal of a message whose number of From fields is not one.
+pub fn refuse_from_count(count: usize) -> Refusal {
+    if count == 0 {
+        return Refusal::new(
+            RefusalCode::FromHeaderMissing,
+            "the message has no From field",
+            "add one with an address of a domain of yours",
+        );
+    }
+    Refusal::new(
+        RefusalCode::FromHeaderAmbiguous,
+        format!("the message has {count} From fields"),
+        "send exactly one",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(name: &str, status: DomainStatus, subdomains: bool) -> SendingDomain {
+        let id = DomainId::generate(Timestamp::UNIX_EPOCH);
+        SendingDomain { id, name: DomainName::parse(name).unwrap(), status, subdomains }
+    }
+
+    fn sender(allowed: &[DomainId]) -> Sender<'_> {
+        Sender {
+            tenant_slug: "acme",
+            tenant_status: TenantStatus::Active,
+            scopes: &[Scope::SmtpSend],
+            allowed_domain_ids: allowed,
+        }
+    }
+
+    fn ask(address: &str, domains: &[SendingDomain], allowed: &[DomainId]) -> Result<String, RefusalCode> {
+        let path = ReversePath::parse(address).unwrap();
+        admit_sender(&sender(allowed), &path, domains, true)
+            .map(|d| d.map(|d| d.name.to_string()).unwrap_or_default())
+            .map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_sender_needs_a_verified_domain_of_its_own_on_whole_labels() {
+        use DomainStatus::{Failing, Pending, Taken, Verified};
+        use RefusalCode::{SenderDomainNotOwned as NotOwned, SenderDomainNotVerified as NotVerified};
+        let own = domain("acme.com", Verified, true);
+        for (address, domains, answer) in [
+            ("a@acme.com", vec![own.clone()], Ok("acme.com")),
+            ("a@x.acme.com", vec![own.clone()], Ok("acme.com")),
+            ("a@evilacme.com", vec![own.clone()], Err(NotOwned)),
+            ("a@com", vec![own.clone()], Err(NotOwned)),
+            ("a@[127.0.0.1]", vec![own.clone()], Err(NotOwned)),
+            ("a@acme.com", vec![], Err(NotOwned)),
+            ("a@acme.com", vec![domain("acme.com", Taken, true)], Err(NotOwned)),
+            ("a@acme.com", vec![domain("acme.com", Pending, true)], Err(NotVerified)),
+            ("a@acme.com", vec![domain("acme.com", Failing, true)], Err(NotVerified)),
+            ("a@x.acme.com", vec![domain("acme.com", Verified, false)], Err(NotOwned)),
+            ("a@acme.com", vec![domain("acme.com", Verified, false)], Ok("acme.com")),
+            ("a@x.acme.com", vec![domain("x.acme.com", Pending, true), own.clone()], Ok("acme.com")),
+            ("", vec![], Ok("")),
+        ] {
+            assert_eq!(ask(address, &domains, &[]), answer.map(String::from), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_key_may_be_bound_to_domains() {
+        let (one, two) = (
+            domain("one.com", DomainStatus::Verified, true),
+            domain("two.com", DomainStatus::Verified, true),
+        );
+        let allowed = [one.id];
+        assert_eq!(ask("a@one.com", std::slice::from_ref(&one), &allowed), Ok("one.com".into()));
+        assert_eq!(ask("a@two.com", &[two], &allowed), Err(RefusalCode::DomainNotAllowedForKey));
+    }
+
+    #[test]
+    fn the_null_path_can_be_switched_off() {
+        let refusal = admit_sender(&sender(&[]), &ReversePath::Null, &[], false).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NullSenderRefused);
+    }
+
+    #[test]
+    fn suspension_goes_before_scope() {
+        let mut from = sender(&[]);
+        assert_eq!(admit_tenant(&from, Scope::EmailsSend).unwrap_err().code, RefusalCode::InsufficientScope);
+        assert_eq!(admit_tenant(&from, Scope::SmtpSend), Ok(()));
+        from.tenant_status = TenantStatus::Suspended;
+        assert_eq!(admit_tenant(&from, Scope::EmailsSend).unwrap_err().code, RefusalCode::TenantSuspended);
+    }
+
+    #[test]
+    fn a_recipient_is_refused_for_its_form_or_its_suppression() {
+        let ask = |address: &str, utf8, facts: Option<&SuppressionFacts>| {
+            admit_recipient(&Address::parse(address).unwrap(), utf8, facts)
+        };
+        assert_eq!(ask("a@b.c", false, None), Ok(()));
+        assert_eq!(ask("é@b.c", true, None), Ok(()));
+        assert_eq!(ask("é@b.c", false, None).unwrap_err().code, RefusalCode::RecipientNeedsSmtputf8);
+        assert_eq!(ask("a@localhost", false, None).unwrap_err().code, RefusalCode::RecipientNotQualified);
+        let facts = SuppressionFacts {
+            reason: SuppressionReason::Bounce,
+            created_at: Timestamp::UNIX_EPOCH,
+            is_platform: false,
+        };
+        let refusal = ask("a@b.c", false, Some(&facts)).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::RecipientSuppressed);
+        assert_eq!(refusal.message, "a@b.c is suppressed since 1970-01-01 (reason: bounce)");
+    }
+}

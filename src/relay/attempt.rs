@@ -1,0 +1,356 @@
+//! One try of one batch: over an idle connection if there is one, else host by host until each recipient has an
+//! ending that another host cannot better.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Core;
+use super::connection::{Connection, Dial, Peer, Trouble};
+use super::ending::Ending;
+use super::network;
+use super::route::{Lane, SmartHostRoute};
+use super::tls::Trust;
+use super::transcript::Transcript;
+use crate::dns::{DnsError, MailHosts};
+use crate::mail::{Address, BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
+use crate::policy::outcome::Verdict;
+use crate::smtp::client::{Phase, Request, StartTls};
+use crate::store::Batch;
+
+/// Addresses that are dialled in one try.
+const ADDRESSES_MAX: usize = 5;
+/// Servers that are offered the message in one try: a message that two hosts defer is not worth asking five.
+const SESSIONS_MAX: usize = 2;
+
+/// The try.
+pub struct Attempt<'a> {
+    core: &'a Core,
+    lane: &'a Lane,
+    batch: &'a Batch,
+    content: &'a Content,
+    endings: Vec<Option<Ending>>,
+    transcript: Transcript,
+    sessions: usize,
+}
+
+/// Where a lane leads.
+struct Destination {
+    hosts: Vec<String>,
+    port: u16,
+    route: Option<SmartHostRoute>,
+}
+
+/// What came of it.
+pub struct Tried {
+    /// One for each delivery of the batch.
+    pub endings: Vec<Ending>,
+    /// What was said.
+    pub transcript: String,
+    /// A connection that can be used again.
+    pub connection: Option<Connection>,
+}
+
+impl<'a> Attempt<'a> {
+    /// A try that has not begun.
+    pub fn new(core: &'a Core, lane: &'a Lane, batch: &'a Batch, content: &'a Content) -> Self {
+        let endings = vec![None; batch.deliveries.len()];
+        Self { core, lane, batch, content, endings, transcript: Transcript::default(), sessions: 0 }
+    }
+
+    /// Tries until nothing is left to try.
+    pub async fn run(mut self, idle: Option<Connection>) -> Tried {
+        let mut used = None;
+        let mut reusable = None;
+        if let Some(mut connection) = idle {
+            self.transcript.remark(&format!(
+                "connection to {} [{}], used for {} before",
+                connection.peer.host, connection.address, connection.messages
+            ));
+            used = Some(connection.address);
+            if self.send(&mut connection, true).await {
+                reusable = Some(connection);
+            } else {
+                // It had died while it was idle: this was no try.
+                used = None;
+            }
+        }
+        if self.has_open() && self.sessions < SESSIONS_MAX {
+            reusable = match self.try_hosts(used).await {
+                Some(fresh) => Some(fresh),
+                None => reusable,
+            };
+        }
+        let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
+        let nobody = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let endings = self.endings.into_iter().map(|ending| match ending {
+            Some(ending) => ending,
+            None => Ending::of_trouble(&nowhere, &nobody),
+        });
+        Tried {
+            endings: endings.collect(),
+            transcript: self.transcript.into_text(),
+            connection: reusable.filter(Connection::is_usable),
+        }
+    }
+
+    fn has_open(&self) -> bool {
+        self.endings.iter().any(is_open)
+    }
+
+    /// Dials host after host. Answers the last connection that took the message.
+    async fn try_hosts(&mut self, used: Option<SocketAddr>) -> Option<Connection> {
+        let destination = match self.locate().await {
+            Ok(destination) => destination,
+            Err(ending) => {
+                self.settle_open(&ending);
+                return None;
+            }
+        };
+        let mut dialled = 0;
+        let mut last = None;
+        for host in &destination.hosts {
+            for address in self.addresses_of(host, &destination).await {
+                if Some(address) == used {
+                    continue;
+                }
+                if dialled == ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
+                    return last;
+                }
+                dialled += 1;
+                if let Some(mut connection) = self.open(host, address, &destination).await {
+                    self.send(&mut connection, false).await;
+                    last = Some(connection);
+                }
+            }
+        }
+        last
+    }
+
+    /// Finds the hosts of the lane.
+    async fn locate(&mut self) -> Result<Destination, Ending> {
+        let relay = &self.core.settings;
+        match self.core.router.smart_host(self.lane).await {
+            Ok(Some(route)) => {
+                let (hosts, port) = (vec![route.host.clone()], route.port);
+                return Ok(Destination { hosts, port, route: Some(route) });
+            }
+            Ok(None) => {}
+            Err(error) => return Err(self.trouble_ending(&format!("the smart host's password: {error}"))),
+        }
+        let (hosts, port) = match &self.batch.destination {
+            Host::Domain(domain) => (self.mail_hosts(domain).await?, relay.port),
+            Host::Literal(ip)
+                if relay.allowed_private_networks.iter().any(|network| network.contains(ip)) =>
+            {
+                (vec![ip.to_string()], relay.port)
+            }
+            Host::Literal(_) => {
+                let text = "mail to address literals is not relayed";
+                return Err(Ending::unroutable(550, EnhancedStatus::new(5, 1, 2), text));
+            }
+        };
+        Ok(Destination { hosts, port, route: None })
+    }
+
+    async fn mail_hosts(&mut self, domain: &DomainName) -> Result<Vec<String>, Ending> {
+        match self.core.resolver.mail_hosts(domain).await {
+            Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
+            Ok(MailHosts::NullMx) => {
+                let text = format!("{domain} takes no mail: it has a null MX");
+                Err(Ending::unroutable(556, EnhancedStatus::new(5, 1, 10), text))
+            }
+            Err(DnsError::NoSuchDomain) => {
+                let text = format!("the domain {domain} does not exist");
+                Err(Ending::unroutable(550, EnhancedStatus::new(5, 1, 2), text))
+            }
+            Err(error) => Err(self.trouble_ending(&format!("MX of {domain}: {error}"))),
+        }
+    }
+
+    fn trouble_ending(&mut self, text: &str) -> Ending {
+        self.transcript.remark(text);
+        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
+    }
+
+    /// The addresses of a host that may be dialled; what is in the way of others is noted.
+    async fn addresses_of(&mut self, host: &str, destination: &Destination) -> Vec<SocketAddr> {
+        let found = match self.core.resolver.addresses(host).await {
+            Ok(found) => found,
+            Err(error) => {
+                let gone = matches!(error, DnsError::NoRecords | DnsError::NoSuchDomain);
+                // RFC 5321 §5.1: without an MX the domain's own address counts, and there is none.
+                let own = matches!(&self.batch.destination, Host::Domain(d) if d.as_str() == host);
+                if gone && own && destination.route.is_none() {
+                    let text = format!("the domain {host} has neither mail hosts nor addresses");
+                    self.settle_open(&Ending::unroutable(550, EnhancedStatus::new(5, 4, 4), text));
+                } else {
+                    let ending = self.trouble_ending(&format!("addresses of {host}: {error}"));
+                    self.settle_open(&ending);
+                }
+                return Vec::new();
+            }
+        };
+        let relay = &self.core.settings;
+        let trusted = destination.route.as_ref().is_some_and(|route| route.trusted);
+        let permitted = |ip: &IpAddr| trusted || network::is_permitted(*ip, &relay.allowed_private_networks);
+        let same_family =
+            |ip: &IpAddr| relay.source_address.is_none_or(|source| source.is_ipv4() == ip.is_ipv4());
+        let usable: Vec<SocketAddr> = found
+            .iter()
+            .filter(|ip| permitted(ip) && same_family(ip))
+            .map(|ip| SocketAddr::new(*ip, destination.port))
+            .collect();
+        if usable.is_empty() {
+            let text = match found.iter().find(|ip| !permitted(ip)) {
+                Some(ip) => {
+                    format!("{host} is at {ip}, a private address that the configuration does not allow")
+                }
+                None => format!("{host} has no address of the family of our source address"),
+            };
+            let ending = self.trouble_ending(&text);
+            self.settle_open(&ending);
+        }
+        usable
+    }
+
+    async fn open(
+        &mut self,
+        host: &str,
+        address: SocketAddr,
+        destination: &Destination,
+    ) -> Option<Connection> {
+        let mut dial = match self.plan(host, address, destination) {
+            Ok(dial) => dial,
+            Err(text) => {
+                let ending = self.trouble_ending(text);
+                self.settle_open(&ending);
+                return None;
+            }
+        };
+        loop {
+            let permit = self.permit().await?;
+            let trouble = match self.core.dialler.open(&dial, permit, &mut self.transcript).await {
+                Ok(connection) => return Some(connection),
+                Err(trouble) => trouble,
+            };
+            self.transcript.remark(&trouble.text);
+            // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
+            if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
+                self.transcript.remark("again, without TLS");
+                dial.starttls = StartTls::Never;
+                continue;
+            }
+            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), tls: None };
+            self.settle_open(&Ending::of_trouble(&trouble, &Arc::new(peer)));
+            return None;
+        }
+    }
+
+    /// A place among all connections; an idle one of another lane makes room if there is none.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.core.connections.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        if let Some(oldest) = self.core.pool.take_oldest() {
+            self.core.tasks.spawn(oldest.quit());
+        }
+        self.core.connections.clone().acquire_owned().await.ok()
+    }
+
+    fn plan(&self, host: &str, address: SocketAddr, destination: &Destination) -> Result<Dial, &'static str> {
+        let route = destination.route.as_ref();
+        let mode = route.map_or(TlsMode::Opportunistic, |route| route.tls);
+        let login = route.and_then(|route| route.login.clone());
+        let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls);
+        let local = mode == TlsMode::None && address.ip().is_loopback();
+        if login.is_some() && !checked && !local {
+            return Err(
+                "the password of a smart host is sent over verified TLS only: set its tls to starttls or implicit",
+            );
+        }
+        Ok(Dial {
+            host: host.to_owned(),
+            address,
+            source: self.core.settings.source_address,
+            implicit_tls: mode == TlsMode::Implicit,
+            starttls: match mode {
+                TlsMode::Starttls => StartTls::Required,
+                TlsMode::Opportunistic => StartTls::IfOffered,
+                TlsMode::Implicit | TlsMode::None => StartTls::Never,
+            },
+            trust: if checked { Trust::Verified } else { Trust::Any },
+            hello_name: self.core.settings.hello_name.clone(),
+            login,
+        })
+    }
+
+    /// Sends the message to those who have no conclusive ending yet. False if the connection proves to have been dead
+    /// before, which only one that was idle can.
+    async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
+        let open: Vec<usize> = (0..self.endings.len()).filter(|&n| is_open(&self.endings[n])).collect();
+        let recipients: Vec<&Address> = open.iter().map(|&n| &self.batch.deliveries[n].recipient).collect();
+        let message = &self.batch.message;
+        let request = Request {
+            reverse_path: &message.reverse_path,
+            recipients: &recipients,
+            size_octets: self.content.len() as u64,
+            eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),
+            utf8_header: message.smtputf8 && !has_ascii_header(self.content),
+            reset: false,
+        };
+        let sent = connection.send(&request, self.content, &mut self.transcript).await;
+        if was_idle && !sent.progressed && !connection.is_usable() {
+            self.transcript.remark("the connection was closed while it was idle");
+            return false;
+        }
+        self.sessions += 1;
+        let peer = connection.peer.clone();
+        let alone = open.len() == 1;
+        if let Some(trouble) = &sent.trouble {
+            self.transcript.remark(&trouble.text);
+        }
+        for (place, outcome) in open.into_iter().zip(sent.outcomes) {
+            let ending = match (outcome, &sent.trouble) {
+                (Some(outcome), _) => Ending::of_outcome(outcome, alone, &peer),
+                (None, Some(trouble)) => {
+                    let mut ending = Ending::of_trouble(trouble, &peer);
+                    // The server may have taken it: to ask another at once would be asking for a duplicate.
+                    ending.conclusive = sent.in_doubt;
+                    ending
+                }
+                (None, None) => Ending::of_trouble(&Trouble::new(Phase::Content, "no reply"), &peer),
+            };
+            self.endings[place] = Some(ending);
+        }
+        true
+    }
+
+    /// Gives an ending to all who have none that is better: a reply says more than a lost connection.
+    fn settle_open(&mut self, ending: &Ending) {
+        for slot in self.endings.iter_mut().filter(|slot| is_open(slot)) {
+            let replied = slot.as_ref().is_some_and(|old| old.code.is_some());
+            if !replied || ending.code.is_some() {
+                *slot = Some(ending.clone());
+            }
+        }
+    }
+}
+
+/// Whether another host may do better.
+fn is_open(ending: &Option<Ending>) -> bool {
+    ending
+        .as_ref()
+        .is_none_or(|ending| !ending.conclusive && matches!(ending.verdict, Verdict::Deferred { .. }))
+}
+
+fn is_ascii(content: &Content) -> bool {
+    content.submitted.is_ascii() && content.prefix.is_ascii()
+}
+
+fn has_ascii_header(content: &Content) -> bool {
+    let end = memchr::memmem::find(&content.submitted, b"\r\n\r\n").unwrap_or(content.submitted.len());
+    content.prefix.is_ascii() && content.submitted[..end].is_ascii()
+}

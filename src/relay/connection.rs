@@ -1,0 +1,421 @@
+//! A connection to another server: opening it, sending messages over it, ending it. The client machines say what to
+//! write and what a reply means; here are the bytes, the time and TLS.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::client::TlsStream;
+
+use super::tls::{self, ClientTls, Trust};
+use super::transcript::Transcript;
+use crate::config::Timeouts;
+use crate::mail::Content;
+use crate::smtp::Reply;
+use crate::smtp::client::{
+    Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
+    StartTls, Step, Stuffing, Transaction,
+};
+
+/// Octets of a message that are made ready and written at one time.
+const BLOCK_OCTETS: usize = 64 * 1024;
+/// What a write buffer may keep between messages.
+const SPARE_OCTETS: usize = BLOCK_OCTETS + 4096;
+
+/// How to open a connection.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    /// The name in the certificate and in reports.
+    pub host: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Where we come from.
+    pub source: Option<IpAddr>,
+    /// TLS from the first octet.
+    pub implicit_tls: bool,
+    /// TLS by command.
+    pub starttls: StartTls,
+    /// Whose certificate is taken.
+    pub trust: Trust,
+    /// Our name.
+    pub hello_name: String,
+    /// Our account.
+    pub login: Option<Login>,
+}
+
+/// What ended a dialogue before its time.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// Where in the dialogue.
+    pub phase: Phase,
+    /// What the server said, if it was the server.
+    pub reply: Option<Reply>,
+    /// In words, for people.
+    pub text: String,
+    /// Whether it was the TLS handshake that failed.
+    pub in_handshake: bool,
+}
+
+impl Trouble {
+    /// Something that happened to us.
+    pub fn new(phase: Phase, text: impl Into<String>) -> Self {
+        Self { phase, reply: None, text: text.into(), in_handshake: false }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The MX or smart host; empty if none was reached.
+    pub host: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
+    pub tls: Option<String>,
+}
+
+/// What came of sending one message.
+#[derive(Debug)]
+pub struct Sent {
+    /// One for each recipient; `None` where the connection ended first.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// Why it did.
+    pub trouble: Option<Trouble>,
+    /// Whether the server had begun to answer.
+    pub progressed: bool,
+    /// Whether the server may have the message although it did not say so.
+    pub in_doubt: bool,
+}
+
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// An open connection that takes messages.
+pub struct Connection {
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// The address that was dialled.
+    pub address: SocketAddr,
+    /// Messages sent over it.
+    pub messages: u32,
+    wire: Wire,
+    capabilities: Capabilities,
+    /// The server has a transaction open that must be ended first.
+    needs_reset: bool,
+    /// Whether it can take another message.
+    usable: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The socket with its buffers and its patience.
+struct Wire {
+    socket: Socket,
+    reader: ReplyReader,
+    out: Vec<u8>,
+    timeouts: Arc<Timeouts>,
+}
+
+/// What every connection needs to be opened.
+pub struct Dialler {
+    /// TLS settings.
+    pub tls: ClientTls,
+    /// How long to wait for what.
+    pub timeouts: Arc<Timeouts>,
+}
+
+impl Dialler {
+    /// Opens a connection up to where mail can be sent. The permit is kept as long as the connection.
+    ///
+    /// # Errors
+    /// What stood in the way.
+    pub async fn open(
+        &self,
+        dial: &Dial,
+        permit: OwnedSemaphorePermit,
+        transcript: &mut Transcript,
+    ) -> Result<Connection, Trouble> {
+        let stream = self.connect(dial).await?;
+        transcript.remark(&format!("connected to {} [{}]", dial.host, dial.address));
+        let mut description = None;
+        let socket = if dial.implicit_tls {
+            let stream = self.secure(dial, stream).await?;
+            description = Some(note_tls(&stream, transcript));
+            Socket::Tls(Box::new(stream))
+        } else {
+            Socket::Plain(stream)
+        };
+        let mut wire =
+            Wire { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts: self.timeouts.clone() };
+        let (mut opening, mut step) = Opening::begin(OpeningOptions {
+            hello_name: dial.hello_name.clone(),
+            starttls: dial.starttls,
+            secured: dial.implicit_tls,
+            login: dial.login.clone(),
+        });
+        loop {
+            step = match step {
+                Step::Exchange(command, phase) => {
+                    if let Some(command) = command {
+                        transcript.sent(&command.to_string());
+                        wire.write(command.wire(), phase).await?;
+                    }
+                    let reply = wire.read_reply(phase).await?;
+                    transcript.received(&reply);
+                    opening.reply(reply, wire.reader.has_leftover())
+                }
+                Step::UpgradeTls => {
+                    let Socket::Plain(stream) = wire.socket else {
+                        return Err(Trouble::new(Phase::StartTls, "TLS inside TLS"));
+                    };
+                    let stream = self.secure(dial, stream).await?;
+                    description = Some(note_tls(&stream, transcript));
+                    wire.socket = Socket::Tls(Box::new(stream));
+                    opening.secured()
+                }
+                Step::Ready(capabilities) => {
+                    let address = Some(dial.address.ip());
+                    let peer = Peer { host: dial.host.clone(), address, tls: description };
+                    return Ok(Connection {
+                        peer: Arc::new(peer),
+                        address: dial.address,
+                        messages: 0,
+                        wire,
+                        capabilities,
+                        needs_reset: false,
+                        usable: true,
+                        _permit: permit,
+                    });
+                }
+                Step::Failed(error) => {
+                    wire.quit(transcript).await;
+                    return Err(describe_failure(error));
+                }
+            };
+        }
+    }
+
+    async fn connect(&self, dial: &Dial) -> Result<TcpStream, Trouble> {
+        let fault = |error: std::io::Error| {
+            Trouble::new(
+                Phase::Connect,
+                format!("cannot connect to {} [{}]: {error}", dial.host, dial.address),
+            )
+        };
+        let socket = match dial.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        };
+        let socket = socket.map_err(fault)?;
+        if let Some(source) = dial.source {
+            socket.bind(SocketAddr::new(source, 0)).map_err(fault)?;
+        }
+        // A group of commands and the message are whole writes already; waiting to fill packets only delays them.
+        socket.set_nodelay(true).map_err(fault)?;
+        match timeout(self.timeouts.connect, socket.connect(dial.address)).await {
+            Ok(connected) => connected.map_err(fault),
+            Err(_) => Err(fault(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn secure(&self, dial: &Dial, stream: TcpStream) -> Result<TlsStream<TcpStream>, Trouble> {
+        let handshake = self.tls.connect(dial.trust, &dial.host, stream);
+        let text = match timeout(self.timeouts.starttls, handshake).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "time-out".to_owned(),
+        };
+        let text = format!("the TLS handshake with {} [{}] failed: {text}", dial.host, dial.address);
+        Err(Trouble { in_handshake: true, ..Trouble::new(Phase::StartTls, text) })
+    }
+}
+
+fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> String {
+    let description = tls::describe(stream);
+    transcript.remark(&format!("TLS: {description}"));
+    description
+}
+
+fn describe_failure(error: OpeningError) -> Trouble {
+    let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
+    if let OpeningError::Refused(_, reply) = error {
+        trouble.reply = Some(reply);
+    }
+    trouble
+}
+
+impl Connection {
+    /// Sends one message to its recipients.
+    pub async fn send(
+        &mut self,
+        request: &Request<'_>,
+        content: &Content,
+        transcript: &mut Transcript,
+    ) -> Sent {
+        self.messages += 1;
+        let request = Request { reset: self.needs_reset, ..*request };
+        let mut transaction = Transaction::new(&self.capabilities, &request);
+        let trouble = self.wire.run(&mut transaction, content, transcript).await.err();
+        self.needs_reset = transaction.needs_reset();
+        self.usable = trouble.is_none() && !transaction.is_unusable();
+        Sent {
+            trouble,
+            progressed: transaction.has_progressed(),
+            in_doubt: transaction.awaits_final_reply(),
+            outcomes: transaction.into_outcomes(),
+        }
+    }
+
+    /// Whether it can take another message.
+    pub fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// Says good-bye; waits for the answer no longer than the configuration says.
+    pub async fn quit(mut self) {
+        if self.usable {
+            self.wire.quit(&mut Transcript::default()).await;
+        }
+    }
+}
+
+impl Wire {
+    async fn run(
+        &mut self,
+        transaction: &mut Transaction,
+        content: &Content,
+        transcript: &mut Transcript,
+    ) -> Result<(), Trouble> {
+        loop {
+            self.out.clear();
+            match transaction.advance(&mut self.out) {
+                Next::Reply(phase) => {
+                    if !self.out.is_empty() {
+                        transcript.sent(&String::from_utf8_lossy(&self.out));
+                        let commands = std::mem::take(&mut self.out);
+                        self.write(&commands, phase).await?;
+                        self.out = commands;
+                    }
+                    let reply = self.read_reply(phase).await?;
+                    transcript.received(&reply);
+                    transaction.reply(reply);
+                }
+                Next::Content => {
+                    transcript.remark(&format!("the message, {} octets", content.len()));
+                    let written = self.write_content(content).await;
+                    transaction.content_sent();
+                    if let Err(trouble) = written {
+                        // Servers that refuse in mid-message say why and close: look whether something was said.
+                        let reply = timeout(Duration::from_secs(1), self.read_reply(Phase::Content)).await;
+                        let Ok(Ok(reply)) = reply else { return Err(trouble) };
+                        transcript.received(&reply);
+                        transaction.reply(reply);
+                        return Err(trouble);
+                    }
+                }
+                Next::Done => return Ok(()),
+            }
+        }
+    }
+
+    /// The message in blocks, so that no second copy of a large one is made; a small one is one write.
+    async fn write_content(&mut self, content: &Content) -> Result<(), Trouble> {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let mut stuffing = Stuffing::new();
+        for piece in [&content.prefix, &content.submitted] {
+            for block in piece.chunks(BLOCK_OCTETS) {
+                stuffing.push(block, &mut out);
+                if out.len() >= BLOCK_OCTETS {
+                    self.write(&out, Phase::Content).await?;
+                    out.clear();
+                }
+            }
+        }
+        stuffing.finish(&mut out);
+        self.write(&out, Phase::Content).await?;
+        out.clear();
+        out.shrink_to(SPARE_OCTETS);
+        self.out = out;
+        Ok(())
+    }
+
+    async fn write(&mut self, bytes: &[u8], phase: Phase) -> Result<(), Trouble> {
+        let limit = if phase == Phase::Content { self.timeouts.block } else { self.timeouts.command };
+        let written = async {
+            match &mut self.socket {
+                Socket::Plain(stream) => stream.write_all(bytes).await,
+                Socket::Tls(stream) => {
+                    stream.write_all(bytes).await?;
+                    stream.flush().await
+                }
+            }
+        };
+        match timeout(limit, written).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(lost(phase, &error.to_string())),
+            Err(_) => Err(Trouble::new(phase, format!("time-out while sending at {}", phase.as_str()))),
+        }
+    }
+
+    async fn read_reply(&mut self, phase: Phase) -> Result<Reply, Trouble> {
+        let deadline = Instant::now() + self.patience(phase);
+        loop {
+            match self.reader.next_reply() {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(error) => return Err(Trouble::new(phase, format!("at {}: {error}", phase.as_str()))),
+            }
+            let buffer = self.reader.buffer();
+            let read = async {
+                match &mut self.socket {
+                    Socket::Plain(stream) => stream.read_buf(buffer).await,
+                    Socket::Tls(stream) => stream.read_buf(buffer).await,
+                }
+            };
+            match timeout_at(deadline, read).await {
+                Ok(Ok(0)) => return Err(lost(phase, "closed by the server")),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(lost(phase, &error.to_string())),
+                Err(_) => {
+                    let text = format!("time-out while waiting for the reply to {}", phase.as_str());
+                    return Err(Trouble::new(phase, text));
+                }
+            }
+        }
+    }
+
+    /// RFC 5321 §4.5.3.2.
+    fn patience(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Connect => self.timeouts.connect,
+            Phase::Greeting => self.timeouts.greeting,
+            Phase::StartTls => self.timeouts.starttls,
+            Phase::Hello | Phase::Auth | Phase::Mail | Phase::Rcpt => self.timeouts.command,
+            Phase::Data => self.timeouts.data,
+            Phase::Content => self.timeouts.final_dot,
+        }
+    }
+
+    async fn quit(&mut self, transcript: &mut Transcript) {
+        let limit = self.timeouts.quit;
+        let farewell = async {
+            if self.write(b"QUIT\r\n", Phase::Hello).await.is_ok() {
+                transcript.sent("QUIT");
+                if let Ok(reply) = self.read_reply(Phase::Hello).await {
+                    transcript.received(&reply);
+                }
+            }
+        };
+        let _ = timeout(limit, farewell).await;
+    }
+}
+
+fn lost(phase: Phase, error: &str) -> Trouble {
+    Trouble::new(phase, format!("connection lost at {}: {error}", phase.as_str()))
+}

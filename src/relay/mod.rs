@@ -1,0 +1,193 @@
+//! Delivery: takes due mail out of the spool, finds the way, speaks to other servers and writes down what came of it.
+//!
+//! * `scheduler` claims what is due and hands it out in fair turns,
+//! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
+//! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
+//! * `record` says what follows, `recorder` writes it, `report` tells the sender,
+//! * `sandbox` stands in for the world in the test environment.
+//!
+//! Imports `mail`, `smtp`, `policy`, `dns`, `store` and the configuration.
+
+mod attempt;
+mod connection;
+mod ending;
+mod network;
+mod pool;
+mod record;
+mod recorder;
+mod report;
+mod route;
+mod sandbox;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transcript;
+mod worker;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::dns::Resolver;
+use crate::mail::{DomainName, TenantId};
+use crate::policy::fairness::{Fairness, SlotLimits};
+use crate::store::Store;
+use connection::Dialler;
+use pool::Pool;
+use route::{Lane, Router};
+use worker::Claim;
+
+/// KiB of messages read back from the spool that may be in memory at one time.
+const LOADED_KIB_MAX: usize = 256 * 1024;
+
+/// Why the relay cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The smart host's password cannot be read.
+    #[error("relay.smart_host.password_file {path}: {source}")]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file with certificate authorities is of no use.
+    #[error("relay.ca_file {path}: {message}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The TLS library refuses its own defaults.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// Delivers what is in a store.
+pub struct Relay {
+    core: Core,
+}
+
+/// What all tasks of the relay share.
+struct Core {
+    settings: Settings,
+    store: Arc<Store>,
+    resolver: Resolver,
+    router: Router,
+    dialler: Dialler,
+    pool: Pool,
+    fairness: Mutex<Fairness<TenantId, Lane, Claim>>,
+    /// One for each open connection.
+    connections: Arc<Semaphore>,
+    /// One for each KiB of a message read back from the spool.
+    loaded: Semaphore,
+    /// Deliveries that are claimed: waiting, being tried or being written.
+    in_flight: AtomicUsize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What the configuration says, in the form in which it is used.
+struct Settings {
+    hostname: DomainName,
+    hello_name: String,
+    port: u16,
+    source_address: Option<IpAddr>,
+    allowed_private_networks: Vec<IpNet>,
+    messages_per_connection_max: u32,
+    expiry: Duration,
+}
+
+/// Whether the files that the configuration names can be used.
+///
+/// # Errors
+/// As [`Relay::new`].
+pub fn check(config: &config::Relay) -> Result<(), RelayError> {
+    tls::ClientTls::load(config.ca_file.as_deref())?;
+    config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
+}
+
+impl Relay {
+    /// Reads what the configuration names: the smart host's password, certificate authorities.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub fn new(
+        config: &config::Relay,
+        hostname: &DomainName,
+        store: Arc<Store>,
+        resolver: Resolver,
+    ) -> Result<Self, RelayError> {
+        let settings = Settings {
+            hostname: hostname.clone(),
+            hello_name: config.ehlo_name.as_ref().unwrap_or(hostname).to_string(),
+            port: config.port,
+            source_address: config.source_address,
+            allowed_private_networks: config.allowed_private_networks.clone(),
+            messages_per_connection_max: config.messages_per_connection_max,
+            expiry: config.expiry,
+        };
+        let limits =
+            SlotLimits { total: config.connections_max, per_lane: config.connections_per_destination_max };
+        let dialler = Dialler {
+            tls: tls::ClientTls::load(config.ca_file.as_deref())?,
+            timeouts: Arc::new(config.timeouts.clone()),
+        };
+        let core = Core {
+            settings,
+            router: Router::new(store.clone(), config.smart_host.as_ref())?,
+            store,
+            resolver,
+            dialler,
+            pool: Pool::new(config.connection_idle),
+            fairness: Mutex::new(Fairness::new(limits)),
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            loaded: Semaphore::new(LOADED_KIB_MAX),
+            in_flight: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Ok(Self { core })
+    }
+
+    /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.core.stop = stop;
+        let core = Arc::new(self.core);
+        let (recordings, waiting) = mpsc::channel(recorder::WAITING_MAX);
+        let recorder = tokio::spawn(recorder::run(core.clone(), waiting));
+        scheduler::run(&core, &recordings).await;
+        // Dropping a claim gives it back.
+        drop(core.fairness().drain());
+        for connection in core.pool.take_all() {
+            core.tasks.spawn(connection.quit());
+        }
+        core.tasks.close();
+        core.tasks.wait().await;
+        drop(recordings);
+        if recorder.await.is_err() {
+            tracing::error!("the task that writes outcomes ended by a panic");
+        }
+    }
+}
+
+impl Core {
+    fn fairness(&self) -> MutexGuard<'_, Fairness<TenantId, Lane, Claim>> {
+        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many claims have ended.
+    fn forget(&self, deliveries: usize) {
+        self.in_flight.fetch_sub(deliveries, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,93 @@
+//! Which addresses mail may go to. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// Whether a connection to `ip` may be made: it is a public address, or the configuration names its network. Without
+/// this anybody's MX record could make the server talk to its own neighbours.
+pub fn is_permitted(ip: IpAddr, allowed: &[IpNet]) -> bool {
+    let ip = ip.to_canonical();
+    allowed.iter().any(|network| network.contains(&ip))
+        || match ip {
+            IpAddr::V4(v4) => is_public_v4(v4),
+            IpAddr::V6(v6) => is_public_v6(v6),
+        }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, ..] = ip.octets();
+    // RFC 6890: "this network", shared address space, protocol assignments, benchmarks, reserved.
+    let special = a == 0
+        || (a == 100 && b & 0xc0 == 64)
+        || ip.octets()[..3] == [192, 0, 0]
+        || (a == 198 && b & 0xfe == 18)
+        || a >= 240;
+    !(special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let segments = ip.segments();
+    let embedded = match segments {
+        // RFC 6052: a gateway to IPv4; RFC 3056: 6to4; RFC 4291 §2.5.5.1: IPv4-compatible.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] | [0, 0, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+        }
+        _ => None,
+    };
+    let special = ip.is_loopback()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_unique_local()
+        || ip.is_unicast_link_local()
+        // RFC 3879: site-local, deprecated and still routed in places.
+        || segments[0] & 0xffc0 == 0xfec0;
+    !special && embedded.is_none_or(is_public_v4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_are_permitted_by_default() {
+        for bad in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fec0::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::1",
+        ] {
+            assert!(!is_permitted(bad.parse().unwrap(), &[]), "{bad}");
+        }
+        for good in
+            ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2a00:1450::1", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+        {
+            assert!(is_permitted(good.parse().unwrap(), &[]), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_named_network_is_permitted_in_each_of_its_spellings() {
+        let allowed = ["127.0.0.0/8".parse().unwrap()];
+        assert!(is_permitted("127.0.0.11".parse().unwrap(), &allowed));
+        assert!(is_permitted("::ffff:127.0.0.11".parse().unwrap(), &allowed));
+        assert!(!is_permitted("10.0.0.1".parse().unwrap(), &allowed));
+        assert!(!is_permitted("::1".parse().unwrap(), &allowed));
+    }
+}

@@ -1,0 +1,172 @@
+//! Delivery of the test environment: nothing leaves the machine, and the local part of a recipient chooses what
+//! becomes of its mail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::Peer;
+use super::ending::Ending;
+use super::transcript::Transcript;
+use crate::mail::{Address, EnhancedStatus, SuppressionReason, Timestamp};
+use crate::smtp::Reply;
+use crate::smtp::client::{Outcome, Phase};
+use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
+
+/// What "slow" takes.
+pub const SLOW_DELAY: Duration = Duration::from_secs(5);
+/// Between two tries in the sandbox: people wait for it.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// What a local part asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Anything not listed.
+    Deliver,
+    /// `bounce`, `bounce+5.2.2`.
+    Refuse(EnhancedStatus),
+    /// `defer+3`: so many deferrals, then delivered.
+    DeferTimes(u32),
+    /// `complaint`: delivered, then a complaint.
+    Complain,
+    /// `suppressed`: refused as if it were on a suppression list.
+    Suppressed,
+    /// `slow`: delivered after [`SLOW_DELAY`].
+    Dawdle,
+}
+
+impl Wish {
+    /// Reads a recipient's local part, without regard to case.
+    pub fn of(recipient: &Address) -> Self {
+        let local = recipient.local().as_str().to_ascii_lowercase();
+        let (word, tag) = match local.split_once('+') {
+            Some((word, tag)) => (word, Some(tag)),
+            None => (local.as_str(), None),
+        };
+        match (word, tag) {
+            ("bounce", None) => Self::Refuse(EnhancedStatus::new(5, 1, 1)),
+            ("bounce", Some(status)) => match status.parse::<EnhancedStatus>() {
+                Ok(status) if status.class != 2 => Self::Refuse(status),
+                _ => Self::Deliver,
+            },
+            ("defer", Some(times)) => times.parse().map_or(Self::Deliver, Self::DeferTimes),
+            ("complaint", None) => Self::Complain,
+            ("suppressed", None) => Self::Suppressed,
+            ("slow", None) => Self::Dawdle,
+            _ => Self::Deliver,
+        }
+    }
+
+    /// The reply that a server would give, and to what.
+    pub fn outcome(self, attempts: u32) -> Outcome {
+        let (phase, code, enhanced, text) = match self {
+            Self::DeferTimes(times) if attempts < times => {
+                let text = format!("deferral {} of {times}, as the address asks", attempts + 1);
+                (Phase::Rcpt, 451, EnhancedStatus::new(4, 7, 1), text)
+            }
+            Self::Deliver | Self::Complain | Self::Dawdle | Self::DeferTimes(_) => {
+                (Phase::Content, 250, EnhancedStatus::new(2, 0, 0), "taken by the sandbox".to_owned())
+            }
+            Self::Refuse(status) => {
+                let code = if status.class == 4 { 450 } else { 550 };
+                (Phase::Rcpt, code, status, "refused by the sandbox, as the address asks".to_owned())
+            }
+            Self::Suppressed => {
+                let text = "[recipient_suppressed] the sandbox treats this address as suppressed".to_owned();
+                (Phase::Rcpt, 550, EnhancedStatus::new(5, 7, 1), text)
+            }
+        };
+        Outcome { phase, reply: Reply { code, enhanced: Some(enhanced), lines: vec![text] } }
+    }
+
+    /// What the record says beyond the outcome.
+    pub fn amend(self, record: &mut AttemptRecord, delivery: &Delivery, now: Timestamp) {
+        if let Some(next) = &mut record.next_attempt_at
+            && matches!(self, Self::DeferTimes(_))
+        {
+            *next = now.checked_add(RETRY_DELAY).unwrap_or(now);
+            if let Some(attempt) = &mut record.attempt {
+                attempt.reason = format!(
+                    "deferred by 451 4.7.1: next try in 1 s (retry {}), as the sandbox does",
+                    delivery.attempts + 1
+                );
+            }
+        }
+        if self == Self::Complain {
+            record.complained = true;
+            record.suppress = Some(NewSuppression {
+                tenant_id: Some(record.tenant_id),
+                address: delivery.recipient.clone(),
+                reason: SuppressionReason::Complaint,
+                evidence: Some("a complaint from the sandbox".into()),
+                expires_at: None,
+            });
+        }
+    }
+}
+
+/// The ending for one recipient.
+pub fn ending_of(wish: Wish, delivery: &Delivery) -> Ending {
+    let peer = Arc::new(Peer { host: "sandbox".into(), address: None, tls: None });
+    Ending::of_outcome(wish.outcome(delivery.attempts), true, &peer)
+}
+
+/// What would have been said to a real server.
+pub fn dialogue(batch: &Batch, delivery: &Delivery, outcome: &Outcome) -> String {
+    let mut transcript = Transcript::default();
+    let line = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.to_owned()] };
+    transcript.remark("sandbox: nothing leaves the machine");
+    transcript.sent(&format!("MAIL FROM:<{}>", batch.message.reverse_path));
+    transcript.received(&line(250, "ok"));
+    transcript.sent(&format!("RCPT TO:<{}>", delivery.recipient));
+    if outcome.phase == Phase::Content {
+        transcript.received(&line(250, "ok"));
+        transcript.sent("DATA");
+        transcript.received(&line(354, "go ahead"));
+        transcript.remark(&format!("the message, {} octets", batch.message.size));
+    }
+    transcript.received(&outcome.reply);
+    transcript.into_text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::outcome::{Verdict, judge};
+
+    fn verdict(local: &str, attempts: u32) -> (Verdict, String) {
+        let recipient = Address::parse(&format!("{local}@x.example")).unwrap();
+        let outcome = Wish::of(&recipient).outcome(attempts);
+        let status = outcome.reply.enhanced.map(|status| status.to_string()).unwrap_or_default();
+        (judge(outcome.phase, &outcome.reply, true), format!("{} {status}", outcome.reply.code))
+    }
+
+    #[test]
+    fn the_local_part_chooses_the_outcome() {
+        const NO: Verdict = Verdict::Bounced { suppress: false };
+        for (local, attempts, expected, status) in [
+            ("anyone", 0, Verdict::Delivered, "250 2.0.0"),
+            ("bounce", 0, Verdict::Bounced { suppress: true }, "550 5.1.1"),
+            ("Bounce", 0, Verdict::Bounced { suppress: true }, "550 5.1.1"),
+            ("bounce+5.2.2", 0, NO, "550 5.2.2"),
+            ("bounce+5.7.509", 0, NO, "550 5.7.509"),
+            ("bounce+4.2.2", 0, Verdict::Deferred { brief: true }, "450 4.2.2"),
+            ("bounce+2.0.0", 0, Verdict::Delivered, "250 2.0.0"),
+            ("bounce+x", 0, Verdict::Delivered, "250 2.0.0"),
+            ("defer+2", 0, Verdict::Deferred { brief: true }, "451 4.7.1"),
+            ("defer+2", 1, Verdict::Deferred { brief: true }, "451 4.7.1"),
+            ("defer+2", 2, Verdict::Delivered, "250 2.0.0"),
+            ("defer", 0, Verdict::Delivered, "250 2.0.0"),
+            ("complaint", 0, Verdict::Delivered, "250 2.0.0"),
+            ("complaint+x", 0, Verdict::Delivered, "250 2.0.0"),
+            ("suppressed", 0, NO, "550 5.7.1"),
+            ("slow", 0, Verdict::Delivered, "250 2.0.0"),
+        ] {
+            assert_eq!(verdict(local, attempts), (expected, status.to_owned()), "{local}");
+        }
+        let wish = |local: &str| Wish::of(&Address::parse(&format!("{local}@x.example")).unwrap());
+        assert_eq!(
+            (wish("complaint"), wish("slow"), wish("slow+1")),
+            (Wish::Complain, Wish::Dawdle, Wish::Deliver)
+        );
+    }
+}

@@ -1,0 +1,418 @@
+//! The relay against a real store and a scripted server on loopback.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Relay;
+use super::report::sample_message;
+use crate::config;
+use crate::dns::Resolver;
+use crate::mail::{
+    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, SignedDuration,
+    Timestamp, TlsMode,
+};
+use crate::store::{
+    Access, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool, Store,
+    StoreOptions, SuppressionFilter, Tenant, TenantSettings,
+};
+
+/// A server that answers by script: replies keyed by the start of the command, else success.
+#[derive(Default)]
+struct Script {
+    replies: HashMap<&'static str, &'static str>,
+    /// Ends the connection instead of replying.
+    hang_up_at: Option<&'static str>,
+    /// Ends a connection after its first message without a word.
+    hang_up_after_message: bool,
+    capabilities: &'static str,
+}
+
+/// What the server saw.
+#[derive(Default)]
+struct Seen {
+    connections: usize,
+    commands: Vec<String>,
+    messages: Vec<String>,
+}
+
+async fn serve(script: Script) -> (SocketAddr, Arc<Mutex<Seen>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let script = Arc::new(script);
+    let shared = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            shared.lock().unwrap().connections += 1;
+            tokio::spawn(converse(stream, script.clone(), shared.clone()));
+        }
+    });
+    (address, seen)
+}
+
+async fn converse(stream: tokio::net::TcpStream, script: Arc<Script>, seen: Arc<Mutex<Seen>>) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    let greeting = script.replies.get("greeting").copied().unwrap_or("220 hello");
+    stream.write_all(format!("{greeting}\r\n").as_bytes()).await.ok()?;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end().to_owned();
+        seen.lock().unwrap().commands.push(line.clone());
+        if script.hang_up_at.is_some_and(|at| line.starts_with(at)) {
+            return None;
+        }
+        let scripted =
+            script.replies.iter().filter(|(start, _)| line.starts_with(**start)).max_by_key(|(s, _)| s.len());
+        let reply = match scripted {
+            Some((_, reply)) => (*reply).to_owned(),
+            None if line.starts_with("EHLO") => format!("250-mx\r\n{}250 PIPELINING", script.capabilities),
+            None if line == "DATA" => "354 go".to_owned(),
+            None if line == "QUIT" => "221 bye".to_owned(),
+            None => "250 2.0.0 ok".to_owned(),
+        };
+        stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
+        if line == "DATA" && reply.starts_with("354") {
+            let mut content = Vec::new();
+            while !content.ends_with(b"\r\n.\r\n") && content != b".\r\n" {
+                content.push(stream.read_u8().await.ok()?);
+            }
+            seen.lock().unwrap().messages.push(String::from_utf8(content).unwrap());
+            if script.hang_up_at == Some(".") {
+                return None;
+            }
+            let reply = script.replies.get(".").copied().unwrap_or("250 2.0.0 taken");
+            stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
+            if script.hang_up_after_message {
+                return None;
+            }
+        }
+    }
+}
+
+/// A store with a tenant, and a relay that sends everything to one server.
+struct Stage {
+    _dir: tempfile::TempDir,
+    store: Arc<Store>,
+    tenant: Tenant,
+    stop: CancellationToken,
+    relay: tokio::task::JoinHandle<()>,
+}
+
+impl Stage {
+    async fn set(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: dir.path().to_owned(),
+            master_key_file: None,
+            readers: 2,
+            inline_body_bytes_max: 1 << 18,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 1 << 20,
+            access: Access::Serve,
+        };
+        let store = Arc::new(Store::open(options).unwrap());
+        let new = NewTenant {
+            name: "acme".into(),
+            slug: "acme".into(),
+            external_ref: None,
+            metadata: Default::default(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            retention_days: None,
+        };
+        let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
+        let mut settings = config::Relay {
+            smart_host: Some(config::PlatformSmartHost {
+                host: server.ip().to_string(),
+                port: server.port(),
+                tls: TlsMode::Opportunistic,
+                user: None,
+                password_file: None,
+            }),
+            ..config::Relay::default()
+        };
+        change(&mut settings);
+        let hostname = DomainName::parse("relay.example").unwrap();
+        let resolver = Resolver::new(&settings.name_servers).unwrap();
+        let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
+        let stop = CancellationToken::new();
+        let relay = tokio::spawn(relay.run(stop.clone()));
+        Self { _dir: dir, store, tenant, stop, relay }
+    }
+
+    fn message(&self, environment: Environment, recipients: &[&str]) -> NewMessage {
+        let now = Timestamp::now();
+        let content =
+            Content { prefix: "Received: us\r\n".into(), submitted: "Subject: x\r\n\r\n.dot\r\n".into() };
+        NewMessage {
+            message: Message {
+                id: MessageId::generate(now),
+                tenant_id: self.tenant.id,
+                environment,
+                size: content.len() as u64,
+                created_at: now,
+                expires_at: now + SignedDuration::from_hours(120),
+                ..Message::clone(&sample_message("s@a.example"))
+            },
+            recipients: recipients
+                .iter()
+                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap()))
+                .collect(),
+            content,
+        }
+    }
+
+    async fn send(&self, environment: Environment, recipients: &[&str]) -> MessageId {
+        let new = self.message(environment, recipients);
+        let id = new.message.id;
+        self.store.enqueue(new).await.unwrap();
+        id
+    }
+
+    /// Waits until the recipients of a message are in these states.
+    async fn expect(&self, id: MessageId, states: &[DeliveryState]) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let deliveries = self.store.deliveries(id).await.unwrap();
+            let found: Vec<DeliveryState> = deliveries.iter().map(|delivery| delivery.state).collect();
+            if found == states {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{deliveries:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until nothing is open.
+    async fn expect_empty(&self) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while self.store.depth().await.unwrap().open > 0 {
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn last_reply(&self, id: MessageId) -> String {
+        self.store.deliveries(id).await.unwrap()[0].last_reply.clone().unwrap_or_default()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.relay.await.unwrap();
+        assert_eq!(self.store.depth().await.unwrap().claimed, 0);
+    }
+}
+
+use DeliveryState::{Bounced, Deferred, Delivered};
+
+#[tokio::test]
+async fn messages_share_a_connection_and_each_recipient_has_an_outcome() {
+    let script = Script { replies: [("RCPT TO:<no@", "550 5.1.1 nobody")].into(), ..Script::default() };
+    let (server, seen) = serve(script).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let first = stage.send(Environment::Live, &["yes@x.example", "no@x.example"]).await;
+    stage.expect(first, &[Delivered, Bounced]).await;
+    let second = stage.send(Environment::Live, &["yes@y.example"]).await;
+    stage.expect(second, &[Delivered]).await;
+
+    let attempts = stage.store.attempts(first).await.unwrap();
+    assert_eq!(attempts.len(), 2);
+    assert!(attempts.iter().any(|attempt| attempt.code == Some(250)));
+    assert!(attempts[0].transcript.contains("> RCPT TO:<no@x.example>\n"), "{}", attempts[0].transcript);
+    let suppressed = SuppressionFilter { tenant_id: Some(stage.tenant.id), ..Default::default() };
+    let page = PageRequest { limit: 10, ..Default::default() };
+    let found = stage.store.list_suppressions(suppressed, page).await.unwrap().items;
+    assert_eq!(found.iter().map(|s| s.address.as_str()).collect::<Vec<_>>(), ["no@x.example"]);
+    stage.expect_empty().await;
+    let wire = "Received: us\r\nSubject: x\r\n\r\n..dot\r\n.\r\n";
+    let messages = seen.lock().unwrap().messages.clone();
+    assert_eq!(messages.iter().filter(|message| *message == wire).count(), 2, "{messages:?}");
+    // The report of the failure went the same way.
+    let reports = messages.iter().filter(|m| m.contains("Final-Recipient: rfc822; no@x.example"));
+    assert_eq!((reports.count(), messages.len()), (1, 3), "{messages:?}");
+    stage.end().await;
+    assert_eq!(seen.lock().unwrap().commands.last().map(String::as_str), Some("QUIT"));
+}
+
+#[tokio::test]
+async fn a_failure_is_reported_to_the_sender_once() {
+    let script = Script { replies: [(".", "554 5.6.0 no")].into(), ..Script::default() };
+    let (server, seen) = serve(script).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let id = stage.send(Environment::Live, &["a@x.example", "b@x.example"]).await;
+    stage.expect(id, &[Bounced, Bounced]).await;
+    assert_eq!(stage.last_reply(id).await, "554 5.6.0 no");
+    // The report is refused too, and there is no report of that.
+    stage.expect_empty().await;
+    assert_eq!(seen.lock().unwrap().messages.len(), 2);
+    assert!(seen.lock().unwrap().commands.iter().any(|command| command == "MAIL FROM:<>"));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
+    for (script, reply) in [
+        (Script { replies: [("RCPT", "451 4.7.1 grey")].into(), ..Script::default() }, "451 4.7.1 grey"),
+        (
+            Script { replies: [("greeting", "554 5.7.1 go away")].into(), ..Script::default() },
+            "554 5.7.1 go away",
+        ),
+        (
+            Script { replies: [("greeting", "hello")].into(), ..Script::default() },
+            "at the greeting: what the server",
+        ),
+        (Script { replies: [("MAIL", "421 busy")].into(), ..Script::default() }, "421 busy"),
+        (Script { hang_up_at: Some("DATA"), ..Script::default() }, "connection lost at DATA"),
+        (Script { hang_up_at: Some("."), ..Script::default() }, "connection lost at the message"),
+        (
+            Script {
+                capabilities: "250-STARTTLS\r\n",
+                replies: [("STARTTLS", "220 go\r\n250 injected")].into(),
+                ..Script::default()
+            },
+            "the server sent data in clear",
+        ),
+    ] {
+        let (server, _seen) = serve(script).await;
+        let stage = Stage::set(server, |_| {}).await;
+        let id = stage.send(Environment::Live, &["a@x.example"]).await;
+        stage.expect(id, &[Deferred]).await;
+        let last = stage.last_reply(id).await;
+        assert!(last.starts_with(reply), "{last}");
+        let delivery = &stage.store.deliveries(id).await.unwrap()[0];
+        assert!(delivery.next_attempt_at.unwrap() > Timestamp::now() + SignedDuration::from_secs(30));
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
+    let broken = || Script {
+        capabilities: "250-STARTTLS\r\n",
+        replies: [("STARTTLS", "220 go")].into(),
+        ..Script::default()
+    };
+    let (server, seen) = serve(broken()).await;
+    let stage = Stage::set(server, |relay| relay.timeouts.starttls = Duration::from_millis(200)).await;
+    let id = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(id, &[Delivered]).await;
+    assert_eq!(seen.lock().unwrap().connections, 2);
+    let attempt = &stage.store.attempts(id).await.unwrap()[0];
+    assert!(attempt.transcript.contains("* again, without TLS") && attempt.tls.is_none());
+    stage.end().await;
+
+    let (server, seen) = serve(broken()).await;
+    let stage = Stage::set(server, |relay| {
+        relay.timeouts.starttls = Duration::from_millis(200);
+        if let Some(smart_host) = &mut relay.smart_host {
+            smart_host.tls = TlsMode::Starttls;
+        }
+    })
+    .await;
+    let id = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(id, &[Deferred]).await;
+    assert!(!seen.lock().unwrap().commands.iter().any(|command| command.starts_with("MAIL")));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_died_while_idle_costs_no_try() {
+    let (server, seen) = serve(Script { hang_up_after_message: true, ..Script::default() }).await;
+    let stage = Stage::set(server, |_| {}).await;
+    for _ in 0..5 {
+        let id = stage.send(Environment::Live, &["a@x.example"]).await;
+        stage.expect(id, &[Delivered]).await;
+        assert_eq!(stage.store.attempts(id).await.unwrap().len(), 1);
+    }
+    assert_eq!(seen.lock().unwrap().connections, 5);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_backlog_goes_out_over_few_connections() {
+    let (server, seen) = serve(Script::default()).await;
+    let stage = Stage::set(server, |relay| {
+        relay.connections_per_destination_max = 2;
+        relay.messages_per_connection_max = 40;
+    })
+    .await;
+    let mut last = Vec::new();
+    for n in 0..200 {
+        let recipient = format!("a@d{}.example", n % 10);
+        last.push(stage.send(Environment::Live, &[&recipient]).await);
+    }
+    for id in last {
+        stage.expect(id, &[Delivered]).await;
+    }
+    assert_eq!(seen.lock().unwrap().messages.len(), 200);
+    let connections = seen.lock().unwrap().connections;
+    assert!((5..=30).contains(&connections), "{connections}");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn the_sandbox_plays_every_part_and_nothing_leaves() {
+    let (server, seen) = serve(Script::default()).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let id = stage
+        .send(
+            Environment::Test,
+            &[
+                "a@x.example",
+                "bounce@x.example",
+                "defer+1@x.example",
+                "complaint@x.example",
+                "suppressed@x.example",
+            ],
+        )
+        .await;
+    stage.expect(id, &[Delivered, Bounced, Delivered, Delivered, Bounced]).await;
+    let attempts = stage.store.attempts(id).await.unwrap();
+    assert_eq!(attempts.len(), 6);
+    assert!(attempts.iter().all(|attempt| attempt.host == "sandbox" && attempt.tls.is_none()));
+    let suppressed = SuppressionFilter { tenant_id: Some(stage.tenant.id), ..Default::default() };
+    let page = PageRequest { limit: 10, ..Default::default() };
+    let mut found: Vec<String> = stage
+        .store
+        .list_suppressions(suppressed, page)
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|s| s.address)
+        .collect();
+    found.sort();
+    assert_eq!(found, ["bounce@x.example", "complaint@x.example"]);
+    assert_eq!(seen.lock().unwrap().connections, 0);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
+    use crate::store::{NewSmartHost, SmartHost, TenantPatch};
+    let (server, seen) = serve(Script::default()).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let smart_host =
+        SmartHost { host: server.ip().to_string(), port: server.port(), user: None, tls: TlsMode::None };
+    let patch = TenantPatch {
+        smart_host: Some(Some(NewSmartHost { smart_host, password: None })),
+        ..TenantPatch::default()
+    };
+    stage.store.update_tenant(stage.tenant.id, patch, Timestamp::now()).await.unwrap();
+    let id = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(id, &[Deferred]).await;
+    assert!(stage.last_reply(id).await.contains("a private address"), "{}", stage.last_reply(id).await);
+    assert_eq!(seen.lock().unwrap().connections, 0);
+    stage.end().await;
+}

@@ -1,0 +1,144 @@
+//! TLS towards other servers: certificates checked where a route demands it, taken as they are where TLS is a bonus.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::RelayError;
+
+/// Whether the server must prove its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It must, by a certificate that leads to an authority we trust.
+    Verified,
+    /// Encryption to anybody is better than none (RFC 7435).
+    Any,
+}
+
+/// Settings for both kinds of [`Trust`].
+pub struct ClientTls {
+    verified: TlsConnector,
+    any: TlsConnector,
+}
+
+impl ClientTls {
+    /// Trusts the system's authorities and those in `ca_file` (PEM).
+    ///
+    /// # Errors
+    /// [`RelayError::CaFile`], [`RelayError::Tls`].
+    pub fn load(ca_file: Option<&Path>) -> Result<Self, RelayError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = || {
+            ClientConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .map_err(|error| RelayError::Tls(error.to_string()))
+        };
+        let verified = builder()?.with_root_certificates(load_roots(ca_file)?).with_no_client_auth();
+        let any = builder()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider.clone())))
+            .with_no_client_auth();
+        Ok(Self { verified: Arc::new(verified).into(), any: Arc::new(any).into() })
+    }
+
+    /// Does the handshake with a server of this name or address.
+    ///
+    /// # Errors
+    /// What the handshake or the connection failed of.
+    pub async fn connect(
+        &self,
+        trust: Trust,
+        host: &str,
+        stream: TcpStream,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        let connector = match trust {
+            Trust::Verified => &self.verified,
+            Trust::Any => &self.any,
+        };
+        connector.connect(name, stream).await
+    }
+}
+
+/// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
+pub fn describe(stream: &TlsStream<TcpStream>) -> String {
+    let session = &stream.get_ref().1;
+    let version = match session.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLS",
+    };
+    match session.negotiated_cipher_suite() {
+        Some(suite) => format!("{version} {:?}", suite.suite()),
+        None => version.to_owned(),
+    }
+}
+
+fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RelayError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let fault = |message: String| RelayError::CaFile { path: path.to_owned(), message };
+        let before = roots.len();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))? {
+            let certificate = certificate.map_err(|error| fault(error.to_string()))?;
+            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(fault("there is no certificate in it".into()));
+        }
+    }
+    Ok(roots)
+}
+
+/// Takes any certificate. Its signature is not checked either: a stranger's signature proves nothing, and certificates
+/// that our library cannot read would only bring us back to clear text.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

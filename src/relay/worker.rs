@@ -1,0 +1,300 @@
+//! A worker holds a slot and delivers batch after batch, keeping its connection as long as its lane has work.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::{SemaphorePermit, mpsc};
+
+use super::attempt::{Attempt, Tried};
+use super::connection::{Connection, Peer, Trouble};
+use super::ending::Ending;
+use super::record::{Account, reported_failure};
+use super::report::Report;
+use super::route::Lane;
+use super::sandbox::{self, Wish};
+use super::{Core, LOADED_KIB_MAX};
+use crate::mail::{Content, DeliveryId, Timestamp};
+use crate::smtp::client::Phase;
+use crate::store::{AttemptRecord, Batch, Delivery, RecordBatch, Spool, StoreError};
+
+/// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
+pub struct Claim {
+    core: Arc<Core>,
+    /// What is claimed.
+    pub batch: Batch,
+    settled: bool,
+}
+
+impl Claim {
+    /// Counts a batch as in flight.
+    pub fn new(core: Arc<Core>, batch: Batch) -> Self {
+        core.in_flight.fetch_add(batch.deliveries.len(), Ordering::AcqRel);
+        Self { core, batch, settled: false }
+    }
+
+    /// Its outcome is on its way to the spool.
+    fn settle(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.settled {
+            let ids: Vec<DeliveryId> = self.batch.deliveries.iter().map(|delivery| delivery.id).collect();
+            self.core.store.release(&ids);
+            self.core.forget(ids.len());
+        }
+    }
+}
+
+/// A slot of a lane; free again when it is dropped.
+pub struct Slot {
+    core: Arc<Core>,
+    lane: Lane,
+}
+
+impl Slot {
+    /// For a lane whose slot was just taken.
+    pub fn new(core: Arc<Core>, lane: Lane) -> Self {
+        Self { core, lane }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.core.fairness().free(&self.lane);
+    }
+}
+
+/// Delivers the claim, then whatever there is to deliver.
+pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
+    let worker = Worker { core: core.clone(), recordings };
+    let mut connection = core.pool.take(&slot.lane);
+    loop {
+        connection = worker.deliver(&slot.lane, claim, connection).await;
+        if core.stop.is_cancelled() {
+            break;
+        }
+        let next = core.fairness().keep_turn(&slot.lane);
+        claim = match next {
+            Some(next) => next,
+            None => {
+                // Kept before the slot is free: the lane's next worker is to find it.
+                if let Some(connection) = connection.take() {
+                    core.pool.put(&slot.lane, connection);
+                }
+                drop(slot);
+                let turn = core.fairness().take_turn();
+                let Some((lane, next)) = turn else { return };
+                slot = Slot::new(core.clone(), lane);
+                next
+            }
+        };
+        if connection.is_none() {
+            connection = core.pool.take(&slot.lane);
+        }
+    }
+    if let Some(connection) = connection {
+        connection.quit().await;
+    }
+}
+
+struct Worker {
+    core: Arc<Core>,
+    recordings: mpsc::Sender<RecordBatch>,
+}
+
+impl Worker {
+    /// Delivers one batch. Answers a connection that takes more.
+    async fn deliver(
+        &self,
+        lane: &Lane,
+        mut claim: Claim,
+        connection: Option<Connection>,
+    ) -> Option<Connection> {
+        if Timestamp::now() >= claim.batch.message.expires_at {
+            self.expire(claim).await;
+            return connection;
+        }
+        if matches!(lane, Lane::Sandbox(_)) {
+            self.play(claim).await;
+            return None;
+        }
+        let _memory;
+        let content = match claim.batch.content.take() {
+            Some(content) => content,
+            None => {
+                _memory = self.reserve(claim.batch.message.size).await;
+                match self.core.store.content(claim.batch.message.id).await {
+                    Ok(Some(content)) => content,
+                    // Deleted meanwhile: dropping the claim is all there is to do.
+                    Ok(None) => return connection,
+                    Err(error) => {
+                        self.postpone(claim, &error).await;
+                        return connection;
+                    }
+                }
+            }
+        };
+        let (started_at, started) = (Timestamp::now(), Instant::now());
+        let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
+        self.conclude(claim, Some(&content), &tried, started_at, started).await;
+        let used_up =
+            |connection: &Connection| connection.messages >= self.core.settings.messages_per_connection_max;
+        match tried.connection {
+            Some(connection) if used_up(&connection) => {
+                self.core.tasks.spawn(connection.quit());
+                None
+            }
+            other => other,
+        }
+    }
+
+    async fn reserve(&self, size_octets: u64) -> Option<SemaphorePermit<'_>> {
+        let kib = usize::try_from(size_octets / 1024 + 1).unwrap_or(LOADED_KIB_MAX).min(LOADED_KIB_MAX);
+        // The semaphore is never closed.
+        self.core.loaded.acquire_many(u32::try_from(kib).unwrap_or(1)).await.ok()
+    }
+
+    async fn conclude(
+        &self,
+        claim: Claim,
+        content: Option<&Content>,
+        tried: &Tried,
+        started_at: Timestamp,
+        started: Instant,
+    ) {
+        let account = Account {
+            batch: &claim.batch,
+            started_at,
+            now: Timestamp::now(),
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            transcript: &tried.transcript,
+        };
+        let records = claim
+            .batch
+            .deliveries
+            .iter()
+            .zip(&tried.endings)
+            .map(|(delivery, ending)| account.record(delivery, ending, jitter()))
+            .collect();
+        self.write(claim, content, records).await;
+    }
+
+    /// The spool cannot be read: another time.
+    async fn postpone(&self, claim: Claim, error: &StoreError) {
+        tracing::warn!(message = %claim.batch.message.id, %error, "cannot read a message from the spool");
+        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
+        let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
+        let tried = Tried { endings, transcript: String::new(), connection: None };
+        self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
+    }
+
+    async fn expire(&self, claim: Claim) {
+        let now = Timestamp::now();
+        let account = Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let records =
+            claim.batch.deliveries.iter().map(|delivery| account.record_expired(delivery)).collect();
+        self.write(claim, None, records).await;
+    }
+
+    /// The test environment.
+    async fn play(&self, mut claim: Claim) {
+        let deliveries = std::mem::take(&mut claim.batch.deliveries);
+        let (slow, quick): (Vec<Delivery>, Vec<Delivery>) =
+            deliveries.into_iter().partition(|delivery| Wish::of(&delivery.recipient) == Wish::Dawdle);
+        let started_at = Timestamp::now();
+        let slow_claim = Claim {
+            core: claim.core.clone(),
+            batch: Batch { deliveries: slow, ..claim.batch.clone() },
+            settled: false,
+        };
+        claim.batch.deliveries = quick;
+        self.play_now(claim, started_at).await;
+        if slow_claim.batch.deliveries.is_empty() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
+            // Dropping the claim gives it back.
+            () = self.core.stop.cancelled() => {}
+        }
+    }
+
+    async fn play_now(&self, claim: Claim, started_at: Timestamp) {
+        if claim.batch.deliveries.is_empty() {
+            return;
+        }
+        let now = Timestamp::now();
+        let mut records = Vec::with_capacity(claim.batch.deliveries.len());
+        for delivery in &claim.batch.deliveries {
+            let wish = Wish::of(&delivery.recipient);
+            let transcript = sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts));
+            let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
+            let account =
+                Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
+            let mut record = account.record(delivery, &sandbox::ending_of(wish, delivery), jitter());
+            wish.amend(&mut record, delivery, now);
+            records.push(record);
+        }
+        let content = claim.batch.content.clone();
+        self.write(claim, content.as_ref(), records).await;
+    }
+
+    /// Logs the records, adds the report, and hands both to the recorder.
+    async fn write(&self, claim: Claim, content: Option<&Content>, records: Vec<AttemptRecord>) {
+        let message = &claim.batch.message;
+        let mut failures = Vec::new();
+        for (delivery, record) in claim.batch.deliveries.iter().zip(&records) {
+            log(delivery, record);
+            failures.extend(reported_failure(delivery, record));
+        }
+        let report = match failures.as_slice() {
+            [] => None,
+            failures => {
+                let read = match content {
+                    None if message.reverse_path.mailbox().is_some() => {
+                        self.core.store.content(message.id).await.ok().flatten()
+                    }
+                    _ => None,
+                };
+                let report = Report {
+                    hostname: &self.core.settings.hostname,
+                    message,
+                    content: content.or(read.as_ref()),
+                    failures,
+                    now: Timestamp::now(),
+                    lifetime: self.core.settings.expiry,
+                };
+                report.compose()
+            }
+        };
+        // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
+        if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
+            claim.settle();
+        }
+    }
+}
+
+/// From -1 to 1.
+fn jitter() -> f64 {
+    rand::random::<f64>() * 2.0 - 1.0
+}
+
+fn log(delivery: &Delivery, record: &AttemptRecord) {
+    let attempt = record.attempt.as_ref();
+    tracing::info!(
+        message = %record.message_id,
+        recipient = %delivery.recipient,
+        host = attempt.map_or("", |attempt| attempt.host.as_str()),
+        outcome = %record.state,
+        code = attempt.and_then(|attempt| attempt.code),
+        status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
+        duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),
+        reply = %record.reply,
+        "attempt"
+    );
+}

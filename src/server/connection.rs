@@ -1,0 +1,236 @@
+//! One connection: bytes between the stream and the session.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::inquiry::Inquiry;
+use super::room::Reservation;
+use super::stream::Stream;
+use super::{Security, Server, answers};
+use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
+
+/// Room for commands: a group of them fits, and ten thousand idle connections stay small.
+const COMMAND_READ_OCTETS: usize = 512;
+/// Room for content: as much as one TLS record holds.
+const BODY_READ_OCTETS: usize = 16 * 1024;
+/// Replies to a flood of pipelined commands are sent when there is more of them than this.
+const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
+/// A handshake takes some round trips, and no thought.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the client has to read our last words before the connection is torn down.
+const LINGER: Duration = Duration::from_secs(1);
+/// Room that a message takes which did not announce its size, and the most that an announcement takes in advance.
+const BODY_OCTETS_EXPECTED: u64 = 16 * 1024;
+const BODY_OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
+
+pub struct Connection {
+    server: Arc<Server>,
+    stream: Stream,
+    session: Session,
+    lines: LineReader,
+    /// Received and not yet used.
+    input: BytesMut,
+    /// Said and not yet sent.
+    output: Vec<u8>,
+    inquiry: Inquiry,
+    room: Reservation,
+    ends_at: Instant,
+    stop: CancellationToken,
+}
+
+/// What ended a wait for octets.
+enum Received {
+    Octets,
+    Eof,
+    Idle,
+    Stopping,
+}
+
+impl Connection {
+    pub fn new(server: Arc<Server>, stream: TcpStream, client: IpAddr, stop: CancellationToken) -> Self {
+        Self {
+            stream: Stream::Plain(stream),
+            session: Session::new(server.session.clone(), false),
+            lines: LineReader::default(),
+            input: BytesMut::new(),
+            output: Vec::new(),
+            inquiry: Inquiry::new(server.intake.clone(), client),
+            room: server.room.reserve(),
+            ends_at: Instant::now() + server.session_timeout,
+            stop,
+            server,
+        }
+    }
+
+    /// Serves the client until either side ends it.
+    pub async fn run(mut self, security: Security) -> io::Result<()> {
+        if security == Security::Implicit {
+            self.shake_hands().await?;
+            self.session = Session::new(self.server.session.clone(), true);
+        }
+        let mut step = self.session.step(Input::Start);
+        loop {
+            self.input.advance(step.consumed.min(self.input.len()));
+            if let Some(reply) = &step.reply {
+                reply.write_to(&mut self.output);
+            }
+            if self.output.len() > OUTPUT_OCTETS_MAX {
+                self.flush().await?;
+            }
+            step = match step.next {
+                Next::ReadLine => self.read_line().await?,
+                Next::ReadBody => self.read_body().await?,
+                Next::Ask(question) => {
+                    let verdict = self.answer(question).await;
+                    self.session.step(Input::Answer(verdict))
+                }
+                Next::UpgradeTls => self.upgrade().await?,
+                Next::Close => return self.close().await,
+            };
+        }
+    }
+
+    async fn read_line(&mut self) -> io::Result<Step> {
+        self.room.release();
+        loop {
+            let (consumed, line) = self.lines.next(&self.input);
+            let step = line.map(|line| match line {
+                Ok(line) => self.session.step(Input::Line(line)),
+                Err(error) => self.session.step(Input::LineError(error)),
+            });
+            self.input.advance(consumed);
+            if let Some(step) = step {
+                return Ok(step);
+            }
+            match self.receive(COMMAND_READ_OCTETS).await? {
+                Received::Octets => {}
+                Received::Eof => return Ok(self.session.step(Input::Eof)),
+                Received::Idle => return Ok(self.session.step(Input::Idle)),
+                Received::Stopping => return Ok(self.session.step(Input::ShuttingDown)),
+            }
+        }
+    }
+
+    async fn read_body(&mut self) -> io::Result<Step> {
+        if self.input.is_empty() {
+            match self.receive(BODY_READ_OCTETS).await? {
+                Received::Octets => {}
+                Received::Eof => return Ok(self.session.step(Input::Eof)),
+                Received::Idle => return Ok(self.session.step(Input::Idle)),
+                Received::Stopping => return Ok(self.session.step(Input::ShuttingDown)),
+            }
+        }
+        let step = self.session.step(Input::Body(&self.input));
+        if !self.room.grow_to(self.session.body_memory_octets() as u64) {
+            self.input.advance(step.consumed);
+            let reply = answers::reply(&answers::overloaded(), None);
+            return Ok(self.session.step(Input::BodyRefused(reply)));
+        }
+        Ok(step)
+    }
+
+    async fn answer(&mut self, question: Question) -> Verdict {
+        match question {
+            Question::StartData { octets_declared } => {
+                let expected = octets_declared.unwrap_or(BODY_OCTETS_EXPECTED).min(BODY_OCTETS_EXPECTED_MAX);
+                if self.room.grow_to(expected) {
+                    Verdict::Granted
+                } else {
+                    Verdict::Refused(answers::reply(&answers::overloaded(), None))
+                }
+            }
+            question => self.inquiry.put(question, self.session.helo()).await,
+        }
+    }
+
+    /// RFC 3207 §4.2, §6: what came in clear behind STARTTLS may be an attacker's and is never looked at.
+    async fn upgrade(&mut self) -> io::Result<Step> {
+        self.flush().await?;
+        if !self.input.is_empty() {
+            tracing::warn!(octets = self.input.len(), "threw away what came in clear behind STARTTLS");
+        }
+        self.input = BytesMut::new();
+        self.lines.reset();
+        self.shake_hands().await?;
+        Ok(self.session.step(Input::TlsDone))
+    }
+
+    async fn shake_hands(&mut self) -> io::Result<()> {
+        let config = self.server.tls.load_full();
+        let limit = HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
+        let agreed = tokio::select! {
+            agreed = timeout(limit, self.stream.secure(config)) => agreed??,
+            () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        self.inquiry.set_tls(agreed);
+        Ok(())
+    }
+
+    /// Sends what is to be said, then waits for octets. Being here means that no complete line is left
+    /// (RFC 2920 §3.2: replies to a group of commands go out together).
+    async fn receive(&mut self, octets: usize) -> io::Result<Received> {
+        self.flush().await?;
+        let in_body = octets == BODY_READ_OCTETS;
+        if self.input.is_empty() && self.input.capacity() > octets {
+            self.input = BytesMut::new();
+        }
+        self.input.reserve(octets);
+        let now = Instant::now();
+        let patience = (now + self.server.idle_timeout).min(self.ends_at);
+        // A client that always has something to say would win every race below.
+        if now >= self.ends_at {
+            return Ok(Received::Idle);
+        }
+        if !in_body && self.stop.is_cancelled() {
+            return Ok(Received::Stopping);
+        }
+        tokio::select! {
+            biased;
+            read = self.stream.read(&mut self.input) => Ok(match read? {
+                0 => Received::Eof,
+                _ => Received::Octets,
+            }),
+            () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
+            () = sleep_until(patience) => Ok(Received::Idle),
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        timeout(self.server.idle_timeout, self.stream.write(&self.output)).await??;
+        self.output.clear();
+        if self.output.capacity() > OUTPUT_OCTETS_MAX {
+            self.output = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Says the last words and waits a little for the client to hang up: a socket closed with octets unread is reset,
+    /// and a reset can overtake the reply.
+    async fn close(mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return self.stream.finish().await;
+        }
+        self.flush().await?;
+        let last_words = async {
+            self.stream.finish().await?;
+            loop {
+                self.input.clear();
+                self.input.reserve(COMMAND_READ_OCTETS);
+                if self.stream.read(&mut self.input).await? == 0 {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(LINGER, last_words).await.unwrap_or(Ok(()))
+    }
+}

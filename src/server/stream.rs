@@ -1,0 +1,75 @@
+//! A connection's stream, before and after TLS.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What octets come from and go to.
+pub enum Stream {
+    /// In clear.
+    Plain(TcpStream),
+    /// Secured; boxed, because most connections idle and its state is large.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A handshake took the stream and failed.
+    Gone,
+}
+
+impl Stream {
+    /// Appends what there is to the buffer's spare room; 0 is the end. Nothing is lost when cancelled.
+    pub async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read_buf(buffer).await,
+            Self::Tls(stream) => stream.read_buf(buffer).await,
+            Self::Gone => Ok(0),
+        }
+    }
+
+    /// Sends all of it.
+    pub async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(octets).await,
+            Self::Tls(stream) => {
+                stream.write_all(octets).await?;
+                stream.flush().await
+            }
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.shutdown().await,
+            Self::Tls(stream) => stream.shutdown().await,
+            Self::Gone => Ok(()),
+        }
+    }
+
+    /// Shakes hands as the server. Answers what was agreed on, for `Received`.
+    pub async fn secure(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<String> {
+        let Self::Plain(plain) = std::mem::replace(self, Self::Gone) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let secured = TlsAcceptor::from(config).accept(plain).await?;
+        let agreed = describe(secured.get_ref().1);
+        *self = Self::Tls(Box::new(secured));
+        Ok(agreed)
+    }
+}
+
+fn describe(tls: &rustls::ServerConnection) -> String {
+    let version = match tls.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLS",
+    };
+    match tls.negotiated_cipher_suite() {
+        Some(suite) => format!("{version} with cipher {:?}", suite.suite()),
+        None => version.to_owned(),
+    }
+}

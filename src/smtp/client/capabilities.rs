@@ -1,0 +1,84 @@
+//! What a server offers, as its reply to EHLO says (RFC 5321 §4.1.1.1).
+
+use crate::smtp::Reply;
+
+/// The extensions that we use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// RFC 2920: commands in groups.
+    pub pipelining: bool,
+    /// RFC 1870: `Some(0)` takes the parameter and names no limit.
+    pub size_octets_max: Option<u64>,
+    /// RFC 6152.
+    pub eight_bit_mime: bool,
+    /// RFC 6531.
+    pub smtputf8: bool,
+    /// RFC 3207.
+    pub starttls: bool,
+    /// RFC 4954 with the mechanism PLAIN (RFC 4616).
+    pub auth_plain: bool,
+    /// RFC 4954 with the mechanism LOGIN.
+    pub auth_login: bool,
+}
+
+impl Capabilities {
+    /// Reads the lines behind the first one, which is the server's name.
+    pub fn read(reply: &Reply) -> Self {
+        let mut read = Self::default();
+        for line in reply.lines.iter().skip(1) {
+            let mut words = line.split_ascii_whitespace();
+            let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+            match keyword.as_str() {
+                "PIPELINING" => read.pipelining = true,
+                "SIZE" => {
+                    read.size_octets_max = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                }
+                "8BITMIME" => read.eight_bit_mime = true,
+                "SMTPUTF8" => read.smtputf8 = true,
+                "STARTTLS" => read.starttls = true,
+                "AUTH" => words.for_each(|word| read.note_mechanism(word)),
+                // The form from before RFC 2554, which some servers still send beside or instead of the right one.
+                _ => {
+                    if let Some(first) = keyword.strip_prefix("AUTH=") {
+                        read.note_mechanism(first);
+                        words.for_each(|word| read.note_mechanism(word));
+                    }
+                }
+            }
+        }
+        read
+    }
+
+    fn note_mechanism(&mut self, name: &str) {
+        self.auth_plain |= name.eq_ignore_ascii_case("PLAIN");
+        self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Capabilities {
+        let lines = lines.iter().map(|line| line.to_string()).collect();
+        Capabilities::read(&Reply { code: 250, enhanced: None, lines })
+    }
+
+    #[test]
+    fn keywords_are_read_in_any_case_and_the_servers_name_is_not_one() {
+        let all =
+            read(&["PIPELINING", "size 1000", "8BitMime", "STARTTLS", "SMTPUTF8", "AUTH GSSAPI login plain"]);
+        assert!(!all.pipelining && all.eight_bit_mime && all.starttls && all.smtputf8);
+        assert!(all.auth_plain && all.auth_login);
+        assert_eq!(all.size_octets_max, Some(1000));
+        assert!(read(&["mx", "PIPELINING"]).pipelining);
+    }
+
+    #[test]
+    fn odd_forms_are_read_too() {
+        assert_eq!(read(&["mx", "SIZE"]).size_octets_max, Some(0));
+        assert_eq!(read(&["mx", "SIZE lots"]).size_octets_max, Some(0));
+        assert!(read(&["mx", "AUTH=LOGIN PLAIN"]).auth_plain);
+        assert_eq!(read(&["mx", "", "AUTH", "X-PIPELINING"]), Capabilities::default());
+    }
+}

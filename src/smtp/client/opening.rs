@@ -1,0 +1,416 @@
+//! From the first byte of a connection to where mail can be sent: greeting, EHLO or HELO, STARTTLS, AUTH.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
+
+use super::{Capabilities, Phase};
+use crate::smtp::Reply;
+
+/// RFC 4954 §4: longer initial responses wait for a 334 of their own.
+const AUTH_LINE_OCTETS_MAX: usize = 510;
+
+/// How a connection is to be opened.
+#[derive(Debug, Clone)]
+pub struct OpeningOptions {
+    /// Our name in EHLO.
+    pub hello_name: String,
+    /// Whether to ask for TLS.
+    pub starttls: StartTls,
+    /// Whether the connection has TLS from its first byte.
+    pub secured: bool,
+    /// The account, where the server wants one.
+    pub login: Option<Login>,
+}
+
+/// Whether to ask for TLS on a connection in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartTls {
+    /// Never.
+    Never,
+    /// If it is offered.
+    IfOffered,
+    /// Or else not at all.
+    Required,
+}
+
+/// An account at the server.
+#[derive(Clone)]
+pub struct Login {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: Zeroizing<String>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A line to be sent. Its text form is safe to show.
+#[derive(Clone)]
+pub struct Command {
+    line: Zeroizing<String>,
+    shown: Option<&'static str>,
+}
+
+impl Command {
+    fn plain(line: String) -> Self {
+        Self { line: Zeroizing::new(line), shown: None }
+    }
+
+    fn secret(line: String, shown: &'static str) -> Self {
+        Self { line: Zeroizing::new(line), shown: Some(shown) }
+    }
+
+    /// The octets, CRLF included.
+    pub fn wire(&self) -> &[u8] {
+        self.line.as_bytes()
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown.unwrap_or(self.line.trim_end()))
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the shell has to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send the command if there is one, then hand in the reply, which belongs to this phase.
+    Exchange(Option<Command>, Phase),
+    /// Do the TLS handshake, then call [`Opening::secured`].
+    UpgradeTls,
+    /// Mail can be sent.
+    Ready(Capabilities),
+    /// The connection is of no use.
+    Failed(OpeningError),
+}
+
+/// Why no mail can be sent over a connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpeningError {
+    /// The server said so.
+    #[error("the server refused at {}", .0.as_str())]
+    Refused(Phase, Reply),
+    /// TLS is required and not offered, or refused.
+    #[error("the server does not offer STARTTLS, which this route requires")]
+    NoTls,
+    /// Bytes came in clear behind the reply to STARTTLS (RFC 3207 §6).
+    #[error("the server sent data in clear after its reply to STARTTLS")]
+    Injection,
+    /// No mechanism that we know, or none at all.
+    #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
+    NoMechanism,
+}
+
+/// The machine. Begins with [`Opening::begin`]; each reply moves it on.
+#[derive(Debug)]
+pub struct Opening {
+    options: OpeningOptions,
+    capabilities: Capabilities,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    /// PLAIN, the response sent with the command.
+    PlainAtOnce,
+    /// PLAIN, the response asked for by the 334 that comes.
+    PlainAsked,
+    LoginUser,
+    LoginPassword,
+    /// The last response was sent.
+    AuthEnd,
+}
+
+impl Opening {
+    /// The machine and its first step, which is to wait for the greeting.
+    pub fn begin(options: OpeningOptions) -> (Self, Step) {
+        let machine = Self { options, capabilities: Capabilities::default(), state: State::Greeting };
+        (machine, Step::Exchange(None, Phase::Greeting))
+    }
+
+    /// Takes a reply. `leftover`: whether more bytes have come behind it.
+    pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
+        match (self.state, reply.code) {
+            (State::Greeting, 220) => self.hello(State::Ehlo),
+            (State::Ehlo, 250) => {
+                self.capabilities = Capabilities::read(&reply);
+                self.after_hello()
+            }
+            // RFC 5321 §3.2: a server may know HELO only.
+            (State::Ehlo, 500..=599) => self.hello(State::Helo),
+            (State::Helo, 250) => {
+                self.capabilities = Capabilities::default();
+                self.after_hello()
+            }
+            (State::StartTls, 220) if leftover => Step::Failed(OpeningError::Injection),
+            (State::StartTls, 220) => Step::UpgradeTls,
+            (State::StartTls, code) if self.options.starttls == StartTls::IfOffered && code != 421 => {
+                self.authenticate()
+            }
+            (State::PlainAsked, 334) => self.respond(State::AuthEnd, plain_response),
+            (State::LoginUser, 334) => self.respond(State::LoginPassword, |login| BASE64.encode(&login.user)),
+            (State::LoginPassword, 334) => {
+                self.respond(State::AuthEnd, |login| BASE64.encode(login.password.as_str()))
+            }
+            (State::PlainAtOnce | State::AuthEnd, 235) => Step::Ready(self.capabilities),
+            (state, _) => Step::Failed(OpeningError::Refused(state.phase(), reply)),
+        }
+    }
+
+    /// The TLS handshake is done.
+    pub fn secured(&mut self) -> Step {
+        self.options.secured = true;
+        // RFC 3207 §4.2: what was learnt in clear is forgotten.
+        self.capabilities = Capabilities::default();
+        self.hello(State::Ehlo)
+    }
+
+    fn hello(&mut self, state: State) -> Step {
+        self.state = state;
+        let verb = if state == State::Ehlo { "EHLO" } else { "HELO" };
+        let line = format!("{verb} {}\r\n", self.options.hello_name);
+        Step::Exchange(Some(Command::plain(line)), Phase::Hello)
+    }
+
+    fn after_hello(&mut self) -> Step {
+        if self.options.secured || self.options.starttls == StartTls::Never {
+            return self.authenticate();
+        }
+        if self.capabilities.starttls {
+            self.state = State::StartTls;
+            return Step::Exchange(Some(Command::plain("STARTTLS\r\n".into())), Phase::StartTls);
+        }
+        match self.options.starttls {
+            StartTls::Required => Step::Failed(OpeningError::NoTls),
+            StartTls::IfOffered | StartTls::Never => self.authenticate(),
+        }
+    }
+
+    fn authenticate(&mut self) -> Step {
+        let Some(login) = &self.options.login else {
+            return Step::Ready(self.capabilities);
+        };
+        if self.capabilities.auth_plain {
+            let line = Zeroizing::new(format!("AUTH PLAIN {}", plain_response(login)));
+            if line.len() <= AUTH_LINE_OCTETS_MAX {
+                self.state = State::PlainAtOnce;
+                let command = Command::secret(format!("{}\r\n", *line), "AUTH PLAIN ****");
+                return Step::Exchange(Some(command), Phase::Auth);
+            }
+            self.state = State::PlainAsked;
+            return Step::Exchange(Some(Command::plain("AUTH PLAIN\r\n".into())), Phase::Auth);
+        }
+        if self.capabilities.auth_login {
+            self.state = State::LoginUser;
+            return Step::Exchange(Some(Command::plain("AUTH LOGIN\r\n".into())), Phase::Auth);
+        }
+        Step::Failed(OpeningError::NoMechanism)
+    }
+
+    fn respond(&mut self, next: State, response: impl Fn(&Login) -> String) -> Step {
+        self.state = next;
+        let text = self.options.login.as_ref().map(response).unwrap_or_default();
+        Step::Exchange(Some(Command::secret(format!("{text}\r\n"), "****")), Phase::Auth)
+    }
+}
+
+impl State {
+    fn phase(self) -> Phase {
+        match self {
+            Self::Greeting => Phase::Greeting,
+            Self::Ehlo | Self::Helo => Phase::Hello,
+            Self::StartTls => Phase::StartTls,
+            Self::PlainAtOnce | Self::PlainAsked | Self::LoginUser | Self::LoginPassword | Self::AuthEnd => {
+                Phase::Auth
+            }
+        }
+    }
+}
+
+/// RFC 4616 §2: no identity to act for, the name, the password.
+fn plain_response(login: &Login) -> String {
+    BASE64.encode(Zeroizing::new(format!("\0{}\0{}", login.user, login.password.as_str())).as_bytes())
+}
+
+impl OpeningError {
+    /// Where in the dialogue it happened.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Refused(phase, _) => *phase,
+            Self::NoTls | Self::Injection => Phase::StartTls,
+            Self::NoMechanism => Phase::Auth,
+        }
+    }
+
+    /// What to show: the reply, or our own words.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Refused(_, reply) => Cow::Owned(reply.lines.join(" ")),
+            other => Cow::Owned(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(starttls: StartTls, login: bool) -> OpeningOptions {
+        let login = login.then(|| Login { user: "user".into(), password: Zeroizing::new("pa ss".into()) });
+        OpeningOptions { hello_name: "relay.example".into(), starttls, secured: false, login }
+    }
+
+    fn reply(text: &str) -> Reply {
+        let mut reader = super::super::ReplyReader::new();
+        reader.buffer().extend_from_slice(text.replace('|', "\r\n").as_bytes());
+        reader.buffer().extend_from_slice(b"\r\n");
+        reader.next_reply().unwrap().unwrap()
+    }
+
+    /// Plays replies against the machine (`TLS` stands for a handshake) and writes down what it does.
+    fn play(options: OpeningOptions, replies: &[&str]) -> Vec<String> {
+        let (mut machine, mut step) = Opening::begin(options);
+        let mut seen = Vec::new();
+        let mut replies = replies.iter();
+        loop {
+            match step {
+                Step::Exchange(command, phase) => {
+                    if let Some(command) = command {
+                        seen.push(String::from_utf8(command.wire().to_vec()).unwrap().trim_end().to_owned());
+                    }
+                    let Some(text) = replies.next() else {
+                        seen.push(format!("waits for {}", phase.as_str()));
+                        return seen;
+                    };
+                    step = machine.reply(reply(text), false);
+                }
+                Step::UpgradeTls => {
+                    seen.push("TLS".into());
+                    step = machine.secured();
+                }
+                Step::Ready(capabilities) => {
+                    seen.push(format!("ready pipelining={}", capabilities.pipelining));
+                    return seen;
+                }
+                Step::Failed(error) => {
+                    seen.push(error.to_string());
+                    return seen;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_server_takes_ehlo_or_helo() {
+        let none = options(StartTls::IfOffered, false);
+        assert_eq!(
+            play(none.clone(), &["220 hi", "250-mx|250 PIPELINING"]),
+            ["EHLO relay.example", "ready pipelining=true"]
+        );
+        assert_eq!(
+            play(none.clone(), &["220 hi", "502 what", "250 mx"]),
+            ["EHLO relay.example", "HELO relay.example", "ready pipelining=false"]
+        );
+        assert_eq!(play(none.clone(), &["554 no"]), ["the server refused at the greeting"]);
+        assert_eq!(
+            play(none.clone(), &["220 hi", "421 no"]),
+            ["EHLO relay.example", "the server refused at EHLO"]
+        );
+        assert_eq!(play(none, &[]), ["waits for the greeting"]);
+    }
+
+    #[test]
+    fn starttls_is_used_when_offered_and_ehlo_repeated() {
+        let dialogue = ["220 hi", "250-mx|250-PIPELINING|250 STARTTLS", "220 go", "250 mx"];
+        for starttls in [StartTls::IfOffered, StartTls::Required] {
+            assert_eq!(
+                play(options(starttls, false), &dialogue),
+                ["EHLO relay.example", "STARTTLS", "TLS", "EHLO relay.example", "ready pipelining=false"]
+            );
+        }
+        assert_eq!(
+            play(options(StartTls::Never, false), &dialogue),
+            ["EHLO relay.example", "ready pipelining=true"]
+        );
+    }
+
+    #[test]
+    fn required_tls_is_never_given_up() {
+        let required = options(StartTls::Required, true);
+        assert_eq!(
+            play(required.clone(), &["220 hi", "250-mx|250 AUTH PLAIN"])[1],
+            OpeningError::NoTls.to_string()
+        );
+        assert_eq!(
+            play(required, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"])[2],
+            "the server refused at STARTTLS"
+        );
+        assert_eq!(
+            play(options(StartTls::IfOffered, false), &["220 hi", "250-mx|250 STARTTLS", "454 later"])[2],
+            "ready pipelining=false"
+        );
+    }
+
+    #[test]
+    fn bytes_behind_the_reply_to_starttls_end_the_connection() {
+        let (mut machine, _) = Opening::begin(options(StartTls::IfOffered, false));
+        machine.reply(reply("220 hi"), false);
+        machine.reply(reply("250-mx|250 STARTTLS"), false);
+        let step = machine.reply(reply("220 go"), true);
+        assert!(matches!(step, Step::Failed(OpeningError::Injection)), "{step:?}");
+    }
+
+    #[test]
+    fn logging_in() {
+        let login = options(StartTls::Never, true);
+        assert_eq!(
+            play(login.clone(), &["220 hi", "250-mx|250 AUTH LOGIN PLAIN", "235 in"])[1..],
+            ["AUTH PLAIN AHVzZXIAcGEgc3M=", "ready pipelining=false"]
+        );
+        assert_eq!(
+            play(login.clone(), &["220 hi", "250-mx|250 AUTH LOGIN", "334 VXNlcg==", "334 x", "235 in"])[1..],
+            ["AUTH LOGIN", "dXNlcg==", "cGEgc3M=", "ready pipelining=false"]
+        );
+        assert_eq!(
+            play(login.clone(), &["220 hi", "250-mx|250 AUTH PLAIN", "535 no"])[2],
+            "the server refused at AUTH"
+        );
+        assert_eq!(
+            play(login.clone(), &["220 hi", "250-mx|250 AUTH GSSAPI"])[1],
+            OpeningError::NoMechanism.to_string()
+        );
+        let mut long = login;
+        long.login = Some(Login { user: "u".repeat(600), password: Zeroizing::new("p".into()) });
+        assert_eq!(play(long, &["220 hi", "250-mx|250 AUTH PLAIN", "334 "])[1], "AUTH PLAIN");
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let (mut machine, _) = Opening::begin(options(StartTls::Never, true));
+        machine.reply(reply("220 hi"), false);
+        let shown = format!("{:?} {machine:?}", machine.reply(reply("250-mx|250 AUTH PLAIN"), false));
+        assert!(
+            shown.contains("AUTH PLAIN ****") && !shown.contains("pa ss") && !shown.contains("AHVz"),
+            "{shown}"
+        );
+    }
+}

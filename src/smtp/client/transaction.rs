@@ -1,0 +1,540 @@
+//! One message to several recipients over an open connection, and what became of each.
+
+use std::fmt::Write;
+
+use super::{Capabilities, Phase};
+use crate::mail::{Address, EnhancedStatus, ReversePath};
+use crate::smtp::Reply;
+
+/// What is to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// MAIL's path.
+    pub reverse_path: &'a ReversePath,
+    /// RCPT's paths, at least one.
+    pub recipients: &'a [&'a Address],
+    /// Octets of the message.
+    pub size_octets: u64,
+    /// Whether it has octets above 127 or was declared as such.
+    pub eight_bit: bool,
+    /// Whether its header has octets above 127 (RFC 6531 §3.2).
+    pub utf8_header: bool,
+    /// Whether a transaction was left open before: it is ended first.
+    pub reset: bool,
+}
+
+/// What became of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the reply answers.
+    pub phase: Phase,
+    /// The server's, or our own where the server lacks an extension that the message needs.
+    pub reply: Reply,
+}
+
+/// What the shell has to do next, after it has written what was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Hand in a reply, which belongs to this phase.
+    Reply(Phase),
+    /// Write the message in wire form, then call [`Transaction::content_sent`].
+    Content,
+    /// Every recipient has its outcome.
+    Done,
+}
+
+/// The machine. [`Transaction::advance`] says what to do until it says that it is done.
+#[derive(Debug)]
+pub struct Transaction {
+    commands: Vec<Exchange>,
+    /// How many were appended to the output.
+    sent: usize,
+    /// How many were answered.
+    answered: usize,
+    pipelining: bool,
+    outcomes: Vec<Option<Outcome>>,
+    /// Recipients that the server took.
+    accepted: Vec<usize>,
+    /// The server has a transaction open.
+    draft_open: bool,
+    progressed: bool,
+    state: State,
+    unusable: bool,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    verb: Verb,
+    line: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Envelope,
+    Content,
+    /// DATA was taken although nobody is left to send to: an empty message ends it.
+    EmptyContent,
+    FinalReply,
+    EmptyReply,
+    Done,
+}
+
+impl Transaction {
+    /// Plans the dialogue. Recipients that the server cannot take for want of an extension have their outcome at once.
+    pub fn new(capabilities: &Capabilities, request: &Request<'_>) -> Self {
+        let outcomes: Vec<Option<Outcome>> = request
+            .recipients
+            .iter()
+            .map(|recipient| find_obstacle(capabilities, request, recipient))
+            .collect();
+        let mut commands = Vec::with_capacity(request.recipients.len() + 3);
+        if outcomes.iter().any(Option::is_none) {
+            if request.reset {
+                commands.push(Exchange { verb: Verb::Reset, line: "RSET\r\n".into() });
+            }
+            commands.push(Exchange { verb: Verb::Mail, line: mail_line(capabilities, request) });
+            for (index, recipient) in request.recipients.iter().enumerate() {
+                if outcomes[index].is_none() {
+                    commands.push(Exchange {
+                        verb: Verb::Rcpt(index),
+                        line: format!("RCPT TO:<{recipient}>\r\n"),
+                    });
+                }
+            }
+            commands.push(Exchange { verb: Verb::Data, line: "DATA\r\n".into() });
+        }
+        let state = if commands.is_empty() { State::Done } else { State::Envelope };
+        Self {
+            commands,
+            sent: 0,
+            answered: 0,
+            pipelining: capabilities.pipelining,
+            accepted: Vec::with_capacity(outcomes.len()),
+            outcomes,
+            draft_open: request.reset,
+            progressed: false,
+            state,
+            unusable: false,
+        }
+    }
+
+    /// Appends what can be written now and says what to do after that.
+    pub fn advance(&mut self, out: &mut Vec<u8>) -> Next {
+        match self.state {
+            State::Envelope => {
+                // RFC 2920 §3.1: MAIL, RCPT and at the end DATA may go in one group; without it, one by one.
+                while self.sent < self.commands.len() && (self.pipelining || self.sent == self.answered) {
+                    out.extend_from_slice(self.commands[self.sent].line.as_bytes());
+                    self.sent += 1;
+                }
+                Next::Reply(self.commands.get(self.answered).map_or(Phase::Data, |next| next.verb.phase()))
+            }
+            State::Content => Next::Content,
+            State::EmptyContent => {
+                out.extend_from_slice(b".\r\n");
+                self.state = State::EmptyReply;
+                Next::Reply(Phase::Content)
+            }
+            State::FinalReply | State::EmptyReply => Next::Reply(Phase::Content),
+            State::Done => Next::Done,
+        }
+    }
+
+    /// The message with its terminator is written.
+    pub fn content_sent(&mut self) {
+        if self.state == State::Content {
+            self.state = State::FinalReply;
+        }
+    }
+
+    /// Takes the reply that [`Transaction::advance`] asked for.
+    pub fn reply(&mut self, reply: Reply) {
+        // RFC 5321 §3.8: after 421 the server closes; nothing that is still to come can be relied on.
+        let closing = reply.code == 421;
+        self.unusable |= closing;
+        self.progressed |= !closing;
+        let mut phase = Phase::Content;
+        match self.state {
+            State::Envelope => {
+                if let Some(verb) = self.commands.get(self.answered).map(|command| command.verb) {
+                    self.answered += 1;
+                    phase = verb.phase();
+                    self.take_envelope_reply(verb, reply.clone());
+                }
+            }
+            State::FinalReply => {
+                self.settle_accepted(Phase::Content, &reply);
+                self.end_draft();
+            }
+            State::EmptyReply => self.end_draft(),
+            State::Content | State::EmptyContent | State::Done => self.unusable = true,
+        }
+        if closing && self.state != State::Done {
+            self.settle_rest(phase, &reply);
+            self.state = State::Done;
+        }
+    }
+
+    fn end_draft(&mut self) {
+        self.draft_open = false;
+        self.state = State::Done;
+    }
+
+    fn take_envelope_reply(&mut self, verb: Verb, reply: Reply) {
+        let class = reply.code / 100;
+        // A reply that belongs to another command: who answers what is no longer known.
+        let strange = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
+        if strange || (verb == Verb::Reset && class != 2) {
+            self.unusable = true;
+            self.settle_rest(verb.phase(), &reply);
+            self.state = State::Done;
+            return;
+        }
+        match verb {
+            Verb::Reset => self.draft_open = false,
+            Verb::Mail if class == 2 => self.draft_open = true,
+            Verb::Mail => {
+                self.settle_rest(Phase::Mail, &reply);
+                self.stop_unless_pipelined();
+            }
+            Verb::Rcpt(index) => {
+                if self.outcomes[index].is_none() {
+                    if class == 2 {
+                        self.accepted.push(index);
+                    } else {
+                        self.outcomes[index] = Some(Outcome { phase: Phase::Rcpt, reply });
+                    }
+                }
+                let rcpts_end = self.commands.len() - 1;
+                if self.answered == rcpts_end && self.accepted.is_empty() {
+                    self.stop_unless_pipelined();
+                }
+            }
+            Verb::Data => {
+                self.state = match (class, self.accepted.is_empty()) {
+                    (3, false) => State::Content,
+                    // RFC 2920 §3.1: the client must then send the terminator alone.
+                    (3, true) => State::EmptyContent,
+                    _ => {
+                        self.settle_accepted(Phase::Data, &reply);
+                        State::Done
+                    }
+                };
+            }
+        }
+    }
+
+    /// What was sent will be answered and must be heard; what was not need not be sent.
+    fn stop_unless_pipelined(&mut self) {
+        if !self.pipelining {
+            self.state = State::Done;
+        }
+    }
+
+    fn settle_accepted(&mut self, phase: Phase, reply: &Reply) {
+        for &index in &self.accepted {
+            self.outcomes[index] = Some(Outcome { phase, reply: reply.clone() });
+        }
+    }
+
+    fn settle_rest(&mut self, phase: Phase, reply: &Reply) {
+        for outcome in self.outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            *outcome = Some(Outcome { phase, reply: reply.clone() });
+        }
+    }
+
+    /// Whether the server has answered with anything but a 421. If not, a connection that was idle before
+    /// was dead already.
+    pub fn has_progressed(&self) -> bool {
+        self.progressed
+    }
+
+    /// Whether the message was written to its end: if the connection ends now, the server may have it.
+    pub fn awaits_final_reply(&self) -> bool {
+        self.state == State::FinalReply
+    }
+
+    /// Whether the connection cannot carry another transaction.
+    pub fn is_unusable(&self) -> bool {
+        self.unusable || !matches!(self.state, State::Done)
+    }
+
+    /// Whether the server still has a transaction open, to be ended before the next.
+    pub fn needs_reset(&self) -> bool {
+        self.draft_open
+    }
+
+    /// One outcome for each recipient, in order; `None` where the dialogue ended before there was one.
+    pub fn into_outcomes(self) -> Vec<Option<Outcome>> {
+        self.outcomes
+    }
+}
+
+impl Verb {
+    fn phase(self) -> Phase {
+        match self {
+            Self::Reset | Self::Mail => Phase::Mail,
+            Self::Rcpt(_) => Phase::Rcpt,
+            Self::Data => Phase::Data,
+        }
+    }
+}
+
+fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
+    let mut line = format!("MAIL FROM:<{}>", request.reverse_path);
+    // Writing to a String cannot fail.
+    if capabilities.size_octets_max.is_some() {
+        let _ = write!(line, " SIZE={}", request.size_octets);
+    }
+    if request.eight_bit && capabilities.eight_bit_mime {
+        line.push_str(" BODY=8BITMIME");
+    }
+    if capabilities.smtputf8 && needs_smtputf8(request) {
+        line.push_str(" SMTPUTF8");
+    }
+    line.push_str("\r\n");
+    line
+}
+
+fn needs_smtputf8(request: &Request<'_>) -> bool {
+    request.utf8_header
+        || request.reverse_path.mailbox().is_some_and(Address::needs_smtputf8)
+        || request.recipients.iter().any(|recipient| recipient.needs_smtputf8())
+}
+
+/// What the server's capabilities already say of a recipient.
+fn find_obstacle(capabilities: &Capabilities, request: &Request<'_>, recipient: &Address) -> Option<Outcome> {
+    // RFC 1870 §6.1: a client may refuse by itself what is above the declared limit.
+    if let Some(octets_max @ 1..) = capabilities.size_octets_max
+        && request.size_octets > octets_max
+    {
+        let text = format!("the message has {} octets, the server takes {octets_max}", request.size_octets);
+        return Some(refuse(Phase::Mail, 552, EnhancedStatus::new(5, 3, 4), text));
+    }
+    let for_all = request.utf8_header || request.reverse_path.mailbox().is_some_and(Address::needs_smtputf8);
+    if !capabilities.smtputf8 && (for_all || recipient.needs_smtputf8()) {
+        // RFC 6531 §3.2: such a message must not be sent; RFC 6531 §3.5 gives the code.
+        let text = "the server does not offer SMTPUTF8, which this message needs".into();
+        return Some(refuse(Phase::Mail, 550, EnhancedStatus::new(5, 6, 7), text));
+    }
+    None
+}
+
+fn refuse(phase: Phase, code: u16, enhanced: EnhancedStatus, text: String) -> Outcome {
+    Outcome { phase, reply: Reply { code, enhanced: Some(enhanced), lines: vec![text] } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PIPELINING: Capabilities = Capabilities {
+        pipelining: true,
+        size_octets_max: None,
+        eight_bit_mime: false,
+        smtputf8: false,
+        starttls: false,
+        auth_plain: false,
+        auth_login: false,
+    };
+
+    fn reply(code: u16) -> Reply {
+        Reply { code, enhanced: None, lines: vec!["x".into()] }
+    }
+
+    fn start(capabilities: &Capabilities, recipients: &[&str], size_octets: u64, reset: bool) -> Transaction {
+        let reverse_path = ReversePath::parse("s@a.example").unwrap();
+        let addresses: Vec<Address> = recipients.iter().map(|r| Address::parse(r).unwrap()).collect();
+        let recipients: Vec<&Address> = addresses.iter().collect();
+        let request = Request {
+            reverse_path: &reverse_path,
+            recipients: &recipients,
+            size_octets,
+            eight_bit: true,
+            utf8_header: false,
+            reset,
+        };
+        Transaction::new(capabilities, &request)
+    }
+
+    /// Plays codes; writes what was sent (`MESSAGE` for the content) between the codes.
+    fn play(transaction: &mut Transaction, codes: &[u16]) -> String {
+        let mut seen = String::new();
+        let mut codes = codes.iter();
+        loop {
+            let mut out = Vec::new();
+            let next = transaction.advance(&mut out);
+            seen.push_str(&String::from_utf8(out).unwrap().replace("\r\n", ";"));
+            match next {
+                Next::Content => {
+                    seen.push_str("MESSAGE;");
+                    transaction.content_sent();
+                }
+                Next::Reply(_) => match codes.next() {
+                    Some(&code) => {
+                        seen.push_str(&format!("{code} "));
+                        transaction.reply(reply(code));
+                    }
+                    None => return seen,
+                },
+                Next::Done => {
+                    assert_eq!(codes.next(), None, "replies left after {seen}");
+                    return seen;
+                }
+            }
+        }
+    }
+
+    fn results(transaction: Transaction) -> Vec<Option<(Phase, u16)>> {
+        transaction.into_outcomes().into_iter().map(|o| o.map(|o| (o.phase, o.reply.code))).collect()
+    }
+
+    #[test]
+    fn a_group_goes_out_at_once_and_each_reply_counts() {
+        let mut group = start(&PIPELINING, &["a@x.example", "b@x.example"], 1, false);
+        assert_eq!(
+            play(&mut group, &[250, 250, 550, 354, 250]),
+            "MAIL FROM:<s@a.example>;RCPT TO:<a@x.example>;RCPT TO:<b@x.example>;DATA;250 250 550 354 MESSAGE;250 "
+        );
+        assert!(!group.is_unusable() && !group.needs_reset());
+        assert_eq!(results(group), [Some((Phase::Content, 250)), Some((Phase::Rcpt, 550))]);
+    }
+
+    #[test]
+    fn without_pipelining_commands_go_one_by_one_and_stop_where_it_makes_no_sense() {
+        let slow = Capabilities::default();
+        let mut all = start(&slow, &["a@x.example"], 1, false);
+        assert_eq!(
+            play(&mut all, &[250, 250, 354, 250]),
+            "MAIL FROM:<s@a.example>;250 RCPT TO:<a@x.example>;250 DATA;354 MESSAGE;250 "
+        );
+        let mut no_sender = start(&slow, &["a@x.example"], 1, false);
+        assert_eq!(play(&mut no_sender, &[550]), "MAIL FROM:<s@a.example>;550 ");
+        assert!(!no_sender.is_unusable() && !no_sender.needs_reset());
+        assert_eq!(results(no_sender), [Some((Phase::Mail, 550))]);
+        let mut no_recipient = start(&slow, &["a@x.example"], 1, false);
+        play(&mut no_recipient, &[250, 450]);
+        assert!(!no_recipient.is_unusable() && no_recipient.needs_reset());
+        assert_eq!(results(no_recipient), [Some((Phase::Rcpt, 450))]);
+    }
+
+    #[test]
+    fn data_taken_for_nobody_gets_the_terminator_alone() {
+        let mut nobody = start(&PIPELINING, &["a@x.example"], 1, false);
+        let seen = play(&mut nobody, &[250, 550, 354, 250]);
+        assert!(seen.ends_with("DATA;250 550 354 .;250 "), "{seen}");
+        assert!(!nobody.needs_reset() && !nobody.is_unusable());
+        assert_eq!(results(nobody), [Some((Phase::Rcpt, 550))]);
+        let mut refused = start(&PIPELINING, &["a@x.example"], 1, false);
+        play(&mut refused, &[250, 550, 554]);
+        assert!(refused.needs_reset());
+        assert_eq!(results(refused), [Some((Phase::Rcpt, 550))]);
+        let mut no_sender = start(&PIPELINING, &["a@x.example"], 1, false);
+        play(&mut no_sender, &[451, 503, 503]);
+        assert_eq!(results(no_sender), [Some((Phase::Mail, 451))]);
+    }
+
+    #[test]
+    fn a_refused_message_fails_those_that_were_accepted() {
+        for (codes, phase) in
+            [(&[250, 250, 550, 451][..], Phase::Data), (&[250, 250, 550, 354, 552], Phase::Content)]
+        {
+            let mut transaction = start(&PIPELINING, &["a@x.example", "b@x.example"], 1, false);
+            play(&mut transaction, codes);
+            assert_eq!(
+                results(transaction),
+                [Some((phase, codes[codes.len() - 1])), Some((Phase::Rcpt, 550))]
+            );
+        }
+    }
+
+    #[test]
+    fn a_transaction_left_open_is_reset_within_the_group() {
+        let mut transaction = start(&PIPELINING, &["a@x.example"], 1, true);
+        assert!(play(&mut transaction, &[250, 250, 250, 354, 250]).starts_with("RSET;MAIL FROM"));
+        assert_eq!(results(transaction), [Some((Phase::Content, 250))]);
+        let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
+        play(&mut failed, &[502]);
+        assert!(failed.is_unusable());
+    }
+
+    #[test]
+    fn a_421_or_a_reply_out_of_place_ends_the_connection() {
+        for codes in [&[421][..], &[250, 421], &[250, 250, 421], &[354], &[250, 354], &[250, 250, 250]] {
+            let mut transaction = start(&PIPELINING, &["a@x.example"], 1, false);
+            play(&mut transaction, codes);
+            assert!(transaction.is_unusable(), "{codes:?}");
+            assert_eq!(transaction.has_progressed(), codes[0] != 421);
+            assert!(results(transaction)[0].is_some(), "{codes:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_go_only_to_servers_that_offer_them() {
+        let all =
+            Capabilities { size_octets_max: Some(0), eight_bit_mime: true, smtputf8: true, ..PIPELINING };
+        let mut utf8 = start(&all, &["é@x.example"], 7, false);
+        assert!(play(&mut utf8, &[]).starts_with("MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME SMTPUTF8;"));
+        let mut ascii = start(&all, &["e@x.example"], 7, false);
+        assert!(play(&mut ascii, &[]).starts_with("MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME;"));
+    }
+
+    #[test]
+    fn what_the_server_cannot_take_fails_without_a_word() {
+        let mut mixed = start(&PIPELINING, &["é@x.example", "e@x.example"], 7, false);
+        assert!(!play(&mut mixed, &[250, 250, 354, 250]).contains('é'));
+        assert_eq!(results(mixed), [Some((Phase::Mail, 550)), Some((Phase::Content, 250))]);
+        let small = Capabilities { size_octets_max: Some(6), ..PIPELINING };
+        let mut large = start(&small, &["e@x.example"], 7, false);
+        assert_eq!(play(&mut large, &[]), "");
+        assert!(!large.is_unusable());
+        let outcome = large.into_outcomes().remove(0).unwrap();
+        assert_eq!(outcome.reply.enhanced, Some(EnhancedStatus::new(5, 3, 4)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_replies_hang_or_panic_and_success_is_never_invented(
+            pipelining: bool,
+            reset: bool,
+            recipients in 1usize..4,
+            codes in prop::collection::vec(prop::sample::select(vec![250, 354, 421, 451, 550, 552]), 30),
+        ) {
+            let names: Vec<String> = (0..recipients).map(|n| format!("r{n}@x.example")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let capabilities = Capabilities { pipelining, ..PIPELINING };
+            let mut transaction = start(&capabilities, &names, 1, reset);
+            let (mut used, mut content) = (0, false);
+            loop {
+                match transaction.advance(&mut Vec::new()) {
+                    Next::Done => break,
+                    Next::Content => {
+                        content = true;
+                        transaction.content_sent();
+                    }
+                    Next::Reply(_) => {
+                        prop_assert!(used < recipients + 4, "asks for more replies than commands");
+                        transaction.reply(reply(codes[used]));
+                        used += 1;
+                    }
+                }
+            }
+            let unusable = transaction.is_unusable();
+            for result in results(transaction) {
+                let (phase, code) = result.unwrap();
+                if code / 100 == 2 {
+                    prop_assert!(phase == Phase::Content && content || unusable);
+                }
+            }
+        }
+    }
+}

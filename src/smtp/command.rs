@@ -1,0 +1,415 @@
+//! Commands, shaped like the ABNF of RFC 5321 §4.1: first the verb, by which the session decides whether it may
+//! come now, then its arguments.
+
+use crate::mail::{Address, AddressError, BodyType, Host, ReversePath};
+
+/// A verb that the server knows and offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Ehlo,
+    Helo,
+    StartTls,
+    Auth,
+    Mail,
+    Rcpt,
+    Data,
+    Rset,
+    Noop,
+    Help,
+    Vrfy,
+    Quit,
+}
+
+/// Why a line is not a command that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandError {
+    /// Control characters, or not UTF-8.
+    Malformed,
+    /// Longer than this command may be (RFC 5321 §4.5.3.1.4).
+    TooLong,
+    /// No such verb.
+    Unknown,
+    /// A verb of the protocol that is not offered here.
+    NotOffered,
+    /// HTTP; a browser was made to talk to us.
+    Http,
+    /// The arguments are not what the verb wants, which is this.
+    Argument(&'static str),
+    /// A parameter that no offered extension defines (RFC 5321 §4.1.1.11).
+    Parameter(&'static str),
+    /// The mailbox in a path is none.
+    Address(AddressError),
+}
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: &'static [Self] = &[
+        Self::Ehlo,
+        Self::Helo,
+        Self::StartTls,
+        Self::Auth,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Rset,
+        Self::Noop,
+        Self::Help,
+        Self::Vrfy,
+        Self::Quit,
+    ];
+
+    /// The verb as written in a command.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ehlo => "EHLO",
+            Self::Helo => "HELO",
+            Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Rset => "RSET",
+            Self::Noop => "NOOP",
+            Self::Help => "HELP",
+            Self::Vrfy => "VRFY",
+            Self::Quit => "QUIT",
+        }
+    }
+
+    /// Octets of the command, CRLF included: RFC 5321 §4.5.3.1.4 and what each offered extension adds.
+    fn octets_max(self) -> usize {
+        match self {
+            // RFC 4954 §4.
+            Self::Auth => super::LINE_OCTETS_MAX,
+            // SIZE (RFC 1870 §3), BODY (RFC 6152 §2), SMTPUTF8 (RFC 6531 §3.1), AUTH (RFC 4954 §3).
+            Self::Mail => 512 + 26 + 17 + 10 + 500,
+            Self::Vrfy => 512 + 10,
+            _ => 512,
+        }
+    }
+}
+
+/// Verbs of RFC 5321 and its extensions that this server does not offer.
+const NOT_OFFERED: &[&str] =
+    &["EXPN", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SAML", "SOML", "BURL", "LHLO", "XCLIENT", "XFORWARD"];
+
+const HTTP: &[&str] =
+    &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
+
+/// Takes the verb from a line without its CRLF; the rest is its arguments.
+pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
+    let text = std::str::from_utf8(line).map_err(|_| CommandError::Malformed)?;
+    if text.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        return Err(CommandError::Malformed);
+    }
+    // RFC 5321 §4.1.1: white space before the CRLF is tolerated.
+    let trimmed = text.trim_end_matches([' ', '\t']);
+    let (word, arguments) = trimmed.split_once(' ').unwrap_or((trimmed, ""));
+    let is = |name: &&str| word.eq_ignore_ascii_case(name);
+    match Verb::ALL.iter().find(|verb| is(&verb.as_str())) {
+        Some(verb) if text.len() + 2 > verb.octets_max() => Err(CommandError::TooLong),
+        Some(verb) => Ok((*verb, arguments.trim_start_matches(' '))),
+        None if HTTP.iter().any(is) => Err(CommandError::Http),
+        None if NOT_OFFERED.iter().any(is) => Err(CommandError::NotOffered),
+        None => Err(CommandError::Unknown),
+    }
+}
+
+/// What MAIL says (RFC 5321 §4.1.1.2).
+#[derive(Debug, PartialEq, Eq)]
+pub struct MailArguments {
+    pub path: ReversePath,
+    /// `SIZE=` (RFC 1870).
+    pub octets: Option<u64>,
+    pub body: BodyType,
+    pub smtputf8: bool,
+}
+
+/// Reads what follows MAIL.
+pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
+    const SHAPE: CommandError = CommandError::Argument("MAIL FROM:<address>");
+    let (path, parameters) = split_path(arguments, "FROM:", SHAPE)?;
+    let mut mail = MailArguments {
+        path: match path {
+            Path::Bracketed("") => ReversePath::Null,
+            Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
+            Path::Bare(text) => ReversePath::Mailbox(Address::parse(text).map_err(CommandError::Address)?),
+        },
+        octets: None,
+        body: BodyType::SevenBit,
+        smtputf8: false,
+    };
+    let mut seen: Vec<&str> = Vec::new();
+    for parameter in parameters.split(' ').filter(|p| !p.is_empty()) {
+        let (keyword, value) = match parameter.split_once('=') {
+            Some((keyword, value)) => (keyword, Some(value)),
+            None => (parameter, None),
+        };
+        if seen.iter().any(|earlier| earlier.eq_ignore_ascii_case(keyword)) {
+            return Err(CommandError::Argument("each parameter once"));
+        }
+        seen.push(keyword);
+        set_parameter(&mut mail, keyword, value)?;
+    }
+    Ok(mail)
+}
+
+fn set_parameter(mail: &mut MailArguments, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
+    match (keyword.to_ascii_uppercase().as_str(), value) {
+        ("SIZE", Some(digits)) => {
+            // RFC 1870 §4: 1*20DIGIT. What overflows is over any limit all the same.
+            if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(CommandError::Argument("SIZE=octets"));
+            }
+            mail.octets = Some(digits.parse().unwrap_or(u64::MAX));
+        }
+        ("BODY", Some(kind)) if kind.eq_ignore_ascii_case("7BIT") => mail.body = BodyType::SevenBit,
+        ("BODY", Some(kind)) if kind.eq_ignore_ascii_case("8BITMIME") => mail.body = BodyType::EightBitMime,
+        ("BODY", Some(_)) => return Err(CommandError::Parameter("BODY is 7BIT or 8BITMIME")),
+        ("SMTPUTF8", None) => mail.smtputf8 = true,
+        // RFC 4954 §5: the claim of a client that we do not trust with it is treated as AUTH=<>.
+        ("AUTH", Some(value)) if !value.is_empty() => {}
+        ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => {
+            return Err(CommandError::Argument("SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox"));
+        }
+        _ => return Err(CommandError::Parameter("MAIL takes SIZE, BODY, SMTPUTF8 and AUTH")),
+    }
+    Ok(())
+}
+
+/// Where a RCPT goes (RFC 5321 §4.1.1.3).
+#[derive(Debug, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// `<Postmaster>`, without a domain: that of this server.
+    Postmaster,
+    /// A mailbox.
+    Mailbox(Address),
+}
+
+/// Reads what follows RCPT.
+pub fn parse_rcpt(arguments: &str) -> Result<ForwardPath, CommandError> {
+    let (path, parameters) = split_path(arguments, "TO:", CommandError::Argument("RCPT TO:<address>"))?;
+    if !parameters.is_empty() {
+        return Err(CommandError::Parameter("RCPT takes none"));
+    }
+    let (Path::Bracketed(text) | Path::Bare(text)) = path;
+    if text.eq_ignore_ascii_case("postmaster") {
+        return Ok(ForwardPath::Postmaster);
+    }
+    match path {
+        Path::Bracketed(text) => parse_mailbox(text).map(ForwardPath::Mailbox),
+        Path::Bare(text) => Address::parse(text).map(ForwardPath::Mailbox).map_err(CommandError::Address),
+    }
+}
+
+/// Reads what follows AUTH: a mechanism and an initial response (RFC 4954 §4).
+pub fn parse_auth(arguments: &str) -> Result<(&str, Option<&str>), CommandError> {
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok((mechanism, initial)),
+        _ => Err(CommandError::Argument("AUTH mechanism, then an initial response or nothing")),
+    }
+}
+
+enum Path<'a> {
+    Bracketed(&'a str),
+    /// Without the brackets, as many clients of long ago and some of today write it.
+    Bare(&'a str),
+}
+
+/// Splits `KEYWORD:path parameters`. White space behind the colon is common and harmless.
+fn split_path<'a>(
+    arguments: &'a str,
+    keyword: &str,
+    shape: CommandError,
+) -> Result<(Path<'a>, &'a str), CommandError> {
+    let rest = match arguments.get(..keyword.len()) {
+        Some(front) if front.eq_ignore_ascii_case(keyword) => {
+            arguments[keyword.len()..].trim_start_matches(' ')
+        }
+        _ => return Err(shape),
+    };
+    let (path, rest) = match rest.strip_prefix('<') {
+        Some(inner) => {
+            let end = find_unquoted(inner, '>').ok_or(shape.clone())?;
+            (Path::Bracketed(&inner[..end]), &inner[end + 1..])
+        }
+        None if rest.is_empty() => return Err(shape),
+        None => {
+            let end = find_unquoted(rest, ' ').unwrap_or(rest.len());
+            (Path::Bare(&rest[..end]), &rest[end..])
+        }
+    };
+    match rest.strip_prefix(' ') {
+        Some(parameters) => Ok((path, parameters.trim_start_matches(' '))),
+        None if rest.is_empty() => Ok((path, "")),
+        None => Err(shape),
+    }
+}
+
+/// The first such character outside a quoted string.
+fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            c if c == wanted && !quoted => return Some(i),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The inside of the brackets: a mailbox, behind a source route or not. RFC 5321 §4.1.2, Appendix C: the route
+/// must be accepted and should be ignored.
+fn parse_mailbox(text: &str) -> Result<Address, CommandError> {
+    let mailbox = if text.starts_with('@') { drop_route(text)? } else { text };
+    Address::parse(mailbox).map_err(CommandError::Address)
+}
+
+fn drop_route(text: &str) -> Result<&str, CommandError> {
+    const FAULT: CommandError = CommandError::Argument("a source route of the form @host,@host:address");
+    let mut rest = text;
+    loop {
+        let hop = rest.strip_prefix('@').ok_or(FAULT)?;
+        // The colons of an IPv6 literal end nothing.
+        let literal = if hop.starts_with('[') { hop.find(']').ok_or(FAULT)? } else { 0 };
+        let end = literal + hop[literal..].find([',', ':']).ok_or(FAULT)?;
+        Host::parse(&hop[..end]).map_err(|_| FAULT)?;
+        rest = &hop[end + 1..];
+        if hop[end..].starts_with(':') {
+            return Ok(rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sender(arguments: &str) -> String {
+        parse_mail(arguments).unwrap().path.to_string()
+    }
+
+    #[test]
+    fn verbs_are_read_in_any_case_and_white_space_at_the_end_is_tolerated() {
+        assert_eq!(split(b"eHlO a.example \t"), Ok((Verb::Ehlo, "a.example")));
+        assert_eq!(split(b"QUIT"), Ok((Verb::Quit, "")));
+        assert_eq!(split(b"MAIL FROM:<a@b.c>"), Ok((Verb::Mail, "FROM:<a@b.c>")));
+        for (line, error) in [
+            (&b""[..], CommandError::Unknown),
+            (b" QUIT", CommandError::Unknown),
+            (b"QUITS", CommandError::Unknown),
+            (b"expn all", CommandError::NotOffered),
+            (b"BDAT 10 LAST", CommandError::NotOffered),
+            (b"GET / HTTP/1.1", CommandError::Http),
+            (b"NOOP \0", CommandError::Malformed),
+            (b"NOOP a\rb", CommandError::Malformed),
+            (b"NOOP \xff", CommandError::Malformed),
+        ] {
+            assert_eq!(split(line), Err(error), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn each_verb_has_the_length_that_the_standards_give_it() {
+        let line = |verb: &str, octets: usize| format!("{verb} {}", "x".repeat(octets - 2 - verb.len() - 1));
+        for (verb, octets_max) in [("RCPT", 512), ("NOOP", 512), ("MAIL", 1065), ("AUTH", 12_288)] {
+            assert!(split(line(verb, octets_max).as_bytes()).is_ok(), "{verb}");
+            assert_eq!(split(line(verb, octets_max + 1).as_bytes()), Err(CommandError::TooLong), "{verb}");
+        }
+    }
+
+    #[test]
+    fn reverse_paths_are_read_in_all_their_forms() {
+        for (arguments, path) in [
+            ("FROM:<a@b.example>", "a@b.example"),
+            ("from:<a@b.example>", "a@b.example"),
+            ("FROM: <a@b.example>", "a@b.example"),
+            ("FROM:a@b.example", "a@b.example"),
+            ("FROM:<>", ""),
+            ("FROM:<@x.example,@y.example:a@b.example>", "a@b.example"),
+            ("FROM:<@[IPv6:::1]:a@b.example>", "a@b.example"),
+            (r#"FROM:<"a > b"@c.example>"#, r#""a > b"@c.example"#),
+            (r#"FROM:<"a\" > b"@c.example> SIZE=1"#, r#""a\" > b"@c.example"#),
+            (r#"FROM:"a b"@c.example SIZE=1"#, r#""a b"@c.example"#),
+            ("FROM:<a@[192.0.2.1]>", "a@[192.0.2.1]"),
+        ] {
+            assert_eq!(sender(arguments), path, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_path_is_refused() {
+        for bad in [
+            "",
+            "FROM",
+            "FROM:",
+            "FROM: ",
+            "TO:<a@b.c>",
+            "FROM:<a@b.c",
+            "FROM:<a@b.c>x",
+            "FROM:<a@b.c>SIZE=1",
+            "FROM:<a@b.c> <d@e.f>",
+            "FROM:<a@b.c,d@e.f>",
+            "FROM:<<a@b.c>>",
+            "FROM:<@x:>",
+            "FROM:<@x,a@b.c>",
+            "FROM:<@-:a@b.c>",
+            "FROM:a@b.c>",
+            "FROM :<a@b.c>",
+            "é",
+        ] {
+            assert!(parse_mail(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_offered_extensions_are_taken_and_others_refused() {
+        let mail = parse_mail("FROM:<a@b.example>  size=20 BODY=8bitmime SMTPUTF8 AUTH=<> ").unwrap();
+        assert_eq!((mail.octets, mail.body, mail.smtputf8), (Some(20), BodyType::EightBitMime, true));
+        let octets = |value: &str| parse_mail(&format!("FROM:<> SIZE={value}")).map(|mail| mail.octets);
+        assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
+        for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
+            assert!(octets(bad).is_err(), "{bad}");
+        }
+        for bad in ["SMTPUTF8=1", "SIZE", "BODY", "AUTH", "AUTH=", "SIZE=1 size=2"] {
+            let parsed = parse_mail(&format!("FROM:<> {bad}"));
+            assert!(matches!(parsed, Err(CommandError::Argument(_))), "{bad}: {parsed:?}");
+        }
+        for bad in ["RET=FULL", "BODY=BINARYMIME", "X", "=1", "HOLDFOR=1"] {
+            let parsed = parse_mail(&format!("FROM:<> {bad}"));
+            assert!(matches!(parsed, Err(CommandError::Parameter(_))), "{bad}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn forward_paths_are_mailboxes_or_the_postmaster() {
+        assert_eq!(parse_rcpt("TO:<PostMaster>"), Ok(ForwardPath::Postmaster));
+        let mailbox = Address::parse("a@b.example").unwrap();
+        assert_eq!(parse_rcpt("to: a@b.example"), Ok(ForwardPath::Mailbox(mailbox)));
+        assert_eq!(parse_rcpt("TO:<>"), Err(CommandError::Address(AddressError::Shape)));
+        assert_eq!(parse_rcpt("TO:<a>"), Err(CommandError::Address(AddressError::Shape)));
+        assert!(matches!(parse_rcpt("TO:<a@b.c> NOTIFY=NEVER"), Err(CommandError::Parameter(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_parser_panic(line in "((?i)(mail from:|rcpt to:|auth |ehlo ))?\\PC{0,60}") {
+            if let Ok((_, arguments)) = split(line.as_bytes()) {
+                let _ = (parse_mail(arguments), parse_rcpt(arguments), parse_auth(arguments));
+            }
+        }
+
+        #[test]
+        fn paths_of_any_shape_keep_to_one_line(text in "[@<>\",:\\[\\]a. \\\\]{0,24}") {
+            if let Ok(mail) = parse_mail(&format!("FROM:<{text}>")) {
+                prop_assert_eq!(ReversePath::parse(&mail.path.to_string()), Ok(mail.path));
+            }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The content of DATA: where it ends, and what it is without the transparency dots (RFC 5321 §4.5.2).
+//!
+//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends it, or `.CRLF` right after the command. Anything laxer lets one
+//! message hold another (SMTP smuggling). Whatever is wrong with a message, it is read to that end, so that none
+//! of it is ever taken for commands.
+
+use memchr::memchr3;
+
+/// What becomes of a carriage return or line feed that stands alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BareNewline {
+    /// A line feed becomes CRLF, a carriage return a space.
+    Normalize,
+    /// The message is at fault.
+    Reject,
+}
+
+/// What a message may be.
+#[derive(Debug, Clone, Copy)]
+pub struct DataLimits {
+    /// Octets without transparency dots (RFC 1870 §5).
+    pub message_octets_max: u64,
+    /// Octets between two line ends.
+    pub line_octets_max: usize,
+    /// About lone carriage returns and line feeds.
+    pub bare_newline: BareNewline,
+}
+
+/// Why a message cannot be taken as it is. Of several, the first in this order is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// More octets than the limit.
+    TooLarge,
+    /// A NUL octet (RFC 5321 §4.5.2 forbids it in effect: it is not text).
+    Nul,
+    /// A lone carriage return or line feed, in reject mode.
+    BareNewline,
+    /// A line over the hard limit.
+    LineTooLong,
+}
+
+/// How far a piece of input brought the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All of it was content.
+    Partial,
+    /// The end was found after so many octets; the rest are commands.
+    Complete {
+        /// Octets of this piece that belong to DATA, the final dot included.
+        consumed: usize,
+    },
+}
+
+/// Takes the octets that follow a 354 and builds the message in one piece.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: DataLimits,
+    message: Vec<u8>,
+    octets: u64,
+    line_octets: usize,
+    at: At,
+    seen: Seen,
+}
+
+/// Where in a line the next octet stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Behind a CRLF of the wire, or at the very start.
+    LineStart,
+    /// Behind a dot at the line start.
+    Dot,
+    /// Behind a dot and a CR at the line start.
+    DotCr,
+    Inside,
+    /// Behind a CR.
+    Cr,
+}
+
+/// Facts, not the first fault, so that the verdict does not depend on how the input was split.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    nul: bool,
+    bare_newline: bool,
+    long_line: bool,
+}
+
+impl Decoder {
+    /// A decoder with room for a message of about `octets_expected`.
+    pub fn new(limits: DataLimits, octets_expected: usize) -> Self {
+        Self {
+            limits,
+            message: Vec::with_capacity(octets_expected),
+            octets: 0,
+            line_octets: 0,
+            at: At::LineStart,
+            seen: Seen::default(),
+        }
+    }
+
+    /// Octets of memory that the message holds.
+    pub fn memory_octets(&self) -> usize {
+        self.message.capacity()
+    }
+
+    /// Frees what was stored; from here on only the end is looked for.
+    pub fn discard(&mut self) {
+        self.message = Vec::new();
+        self.limits.message_octets_max = 0;
+    }
+
+    /// The message, once its end was found.
+    pub fn finish(self) -> Result<Vec<u8>, Fault> {
+        match self.fault() {
+            None => Ok(self.message),
+            Some(fault) => Err(fault),
+        }
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        let reject = self.limits.bare_newline == BareNewline::Reject;
+        match self.seen {
+            _ if self.octets > self.limits.message_octets_max => Some(Fault::TooLarge),
+            Seen { nul: true, .. } => Some(Fault::Nul),
+            Seen { bare_newline: true, .. } if reject => Some(Fault::BareNewline),
+            Seen { long_line: true, .. } => Some(Fault::LineTooLong),
+            _ => None,
+        }
+    }
+
+    /// Decodes a piece. `run` is the start of the octets that are content as they stand and are not stored yet:
+    /// a message without oddities is copied once, in pieces as large as they came.
+    pub fn decode(&mut self, bytes: &[u8]) -> Progress {
+        let (mut run, mut i) = (0, 0);
+        while let Some(&octet) = bytes.get(i) {
+            match (self.at, octet) {
+                (At::LineStart, b'.') => {
+                    self.store(&bytes[run..i]);
+                    self.at = At::Dot;
+                    i += 1;
+                    run = i;
+                }
+                (At::LineStart, _) => self.at = At::Inside,
+                (At::Dot, b'\r') => {
+                    self.at = At::DotCr;
+                    i += 1;
+                    run = i;
+                }
+                (At::Dot, b'\n') => {
+                    // The dot is all there is on the line, and the line does not end the message: so it is content.
+                    self.store(b".");
+                    self.at = At::Inside;
+                }
+                // RFC 5321 §4.5.2: other characters follow on the line, so the dot goes.
+                (At::Dot, _) => self.at = At::Inside,
+                (At::DotCr, b'\n') => return Progress::Complete { consumed: i + 1 },
+                (At::DotCr | At::Cr, _) if octet != b'\n' => {
+                    self.store_bare_cr();
+                    self.at = At::Inside;
+                }
+                (At::Cr | At::DotCr, _) => {
+                    self.store(b"\r\n");
+                    self.end_line(At::LineStart);
+                    i += 1;
+                    run = i;
+                }
+                (At::Inside, _) => (run, i) = self.decode_inside(bytes, run, i),
+            }
+        }
+        self.store(&bytes[run..]);
+        Progress::Partial
+    }
+
+    /// Goes to the next octet that matters, from within a line; answers the new `run` and `i`.
+    fn decode_inside(&mut self, bytes: &[u8], run: usize, i: usize) -> (usize, usize) {
+        let Some(found) = memchr3(b'\r', b'\n', 0, &bytes[i..]) else {
+            self.extend_line(bytes.len() - i);
+            return (run, bytes.len());
+        };
+        self.extend_line(found);
+        let at = i + found;
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'\r', Some(b'\n')) => {
+                self.end_line(At::LineStart);
+                return (run, at + 2);
+            }
+            (0, _) => {
+                self.seen.nul = true;
+                self.extend_line(1);
+                return (run, at + 1);
+            }
+            _ => self.store(&bytes[run..at]),
+        }
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'\n', _) => {
+                self.seen.bare_newline = true;
+                self.store(b"\r\n");
+                // Not a line start of the wire: a dot behind it is content.
+                self.end_line(At::Inside);
+            }
+            (_, Some(_)) => self.store_bare_cr(),
+            (_, None) => self.at = At::Cr,
+        }
+        (at + 1, at + 1)
+    }
+
+    fn store_bare_cr(&mut self) {
+        self.seen.bare_newline = true;
+        self.store(b" ");
+        self.extend_line(1);
+    }
+
+    fn extend_line(&mut self, octets: usize) {
+        self.line_octets = self.line_octets.saturating_add(octets);
+        self.seen.long_line |= self.line_octets > self.limits.line_octets_max;
+    }
+
+    fn end_line(&mut self, at: At) {
+        self.line_octets = 0;
+        self.at = at;
+    }
+
+    fn store(&mut self, run: &[u8]) {
+        self.octets = self.octets.saturating_add(run.len() as u64);
+        if self.fault().is_none() {
+            self.message.extend_from_slice(run);
+        } else if self.message.capacity() > 0 {
+            self.message = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: DataLimits =
+        DataLimits { message_octets_max: 1000, line_octets_max: 100, bare_newline: BareNewline::Normalize };
+
+    /// The message or its fault, and the octets behind the end; nothing while the end is missing.
+    type Outcome = Option<(Result<Vec<u8>, Fault>, Vec<u8>)>;
+
+    fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
+        let mut decoder = Decoder::new(limits, 0);
+        for (i, piece) in pieces.iter().enumerate() {
+            if let Progress::Complete { consumed } = decoder.decode(piece) {
+                let rest = [&piece[consumed..], &pieces[i + 1..].concat()].concat();
+                return Some((decoder.finish(), rest));
+            }
+        }
+        None
+    }
+
+    fn message(wire: &[u8]) -> Option<Vec<u8>> {
+        decode(LIMITS, &[wire]).map(|(message, _)| message.unwrap())
+    }
+
+    /// What RFC 5321 §4.5.2 says, written as slowly and plainly as possible: cut at the end, split at CRLF,
+    /// take the dots off, then mend what stands alone.
+    fn model(limits: DataLimits, wire: &[u8]) -> Outcome {
+        let framed = [b"\r\n", wire].concat();
+        let end = framed.windows(5).position(|w| w == b"\r\n.\r\n")?;
+        let (content, rest) = (&framed[..end + 2], framed[end + 5..].to_vec());
+        let text: String = content.iter().map(|&b| char::from(b)).collect();
+        let mut plain = String::new();
+        for line in text[2..].split_inclusive("\r\n") {
+            let dotted = line.strip_prefix('.').filter(|rest| !rest.starts_with('\n'));
+            plain.push_str(dotted.unwrap_or(line));
+        }
+        let nul = plain.contains('\0');
+        let lines = plain.replace("\r\n", "\u{100}");
+        let bare = lines.contains(['\r', '\n']);
+        let mended = lines.replace('\n', "\u{100}").replace('\r', " ");
+        let long = mended.split('\u{100}').any(|line| line.chars().count() > limits.line_octets_max);
+        let mended: Vec<u8> = mended.replace('\u{100}', "\r\n").chars().map(|c| c as u8).collect();
+        let verdict = if mended.len() as u64 > limits.message_octets_max {
+            Err(Fault::TooLarge)
+        } else if nul {
+            Err(Fault::Nul)
+        } else if bare && limits.bare_newline == BareNewline::Reject {
+            Err(Fault::BareNewline)
+        } else if long {
+            Err(Fault::LineTooLong)
+        } else {
+            Ok(mended)
+        };
+        Some((verdict, rest))
+    }
+
+    #[test]
+    fn dots_and_line_ends_come_out_as_the_standard_says() {
+        for (wire, expected) in [
+            (&b".\r\n"[..], &b""[..]),
+            (b"\r\n.\r\n", b"\r\n"),
+            (b"a\r\n.\r\n", b"a\r\n"),
+            (b"..\r\n.\r\n", b".\r\n"),
+            (b"..a\r\n...\r\n.\r\n", b".a\r\n..\r\n"),
+            (b".a\r\n.\r\n", b"a\r\n"),
+            (b"a.\r\n.\r\n", b"a.\r\n"),
+            // What stands alone.
+            (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
+            (b"a\rb\r\n.\r\n", b"a b\r\n"),
+            (b"a\r\r\n.\r\n", b"a \r\n"),
+            (b"a\n\r\n.\r\n", b"a\r\n\r\n"),
+            // Ends that are none: each is, or was, taken for one by some server.
+            (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+            (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+            (b"a\r\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+            (b"a\r\n.\r\r\n.\r\n", b"a\r\n \r\n"),
+            (b"a\r.\r\n.\r\n", b"a .\r\n"),
+            (b"a\r\n.\rb\r\n.\r\n", b"a\r\n b\r\n"),
+            (b"a\r\n\n.\r\nb\r\n.\r\n", b"a\r\n\r\n.\r\nb\r\n"),
+            (b".\n.\r\n\r\n.\r\n", b".\r\n.\r\n\r\n"),
+            (b"a\r\n.\r\r.\r\n.\r\n", b"a\r\n  .\r\n"),
+        ] {
+            assert_eq!(message(wire).as_deref(), Some(expected), "{:?}", wire.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn what_follows_the_end_is_left_for_the_commands() {
+        let (message, rest) = decode(LIMITS, &[b"a\r\n.\r\nQUIT\r\n.\r\n"]).unwrap();
+        assert_eq!((message, &rest[..]), (Ok(b"a\r\n".to_vec()), &b"QUIT\r\n.\r\n"[..]));
+    }
+
+    #[test]
+    fn a_message_at_the_limit_passes_and_one_octet_more_does_not() {
+        let limits = DataLimits { message_octets_max: 5, ..LIMITS };
+        assert_eq!(decode(limits, &[b"abc\r\n.\r\n"]).unwrap().0, Ok(b"abc\r\n".to_vec()));
+        assert_eq!(decode(limits, &[b"..bc\r\n.\r\n"]).unwrap().0, Ok(b".bc\r\n".to_vec()));
+        assert_eq!(decode(limits, &[b"abcd\r\n.\r\n"]).unwrap().0, Err(Fault::TooLarge));
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_read_to_its_end_without_being_kept() {
+        let mut decoder = Decoder::new(LIMITS, 0);
+        for _ in 0..1000 {
+            assert_eq!(decoder.decode(b"0123456789\r\n"), Progress::Partial);
+        }
+        assert_eq!(decoder.memory_octets(), 0);
+        assert_eq!(decoder.decode(b"QUIT\r\n.\r\nNOOP\r\n"), Progress::Complete { consumed: 9 });
+        assert_eq!(decoder.finish(), Err(Fault::TooLarge));
+    }
+
+    #[test]
+    fn faults_are_found_and_only_in_the_mode_that_knows_them() {
+        let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
+        assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
+        assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
+        assert_eq!(decode(reject, &[b"a\r\nb\r\n.\r\n"]).unwrap().0, Ok(b"a\r\nb\r\n".to_vec()));
+        assert_eq!(decode(LIMITS, &[b"a\0b\r\n.\r\n"]).unwrap().0, Err(Fault::Nul));
+        let long = [&b"x".repeat(101)[..], b"\r\n.\r\n"].concat();
+        assert_eq!(decode(LIMITS, &[&long]).unwrap().0, Err(Fault::LineTooLong));
+        let long_after_lf = [b"a\n", &b"x".repeat(100)[..], b"\r\n.\r\n"].concat();
+        assert!(decode(LIMITS, &[&long_after_lf]).unwrap().0.is_ok());
+    }
+
+    #[test]
+    fn an_ordinary_message_fills_the_room_it_announced_and_no_more() {
+        let line = b"An ordinary line of ordinary text, about as long as most of them are.\r\n";
+        let wire = [&line.repeat(10)[..], b".\r\n"].concat();
+        let mut decoder = Decoder::new(LIMITS, line.len() * 10);
+        let room = decoder.memory_octets();
+        assert!(matches!(decoder.decode(&wire), Progress::Complete { .. }));
+        assert_eq!(decoder.memory_octets(), room);
+    }
+
+    fn wires() -> impl Strategy<Value = Vec<u8>> {
+        let token = prop::sample::select(vec![
+            &b"a"[..],
+            b".",
+            b"..",
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b"\r\n.\r\n",
+            b".\r\n",
+            b"\0",
+            b"0123456789012345678901234567890123456789",
+        ]);
+        prop::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn only_crlf_dot_crlf_ends_data_and_the_message_is_what_the_model_says(
+            wire in wires(),
+            reject in any::<bool>(),
+            message_octets_max in 0u64..80,
+        ) {
+            let bare_newline = if reject { BareNewline::Reject } else { BareNewline::Normalize };
+            let limits = DataLimits { message_octets_max, line_octets_max: 45, bare_newline };
+            prop_assert_eq!(decode(limits, &[&wire]), model(limits, &wire));
+        }
+
+        #[test]
+        fn any_split_gives_the_same_message(wire in wires(), splits in prop::collection::vec(0usize..200, 0..5)) {
+            let limits = DataLimits { message_octets_max: 60, line_octets_max: 45, ..LIMITS };
+            let mut at: Vec<usize> = splits.into_iter().map(|s| s.min(wire.len())).collect();
+            at.push(wire.len());
+            at.sort_unstable();
+            let mut from = 0;
+            let pieces: Vec<&[u8]> =
+                at.iter().map(|&to| { let piece = &wire[from..to]; from = to; piece }).collect();
+            let single: Vec<&[u8]> = wire.chunks(1).collect();
+            prop_assert_eq!(decode(limits, &pieces), decode(limits, &[&wire]));
+            prop_assert_eq!(decode(limits, &single), decode(limits, &[&wire]));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
+
+use super::sasl;
+use super::session::Settings;
+
+/// The lines of the answer to EHLO.
+pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String> {
+    let mut lines = vec![
+        settings.hostname.to_string(),
+        // RFC 2920.
+        "PIPELINING".into(),
+        // RFC 1870.
+        format!("SIZE {}", settings.data.message_octets_max),
+        // RFC 6152.
+        "8BITMIME".into(),
+        // RFC 6531.
+        "SMTPUTF8".into(),
+        // RFC 2034.
+        "ENHANCEDSTATUSCODES".into(),
+    ];
+    // RFC 3207 §4.2: not once TLS is on.
+    if !tls && settings.starttls {
+        lines.push("STARTTLS".into());
+    }
+    // RFC 4954 §4, §6: no password in clear, and one login for a session.
+    if tls && !authenticated {
+        lines.push(format!("AUTH {}", sasl::MECHANISMS));
+    }
+    lines
+}
+
+/// The `with` word of `Received` (RFC 3848, RFC 6531 §4.3).
+pub fn transmission_type(extended: bool, utf8: bool, tls: bool, authenticated: bool) -> &'static str {
+    match (extended, utf8, tls, authenticated) {
+        (false, false, ..) => "SMTP",
+        (true, false, false, false) => "ESMTP",
+        (true, false, false, true) => "ESMTPA",
+        (true, false, true, false) => "ESMTPS",
+        (true, false, true, true) => "ESMTPSA",
+        (_, true, false, false) => "UTF8SMTP",
+        (_, true, false, true) => "UTF8SMTPA",
+        (_, true, true, false) => "UTF8SMTPS",
+        (_, true, true, true) => "UTF8SMTPSA",
+    }
+}

@@ -1,0 +1,164 @@
+//! Where a command line ends. RFC 5321 §2.3.8: at CRLF, and at nothing else.
+
+use memchr::{memchr, memmem};
+
+/// The longest line of any command, CRLF included: an AUTH exchange may need so much (RFC 4954 §4).
+/// What the other commands may have is checked once the verb is known.
+pub const LINE_OCTETS_MAX: usize = 12_288;
+
+/// The first octet of a TLS record with a handshake (RFC 8446 §5.1); no command begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Why there is no line. The rest of the faulty line, up to its CRLF, is then thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineError {
+    /// No end within [`LINE_OCTETS_MAX`].
+    TooLong,
+    /// A line feed without a carriage return before it. Told at once, because who types
+    /// it by hand never sends a CRLF; never taken as an end, because that is how commands are smuggled.
+    BareLineFeed,
+    /// The client speaks TLS where plain text is expected.
+    TlsHello,
+}
+
+/// What stands at the front of a buffer: a line without its CRLF, or a fault.
+pub type Found<'a> = Result<&'a [u8], LineError>;
+
+/// Finds lines in a buffer that grows behind and is consumed in front.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    /// Octets at the front of the buffer that are known to hold no line feed.
+    scanned: usize,
+    discarding: bool,
+}
+
+impl LineReader {
+    /// Looks for a line at the front of the buffer. Answers how many octets are done with, and the line without its
+    /// CRLF; no line means that more octets are needed.
+    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<Found<'a>>) {
+        let start = match self.discard(buffer) {
+            Some(start) => start,
+            None => return (buffer.len() - usize::from(buffer.ends_with(b"\r")), None),
+        };
+        let rest = &buffer[start..];
+        if rest.first() == Some(&TLS_HANDSHAKE) {
+            return (start + self.fail(1), Some(Err(LineError::TlsHello)));
+        }
+        let window = &rest[..rest.len().min(LINE_OCTETS_MAX)];
+        let Some(found) = memchr(b'\n', &window[self.scanned..]) else {
+            if window.len() < LINE_OCTETS_MAX {
+                self.scanned = window.len();
+                return (start, None);
+            }
+            // A final CR stays, for it may be half of the CRLF that ends the line.
+            let consumed = self.fail(window.len() - usize::from(window.ends_with(b"\r")));
+            return (start + consumed, Some(Err(LineError::TooLong)));
+        };
+        let end = self.scanned + found;
+        self.scanned = 0;
+        match window[..end].strip_suffix(b"\r") {
+            Some(line) => (start + end + 1, Some(Ok(line))),
+            None => (start + self.fail(end + 1), Some(Err(LineError::BareLineFeed))),
+        }
+    }
+
+    /// Forgets what it knew of the buffer, which the caller has emptied.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn fail(&mut self, consumed: usize) -> usize {
+        self.scanned = 0;
+        self.discarding = true;
+        consumed
+    }
+
+    /// Where the next line begins, or nothing if the faulty one goes on.
+    fn discard(&mut self, buffer: &[u8]) -> Option<usize> {
+        if !self.discarding {
+            return Some(0);
+        }
+        let end = memmem::find(buffer, b"\r\n")?;
+        self.discarding = false;
+        Some(end + 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Lines = Vec<Result<Vec<u8>, LineError>>;
+
+    fn read(pieces: &[&[u8]]) -> Lines {
+        let (mut reader, mut buffer, mut found) = (LineReader::default(), Vec::new(), Lines::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                let (consumed, line) = reader.next(&buffer);
+                let line = line.map(|line| line.map(<[u8]>::to_vec));
+                buffer.drain(..consumed);
+                match line {
+                    Some(line) => found.push(line),
+                    None => break,
+                }
+            }
+            assert!(buffer.len() <= LINE_OCTETS_MAX);
+        }
+        found
+    }
+
+    #[test]
+    fn only_crlf_ends_a_line() {
+        assert_eq!(read(&[b"a\r\n\r\nb c\r\nrest"]), [Ok(b"a".to_vec()), Ok(vec![]), Ok(b"b c".to_vec())]);
+        assert_eq!(read(&[b"a\rb\r\n"]), [Ok(b"a\rb".to_vec())]);
+    }
+
+    #[test]
+    fn what_follows_a_bare_line_feed_is_not_a_command() {
+        assert_eq!(
+            read(&[b"RCPT TO:<a@b>\nRCPT TO:<evil@c>\r\nNOOP\r\n"]),
+            [Err(LineError::BareLineFeed), Ok(b"NOOP".to_vec())]
+        );
+    }
+
+    #[test]
+    fn the_tail_of_a_line_that_is_too_long_is_not_a_command() {
+        let long = [&b"x".repeat(LINE_OCTETS_MAX)[..], b"QUIT\r\nNOOP\r\n"].concat();
+        assert_eq!(read(&[&long]), [Err(LineError::TooLong), Ok(b"NOOP".to_vec())]);
+        let just_fits = [&b"x".repeat(LINE_OCTETS_MAX - 2)[..], b"\r\n"].concat();
+        assert_eq!(read(&[&just_fits]), [Ok(b"x".repeat(LINE_OCTETS_MAX - 2))]);
+        let split_crlf = [&b"x".repeat(LINE_OCTETS_MAX - 1)[..], b"\r\nNOOP\r\n"].concat();
+        assert_eq!(read(&[&split_crlf]), [Err(LineError::TooLong), Ok(b"NOOP".to_vec())]);
+    }
+
+    #[test]
+    fn a_tls_hello_is_known_by_its_first_octet() {
+        assert_eq!(read(&[b"\x16\x03\x01"]), [Err(LineError::TlsHello)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_finds_the_same_lines(
+            bytes in prop::collection::vec(prop::sample::select(b"ab\r\n\x16".to_vec()), 0..60),
+            splits in prop::collection::vec(0usize..60, 0..6),
+            long in any::<bool>(),
+        ) {
+            let mut bytes = bytes;
+            if long {
+                let at = bytes.len() / 2;
+                bytes.splice(at..at, vec![b'x'; LINE_OCTETS_MAX - 3]);
+            }
+            let mut at: Vec<usize> = splits.into_iter().map(|s| s.min(bytes.len())).collect();
+            at.push(bytes.len());
+            at.sort_unstable();
+            let mut from = 0;
+            let pieces: Vec<&[u8]> =
+                at.iter().map(|&to| { let piece = &bytes[from..to]; from = to; piece }).collect();
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(read(&pieces), read(&[&bytes]));
+            prop_assert_eq!(read(&single), read(&[&bytes]));
+        }
+    }
+}

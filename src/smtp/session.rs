@@ -1,0 +1,488 @@
+//! The server's side of one connection as a machine without I/O (RFC 5321 §4.1.4: the order of commands).
+//!
+//! Facts that outlive a transaction stand in [`Session`]; the [`Phase`] holds what belongs to the moment, so that a
+//! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
+//! decided in [`Session::find_obstacle`] alone.
+
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::command::{self, CommandError, ForwardPath, Verb};
+use super::data::{DataLimits, Decoder, Progress};
+use super::line::LineError;
+use super::sasl::{self, Credentials, Exchange, SaslError};
+use super::transaction::{self, Draft};
+use super::{Reply, extension, replies};
+use crate::mail::{Address, DomainName, Envelope, Host, LocalPart, MessageId, Refusal, ReversePath, Stage};
+
+/// What a server is to its clients.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name in the greeting.
+    pub hostname: DomainName,
+    /// What a message may be.
+    pub data: DataLimits,
+    /// Recipients of one message.
+    pub recipients_max: usize,
+    /// Errors that a session may make; the next one closes it.
+    pub errors_max: u32,
+    /// Whether STARTTLS can be offered.
+    pub starttls: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The connection stands; with implicit TLS, secured.
+    Start,
+    /// A line, without its CRLF.
+    Line(&'a [u8]),
+    /// Something else than a line.
+    LineError(LineError),
+    /// Octets that followed a 354.
+    Body(&'a [u8]),
+    /// There is no room for the rest of the body: it is read to its end and answered with this reply.
+    BodyRefused(Reply),
+    /// The answer to the last question.
+    Answer(Verdict),
+    /// The handshake after [`Next::UpgradeTls`] succeeded.
+    TlsDone,
+    /// The client was silent for too long.
+    Idle,
+    /// The server stops. While a message is received nothing changes; say it again after that.
+    ShuttingDown,
+    /// The client is gone.
+    Eof,
+}
+
+/// What to do: write the reply, then what is next.
+#[derive(Debug)]
+pub struct Step {
+    /// To be written, if there is one.
+    pub reply: Option<Reply>,
+    /// Octets of [`Input::Body`] that are used up; what is behind them is commands.
+    pub consumed: usize,
+    /// Then this.
+    pub next: Next,
+}
+
+/// What the session waits for.
+#[derive(Debug)]
+pub enum Next {
+    /// A line, or what stands in its place.
+    ReadLine,
+    /// More octets of a body.
+    ReadBody,
+    /// The answer to a question; nothing else may come before it.
+    Ask(Question),
+    /// A handshake, after the reply is sent and everything received before is thrown away (RFC 3207 §4.2).
+    UpgradeTls,
+    /// The end of the connection, after the reply is sent.
+    Close,
+}
+
+/// What the session cannot know by itself.
+#[derive(Debug)]
+pub enum Question {
+    /// Who is this?
+    Authenticate(Credentials),
+    /// May mail come from there?
+    AdmitSender(ReversePath),
+    /// May mail go there?
+    AdmitRecipient {
+        /// The recipient.
+        address: Address,
+        /// Whether MAIL asked for SMTPUTF8.
+        smtputf8: bool,
+    },
+    /// Is there room for a message?
+    StartData {
+        /// What MAIL said of its size.
+        octets_declared: Option<u64>,
+    },
+    /// Take this message.
+    Accept {
+        /// As admitted.
+        envelope: Envelope,
+        /// CRLF throughout, no NUL, no lone CR or LF.
+        message: Bytes,
+        /// For `Received`: `ESMTPSA` and the like.
+        protocol: &'static str,
+    },
+    /// The protocol itself refuses: note it, and answer with [`Verdict::Refused`].
+    Refuse {
+        /// At which command.
+        stage: Stage,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Granted,
+    /// Yes, and the message is on disk under this id.
+    Queued(MessageId),
+    /// No, in these words; a 421 closes the session.
+    Refused(Reply),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    settings: Arc<Settings>,
+    hello: Option<Hello>,
+    tls: bool,
+    authenticated: bool,
+    errors: u32,
+    phase: Phase,
+}
+
+/// What EHLO or HELO said.
+#[derive(Debug)]
+struct Hello {
+    name: String,
+    extended: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Opening,
+    Ready,
+    Sasl(Exchange),
+    Transaction(Box<Draft>),
+    Data(Box<Receiving>),
+    Waiting(Pending),
+    TlsPending,
+    Closed,
+}
+
+/// A message on its way in.
+#[derive(Debug)]
+struct Receiving {
+    draft: Box<Draft>,
+    decoder: Decoder,
+    refused: Option<Reply>,
+}
+
+/// The question that was asked, and what its answer concerns.
+#[derive(Debug)]
+enum Pending {
+    Authenticate,
+    Sender(Box<Draft>),
+    Recipient(Box<Draft>, Address),
+    StartData(Box<Draft>),
+    Accept,
+    /// Goes on with this draft, if there is one left.
+    Refuse(Option<Box<Draft>>),
+}
+
+impl Step {
+    fn reply(reply: Reply, next: Next) -> Self {
+        Self { reply: Some(reply), consumed: 0, next }
+    }
+
+    fn silent(next: Next) -> Self {
+        Self { reply: None, consumed: 0, next }
+    }
+}
+
+impl Session {
+    /// A new connection; `tls` if it was secured from the first octet.
+    pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
+        Self { settings, hello: None, tls, authenticated: false, errors: 0, phase: Phase::Opening }
+    }
+
+    /// The name in EHLO or HELO, fit for a `Received` field; empty before.
+    pub fn helo(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.name)
+    }
+
+    /// Octets of memory that the message being received takes.
+    pub fn body_memory_octets(&self) -> usize {
+        match &self.phase {
+            Phase::Data(receiving) => receiving.decoder.memory_octets(),
+            _ => 0,
+        }
+    }
+
+    /// Goes on. An input that the last step did not ask for closes the session.
+    pub fn step(&mut self, input: Input<'_>) -> Step {
+        match (mem::replace(&mut self.phase, Phase::Closed), input) {
+            (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
+            (phase @ Phase::Data(_), Input::ShuttingDown) => {
+                self.phase = phase;
+                Step::silent(Next::ReadBody)
+            }
+            (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
+            (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
+            (Phase::Opening, Input::Start) => {
+                self.ready(None, replies::greeting_220(&self.settings.hostname))
+            }
+            (Phase::Ready, Input::Line(line)) => self.run_command(None, line),
+            (Phase::Transaction(draft), Input::Line(line)) => self.run_command(Some(draft), line),
+            (Phase::Ready, Input::LineError(error)) => self.fail(None, replies::for_line(error)),
+            (Phase::Transaction(draft), Input::LineError(error)) => {
+                self.fail(Some(draft), replies::for_line(error))
+            }
+            (Phase::Sasl(exchange), Input::Line(line)) => self.advance_sasl(exchange.advance(line)),
+            (Phase::Sasl(_), Input::LineError(LineError::TooLong)) => {
+                self.fail(None, replies::response_too_long_500())
+            }
+            (Phase::Sasl(_), Input::LineError(error)) => self.fail(None, replies::for_line(error)),
+            (Phase::Data(receiving), Input::Body(octets)) => self.receive(receiving, octets),
+            (Phase::Data(receiving), Input::BodyRefused(reply)) => self.refuse_body(receiving, reply),
+            (Phase::Waiting(pending), Input::Answer(verdict)) => self.take_answer(pending, verdict),
+            (Phase::TlsPending, Input::TlsDone) => {
+                self.tls = true;
+                self.phase = Phase::Ready;
+                Step::silent(Next::ReadLine)
+            }
+            _ => Step::silent(Next::Close),
+        }
+    }
+
+    /// Waits for the next command with what is left of a transaction.
+    fn ready(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
+        // RFC 5321 §3.8: after a 421 the connection is closed.
+        if reply.code == 421 {
+            return Step::reply(reply, Next::Close);
+        }
+        self.phase = draft.map_or(Phase::Ready, Phase::Transaction);
+        Step::reply(reply, Next::ReadLine)
+    }
+
+    /// Answers an error of the client; too many of them end the session.
+    fn fail(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
+        self.errors += 1;
+        let patience = self.errors <= self.settings.errors_max;
+        self.ready(draft, if patience { reply } else { replies::too_many_errors_421() })
+    }
+
+    fn ask(&mut self, pending: Pending, question: Question) -> Step {
+        self.phase = Phase::Waiting(pending);
+        Step::silent(Next::Ask(question))
+    }
+
+    fn refuse(&mut self, draft: Option<Box<Draft>>, stage: Stage, refusal: Refusal) -> Step {
+        self.ask(Pending::Refuse(draft), Question::Refuse { stage, refusal })
+    }
+
+    fn run_command(&mut self, draft: Option<Box<Draft>>, line: &[u8]) -> Step {
+        let (verb, arguments) = match command::split(line) {
+            Ok(split) => split,
+            Err(error) => return self.fail(draft, replies::for_command(&error)),
+        };
+        if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
+            return self.fail(draft, obstacle);
+        }
+        match (verb, draft) {
+            (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
+            (Verb::StartTls, _) => self.start_tls(),
+            (Verb::Auth, _) => match command::parse_auth(arguments) {
+                Ok((mechanism, initial)) => self.advance_sasl(sasl::start(mechanism, initial)),
+                Err(error) => self.fail(None, replies::for_command(&error)),
+            },
+            (Verb::Mail, _) => self.mail(arguments),
+            (Verb::Rcpt, Some(draft)) => self.rcpt(draft, arguments),
+            (Verb::Data, Some(draft)) => {
+                let octets_declared = draft.octets_declared;
+                self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
+            }
+            (Verb::Rcpt | Verb::Data, None) => self.fail(None, replies::mail_first_503()),
+            // RFC 5321 §4.1.1.5: the transaction is forgotten, the greeting is not.
+            (Verb::Rset, _) => self.ready(None, replies::ok_250()),
+            (Verb::Noop, draft) => self.ready(draft, replies::ok_250()),
+            (Verb::Help, draft) => self.ready(draft, replies::help_214()),
+            (Verb::Vrfy, draft) => self.ready(draft, replies::cannot_verify_252()),
+            (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
+        }
+    }
+
+    /// The table of phases and commands: why the verb cannot come now, if it cannot.
+    fn find_obstacle(&self, verb: Verb, arguments: &str, draft: Option<&Draft>) -> Option<Reply> {
+        let argued = !arguments.is_empty();
+        match verb {
+            // RFC 5321 §4.1.4: these may come at any time.
+            Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
+            Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
+            Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
+            Verb::Ehlo | Verb::Helo | Verb::Quit | Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => None,
+
+            _ if self.hello.is_none() => Some(replies::hello_first_503()),
+
+            Verb::StartTls | Verb::Auth | Verb::Mail if draft.is_some() => {
+                Some(replies::in_transaction_503())
+            }
+            Verb::StartTls if self.tls => Some(replies::already_secure_503()),
+            // RFC 3207 §4: it takes no parameter.
+            Verb::StartTls if argued => Some(replies::no_argument_501()),
+            Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
+            // RFC 4954 §4, and never a password in clear.
+            Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
+            Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
+            // RFC 6409 §4.3, RFC 8314 §3.3.
+            Verb::Mail if !self.tls => Some(replies::tls_required_530()),
+            Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
+
+            Verb::Rcpt | Verb::Data if draft.is_none() => Some(replies::mail_first_503()),
+            Verb::Data if argued => Some(replies::no_argument_501()),
+            Verb::Data if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
+                Some(replies::no_recipients_554())
+            }
+            Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data => None,
+        }
+    }
+
+    /// RFC 5321 §4.1.4: a second greeting forgets the transaction.
+    fn greet(&mut self, verb: Verb, name: &str) -> Step {
+        let extended = verb == Verb::Ehlo;
+        self.hello = Some(Hello { name: fit_for_trace(name), extended });
+        let lines = if extended {
+            extension::offer(&self.settings, self.tls, self.authenticated)
+        } else {
+            vec![self.settings.hostname.to_string()]
+        };
+        self.ready(None, replies::hello_250(lines))
+    }
+
+    /// RFC 3207 §4.2: everything learnt before is forgotten, the name in EHLO included.
+    fn start_tls(&mut self) -> Step {
+        self.hello = None;
+        self.phase = Phase::TlsPending;
+        Step::reply(replies::ready_for_tls_220(), Next::UpgradeTls)
+    }
+
+    fn advance_sasl(&mut self, progress: Result<sasl::Progress, SaslError>) -> Step {
+        match progress {
+            Ok(sasl::Progress::Challenge(challenge, exchange)) => {
+                self.phase = Phase::Sasl(exchange);
+                Step::reply(replies::challenge_334(challenge), Next::ReadLine)
+            }
+            Ok(sasl::Progress::Done(credentials)) => {
+                self.ask(Pending::Authenticate, Question::Authenticate(credentials))
+            }
+            Err(error) => self.fail(None, replies::for_sasl(error)),
+        }
+    }
+
+    fn mail(&mut self, arguments: &str) -> Step {
+        let mail = match command::parse_mail(arguments) {
+            Ok(mail) => mail,
+            Err(error) => return self.fail(None, replies::for_command(&error)),
+        };
+        let utf8_path = mail.path.mailbox().is_some_and(Address::needs_smtputf8);
+        if utf8_path && !mail.smtputf8 {
+            return self.fail(None, replies::sender_needs_utf8_553());
+        }
+        let octets_max = self.settings.data.message_octets_max;
+        if mail.octets.is_some_and(|octets| octets > octets_max) {
+            return self.refuse(None, Stage::Mail, transaction::too_large(octets_max));
+        }
+        let path = mail.path.clone();
+        self.ask(Pending::Sender(Box::new(Draft::new(mail))), Question::AdmitSender(path))
+    }
+
+    fn rcpt(&mut self, draft: Box<Draft>, arguments: &str) -> Step {
+        let address = match command::parse_rcpt(arguments) {
+            Ok(ForwardPath::Mailbox(address)) => address,
+            Ok(ForwardPath::Postmaster) => match LocalPart::parse("postmaster") {
+                Ok(local) => Address::new(local, Host::Domain(self.settings.hostname.clone())),
+                Err(error) => {
+                    return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
+                }
+            },
+            Err(CommandError::Address(error)) => {
+                return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
+            }
+            Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
+        };
+        // Twice the same is once: it was admitted, and gets one copy.
+        if draft.recipients.contains(&address) {
+            return self.ready(Some(draft), replies::recipient_ok_250());
+        }
+        let recipients_max = self.settings.recipients_max;
+        if draft.recipients.len() >= recipients_max {
+            return self.refuse(Some(draft), Stage::Rcpt, transaction::too_many_recipients(recipients_max));
+        }
+        let question = Question::AdmitRecipient { address: address.clone(), smtputf8: draft.smtputf8 };
+        self.ask(Pending::Recipient(draft, address), question)
+    }
+
+    fn receive(&mut self, mut receiving: Box<Receiving>, octets: &[u8]) -> Step {
+        let consumed = match receiving.decoder.decode(octets) {
+            Progress::Partial => {
+                self.phase = Phase::Data(receiving);
+                return Step { consumed: octets.len(), ..Step::silent(Next::ReadBody) };
+            }
+            Progress::Complete { consumed } => consumed,
+        };
+        let step = match (receiving.refused, receiving.decoder.finish()) {
+            (Some(reply), _) => self.ready(None, reply),
+            (None, Err(fault)) => {
+                self.refuse(None, Stage::Data, transaction::faulty_message(fault, &self.settings.data))
+            }
+            (None, Ok(message)) => {
+                let envelope = receiving.draft.into_envelope();
+                let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+                let protocol =
+                    extension::transmission_type(extended, envelope.smtputf8, self.tls, self.authenticated);
+                self.ask(Pending::Accept, Question::Accept { envelope, message: message.into(), protocol })
+            }
+        };
+        Step { consumed, ..step }
+    }
+
+    fn refuse_body(&mut self, mut receiving: Box<Receiving>, reply: Reply) -> Step {
+        receiving.decoder.discard();
+        receiving.refused.get_or_insert(reply);
+        self.phase = Phase::Data(receiving);
+        Step::silent(Next::ReadBody)
+    }
+
+    fn take_answer(&mut self, pending: Pending, verdict: Verdict) -> Step {
+        let refusal = match verdict {
+            Verdict::Refused(reply) => reply,
+            granted => return self.take_consent(pending, granted),
+        };
+        match pending {
+            Pending::Authenticate => self.fail(None, refusal),
+            Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
+            Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
+            Pending::Refuse(draft) => self.ready(draft, refusal),
+        }
+    }
+
+    fn take_consent(&mut self, pending: Pending, verdict: Verdict) -> Step {
+        match (pending, verdict) {
+            (Pending::Authenticate, _) => {
+                self.authenticated = true;
+                self.ready(None, replies::authenticated_235())
+            }
+            (Pending::Sender(draft), _) => self.ready(Some(draft), replies::sender_ok_250()),
+            (Pending::Recipient(mut draft, address), _) => {
+                draft.recipients.push(address);
+                self.ready(Some(draft), replies::recipient_ok_250())
+            }
+            (Pending::StartData(draft), _) => {
+                let decoder = Decoder::new(self.settings.data, draft.octets_expected(&self.settings.data));
+                self.phase = Phase::Data(Box::new(Receiving { draft, decoder, refused: None }));
+                Step::reply(replies::start_input_354(), Next::ReadBody)
+            }
+            (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
+            // Neither can be consented to: a message without an id was not stored.
+            (Pending::Accept, _) => self.ready(None, replies::local_error_451()),
+            (Pending::Refuse(draft), _) => self.ready(draft, replies::local_error_451()),
+        }
+    }
+}
+
+/// A client may call itself anything; what is written into a header is bounded and inert (RFC 5321 §4.5.3.1.2).
+fn fit_for_trace(name: &str) -> String {
+    let inert = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    name.chars().take(255).map(|c| if inert(c) { c } else { '?' }).collect()
+}

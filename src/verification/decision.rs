@@ -1,0 +1,299 @@
+//! What follows from a look at the DNS. Pure: findings and the time are arguments.
+
+use crate::mail::{DomainStatus, SignedDuration, Timestamp, Verification};
+use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
+
+use super::records::{DnsRecord, Purpose, compare, primary_keys};
+
+/// Characters of what was found that are kept for one record, in all.
+const FOUND_CHARS_MAX: usize = 1024;
+
+/// What the DNS said of one record that a domain should have.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What was looked for.
+    pub record: DnsRecord,
+    /// The texts at its name; `None` if the DNS could not be asked.
+    pub texts: Option<Vec<String>>,
+}
+
+/// Whether the proof of a domain stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Right,
+    Wrong,
+    /// The DNS could not be asked for a part that decides.
+    Unknown,
+}
+
+/// Derives the check of a domain from what was found. Where the DNS could not be asked, everything stays as it was.
+pub fn decide(
+    domain: &Domain,
+    keys: &[DkimKey],
+    findings: &[Finding],
+    now: Timestamp,
+    failing_after: SignedDuration,
+) -> DomainCheck {
+    let judged: Vec<_> = findings.iter().map(|finding| judge(domain, finding)).collect();
+    let proof = weigh(keys, findings, &judged);
+    let (status, failing_since) = match domain.verification {
+        // The platform vouches for the domain: its records are shown, and decide nothing.
+        Verification::Manual => (domain.status, None),
+        Verification::Dns => follow(domain, proof, now, failing_after),
+    };
+    let mut check = DomainCheck {
+        checked_at: now,
+        status,
+        failing_since,
+        records: judged.iter().map(|(check, _)| check.clone()).collect(),
+        dkim_seen: Vec::new(),
+        dkim_unseen: Vec::new(),
+    };
+    for (finding, (result, is_known)) in findings.iter().zip(&judged) {
+        let Some(id) = finding.record.dkim_key else { continue };
+        match (domain.verification, result.status) {
+            // Receivers of a vouched-for domain may see records that this server does not.
+            (Verification::Manual, _) => check.dkim_seen.push(id),
+            (Verification::Dns, _) if !is_known => {}
+            (Verification::Dns, RecordStatus::Ok) => check.dkim_seen.push(id),
+            (Verification::Dns, _) => check.dkim_unseen.push(id),
+        }
+    }
+    check
+}
+
+/// The result for one record, and whether the DNS could be asked for it.
+fn judge(domain: &Domain, finding: &Finding) -> (RecordCheck, bool) {
+    let name = &finding.record.name;
+    match &finding.texts {
+        Some(texts) => {
+            let (status, found) = compare(&finding.record, texts);
+            (RecordCheck { name: name.clone(), status, found: shorten(found) }, true)
+        }
+        None => {
+            let earlier = domain.last_check.iter().flat_map(|check| &check.records).find(|r| r.name == *name);
+            let unknown =
+                || RecordCheck { name: name.clone(), status: RecordStatus::Pending, found: Vec::new() };
+            (earlier.cloned().unwrap_or_else(unknown), false)
+        }
+    }
+}
+
+/// Ownership and one of the primary DKIM keys make the proof.
+fn weigh(keys: &[DkimKey], findings: &[Finding], judged: &[(RecordCheck, bool)]) -> Proof {
+    let primary: Vec<_> = primary_keys(keys).iter().map(|key| key.id).collect();
+    let proofs_of = |wanted: &dyn Fn(&DnsRecord) -> bool| -> Vec<Proof> {
+        let pairs = findings.iter().zip(judged).filter(|(finding, _)| wanted(&finding.record));
+        pairs
+            .map(|(_, (check, is_known))| match (is_known, check.status) {
+                (false, _) => Proof::Unknown,
+                (true, RecordStatus::Ok) => Proof::Right,
+                (true, _) => Proof::Wrong,
+            })
+            .collect()
+    };
+    let ownership = any(&proofs_of(&|record| record.purpose == Purpose::Ownership));
+    let dkim = any(&proofs_of(&|record| record.dkim_key.is_some_and(|id| primary.contains(&id))));
+    match (ownership, dkim) {
+        (Proof::Right, Proof::Right) => Proof::Right,
+        (Proof::Wrong, _) | (_, Proof::Wrong) => Proof::Wrong,
+        _ => Proof::Unknown,
+    }
+}
+
+fn any(proofs: &[Proof]) -> Proof {
+    [Proof::Right, Proof::Unknown].into_iter().find(|p| proofs.contains(p)).unwrap_or(Proof::Wrong)
+}
+
+/// The status that follows from the one before. A verified domain gets time to be mended.
+fn follow(
+    domain: &Domain,
+    proof: Proof,
+    now: Timestamp,
+    failing_after: SignedDuration,
+) -> (DomainStatus, Option<Timestamp>) {
+    match (domain.status, proof) {
+        (status, Proof::Unknown) => (status, domain.failing_since),
+        (_, Proof::Right) => (DomainStatus::Verified, None),
+        (DomainStatus::Verified, Proof::Wrong) => {
+            let since = domain.failing_since.unwrap_or(now);
+            let is_over = now.duration_since(since) >= failing_after;
+            (if is_over { DomainStatus::Failing } else { DomainStatus::Verified }, Some(since))
+        }
+        (status, Proof::Wrong) => (status, domain.failing_since),
+    }
+}
+
+fn shorten(found: Vec<String>) -> Vec<String> {
+    let mut left = FOUND_CHARS_MAX;
+    let mut kept = Vec::new();
+    for text in found {
+        if left == 0 {
+            break;
+        }
+        let text: String = text.chars().take(left).collect();
+        left -= text.chars().count();
+        kept.push(text);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, TenantId};
+    use crate::verification::expected_records;
+
+    const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + HOUR * i32::try_from(hours).unwrap()
+    }
+
+    fn domain(status: DomainStatus, failing_since: Option<Timestamp>) -> Domain {
+        Domain {
+            id: DomainId::generate(at(0)),
+            tenant_id: Some(TenantId::generate(at(0))),
+            name: DomainName::parse("example.com").unwrap(),
+            status,
+            verification: Verification::Dns,
+            subdomains: true,
+            ownership_token: "tok".into(),
+            last_check: None,
+            failing_since,
+            verified_at: None,
+            created_at: at(0),
+        }
+    }
+
+    fn key(selector: &str, algorithm: DkimAlgorithm, state: DkimKeyState) -> DkimKey {
+        DkimKey {
+            id: DkimKeyId::generate(at(0)),
+            domain_id: DomainId::generate(at(0)),
+            selector: selector.into(),
+            algorithm,
+            state,
+            public_key: format!("KEY{selector}"),
+            created_at: at(0),
+        }
+    }
+
+    /// `good` names the records that are right; `unknown` those that cannot be asked for; others are missing.
+    fn run(
+        domain: &Domain,
+        keys: &[DkimKey],
+        good: &[&str],
+        unknown: &[&str],
+        now: Timestamp,
+    ) -> DomainCheck {
+        let records = expected_records(domain, keys, &DomainName::parse("mx.example").unwrap());
+        let findings: Vec<_> = records
+            .into_iter()
+            .map(|record| {
+                let label = record.name.split('.').next().unwrap().to_owned();
+                let texts = if unknown.contains(&label.as_str()) {
+                    None
+                } else if good.contains(&label.as_str()) {
+                    Some(vec![record.value.clone()])
+                } else {
+                    Some(vec![])
+                };
+                Finding { record, texts }
+            })
+            .collect();
+        decide(domain, keys, &findings, now, HOUR * 72)
+    }
+
+    #[test]
+    fn the_status_follows_from_the_findings_and_the_time() {
+        use DomainStatus::{Failing, Pending, Taken, Verified};
+        let all: &[&str] = &["_pillarbox", "s1"];
+        let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
+        for (before, since, good, unknown, hours, after, since_after) in [
+            (Pending, None, all, &[][..], 1, Verified, None),
+            (Pending, None, &["_pillarbox"][..], &[][..], 1, Pending, None),
+            (Pending, None, &["s1"], &[], 1, Pending, None),
+            (Pending, None, &["_pillarbox"], &["s1"], 1, Pending, None),
+            (Taken, None, &[], &[], 1, Taken, None),
+            (Taken, None, all, &[], 1, Verified, None),
+            (Verified, None, all, &[], 1, Verified, None),
+            (Verified, None, &["s1"], &[], 5, Verified, Some(at(5))),
+            (Verified, Some(at(5)), &["s1"], &[], 76, Verified, Some(at(5))),
+            (Verified, Some(at(5)), &["s1"], &[], 77, Failing, Some(at(5))),
+            (Verified, Some(at(5)), all, &[], 77, Verified, None),
+            (Verified, Some(at(5)), &[], &["_pillarbox", "s1"], 500, Verified, Some(at(5))),
+            (Verified, Some(at(5)), &["_pillarbox"], &["s1"], 500, Verified, Some(at(5))),
+            (Verified, None, &[], &["_pillarbox"], 9, Verified, Some(at(9))),
+            (Failing, Some(at(5)), &[], &[], 500, Failing, Some(at(5))),
+            (Failing, Some(at(5)), all, &[], 500, Verified, None),
+            (Failing, Some(at(5)), &["s1"], &["_pillarbox"], 500, Failing, Some(at(5))),
+        ] {
+            let check = run(&domain(before, since), &keys, good, unknown, at(hours));
+            let case = format!("{before} {since:?} {good:?} {unknown:?} {hours}");
+            assert_eq!((check.status, check.failing_since), (after, since_after), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_key_signs_only_while_its_record_is_seen_and_trouble_changes_nothing() {
+        let keys = [
+            key("a", DkimAlgorithm::Rsa, DkimKeyState::Active),
+            key("b", DkimAlgorithm::Rsa, DkimKeyState::Pending),
+            key("c", DkimAlgorithm::Ed25519, DkimKeyState::Active),
+        ];
+        let check = run(&domain(DomainStatus::Verified, None), &keys, &["_pillarbox", "b"], &["c"], at(1));
+        assert_eq!(check.dkim_seen, [keys[1].id]);
+        assert_eq!(check.dkim_unseen, [keys[0].id]);
+        assert_eq!(check.failing_since, None, "the new key has taken over");
+    }
+
+    #[test]
+    fn the_second_algorithm_and_retiring_keys_are_not_required() {
+        let keys = [
+            key("old", DkimAlgorithm::Rsa, DkimKeyState::Retiring),
+            key("rsa", DkimAlgorithm::Rsa, DkimKeyState::Pending),
+            key("ed", DkimAlgorithm::Ed25519, DkimKeyState::Pending),
+        ];
+        let pending = domain(DomainStatus::Pending, None);
+        let records = expected_records(&pending, &keys, &DomainName::parse("mx.example").unwrap());
+        let required: Vec<_> = records.iter().filter(|r| r.required).map(|r| r.name.as_str()).collect();
+        assert_eq!(required, ["_pillarbox.example.com", "rsa._domainkey.example.com"]);
+        assert_eq!(run(&pending, &keys, &["_pillarbox", "rsa"], &[], at(1)).status, DomainStatus::Verified);
+        let wrong = run(&pending, &keys, &["_pillarbox", "ed", "old"], &[], at(1));
+        assert_eq!(wrong.status, DomainStatus::Pending);
+    }
+
+    #[test]
+    fn a_domain_without_any_key_is_never_verified_by_dns() {
+        let check = run(&domain(DomainStatus::Pending, None), &[], &["_pillarbox"], &[], at(1));
+        assert_eq!(check.status, DomainStatus::Pending);
+    }
+
+    #[test]
+    fn the_platform_vouches_for_a_manual_domain_and_its_keys() {
+        let manual =
+            Domain { verification: Verification::Manual, ..domain(DomainStatus::Verified, Some(at(1))) };
+        let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Pending)];
+        let check = run(&manual, &keys, &[], &[], at(500));
+        assert_eq!((check.status, check.failing_since), (DomainStatus::Verified, None));
+        assert_eq!(check.dkim_seen, [keys[0].id]);
+        assert!(check.records.iter().all(|record| record.status == RecordStatus::Missing));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_keeps_its_earlier_result() {
+        let mut verified = domain(DomainStatus::Verified, None);
+        let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
+        verified.last_check = Some(run(&verified, &keys, &["_pillarbox", "s1"], &[], at(1)));
+        let check = run(&verified, &keys, &[], &["_pillarbox", "s1", "_dmarc"], at(2));
+        let of = |name: &str| check.records.iter().find(|r| r.name.starts_with(name)).unwrap().status;
+        assert_eq!(of("_pillarbox"), RecordStatus::Ok);
+        assert_eq!(of("example.com"), RecordStatus::Missing);
+    }
+
+    #[test]
+    fn what_was_found_is_kept_in_bounds() {
+        let kept = shorten(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
+        assert_eq!(kept.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
+    }
+}

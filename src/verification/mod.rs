@@ -1,0 +1,165 @@
+//! The proof of sending domains: which records a domain should have, looking them up, and what follows.
+//!
+//! `records` says what should be there and compares, `decision` derives the status; both are pure. This file asks
+//! the DNS and the store. Imports `mail`, `sign`, `dns`, `store` and the configuration.
+
+mod decision;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::dns::{DnsError, Resolver};
+use crate::mail::{DkimKeyState, DomainName, DomainStatus, SignedDuration, Timestamp};
+use crate::store::{self, Directory, Domain, DomainCheck, Store};
+
+pub use decision::{Finding, decide};
+pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
+
+/// Domains whose records are looked up at the same time by the regular check.
+const CHECKS_CONCURRENT_MAX: usize = 8;
+/// Domains that the regular check reads from the store at once.
+const PAGE_DOMAINS: usize = 64;
+
+/// What the proof of domains depends on.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Between two looks at a domain's records.
+    pub check_interval: Duration,
+    /// How long the records of a verified domain may be wrong before it stops sending.
+    pub failing_after: SignedDuration,
+    /// The name whose SPF record lists this server.
+    pub spf_include: DomainName,
+}
+
+impl Settings {
+    /// The part of the configuration that is about domains.
+    pub fn new(domains: &config::Domains, hostname: &DomainName) -> Self {
+        Self {
+            check_interval: domains.check_interval,
+            failing_after: SignedDuration::try_from(domains.failing_after).unwrap_or(SignedDuration::MAX),
+            spf_include: domains.spf_include.clone().unwrap_or_else(|| hostname.clone()),
+        }
+    }
+}
+
+/// Looks the records of a domain up now, past every cache of ours, and writes what follows.
+/// `None` if the domain is gone.
+///
+/// # Errors
+/// Those of the store; trouble with the DNS is a finding and changes nothing.
+pub async fn check(
+    resolver: &Resolver,
+    store: &Store,
+    domain: &Domain,
+    settings: &Settings,
+) -> store::Result<Option<Domain>> {
+    let keys = store.dkim_keys(domain.id).await?;
+    let expected = expected_records(domain, &keys, &settings.spf_include);
+    let findings = look_up(&resolver.without_cache(), expected).await;
+    let check = decide(domain, &keys, &findings, Timestamp::now(), settings.failing_after);
+    let (from, to) = (domain.status, check.status);
+    let updated = store.record_domain_check(domain.id, check).await?;
+    if from != to {
+        tracing::info!(domain = %domain.name, %from, %to, "the status of a domain changed");
+    }
+    Ok(updated)
+}
+
+/// Activates the DKIM keys of a domain that the platform has come to vouch for, without a look at the DNS.
+/// `None` if the domain is gone.
+///
+/// # Errors
+/// Those of the store.
+pub async fn vouch(store: &Store, domain: &Domain) -> store::Result<Option<Domain>> {
+    let keys = store.dkim_keys(domain.id).await?;
+    let pending = keys.iter().filter(|key| key.state == DkimKeyState::Pending);
+    let check = DomainCheck {
+        checked_at: Timestamp::now(),
+        status: DomainStatus::Verified,
+        failing_since: None,
+        records: domain.last_check.as_ref().map(|check| check.records.clone()).unwrap_or_default(),
+        dkim_seen: pending.map(|key| key.id).collect(),
+        dkim_unseen: Vec::new(),
+    };
+    store.record_domain_check(domain.id, check).await
+}
+
+/// Asks for all records of a domain at the same time; there are few.
+async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> {
+    let mut lookups = JoinSet::new();
+    for (index, record) in expected.into_iter().enumerate() {
+        let resolver = resolver.clone();
+        lookups.spawn(async move {
+            let texts = match resolver.texts(&record.name).await {
+                Ok(texts) => Some(texts),
+                Err(DnsError::NoSuchDomain | DnsError::NoRecords) => Some(Vec::new()),
+                Err(DnsError::Temporary(reason)) => {
+                    tracing::debug!(name = record.name, reason, "a record could not be looked up");
+                    None
+                }
+            };
+            (index, Finding { record, texts })
+        });
+    }
+    let mut findings = lookups.join_all().await;
+    findings.sort_by_key(|(index, _)| *index);
+    findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// Checks every domain once in an interval, until `stop`.
+pub async fn recheck_loop(
+    store: Arc<Store>,
+    resolver: Resolver,
+    settings: Settings,
+    stop: CancellationToken,
+) {
+    // Looking often for the few domains that are due spreads the look-ups over the interval.
+    let pause = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
+    while !stop.is_cancelled() {
+        if let Err(error) = recheck_due(&store, &resolver, &settings, &stop).await {
+            tracing::warn!(%error, "the regular check of domains failed and will be tried again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Checks all domains whose last check is an interval old.
+async fn recheck_due(
+    store: &Arc<Store>,
+    resolver: &Resolver,
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> store::Result<()> {
+    let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
+    let before = Timestamp::now().checked_sub(interval).unwrap_or(Timestamp::MIN);
+    loop {
+        let due = store.domains_to_check(before, PAGE_DOMAINS).await?;
+        let is_last = due.len() < PAGE_DOMAINS;
+        let mut waiting = due.into_iter();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < CHECKS_CONCURRENT_MAX && !stop.is_cancelled() {
+                let Some(domain) = waiting.next() else { break };
+                let (store, resolver, settings) = (store.clone(), resolver.clone(), settings.clone());
+                running.spawn(async move { check(&resolver, &store, &domain, &settings).await });
+            }
+            match running.join_next().await {
+                // A failure ends the round: the page would come back the same and be tried without end.
+                Some(Ok(result)) => drop(result?),
+                Some(Err(_)) => return Ok(()),
+                None => break,
+            }
+        }
+        if is_last || stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}

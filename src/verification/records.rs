@@ -1,0 +1,261 @@
+//! Which records a domain should have, and whether what was found is as good.
+
+use std::fmt;
+
+use crate::mail::{DkimKeyId, DkimKeyState, DomainName};
+use crate::sign;
+use crate::store::{DkimKey, Domain, RecordStatus};
+
+/// What a record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Proves that the tenant controls the domain.
+    Ownership,
+    /// The public half of a DKIM key (RFC 6376 §3.6.1).
+    Dkim,
+    /// Lets the server send for the domain (RFC 7208).
+    Spf,
+    /// Says what becomes of mail that fails (RFC 9989).
+    Dmarc,
+}
+
+/// A TXT record that a domain should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The owner name, without a final dot.
+    pub name: String,
+    /// What to publish; another value may do as well.
+    pub value: String,
+    /// Whether the domain is not verified without it.
+    pub required: bool,
+    /// The key that a DKIM record belongs to.
+    pub dkim_key: Option<DkimKeyId>,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ownership => "ownership",
+            Self::Dkim => "dkim",
+            Self::Spf => "spf",
+            Self::Dmarc => "dmarc",
+        })
+    }
+}
+
+/// The owner name of a DKIM record (RFC 6376 §3.6.2.1).
+pub fn dkim_record_name(selector: &str, domain: &DomainName) -> String {
+    format!("{selector}._domainkey.{domain}")
+}
+
+/// Every record that a domain should have, in the order in which people enter them.
+/// No two have the same name. `spf_include` is the name whose SPF record lists this server.
+pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainName) -> Vec<DnsRecord> {
+    let name = &domain.name;
+    let plain = |purpose, name: String, value: String, required| DnsRecord {
+        purpose,
+        name,
+        value,
+        required,
+        dkim_key: None,
+    };
+    let mut records = vec![plain(
+        Purpose::Ownership,
+        format!("_pillarbox.{name}"),
+        format!("pillarbox-verify={}", domain.ownership_token),
+        true,
+    )];
+    let required = required_keys(keys);
+    let mut keys: Vec<_> = keys.iter().collect();
+    keys.sort_by_key(|key| (key.created_at, key.algorithm));
+    records.extend(keys.into_iter().map(|key| DnsRecord {
+        purpose: Purpose::Dkim,
+        name: dkim_record_name(&key.selector, name),
+        value: sign::public_record(key.algorithm, &key.public_key),
+        required: required.contains(&key.id),
+        dkim_key: Some(key.id),
+    }));
+    records.push(plain(Purpose::Spf, name.to_string(), format!("v=spf1 include:{spf_include} ~all"), false));
+    records.push(plain(Purpose::Dmarc, format!("_dmarc.{name}"), "v=DMARC1; p=none".into(), false));
+    records
+}
+
+/// The keys without whose record a domain cannot sign: those that sign with RSA, which every verifier knows
+/// (RFC 8463 §3); before any does, the newest that is to.
+fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
+    let candidates = primary_keys(keys);
+    let active: Vec<_> =
+        candidates.iter().filter(|key| key.state == DkimKeyState::Active).map(|key| key.id).collect();
+    match (active.is_empty(), candidates.last()) {
+        (true, Some(newest)) => vec![newest.id],
+        _ => active,
+    }
+}
+
+/// The keys one of which must be right: the RSA keys that are not retiring, or all such keys where none is RSA.
+pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
+    let current = || keys.iter().filter(|key| key.state != DkimKeyState::Retiring);
+    let rsa: Vec<_> = current().filter(|key| key.algorithm == crate::mail::DkimAlgorithm::Rsa).collect();
+    if rsa.is_empty() { current().collect() } else { rsa }
+}
+
+/// Compares what was found at the name of a record with what should be there. The second half of the answer is
+/// what of it concerns the record: the apex of a domain holds many other texts.
+pub(super) fn compare(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
+    let of_version = |version: &str| texts.iter().filter(|t| has_version(t, version)).cloned().collect();
+    match record.purpose {
+        Purpose::Ownership => {
+            let right = texts.iter().any(|text| text.trim() == record.value);
+            (right_or(right, texts), texts.to_vec())
+        }
+        Purpose::Dkim => (compare_dkim(&record.value, texts), texts.to_vec()),
+        Purpose::Spf => {
+            let policies: Vec<String> = of_version("v=spf1");
+            // RFC 7208 §4.5: with two policies there is none.
+            let right = policies.len() == 1 && policies.iter().any(|p| mentions(p, spf_host(&record.value)));
+            (right_or(right, &policies), policies)
+        }
+        Purpose::Dmarc => {
+            let policies: Vec<String> = of_version("v=dmarc1");
+            (right_or(policies.len() == 1, &policies), policies)
+        }
+    }
+}
+
+fn right_or(right: bool, found: &[String]) -> RecordStatus {
+    match (right, found) {
+        (true, _) => RecordStatus::Ok,
+        (false, []) => RecordStatus::Missing,
+        (false, _) => RecordStatus::Mismatch,
+    }
+}
+
+/// Whether a text begins with a version tag, as a whole word.
+fn has_version(text: &str, version: &str) -> bool {
+    let word = text.trim_start().split([' ', ';', '\t']).next().unwrap_or_default();
+    word.eq_ignore_ascii_case(version)
+}
+
+/// The name behind `include:` in the recommended policy.
+fn spf_host(policy: &str) -> &str {
+    policy.split(' ').find_map(|term| term.strip_prefix("include:")).unwrap_or_default()
+}
+
+/// Whether a policy reaches a host by any mechanism or modifier that names it (RFC 7208 §5, §6).
+fn mentions(policy: &str, host: &str) -> bool {
+    let target = |term: &str| term.split_once([':', '=']).map(|(_, target)| target.to_ascii_lowercase());
+    policy
+        .split_ascii_whitespace()
+        .filter_map(target)
+        .any(|target| target.split('/').next().is_some_and(|name| name.trim_end_matches('.') == host))
+}
+
+/// RFC 6376 §3.6.2.2: with several key records at one name verifiers may take any of them.
+fn compare_dkim(expected: &str, texts: &[String]) -> RecordStatus {
+    let keys: Vec<&String> = texts.iter().filter(|text| tag(text, "p").is_some()).collect();
+    match keys[..] {
+        [] => right_or(false, texts),
+        [key] => right_or(is_same_key(expected, key), texts),
+        _ => RecordStatus::Mismatch,
+    }
+}
+
+/// The public key and its kind decide; order, spaces and other tags do not (RFC 6376 §3.6.1).
+fn is_same_key(expected: &str, found: &str) -> bool {
+    let kind = |record| tag(record, "k").unwrap_or_else(|| "rsa".into()).to_ascii_lowercase();
+    let version_is_known = tag(found, "v").is_none_or(|v| v.eq_ignore_ascii_case("DKIM1"));
+    version_is_known && tag(expected, "p") == tag(found, "p") && kind(expected) == kind(found)
+}
+
+/// The value of a tag without its white space (RFC 6376 §3.2).
+fn tag(record: &str, name: &str) -> Option<String> {
+    record.split(';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key.trim() == name).then(|| value.split_whitespace().collect())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(purpose: Purpose, value: &str) -> DnsRecord {
+        DnsRecord { purpose, name: "n".into(), value: value.into(), required: true, dkim_key: None }
+    }
+
+    fn status(purpose: Purpose, value: &str, texts: &[&str]) -> RecordStatus {
+        compare(&record(purpose, value), &texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()).0
+    }
+
+    #[test]
+    fn a_dkim_record_is_compared_by_its_key_and_not_by_its_text() {
+        use RecordStatus::{Mismatch, Missing, Ok};
+        let own = "v=DKIM1; k=rsa; p=AB+C/D==";
+        for (texts, expected) in [
+            (&["v=DKIM1; k=rsa; p=AB+C/D=="][..], Ok),
+            (&["p=AB+C/D=="], Ok),
+            (&["v=DKIM1;k=rsa;t=s;p=AB +C\t/D = =;"], Ok),
+            (&[" v = DKIM1 ; p = AB+C/D== ; k = RSA"], Ok),
+            (&["some other text", "p=AB+C/D=="], Ok),
+            (&[], Missing),
+            (&["v=DKIM1; k=rsa; p="], Mismatch),
+            (&["v=DKIM1; k=rsa; p=ab+c/d=="], Mismatch),
+            (&["v=DKIM1; k=ed25519; p=AB+C/D=="], Mismatch),
+            (&["v=DKIM2; p=AB+C/D=="], Mismatch),
+            (&["p=AB+C/D==", "p=ABCD"], Mismatch),
+            (&["something else"], Mismatch),
+        ] {
+            assert_eq!(status(Purpose::Dkim, own, texts), expected, "{texts:?}");
+        }
+        assert_eq!(
+            status(Purpose::Dkim, "v=DKIM1; k=ed25519; p=AB", &["v=DKIM1; k=ed25519; p=A B"]),
+            RecordStatus::Ok
+        );
+    }
+
+    #[test]
+    fn the_ownership_record_is_compared_exactly() {
+        let own = "pillarbox-verify=abc";
+        assert_eq!(status(Purpose::Ownership, own, &["x", "pillarbox-verify=abc"]), RecordStatus::Ok);
+        assert_eq!(status(Purpose::Ownership, own, &["pillarbox-verify=abcd"]), RecordStatus::Mismatch);
+        assert_eq!(status(Purpose::Ownership, own, &["pillarbox-verify=ABC"]), RecordStatus::Mismatch);
+        assert_eq!(status(Purpose::Ownership, own, &[]), RecordStatus::Missing);
+    }
+
+    #[test]
+    fn any_policy_that_names_the_host_will_do_for_spf() {
+        use RecordStatus::{Mismatch, Missing, Ok};
+        let own = "v=spf1 include:mail.host.example ~all";
+        for (texts, expected) in [
+            (&["v=spf1 include:mail.host.example ~all"][..], Ok),
+            (&["google-site=1", "V=SPF1 ip4:192.0.2.1 ?include:MAIL.host.example. -all"], Ok),
+            (&["v=spf1 redirect=mail.host.example"], Ok),
+            (&["v=spf1 a:mail.host.example/24 -all"], Ok),
+            (&["v=spf1 include:evilmail.host.example -all"], Mismatch),
+            (&["v=spf1 -all"], Mismatch),
+            (&["v=spf1 include:mail.host.example -all", "v=spf1 -all"], Mismatch),
+            (&["v=spf10 include:mail.host.example"], Missing),
+            (&["google-site=1"], Missing),
+        ] {
+            assert_eq!(status(Purpose::Spf, own, texts), expected, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn any_single_dmarc_policy_will_do() {
+        let own = "v=DMARC1; p=none";
+        assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1;p=reject"]), RecordStatus::Ok);
+        assert_eq!(status(Purpose::Dmarc, own, &["v=DMARC1; p=none", "v=DMARC1"]), RecordStatus::Mismatch);
+        assert_eq!(status(Purpose::Dmarc, own, &["other"]), RecordStatus::Missing);
+    }
+
+    #[test]
+    fn texts_of_others_at_the_apex_are_not_shown() {
+        let texts = ["secret-site-token=1".to_owned(), "v=spf1 -all".to_owned()];
+        let (_, found) = compare(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
+        assert_eq!(found, ["v=spf1 -all"]);
+    }
+}

@@ -1,0 +1,52 @@
+"""What must hold of a message that came out at the other end."""
+
+import re
+
+import dkim
+
+OURS = {"dkim-signature", "received", "date", "message-id"}
+
+
+class Wrong(Exception):
+    """A received message is not what it should be."""
+
+
+def check(content, submitted, dkim_records):
+    """Our fields, then the submitted bytes exactly; and every DKIM signature holds."""
+    if not content.endswith(submitted):
+        raise Wrong(f"the submitted bytes are not at its end: {difference(content, submitted)}")
+    fields = split_fields(content[: len(content) - len(submitted)])
+    strange = [name for name, _ in fields if name.lower() not in OURS]
+    if strange:
+        raise Wrong(f"fields that are not ours: {strange}")
+    signatures = sum(name.lower() == "dkim-signature" for name, _ in fields)
+    if not signatures:
+        raise Wrong("no DKIM signature")
+    verifier = dkim.DKIM(content)
+    for index in range(signatures):
+        if not verifier.verify(idx=index, dnsfunc=lambda name, timeout=5: lookup(name, dkim_records)):
+            raise Wrong(f"DKIM signature {index + 1} of {signatures} does not verify")
+
+
+def lookup(name, records):
+    name = (name.decode() if isinstance(name, bytes) else name).rstrip(".")
+    return records[name].encode() if name in records else None
+
+
+def split_fields(block):
+    if block and not block.endswith(b"\r\n"):
+        raise Wrong(f"what stands above is not whole lines: {block[-80:]!r}")
+    fields = re.findall(rb"([!-9;-~]+):((?:[^\r\n]|\r\n[ \t])*)\r\n", block)
+    if sum(len(name) + len(value) + 3 for name, value in fields) != len(block):
+        raise Wrong(f"what stands above is not header fields only: {block!r}")
+    return [(name.decode(), value) for name, value in fields]
+
+
+def difference(content, submitted):
+    """Where the end of what came differs from what was sent, the last difference first."""
+    length = min(len(content), len(submitted))
+    for back in range(1, length + 1):
+        if content[-back] != submitted[-back]:
+            got, sent = content[-back - 30 : len(content) - back + 31], submitted[-back - 30 : len(submitted) - back + 31]
+            return f"got …{got!r}…, sent …{sent!r}…"
+    return f"{len(content)} octets came, {len(submitted)} were sent"

@@ -1,0 +1,175 @@
+"""A real Pillarbox for tests with tools of other makes: the binary on free loopback ports, driven over its HTTP API."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("PILLARBOX", str(REPOSITORY / "target/debug/pillarbox"))
+HOSTNAME = "relay.test"
+PATIENCE_SECONDS = 30
+
+
+def free_ports(count):
+    """Ports that nobody listens at now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class Refused(Exception):
+    """The API answered with an error."""
+
+
+class Server:
+    """One data directory and the process that serves it."""
+
+    def __init__(self, folder, smart_host_port, tls="opportunistic", extra=""):
+        self.folder = pathlib.Path(folder)
+        self.submission, self.submissions, self.api = free_ports(3)
+        self.process = None
+        certificates = self.folder / "certs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [REPOSITORY / "certs/make-dev-certs", "--into", certificates, HOSTNAME],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        self.ca_file = certificates / "ca.crt"
+        self.config = self.folder / "pillarbox.toml"
+        self.config.write_text(
+            f"""
+hostname = "{HOSTNAME}"
+data_dir = "{self.folder / 'data'}"
+[log]
+level = "info"
+[smtp]
+submission = ["127.0.0.1:{self.submission}"]
+submissions = ["127.0.0.1:{self.submissions}"]
+[tls]
+certificate = "{certificates / 'server.crt'}"
+private_key = "{certificates / 'server.key'}"
+[api]
+listen = ["127.0.0.1:{self.api}"]
+[store]
+free_disk_min = "1MiB"
+[relay]
+allowed_private_networks = ["127.0.0.0/8"]
+{extra}
+[relay.smart_host]
+host = "127.0.0.1"
+port = {smart_host_port}
+tls = "{tls}"
+"""
+        )
+        made = subprocess.run(
+            [BINARY, "key", "create", "--data-dir", self.folder / "data", "--name", "tests"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        secrets = [word for word in made.stdout.split() if word.startswith("pb_")]
+        self.platform_secret = secrets[0]
+
+    def start(self, wait=True):
+        """Starts the process; with `wait` returns when it is ready."""
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [BINARY, "serve", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log_tail()}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.api}/readyz", timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server is not ready in time:\n{self.log_tail()}")
+            time.sleep(0.02)
+
+    def kill(self):
+        """As a power cut does to a process."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        """Asks it to end, and wants it to end well."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            code = self.process.wait(PATIENCE_SECONDS + 10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise RuntimeError(f"the server did not end when asked:\n{self.log_tail()}") from None
+        if code != 0:
+            raise RuntimeError(f"the server ended with {code}:\n{self.log_tail()}")
+
+    def log_tail(self):
+        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
+
+    def call(self, method, path, body=None, secret=None):
+        """One request of the API; its JSON."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.api}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {secret or self.platform_secret}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            raise Refused(f"{method} {path}: {error.code} {text}") from None
+
+    def create_account(self, domain, slug="acme"):
+        """A tenant with a domain that the platform vouches for, and a key to submit with."""
+        tenant = self.call("POST", "/v1/tenants", {"name": slug.title(), "slug": slug})
+        wanted = {"name": domain, "tenant_id": tenant["id"], "verification": "manual"}
+        domain = self.call("POST", "/v1/domains", wanted)
+        assert domain["status"] == "verified", domain
+        key = self.call(
+            "POST",
+            "/v1/keys",
+            {
+                "name": "tests",
+                "tenant_id": tenant["id"],
+                "environment": "live",
+                "scopes": ["smtp:send", "emails:read"],
+            },
+        )
+        return Account(tenant["id"], key["id"], key["secret"], domain)
+
+
+class Account:
+    def __init__(self, tenant_id, user, secret, domain):
+        self.tenant_id = tenant_id
+        self.user = user
+        self.secret = secret
+        self.domain = domain["name"]
+        self.dkim_records = {
+            record["name"].rstrip("."): record["value"]
+            for record in domain["dns_records"]
+            if record["purpose"] == "dkim"
+        }
+        assert self.dkim_records, domain

@@ -1,0 +1,103 @@
+"""An SMTP server that takes everything and keeps the exact bytes. In a thread of its own."""
+
+import asyncio
+import dataclasses
+import re
+import threading
+
+
+@dataclasses.dataclass
+class Received:
+    reverse_path: str
+    recipients: list
+    content: bytes
+
+
+class Sink:
+    """`answer_rcpt(address)` may give a reply other than 250; `on_message` sees each message instead of a list."""
+
+    def __init__(self, answer_rcpt=None, on_message=None):
+        self.messages = []
+        self.answer_rcpt = answer_rcpt or (lambda address: None)
+        self.on_message = on_message or self.messages.append
+        self.port = None
+        self.loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self.thread.start()
+        ready.wait()
+
+    def stop(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+    def _run(self, ready):
+        asyncio.set_event_loop(self.loop)
+        server = self.loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 26, backlog=512)
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        self.loop.run_forever()
+        server.close()
+
+    async def _serve(self, reader, writer):
+        try:
+            await self._session(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _session(self, reader, writer):
+        writer.write(b"220 sink.test ESMTP\r\n")
+        sender, recipients = None, []
+        while True:
+            await writer.drain()
+            line = await reader.readuntil(b"\r\n")
+            verb = line[:4].upper()
+            if verb == b"EHLO":
+                words = [b"sink.test", b"PIPELINING", b"SIZE 100000000", b"8BITMIME", b"SMTPUTF8"]
+                words.append(b"ENHANCEDSTATUSCODES")
+                writer.write(b"".join(b"250-%s\r\n" % word for word in words[:-1]) + b"250 %s\r\n" % words[-1])
+            elif verb == b"MAIL":
+                sender, recipients = path(line), []
+                writer.write(b"250 2.1.0 ok\r\n")
+            elif verb == b"RCPT":
+                address = path(line)
+                refusal = self.answer_rcpt(address)
+                if refusal is None:
+                    recipients.append(address)
+                writer.write((refusal or "250 2.1.5 ok").encode() + b"\r\n")
+            elif verb == b"DATA":
+                if not recipients:
+                    writer.write(b"554 5.5.1 no valid recipients\r\n")
+                    continue
+                writer.write(b"354 go\r\n")
+                await writer.drain()
+                content = await read_content(reader)
+                self.on_message(Received(sender, recipients, content))
+                sender, recipients = None, []
+                writer.write(b"250 2.0.0 taken\r\n")
+            elif verb == b"QUIT":
+                writer.write(b"221 2.0.0 bye\r\n")
+                await writer.drain()
+                return
+            else:
+                writer.write(b"250 2.0.0 ok\r\n")
+
+
+def path(line):
+    return re.search(rb"<([^>]*)>", line).group(1).decode()
+
+
+async def read_content(reader):
+    """The message, its dots unstuffed."""
+    lines = []
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        # RFC 5321 section 4.5.2: the dot that ends the data stands alone between two CRLF.
+        at_line_start = not lines or lines[-1].endswith(b"\r\n")
+        if at_line_start and line == b".\r\n":
+            return b"".join(lines)
+        lines.append(line[1:] if at_line_start and line.startswith(b".") else line)

@@ -1,0 +1,414 @@
+//! The API as its users meet it: resources, their rules and their errors.
+
+use std::sync::Arc;
+
+use pillarbox::mail::{Environment, RefusalCode, RequestId, Scope, Stage, Timestamp};
+use pillarbox::store::{Journal, Rejection};
+use pillarbox::verification;
+use serde_json::{Value, json};
+
+use crate::api_stage::{ApiStage, text};
+use crate::http::exchange;
+use crate::wait::until;
+
+#[tokio::test]
+async fn a_tenant_is_made_changed_and_found_again() {
+    let stage = ApiStage::start().await;
+    let made = stage
+        .post(
+            &stage.platform,
+            "/v1/tenants",
+            json!({
+                "name": "Acme Ltd.", "external_ref": "c-1", "metadata": {"plan": "gold", "seats": 3},
+                "rate_limit": {"emails_per_day": 100}, "retention_days": 7,
+                "smtp": {"host": "relay.example", "user": "u", "pass": "do-not-show"},
+            }),
+        )
+        .await;
+    assert!(!made.to_string().contains("do-not-show"));
+    let made = made.expect(201);
+    assert_eq!(made["slug"], "acme-ltd");
+    assert_eq!(made["smtp"], json!({"host": "relay.example", "port": 587, "user": "u", "tls": "starttls"}));
+    assert_eq!((&made["object"], &made["status"]), (&json!("tenant"), &json!("active")));
+    let path = format!("/v1/tenants/{}", text(&made, "/id"));
+    let patch = json!({
+        "metadata": {"plan": null, "region": "eu"}, "settings": {"from_name": "Acme"},
+        "rate_limit": {"emails_per_minute": 5}, "retention_days": null, "smtp": null,
+    });
+    let changed = stage.patch(&stage.platform, &path, patch).await.expect(200);
+    assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));
+    assert_eq!(changed["settings"], json!({"from_name": "Acme", "reply_to": null}));
+    let limits = json!({"requests_per_minute": null, "emails_per_day": 100, "emails_per_minute": 5});
+    assert_eq!(changed["rate_limit"], limits);
+    assert_eq!((&changed["retention_days"], &changed["smtp"]), (&Value::Null, &Value::Null));
+    assert_eq!(stage.get(&stage.platform, &path).await.expect(200), changed);
+    let put = stage.call(&stage.platform, "PUT", &path, json!({"name": "Acme GmbH"})).await.expect(200);
+    assert_eq!((&put["name"], &put["external_ref"]), (&json!("Acme GmbH"), &json!("c-1")));
+}
+
+#[tokio::test]
+async fn tenants_of_one_name_get_slugs_of_their_own() {
+    let stage = ApiStage::start().await;
+    let make = async |body: Value| stage.post(&stage.platform, "/v1/tenants", body).await;
+    for slug in ["acme", "acme-2", "acme-3"] {
+        assert_eq!(make(json!({"name": "ACME"})).await.expect(201)["slug"], slug);
+    }
+    make(json!({"name": "x", "slug": "acme"})).await.expect_error(409, "already_exists");
+}
+
+#[tokio::test]
+async fn a_tenant_may_name_itself_and_nothing_that_the_platform_decides() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let path = format!("/v1/tenants/{}", tenant.id);
+    let renamed = json!({"name": "New", "settings": {"reply_to": "a@b.example"}});
+    assert_eq!(stage.patch(&tenant.key, &path, renamed).await.expect(200)["name"], "New");
+    for body in [json!({"status": "active"}), json!({"rate_limit": {}}), json!({"smtp": null})] {
+        stage.patch(&tenant.key, &path, body).await.expect_error(403, "platform_key_required");
+    }
+}
+
+#[tokio::test]
+async fn lists_are_paged_in_both_directions() {
+    let stage = ApiStage::start().await;
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let body = json!({"name": format!("t{number}")});
+        ids.push(text(&stage.post(&stage.platform, "/v1/tenants", body).await.expect(201), "/id"));
+    }
+    ids.sort();
+    ids.reverse();
+    let page = async |query: String| {
+        let list = stage.get(&stage.platform, &format!("/v1/tenants?limit=2{query}")).await.expect(200);
+        let data = list["data"].as_array().unwrap().iter().map(|item| text(item, "/id")).collect::<Vec<_>>();
+        (data, list["has_more"] == true, list["next_cursor"].as_str().map(str::to_owned))
+    };
+    assert_eq!(page(String::new()).await, (ids[..2].to_vec(), true, Some(ids[1].clone())));
+    assert_eq!(page(format!("&after={}", ids[1])).await, (ids[2..4].to_vec(), true, Some(ids[3].clone())));
+    assert_eq!(page(format!("&after={}", ids[3])).await, (ids[4..].to_vec(), false, None));
+    assert_eq!(page(format!("&before={}", ids[4])).await, (ids[2..4].to_vec(), true, Some(ids[2].clone())));
+    assert_eq!(page(format!("&before={}", ids[2])).await, (ids[..2].to_vec(), false, None));
+    assert_eq!(page("&created_after=2999-01-01T00:00:00Z".into()).await, (vec![], false, None));
+    let error = stage.get(&stage.platform, "/v1/tenants?limit=0&colour=red").await;
+    let error = error.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "colour", "{error}");
+}
+
+#[tokio::test]
+async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
+    let stage = ApiStage::with(|_, domains| domains.failing_after = std::time::Duration::ZERO).await;
+    let tenant = stage.tenant("own").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "Own.Example"})).await.expect(201);
+    assert_eq!((&made["name"], &made["status"]), (&json!("own.example"), &json!("pending")));
+    let records = made["dns_records"].as_array().unwrap().clone();
+    let purposes: Vec<_> = records.iter().map(|record| text(record, "/purpose")).collect();
+    assert_eq!(purposes, ["ownership", "dkim", "spf", "dmarc"]);
+    assert!(text(&records[2], "/value").contains("include:mail.host.example"));
+    let path = format!("/v1/domains/{}/verify", text(&made, "/id"));
+    let verify = async || stage.post(&tenant.key, &path, Value::Null).await.expect(200);
+    let nothing = verify().await;
+    assert_eq!(
+        (&nothing["status"], &nothing["dns_records"][0]["status"]),
+        (&json!("pending"), &json!("missing"))
+    );
+    let ownership = text(&records[0], "/name");
+    for record in &records[..2] {
+        stage.dns.text(&text(record, "/name"), &text(record, "/value"));
+    }
+    let right = verify().await;
+    assert_eq!((&right["status"], &right["dns_records"][1]["status"]), (&json!("verified"), &json!("ok")));
+    stage.dns.fail(&ownership);
+    assert_eq!(verify().await["status"], "verified", "trouble with the DNS changes nothing");
+    stage.dns.mend(&ownership);
+    stage.dns.text(&ownership, "pillarbox-verify=other");
+    let wrong = verify().await;
+    assert_eq!(
+        (&wrong["status"], &wrong["dns_records"][0]["status"]),
+        (&json!("failing"), &json!("mismatch"))
+    );
+    assert_eq!(wrong["dns_records"][0]["found"], json!(["pillarbox-verify=other"]));
+    stage.dns.text(&ownership, &text(&records[0], "/value"));
+    assert_eq!(verify().await["status"], "verified");
+}
+
+#[tokio::test]
+async fn the_regular_check_proves_a_domain_without_being_asked() {
+    let stage = ApiStage::with(|_, domains| domains.check_interval = std::time::Duration::ZERO).await;
+    let tenant = stage.tenant("own").await;
+    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    for record in &made["dns_records"].as_array().unwrap()[..2] {
+        stage.dns.text(&text(record, "/name"), &text(record, "/value"));
+    }
+    let checking = tokio::spawn(verification::recheck_loop(
+        Arc::clone(&stage.store),
+        stage.resolver.clone(),
+        stage.verification.clone(),
+        stage.stop.clone(),
+    ));
+    let path = format!("/v1/domains/{}", text(&made, "/id"));
+    until("the domain is verified", async || {
+        (stage.get(&tenant.key, &path).await.expect(200)["status"] == "verified").then_some(())
+    })
+    .await;
+    stage.stop.cancel();
+    checking.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_to_prove_a_domain_has_it() {
+    let stage = ApiStage::start().await;
+    let (one, two) = (stage.tenant("one").await, stage.tenant("two").await);
+    let claim = async |key: &str, name: &str| stage.post(key, "/v1/domains", json!({"name": name})).await;
+    let first = text(&claim(&one.key, "shared.example").await.expect(201), "/id");
+    let second = text(&claim(&two.key, "shared.example").await.expect(201), "/id");
+    claim(&one.key, "shared.example").await.expect_error(409, "already_exists");
+    let manual = json!({"verification": "manual"});
+    let path = format!("/v1/domains/{second}");
+    stage.patch(&two.key, &path, manual.clone()).await.expect_error(403, "platform_key_required");
+    assert_eq!(stage.patch(&stage.platform, &path, manual).await.expect(200)["status"], "verified");
+    let lost = stage.get(&one.key, &format!("/v1/domains/{first}")).await.expect(200);
+    assert_eq!(lost["status"], "taken");
+    claim(&one.key, "below.shared.example").await.expect_error(409, "domain_taken");
+    let keys = stage.get(&two.key, &format!("{path}/dkim")).await.expect(200);
+    assert_eq!(keys["data"][0]["state"], "active", "{keys}");
+}
+
+#[tokio::test]
+async fn a_tenant_brings_its_own_dkim_key_and_never_reads_it_again() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let body = json!({"name": "own.example", "ed25519": true});
+    let domain = stage.post(&tenant.key, "/v1/domains", body).await.expect(201);
+    let path = format!("/v1/domains/{}/dkim", text(&domain, "/id"));
+    let algorithms = |list: &Value| {
+        let keys = list["data"].as_array().unwrap().iter();
+        keys.map(|key| text(key, "/algorithm")).collect::<std::collections::BTreeSet<_>>()
+    };
+    let keys = stage.get(&tenant.key, &path).await.expect(200);
+    assert_eq!(algorithms(&keys), ["rsa-sha256", "ed25519-sha256"].map(str::to_owned).into());
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    let body = json!({"selector": "own.2026", "private_key": pem});
+    let added = stage.post(&tenant.key, &path, body.clone()).await.expect(201);
+    assert_eq!(
+        (&added["state"], &added["record_name"]),
+        (&json!("pending"), &json!("own.2026._domainkey.own.example"))
+    );
+    stage.post(&tenant.key, &path, body).await.expect_error(409, "already_exists");
+    let error = stage.post(&tenant.key, &path, json!({"selector": "x", "private_key": "secret"})).await;
+    let error = error.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "private_key");
+    let list = stage.get(&tenant.key, &path).await;
+    assert!(!list.to_string().contains("PRIVATE") && list.json()["data"].as_array().unwrap().len() == 3);
+}
+
+#[tokio::test]
+async fn a_secret_is_shown_once_and_works_until_it_is_revoked() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let body = json!({"name": "app", "environment": "test", "scopes": ["keys:manage", "smtp:send"]});
+    let made = stage.post(&tenant.key, "/v1/api-keys", body).await.expect(201);
+    let (id, secret) = (text(&made, "/id"), text(&made, "/secret"));
+    assert!(secret.starts_with("pb_test_") && secret.ends_with(&text(&made, "/last_four")));
+    let path = format!("/v1/keys/{id}");
+    let seen = stage.get(&secret, &path).await;
+    assert!(!seen.to_string().contains(&secret) && seen.json().get("secret").is_none());
+    assert!(seen.json()["last_used_at"].is_string(), "{seen}");
+    assert_eq!(stage.patch(&secret, &path, json!({"name": "renamed"})).await.expect(200)["name"], "renamed");
+    assert!(stage.delete(&tenant.key, &path).await.expect(200)["revoked_at"].is_string());
+    stage.get(&secret, &path).await.expect_error(401, "expired_api_key");
+    stage.get(&tenant.key, &path).await.expect(200);
+}
+
+#[tokio::test]
+async fn no_key_makes_one_that_may_do_more() {
+    let stage = ApiStage::start().await;
+    let (tenant, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    let domain = async |key: &str, name: &str| {
+        text(&stage.post(key, "/v1/domains", json!({"name": name})).await.expect(201), "/id")
+    };
+    let (own, foreign) =
+        (domain(&tenant.key, "own.example").await, domain(&other.key, "other.example").await);
+    let scopes = [Scope::KeysManage, Scope::SmtpSend, Scope::DomainsManage];
+    let bound = stage
+        .key(tenant.id, &scopes, |key| {
+            key.environment = Environment::Test;
+            key.allowed_domain_ids = vec![own.parse().unwrap()];
+            key.expires_at = Some(Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(1));
+        })
+        .await;
+    let make = async |key: &str, extra: Value| {
+        let mut body = json!({"name": "k", "scopes": ["smtp:send"]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        stage.post(key, "/v1/keys", body).await
+    };
+    for extra in [
+        json!({"scopes": ["emails:read"]}),
+        json!({"environment": "live"}),
+        json!({"allowed_domain_ids": []}),
+        json!({"expires_at": "2999-01-01T00:00:00Z"}),
+    ] {
+        make(&bound, extra).await.expect_error(403, "insufficient_scope");
+    }
+    let narrow = make(&bound, json!({})).await.expect(201);
+    assert_eq!((&narrow["environment"], &narrow["allowed_domain_ids"]), (&json!("test"), &json!([own])));
+    assert!(narrow["expires_at"].is_string());
+    let live = text(&make(&tenant.key, json!({})).await.expect(201), "/id");
+    stage.delete(&bound, &format!("/v1/keys/{live}")).await.expect_error(403, "insufficient_scope");
+    let error = make(&tenant.key, json!({"allowed_domain_ids": [foreign]})).await;
+    assert_eq!(error.expect_error(422, "validation_failed")["errors"][0]["path"], "allowed_domain_ids[0]");
+    let second = domain(&tenant.key, "second.example").await;
+    let path = format!("/v1/domains/{second}");
+    stage.delete(&bound, &path).await.expect_error(403, "domain_not_allowed_for_key");
+    let new = json!({"name": "third.example"});
+    stage.post(&bound, "/v1/domains", new).await.expect_error(403, "domain_not_allowed_for_key");
+}
+
+#[tokio::test]
+async fn suppressions_are_made_looked_up_and_lifted() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let body = json!({"address": "Bob@X.example", "reason": "complaint", "evidence": "said so"});
+    let made = stage.post(&tenant.key, "/v1/suppressions", body).await.expect(201);
+    assert_eq!((&made["address"], &made["reason"]), (&json!("bob@x.example"), &json!("complaint")));
+    let list = stage.get(&tenant.key, "/v1/suppressions?address=BOB%40x.example").await.expect(200);
+    assert_eq!(list["data"], json!([made]));
+    let again =
+        stage.post(&tenant.key, "/v1/suppressions", json!({"address": "bob@x.example"})).await.expect(201);
+    assert_eq!(again["id"], made["id"]);
+    let everywhere = stage.post(&stage.platform, "/v1/suppressions", json!({"address": "a@x.example"})).await;
+    let everywhere = everywhere.expect(201);
+    assert_eq!(everywhere["tenant_id"], Value::Null);
+    let path = format!("/v1/suppressions/{}", text(&everywhere, "/id"));
+    stage.delete(&tenant.key, &path).await.expect_error(404, "not_found");
+    let path = format!("/v1/suppressions/{}", text(&made, "/id"));
+    assert_eq!(stage.delete(&tenant.key, &path).await.expect(200)["deleted"], true);
+    stage.delete(&tenant.key, &path).await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_batch_of_suppressions_is_taken_whole_or_not_at_all() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let batch = async |items: Value| {
+        stage.post(&tenant.key, "/v1/suppressions/batch", json!({"suppressions": items})).await
+    };
+    let long = "x".repeat(1025);
+    for (items, path) in [
+        (json!([{"address": "a@x.example"}, {"address": "nobody"}]), "suppressions[1].address"),
+        (
+            json!([{"address": "a@x.example"}, {"address": "b@x.example", "evidence": long}]),
+            "suppressions[1].evidence",
+        ),
+        (json!([]), "suppressions"),
+    ] {
+        assert_eq!(batch(items).await.expect_error(422, "validation_failed")["errors"][0]["path"], path);
+    }
+    let list = async || stage.get(&tenant.key, "/v1/suppressions").await.expect(200);
+    assert_eq!(list().await["data"], json!([]));
+    let made = batch(json!([{"address": "a@x.example"}, {"address": "b@x.example"}])).await.expect(201);
+    assert_eq!(made["data"].as_array().unwrap().len(), 2);
+    assert_eq!(list().await["data"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_message_is_found_with_its_recipients_its_story_and_its_bytes() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let id = stage.enqueue(tenant.id).await.to_string();
+    let get = async |path: String| stage.get(&tenant.key, &path).await;
+    let email = get(format!("/v1/emails/{id}")).await.expect(200);
+    assert_eq!(
+        (&email["id"], &email["object"], &email["status"]),
+        (&json!(id), &json!("email"), &json!("queued"))
+    );
+    assert_eq!((&email["from"], &email["to"]), (&json!("from@own.example"), &json!(["to@remote.example"])));
+    let delivery = &email["deliveries"][0];
+    assert_eq!((&delivery["recipient"], &delivery["attempts"]), (&json!("to@remote.example"), &json!(0)));
+    let found = async |query: &str| {
+        let list = get(format!("/v1/emails?{query}")).await.expect(200);
+        list["data"].as_array().unwrap().len()
+    };
+    for (query, count) in [
+        ("status=queued", 1),
+        ("status=delivered", 0),
+        ("to=to@remote.example", 1),
+        ("to=from@own.example", 0),
+        ("from=from%40own.example", 1),
+        ("from=", 0),
+        ("message_id=%3Cid%40own.example%3E", 1),
+        ("environment=test", 0),
+    ] {
+        assert_eq!(found(query).await, count, "{query}");
+    }
+    let raw = get(format!("/v1/emails/{id}/raw")).await;
+    assert_eq!(raw.header("content-type"), Some("message/rfc822"));
+    assert_eq!(raw.body, b"A: b\r\nC: d\r\n\r\nbody\r\n");
+    let story = get(format!("/v1/emails/{id}/timeline")).await.expect(200);
+    assert_eq!(text(&story, "/data/0/type"), "message.accepted");
+    let of_delivery = format!("/v1/emails/{id}/timeline?delivery_id={}", text(delivery, "/id"));
+    assert_eq!(get(of_delivery).await.expect(200)["data"], story["data"]);
+    let of_none = format!("/v1/emails/{id}/timeline?delivery_id=dlv_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    get(of_none).await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_refused_submission_can_be_read_by_its_reference() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let now = Timestamp::now();
+    let id = RequestId::generate(now);
+    stage.store.reject(Rejection {
+        id,
+        tenant_id: tenant.id,
+        key_id: None,
+        stage: Stage::Rcpt,
+        code: RefusalCode::RecipientSuppressed,
+        message: "bob@x.example is suppressed".into(),
+        client_address: Some("192.0.2.1".parse().unwrap()),
+        created_at: now,
+    });
+    let rejection = until("the rejection is written", async || {
+        let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
+        list["data"].get(0).cloned()
+    })
+    .await;
+    assert_eq!((&rejection["id"], &rejection["stage"]), (&json!(id), &json!("rcpt")));
+    let (code, address) = (json!("recipient_suppressed"), json!("192.0.2.1"));
+    assert_eq!((&rejection["code"], &rejection["client_address"]), (&code, &address));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_named() {
+    let stage = ApiStage::start().await;
+    let key = &stage.platform;
+    let error = stage.post(key, "/v1/tenants", json!({"name": "a", "nmae": 1})).await;
+    assert_eq!(error.expect_error(422, "unknown_field")["errors"][0]["path"], "nmae");
+    let send = async |method: &str, target: &str, head: &str, body: &str| {
+        let text = format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+             Content-Length: {}\r\n{head}\r\n{body}",
+            body.len()
+        );
+        exchange(stage.address, text.as_bytes()).await
+    };
+    let json_type = "Content-Type: application/json\r\n";
+    let error =
+        send("POST", "/v1/tenants", json_type, "{\n \"name\"}").await.expect_error(400, "invalid_json");
+    assert!(error["message"].as_str().unwrap().contains("line 2, column 8"), "{error}");
+    send("POST", "/v1/tenants", "", "{}").await.expect_error(415, "unsupported_media_type");
+    let large = format!("{{\"name\":\"{}\"}}", "x".repeat(1 << 20));
+    send("POST", "/v1/tenants", json_type, &large).await.expect_error(413, "payload_too_large");
+    let chunked = format!(
+        "POST /v1/tenants HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n{json_type}\
+         Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\n\r\n",
+        large.len()
+    );
+    exchange(stage.address, chunked.as_bytes()).await.expect_error(413, "payload_too_large");
+    let wrong = send("DELETE", "/v1/emails", "", "").await;
+    assert_eq!(wrong.header("allow"), Some("GET, HEAD"));
+    wrong.expect_error(405, "method_not_allowed");
+    send("GET", "/v1/usage", "", "").await.expect_error(404, "not_found");
+    let head = send("HEAD", "/v1/tenants", "", "").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);
+}

@@ -1,0 +1,244 @@
+//! Every operation of the API against every kind of key: who is let in, and what a stranger can learn.
+
+use hyper::Method;
+use pillarbox::api::{Access, Operation, ROUTES, Route};
+use pillarbox::mail::{Environment, KeySecret, Scope, TenantId, Timestamp};
+use serde_json::{Value, json};
+
+use crate::api_stage::{ApiStage, Tenant, text};
+use crate::http::request;
+
+/// One object of each kind that belongs to a tenant.
+struct Belongings {
+    tenant: Tenant,
+    domain: String,
+    key: String,
+    suppression: String,
+    email: String,
+}
+
+impl Belongings {
+    async fn make(stage: &ApiStage, name: &str) -> Self {
+        let tenant = stage.tenant(name).await;
+        let post = async |path: &str, body: Value| {
+            let made = stage.post(&tenant.key, path, body).await.expect(201);
+            text(&made, "/id")
+        };
+        let domain = post("/v1/domains", json!({"name": format!("{name}.example")})).await;
+        let key = post("/v1/keys", json!({"name": name, "scopes": ["smtp:send"]})).await;
+        let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
+        let email = stage.enqueue(tenant.id).await.to_string();
+        Self { tenant, domain, key, suppression, email }
+    }
+
+    /// The path of a route with the ids of these objects.
+    fn path(&self, route: &Route) -> String {
+        let id = match route.path.split('/').nth(2) {
+            Some("domains") => &self.domain,
+            Some("keys" | "api-keys") => &self.key,
+            Some("suppressions") => &self.suppression,
+            _ => &self.email,
+        };
+        route.path.replace("{tenant_id}", &self.tenant.id.to_string()).replace("{id}", id)
+    }
+
+    /// What the platform sees of these objects.
+    async fn look(&self, stage: &ApiStage) -> Vec<Value> {
+        let mut seen = Vec::new();
+        for path in [
+            format!("/v1/tenants/{}", self.tenant.id),
+            format!("/v1/domains/{}", self.domain),
+            format!("/v1/domains/{}/dkim", self.domain),
+            format!("/v1/keys/{}", self.key),
+            format!("/v1/suppressions/{}", self.suppression),
+            format!("/v1/emails/{}", self.email),
+            format!("/v1/domains?tenant_id={}", self.tenant.id),
+            format!("/v1/suppressions?tenant_id={}", self.tenant.id),
+        ] {
+            seen.push(stage.get(&stage.platform, &path).await.expect(200));
+        }
+        seen
+    }
+}
+
+/// Each operation with its route, but the health checks.
+fn operations() -> impl Iterator<Item = (&'static Route, &'static Operation)> {
+    let all =
+        ROUTES.iter().flat_map(|route| route.operations.iter().map(move |operation| (route, operation)));
+    all.filter(|(_, operation)| operation.access != Access::Public)
+}
+
+/// A body that the operation would take from its owner, naming an owner if it may.
+fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value {
+    let mut body = match (operation.method.as_str(), route.path.rsplit('/').next().unwrap()) {
+        ("GET" | "DELETE", _) => return Value::Null,
+        ("POST", "tenants") => return json!({"name": "new"}),
+        ("POST", "domains") => json!({"name": "new.example"}),
+        ("POST", "keys" | "api-keys") => json!({"name": "new", "scopes": ["smtp:send"]}),
+        ("POST", "suppressions") => json!({"address": "new@x.example"}),
+        ("POST", "batch") => {
+            return json!({"suppressions": [{"address": "new@x.example", "tenant_id": owner}]});
+        }
+        ("POST", "dkim") => return json!({"selector": "own", "private_key": "x"}),
+        _ => return json!({}),
+    };
+    body["tenant_id"] = json!(owner);
+    body
+}
+
+fn is_post_of_new(route: &Route, operation: &Operation) -> bool {
+    operation.method == Method::POST && !route.path.contains("{id}")
+}
+
+#[tokio::test]
+async fn without_a_valid_key_nothing_is_done() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let expired =
+        stage.key(own.tenant.id, Scope::ALL, |key| key.expires_at = Some(Timestamp::UNIX_EPOCH)).await;
+    let elsewhere = stage
+        .key(own.tenant.id, Scope::ALL, |key| key.allowed_cidrs = vec!["192.0.2.0/24".parse().unwrap()])
+        .await;
+    let unknown = KeySecret::generate(Environment::Live).expose().to_owned();
+    let mistyped = own.tenant.key.to_uppercase();
+    let before = own.look(&stage).await;
+    for (route, operation) in operations() {
+        let (method, path) = (operation.method.as_str(), own.path(route));
+        let body = body(route, operation, Some(own.tenant.id));
+        let body = (!body.is_null()).then_some(&body);
+        for (key, status, code) in [
+            (None, 401, "authentication_required"),
+            (Some(mistyped.as_str()), 401, "invalid_api_key"),
+            (Some(&unknown), 401, "invalid_api_key"),
+            (Some(&expired), 401, "expired_api_key"),
+            (Some(&elsewhere), 403, "ip_not_allowed"),
+        ] {
+            let answer = request(stage.address, method, &path, key, body).await;
+            assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "{method} {path}");
+            answer.expect_error(status, code);
+        }
+    }
+    assert_eq!(own.look(&stage).await, before);
+}
+
+#[tokio::test]
+async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let before = own.look(&stage).await;
+    for (route, operation) in operations() {
+        let (method, path) = (operation.method.as_str(), own.path(route));
+        let body = body(route, operation, None);
+        let Access::Scope(scope) = operation.access else {
+            stage.call(&own.tenant.key, method, &path, body).await.expect_error(403, "platform_key_required");
+            continue;
+        };
+        let others: Vec<Scope> = Scope::ALL.iter().copied().filter(|other| *other != scope).collect();
+        let without = stage.key(own.tenant.id, &others, |_| {}).await;
+        let error = stage.call(&without, method, &path, body).await.expect_error(403, "insufficient_scope");
+        assert!(error["message"].as_str().unwrap().contains(scope.as_str()), "{error}");
+        if operation.method == Method::GET {
+            let with = stage.key(own.tenant.id, &[scope], |_| {}).await;
+            let answer = stage.get(&with, &path).await;
+            assert_eq!(answer.status, 200, "{method} {path}: {answer}");
+        }
+    }
+    assert_eq!(own.look(&stage).await, before);
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let stranger = stage.tenant("stranger").await;
+    let never = Belongings {
+        tenant: Tenant { id: TenantId::generate(Timestamp::now()), key: String::new() },
+        domain: "dom_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        key: "key_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        suppression: "sup_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        email: "msg_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+    };
+    let before = own.look(&stage).await;
+    let mut compared = 0;
+    for (route, operation) in operations().filter(|(_, operation)| operation.access != Access::Platform) {
+        let method = operation.method.as_str();
+        let ask = async |of: &Belongings| {
+            let body = body(route, operation, is_post_of_new(route, operation).then_some(of.tenant.id));
+            stage.call(&stranger.key, method, &of.path(route), body).await
+        };
+        if !route.path.contains('{') && !is_post_of_new(route, operation) {
+            continue;
+        }
+        let mut foreign = ask(&own).await.expect_error(404, "not_found");
+        let mut absent = ask(&never).await.expect_error(404, "not_found");
+        foreign["request_id"].take();
+        absent["request_id"].take();
+        assert_eq!(foreign, absent, "{method} {}", route.path);
+        compared += 1;
+    }
+    assert!(compared > 20, "{compared}");
+    assert_eq!(own.look(&stage).await, before);
+}
+
+#[tokio::test]
+async fn a_list_shows_the_callers_tenant_only() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let other = Belongings::make(&stage, "other").await;
+    let ids = |of: &Belongings| [of.domain.clone(), of.key.clone(), of.suppression.clone(), of.email.clone()];
+    let mut shown = 0;
+    for (route, _) in operations().filter(|(route, operation)| operation.is_list && !route.path.contains('{'))
+    {
+        let list = stage.get(&own.tenant.key, route.path).await;
+        assert_eq!(list.status, 200, "{list}");
+        let list = list.json().to_string();
+        assert!(!list.contains(&other.tenant.id.to_string()), "{} shows {list}", route.path);
+        assert!(ids(&other).iter().all(|id| !list.contains(id)), "{} shows {list}", route.path);
+        shown += ids(&own).iter().filter(|id| list.contains(*id)).count();
+        let everything = stage.get(&stage.platform, route.path).await.expect(200).to_string();
+        if route.path != "/v1/rejections" {
+            assert!(everything.contains(&other.tenant.id.to_string()), "{} lacks {everything}", route.path);
+        }
+        if route.path != "/v1/tenants" {
+            let path = format!("{}?tenant_id={}", route.path, other.tenant.id);
+            stage.get(&own.tenant.key, &path).await.expect_error(404, "not_found");
+            let theirs = stage.get(&stage.platform, &path).await.expect(200).to_string();
+            assert!(ids(&own).iter().all(|id| !theirs.contains(id)), "{path} shows {theirs}");
+        }
+    }
+    assert!(shown >= 4, "each own object is in a list, and {shown} were seen");
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_is_shut_out_and_the_platform_is_not() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let path = format!("/v1/tenants/{}", own.tenant.id);
+    stage.patch(&stage.platform, &path, json!({"status": "suspended"})).await.expect(200);
+    for (route, operation) in operations() {
+        let body = body(route, operation, None);
+        let answer = stage.call(&own.tenant.key, operation.method.as_str(), &own.path(route), body).await;
+        answer.expect_error(403, "tenant_suspended");
+    }
+    own.look(&stage).await;
+    stage.patch(&stage.platform, &path, json!({"status": "active"})).await.expect(200);
+    stage.get(&own.tenant.key, &path).await.expect(200);
+}
+
+#[tokio::test]
+async fn with_a_tenant_everything_of_it_goes_at_once() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let path = format!("/v1/tenants/{}", own.tenant.id);
+    let counted = stage.delete(&stage.platform, &format!("{path}?dry_run=true")).await.expect(200);
+    assert_eq!((&counted["deleted"], &counted["counts"]["domains"]), (&json!(false), &json!(1)), "{counted}");
+    own.look(&stage).await;
+    let removed = stage.delete(&stage.platform, &path).await.expect(200);
+    assert_eq!((&removed["deleted"], &removed["counts"]), (&json!(true), &counted["counts"]), "{removed}");
+    stage.get(&own.tenant.key, &path).await.expect_error(401, "invalid_api_key");
+    for (route, operation) in operations().filter(|(route, _)| route.path.contains('{')) {
+        let body = body(route, operation, None);
+        let answer = stage.call(&stage.platform, operation.method.as_str(), &own.path(route), body).await;
+        answer.expect_error(404, "not_found");
+    }
+}

@@ -1,0 +1,184 @@
+//! The API on a loopback port, over a store of its own, with a fake DNS and a platform key.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pillarbox::api::{Api, Parts};
+use pillarbox::config;
+use pillarbox::dns::Resolver;
+use pillarbox::mail::{
+    Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
+    Scope, SignedDuration, TenantId, Timestamp,
+};
+use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::tls::SharedServerConfig;
+use pillarbox::verification::Settings;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::fake_dns::FakeDns;
+use crate::http::{Answer, request};
+
+pub struct ApiStage {
+    pub address: SocketAddr,
+    pub store: Arc<Store>,
+    pub dns: FakeDns,
+    pub resolver: Resolver,
+    pub verification: Settings,
+    /// The secret of a platform key.
+    pub platform: String,
+    pub stop: CancellationToken,
+    pub serving: JoinHandle<()>,
+    _data_dir: tempfile::TempDir,
+}
+
+/// A tenant with a key that has every scope.
+pub struct Tenant {
+    pub id: TenantId,
+    pub key: String,
+}
+
+impl ApiStage {
+    pub async fn start() -> Self {
+        Self::with(|_, _| {}).await
+    }
+
+    pub async fn with(adjust: impl FnOnce(&mut config::Api, &mut config::Domains)) -> Self {
+        Self::open(None, adjust).await
+    }
+
+    pub async fn open(
+        tls: Option<SharedServerConfig>,
+        adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
+    ) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: data_dir.path().to_owned(),
+            master_key_file: None,
+            readers: 2,
+            inline_body_bytes_max: 256 * 1024,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 1024 * 1024,
+            access: Access::Serve,
+        };
+        let store = Arc::new(Store::open(options).unwrap());
+        let dns = FakeDns::start().await;
+        let resolver = Resolver::new(&[dns.address]).unwrap();
+        let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
+        adjust(&mut settings, &mut domains);
+        let verification = Settings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
+        let api = Api::new(Parts {
+            settings,
+            verification: verification.clone(),
+            store: store.clone(),
+            resolver: resolver.clone(),
+            tls,
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(Arc::new(api).serve(listener, stop.clone()));
+        let platform = make_key(&store, None, &[], |_| {}).await;
+        Self { address, store, dns, resolver, verification, platform, stop, serving, _data_dir: data_dir }
+    }
+
+    /// Sends a request and reads the answer.
+    pub async fn call(&self, key: &str, method: &str, target: &str, body: Value) -> Answer {
+        let body = (!body.is_null()).then_some(&body);
+        request(self.address, method, target, Some(key), body).await
+    }
+
+    pub async fn get(&self, key: &str, target: &str) -> Answer {
+        self.call(key, "GET", target, Value::Null).await
+    }
+
+    pub async fn post(&self, key: &str, target: &str, body: Value) -> Answer {
+        self.call(key, "POST", target, body).await
+    }
+
+    pub async fn patch(&self, key: &str, target: &str, body: Value) -> Answer {
+        self.call(key, "PATCH", target, body).await
+    }
+
+    pub async fn delete(&self, key: &str, target: &str) -> Answer {
+        self.call(key, "DELETE", target, Value::Null).await
+    }
+
+    /// Makes a tenant, and a key for it that has every scope.
+    pub async fn tenant(&self, name: &str) -> Tenant {
+        let made = self.post(&self.platform, "/v1/tenants", json!({"name": name})).await.expect(201);
+        let id = made["id"].as_str().unwrap().parse().unwrap();
+        Tenant { id, key: self.key(id, Scope::ALL, |_| {}).await }
+    }
+
+    /// Makes a key past the API, so that it may be one that the API would not make.
+    pub async fn key(&self, tenant: TenantId, scopes: &[Scope], adjust: impl FnOnce(&mut NewKey)) -> String {
+        make_key(&self.store, Some(tenant), scopes, adjust).await
+    }
+
+    /// Puts a message with one recipient into the spool.
+    pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
+        let now = Timestamp::now();
+        let recipient = Address::parse("to@remote.example").unwrap();
+        let message = Message {
+            id: MessageId::generate(now),
+            tenant_id,
+            key_id: None,
+            environment: Environment::Live,
+            reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            size: 23,
+            subject: Some("hello".into()),
+            header_from: None,
+            header_message_id: Some("id@own.example".into()),
+            dkim_domain: None,
+            created_at: now,
+            expires_at: now + SignedDuration::from_hours(1),
+        };
+        let id = message.id;
+        let content = Content {
+            prefix: Bytes::from_static(b"A: b\r\n"),
+            submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
+        };
+        let recipients = vec![(DeliveryId::generate(now), recipient)];
+        self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
+        id
+    }
+}
+
+async fn make_key(
+    store: &Store,
+    tenant_id: Option<TenantId>,
+    scopes: &[Scope],
+    adjust: impl FnOnce(&mut NewKey),
+) -> String {
+    let secret = KeySecret::generate(Environment::Live);
+    let mut new = NewKey {
+        tenant_id,
+        name: "stage".into(),
+        environment: Environment::Live,
+        scopes: scopes.to_vec(),
+        allowed_domain_ids: vec![],
+        allowed_cidrs: vec![],
+        expires_at: None,
+        digest: secret.digest(),
+        last_four: secret.last_four().into(),
+    };
+    adjust(&mut new);
+    store.create_key(new, Timestamp::now()).await.unwrap();
+    secret.expose().to_owned()
+}
+
+/// The text at a path like `/data/0/id`.
+#[track_caller]
+pub fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_else(|| panic!("{pointer} in {value}"))
+        .to_owned()
+}

@@ -1,0 +1,243 @@
+//! Scripted SMTP dialogues: `tests/dialogues/*.txt`, readable by anyone who has seen an SMTP session.
+//!
+//! One line, one step:
+//!
+//! ```text
+//! # a comment, with the section of the RFC that decides
+//! C: EHLO client.example      sent with a CRLF behind it; lines in a row are sent together
+//! C- .\r\n\0\xFF              sent as it stands, without a CRLF; these escapes, and \\
+//! C*100: text                 sent so many times
+//! S: 250 2.1.0 *              one line must come, `*` is any text
+//! S+ 250 AUTH*                a whole reply must come, and this be one of its lines, `-` and ` ` alike behind the code
+//! S! 250 AUTH*                a whole reply must come, and no line of it be like this
+//! T:                          TLS from here on; as the first step, before the greeting
+//! E:                          the server must have closed
+//! ```
+//!
+//! `${name}` stands for a value of the caller's: `hostname`, `auth` and `bad_auth` (PLAIN, base64), `user` and
+//! `password` (base64), `sender` and `foreign_sender` (addresses of the tenant and of nobody), `recipient`, `other_recipient`,
+//! `suppressed`, `size_max`, `size_over`. The server takes 5 recipients, 10 errors and 100 KiB (102400 octets), and
+//! normalizes lone line ends.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How long a line may take to come before it is held to be missing.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One script.
+#[derive(Debug, Clone)]
+pub struct Dialogue {
+    pub name: String,
+    pub steps: Vec<(usize, Step)>,
+}
+
+/// One line of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Send(Vec<u8>),
+    Line(String),
+    ReplyWith(String),
+    ReplyWithout(String),
+    Tls,
+    Closed,
+}
+
+/// Values for `${name}`.
+pub type Variables<'a> = HashMap<&'a str, String>;
+
+/// Every dialogue in a directory, by name.
+pub fn load_all(directory: &Path) -> Vec<Dialogue> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(directory)
+        .expect("the directory of dialogues can be read")
+        .map(|entry| entry.expect("an entry can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| load(path)).collect()
+}
+
+/// Reads one dialogue. Panics with file and line where it cannot.
+pub fn load(path: &Path) -> Dialogue {
+    let name = path.file_stem().expect("a dialogue has a name").to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(path).expect("a dialogue can be read");
+    let mut steps = Vec::new();
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let step = parse(line).unwrap_or_else(|| panic!("{name}:{number}: not a step: {line}"));
+        steps.push((number, step));
+    }
+    Dialogue { name, steps }
+}
+
+fn parse(line: &str) -> Option<Step> {
+    if line == "T:" {
+        return Some(Step::Tls);
+    }
+    if line == "E:" {
+        return Some(Step::Closed);
+    }
+    let (kind, text) = line.split_once(' ').unwrap_or((line, ""));
+    match kind {
+        "C:" => Some(Step::Send([unescape(text).as_slice(), b"\r\n"].concat())),
+        "C-" => Some(Step::Send(unescape(text))),
+        "S:" => Some(Step::Line(text.to_owned())),
+        "S+" => Some(Step::ReplyWith(text.to_owned())),
+        "S!" => Some(Step::ReplyWithout(text.to_owned())),
+        _ => {
+            let times: usize = kind.strip_prefix("C*")?.strip_suffix(':')?.parse().ok()?;
+            Some(Step::Send([unescape(text).as_slice(), b"\r\n"].concat().repeat(times)))
+        }
+    }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let escape = rest[at + 1..].chars().next().expect("something follows a backslash");
+        let mut length = 2;
+        match escape {
+            'r' => bytes.push(b'\r'),
+            'n' => bytes.push(b'\n'),
+            '0' => bytes.push(0),
+            '\\' => bytes.push(b'\\'),
+            'x' => {
+                length = 4;
+                bytes.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).expect("two hex digits follow \\x"));
+            }
+            other => panic!("unknown escape \\{other}"),
+        }
+        rest = &rest[at + length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+impl Dialogue {
+    /// Whether TLS comes before the greeting.
+    pub fn starts_with_tls(&self) -> bool {
+        self.steps.first().is_some_and(|(_, step)| *step == Step::Tls)
+    }
+
+    /// The steps between the turns to TLS. The caller secures the stream between two parts; one that starts with
+    /// TLS has an empty first part.
+    pub fn parts(&self) -> Vec<&[(usize, Step)]> {
+        self.steps.split(|(_, step)| *step == Step::Tls).collect()
+    }
+}
+
+/// Plays one part over a stream. Panics with file and line where the server says something else.
+pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    name: &str,
+    part: &[(usize, Step)],
+    variables: &Variables<'_>,
+) {
+    let mut received = Vec::new();
+    let mut to_send = Vec::new();
+    for (number, step) in part {
+        let place = format!("{name}:{number}");
+        if let Step::Send(bytes) = step {
+            to_send.extend(fill_bytes(bytes, variables));
+            continue;
+        }
+        send(stream, &mut to_send, &place).await;
+        match step {
+            Step::Line(pattern) => {
+                let line = read_line(stream, &mut received, &place).await;
+                let pattern = fill(pattern, variables);
+                assert!(matches(&pattern, &line), "{place}: expected {pattern:?}, got {line:?}");
+            }
+            Step::ReplyWith(pattern) | Step::ReplyWithout(pattern) => {
+                let pattern = fill(pattern, variables);
+                let mut lines = vec![read_line(stream, &mut received, &place).await];
+                while is_continued(&lines[lines.len() - 1]) {
+                    lines.push(read_line(stream, &mut received, &place).await);
+                }
+                let wanted = matches!(step, Step::ReplyWith(_));
+                assert!(contains(&pattern, &lines) == wanted, "{place}: {step:?}, got {lines:#?}");
+            }
+            Step::Closed => {
+                let mut rest = Vec::new();
+                // A reset is an end as well.
+                let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the server closes");
+                received.extend(rest);
+                assert!(
+                    received.is_empty(),
+                    "{place}: expected the end, got {:?}",
+                    received.escape_ascii().to_string()
+                );
+            }
+            Step::Send(_) | Step::Tls => {}
+        }
+    }
+    send(stream, &mut to_send, name).await;
+    assert!(received.is_empty(), "{name}: more was said: {:?}", received.escape_ascii().to_string());
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, to_send: &mut Vec<u8>, place: &str) {
+    let sending = async {
+        stream.write_all(to_send).await?;
+        stream.flush().await
+    };
+    match timeout(PATIENCE, sending).await {
+        Ok(sent) => sent.unwrap_or_else(|error| panic!("{place}: cannot send: {error}")),
+        Err(_) => panic!("{place}: the server does not take what is sent"),
+    }
+    to_send.clear();
+}
+
+async fn read_line<S: AsyncRead + Unpin>(stream: &mut S, received: &mut Vec<u8>, place: &str) -> String {
+    loop {
+        if let Some(end) = received.windows(2).position(|pair| pair == b"\r\n") {
+            let line = received.drain(..end + 2).take(end).collect();
+            return String::from_utf8(line).unwrap_or_else(|_| panic!("{place}: a reply is not UTF-8"));
+        }
+        match timeout(PATIENCE, stream.read_buf(received)).await {
+            Ok(Ok(0)) => panic!("{place}: the server closed"),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => panic!("{place}: the connection broke: {error}"),
+            Err(_) => panic!("{place}: the server says nothing"),
+        }
+    }
+}
+
+/// Whether a reply goes on behind this line (RFC 5321 §4.2.1).
+pub fn is_continued(line: &str) -> bool {
+    line.as_bytes().get(3) == Some(&b'-')
+}
+
+/// Whether one of the lines is like the pattern, the character behind the code aside.
+pub fn contains(pattern: &str, lines: &[String]) -> bool {
+    let level =
+        |line: &str| line.chars().enumerate().map(|(i, c)| if i == 3 { ' ' } else { c }).collect::<String>();
+    lines.iter().any(|line| matches(&level(pattern), &level(line)))
+}
+
+/// Whether a line is like a pattern in which `*` is any text.
+pub fn matches(pattern: &str, line: &str) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else { return pattern == line };
+    let Some(rest) = line.strip_prefix(head) else { return false };
+    (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| matches(tail, &rest[at..]))
+}
+
+/// Puts in the values.
+pub fn fill(text: &str, variables: &Variables<'_>) -> String {
+    variables.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
+}
+
+/// Puts in the values; what is sent may be any bytes.
+pub fn fill_bytes(bytes: &[u8], variables: &Variables<'_>) -> Vec<u8> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => fill(text, variables).into_bytes(),
+        Err(_) => bytes.to_vec(),
+    }
+}

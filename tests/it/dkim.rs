@@ -1,0 +1,175 @@
+//! DKIM: what arrives verifies, with a verifier of its own that asks the DNS for the records the API tells.
+
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
+use serde_json::{Value, json};
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
+use crate::server::{Account, TestServer, text};
+use crate::wait::until;
+
+/// The verifier hashes bodies that end in lines of white space wrongly (its fault, mended in our signer), so none here.
+/// Those are left to the tests with real clients, where dkimpy verifies.
+const CONTENT: &[u8] =
+    "From: Alice <alice@acme.test>\r\nTo: bob@b.test\r\nSubject:  folded\r\n  subject \r\n\r\n\
+    Hello.\r\n.\r\ntrailing \t \r\n  Grüße\r\n\r\n\r\n"
+        .as_bytes();
+
+async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    (dns, mx, server, account)
+}
+
+/// Publishes the records that a domain should have, but those of `except`.
+fn publish(dns: &FakeDns, domain: &Value, except: &[&str]) {
+    for record in domain["dns_records"].as_array().unwrap() {
+        if except.contains(&record["purpose"].as_str().unwrap()) {
+            continue;
+        }
+        let (name, value) = (record["name"].as_str().unwrap(), record["value"].as_str().unwrap());
+        match record["type"].as_str().unwrap() {
+            "TXT" => dns.text(name, value),
+            "CNAME" => dns.alias(name, value),
+            "MX" => {
+                let (preference, host) = value.split_once(' ').unwrap();
+                dns.mx(name, &[(preference.parse().unwrap(), host)]);
+            }
+            other => panic!("a record of type {other}"),
+        }
+    }
+}
+
+async fn domain(server: &TestServer, account: &Account) -> Value {
+    server.control.get(&format!("/v1/domains/{}", account.domain_id)).await
+}
+
+/// The results of all signatures: domain, selector, algorithm, whether it holds.
+async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, String, bool)> {
+    let mut server = NameServerConfig::udp_and_tcp(dns.address.ip());
+    for connection in &mut server.connections {
+        connection.port = dns.address.port();
+    }
+    let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    builder.options_mut().timeout = Duration::from_secs(5);
+    let authenticator = MessageAuthenticator(builder.build().unwrap());
+    let message = AuthenticatedMessage::parse(content).expect("a message");
+    let outputs = authenticator.verify_dkim(&message).await;
+    let results = outputs.iter().map(|output| {
+        let signature = output.signature().expect("a signature");
+        let holds = output.result() == &DkimResult::Pass;
+        (signature.d.clone(), signature.s.clone(), format!("{:?}", signature.a), holds)
+    });
+    results.collect()
+}
+
+#[tokio::test]
+async fn signatures_verify_with_the_records_that_the_api_tells() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
+    let received = mx.wait_for(1).await.remove(0).content;
+    let results = verify(&dns, &received).await;
+    assert!(results.iter().any(|(_, _, algorithm, _)| algorithm == "RsaSha256"), "{results:?}");
+    for (d, _, _, holds) in &results {
+        assert!(d == "acme.test" && *holds, "{results:?}");
+    }
+
+    let whole = String::from_utf8(received.clone()).unwrap();
+    let unfolded = whole.replace("\r\n\t", " ").replace("\r\n ", " ");
+    let signed = unfolded.split("h=").nth(1).and_then(|rest| rest.split(';').next()).unwrap();
+    let from = signed.split(':').filter(|name| name.trim().eq_ignore_ascii_case("from")).count();
+    assert_eq!(from, 2, "From is over-signed: {signed}");
+    for part in [" l=", "\tl="] {
+        assert!(!unfolded.split("\r\nReceived").next().unwrap().contains(part), "no length: {unfolded}");
+    }
+
+    let added = [b"From: mallory@evil.test\r\n", &received[..]].concat();
+    assert!(
+        verify(&dns, &added).await.iter().all(|(.., holds)| !holds),
+        "a second From breaks the signature"
+    );
+    let changed = whole.replace("Hello.", "Hallo.");
+    assert!(
+        verify(&dns, changed.as_bytes()).await.iter().all(|(.., holds)| !holds),
+        "and so does a new body"
+    );
+}
+
+#[tokio::test]
+async fn mail_from_a_sub_domain_is_signed_by_the_domain_that_covers_it() {
+    let (dns, mx, server, account) = setting().await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    let content = b"From: alice@news.acme.test\r\nSubject: x\r\n\r\nbody\r\n";
+    let reply = server.log_in(&account).await.send("bounces@acme.test", &["bob@b.test"], content).await;
+    reply.expect_code(250);
+    let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
+    assert!(
+        !results.is_empty() && results.iter().all(|(d, .., holds)| d == "acme.test" && *holds),
+        "{results:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
+    let (dns, mx, server, account) = setting().await;
+    let wanted = json!({"name": "proved.test", "tenant_id": account.tenant_id});
+    let pending = server.control.ok("POST", "/v1/domains", wanted).await;
+    assert_eq!(pending["status"], "pending", "{pending}");
+    let path = format!("/v1/domains/{}", text(&pending["id"]));
+    let mut client = server.log_in(&account).await;
+    let refused = client.command("MAIL FROM:<a@proved.test>").await;
+    refused.expect_saying(550, "[sender_domain_not_verified]");
+
+    publish(&dns, &pending, &["ownership"]);
+    let checked = server.control.ok("POST", &format!("{path}/verify"), json!({})).await;
+    assert_eq!(checked["status"], "pending", "the proof is missing: {checked}");
+
+    publish(&dns, &pending, &[]);
+    let checked = server.control.ok("POST", &format!("{path}/verify"), json!({})).await;
+    assert_eq!(checked["status"], "verified", "{checked}");
+    until("the server takes the domain", async || {
+        let reply = client.command("MAIL FROM:<a@proved.test>").await;
+        if reply.code == 250 {
+            client.command("RSET").await.expect_code(250);
+        }
+        (reply.code == 250).then_some(())
+    })
+    .await;
+    client
+        .send("a@proved.test", &["bob@b.test"], b"From: a@proved.test\r\n\r\nproved\r\n")
+        .await
+        .expect_code(250);
+    let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
+    assert!(
+        !results.is_empty() && results.iter().all(|(d, .., holds)| d == "proved.test" && *holds),
+        "{results:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_the_tenant_brings_signs() {
+    let (dns, mx, server, account) = setting().await;
+    let pair = pillarbox::sign::generate(pillarbox::mail::DkimAlgorithm::Rsa).unwrap();
+    let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &*pair.private_key);
+    let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
+    let path = format!("/v1/domains/{}/dkim", account.domain_id);
+    let added = server.control.ok("POST", &path, json!({"selector": "mine", "private_key": pem})).await;
+    assert!(!added.to_string().contains(lines[3]), "never readable again");
+    publish(&dns, &domain(&server, &account).await, &[]);
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
+    let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
+    let own: Vec<_> = results.iter().filter(|(_, selector, ..)| selector == "mine").collect();
+    assert!(own.len() == 1 && results.iter().all(|(.., holds)| *holds), "{results:?}");
+}

@@ -1,0 +1,173 @@
+//! The layering of the crate: which module may import which. The arrows form a DAG; `ARCHITECTURE.md` draws it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What each module may import, besides itself.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("mail", &[]),
+    ("smtp", &["mail"]),
+    ("policy", &["mail", "smtp"]),
+    ("sign", &["mail"]),
+    ("dns", &["mail"]),
+    ("store", &["mail"]),
+    ("config", &["mail"]),
+    ("tls", &["mail", "config"]),
+    ("telemetry", &["config"]),
+    ("janitor", &["mail", "store", "config"]),
+    ("intake", &["mail", "policy", "sign", "store", "config", "telemetry"]),
+    ("relay", &["mail", "smtp", "policy", "dns", "store", "config", "tls", "telemetry"]),
+    ("verification", &["mail", "policy", "sign", "dns", "store", "config", "telemetry"]),
+    (
+        "api",
+        &["mail", "policy", "sign", "dns", "store", "intake", "verification", "config", "tls", "telemetry"],
+    ),
+    ("server", &["mail", "smtp", "policy", "intake", "store", "config", "tls", "telemetry"]),
+];
+
+/// Modules that wire the others and so may import all of them.
+const COMPOSITION: &[&str] = &["app", "cli", "main", "lib"];
+
+/// What the pure layers never touch: no I/O, no clock, no runtime.
+const IMPURE: &[&str] =
+    &["tokio::", "std::net::Tcp", "std::net::Udp", "std::fs", "rusqlite", "Timestamp::now", "Instant::now"];
+
+#[test]
+fn modules_import_only_what_their_layer_allows() {
+    let mut wrong = Vec::new();
+    for (module, file, text) in sources() {
+        if COMPOSITION.contains(&module.as_str()) {
+            continue;
+        }
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: `{module}` has no layer; give it one here", file.display()));
+            continue;
+        };
+        for target in imports(&text) {
+            if target != module && !allowed.contains(&target.as_str()) {
+                wrong.push(format!("{}: `{module}` may not import `{target}`", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_layers_have_no_input_output_and_no_clock() {
+    let mut wrong = Vec::new();
+    for (module, file, text) in sources() {
+        if !["mail", "smtp", "policy"].contains(&module.as_str()) {
+            continue;
+        }
+        let code = without_comments(before_tests(&text));
+        for impure in IMPURE.iter().filter(|impure| code.contains(*impure)) {
+            wrong.push(format!("{}: `{impure}`", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn sql_stands_in_the_store_only() {
+    let all = sources();
+    let outside =
+        all.iter().filter(|(module, _, _)| module != "store" && !COMPOSITION.contains(&module.as_str()));
+    let wrong: Vec<_> =
+        outside.filter(|(_, _, text)| text.contains("rusqlite")).map(|(_, file, _)| file).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn every_way_to_write_an_import_is_read() {
+    let text = "use crate::mail::{Address, Host};\npub use crate::{\n    smtp::reply, store::{Store, Key},\n};\n\
+                // use crate::cli::Comment;\nfn f() -> crate::dns::Resolver { crate :: relay::x() }\n";
+    let found: Vec<_> = imports(text).into_iter().collect();
+    assert_eq!(found, ["dns", "mail", "relay", "smtp", "store"]);
+}
+
+/// Each source file: its top module, its path, its text.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 10, "the sources are where they were");
+    files
+        .into_iter()
+        .map(|file| {
+            let relative = file.strip_prefix(&root).unwrap();
+            let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+            let module = first.trim_end_matches(".rs").to_owned();
+            let text = std::fs::read_to_string(&file).unwrap();
+            (module, file, text)
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The top modules that a text names with `crate::`, in a path or in a group.
+fn imports(text: &str) -> BTreeSet<String> {
+    let text: String = without_comments(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text.replace(" ::", "::").replace(":: ", "::");
+    let mut found = BTreeSet::new();
+    for (at, matched) in text.match_indices("crate::") {
+        let before = text[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &text[at + matched.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => found.extend(group_members(group).iter().filter_map(|member| module_of(member))),
+            None => found.extend(module_of(rest)),
+        }
+    }
+    found
+}
+
+/// The members of a group of imports, whose opening brace is behind us.
+fn group_members(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut members) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                members.push(group[start..at].trim());
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                members.push(group[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    members
+}
+
+/// The first segment of a path, if it is a module: modules are lower case, and a macro is no module.
+fn module_of(path: &str) -> Option<String> {
+    let end = path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
+    let (name, rest) = path.split_at(end);
+    let is_module = name.starts_with(|c: char| c.is_ascii_lowercase()) && !rest.starts_with('!');
+    is_module.then(|| name.to_owned())
+}
+
+fn without_comments(text: &str) -> String {
+    let lines = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Tests of a pure module may use what the module may not.
+fn before_tests(text: &str) -> &str {
+    text.split_once("#[cfg(test)]").map_or(text, |(code, _)| code)
+}

@@ -1,0 +1,191 @@
+//! What is not delivered at once: later attempts, restarts, trouble on the other side, giving up.
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
+use crate::report::expect_report;
+use crate::server::{TestServer, expire_everything, make_everything_due, message};
+
+/// A server whose only destination is one MX of `b.test`.
+async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    (dns, mx, server)
+}
+
+#[tokio::test]
+async fn a_deferred_message_is_delivered_by_a_later_attempt() {
+    let (_dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
+    let submitted = message(&account, "later");
+    let id = server.submit(&account, &["bob@b.test"], &submitted).await;
+    let email = server.wait_for_status(&id, &["deferred"]).await;
+    assert!(email["deliveries"][0]["last_reply"].as_str().unwrap().contains("greylisted"), "{email}");
+    assert!(email["deliveries"][0]["next_attempt_at"].is_string(), "{email}");
+    assert!(mx.transactions().is_empty());
+
+    server.restart(make_everything_due).await;
+    let email = server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(email["deliveries"][0]["attempts"], 2);
+    mx.wait_for(1).await[0].prefix_before(&submitted);
+}
+
+#[tokio::test]
+async fn every_kind_of_trouble_defers_and_nothing_is_lost() {
+    let faults = [
+        (Phase::Greeting, Fault::ReplyAndClose("421 4.3.2 closed for lunch")),
+        (Phase::Greeting, Fault::Drop),
+        (Phase::Greeting, Fault::Reply("hello?")),
+        (Phase::Ehlo, Fault::Drop),
+        (Phase::Mail, Fault::Drop),
+        (Phase::Mail, Fault::Reply("450 4.2.0 not now")),
+        (Phase::Mail, Fault::ReplyAndClose("421 4.3.2 enough")),
+        (Phase::Rcpt, Fault::Drop),
+        (Phase::Rcpt, Fault::Reply("552 5.2.2 a reply of old for too many recipients")),
+        (Phase::Data, Fault::Reply("451 4.3.0 no")),
+        (Phase::Data, Fault::Drop),
+        (Phase::Body, Fault::Drop),
+        (Phase::Dot, Fault::Drop),
+        (Phase::Dot, Fault::Reply("451 4.3.0 disk full")),
+        (Phase::Dot, Fault::Reply("xyz")),
+    ];
+    let (_dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    for (phase, fault) in faults {
+        // Each on a connection of its own: the last may stand open.
+        server.restart(|_| ()).await;
+        let before = mx.transactions().len();
+        mx.script(phase, "", 1, fault.clone());
+        let id = server.submit(&account, &["bob@b.test"], &message(&account, "trouble")).await;
+        let email = server.wait_for_status(&id, &["deferred", "delivered"]).await;
+        assert_eq!(email["deliveries"][0]["status"], "deferred", "{phase:?} {fault:?}: {email}");
+        assert_eq!(mx.transactions().len(), before, "{phase:?} {fault:?}");
+        server.restart(make_everything_due).await;
+        server.wait_for_status(&id, &["delivered"]).await;
+        assert_eq!(mx.transactions().len(), before + 1, "{phase:?} {fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_drop_after_the_final_dot_may_duplicate_and_never_loses() {
+    let (_dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Dot, "", 1, Fault::CountAndDrop);
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "twice")).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    server.restart(make_everything_due).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let all = mx.transactions();
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0].content, all[1].content);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_a_stop_is_delivered_after_it() {
+    let (dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    dns.fail("b.test");
+    let mut ids = Vec::new();
+    for number in 0..10 {
+        let subject = format!("kept{number}");
+        ids.push(server.submit(&account, &["bob@b.test"], &message(&account, &subject)).await);
+    }
+    for id in &ids {
+        server.wait_for_status(id, &["deferred"]).await;
+    }
+    dns.mend("b.test");
+    server.restart(make_everything_due).await;
+    for id in &ids {
+        server.wait_for_status(id, &["delivered"]).await;
+    }
+    assert_eq!(mx.transactions().len(), 10);
+}
+
+#[tokio::test]
+async fn the_next_host_is_tried_when_the_first_does_not_answer() {
+    let dns = FakeDns::start().await;
+    let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
+    dns.mx("b.test", &[(10, "mx1.b.test"), (20, "mx2.b.test")]);
+    dns.addresses("mx1.b.test", &[servers[0].address.ip()]);
+    dns.addresses("mx2.b.test", &[servers[1].address.ip()]);
+    servers[0].script(Phase::Greeting, "", 99, Fault::ReplyAndClose("554 5.3.2 no service"));
+    let server = TestServer::start(&dns, servers[0].address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "second")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!((servers[0].transactions().len(), servers[1].transactions().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_domain_without_mx_is_reached_at_its_address() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.addresses("plain.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    server.submit(&account, &["bob@plain.test"], &message(&account, "plain")).await;
+    mx.wait_for(1).await;
+}
+
+#[tokio::test]
+async fn null_mx_and_unknown_domains_fail_at_once_with_their_status() {
+    let (dns, mx, server) = one_destination().await;
+    dns.null_mx("null.test");
+    dns.mx("acme.test", &[(10, "mx.b.test")]);
+    let account = server.create_account("acme.test").await;
+    for (recipient, status) in [("bob@null.test", "5.1.10"), ("bob@nowhere.test", "5.1.2")] {
+        let before = mx.transactions().len();
+        let id = server.submit(&account, &[recipient], &message(&account, "gone")).await;
+        server.wait_for_status(&id, &["bounced"]).await;
+        let report = mx.wait_for(before + 1).await.remove(before);
+        expect_report(&report.content, recipient, "failed", status);
+    }
+}
+
+#[tokio::test]
+async fn name_servers_that_fail_defer() {
+    let (dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    dns.fail("b.test");
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "servfail")).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    dns.mend("b.test");
+    server.restart(make_everything_due).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(mx.transactions().len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
+    let (dns, mx, mut server) = one_destination().await;
+    dns.mx("acme.test", &[(10, "mx.b.test")]);
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Rcpt, "<bob@", 99, Fault::Reply("452 4.2.2 mailbox full"));
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "old")).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    server
+        .restart(|config| {
+            expire_everything(config);
+            make_everything_due(config);
+        })
+        .await;
+    server.wait_for_status(&id, &["expired"]).await;
+    let report = mx.wait_for(1).await.remove(0);
+    assert_eq!(report.reverse_path, "");
+    expect_report(&report.content, "bob@b.test", "failed", "4.4.7");
+}
+
+#[tokio::test]
+async fn a_message_with_the_null_reverse_path_is_never_reported() {
+    let (_dns, mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    mx.script(Phase::Rcpt, "<bob@", 99, Fault::Reply("550 5.1.1 nobody"));
+    let mut client = server.log_in(&account).await;
+    let reply = client.send("", &["bob@b.test"], &message(&account, "bounce")).await.expect_code(250);
+    server.wait_for_status(&crate::server::message_id(&reply), &["bounced"]).await;
+    let all = server.control.get("/v1/emails").await;
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(1), "{all}");
+}

@@ -1,0 +1,223 @@
+//! The real server, in this process, on ports of the system's choice, with a data directory of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use pillarbox::app::Running;
+use pillarbox::config::Config;
+use pillarbox::mail::{Environment, KeySecret, Timestamp};
+use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Client, Reply};
+use crate::control::Control;
+use crate::fake_dns::FakeDns;
+use crate::identity::trust_pem;
+use crate::wait::until;
+
+pub const HOSTNAME: &str = "relay.test";
+
+pub struct TestServer {
+    pub config: Config,
+    pub control: Control,
+    running: Option<Running>,
+    /// Kept last, so that it goes after everything that uses it.
+    _directory: TempDir,
+}
+
+/// Who submits: a key with the scope for it.
+#[derive(Clone)]
+pub struct Account {
+    pub tenant_id: String,
+    pub domain_id: String,
+    pub domain: String,
+    pub user: String,
+    pub secret: String,
+}
+
+impl TestServer {
+    /// Asks this DNS, delivers to this port, and takes loopback for the world.
+    pub async fn start(dns: &FakeDns, port: u16) -> Self {
+        Self::start_with(dns, port, |_| ()).await
+    }
+
+    pub async fn start_with(dns: &FakeDns, port: u16, change: impl FnOnce(&mut Config)) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut config = config(directory.path(), dns, port);
+        change(&mut config);
+        let secret = create_platform_key(&config).await;
+        let running = Running::start(&config).await.unwrap();
+        let control = Control { address: running.api_addresses[0], secret };
+        Self { config, control, running: Some(running), _directory: directory }
+    }
+
+    /// Stops and starts on the same data; `between` runs while nothing has the data directory.
+    pub async fn restart(&mut self, between: impl FnOnce(&Config)) {
+        self.stop().await;
+        between(&self.config);
+        let running = Running::start(&self.config).await.unwrap();
+        self.control.address = running.api_addresses[0];
+        self.running = Some(running);
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop().await.unwrap();
+        }
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("the server runs")
+    }
+
+    pub fn submission(&self) -> SocketAddr {
+        self.running().submission_addresses[0]
+    }
+
+    pub fn submissions(&self) -> SocketAddr {
+        self.running().submissions_addresses[0]
+    }
+
+    /// The server's certificate, as it is on disk now.
+    pub fn certificate_pem(&self) -> String {
+        std::fs::read_to_string(self.config.data_dir.join("self-signed.crt")).unwrap()
+    }
+
+    /// A tenant with a domain that the platform vouches for and a live key.
+    pub async fn create_account(&self, domain: &str) -> Account {
+        self.create_account_in(domain, "live").await
+    }
+
+    pub async fn create_account_in(&self, domain: &str, environment: &str) -> Account {
+        let slug = domain.replace('.', "-");
+        let tenant = self.control.ok("POST", "/v1/tenants", json!({"name": domain, "slug": slug})).await;
+        let wanted = json!({"name": domain, "tenant_id": tenant["id"], "verification": "manual"});
+        let owned = self.control.ok("POST", "/v1/domains", wanted).await;
+        assert_eq!(owned["status"], "verified", "{owned}");
+        let wanted = json!({
+            "name": "it", "tenant_id": tenant["id"], "environment": environment,
+            "scopes": ["smtp:send", "emails:read", "suppressions:manage", "domains:manage"],
+        });
+        let key = self.control.ok("POST", "/v1/keys", wanted).await;
+        Account {
+            tenant_id: text(&tenant["id"]),
+            domain_id: text(&owned["id"]),
+            domain: domain.to_owned(),
+            user: text(&key["id"]),
+            secret: text(&key["secret"]),
+        }
+    }
+
+    /// A connection that is ready for MAIL.
+    pub async fn log_in(&self, account: &Account) -> Client {
+        let mut client = Client::connect(self.submission(), HOSTNAME).await;
+        client.ehlo().await;
+        let mut client = client.starttls(trust_pem(&self.certificate_pem())).await;
+        client.auth_plain(&account.user, &account.secret).await.expect_code(235);
+        client
+    }
+
+    /// One message that must be accepted; its id.
+    pub async fn submit(&self, account: &Account, recipients: &[&str], message: &[u8]) -> String {
+        let from = format!("alice@{}", account.domain);
+        message_id(&self.log_in(account).await.send(&from, recipients, message).await.expect_code(250))
+    }
+
+    /// Waits until all recipients of a message are in one of these states; the message then.
+    pub async fn wait_for_status(&self, id: &str, states: &[&str]) -> Value {
+        until(&format!("{id} is {states:?}"), async || {
+            let email = self.control.get(&format!("/v1/emails/{id}")).await;
+            let deliveries = email["deliveries"].as_array().unwrap();
+            let settled = deliveries.iter().all(|d| states.contains(&d["status"].as_str().unwrap()));
+            settled.then_some(email)
+        })
+        .await
+    }
+}
+
+/// The id in the reply to a message.
+pub fn message_id(reply: &Reply) -> String {
+    let text = reply.text();
+    let start = text.find("msg_").unwrap_or_else(|| panic!("no message id in {text}"));
+    text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+/// A message that policy takes.
+pub fn message(account: &Account, subject: &str) -> Vec<u8> {
+    format!(
+        "From: Alice <alice@{0}>\r\nTo: someone@elsewhere.test\r\nSubject: {subject}\r\n\
+         Message-ID: <{subject}@{0}>\r\nDate: Sun, 22 Nov 2026 02:00:00 +0000\r\n\r\n\
+         Hello.\r\n.\r\n..\r\n.a dot \r\nGr\u{fc}\u{df}e\r\n\r\n \r\n",
+        account.domain
+    )
+    .into_bytes()
+}
+
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
+}
+
+/// Makes everything that waits for its next attempt due. The server must not be running.
+pub fn make_everything_due(config: &Config) {
+    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
+    let sql = "UPDATE delivery SET next_attempt_us = 0 WHERE next_attempt_us IS NOT NULL";
+    assert!(database.execute(sql, []).unwrap() > 0, "something waits");
+}
+
+/// Lets the time in which delivery is tried end for all messages. The server must not be running.
+pub fn expire_everything(config: &Config) {
+    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
+    assert!(database.execute("UPDATE message SET expires_us = 1", []).unwrap() > 0, "there are messages");
+}
+
+/// The one SQLite file in the data directory.
+pub fn database_file(data_dir: &Path) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = entries.filter(|path| path.extension().is_some_and(|e| e == "db" || e == "sqlite"));
+    files.next().expect("a database")
+}
+
+fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
+    let text = format!(
+        r#"
+        hostname = "{HOSTNAME}"
+        data_dir = "{data}"
+        shutdown_deadline = "20s"
+        [smtp]
+        submission = ["127.0.0.1:0"]
+        submissions = ["127.0.0.1:0"]
+        [api]
+        listen = ["127.0.0.1:0"]
+        [store]
+        free_disk_min = "1MiB"
+        [relay]
+        name_servers = ["{dns}"]
+        port = {port}
+        allowed_private_networks = ["127.0.0.0/8"]
+        "#,
+        data = directory.join("data").display(),
+        dns = dns.address,
+    );
+    Config::parse(&text, Path::new("test.toml")).unwrap()
+}
+
+/// The first key is made on the data directory, as `pillarbox key create` does.
+async fn create_platform_key(config: &Config) -> String {
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
+    let secret = KeySecret::generate(Environment::Live);
+    let key = NewKey {
+        tenant_id: None,
+        name: "it".into(),
+        environment: Environment::Live,
+        scopes: vec![],
+        allowed_domain_ids: vec![],
+        allowed_cidrs: vec![],
+        expires_at: None,
+        digest: secret.digest(),
+        last_four: secret.last_four().to_owned(),
+    };
+    store.create_key(key, Timestamp::now()).await.unwrap();
+    store.close().await;
+    secret.expose().to_owned()
+}

@@ -1,0 +1,136 @@
+//! Smart hosts: the platform's and a tenant's own, with accounts and TLS; tenants never share a connection.
+
+use std::path::PathBuf;
+
+use pillarbox::config::PlatformSmartHost;
+use pillarbox::mail::TlsMode;
+use serde_json::json;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Offer};
+use crate::identity::Identity;
+use crate::server::{TestServer, message};
+
+fn platform_host(mx: &FakeMx, tls: TlsMode) -> PlatformSmartHost {
+    let (host, port) = ("smart.test".to_owned(), mx.address.port());
+    PlatformSmartHost { host, port, tls, user: None, password_file: None }
+}
+
+fn offer(identity: &Identity, account: (&'static str, &'static str)) -> Offer {
+    Offer { tls: Some(identity.server_config()), account: Some(account), ..Offer::default() }
+}
+
+/// A file in a directory that outlives the process's tests.
+fn write(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+#[tokio::test]
+async fn everything_goes_to_the_platforms_smart_host_with_its_account_over_tls() {
+    let dns = FakeDns::start().await;
+    let identity = Identity::new(&["smart.test"]);
+    let mx = FakeMx::with(offer(&identity, ("relay-user", "relay-pass"))).await;
+    dns.addresses("smart.test", &[mx.address.ip()]);
+    let (_a, password) = write("password", "relay-pass\n");
+    let (_b, ca) = write("ca.pem", &identity.certificate_pem);
+    let server = TestServer::start_with(&dns, 1, |config| {
+        let host = platform_host(&mx, TlsMode::Starttls);
+        let user = Some("relay-user".to_owned());
+        config.relay.smart_host = Some(PlatformSmartHost { user, password_file: Some(password), ..host });
+        config.relay.ca_file = Some(ca);
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["a@b.test", "a@c.test"], &message(&account, "smart")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    for transaction in mx.transactions() {
+        assert_eq!((transaction.tls, transaction.user.as_deref()), (true, Some("relay-user")));
+    }
+    assert_eq!(dns.queries("b.test"), 0, "a smart host needs no MX");
+    let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await.to_string();
+    assert!(!timeline.contains("relay-pass") && !timeline.contains("cmVsYXktcGFzcw"), "{timeline}");
+}
+
+#[tokio::test]
+async fn a_smart_host_whose_certificate_is_not_trusted_gets_no_password() {
+    let dns = FakeDns::start().await;
+    let identity = Identity::new(&["smart.test"]);
+    let mx = FakeMx::with(offer(&identity, ("relay-user", "relay-pass"))).await;
+    dns.addresses("smart.test", &[mx.address.ip()]);
+    let (_a, password) = write("password", "relay-pass");
+    let server = TestServer::start_with(&dns, 1, |config| {
+        let host = platform_host(&mx, TlsMode::Starttls);
+        let user = Some("relay-user".to_owned());
+        config.relay.smart_host = Some(PlatformSmartHost { user, password_file: Some(password), ..host });
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["a@b.test"], &message(&account, "untrusted")).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    assert!(mx.transactions().is_empty());
+    let commands: Vec<_> = mx.connections().into_iter().flat_map(|connection| connection.commands).collect();
+    assert!(!commands.iter().any(|line| line.starts_with("AUTH")), "{commands:?}");
+}
+
+#[tokio::test]
+async fn a_tenants_own_smart_host_goes_before_the_platforms_and_implicit_tls_works() {
+    let dns = FakeDns::start().await;
+    let identity = Identity::new(&["own.test"]);
+    let own =
+        FakeMx::with(Offer { implicit_tls: true, ..offer(&identity, ("tenant-user", "tenant-pass")) }).await;
+    let platform = FakeMx::start().await;
+    dns.addresses("own.test", &[own.address.ip()]);
+    dns.addresses("smart.test", &[platform.address.ip()]);
+    let (_a, ca) = write("ca.pem", &identity.certificate_pem);
+    let server = TestServer::start_with(&dns, 1, |config| {
+        config.relay.smart_host = Some(platform_host(&platform, TlsMode::None));
+        config.relay.ca_file = Some(ca);
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    let other = server.create_account("other.test").await;
+    let smtp = json!({"smtp": {
+        "host": "own.test", "port": own.address.port(), "user": "tenant-user", "pass": "tenant-pass", "tls": "implicit",
+    }});
+    let changed = server.control.ok("PATCH", &format!("/v1/tenants/{}", account.tenant_id), smtp).await;
+    assert!(!changed.to_string().contains("tenant-pass"), "write-only: {changed}");
+
+    server.submit(&account, &["a@b.test"], &message(&account, "own")).await;
+    server.submit(&other, &["a@b.test"], &message(&other, "platform")).await;
+    let received = own.wait_for(1).await.remove(0);
+    assert_eq!((received.tls, received.user.as_deref()), (true, Some("tenant-user")));
+    assert_eq!(platform.wait_for(1).await[0].reverse_path, "alice@other.test");
+}
+
+#[tokio::test]
+async fn two_tenants_with_the_same_smart_host_never_share_a_connection() {
+    let dns = FakeDns::start().await;
+    let identity = Identity::new(&["shared.test"]);
+    let mx = FakeMx::with(offer(&identity, ("user", "pass"))).await;
+    dns.addresses("shared.test", &[mx.address.ip()]);
+    let (_a, ca) = write("ca.pem", &identity.certificate_pem);
+    let server = TestServer::start_with(&dns, 1, |config| config.relay.ca_file = Some(ca)).await;
+    let smtp = json!({"smtp": {
+        "host": "shared.test", "port": mx.address.port(), "user": "user", "pass": "pass", "tls": "starttls",
+    }});
+    let accounts = [server.create_account("one.test").await, server.create_account("two.test").await];
+    for account in &accounts {
+        server.control.ok("PATCH", &format!("/v1/tenants/{}", account.tenant_id), smtp.clone()).await;
+    }
+    for round in 0..3 {
+        for account in &accounts {
+            let subject = format!("apart{round}");
+            let id = server.submit(account, &["a@b.test"], &message(account, &subject)).await;
+            server.wait_for_status(&id, &["delivered"]).await;
+        }
+    }
+    let all = mx.transactions();
+    assert_eq!(all.len(), 6);
+    for one in all.iter().filter(|t| t.reverse_path == "alice@one.test") {
+        let shared = all.iter().any(|t| t.connection == one.connection && t.reverse_path != one.reverse_path);
+        assert!(!shared, "connection {} carries mail of two tenants", one.connection);
+    }
+}

@@ -1,0 +1,260 @@
+//! What stands in the way of a start: the real binary says which file, which key, and what to do; and a good start
+//! follows signals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::identity::{Identity, trust_pem};
+use crate::server::{HOSTNAME, database_file};
+use crate::wait::{PATIENCE, until};
+
+struct Setting {
+    directory: TempDir,
+}
+
+impl Setting {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes the configuration; `more` comes first, so that it may hold top-level keys.
+    fn configure(&self, more: &str, sections: &str) -> PathBuf {
+        let file = self.path("pillarbox.toml");
+        let text = format!(
+            "{more}\nhostname = \"{HOSTNAME}\"\ndata_dir = \"{}\"\n[smtp]\nsubmission = [\"127.0.0.1:0\"]\n\
+             submissions = [\"127.0.0.1:0\"]\n[store]\nfree_disk_min = \"1MiB\"\n{sections}\n",
+            self.path("data").display()
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// What `serve` says when it fails.
+    async fn fail(&self, more: &str, sections: &str) -> String {
+        let file = self.configure(more, sections);
+        let (success, said) = run(&["serve", "--config", file.to_str().unwrap()]).await;
+        assert!(!success, "it should not have started: {said}");
+        said
+    }
+}
+
+const API: &str = "[api]\nlisten = [\"127.0.0.1:0\"]";
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// A server that runs; it does not outlive its test.
+struct Serving {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs to the end: whether it went well, and all that it said.
+async fn run(arguments: &[&str]) -> (bool, String) {
+    let mut command = program();
+    command.args(arguments);
+    let running = spawn_blocking(move || command.output());
+    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[track_caller]
+fn expect_all(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is not in:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_named_with_file_and_line() {
+    let setting = Setting::new();
+    let said = setting.fail("hostnme = \"x\"", API).await;
+    expect_all(&said, &["pillarbox.toml", "hostnme", "line 1", "hostname"]);
+    let said = setting.fail("", "[relay]\nexpiry = \"5 lightyears\"").await;
+    expect_all(&said, &["pillarbox.toml", "expiry", "5 lightyears", "30s"]);
+    let said = setting.fail("", "[tls]\ncertificate = \"x\"").await;
+    expect_all(&said, &["pillarbox.toml", "private_key"]);
+}
+
+#[tokio::test]
+async fn a_missing_configuration_is_named() {
+    let (success, said) = run(&["serve", "--config", "/nonexistent/pillarbox.toml"]).await;
+    assert!(!success);
+    expect_all(&said, &["/nonexistent/pillarbox.toml"]);
+}
+
+#[tokio::test]
+async fn an_unreadable_certificate_is_named() {
+    let setting = Setting::new();
+    let tls = |certificate: &Path, key: &Path| {
+        format!(
+            "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n{API}",
+            certificate.display(),
+            key.display()
+        )
+    };
+    let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
+    let said = setting.fail("", &tls(&certificate, &key)).await;
+    expect_all(&said, &["tls.crt", "No such file"]);
+    let (one, other) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME]));
+    std::fs::write(&certificate, &one.certificate_pem).unwrap();
+    std::fs::write(&key, "garbage").unwrap();
+    expect_all(&setting.fail("", &tls(&certificate, &key)).await, &["tls.key", "PEM"]);
+    std::fs::write(&key, &other.private_key_pem).unwrap();
+    expect_all(&setting.fail("", &tls(&certificate, &key)).await, &["tls.crt", "tls.key"]);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_its_option() {
+    let setting = Setting::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = setting.fail("", &format!("[api]\nlisten = [\"{address}\"]")).await;
+    expect_all(&said, &["api.listen", &address, "in use"]);
+}
+
+#[tokio::test]
+async fn a_data_directory_in_use_is_named() {
+    let setting = Setting::new();
+    let _first = start(&setting).await;
+    let said = setting.fail("", API).await;
+    expect_all(&said, &[setting.path("data").to_str().unwrap(), "in use by another process"]);
+}
+
+#[tokio::test]
+async fn a_newer_database_is_not_touched() {
+    let setting = Setting::new();
+    end(start(&setting).await).await;
+    let file = database_file(&setting.path("data"));
+    let database = rusqlite::Connection::open(&file).unwrap();
+    database.pragma_update(None, "user_version", 9999).unwrap();
+    database.execute("PRAGMA wal_checkpoint", []).ok();
+    drop(database);
+    let said = setting.fail("", API).await;
+    expect_all(&said, &["9999", "newer pillarbox"]);
+}
+
+#[tokio::test]
+async fn another_master_key_is_noticed() {
+    let setting = Setting::new();
+    end(start(&setting).await).await;
+    let key = setting.path("data").join("master.key");
+    let mut octets = std::fs::read(&key).unwrap();
+    let at = octets.iter().position(u8::is_ascii_alphanumeric).unwrap_or(0);
+    octets[at] = if octets[at] == b'a' { b'b' } else { b'a' };
+    std::fs::write(&key, octets).unwrap();
+    expect_all(&setting.fail("", API).await, &["master.key"]);
+}
+
+#[tokio::test]
+async fn check_config_takes_the_sample_and_finds_faults() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pillarbox.toml");
+    let (success, said) = run(&["check-config", "--config", sample.to_str().unwrap()]).await;
+    assert!(success, "{said}");
+    let setting = Setting::new();
+    let file = setting.configure("", "[smtp.x]");
+    let (success, said) = run(&["check-config", "--config", file.to_str().unwrap()]).await;
+    assert!(!success);
+    expect_all(&said, &["pillarbox.toml"]);
+}
+
+#[tokio::test]
+async fn signals_reload_the_certificate_and_end_the_server_cleanly() {
+    let setting = Setting::new();
+    let (old, new) = (Identity::new(&[HOSTNAME]), Identity::new(&[HOSTNAME]));
+    let install = |identity: &Identity| {
+        std::fs::write(setting.path("tls.key"), &identity.private_key_pem).unwrap();
+        std::fs::write(setting.path("tls.crt"), &identity.certificate_pem).unwrap();
+    };
+    install(&old);
+    let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
+    let tls = format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{API}");
+    let server = start_with(&setting, &tls).await;
+    assert!(trusts(server.port, &old).await);
+    install(&new);
+    signal(&server, "HUP");
+    until("the new certificate is served", async || trusts(server.port, &new).await.then_some(())).await;
+    end(server).await;
+}
+
+async fn trusts(port: u16, identity: &Identity) -> bool {
+    let mut client = Client::connect(([127, 0, 0, 1], port).into(), HOSTNAME).await;
+    client.ehlo().await;
+    client.try_starttls(trust_pem(&identity.certificate_pem)).await.is_some()
+}
+
+async fn start(setting: &Setting) -> Serving {
+    start_with(setting, API).await
+}
+
+/// Starts the server and waits until its log says where it listens.
+async fn start_with(setting: &Setting, sections: &str) -> Serving {
+    let file = setting.configure("", sections);
+    let mut command = program();
+    command.arg("serve").arg("--config").arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let mut server = Serving { child, port: 0 };
+    let (lines, mut said) = mpsc::unbounded_channel();
+    read_lines(server.child.stdout.take().unwrap(), lines.clone());
+    read_lines(server.child.stderr.take().unwrap(), lines);
+    let mut log = String::new();
+    server.port = timeout(PATIENCE, async {
+        loop {
+            let Some(line) = said.recv().await else { panic!("it ended:\n{log}") };
+            log += &line;
+            log.push('\n');
+            if let Some((_, rest)) = line.split_once("submission=[127.0.0.1:") {
+                break rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
+            }
+        }
+    })
+    .await
+    .expect("it starts in time");
+    server
+}
+
+/// Reads to the end in a thread, so that the writer is never held up.
+fn read_lines(from: impl Read + Send + 'static, to: UnboundedSender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let _ = to.send(line);
+        }
+    });
+}
+
+fn signal(server: &Serving, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(server.child.id().to_string()).status();
+    assert!(status.unwrap().success());
+}
+
+/// Asks the server to end, and wants it to end well.
+async fn end(mut server: Serving) {
+    signal(&server, "TERM");
+    let status: ExitStatus = until("it ends", async || server.child.try_wait().unwrap()).await;
+    assert!(status.success(), "{status}");
+}

@@ -1,0 +1,133 @@
+//! Tenants apart: suspension holds, nothing of one is open to another, test keys stay in the sandbox.
+
+use serde_json::json;
+
+use crate::client::Client;
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::identity::trust_pem;
+use crate::server::{HOSTNAME, TestServer, make_everything_due, message, message_id};
+
+async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    (dns, mx, server)
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
+    let (_dns, mx, mut server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let other = server.create_account("other.test").await;
+    mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.3.0 later"));
+    let held = server.submit(&account, &["held@b.test"], &message(&account, "held")).await;
+    server.wait_for_status(&held, &["deferred"]).await;
+
+    let mut client = server.log_in(&account).await;
+    let tenant = format!("/v1/tenants/{}", account.tenant_id);
+    server.control.ok("PATCH", &tenant, json!({"status": "suspended"})).await;
+    client.command("MAIL FROM:<alice@acme.test>").await.expect_saying(550, "[tenant_suspended]");
+    server.restart(make_everything_due).await;
+    let id = server.submit(&other, &["bob@b.test"], &message(&other, "other")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(mx.transactions().len(), 1, "only the other tenant's: {:?}", mx.transactions());
+
+    server.control.ok("PATCH", &tenant, json!({"status": "active"})).await;
+    server.wait_for_status(&held, &["delivered"]).await;
+}
+
+#[tokio::test]
+async fn a_tenant_with_a_backlog_to_a_host_that_hangs_delays_nobody_else() {
+    let (dns, mx, server) = one_destination().await;
+    let hanging = FakeMx::beside(&mx).await;
+    hanging.script(Phase::Greeting, "", usize::MAX, Fault::Hang);
+    dns.mx("stuck.test", &[(10, "mx.stuck.test")]);
+    dns.addresses("mx.stuck.test", &[hanging.address.ip()]);
+    let (loud, quiet) = (server.create_account("loud.test").await, server.create_account("quiet.test").await);
+    let mut client = server.log_in(&loud).await;
+    for number in 0..100 {
+        let content = message(&loud, &format!("backlog{number}"));
+        client.send("alice@loud.test", &["bob@stuck.test"], &content).await.expect_code(250);
+    }
+    let id = server.submit(&quiet, &["bob@b.test"], &message(&quiet, "prompt")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let id = server.submit(&loud, &["bob@b.test"], &message(&loud, "other")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+}
+
+#[tokio::test]
+async fn senders_of_domains_that_are_not_the_tenants_are_refused() {
+    let (_dns, mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let _other = server.create_account("other.test").await;
+    let mut client = server.log_in(&account).await;
+    for sender in ["alice@other.test", "alice@evilacme.test", "alice@nobody.test", "alice@test"] {
+        client
+            .command(&format!("MAIL FROM:<{sender}>"))
+            .await
+            .expect_saying(550, "[sender_domain_not_owned]");
+    }
+    client.command("MAIL FROM:<alice@sub.acme.test>").await.expect_code(250);
+    client.command("RSET").await.expect_code(250);
+    for (from, code) in [
+        ("From: alice@other.test\r\n", "[from_domain_not_owned]"),
+        ("From: alice@acme.test\r\nFrom: x@acme.test\r\n", "[from_header_ambiguous]"),
+        ("Subject: none\r\n", "[from_header_missing]"),
+    ] {
+        let content = format!("{from}\r\nbody\r\n");
+        let reply = client.send("alice@acme.test", &["bob@b.test"], content.as_bytes()).await;
+        reply.expect_saying(550, code);
+    }
+    assert!(mx.connections().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_an_unknown_user_get_the_same_reply() {
+    let (_dns, _mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let mut replies = Vec::new();
+    for user in [account.user.as_str(), "key_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nobody"] {
+        let mut client = Client::connect(server.submission(), HOSTNAME).await;
+        client.ehlo().await;
+        let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+        replies.push(client.auth_plain(user, "pb_live_wrong").await.expect_code(535));
+    }
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
+}
+
+#[tokio::test]
+async fn the_tenants_slug_is_a_user_name_too_and_a_revoked_key_is_not() {
+    let (_dns, _mx, server) = one_destination().await;
+    let mut account = server.create_account("acme.test").await;
+    let id = std::mem::replace(&mut account.user, "acme-test".into());
+    server.log_in(&account).await;
+    server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
+    let mut client = Client::connect(server.submission(), HOSTNAME).await;
+    client.ehlo().await;
+    let mut client = client.starttls(trust_pem(&server.certificate_pem())).await;
+    client.auth_plain(&id, &account.secret).await.expect_code(535);
+}
+
+#[tokio::test]
+async fn mail_of_test_keys_never_leaves_and_local_parts_choose_the_outcome() {
+    let (_dns, mx, server) = one_destination().await;
+    let account = server.create_account_in("acme.test", "test").await;
+    for (recipient, status) in
+        [("anyone@b.test", "delivered"), ("bounce@b.test", "bounced"), ("bounce+5.2.2@b.test", "bounced")]
+    {
+        let id = server.submit(&account, &[recipient], &message(&account, "sandbox")).await;
+        server.wait_for_status(&id, &[status]).await;
+    }
+    let id = server.submit(&account, &["defer+1@b.test"], &message(&account, "sandbox")).await;
+    server.wait_for_status(&id, &["deferred", "delivered"]).await;
+
+    let sender = format!("demo@sandbox.{HOSTNAME}");
+    let content = format!("From: {sender}\r\nSubject: x\r\n\r\nbody\r\n");
+    let mut client = server.log_in(&account).await;
+    let reply = client.send(&sender, &["bob@b.test"], content.as_bytes()).await.expect_code(250);
+    server.wait_for_status(&message_id(&reply), &["delivered"]).await;
+    assert!(mx.connections().is_empty(), "{:?}", mx.connections());
+}

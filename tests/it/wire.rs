@@ -1,0 +1,84 @@
+//! A connection that is read by lines and can turn to TLS: for both the test client and the fake MX.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+pub struct Wire {
+    stream: Box<dyn Duplex>,
+    /// Read and not yet asked for.
+    buffer: Vec<u8>,
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a fresh socket takes options");
+        Self { stream: Box::new(stream), buffer: Vec::new() }
+    }
+
+    /// Becomes the server's side of a TLS session. What was read before is lost, as RFC 3207 §4.2 wants.
+    pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let stream = TlsAcceptor::from(config).accept(self.stream).await?;
+        Ok(Self { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// Becomes the client's side of a TLS session.
+    pub async fn connect_tls(self, config: Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).expect("tests use names that TLS can carry");
+        let stream = TlsConnector::from(config).connect(name, self.stream).await?;
+        Ok(Self { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// The next line without its end, CRLF only; `None` at the end of the stream.
+    pub async fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.read_through(b"\r\n").await?.map(|mut line| {
+            line.truncate(line.len() - 2);
+            line
+        }))
+    }
+
+    /// Everything up to and with the first occurrence of `end`; `None` if the stream ends before.
+    pub async fn read_through(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut searched = 0;
+        loop {
+            let at = self.buffer[searched..].windows(end.len()).position(|window| window == end);
+            if let Some(at) = at {
+                let rest = self.buffer.split_off(searched + at + end.len());
+                return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+            }
+            searched = self.buffer.len().saturating_sub(end.len() - 1);
+            if self.fill().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether the peer has closed: reads and throws away until it has.
+    pub async fn read_to_end(&mut self) -> Vec<u8> {
+        while matches!(self.fill().await, Ok(octets) if octets > 0) {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Reads more; the number of octets, 0 at the end of the stream.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        self.stream.read_buf(&mut self.buffer).await
+    }
+
+    /// What was read and not yet asked for.
+    pub fn waiting(&self) -> &[u8] {
+        &self.buffer
+    }
+}
