@@ -28,6 +28,6 @@ mod retry;
 mod smart_host;
 mod stage;
 mod start_errors;
+mod submission;
 mod tenants;
 mod tls;
-mod submission;
