@@ -11,7 +11,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
-use super::serve::{Reload, runtime, serve};
+use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
 use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, Scope, TenantId, Timestamp};
@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!(
             "\nThe server runs. Ctrl-C ends it; the same command starts it again with everything in it."
         );
-        serve(running, &Reload { path: &path, config: &config, log: &log }).await
+        serve(running, Signals::listen()?, &Reload { path: &path, config: &config, log: &log }).await
     })
 }
 
