@@ -178,7 +178,9 @@ def state_of(server, account, recipient, message_id):
 
 def check_database(server):
     """So many kills must leave a whole database."""
-    for file in (server.folder / "data").glob("*.db"):
+    files = list((server.folder / "data").glob("*.db"))
+    assert files, "the database is where it was"
+    for file in files:
         database = sqlite3.connect(file)
         faults = [row[0] for row in database.execute("PRAGMA quick_check")]
         assert faults == ["ok"], f"{file}: {faults}"
