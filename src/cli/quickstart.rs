@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
     runtime()?.block_on(async {
+        let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         match Demo::make(running.store()).await? {
             Some(demo) => demo.show(&running, &config).await?,
@@ -42,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!(
             "\nThe server runs. Ctrl-C ends it; the same command starts it again with everything in it."
         );
-        serve(running, Signals::listen()?, &Reload { path: &path, config: &config, log: &log }).await
+        serve(running, signals, &Reload { path: &path, config: &config, log: &log }).await
     })
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Reload<'a> {
     pub log: &'a LogControl,
 }
 
-/// The signals that the server follows. Listened for before it starts: one that comes early waits until it has.
+/// What people and systemd tell the server. Listened for before it starts, so that none comes too early.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -46,7 +46,6 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Must run inside the runtime.
     pub(super) fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot wait for signals");
         Ok(Self {

@@ -147,14 +147,11 @@ pub fn reported_failure(delivery: &Delivery, record: &AttemptRecord) -> Option<R
     };
     let attempt = record.attempt.as_ref();
     let host = attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty());
-    let said = attempt.and_then(|attempt| attempt.enhanced).or_else(|| status_in(&record.reply));
-    let status = match (expired, said) {
+    let status = match (expired, attempt.and_then(|attempt| attempt.enhanced)) {
+        // RFC 3463 §3.5: delivery time expired. What was in the way until then is in the diagnostic.
+        (true, _) => EnhancedStatus::new(4, 4, 7),
         (false, Some(status)) if status.class == 5 => status,
         (false, _) => EnhancedStatus::new(5, 0, 0),
-        // What was in the way until the end says more than that the end came.
-        (true, Some(status)) if status.class == 4 => status,
-        // RFC 3463 §3.5: delivery time expired.
-        (true, _) => EnhancedStatus::new(4, 4, 7),
     };
     Some(ReportedFailure {
         recipient: delivery.recipient.clone(),
@@ -163,11 +160,6 @@ pub fn reported_failure(delivery: &Delivery, record: &AttemptRecord) -> Option<R
         diagnostic: record.reply.clone(),
         expired,
     })
-}
-
-/// The status in a reply that was written down as text.
-fn status_in(reply: &str) -> Option<EnhancedStatus> {
-    reply.split(' ').nth(1)?.parse().ok()
 }
 
 /// Like `5 m` or `2 h 45 m`.
@@ -243,9 +235,6 @@ mod tests {
         assert_eq!((late.state, late.next_attempt_at), (DeliveryState::Expired, None));
         let failure = reported_failure(&batch(9).deliveries[0], &late).unwrap();
         assert!(failure.expired && failure.status == EnhancedStatus::new(4, 4, 7));
-        let full = record(9, SignedDuration::from_hours(98), &ending(Phase::Rcpt, 452, "4.2.2"));
-        let failure = reported_failure(&batch(9).deliveries[0], &full).unwrap();
-        assert_eq!(failure.status, EnhancedStatus::new(4, 2, 2));
     }
 
     #[test]
@@ -257,7 +246,8 @@ mod tests {
         let record = account.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
         let failure = reported_failure(&batch.deliveries[0], &record).unwrap();
-        assert_eq!((failure.status.to_string().as_str(), failure.host), ("4.2.2", None));
+        assert_eq!((failure.status.to_string().as_str(), failure.host), ("4.4.7", None));
+        assert_eq!(failure.diagnostic, "452 4.2.2 mailbox full");
     }
 
     #[test]
