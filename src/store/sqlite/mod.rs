@@ -117,7 +117,12 @@ impl Store {
         }
         self.readers.close();
         self.writer.close().await;
-        lock(&self.lock).take();
+        // Said outright: a child of this process that has yet to exec may hold a copy of the descriptor.
+        if let Some(held) = lock(&self.lock).take()
+            && let Err(error) = held.unlock()
+        {
+            tracing::warn!(%error, "the data directory was not unlocked");
+        }
     }
 
     /// Runs a job on the writer; answers after its commit.
