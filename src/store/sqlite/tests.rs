@@ -128,9 +128,9 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
     assert!(message(open(None)).contains("restore it"));
     assert!(!key_file.exists(), "a lost key is not replaced in silence");
     std::fs::write(&key_file, &key).unwrap();
-    let readable = std::fs::Permissions::from_mode(0o640);
+    let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(&key_file, readable).unwrap();
-    assert!(message(Store::open(options(bed.dir.path()))).contains("640"));
+    assert!(message(Store::open(options(bed.dir.path()))).contains("644"));
     std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(Store::open(options(bed.dir.path())).is_ok());
 }
