@@ -68,7 +68,7 @@ pub fn notice_of(
         _ => return None,
     };
     let attempt = record.attempt.as_ref();
-    let said = attempt.and_then(|attempt| attempt.enhanced).or_else(|| status_in(&record.reply));
+    let said = attempt.and_then(|attempt| attempt.enhanced);
     Some(Notice {
         recipient: delivery.recipient.clone(),
         original: delivery.parameters.original_recipient.clone(),
@@ -89,18 +89,13 @@ fn crosses_delay(message: &Message, delivery: &Delivery, record: &AttemptRecord)
 /// RFC 3463: what the server said, as far as its class agrees with what became of it.
 fn status_of(action: Action, said: Option<EnhancedStatus>) -> EnhancedStatus {
     let (class, otherwise) = match action {
+        // §3.5: delivery time expired. What was in the way until then is in the diagnostic.
+        Action::Failed { expired: true } => return EnhancedStatus::new(4, 4, 7),
         Action::Failed { expired: false } => (5, EnhancedStatus::new(5, 0, 0)),
-        // What was in the way until the end says more than that the end came (§3.5).
-        Action::Failed { expired: true } => (4, EnhancedStatus::new(4, 4, 7)),
         Action::Delayed(_) => (4, EnhancedStatus::new(4, 0, 0)),
         Action::Relayed => (2, EnhancedStatus::new(2, 0, 0)),
     };
     said.filter(|status| status.class == class).unwrap_or(otherwise)
-}
-
-/// The status in a reply that was written down as text.
-fn status_in(reply: &str) -> Option<EnhancedStatus> {
-    reply.split(' ').nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -164,7 +159,7 @@ mod tests {
         use DeliveryState::{Bounced, Deferred, Delivered, Expired};
         let said = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
         assert_eq!(told(None, Bounced, false), said("failed", "5.0.0"));
-        assert_eq!(told(None, Expired, false), said("failed", "4.2.2"));
+        assert_eq!(told(None, Expired, false), said("failed", "4.4.7"));
         assert_eq!(told(Some("FAILURE"), Bounced, true), said("failed", "5.0.0"));
         for state in [Bounced, Expired, Delivered, Deferred] {
             assert_eq!(told(Some("NEVER"), state, false), None);
@@ -179,7 +174,7 @@ mod tests {
     fn delay_is_told_once_by_the_first_try_after_four_hours() {
         let deferred = |notify, from_s, to_s| told_at(notify, DeliveryState::Deferred, false, from_s, to_s);
         assert_eq!(deferred(None, 0, 4 * HOUR_S - 1), None);
-        let delayed = Some(("delayed".to_owned(), "4.2.2".to_owned()));
+        let delayed = Some(("delayed".to_owned(), "4.0.0".to_owned()));
         assert_eq!(deferred(None, 3 * HOUR_S, 4 * HOUR_S), delayed);
         assert_eq!(deferred(Some("DELAY"), 3 * HOUR_S, 5 * HOUR_S), delayed);
         assert_eq!(deferred(None, 4 * HOUR_S, 5 * HOUR_S), None);

@@ -217,8 +217,6 @@ mod tests {
         let late = record(9, SignedDuration::from_hours(98), &ending(Phase::Rcpt, 451, ""));
         assert_eq!((late.state, late.next_attempt_at), (DeliveryState::Expired, None));
         assert_eq!(status_told(&batch(9), &late), "4.4.7");
-        let full = record(9, SignedDuration::from_hours(98), &ending(Phase::Rcpt, 452, "4.2.2"));
-        assert_eq!(status_told(&batch(9), &full), "4.2.2");
     }
 
     #[test]
@@ -229,7 +227,8 @@ mod tests {
         let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: "" };
         let record = account.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
-        assert_eq!(status_told(&batch, &record), "4.2.2");
+        assert_eq!(status_told(&batch, &record), "4.4.7");
+        assert_eq!(record.reply, "452 4.2.2 mailbox full");
     }
 
     #[test]
