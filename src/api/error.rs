@@ -176,6 +176,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::NulInContent
         | C::BareNewline
         | C::LineTooLong
+        | C::ConversionRequired
         | C::MailLoop
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),

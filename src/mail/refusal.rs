@@ -68,6 +68,8 @@ codes! {
     BareNewline = "bare_newline";
     /// A line above the hard limit.
     LineTooLong = "line_too_long";
+    /// Binary content that has no form other servers take.
+    ConversionRequired = "conversion_required";
     /// More than a hundred Received fields.
     MailLoop = "mail_loop";
     /// The spool cannot be written.

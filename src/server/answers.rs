@@ -64,6 +64,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         RecipientNotQualified => (550, 1, 2),
         TooManyRecipients => (452, 5, 3),
         HeaderMalformed | NulInContent | BareNewline | LineTooLong => (554, 6, 0),
+        ConversionRequired => (554, 6, 1),
         MailLoop => (554, 4, 6),
         StorageUnavailable | Internal => (451, 3, 0),
         DiskLow => (452, 3, 1),

@@ -98,7 +98,10 @@ impl Connection {
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        self.room.release();
+        // Between the chunks of a message its room stays taken.
+        if self.session.body_memory_octets() == 0 {
+            self.room.release();
+        }
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {

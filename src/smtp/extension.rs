@@ -17,6 +17,11 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String>
         "SMTPUTF8".into(),
         // RFC 3461.
         "DSN".into(),
+        // RFC 3030.
+        "CHUNKING".into(),
+        "BINARYMIME".into(),
+        // RFC 9422.
+        format!("LIMITS RCPTMAX={}", settings.recipients_max),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];

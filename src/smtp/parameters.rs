@@ -16,6 +16,8 @@ pub struct MailOptions {
     pub octets: Option<u64>,
     /// `BODY` (RFC 6152).
     pub body: BodyType,
+    /// `BODY=BINARYMIME` (RFC 3030): what is taken of that is 8BITMIME.
+    pub binary: bool,
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,
     /// What outlives the session.
@@ -73,7 +75,7 @@ impl MailOptions {
     fn set(&mut self, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
         match (keyword, value) {
             ("SIZE", Some(digits)) => self.octets = Some(parse_size(digits)?),
-            ("BODY", Some(kind)) => self.body = parse_body(kind)?,
+            ("BODY", Some(kind)) => (self.body, self.binary) = parse_body(kind)?,
             ("SMTPUTF8", None) => self.smtputf8 = true,
             ("AUTH", Some(value)) => check_auth(value)?,
             ("RET", Some(value)) => {
@@ -101,11 +103,12 @@ fn parse_size(digits: &str) -> Result<u64, CommandError> {
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
-fn parse_body(kind: &str) -> Result<BodyType, CommandError> {
+fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
     match kind.to_ascii_uppercase().as_str() {
-        "7BIT" => Ok(BodyType::SevenBit),
-        "8BITMIME" => Ok(BodyType::EightBitMime),
-        _ => Err(CommandError::Parameter("BODY is 7BIT or 8BITMIME")),
+        "7BIT" => Ok((BodyType::SevenBit, false)),
+        "8BITMIME" => Ok((BodyType::EightBitMime, false)),
+        "BINARYMIME" => Ok((BodyType::EightBitMime, true)),
+        _ => Err(CommandError::Parameter("BODY is 7BIT, 8BITMIME or BINARYMIME")),
     }
 }
 

@@ -21,7 +21,7 @@ replies! {
     /// QUIT.
     bye_221 = 221 2 . 0 . 0 "Bye";
     /// HELP.
-    help_214 = 214 2 . 0 . 0 "EHLO STARTTLS AUTH MAIL RCPT DATA RSET NOOP QUIT; log in with a key id and its secret";
+    help_214 = 214 2 . 0 . 0 "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT; log in with a key id and its secret";
     /// STARTTLS.
     ready_for_tls_220 = 220 2 . 0 . 0 "Ready to start TLS";
     /// AUTH.
@@ -80,6 +80,10 @@ replies! {
     hello_first_503 = 503 5 . 5 . 1 "Send EHLO first";
     /// RCPT and DATA need a MAIL.
     mail_first_503 = 503 5 . 5 . 1 "Send MAIL first";
+    /// RFC 3030 §2: chunks are followed by chunks.
+    between_chunks_503 = 503 5 . 5 . 1 "Not between chunks; go on with BDAT or send RSET";
+    /// RFC 3030 §3.
+    binary_needs_chunks_503 = 503 5 . 5 . 1 "A message declared BINARYMIME is sent with BDAT";
     /// MAIL, AUTH and STARTTLS cannot come within a transaction.
     in_transaction_503 = 503 5 . 5 . 1 "Not within a transaction; send RSET first";
     /// RFC 4954 §4.
@@ -120,6 +124,11 @@ pub fn challenge_334(challenge: &str) -> Reply {
 /// DATA.
 pub fn start_input_354() -> Reply {
     Reply::new(354, None, "Send the message, end with <CRLF>.<CRLF>")
+}
+
+/// BDAT, but for the last.
+pub fn chunk_received_250(octets: u64) -> Reply {
+    Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: {octets} octets received"))
 }
 
 /// The message is on disk.

@@ -4,13 +4,15 @@
 //! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
 //! decided in [`Session::find_obstacle`] alone.
 
+mod content;
+
 use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::command::{self, CommandError, ForwardPath, Verb};
-use super::data::{DataLimits, Decoder, Progress};
+use super::command::{self, Chunk, CommandError, ForwardPath, Verb};
+use super::data::DataLimits;
 use super::line::LineError;
 use super::sasl::{self, Credentials, Exchange, SaslError};
 use super::transaction::{self, Draft};
@@ -18,6 +20,7 @@ use super::{Reply, extension, replies};
 use crate::mail::{
     Address, DomainName, Envelope, Host, LocalPart, MessageId, Recipient, Refusal, ReversePath, Stage,
 };
+use content::{Receiving, ReceivingChunk};
 
 /// What a server is to its clients.
 #[derive(Debug, Clone)]
@@ -43,7 +46,7 @@ pub enum Input<'a> {
     Line(&'a [u8]),
     /// Something else than a line.
     LineError(LineError),
-    /// Octets that followed a 354.
+    /// Octets that followed a 354 or a BDAT.
     Body(&'a [u8]),
     /// There is no room for the rest of the body: it is read to its end and answered with this reply.
     BodyRefused(Reply),
@@ -158,17 +161,10 @@ enum Phase {
     Sasl(Exchange),
     Transaction(Box<Draft>),
     Data(Box<Receiving>),
+    Chunk(Box<ReceivingChunk>),
     Waiting(Pending),
     TlsPending,
     Closed,
-}
-
-/// A message on its way in.
-#[derive(Debug)]
-struct Receiving {
-    draft: Box<Draft>,
-    decoder: Decoder,
-    refused: Option<Reply>,
 }
 
 /// The question that was asked, and what its answer concerns.
@@ -178,6 +174,7 @@ enum Pending {
     Sender(Box<Draft>),
     Recipient(Box<Draft>, Recipient),
     StartData(Box<Draft>),
+    StartChunks(Box<Draft>, Chunk),
     Accept,
     /// Goes on with this draft, if there is one left.
     Refuse(Option<Box<Draft>>),
@@ -208,6 +205,8 @@ impl Session {
     pub fn body_memory_octets(&self) -> usize {
         match &self.phase {
             Phase::Data(receiving) => receiving.decoder.memory_octets(),
+            Phase::Chunk(receiving) => receiving.memory_octets(),
+            Phase::Transaction(draft) => draft.memory_octets(),
             _ => 0,
         }
     }
@@ -216,7 +215,7 @@ impl Session {
     pub fn step(&mut self, input: Input<'_>) -> Step {
         match (mem::replace(&mut self.phase, Phase::Closed), input) {
             (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
-            (phase @ Phase::Data(_), Input::ShuttingDown) => {
+            (phase @ (Phase::Data(_) | Phase::Chunk(_)), Input::ShuttingDown) => {
                 self.phase = phase;
                 Step::silent(Next::ReadBody)
             }
@@ -238,6 +237,10 @@ impl Session {
             (Phase::Sasl(_), Input::LineError(error)) => self.fail(None, replies::for_line(error)),
             (Phase::Data(receiving), Input::Body(octets)) => self.receive(receiving, octets),
             (Phase::Data(receiving), Input::BodyRefused(reply)) => self.refuse_body(receiving, reply),
+            (Phase::Chunk(receiving), Input::Body(octets)) => self.receive_chunk(receiving, octets),
+            (Phase::Chunk(receiving), Input::BodyRefused(reply)) => self.refuse_chunk(receiving, reply),
+            // Its last octet took more room than there was.
+            (Phase::Transaction(_), Input::BodyRefused(reply)) => self.ready(None, reply),
             (Phase::Waiting(pending), Input::Answer(verdict)) => self.take_answer(pending, verdict),
             (Phase::TlsPending, Input::TlsDone) => {
                 self.tls = true;
@@ -279,6 +282,9 @@ impl Session {
             Ok(split) => split,
             Err(error) => return self.fail(draft, replies::for_command(&error)),
         };
+        if verb == Verb::Bdat {
+            return self.begin_chunk(draft, arguments);
+        }
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
             return self.fail(draft, obstacle);
         }
@@ -295,7 +301,7 @@ impl Session {
                 let octets_declared = draft.options.octets;
                 self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
             }
-            (Verb::Rcpt | Verb::Data, None) => self.fail(None, replies::mail_first_503()),
+            (Verb::Rcpt | Verb::Data | Verb::Bdat, _) => self.fail(None, replies::mail_first_503()),
             // RFC 5321 §4.1.1.5: the transaction is forgotten, the greeting is not.
             (Verb::Rset, _) => self.ready(None, replies::ok_250()),
             (Verb::Noop, draft) => self.ready(draft, replies::ok_250()),
@@ -331,12 +337,19 @@ impl Session {
             Verb::Mail if !self.tls => Some(replies::tls_required_530()),
             Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
 
-            Verb::Rcpt | Verb::Data if draft.is_none() => Some(replies::mail_first_503()),
+            Verb::Rcpt | Verb::Data | Verb::Bdat if draft.is_none() => Some(replies::mail_first_503()),
             Verb::Data if argued => Some(replies::no_argument_501()),
-            Verb::Data if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
+            // RFC 3030 §2, §3.
+            Verb::Rcpt | Verb::Data if draft.is_some_and(|draft| draft.content.is_some()) => {
+                Some(replies::between_chunks_503())
+            }
+            Verb::Data if draft.is_some_and(|draft| draft.options.binary) => {
+                Some(replies::binary_needs_chunks_503())
+            }
+            Verb::Data | Verb::Bdat if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
                 Some(replies::no_recipients_554())
             }
-            Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data => None,
+            Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat => None,
         }
     }
 
@@ -416,37 +429,6 @@ impl Session {
         self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
     }
 
-    fn receive(&mut self, mut receiving: Box<Receiving>, octets: &[u8]) -> Step {
-        let consumed = match receiving.decoder.decode(octets) {
-            Progress::Partial => {
-                self.phase = Phase::Data(receiving);
-                return Step { consumed: octets.len(), ..Step::silent(Next::ReadBody) };
-            }
-            Progress::Complete { consumed } => consumed,
-        };
-        let step = match (receiving.refused, receiving.decoder.finish()) {
-            (Some(reply), _) => self.ready(None, reply),
-            (None, Err(fault)) => {
-                self.refuse(None, Stage::Data, transaction::faulty_message(fault, &self.settings.data))
-            }
-            (None, Ok(message)) => {
-                let envelope = receiving.draft.into_envelope();
-                let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
-                let protocol =
-                    extension::transmission_type(extended, envelope.smtputf8, self.tls, self.authenticated);
-                self.ask(Pending::Accept, Question::Accept { envelope, message: message.into(), protocol })
-            }
-        };
-        Step { consumed, ..step }
-    }
-
-    fn refuse_body(&mut self, mut receiving: Box<Receiving>, reply: Reply) -> Step {
-        receiving.decoder.discard();
-        receiving.refused.get_or_insert(reply);
-        self.phase = Phase::Data(receiving);
-        Step::silent(Next::ReadBody)
-    }
-
     fn take_answer(&mut self, pending: Pending, verdict: Verdict) -> Step {
         let refusal = match verdict {
             Verdict::Refused(reply) => reply,
@@ -456,6 +438,7 @@ impl Session {
             Pending::Authenticate => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
             Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
+            Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
             Pending::Refuse(draft) => self.ready(draft, refusal),
         }
     }
@@ -471,11 +454,8 @@ impl Session {
                 draft.recipients.push(recipient);
                 self.ready(Some(draft), replies::recipient_ok_250())
             }
-            (Pending::StartData(draft), _) => {
-                let decoder = Decoder::new(self.settings.data, draft.octets_expected(&self.settings.data));
-                self.phase = Phase::Data(Box::new(Receiving { draft, decoder, refused: None }));
-                Step::reply(replies::start_input_354(), Next::ReadBody)
-            }
+            (Pending::StartData(draft), _) => self.start_data(draft),
+            (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
             (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
             // Neither can be consented to: a message without an id was not stored.
             (Pending::Accept, _) => self.ready(None, replies::local_error_451()),

@@ -178,6 +178,7 @@ impl Conversation {
                     RefusalCode::MessageTooLarge => (552, 3, 4),
                     RefusalCode::RecipientInvalid => (553, 1, 3),
                     RefusalCode::TooManyRecipients => (452, 5, 3),
+                    RefusalCode::ConversionRequired => (554, 6, 1),
                     _ => (554, 6, 0),
                 };
                 no(code, subject, detail, &refusal.to_string())

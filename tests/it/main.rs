@@ -21,6 +21,7 @@ mod api;
 mod api_connections;
 mod api_isolation;
 mod bad_input;
+mod chunking;
 mod delivery;
 mod dkim;
 mod dsn;
