@@ -186,6 +186,7 @@ impl Intake {
         let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
         let (content, dkim_domain) = self.sign(domain, receipt.field(), unsigned).await?;
 
+        let release_at = envelope.parameters.release_at;
         let new = NewMessage {
             message: Message {
                 id,
@@ -202,7 +203,8 @@ impl Intake {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 created_at: now,
-                expires_at: now + self.settings.expiry,
+                // RFC 4865 §4.2: the time while it is held does not count.
+                expires_at: release_at.unwrap_or(now).max(now) + self.settings.expiry,
             },
             recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
             content,

@@ -14,6 +14,7 @@ use super::inquiry::Inquiry;
 use super::room::Reservation;
 use super::stream::Stream;
 use super::{Security, Server, answers};
+use crate::mail::Timestamp;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
 /// Room for commands: a group of them fits, and ten thousand idle connections stay small.
@@ -105,7 +106,10 @@ impl Connection {
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
-                Ok(line) => self.session.step(Input::Line(line)),
+                Ok(line) => {
+                    self.session.tell_time(Timestamp::now());
+                    self.session.step(Input::Line(line))
+                }
                 Err(error) => self.session.step(Input::LineError(error)),
             });
             self.input.advance(consumed);

@@ -1,10 +1,12 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
 
+use super::parameters::HOLD_MAX_S;
 use super::sasl;
 use super::session::Settings;
+use crate::mail::{SignedDuration, Timestamp};
 
 /// The lines of the answer to EHLO.
-pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String> {
+pub fn offer(settings: &Settings, tls: bool, authenticated: bool, now: Option<Timestamp>) -> Vec<String> {
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -25,6 +27,16 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String>
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
+    // RFC 4865 §4: the longest time, and the latest.
+    if let Some(latest) =
+        now.and_then(|now| now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).ok())
+    {
+        lines.push(format!("FUTURERELEASE {HOLD_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    }
+    // RFC 8689 §2: over TLS only.
+    if tls {
+        lines.push("REQUIRETLS".into());
+    }
     // RFC 3207 §4.2: not once TLS is on.
     if !tls && settings.starttls {
         lines.push("STARTTLS".into());

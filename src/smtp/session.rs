@@ -19,6 +19,7 @@ use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
 use crate::mail::{
     Address, DomainName, Envelope, Host, LocalPart, MessageId, Recipient, Refusal, ReversePath, Stage,
+    Timestamp,
 };
 use content::{Receiving, ReceivingChunk};
 
@@ -144,6 +145,8 @@ pub struct Session {
     tls: bool,
     authenticated: bool,
     errors: u32,
+    /// What the shell said last.
+    now: Option<Timestamp>,
     phase: Phase,
 }
 
@@ -193,7 +196,13 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        Self { settings, hello: None, tls, authenticated: false, errors: 0, phase: Phase::Opening }
+        Self { settings, hello: None, tls, authenticated: false, errors: 0, now: None, phase: Phase::Opening }
+    }
+
+    /// What time it is, said before a line is handed in. A session that does not know holds no message for later
+    /// (RFC 4865).
+    pub fn tell_time(&mut self, now: Timestamp) {
+        self.now = Some(now);
     }
 
     /// The name in EHLO or HELO, fit for a `Received` field; empty before.
@@ -358,7 +367,7 @@ impl Session {
         let extended = verb == Verb::Ehlo;
         self.hello = Some(Hello { name: fit_for_trace(name), extended });
         let lines = if extended {
-            extension::offer(&self.settings, self.tls, self.authenticated)
+            extension::offer(&self.settings, self.tls, self.authenticated, self.now)
         } else {
             vec![self.settings.hostname.to_string()]
         };
@@ -386,7 +395,12 @@ impl Session {
     }
 
     fn mail(&mut self, arguments: &str) -> Step {
-        let mail = match command::parse_mail(arguments) {
+        let mail = command::parse_mail(arguments).and_then(|mut mail| {
+            let hold = mail.options.hold.zip(self.now);
+            mail.options.parameters.release_at = hold.map(|(hold, now)| hold.release_at(now)).transpose()?;
+            Ok(mail)
+        });
+        let mail = match mail {
             Ok(mail) => mail,
             Err(error) => return self.fail(None, replies::for_command(&error)),
         };

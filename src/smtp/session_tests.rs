@@ -52,6 +52,10 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("MAIL FROM:<> RET=FULL ENVID=a",  ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> RET=ALL",           ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> ENVID=a+0D+0A",     ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> REQUIRETLS",        ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> REQUIRETLS=1",      ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> HOLDFOR=2592001",   ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> HOLDFOR=60",        ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> AUTH=a=b",          ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
     ("RCPT TO:<c@d.example> NOTIFY=SUCCESS ORCPT=rfc822;x", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "250 2.1.5", "250 2.1.5"]),
     ("RCPT TO:<c@d.example> NOTIFY=NEVER,DELAY", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "501 5.5.4", "501 5.5.4"]),
@@ -129,7 +133,7 @@ fn the_offer_changes_with_tls_and_login() {
     assert_eq!(
         plain,
         "250-mx.pillarbox.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-         250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-LIMITS RCPTMAX=3\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
+         250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-LIMITS RCPTMAX=3\r\n250-ENHANCEDSTATUSCODES\r\n250-FUTURERELEASE 2592000 1970-01-31T00:00:00Z\r\n250 STARTTLS\r\n"
     );
     it.say("STARTTLS\r\n");
     let secured = it.say("EHLO c.example\r\n");
@@ -137,6 +141,18 @@ fn the_offer_changes_with_tls_and_login() {
     it.say("AUTH PLAIN AHVzZXIAcGFzcw==\r\n");
     assert!(!it.say("EHLO c.example\r\n").contains("AUTH"));
     assert_eq!(it.say("HELO c.example\r\n"), "250 mx.pillarbox.example\r\n");
+}
+
+#[test]
+fn a_message_is_held_until_its_time_and_tls_required_of_who_takes_it() {
+    let mut it = Conversation::logged_in();
+    it.say("MAIL FROM:<a@own.example> HOLDFOR=3600 REQUIRETLS\r\n");
+    it.say(RCPT);
+    it.say("DATA\r\n");
+    it.say("A: b\r\n.\r\n");
+    let parameters = &it.accepted[0].0.parameters;
+    assert_eq!(parameters.release_at.map(|at| at.as_second()), Some(3600));
+    assert!(parameters.require_tls);
 }
 
 #[test]

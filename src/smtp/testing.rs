@@ -50,6 +50,7 @@ impl Conversation {
             refused: Vec::new(),
             closed: false,
         };
+        new.session.tell_time(Timestamp::UNIX_EPOCH);
         let step = new.session.step(Input::Start);
         new.take(step);
         new.run();

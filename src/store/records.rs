@@ -372,6 +372,13 @@ pub struct Message {
     pub expires_at: Timestamp,
 }
 
+impl Message {
+    /// When delivery begins: at once, or when the submitter wants it (RFC 4865).
+    pub fn begins_at(&self) -> Timestamp {
+        self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
+    }
+}
+
 /// One recipient of one message.
 #[derive(Debug, Clone)]
 pub struct Delivery {

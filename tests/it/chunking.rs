@@ -39,6 +39,9 @@ async fn a_message_in_chunks_arrives_with_the_same_bytes_at_a_server_without_chu
     client.command("RCPT TO:<bob@b.test>").await.expect_code(250);
     client.write(b"BDAT 9 LAST\r\nA: b\r\n\r\n\0").await;
     client.read_reply().await.expect_saying(554, "[conversion_required]");
-    let rejections = server.control.get("/v1/rejections").await.to_string();
-    assert!(rejections.contains("conversion_required"), "{rejections}");
+    crate::wait::until("the refusal is noted", async || {
+        let rejections = server.control.get("/v1/rejections").await.to_string();
+        rejections.contains("conversion_required").then_some(())
+    })
+    .await;
 }

@@ -28,6 +28,8 @@ mod dsn;
 mod layers;
 mod lettre;
 mod quickstart;
+mod release;
+mod require_tls;
 mod retry;
 mod smart_host;
 mod stage;

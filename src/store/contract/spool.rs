@@ -83,6 +83,26 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    let mut new = new_message(tenant.id, &["x@one.example"], "body");
+    let release_at = new.message.created_at + SignedDuration::from_hours(1);
+    new.message.parameters.release_at = Some(release_at);
+    bed.store.enqueue(new.clone()).await.unwrap();
+    for bed in [bed.restart()] {
+        let early = bed.claim(later(60)).await;
+        assert!(early.batches.is_empty());
+        assert_eq!(early.next_due_at, Some(release_at));
+        let delivery = &bed.store.deliveries(new.message.id).await.unwrap()[0];
+        assert_eq!((delivery.state, delivery.next_attempt_at), (DeliveryState::Queued, Some(release_at)));
+        let batches = bed.claim(release_at).await.batches;
+        assert_eq!(ids(&batches), [new.recipients[0].0]);
+        assert_eq!(batches[0].message.parameters, new.message.parameters);
+    }
+}
+
+#[tokio::test]
 async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;

@@ -36,7 +36,9 @@ struct Told<'a> {
 
 impl Incoming {
     pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
-        let is_claimed = memory.claim_fresh(&new);
+        // What is held until later (RFC 4865) waits in the database.
+        let is_held = new.message.begins_at() > new.message.created_at;
+        let is_claimed = !is_held && memory.claim_fresh(&new);
         let batches = if is_claimed { batches_of(&new) } else { Vec::new() };
         Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
     }
@@ -62,7 +64,7 @@ impl Incoming {
         if mem::take(&mut self.is_claimed) {
             self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
         } else {
-            self.memory.note_due(message.tenant_id, message.created_at);
+            self.memory.note_due(message.tenant_id, message.begins_at());
         }
     }
 
@@ -111,11 +113,11 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
 fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
                                      attempts, next_attempt_us, updated_us, notify, original_recipient)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, ?9, ?10)";
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11)";
     let mut insert = tx.prepare_cached(sql)?;
     let message_id = new.message.id.to_string();
     let tenant_id = new.message.tenant_id.to_string();
-    let created_us = us(new.message.created_at);
+    let (begins_us, created_us) = (us(new.message.begins_at()), us(new.message.created_at));
     for (position, (id, recipient)) in new.recipients.iter().enumerate() {
         let position = position as i64;
         let state = DeliveryState::Queued;
@@ -128,6 +130,7 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
             address,
             address.host(),
             state,
+            begins_us,
             created_us,
             parameters.notify,
             parameters.original_recipient,
