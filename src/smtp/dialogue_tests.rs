@@ -52,7 +52,7 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
         let mut next = || {
             let line = lines.next().unwrap_or_else(|| panic!("{place}: nothing was said"));
             heard += line.len();
-            line.trim_end().to_owned()
+            line.trim_end_matches("\r\n").to_owned()
         };
         match step {
             Step::Line(pattern) => {

@@ -82,13 +82,19 @@ impl Client {
     pub async fn try_starttls(mut self, trust: Arc<ClientConfig>) -> Option<Self> {
         self.command("STARTTLS").await.expect_code(220);
         let Self { wire, name } = self;
-        let wire = timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
+        let wire =
+            timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
         Some(Self { wire, name })
     }
 
     pub async fn auth_plain(&mut self, user: &str, password: &str) -> Reply {
         let response = BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
         self.command(&format!("AUTH PLAIN {response}")).await
+    }
+
+    /// What RFC 9266 binds a login to.
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        self.wire.exporter()
     }
 
     /// One transaction, each command after the reply to the last, which must have gone well up to DATA.

@@ -51,7 +51,8 @@ async fn date_and_message_id_are_added_where_they_are_absent_and_bcc_goes() {
     let mx = hosts(&dns, &["b.test"]).await.remove(0);
     let server = TestServer::start(&dns, mx.address.port()).await;
     let account = server.create_account("acme.test").await;
-    let submitted = b"From: alice@acme.test\r\nBcc: secret@b.test,\r\n other@b.test\r\nSubject: x\r\n\r\nbody\r\n";
+    let submitted =
+        b"From: alice@acme.test\r\nBcc: secret@b.test,\r\n other@b.test\r\nSubject: x\r\n\r\nbody\r\n";
     server.submit(&account, &["bob@b.test"], submitted).await;
 
     let received = mx.wait_for(1).await.remove(0);
@@ -104,11 +105,13 @@ async fn a_refused_recipient_is_reported_and_the_others_are_delivered() {
     let server = TestServer::start(&dns, servers[0].address.port()).await;
     let account = server.create_account("acme.test").await;
     servers[0].script(Phase::Rcpt, "<no@b.test>", 9, Fault::Reply("550 5.1.1 no such user here"));
-    let id = server.submit(&account, &["yes@b.test", "no@b.test", "too@b.test"], &message(&account, "part")).await;
+    let id =
+        server.submit(&account, &["yes@b.test", "no@b.test", "too@b.test"], &message(&account, "part")).await;
 
     let email = server.wait_for_status(&id, &["delivered", "bounced"]).await;
     assert_eq!(servers[0].transactions()[0].recipients, ["yes@b.test", "too@b.test"]);
-    let states: Vec<_> = email["deliveries"].as_array().unwrap().iter().map(|d| d["status"].clone()).collect();
+    let states: Vec<_> =
+        email["deliveries"].as_array().unwrap().iter().map(|d| d["status"].clone()).collect();
     assert_eq!(states, ["delivered", "bounced", "delivered"]);
 
     let report = servers[1].wait_for(1).await.remove(0);

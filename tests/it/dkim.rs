@@ -88,9 +88,15 @@ async fn signatures_verify_with_the_records_that_the_api_tells() {
     }
 
     let added = [b"From: mallory@evil.test\r\n", &received[..]].concat();
-    assert!(verify(&dns, &added).await.iter().all(|(.., holds)| !holds), "a second From breaks the signature");
+    assert!(
+        verify(&dns, &added).await.iter().all(|(.., holds)| !holds),
+        "a second From breaks the signature"
+    );
     let changed = whole.replace("Hello.", "Hallo.");
-    assert!(verify(&dns, changed.as_bytes()).await.iter().all(|(.., holds)| !holds), "and so does a new body");
+    assert!(
+        verify(&dns, changed.as_bytes()).await.iter().all(|(.., holds)| !holds),
+        "and so does a new body"
+    );
 }
 
 #[tokio::test]
@@ -101,7 +107,10 @@ async fn mail_from_a_sub_domain_is_signed_by_the_domain_that_covers_it() {
     let reply = server.log_in(&account).await.send("bounces@acme.test", &["bob@b.test"], content).await;
     reply.expect_code(250);
     let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
-    assert!(!results.is_empty() && results.iter().all(|(d, .., holds)| d == "acme.test" && *holds), "{results:?}");
+    assert!(
+        !results.is_empty() && results.iter().all(|(d, .., holds)| d == "acme.test" && *holds),
+        "{results:?}"
+    );
 }
 
 #[tokio::test]
@@ -130,9 +139,15 @@ async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
         (reply.code == 250).then_some(())
     })
     .await;
-    client.send("a@proved.test", &["bob@b.test"], b"From: a@proved.test\r\n\r\nproved\r\n").await.expect_code(250);
+    client
+        .send("a@proved.test", &["bob@b.test"], b"From: a@proved.test\r\n\r\nproved\r\n")
+        .await
+        .expect_code(250);
     let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
-    assert!(!results.is_empty() && results.iter().all(|(d, .., holds)| d == "proved.test" && *holds), "{results:?}");
+    assert!(
+        !results.is_empty() && results.iter().all(|(d, .., holds)| d == "proved.test" && *holds),
+        "{results:?}"
+    );
 }
 
 #[tokio::test]

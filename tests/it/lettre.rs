@@ -30,14 +30,19 @@ async fn lettre_submits_text_a_utf8_subject_and_an_attachment() {
         // lettre ends a message with a line end of its own where there is none.
         let whole: &[u8] = &[submitted.as_slice(), b"\r\n"].concat();
         let ends = |content: &[u8]| content.ends_with(submitted) || content.ends_with(whole);
-        assert!(received.iter().any(|transaction| ends(&transaction.content)), "{}", submitted.escape_ascii());
+        assert!(
+            received.iter().any(|transaction| ends(&transaction.content)),
+            "{}",
+            submitted.escape_ascii()
+        );
     }
     assert_eq!(received.len(), 6);
 }
 
 fn transports(server: &TestServer, account: &Account) -> [AsyncSmtpTransport<Tokio1Executor>; 2] {
     let certificate = Certificate::from_pem(server.certificate_pem().as_bytes()).unwrap();
-    let parameters = TlsParameters::builder(HOSTNAME.into()).add_root_certificate(certificate).build().unwrap();
+    let parameters =
+        TlsParameters::builder(HOSTNAME.into()).add_root_certificate(certificate).build().unwrap();
     let credentials = Credentials::new(account.user.clone(), account.secret.clone());
     let transport = |port, tls| {
         AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous("127.0.0.1")

@@ -22,6 +22,7 @@ mod dkim;
 mod layers;
 mod lettre;
 mod retry;
+mod scram;
 mod smart_host;
 mod stage;
 mod start_errors;

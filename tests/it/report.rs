@@ -13,18 +13,25 @@ pub fn expect_report(content: &[u8], recipient: &str, action: &str, status: &str
     for field in ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"] {
         assert!(message.header(field).is_some(), "{field} in {shown}");
     }
-    assert_eq!(message.header_raw("Auto-Submitted").map(str::trim), Some("auto-replied"), "RFC 3834 §5: {shown}");
+    assert_eq!(
+        message.header_raw("Auto-Submitted").map(str::trim),
+        Some("auto-replied"),
+        "RFC 3834 §5: {shown}"
+    );
 
     let status_part = message.parts.iter().find(|part| part.is_content_type("message", "delivery-status"));
     let body = match &status_part.unwrap_or_else(|| panic!("no status in {shown}")).body {
         PartType::Text(text) => text.to_string(),
-        PartType::Binary(octets) | PartType::InlineBinary(octets) => String::from_utf8(octets.to_vec()).unwrap(),
+        PartType::Binary(octets) | PartType::InlineBinary(octets) => {
+            String::from_utf8(octets.to_vec()).unwrap()
+        }
         other => panic!("{other:?}"),
     };
     let groups: Vec<&str> = body.trim().split("\r\n\r\n").collect();
     assert!(value(groups[0], "Reporting-MTA").is_some_and(|mta| mta.starts_with("dns;")), "{body}");
     let of_recipient = groups[1..].iter().find(|group| {
-        value(group, "Final-Recipient").is_some_and(|value| value.replace(' ', "") == format!("rfc822;{recipient}"))
+        value(group, "Final-Recipient")
+            .is_some_and(|value| value.replace(' ', "") == format!("rfc822;{recipient}"))
     });
     let group = of_recipient.unwrap_or_else(|| panic!("nothing about {recipient} in {body}"));
     assert_eq!(value(group, "Action").as_deref(), Some(action), "{body}");

@@ -112,7 +112,11 @@ async fn a_missing_configuration_is_named() {
 async fn an_unreadable_certificate_is_named() {
     let setting = Setting::new();
     let tls = |certificate: &Path, key: &Path| {
-        format!("[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n{API}", certificate.display(), key.display())
+        format!(
+            "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n{API}",
+            certificate.display(),
+            key.display()
+        )
     };
     let (certificate, key) = (setting.path("tls.crt"), setting.path("tls.key"));
     let said = setting.fail("", &tls(&certificate, &key)).await;

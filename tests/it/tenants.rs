@@ -46,7 +46,10 @@ async fn senders_of_domains_that_are_not_the_tenants_are_refused() {
     let _other = server.create_account("other.test").await;
     let mut client = server.log_in(&account).await;
     for sender in ["alice@other.test", "alice@evilacme.test", "alice@nobody.test", "alice@test"] {
-        client.command(&format!("MAIL FROM:<{sender}>")).await.expect_saying(550, "[sender_domain_not_owned]");
+        client
+            .command(&format!("MAIL FROM:<{sender}>"))
+            .await
+            .expect_saying(550, "[sender_domain_not_owned]");
     }
     client.command("MAIL FROM:<alice@sub.acme.test>").await.expect_code(250);
     client.command("RSET").await.expect_code(250);
