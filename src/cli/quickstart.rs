@@ -11,7 +11,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
-use super::serve::{Reload, runtime, serve};
+use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
 use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, Scope, TenantId, Timestamp};
@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
     runtime()?.block_on(async {
+        let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         match Demo::make(running.store()).await? {
             Some(demo) => demo.show(&running, &config).await?,
@@ -42,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!(
             "\nThe server runs. Ctrl-C ends it; the same command starts it again with everything in it."
         );
-        serve(running, &Reload { path: &path, config: &config, log: &log }).await
+        serve(running, signals, &Reload { path: &path, config: &config, log: &log }).await
     })
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ConfigFile;
 use crate::app::Running;
@@ -21,8 +21,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
     runtime()?.block_on(async {
+        let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
-        serve(running, &Reload { path, config: &config, log: &log }).await
+        serve(running, signals, &Reload { path, config: &config, log: &log }).await
     })
 }
 
@@ -37,17 +38,36 @@ pub(super) struct Reload<'a> {
     pub log: &'a LogControl,
 }
 
+/// What people and systemd tell the server. Listened for before it starts, so that none comes too early.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves until a signal or a failure, then stops in order.
-pub(super) async fn serve(mut running: Running, reload: &Reload<'_>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+pub(super) async fn serve(
+    mut running: Running,
+    mut signals: Signals,
+    reload: &Reload<'_>,
+) -> anyhow::Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     let failure = loop {
         tokio::select! {
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => break None,
+            _ = signals.interrupt.recv() => break None,
+            _ = signals.hangup.recv() => {
                 reload.run(&running);
                 notify(&[sd_notify::NotifyState::Ready]);
             }

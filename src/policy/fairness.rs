@@ -2,7 +2,7 @@
 //!
 //! Tenants take turns, whatever their backlog, and so do the destinations of one tenant. A *lane* is what the limit
 //! of connections holds for: a destination, or a smart host with its account. A connection is a *slot*: it is given
-//! out with [`Fairness::next`], may be kept with [`Fairness::next_for`], and goes back with [`Fairness::free`].
+//! out with [`Fairness::take_turn`], may be kept with [`Fairness::keep_turn`], and goes back with [`Fairness::free`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -86,7 +86,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     }
 
     /// Takes a slot and the work whose turn it is; `None` if no slot is free for anything that waits.
-    pub fn next(&mut self) -> Option<(L, J)> {
+    pub fn take_turn(&mut self) -> Option<(L, J)> {
         if self.slots_taken >= self.limits.total {
             return None;
         }
@@ -125,7 +125,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
 
     /// The next work for a slot that is already taken in this lane, in turns of its tenants. `None` if nothing waits
     /// there, or if the slot should go back because work elsewhere has no slot: then [`Fairness::free`] it.
-    pub fn next_for(&mut self, lane: &L) -> Option<J> {
+    pub fn keep_turn(&mut self, lane: &L) -> Option<J> {
         if self.slots_taken >= self.limits.total && !self.turns.is_empty() && self.someone_else_waits(lane) {
             return None;
         }
@@ -238,7 +238,7 @@ mod tests {
         (0..50).for_each(|job| fair.push(1, 1, job));
         fair.push(2, 1, 100);
         fair.push(3, 2, 101);
-        let firsts: Vec<u32> = (0..4).map(|_| fair.next().unwrap().1).collect();
+        let firsts: Vec<u32> = (0..4).map(|_| fair.take_turn().unwrap().1).collect();
         assert_eq!(firsts, [0, 100, 101, 1]);
     }
 
@@ -246,11 +246,11 @@ mod tests {
     fn a_kept_slot_serves_its_tenants_in_turns_too() {
         let mut fair = fairness(100, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
-        assert_eq!(fair.next(), Some((1, 0)));
+        assert_eq!(fair.take_turn(), Some((1, 0)));
         fair.push(2, 1, 100);
-        assert_eq!(fair.next(), None);
-        assert_eq!(fair.next_for(&1), Some(1));
-        assert_eq!(fair.next_for(&1), Some(100));
+        assert_eq!(fair.take_turn(), None);
+        assert_eq!(fair.keep_turn(&1), Some(1));
+        assert_eq!(fair.keep_turn(&1), Some(100));
     }
 
     #[test]
@@ -259,24 +259,27 @@ mod tests {
         fair.push(1, 1, 0);
         fair.push(1, 1, 1);
         fair.push(1, 2, 2);
-        assert_eq!([fair.next(), fair.next(), fair.next()], [Some((1, 0)), Some((2, 2)), None]);
+        assert_eq!(
+            [fair.take_turn(), fair.take_turn(), fair.take_turn()],
+            [Some((1, 0)), Some((2, 2)), None]
+        );
         fair.free(&1);
-        assert_eq!(fair.next(), Some((1, 1)));
+        assert_eq!(fair.take_turn(), Some((1, 1)));
     }
 
     #[test]
     fn a_slot_goes_back_when_others_have_none() {
         let mut fair = fairness(1, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
-        assert_eq!(fair.next(), Some((1, 0)));
-        assert_eq!(fair.next_for(&1), Some(1));
+        assert_eq!(fair.take_turn(), Some((1, 0)));
+        assert_eq!(fair.keep_turn(&1), Some(1));
         fair.push(2, 2, 100);
-        assert_eq!(fair.next_for(&1), None);
+        assert_eq!(fair.keep_turn(&1), None);
         fair.free(&1);
-        let both = [fair.next().unwrap().0, {
+        let both = [fair.take_turn().unwrap().0, {
             fair.free(&1);
             fair.free(&2);
-            fair.next().unwrap().0
+            fair.take_turn().unwrap().0
         }];
         assert!(both.contains(&2), "{both:?}");
     }
@@ -311,13 +314,13 @@ mod tests {
                         pushed += 1;
                     }
                     Act::Next => {
-                        if let Some((lane, job)) = fair.next() {
+                        if let Some((lane, job)) = fair.take_turn() {
                             prop_assert!(out.insert(job));
                             *slots.entry(lane).or_default() += 1;
                         }
                     }
                     Act::Keep(lane) if slots.get(&lane).is_some_and(|&n| n > 0) => {
-                        if let Some(job) = fair.next_for(&lane) {
+                        if let Some(job) = fair.keep_turn(&lane) {
                             prop_assert!(out.insert(job));
                         }
                     }
@@ -334,7 +337,7 @@ mod tests {
             for (lane, taken) in slots {
                 (0..taken).for_each(|_| fair.free(&lane));
             }
-            while let Some((lane, job)) = fair.next() {
+            while let Some((lane, job)) = fair.take_turn() {
                 prop_assert!(out.insert(job));
                 fair.free(&lane);
             }
@@ -352,7 +355,7 @@ mod tests {
             // Each of the others has its turn at most once before, in the round and in each lane.
             let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
             let served = (0..turns_max).any(|_| {
-                let (lane, job) = fair.next().unwrap();
+                let (lane, job) = fair.take_turn().unwrap();
                 fair.free(&lane);
                 job == 1
             });
@@ -365,7 +368,7 @@ mod tests {
             for (job, (tenant, lane)) in pushes.iter().enumerate() {
                 fair.push(*tenant, *lane, job as u32);
             }
-            let mut out: Vec<u32> = std::iter::from_fn(|| fair.next()).map(|(_, job)| job).collect();
+            let mut out: Vec<u32> = std::iter::from_fn(|| fair.take_turn()).map(|(_, job)| job).collect();
             out.extend(fair.drain());
             out.sort_unstable();
             prop_assert_eq!(out, (0..pushes.len() as u32).collect::<Vec<_>>());

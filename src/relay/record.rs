@@ -148,7 +148,7 @@ pub fn reported_failure(delivery: &Delivery, record: &AttemptRecord) -> Option<R
     let attempt = record.attempt.as_ref();
     let host = attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty());
     let status = match (expired, attempt.and_then(|attempt| attempt.enhanced)) {
-        // RFC 3463 §3.5: delivery time expired.
+        // RFC 3463 §3.5: delivery time expired. What was in the way until then is in the diagnostic.
         (true, _) => EnhancedStatus::new(4, 4, 7),
         (false, Some(status)) if status.class == 5 => status,
         (false, _) => EnhancedStatus::new(5, 0, 0),
@@ -235,6 +235,19 @@ mod tests {
         assert_eq!((late.state, late.next_attempt_at), (DeliveryState::Expired, None));
         let failure = reported_failure(&batch(9).deliveries[0], &late).unwrap();
         assert!(failure.expired && failure.status == EnhancedStatus::new(4, 4, 7));
+    }
+
+    #[test]
+    fn a_delivery_claimed_after_its_lifetime_ends_with_its_last_reply() {
+        let mut batch = batch(9);
+        batch.deliveries[0].last_reply = Some("452 4.2.2 mailbox full".into());
+        let now = batch.message.expires_at;
+        let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let record = account.record_expired(&batch.deliveries[0]);
+        assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
+        let failure = reported_failure(&batch.deliveries[0], &record).unwrap();
+        assert_eq!((failure.status.to_string().as_str(), failure.host), ("4.4.7", None));
+        assert_eq!(failure.diagnostic, "452 4.2.2 mailbox full");
     }
 
     #[test]

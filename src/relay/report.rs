@@ -148,16 +148,12 @@ impl Report<'_> {
                 failure.status
             );
             let diagnostic: String = one_line(&failure.diagnostic).chars().map(ascii_only).collect();
-            let _ = match &failure.host {
-                Some(host) => {
-                    write!(
-                        text,
-                        "Remote-MTA: dns; {}\r\nDiagnostic-Code: smtp; {diagnostic}\r\n",
-                        one_line(host)
-                    )
-                }
-                None => write!(text, "Diagnostic-Code: X-Pillarbox; {diagnostic}\r\n"),
-            };
+            if let Some(host) = &failure.host {
+                let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
+            }
+            // RFC 3464 §2.3.6: `smtp` is for replies; our own words are no reply.
+            let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
+            let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
         }
         text
     }
@@ -207,6 +203,11 @@ fn typed_address(address: &Address) -> String {
 /// Text without line ends, shortened: nothing of it can become a field of its own.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DIAGNOSTIC_CHARS_MAX).collect()
+}
+
+fn is_reply(text: &str) -> bool {
+    let code = text.split(' ').next().unwrap_or_default();
+    code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn ascii_only(c: char) -> char {
@@ -309,6 +310,7 @@ mod tests {
                 .contains("Final-Recipient: rfc822; bob@x.example\r\nAction: failed\r\nStatus: 5.1.1\r\n")
         );
         assert!(texts[1].contains("Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n"));
+        assert!(texts[1].contains("Diagnostic-Code: X-Pillarbox; time-out  Action: delivered\r\n"));
         assert!(texts[1].contains("Final-Recipient: utf-8; \\x{E9}@y.example\r\n"));
         assert_eq!(texts[1].matches("\r\nAction: ").count(), 2, "{}", texts[1]);
         assert!(texts[2].starts_with("Received: by us\r\nSubject: Gr\u{fc}\u{df}e"), "{}", texts[2]);

@@ -107,7 +107,7 @@ fn crowded_destinations(core: &Core) -> Vec<Host> {
 /// Gives each piece of work that has a free slot to a worker of its own.
 fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     loop {
-        let turn = core.fairness().next();
+        let turn = core.fairness().take_turn();
         let Some((lane, claim)) = turn else { return };
         let slot = Slot::new(core.clone(), lane);
         core.tasks.spawn(worker::run(core.clone(), recordings.clone(), slot, claim));

@@ -77,7 +77,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.fairness().next_for(&slot.lane);
+        let next = core.fairness().keep_turn(&slot.lane);
         claim = match next {
             Some(next) => next,
             None => {
@@ -86,7 +86,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                     core.pool.put(&slot.lane, connection);
                 }
                 drop(slot);
-                let turn = core.fairness().next();
+                let turn = core.fairness().take_turn();
                 let Some((lane, next)) = turn else { return };
                 slot = Slot::new(core.clone(), lane);
                 next

@@ -21,6 +21,9 @@ pub enum LineError {
     TlsHello,
 }
 
+/// What stands at the front of a buffer: a line without its CRLF, or a fault.
+pub type Found<'a> = Result<&'a [u8], LineError>;
+
 /// Finds lines in a buffer that grows behind and is consumed in front.
 #[derive(Debug, Default)]
 pub struct LineReader {
@@ -32,7 +35,7 @@ pub struct LineReader {
 impl LineReader {
     /// Looks for a line at the front of the buffer. Answers how many octets are done with, and the line without its
     /// CRLF; no line means that more octets are needed.
-    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<Result<&'a [u8], LineError>>) {
+    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<Found<'a>>) {
         let start = match self.discard(buffer) {
             Some(start) => start,
             None => return (buffer.len() - usize::from(buffer.ends_with(b"\r")), None),
@@ -86,10 +89,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Found = Vec<Result<Vec<u8>, LineError>>;
+    type Lines = Vec<Result<Vec<u8>, LineError>>;
 
-    fn read(pieces: &[&[u8]]) -> Found {
-        let (mut reader, mut buffer, mut found) = (LineReader::default(), Vec::new(), Found::new());
+    fn read(pieces: &[&[u8]]) -> Lines {
+        let (mut reader, mut buffer, mut found) = (LineReader::default(), Vec::new(), Lines::new());
         for piece in pieces {
             buffer.extend_from_slice(piece);
             loop {

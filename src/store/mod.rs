@@ -237,6 +237,7 @@ pub trait Spool {
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
     /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
     /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
+    /// After an error the claims are still the caller's, to be recorded again or released.
     fn record(&self, records: RecordBatch) -> impl Future<Output = Result<()>> + Send;
     /// Ends claims without a trace: the deliveries are due as they were.
     fn release(&self, ids: &[DeliveryId]);

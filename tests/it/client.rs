@@ -81,6 +81,11 @@ impl Client {
     /// STARTTLS; `None` if the handshake fails.
     pub async fn try_starttls(mut self, trust: Arc<ClientConfig>) -> Option<Self> {
         self.command("STARTTLS").await.expect_code(220);
+        self.into_tls(trust).await
+    }
+
+    /// The handshake; `None` if it fails.
+    pub async fn into_tls(self, trust: Arc<ClientConfig>) -> Option<Self> {
         let Self { wire, name } = self;
         let wire =
             timeout(PATIENCE, wire.connect_tls(trust, &name)).await.expect("a handshake in time").ok()?;
@@ -154,7 +159,7 @@ impl Client {
 }
 
 /// Dot-stuffing of a message that ends with CRLF, RFC 5321 §4.5.2.
-fn stuff(message: &[u8]) -> Vec<u8> {
+pub fn stuff(message: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(message.len() + 3);
     let mut at_line_start = true;
     for &octet in message {

@@ -10,8 +10,15 @@ use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::FakeMx;
-use crate::server::{Account, TestServer, message, text};
+use crate::server::{Account, TestServer, text};
 use crate::wait::until;
+
+/// The verifier hashes bodies that end in lines of white space wrongly (its fault, mended in our signer), so none here.
+/// Those are left to the tests with real clients, where dkimpy verifies.
+const CONTENT: &[u8] =
+    "From: Alice <alice@acme.test>\r\nTo: bob@b.test\r\nSubject:  folded\r\n  subject \r\n\r\n\
+    Hello.\r\n.\r\ntrailing \t \r\n  Grüße\r\n\r\n\r\n"
+        .as_bytes();
 
 async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
     let dns = FakeDns::start().await;
@@ -70,7 +77,7 @@ async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, String, b
 async fn signatures_verify_with_the_records_that_the_api_tells() {
     let (dns, mx, server, account) = setting().await;
     publish(&dns, &domain(&server, &account).await, &[]);
-    server.submit(&account, &["bob@b.test"], &message(&account, "signed")).await;
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
     let received = mx.wait_for(1).await.remove(0).content;
     let results = verify(&dns, &received).await;
     assert!(results.iter().any(|(_, _, algorithm, _)| algorithm == "RsaSha256"), "{results:?}");
@@ -161,7 +168,7 @@ async fn a_key_that_the_tenant_brings_signs() {
     let added = server.control.ok("POST", &path, json!({"selector": "mine", "private_key": pem})).await;
     assert!(!added.to_string().contains(lines[3]), "never readable again");
     publish(&dns, &domain(&server, &account).await, &[]);
-    server.submit(&account, &["bob@b.test"], &message(&account, "own")).await;
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
     let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
     let own: Vec<_> = results.iter().filter(|(_, selector, ..)| selector == "mine").collect();
     assert!(own.len() == 1 && results.iter().all(|(.., holds)| *holds), "{results:?}");

@@ -83,11 +83,6 @@ impl FakeDns {
         self.zone.lock().unwrap().failing.remove(&key(owner));
     }
 
-    /// Forgets a name: NXDOMAIN from now on, unless there are names below it.
-    pub fn forget(&self, owner: &str) {
-        self.zone.lock().unwrap().records.remove(&key(owner));
-    }
-
     /// How often a name was asked for, with any type.
     pub fn queries(&self, owner: &str) -> usize {
         let owner = key(owner);

@@ -145,6 +145,11 @@ impl FakeMx {
         servers
     }
 
+    /// At the same port as another, at an address of its own.
+    pub async fn beside(other: &Self) -> Self {
+        Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
+    }
+
     async fn listen(address: SocketAddr, offer: Offer) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -158,11 +163,6 @@ impl FakeMx {
     /// From now on, `times` times: `fault` where a line of `phase` contains `part`.
     pub fn script(&self, phase: Phase, part: &str, times: usize, fault: Fault) {
         self.state.rules.lock().unwrap().push(Rule { phase, part: part.to_owned(), times, fault });
-    }
-
-    /// Ends all scripts.
-    pub fn behave(&self) {
-        self.state.rules.lock().unwrap().clear();
     }
 
     pub fn transactions(&self) -> Vec<Transaction> {
@@ -180,16 +180,6 @@ impl FakeMx {
             Some(self.transactions()).filter(|all| all.len() >= count)
         })
         .await
-    }
-
-    /// Waits until a command line with this part came so many times.
-    pub async fn wait_for_command(&self, part: &str, count: usize) {
-        until(&format!("{count} commands with {part}"), async || {
-            let connections = self.connections();
-            let commands = connections.iter().flat_map(|connection| &connection.commands);
-            (commands.filter(|line| line.contains(part)).count() >= count).then_some(())
-        })
-        .await;
     }
 }
 
@@ -251,9 +241,9 @@ impl Session {
                 "EHLO" => self.greet(&mut wire, rest).await?,
                 "HELO" => say(&mut wire, "250 fake.test").await?,
                 "STARTTLS" => {
-                    self.reply(&mut wire, Phase::Starttls, &line, "220 go ahead").await?;
-                    assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
-                    wire = self.start_tls(wire).await?;
+                    if self.reply(&mut wire, Phase::Starttls, &line, "220 go ahead").await? {
+                        wire = self.start_tls(wire).await?;
+                    }
                 }
                 "AUTH" => self.authenticate(&mut wire, rest).await?,
                 "MAIL" => self.mail(&mut wire, &line).await?,
@@ -274,6 +264,7 @@ impl Session {
     }
 
     async fn start_tls(&mut self, wire: Wire) -> Step<Wire> {
+        assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
         let config = self.state.offer.tls.clone().expect("a fake with TLS has a certificate");
         let wire = wire.accept_tls(config).await.map_err(|_| Over)?;
         self.note(|connection| connection.tls = true);
@@ -422,7 +413,7 @@ impl Session {
     fn fault(&self, phase: Phase, line: &str) -> Option<Fault> {
         let mut rules = self.state.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|rule| rule.fits(phase, line))?;
-        rule.times -= 1;
+        rule.times = rule.times.saturating_sub(1);
         Some(rule.fault.clone())
     }
 

@@ -175,7 +175,7 @@ async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
     server.wait_for_status(&id, &["expired"]).await;
     let report = mx.wait_for(1).await.remove(0);
     assert_eq!(report.reverse_path, "");
-    expect_report(&report.content, "bob@b.test", "failed", "4.2.2");
+    expect_report(&report.content, "bob@b.test", "failed", "4.4.7");
 }
 
 #[tokio::test]

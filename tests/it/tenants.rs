@@ -40,6 +40,25 @@ async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
 }
 
 #[tokio::test]
+async fn a_tenant_with_a_backlog_to_a_host_that_hangs_delays_nobody_else() {
+    let (dns, mx, server) = one_destination().await;
+    let hanging = FakeMx::beside(&mx).await;
+    hanging.script(Phase::Greeting, "", usize::MAX, Fault::Hang);
+    dns.mx("stuck.test", &[(10, "mx.stuck.test")]);
+    dns.addresses("mx.stuck.test", &[hanging.address.ip()]);
+    let (loud, quiet) = (server.create_account("loud.test").await, server.create_account("quiet.test").await);
+    let mut client = server.log_in(&loud).await;
+    for number in 0..100 {
+        let content = message(&loud, &format!("backlog{number}"));
+        client.send("alice@loud.test", &["bob@stuck.test"], &content).await.expect_code(250);
+    }
+    let id = server.submit(&quiet, &["bob@b.test"], &message(&quiet, "prompt")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let id = server.submit(&loud, &["bob@b.test"], &message(&loud, "other")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+}
+
+#[tokio::test]
 async fn senders_of_domains_that_are_not_the_tenants_are_refused() {
     let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;

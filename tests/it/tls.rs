@@ -33,12 +33,21 @@ async fn an_mx_that_offers_starttls_gets_tls_whatever_its_certificate_says() {
 }
 
 #[tokio::test]
-async fn an_mx_whose_starttls_fails_is_still_reached() {
+async fn an_mx_that_refuses_starttls_is_still_reached() {
+    expect_delivery_in_clear(Fault::Reply("454 4.7.0 no TLS today")).await;
+}
+
+#[tokio::test]
+async fn an_mx_whose_handshake_fails_is_reached_in_clear() {
+    expect_delivery_in_clear(Fault::ReplyAndClose("220 go ahead")).await;
+}
+
+async fn expect_delivery_in_clear(fault: Fault) {
     let identity = Identity::new(&["mx.b.test"]);
     let (_dns, mx, server) =
         destination(Offer { tls: Some(identity.server_config()), ..Offer::default() }).await;
-    mx.script(Phase::Starttls, "", 99, Fault::Reply("454 4.7.0 no TLS today"));
     let account = server.create_account("acme.test").await;
+    mx.script(Phase::Starttls, "", 1, fault);
     server.submit(&account, &["bob@b.test"], &message(&account, "clear")).await;
     assert!(!mx.wait_for(1).await[0].tls);
 }

@@ -166,7 +166,7 @@ impl Opening {
             (State::StartTls, code) if self.options.starttls == StartTls::IfOffered && code != 421 => {
                 self.authenticate()
             }
-            (State::PlainAsked, 334) => self.respond(State::AuthEnd, |login| plain_response(login)),
+            (State::PlainAsked, 334) => self.respond(State::AuthEnd, plain_response),
             (State::LoginUser, 334) => self.respond(State::LoginPassword, |login| BASE64.encode(&login.user)),
             (State::LoginPassword, 334) => {
                 self.respond(State::AuthEnd, |login| BASE64.encode(login.password.as_str()))

@@ -190,6 +190,25 @@ async fn a_claim_that_nobody_waited_for_is_released() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 1);
 }
 
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
+    for bed in [Bed::new(), Bed::without_hand_over()] {
+        let tenant = bed.tenant("a").await;
+        let mut message = bed.enqueue(tenant.id, &["x@one.example"]).await;
+        message.recipients[0].0 = DeliveryId::generate(now());
+        let claimed = bed.claim(later(0)).await.batches;
+        let mut records = outcomes(&claimed, DeliveryState::Delivered);
+        // A report with the id of a message that is there cannot be written.
+        records.report = Some(message);
+        assert!(bed.store.record(records).await.is_err());
+        assert!(bed.claim(later(1)).await.batches.is_empty());
+        bed.store.release(&ids(&claimed));
+        assert_eq!(ids(&bed.claim(later(1)).await.batches), ids(&claimed));
+        bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
+        assert!(bed.claim(later(2)).await.batches.is_empty());
+    }
+}
+
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
 async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     let bed = Bed::with(|options| options.handover_bytes_max = hand_over_octets);

@@ -139,17 +139,14 @@ impl MasterKeyFile {
     }
 
     fn check_mode(&self) -> std::result::Result<(), OpenError> {
-        // The service manager guards its credentials by other means, and the group bits then show an
-        // access list's mask.
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-        if credentials.is_some_and(|directory| self.path.starts_with(directory)) {
-            return Ok(());
-        }
-        let mode = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?.mode();
-        if mode & 0o077 != 0 {
-            let message =
-                format!("others than its owner may use the file (mode {:03o}): chmod 600", mode & 0o777);
-            return Err(self.fault(message));
+        let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
+        // A group of root's choice may read it: credentials of the service manager have such a mode.
+        let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
+        if file.mode() & forbidden != 0 {
+            let mode = file.mode() & 0o777;
+            return Err(
+                self.fault(format!("others than its owner may use the file (mode {mode:03o}): chmod 600"))
+            );
         }
         Ok(())
     }

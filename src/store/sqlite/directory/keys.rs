@@ -30,7 +30,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
     })
 }
 
-pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
+pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     if let Some(tenant) = new.tenant_id
         && super::tenants::find(tx, tenant)?.is_none()
     {
@@ -39,12 +39,12 @@ pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
     let key = Key {
         id: KeyId::generate(now),
         tenant_id: new.tenant_id,
-        name: new.name,
+        name: new.name.clone(),
         environment: new.environment,
-        scopes: new.scopes,
-        allowed_domain_ids: new.allowed_domain_ids,
-        allowed_cidrs: new.allowed_cidrs,
-        last_four: new.imprint.last_four,
+        scopes: new.scopes.clone(),
+        allowed_domain_ids: new.allowed_domain_ids.clone(),
+        allowed_cidrs: new.allowed_cidrs.clone(),
+        last_four: new.imprint.last_four.clone(),
         created_at: now,
         expires_at: new.expires_at,
         last_used_at: None,
@@ -124,8 +124,9 @@ pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageReque
     list.read(connection, page, read_row)
 }
 
-pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
+pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<Key>> {
     let Some(mut key) = find(tx, id)? else { return Ok(None) };
+    let patch = patch.clone();
     key.name = patch.name.unwrap_or(key.name);
     key.scopes = patch.scopes.unwrap_or(key.scopes);
     key.allowed_domain_ids = patch.allowed_domain_ids.unwrap_or(key.allowed_domain_ids);

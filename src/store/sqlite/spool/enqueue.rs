@@ -26,9 +26,6 @@ pub(super) struct Incoming {
     batches: Vec<Batch>,
 }
 
-/// A written message whose commit is still to come.
-pub(super) struct HandOver(Incoming);
-
 /// What the event of an accepted message says.
 #[derive(Serialize)]
 struct Told<'a> {
@@ -44,7 +41,7 @@ impl Incoming {
         Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
     }
 
-    pub(super) fn write(self, tx: &Tx<'_>) -> Result<HandOver> {
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<()> {
         let NewMessage { message, recipients, content } = &*self.new;
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
@@ -56,8 +53,17 @@ impl Incoming {
             ..Subject::default()
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
-        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
-        Ok(HandOver(self))
+        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)
+    }
+
+    /// The commit is synced: the relay may have it.
+    pub(super) fn conclude(mut self) {
+        let message = &self.new.message;
+        if mem::take(&mut self.is_claimed) {
+            self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
+        } else {
+            self.memory.note_due(message.tenant_id, message.created_at);
+        }
     }
 
     fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
@@ -69,19 +75,6 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if self.is_claimed {
             self.memory.forget(self.delivery_ids());
-        }
-    }
-}
-
-impl HandOver {
-    /// The commit is synced: the relay may have it.
-    pub(super) fn conclude(self) {
-        let Self(mut incoming) = self;
-        let message = &incoming.new.message;
-        if mem::take(&mut incoming.is_claimed) {
-            incoming.memory.make_ready(message.tenant_id, mem::take(&mut incoming.batches));
-        } else {
-            incoming.memory.note_due(message.tenant_id, message.created_at);
         }
     }
 }

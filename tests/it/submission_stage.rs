@@ -1,0 +1,181 @@
+//! The submission server alone, on loopback ports, over a store of its own with one tenant that may send.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytesize::ByteSize;
+use pillarbox::config;
+use pillarbox::intake::{Intake, Settings};
+use pillarbox::mail::{
+    Address, DkimAlgorithm, DkimKeyState, DomainName, Environment, KeySecret, MessageId, Scope,
+    SuppressionReason, TenantId, Timestamp, Verification,
+};
+use pillarbox::server::{Security, Server};
+use pillarbox::sign;
+use pillarbox::store::{
+    Access, Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, RateLimit, Store,
+    StoreOptions, TenantSettings,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::dialogue::Variables;
+use crate::identity::Identity;
+
+pub const HOSTNAME: &str = "mail.host.example";
+
+pub struct SubmissionStage {
+    pub submission: SocketAddr,
+    pub submissions: SocketAddr,
+    pub identity: Identity,
+    pub store: Arc<Store>,
+    pub tenant: TenantId,
+    /// A key's id, and its secret.
+    pub user: String,
+    pub password: String,
+    pub stop: CancellationToken,
+    pub serving: JoinSet<()>,
+    _data_dir: tempfile::TempDir,
+}
+
+impl SubmissionStage {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(adjust: impl FnOnce(&mut config::Smtp)) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: data_dir.path().to_owned(),
+            master_key_file: None,
+            readers: 2,
+            inline_body_bytes_max: 256 * 1024,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 1024 * 1024,
+            access: Access::Serve,
+        };
+        let store = Arc::new(Store::open(options).unwrap());
+        let (tenant, user, password) = furnish(&store).await;
+        let mut limits = config::Smtp {
+            recipients_max: 5,
+            message_size_max: ByteSize::kib(100),
+            ..config::Smtp::default()
+        };
+        adjust(&mut limits);
+        let hostname = DomainName::parse(HOSTNAME).unwrap();
+        let settings = Settings {
+            hostname: hostname.clone(),
+            expiry: std::time::Duration::from_secs(3600),
+            takes_null_sender: true,
+            names_client_address: false,
+        };
+        let identity = Identity::new(&[HOSTNAME]);
+        let tls = Arc::new(ArcSwap::new(identity.server_config()));
+        let intake = Arc::new(Intake::new(store.clone(), settings));
+        let server = Arc::new(Server::new(hostname, &limits, intake, tls));
+        let stop = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        let mut addresses = Vec::new();
+        for security in [Security::Starttls, Security::Implicit] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            serving.spawn(server.clone().serve(listener, security, stop.clone()));
+        }
+        let [submission, submissions] = addresses[..] else { unreachable!() };
+        Self {
+            submission,
+            submissions,
+            identity,
+            store,
+            tenant,
+            user,
+            password,
+            stop,
+            serving,
+            _data_dir: data_dir,
+        }
+    }
+
+    /// What dialogues speak of.
+    pub fn variables(&self) -> Variables<'static> {
+        let plain = |password: &str| BASE64_STANDARD.encode(format!("\0{}\0{password}", self.user));
+        [
+            ("hostname", HOSTNAME.to_owned()),
+            ("auth", plain(&self.password)),
+            ("bad_auth", plain("wrong")),
+            ("user", BASE64_STANDARD.encode(&self.user)),
+            ("password", BASE64_STANDARD.encode(&self.password)),
+            ("sender", "app@own.example".to_owned()),
+            ("foreign_sender", "app@foreign.example".to_owned()),
+            ("recipient", "b@other.example".to_owned()),
+            ("other_recipient", "c@other.example".to_owned()),
+            ("suppressed", "suppressed@other.example".to_owned()),
+            ("size_max", "102400".to_owned()),
+            ("size_over", "102401".to_owned()),
+        ]
+        .into()
+    }
+
+    /// The id in a reply to a message.
+    pub fn id_in(reply: &str) -> MessageId {
+        reply.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+async fn furnish(store: &Store) -> (TenantId, String, String) {
+    let now = Timestamp::now();
+    let tenant = NewTenant {
+        name: "Acme".into(),
+        slug: "acme".into(),
+        external_ref: None,
+        metadata: serde_json::Map::new(),
+        settings: TenantSettings::default(),
+        rate_limit: RateLimit::default(),
+        smart_host: None,
+        retention_days: None,
+    };
+    let tenant = store.create_tenant(tenant, now).await.unwrap().id;
+    let pair = sign::generate(DkimAlgorithm::Ed25519).unwrap();
+    let dkim_key = NewDkimKey {
+        selector: "s1".into(),
+        algorithm: pair.algorithm,
+        state: DkimKeyState::Active,
+        public_key: pair.public_key,
+        private_key: pair.private_key,
+    };
+    let domain = NewDomain {
+        tenant_id: Some(tenant),
+        name: DomainName::parse("own.example").unwrap(),
+        verification: Verification::Manual,
+        subdomains: true,
+        ownership_token: "token".into(),
+        dkim_keys: vec![dkim_key],
+    };
+    store.create_domain(domain, now).await.unwrap();
+    let suppression = NewSuppression {
+        tenant_id: Some(tenant),
+        address: Address::parse("suppressed@other.example").unwrap(),
+        reason: SuppressionReason::Manual,
+        evidence: None,
+        expires_at: None,
+    };
+    store.suppress(suppression, now).await.unwrap();
+    let secret = KeySecret::generate(Environment::Live);
+    let key = NewKey {
+        tenant_id: Some(tenant),
+        name: "stage".into(),
+        environment: Environment::Live,
+        scopes: vec![Scope::SmtpSend],
+        allowed_domain_ids: vec![],
+        allowed_cidrs: vec![],
+        expires_at: None,
+        digest: secret.digest(),
+        last_four: secret.last_four().into(),
+    };
+    let key = store.create_key(key, now).await.unwrap();
+    (tenant, key.id.to_string(), secret.expose().to_owned())
+}
