@@ -5,12 +5,16 @@ import socket
 import sys
 import tempfile
 
+import scramp.core
 from OpenSSL import SSL
 from scramp import ScramClient, ScramException
 
 from server import HOSTNAME, PATIENCE_SECONDS, Server
 
 DOMAIN = "acme.example"
+
+# It knows the bindings of TLS 1.2 only, and treats the value of any as octets.
+scramp.core.CHANNEL_TYPES = (*scramp.core.CHANNEL_TYPES, "tls-exporter")
 
 
 class Session:
