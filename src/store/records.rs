@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, KeyId,
-    MessageId, RefusalCode, RequestId, ReversePath, Scope, SecretDigest, Stage, SuppressionId,
+    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, Imprint,
+    KeyId, MessageId, RefusalCode, RequestId, ReversePath, Scope, ScramVerifier, Stage, SuppressionId,
     SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
 };
 
@@ -280,8 +280,16 @@ pub struct NewKey {
     pub allowed_domain_ids: Vec<DomainId>,
     pub allowed_cidrs: Vec<IpNet>,
     pub expires_at: Option<Timestamp>,
-    pub digest: SecretDigest,
-    pub last_four: String,
+    pub imprint: Imprint,
+}
+
+/// What a user name and a proof of its password are held against (SCRAM).
+#[derive(Debug, Clone)]
+pub struct ScramCredential {
+    /// A decoy that nothing satisfies if there is no such user.
+    pub verifier: ScramVerifier,
+    /// Absent if there is no such user.
+    pub key_id: Option<KeyId>,
 }
 
 /// Changes to a key.

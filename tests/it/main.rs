@@ -27,6 +27,7 @@ mod layers;
 mod lettre;
 mod quickstart;
 mod retry;
+mod scram;
 mod smart_host;
 mod stage;
 mod start_errors;

@@ -21,8 +21,8 @@ use crate::mail::{
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
-    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, Suppression, SuppressionFilter,
-    Tenant, TenantCounts, TenantPatch,
+    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential, Suppression,
+    SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -183,6 +183,12 @@ impl Directory for Store {
             Ok(Some((key, tenant)))
         })
         .await
+    }
+
+    async fn scram_credential(&self, username: &str) -> Result<ScramCredential> {
+        let sealer = Arc::clone(&self.sealer);
+        let username = username.to_owned();
+        self.read(move |connection| keys::scram_credential(connection, &sealer, &username)).await
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
