@@ -228,6 +228,7 @@ impl Intake {
                 reverse_path: envelope.reverse_path,
                 body: envelope.body,
                 smtputf8: envelope.smtputf8,
+                parameters: envelope.parameters,
                 size: content.len() as u64,
                 subject: summary.subject,
                 header_from: summary.from,

@@ -23,6 +23,7 @@ mod api_isolation;
 mod bad_input;
 mod delivery;
 mod dkim;
+mod dsn;
 mod layers;
 mod lettre;
 mod quickstart;
