@@ -22,6 +22,7 @@ mod api_isolation;
 mod bad_input;
 mod delivery;
 mod dkim;
+mod fuzz;
 mod layers;
 mod lettre;
 mod retry;
