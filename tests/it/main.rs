@@ -24,6 +24,7 @@ mod bad_input;
 mod delivery;
 mod dkim;
 mod dsn;
+mod fuzz;
 mod layers;
 mod lettre;
 mod quickstart;
