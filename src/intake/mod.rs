@@ -2,6 +2,7 @@
 //! HTTP send API. Imports `mail`, `policy`, `sign` and `store`.
 
 mod facts;
+mod quota;
 mod recent;
 mod stamp;
 
@@ -20,9 +21,11 @@ use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::store::{
-    Directory, Journal, Key, Message, NewMessage, Rejection, Spool, Store, StoreError, Tenant,
+    Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool, Store, StoreError,
+    Tenant,
 };
 use facts::Facts;
+use quota::Quota;
 use stamp::Receipt;
 
 /// How mail is accepted.
@@ -42,6 +45,7 @@ pub struct Settings {
 pub struct Intake {
     store: Arc<Store>,
     facts: Facts,
+    notes: Quota,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
     signing: Semaphore,
@@ -100,7 +104,13 @@ impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { facts: Facts::new(store.clone()), store, settings, signing: Semaphore::new(cores) }
+        Self {
+            facts: Facts::new(store.clone()),
+            notes: Quota::default(),
+            store,
+            settings,
+            signing: Semaphore::new(cores),
+        }
     }
 
     /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret.
@@ -111,18 +121,50 @@ impl Intake {
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(|error| {
-            tracing::error!(%error, "cannot look up a credential");
-            AuthenticationError::Unavailable
-        })?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(cannot_look_up)?;
         let (key, tenant) = match found {
             Some((key, Some(tenant))) => (key, tenant),
             // A platform key has no domains to send from.
             Some((_, None)) | None => return Err(AuthenticationError::Rejected),
         };
+        if username != tenant.slug && username != key.id.to_string() {
+            return Err(AuthenticationError::Rejected);
+        }
+        self.admit_key(key, tenant, client_address).await
+    }
+
+    /// What a proof of this user's password is held against; a user that is not there has something as well.
+    pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
+        self.store.scram_credential(username).await.map_err(cannot_look_up)
+    }
+
+    /// Checks a SCRAM proof (RFC 5802 §3). The signature proves to the client that the server knows it.
+    pub async fn authenticate_by_proof(
+        &self,
+        credential: &ScramCredential,
+        auth_message: &str,
+        proof: &[u8],
+        client_address: IpAddr,
+    ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
+        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
+        let (Some(signature), Some(id)) = (signature, credential.key_id) else {
+            return Err(AuthenticationError::Rejected);
+        };
+        let found = self.facts.key(id).await.map_err(cannot_look_up)?;
+        let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
+        let submitter = self.admit_key(key, tenant, client_address).await?;
+        Ok((submitter, signature.to_vec()))
+    }
+
+    /// Who has shown to have this key may use it, unless it has ended or is for other networks.
+    async fn admit_key(
+        &self,
+        key: Key,
+        tenant: Tenant,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
         let now = Timestamp::now();
-        let is_named = username == tenant.slug || username == key.id.to_string();
-        if !is_named || !is_valid(&key, now) {
+        if !is_valid(&key, now) {
             return Err(AuthenticationError::Rejected);
         }
         check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
@@ -223,9 +265,18 @@ impl Intake {
         Ok(id)
     }
 
-    /// Notes a refusal for the tenant to read; the answer is the reference for the reply.
-    pub fn note_rejection(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> RequestId {
+    /// Notes a refusal for the tenant to read; the answer is the reference for the reply, `None` if too many of this
+    /// tenant's were noted lately.
+    pub fn note_rejection(
+        &self,
+        submitter: &Submitter,
+        stage: Stage,
+        refusal: &Refusal,
+    ) -> Option<RequestId> {
         let now = Timestamp::now();
+        if !self.notes.take(submitter.tenant.id, now) {
+            return None;
+        }
         let id = RequestId::generate(now);
         self.store.reject(Rejection {
             id,
@@ -237,7 +288,7 @@ impl Intake {
             client_address: Some(submitter.client_address),
             created_at: now,
         });
-        id
+        Some(id)
     }
 
     /// The submitter as the store has it now: keys expire and tenants are suspended while sessions last.
@@ -332,6 +383,11 @@ fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
         format!("this key may not be used from {client}"),
         "add the network to the key's allowed_cidrs, or use another key",
     ))
+}
+
+fn cannot_look_up(error: StoreError) -> AuthenticationError {
+    tracing::error!(%error, "cannot look up a credential");
+    AuthenticationError::Unavailable
 }
 
 fn refuse_storage(error: StoreError) -> Refusal {

@@ -11,13 +11,14 @@ mod header;
 mod id;
 mod mailbox_list;
 mod refusal;
+mod scram;
 mod state;
 mod status;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
-pub use credential::{KeySecret, KeySecretError, SecretDigest};
+pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
 pub use domain::{DomainError, DomainName};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
@@ -31,6 +32,7 @@ pub use id::{
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
+pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
     SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,

@@ -1,12 +1,22 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
 
 use super::parameters::HOLD_MAX_S;
-use super::sasl;
+use super::sasl::{self, ChannelBinding};
 use super::session::Settings;
 use crate::mail::{SignedDuration, Timestamp};
 
+/// What the offer depends on beside the settings.
+pub struct State<'a> {
+    pub tls: bool,
+    pub authenticated: bool,
+    pub channel: Option<&'a ChannelBinding>,
+    /// If it is known.
+    pub now: Option<Timestamp>,
+}
+
 /// The lines of the answer to EHLO.
-pub fn offer(settings: &Settings, tls: bool, authenticated: bool, now: Option<Timestamp>) -> Vec<String> {
+pub fn offer(settings: &Settings, state: &State<'_>) -> Vec<String> {
+    let &State { tls, authenticated, channel, now } = state;
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -43,7 +53,7 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool, now: Option<Ti
     }
     // RFC 4954 §4, §6: no password in clear, and one login for a session.
     if tls && !authenticated {
-        lines.push(format!("AUTH {}", sasl::MECHANISMS));
+        lines.push(format!("AUTH {}", sasl::mechanisms(channel)));
     }
     lines
 }

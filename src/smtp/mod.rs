@@ -4,7 +4,7 @@
 //! * [`Session`]: the whole state of one connection. `step` takes an [`Input`] and says what is [`Next`].
 //! * [`LineReader`]: where a command line ends (RFC 5321 §2.3.8).
 //! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1; `parameters` those of MAIL and RCPT.
-//! * `sasl`: AUTH PLAIN and LOGIN (RFC 4954).
+//! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
 //! * `data`: where a message ends, and its bytes without the transparency dots (RFC 5321 §4.5.2).
 //! * `extension`: what EHLO offers.
 //! * `replies`: each reply of our own, once, by its number.
@@ -30,8 +30,8 @@ mod testing;
 mod transaction;
 
 pub use command::{CommandError, Verb};
-pub use data::{BareNewline, DataLimits, Decoder, Fault, Progress};
+pub use data::{BareNewline, DataLimits, Decoder, Fault, Framing, Progress};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
-pub use sasl::Credentials;
+pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};
 pub use session::{Input, Next, Question, Session, Settings, Step, Verdict};

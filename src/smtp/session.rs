@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::command::{self, Chunk, CommandError, ForwardPath, Verb};
 use super::data::DataLimits;
 use super::line::LineError;
-use super::sasl::{self, Credentials, Exchange, SaslError};
+use super::sasl::{self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError};
 use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
 use crate::mail::{
@@ -94,6 +94,10 @@ pub enum Next {
 pub enum Question {
     /// Who is this?
     Authenticate(Credentials),
+    /// By what can this user prove to be it? [`Verdict::Scram`].
+    FindUser(String),
+    /// Does this prove that the client is the user of the last [`Question::FindUser`]? [`Verdict::Proven`].
+    CheckProof(Proof),
     /// May mail come from there?
     AdmitSender(ReversePath),
     /// May mail go there?
@@ -133,6 +137,10 @@ pub enum Verdict {
     Granted,
     /// Yes, and the message is on disk under this id.
     Queued(MessageId),
+    /// Ask the client for its proof with these.
+    Scram(Parameters),
+    /// Yes, and this proves that the server knows the user.
+    Proven(Vec<u8>),
     /// No, in these words; a 421 closes the session.
     Refused(Reply),
 }
@@ -144,6 +152,7 @@ pub struct Session {
     hello: Option<Hello>,
     tls: bool,
     authenticated: bool,
+    channel: Option<ChannelBinding>,
     errors: u32,
     /// What the shell said last.
     now: Option<Timestamp>,
@@ -174,6 +183,8 @@ enum Phase {
 #[derive(Debug)]
 enum Pending {
     Authenticate,
+    User(ClientFirst),
+    Proof,
     Sender(Box<Draft>),
     Recipient(Box<Draft>, Recipient),
     StartData(Box<Draft>),
@@ -196,13 +207,19 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        Self { settings, hello: None, tls, authenticated: false, errors: 0, now: None, phase: Phase::Opening }
+        let (hello, channel, now) = (None, None, None);
+        Self { settings, hello, tls, authenticated: false, channel, errors: 0, now, phase: Phase::Opening }
     }
 
     /// What time it is, said before a line is handed in. A session that does not know holds no message for later
     /// (RFC 4865).
     pub fn tell_time(&mut self, now: Timestamp) {
         self.now = Some(now);
+    }
+
+    /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
+    pub fn bind_channel(&mut self, channel: Option<ChannelBinding>) {
+        self.channel = channel;
     }
 
     /// The name in EHLO or HELO, fit for a `Received` field; empty before.
@@ -301,7 +318,7 @@ impl Session {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
             (Verb::StartTls, _) => self.start_tls(),
             (Verb::Auth, _) => match command::parse_auth(arguments) {
-                Ok((mechanism, initial)) => self.advance_sasl(sasl::start(mechanism, initial)),
+                Ok((mechanism, initial)) => self.advance_sasl(sasl::start(mechanism, initial, self.channel)),
                 Err(error) => self.fail(None, replies::for_command(&error)),
             },
             (Verb::Mail, _) => self.mail(arguments),
@@ -367,7 +384,10 @@ impl Session {
         let extended = verb == Verb::Ehlo;
         self.hello = Some(Hello { name: fit_for_trace(name), extended });
         let lines = if extended {
-            extension::offer(&self.settings, self.tls, self.authenticated, self.now)
+            let channel = self.channel.as_ref();
+            let state =
+                extension::State { tls: self.tls, authenticated: self.authenticated, channel, now: self.now };
+            extension::offer(&self.settings, &state)
         } else {
             vec![self.settings.hostname.to_string()]
         };
@@ -377,6 +397,7 @@ impl Session {
     /// RFC 3207 §4.2: everything learnt before is forgotten, the name in EHLO included.
     fn start_tls(&mut self) -> Step {
         self.hello = None;
+        self.channel = None;
         self.phase = Phase::TlsPending;
         Step::reply(replies::ready_for_tls_220(), Next::UpgradeTls)
     }
@@ -385,10 +406,19 @@ impl Session {
         match progress {
             Ok(sasl::Progress::Challenge(challenge, exchange)) => {
                 self.phase = Phase::Sasl(exchange);
-                Step::reply(replies::challenge_334(challenge), Next::ReadLine)
+                Step::reply(replies::challenge_334(&challenge), Next::ReadLine)
             }
             Ok(sasl::Progress::Done(credentials)) => {
                 self.ask(Pending::Authenticate, Question::Authenticate(credentials))
+            }
+            Ok(sasl::Progress::Find(first)) => {
+                let username = first.username.clone();
+                self.ask(Pending::User(first), Question::FindUser(username))
+            }
+            Ok(sasl::Progress::Prove(proof)) => self.ask(Pending::Proof, Question::CheckProof(proof)),
+            Ok(sasl::Progress::Proven) => {
+                self.authenticated = true;
+                self.ready(None, replies::authenticated_235())
             }
             Err(error) => self.fail(None, replies::for_sasl(error)),
         }
@@ -449,7 +479,7 @@ impl Session {
             granted => return self.take_consent(pending, granted),
         };
         match pending {
-            Pending::Authenticate => self.fail(None, refusal),
+            Pending::Authenticate | Pending::User(_) | Pending::Proof => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
             Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
             Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
@@ -463,6 +493,10 @@ impl Session {
                 self.authenticated = true;
                 self.ready(None, replies::authenticated_235())
             }
+            (Pending::User(first), Verdict::Scram(parameters)) => {
+                self.advance_sasl(Ok(sasl::challenge(first, &parameters)))
+            }
+            (Pending::Proof, Verdict::Proven(signature)) => self.advance_sasl(Ok(sasl::answer(&signature))),
             (Pending::Sender(draft), _) => self.ready(Some(draft), replies::sender_ok_250()),
             (Pending::Recipient(mut draft, recipient), _) => {
                 draft.recipients.push(recipient);
@@ -471,8 +505,10 @@ impl Session {
             (Pending::StartData(draft), _) => self.start_data(draft),
             (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
             (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
-            // Neither can be consented to: a message without an id was not stored.
-            (Pending::Accept, _) => self.ready(None, replies::local_error_451()),
+            // None can be consented to like that: a message without an id was not stored, a proof not checked.
+            (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
+                self.ready(None, replies::local_error_451())
+            }
             (Pending::Refuse(draft), _) => self.ready(draft, replies::local_error_451()),
         }
     }

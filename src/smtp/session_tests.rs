@@ -37,6 +37,9 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("AUTH PLAIN AGRvd24AcGFzcw==",    ["503 5.5.1",  "538 5.7.11", "454 4.7.0",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
     ("AUTH PLAIN",                     ["503 5.5.1",  "538 5.7.11", "334",        "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
     ("AUTH LOGIN",                     ["503 5.5.1",  "538 5.7.11", "334",        "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
+    ("AUTH SCRAM-SHA-256",             ["503 5.5.1",  "538 5.7.11", "334",        "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
+    ("AUTH SCRAM-SHA-256 biws",        ["503 5.5.1",  "538 5.7.11", "501 5.5.2",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
+    ("AUTH SCRAM-SHA-256-PLUS",        ["503 5.5.1",  "538 5.7.11", "504 5.5.4",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
     ("AUTH GSSAPI",                    ["503 5.5.1",  "538 5.7.11", "504 5.5.4",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
     ("AUTH",                           ["503 5.5.1",  "538 5.7.11", "501 5.5.4",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
     ("AUTH PLAIN !!!",                 ["503 5.5.1",  "538 5.7.11", "501 5.5.2",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1"]),
@@ -137,7 +140,7 @@ fn the_offer_changes_with_tls_and_login() {
     );
     it.say("STARTTLS\r\n");
     let secured = it.say("EHLO c.example\r\n");
-    assert!(secured.ends_with("250 AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"));
+    assert!(secured.ends_with("250 AUTH SCRAM-SHA-256 PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"));
     it.say("AUTH PLAIN AHVzZXIAcGFzcw==\r\n");
     assert!(!it.say("EHLO c.example\r\n").contains("AUTH"));
     assert_eq!(it.say("HELO c.example\r\n"), "250 mx.pillarbox.example\r\n");

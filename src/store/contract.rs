@@ -148,8 +148,7 @@ pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) ->
         allowed_domain_ids: Vec::new(),
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().to_owned(),
+        imprint: secret.imprint(),
     }
 }
 

@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, KeyId,
-    MailParameters, MessageId, RcptParameters, Recipient, RefusalCode, RequestId, ReversePath, Scope,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode,
+    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, Imprint,
+    KeyId, MailParameters, MessageId, RcptParameters, Recipient, RefusalCode, RequestId, ReversePath, Scope,
+    ScramVerifier, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode,
     Verification,
 };
 
@@ -281,8 +281,16 @@ pub struct NewKey {
     pub allowed_domain_ids: Vec<DomainId>,
     pub allowed_cidrs: Vec<IpNet>,
     pub expires_at: Option<Timestamp>,
-    pub digest: SecretDigest,
-    pub last_four: String,
+    pub imprint: Imprint,
+}
+
+/// What a user name and a proof of its password are held against (SCRAM).
+#[derive(Debug, Clone)]
+pub struct ScramCredential {
+    /// A decoy that nothing satisfies if there is no such user.
+    pub verifier: ScramVerifier,
+    /// Absent if there is no such user.
+    pub key_id: Option<KeyId>,
 }
 
 /// Changes to a key.

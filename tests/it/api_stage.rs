@@ -166,8 +166,7 @@ async fn make_key(
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().into(),
+        imprint: secret.imprint(),
     };
     adjust(&mut new);
     store.create_key(new, Timestamp::now()).await.unwrap();
