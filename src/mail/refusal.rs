@@ -70,6 +70,8 @@ codes! {
     LineTooLong = "line_too_long";
     /// Binary content that has no form other servers take.
     ConversionRequired = "conversion_required";
+    /// The key of this submission stands for another one.
+    IdempotencyKeyReused = "idempotency_key_reused";
     /// More than a hundred Received fields.
     MailLoop = "mail_loop";
     /// The spool cannot be written.

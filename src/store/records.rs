@@ -351,6 +351,16 @@ pub struct NewMessage {
     pub message: Message,
     pub recipients: Vec<(DeliveryId, Recipient)>,
     pub content: Content,
+    pub submission_key: Option<SubmissionKey>,
+}
+
+/// By what a repeated submission is known as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubmissionKey {
+    /// The submitter's, unique within its tenant and environment.
+    pub name: String,
+    /// SHA-256 of what was submitted.
+    pub digest: [u8; 32],
 }
 
 /// One accepted submission, without its bytes.
@@ -555,5 +565,6 @@ pub struct Pruned {
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,
+    pub submission_keys: u64,
     pub orphan_files: u64,
 }

@@ -146,7 +146,7 @@ impl ApiStage {
             submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
         };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
-        self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
+        self.store.enqueue(NewMessage { message, recipients, content, submission_key: None }).await.unwrap();
         id
     }
 }

@@ -26,6 +26,7 @@ mod delivery;
 mod dkim;
 mod dsn;
 mod fuzz;
+mod idempotency;
 mod layers;
 mod lettre;
 mod quickstart;

@@ -7,6 +7,7 @@ mod retention;
 
 use std::sync::Arc;
 
+use super::spool::submission_key;
 use super::{Store, events};
 use crate::mail::{MessageId, TenantId, Timestamp};
 use crate::store::{
@@ -93,6 +94,7 @@ impl Store {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
         }
+        pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         pruned.orphan_files = self.remove_orphans(limit).await?;
         Ok(pruned)
     }

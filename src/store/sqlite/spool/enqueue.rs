@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::claim::BATCH_DELIVERIES_MAX;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, Recipient};
+use super::submission_key;
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::us;
@@ -43,8 +44,14 @@ impl Incoming {
         Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
     }
 
-    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<()> {
-        let NewMessage { message, recipients, content } = &*self.new;
+    /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
+        let NewMessage { message, recipients, content, submission_key } = &*self.new;
+        if let Some(key) = submission_key
+            && let Some(earlier) = submission_key::take(tx, key, message)?
+        {
+            return Ok(earlier);
+        }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
         bodies::insert(tx, message.id, content, self.is_in_file)?;
@@ -55,17 +62,26 @@ impl Incoming {
             ..Subject::default()
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
-        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)
+        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        Ok(message.id)
     }
 
-    /// The commit is synced: the relay may have it.
-    pub(super) fn conclude(mut self) {
+    /// The commit is synced: the relay may have it, if it is what was written.
+    pub(super) fn conclude(mut self, written: MessageId) -> MessageId {
         let message = &self.new.message;
+        if written != message.id {
+            return written;
+        }
         if mem::take(&mut self.is_claimed) {
             self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
         } else {
             self.memory.note_due(message.tenant_id, message.begins_at());
         }
+        written
+    }
+
+    pub(super) fn message_id(&self) -> MessageId {
+        self.new.message.id
     }
 
     fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
