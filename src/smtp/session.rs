@@ -2,9 +2,10 @@
 //!
 //! Facts that outlive a transaction stand in [`Session`]; the [`Phase`] holds what belongs to the moment, so that a
 //! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
-//! decided in [`Session::find_obstacle`] alone.
+//! decided in [`order`] alone, and [`content`] holds what messages come in.
 
 mod content;
+mod order;
 
 use std::mem;
 use std::sync::Arc;
@@ -334,48 +335,6 @@ impl Session {
             (Verb::Help, draft) => self.ready(draft, replies::help_214()),
             (Verb::Vrfy, draft) => self.ready(draft, replies::cannot_verify_252()),
             (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
-        }
-    }
-
-    /// The table of phases and commands: why the verb cannot come now, if it cannot.
-    fn find_obstacle(&self, verb: Verb, arguments: &str, draft: Option<&Draft>) -> Option<Reply> {
-        let argued = !arguments.is_empty();
-        match verb {
-            // RFC 5321 §4.1.4: these may come at any time.
-            Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
-            Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
-            Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
-            Verb::Ehlo | Verb::Helo | Verb::Quit | Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => None,
-
-            _ if self.hello.is_none() => Some(replies::hello_first_503()),
-
-            Verb::StartTls | Verb::Auth | Verb::Mail if draft.is_some() => {
-                Some(replies::in_transaction_503())
-            }
-            Verb::StartTls if self.tls => Some(replies::already_secure_503()),
-            // RFC 3207 §4: it takes no parameter.
-            Verb::StartTls if argued => Some(replies::no_argument_501()),
-            Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
-            // RFC 4954 §4, and never a password in clear.
-            Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
-            Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
-            // RFC 6409 §4.3, RFC 8314 §3.3.
-            Verb::Mail if !self.tls => Some(replies::tls_required_530()),
-            Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
-
-            Verb::Rcpt | Verb::Data | Verb::Bdat if draft.is_none() => Some(replies::mail_first_503()),
-            Verb::Data if argued => Some(replies::no_argument_501()),
-            // RFC 3030 §2, §3.
-            Verb::Rcpt | Verb::Data if draft.is_some_and(|draft| draft.content.is_some()) => {
-                Some(replies::between_chunks_503())
-            }
-            Verb::Data if draft.is_some_and(|draft| draft.options.binary) => {
-                Some(replies::binary_needs_chunks_503())
-            }
-            Verb::Data | Verb::Bdat if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
-                Some(replies::no_recipients_554())
-            }
-            Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat => None,
         }
     }
 
