@@ -385,7 +385,7 @@ impl Default for Store {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
+    #[error("cannot read the configuration file {path}: {source}; name another one with --config")]
     Read {
         /// The file.
         path: PathBuf,
