@@ -343,7 +343,7 @@ mod tests {
         let (stop, is_finished) = (busy.stop.clone(), finished.clone());
         busy.spawn("delivery", async move {
             stop.cancelled().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::task::yield_now().await;
             is_finished.store(true, Ordering::Relaxed);
         });
         let end = Instant::now() + Duration::from_secs(1);
