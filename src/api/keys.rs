@@ -140,8 +140,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         allowed_domain_ids: powers.allowed_domain_ids.unwrap_or_default(),
         allowed_cidrs: powers.allowed_cidrs.unwrap_or_default(),
         expires_at: powers.expires_at.flatten(),
-        digest: secret.digest(),
-        last_four: secret.last_four().to_owned(),
+        imprint: secret.imprint(),
     };
     let key = call.store().create_key(new, call.now).await?;
     tracing::info!(key = %key.id, by = %caller.id, "a key was created");

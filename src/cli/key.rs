@@ -116,8 +116,7 @@ impl Create {
             allowed_domain_ids: Vec::new(),
             allowed_cidrs: Vec::new(),
             expires_at: self.expires_in.map(|span| now + span),
-            digest: secret.digest(),
-            last_four: secret.last_four().to_owned(),
+            imprint: secret.imprint(),
         };
         let key = store.create_key(new, now).await?;
         store.close().await;

@@ -191,8 +191,7 @@ async fn make_key(
         allowed_domain_ids: Vec::new(),
         allowed_cidrs: Vec::new(),
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().to_owned(),
+        imprint: secret.imprint(),
     };
     let key = store.create_key(new, Timestamp::now()).await?;
     Ok((secret, key.id))

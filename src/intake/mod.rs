@@ -20,7 +20,8 @@ use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::store::{
-    Directory, Journal, Key, Message, NewMessage, Rejection, Spool, Store, StoreError, Tenant,
+    Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool, Store, StoreError,
+    Tenant,
 };
 use facts::Facts;
 use stamp::Receipt;
@@ -111,18 +112,50 @@ impl Intake {
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(|error| {
-            tracing::error!(%error, "cannot look up a credential");
-            AuthenticationError::Unavailable
-        })?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(cannot_look_up)?;
         let (key, tenant) = match found {
             Some((key, Some(tenant))) => (key, tenant),
             // A platform key has no domains to send from.
             Some((_, None)) | None => return Err(AuthenticationError::Rejected),
         };
+        if username != tenant.slug && username != key.id.to_string() {
+            return Err(AuthenticationError::Rejected);
+        }
+        self.admit_key(key, tenant, client_address).await
+    }
+
+    /// What a proof of this user's password is held against; a user that is not there has something as well.
+    pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
+        self.store.scram_credential(username).await.map_err(cannot_look_up)
+    }
+
+    /// Checks a SCRAM proof (RFC 5802 §3). The signature proves to the client that the server knows it.
+    pub async fn authenticate_by_proof(
+        &self,
+        credential: &ScramCredential,
+        auth_message: &str,
+        proof: &[u8],
+        client_address: IpAddr,
+    ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
+        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
+        let (Some(signature), Some(id)) = (signature, credential.key_id) else {
+            return Err(AuthenticationError::Rejected);
+        };
+        let found = self.facts.key(id).await.map_err(cannot_look_up)?;
+        let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
+        let submitter = self.admit_key(key, tenant, client_address).await?;
+        Ok((submitter, signature.to_vec()))
+    }
+
+    /// Who has shown to have this key may use it, unless it has ended or is for other networks.
+    async fn admit_key(
+        &self,
+        key: Key,
+        tenant: Tenant,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
         let now = Timestamp::now();
-        let is_named = username == tenant.slug || username == key.id.to_string();
-        if !is_named || !is_valid(&key, now) {
+        if !is_valid(&key, now) {
             return Err(AuthenticationError::Rejected);
         }
         check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
@@ -195,6 +228,7 @@ impl Intake {
                 reverse_path: envelope.reverse_path,
                 body: envelope.body,
                 smtputf8: envelope.smtputf8,
+                parameters: envelope.parameters,
                 size: content.len() as u64,
                 subject: summary.subject,
                 header_from: summary.from,
@@ -329,6 +363,11 @@ fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
         format!("this key may not be used from {client}"),
         "add the network to the key's allowed_cidrs, or use another key",
     ))
+}
+
+fn cannot_look_up(error: StoreError) -> AuthenticationError {
+    tracing::error!(%error, "cannot look up a credential");
+    AuthenticationError::Unavailable
 }
 
 fn refuse_storage(error: StoreError) -> Refusal {

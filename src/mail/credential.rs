@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::Environment;
+use super::{Environment, ScramVerifier};
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// 62^43 is the first power above 2^256.
@@ -19,9 +19,20 @@ const CHECK_DIGITS: usize = 6;
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct KeySecret(String);
 
-/// SHA-256 of a secret: all that is kept. A plain hash is enough for 256 random bits.
+/// SHA-256 of a secret. A plain hash is enough for 256 random bits.
 #[derive(Clone, Copy)]
 pub struct SecretDigest([u8; 32]);
+
+/// Everything that is kept of a secret.
+#[derive(Debug, Clone)]
+pub struct Imprint {
+    /// Finds the key when the secret is sent.
+    pub digest: SecretDigest,
+    /// Checks a proof when it is not.
+    pub scram: ScramVerifier,
+    /// By which people tell keys apart.
+    pub last_four: String,
+}
 
 /// The text cannot be a secret of ours: cut short, or mistyped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,13 +68,22 @@ impl KeySecret {
         if checksum(body) == check { Ok(Self(text.to_owned())) } else { Err(KeySecretError) }
     }
 
-    /// What is kept of it.
+    /// What is kept of it. Takes about a millisecond.
+    pub fn imprint(&self) -> Imprint {
+        Imprint {
+            digest: self.digest(),
+            scram: ScramVerifier::new(&self.0),
+            last_four: self.last_four().to_owned(),
+        }
+    }
+
+    /// What it is found by.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest(Sha256::digest(self.0.as_bytes()).into())
     }
 
     /// The last four characters, by which people tell keys apart.
-    pub fn last_four(&self) -> &str {
+    fn last_four(&self) -> &str {
         &self.0[self.0.len() - 4..]
     }
 

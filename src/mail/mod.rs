@@ -11,14 +11,19 @@ mod header;
 mod id;
 mod mailbox_list;
 mod refusal;
+mod scram;
 mod state;
 mod status;
+mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
-pub use credential::{KeySecret, KeySecretError, SecretDigest};
+pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
 pub use domain::{DomainError, DomainName};
-pub use envelope::{BodyType, Envelope, ReversePath};
+pub use envelope::{
+    BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
+    ReversePath,
+};
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
@@ -27,8 +32,10 @@ pub use id::{
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
+pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
     SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
 };
 pub use status::EnhancedStatus;
+pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -14,10 +14,10 @@ use super::route::{Lane, SmartHostRoute};
 use super::tls::Trust;
 use super::transcript::Transcript;
 use crate::dns::{DnsError, MailHosts};
-use crate::mail::{Address, BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
+use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
 use crate::policy::outcome::Verdict;
-use crate::smtp::client::{Phase, Request, StartTls};
-use crate::store::Batch;
+use crate::smtp::client::{Phase, Request, StartTls, Target};
+use crate::store::{Batch, Delivery};
 
 /// Addresses that are dialled in one try.
 const ADDRESSES_MAX: usize = 5;
@@ -83,7 +83,7 @@ impl<'a> Attempt<'a> {
             };
         }
         let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
-        let nobody = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let nobody = Arc::new(Peer::default());
         let endings = self.endings.into_iter().map(|ending| match ending {
             Some(ending) => ending,
             None => Ending::of_trouble(&nowhere, &nobody),
@@ -171,7 +171,7 @@ impl<'a> Attempt<'a> {
 
     fn trouble_ending(&mut self, text: &str) -> Ending {
         self.transcript.remark(text);
-        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let peer = Arc::new(Peer::default());
         Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
     }
 
@@ -243,7 +243,7 @@ impl<'a> Attempt<'a> {
                 dial.starttls = StartTls::Never;
                 continue;
             }
-            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), tls: None };
+            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), ..Peer::default() };
             self.settle_open(&Ending::of_trouble(&trouble, &Arc::new(peer)));
             return None;
         }
@@ -291,10 +291,15 @@ impl<'a> Attempt<'a> {
     /// before, which only one that was idle can.
     async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
         let open: Vec<usize> = (0..self.endings.len()).filter(|&n| is_open(&self.endings[n])).collect();
-        let recipients: Vec<&Address> = open.iter().map(|&n| &self.batch.deliveries[n].recipient).collect();
+        let target = |delivery: &'a Delivery| Target {
+            address: &delivery.recipient,
+            parameters: &delivery.parameters,
+        };
+        let recipients: Vec<Target<'_>> = open.iter().map(|&n| target(&self.batch.deliveries[n])).collect();
         let message = &self.batch.message;
         let request = Request {
             reverse_path: &message.reverse_path,
+            parameters: &message.parameters,
             recipients: &recipients,
             size_octets: self.content.len() as u64,
             eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),

@@ -167,7 +167,7 @@ impl Stage {
             },
             recipients: recipients
                 .iter()
-                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap()))
+                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
                 .collect(),
             content,
         }

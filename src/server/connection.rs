@@ -72,8 +72,8 @@ impl Connection {
     /// Serves the client until either side ends it.
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
-            self.shake_hands().await?;
             self.session = Session::new(self.server.session.clone(), true);
+            self.shake_hands().await?;
         }
         let mut step = self.session.step(Input::Start);
         loop {
@@ -169,7 +169,8 @@ impl Connection {
             agreed = timeout(limit, self.stream.secure(config)) => agreed??,
             () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        self.inquiry.set_tls(agreed);
+        self.session.bind_channel(agreed.channel);
+        self.inquiry.set_tls(agreed.description);
         Ok(())
     }
 

@@ -4,13 +4,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use super::answers;
 use crate::intake::{AuthenticationError, Intake, Submission, Submitter, Trace};
 use crate::mail::{KeyId, Refusal, RequestId, Stage};
-use crate::smtp::{Credentials, Question, Reply, Verdict, replies};
+use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict, replies};
+use crate::store::ScramCredential;
 
 /// What a failed login costs the client.
 const FAILED_LOGIN_DELAY: Duration = Duration::from_millis(500);
+
+/// Octets of randomness in the server's part of a SCRAM nonce.
+const NONCE_OCTETS: usize = 24;
 
 /// What is known of the client of one connection.
 pub struct Inquiry {
@@ -18,11 +25,19 @@ pub struct Inquiry {
     client: IpAddr,
     tls: Option<String>,
     submitter: Option<Arc<Submitter>>,
+    /// Whom the client wants to prove to be.
+    claimed: Option<Box<Claim>>,
+}
+
+/// A user, and what a proof of being it is held against.
+struct Claim {
+    username: String,
+    credential: ScramCredential,
 }
 
 impl Inquiry {
     pub fn new(intake: Arc<Intake>, client: IpAddr) -> Self {
-        Self { intake, client, tls: None, submitter: None }
+        Self { intake, client, tls: None, submitter: None, claimed: None }
     }
 
     /// The connection is secured; RFC 3207 §4.2: whoever it was before, it is nobody now.
@@ -33,15 +48,21 @@ impl Inquiry {
 
     /// Answers one question. `helo` is the client's name for itself.
     pub async fn put(&mut self, question: Question, helo: &str) -> Verdict {
-        if let Question::Authenticate(credentials) = question {
-            return self.authenticate(&credentials).await;
-        }
+        let question = match question {
+            Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
+            Question::FindUser(username) => return self.find_user(username).await,
+            Question::CheckProof(proof) => return self.check_proof(&proof).await,
+            question => question,
+        };
         // The session asks nothing else before a login.
         let Some(submitter) = self.submitter.clone() else {
             return Verdict::Refused(replies::authentication_required_530());
         };
         let (stage, outcome) = match question {
-            Question::Authenticate(_) | Question::StartData { .. } => return Verdict::Granted,
+            Question::StartData { .. } => return Verdict::Granted,
+            Question::Authenticate(_) | Question::FindUser(_) | Question::CheckProof(_) => {
+                return Verdict::Refused(replies::local_error_451());
+            }
             Question::AdmitSender(path) => (Stage::Mail, self.intake.admit_sender(&submitter, &path).await),
             Question::AdmitRecipient { address, smtputf8 } => {
                 (Stage::Rcpt, self.intake.admit_recipient(&submitter, &address, smtputf8).await)
@@ -64,15 +85,57 @@ impl Inquiry {
 
     async fn authenticate(&mut self, credentials: &Credentials) -> Verdict {
         let Credentials { username, password } = credentials;
-        let refused = match self.intake.authenticate(username, password, self.client).await {
+        match self.intake.authenticate(username, password, self.client).await {
             Ok(submitter) => {
-                tracing::debug!(key = %submitter.key.id, "logged in");
-                self.submitter = Some(Arc::new(submitter));
-                return Verdict::Granted;
+                self.log_in(submitter);
+                Verdict::Granted
             }
-            Err(AuthenticationError::Unavailable) => replies::authentication_unavailable_454(),
-            Err(AuthenticationError::Rejected) => replies::bad_credentials_535(),
-            Err(AuthenticationError::Refused(refusal)) => answers::login_reply(&refusal),
+            Err(error) => self.refuse_login(username, error).await,
+        }
+    }
+
+    async fn find_user(&mut self, username: String) -> Verdict {
+        let credential = match self.intake.scram_credential(&username).await {
+            Ok(credential) => credential,
+            Err(error) => return self.refuse_login(&username, error).await,
+        };
+        let verifier = &credential.verifier;
+        let nonce: [u8; NONCE_OCTETS] = rand::random();
+        let parameters = ScramParameters {
+            salt: verifier.salt().to_vec(),
+            iterations: verifier.iterations(),
+            nonce: STANDARD_NO_PAD.encode(nonce),
+        };
+        self.claimed = Some(Box::new(Claim { username, credential }));
+        Verdict::Scram(parameters)
+    }
+
+    async fn check_proof(&mut self, proof: &ScramProof) -> Verdict {
+        // The session asks for a proof only after the user was found.
+        let Some(claim) = self.claimed.take() else { return Verdict::Refused(replies::local_error_451()) };
+        let checked = self
+            .intake
+            .authenticate_by_proof(&claim.credential, &proof.auth_message, &proof.octets, self.client)
+            .await;
+        match checked {
+            Ok((submitter, signature)) => {
+                self.log_in(submitter);
+                Verdict::Proven(signature)
+            }
+            Err(error) => self.refuse_login(&claim.username, error).await,
+        }
+    }
+
+    fn log_in(&mut self, submitter: Submitter) {
+        tracing::debug!(key = %submitter.key.id, "logged in");
+        self.submitter = Some(Arc::new(submitter));
+    }
+
+    async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
+        let refused = match error {
+            AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
+            AuthenticationError::Rejected => replies::bad_credentials_535(),
+            AuthenticationError::Refused(refusal) => answers::login_reply(&refusal),
         };
         // People type passwords into the wrong field, so only what is surely a name is logged.
         let username =

@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::smtp::ChannelBinding;
+
 /// What octets come from and go to.
 pub enum Stream {
     /// In clear.
@@ -17,6 +19,14 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A handshake took the stream and failed.
     Gone,
+}
+
+/// What a handshake agreed on.
+pub struct Secured {
+    /// Version and cipher, for `Received`.
+    pub description: String,
+    /// What a login can be bound to.
+    pub channel: Option<ChannelBinding>,
 }
 
 impl Stream {
@@ -50,16 +60,25 @@ impl Stream {
         }
     }
 
-    /// Shakes hands as the server. Answers what was agreed on, for `Received`.
-    pub async fn secure(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<String> {
+    /// Shakes hands as the server.
+    pub async fn secure(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<Secured> {
         let Self::Plain(plain) = std::mem::replace(self, Self::Gone) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let secured = TlsAcceptor::from(config).accept(plain).await?;
-        let agreed = describe(secured.get_ref().1);
+        let tls = secured.get_ref().1;
+        let agreed = Secured { description: describe(tls), channel: export(tls) };
         *self = Self::Tls(Box::new(secured));
         Ok(agreed)
     }
+}
+
+/// RFC 9266 §3: of TLS 1.3 only, for the material of TLS 1.2 is unique only with an extension that few have.
+fn export(tls: &rustls::ServerConnection) -> Option<ChannelBinding> {
+    if tls.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+        return None;
+    }
+    tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
 fn describe(tls: &rustls::ServerConnection) -> String {

@@ -1,10 +1,15 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
 
-use super::sasl;
+use super::sasl::{self, ChannelBinding};
 use super::session::Settings;
 
 /// The lines of the answer to EHLO.
-pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String> {
+pub fn offer(
+    settings: &Settings,
+    tls: bool,
+    authenticated: bool,
+    channel: Option<&ChannelBinding>,
+) -> Vec<String> {
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -15,6 +20,8 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String>
         "8BITMIME".into(),
         // RFC 6531.
         "SMTPUTF8".into(),
+        // RFC 3461.
+        "DSN".into(),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
@@ -24,7 +31,7 @@ pub fn offer(settings: &Settings, tls: bool, authenticated: bool) -> Vec<String>
     }
     // RFC 4954 §4, §6: no password in clear, and one login for a session.
     if tls && !authenticated {
-        lines.push(format!("AUTH {}", sasl::MECHANISMS));
+        lines.push(format!("AUTH {}", sasl::mechanisms(channel)));
     }
     lines
 }

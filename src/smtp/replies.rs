@@ -87,7 +87,7 @@ replies! {
     /// RFC 3207 §4.
     already_secure_503 = 503 5 . 5 . 1 "TLS is already on";
     /// RFC 4954 §4.
-    mechanism_504 = 504 5 . 5 . 4 "Mechanism not supported; use PLAIN or LOGIN";
+    mechanism_504 = 504 5 . 5 . 4 "Mechanism not supported; use one that EHLO offers";
     /// RFC 3207 §4.
     tls_required_530 = 530 5 . 7 . 0 "Send STARTTLS first";
     /// RFC 4954 §6.
@@ -166,6 +166,6 @@ pub fn for_sasl(error: SaslError) -> Reply {
         SaslError::Mechanism => mechanism_504(),
         SaslError::Cancelled => cancelled_501(),
         SaslError::Malformed => base64_501(),
-        SaslError::Authorization => bad_credentials_535(),
+        SaslError::Authorization | SaslError::Binding => bad_credentials_535(),
     }
 }

@@ -1,13 +1,17 @@
-//! AUTH: the mechanisms PLAIN (RFC 4616) and LOGIN, as exchanges of lines (RFC 4954 §4).
-//!
-//! A mechanism is a value that takes the client's responses one by one, so that those which prove the password
-//! instead of sending it can stand beside these.
+//! AUTH: the mechanisms PLAIN (RFC 4616), LOGIN and SCRAM-SHA-256 with and without PLUS, as exchanges of lines
+//! (RFC 4954 §4). A mechanism is a value that takes the client's responses one by one.
 
+mod scram;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
+
+use scram::ServerFirst;
+pub use scram::{ChannelBinding, ClientFirst, Parameters, Proof};
 
 /// A user name and a password, as the client sent them.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,15 +41,32 @@ pub enum Exchange {
         /// What came before.
         username: String,
     },
+    /// SCRAM, before the client's first message.
+    ScramFirst {
+        /// Whether the channel is bound.
+        plus: bool,
+        /// What it would be bound by.
+        channel: Option<ChannelBinding>,
+    },
+    /// SCRAM, before the client's proof.
+    ScramFinal(Box<ServerFirst>),
+    /// SCRAM, with the server's own proof on its way: SMTP cannot send it along with the 235 (RFC 4954 §4).
+    ScramAcknowledge,
 }
 
 /// Where a response leads.
 #[derive(Debug)]
 pub enum Progress {
     /// Another response is needed, after this challenge in base64.
-    Challenge(&'static str, Exchange),
+    Challenge(Cow<'static, str>, Exchange),
     /// The exchange is complete.
     Done(Credentials),
+    /// The user's parameters are needed to go on with [`challenge`].
+    Find(ClientFirst),
+    /// The proof is to be checked, to go on with [`answer`].
+    Prove(Proof),
+    /// The exchange is complete; the proof held, and the client takes ours.
+    Proven,
 }
 
 /// Why an exchange ends without credentials.
@@ -59,28 +80,54 @@ pub enum SaslError {
     Malformed,
     /// One user asks to act as another, which nobody may.
     Authorization,
+    /// What the client binds its proof to is not this channel, or not this exchange.
+    Binding,
 }
 
 /// `Username:` and `Password:`.
 const LOGIN_USERNAME: &str = "VXNlcm5hbWU6";
 const LOGIN_PASSWORD: &str = "UGFzc3dvcmQ6";
 
-/// The names for EHLO.
-pub const MECHANISMS: &str = "PLAIN LOGIN";
+/// The names for EHLO. PLUS is there only where the channel can be bound.
+pub fn mechanisms(channel: Option<&ChannelBinding>) -> &'static str {
+    match channel {
+        Some(_) => "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN",
+        None => "SCRAM-SHA-256 PLAIN LOGIN",
+    }
+}
 
-/// Begins an exchange.
-pub fn start(mechanism: &str, initial: Option<&str>) -> Result<Progress, SaslError> {
+/// Begins an exchange over a channel that can be bound if it has a value.
+pub fn start(
+    mechanism: &str,
+    initial: Option<&str>,
+    channel: Option<ChannelBinding>,
+) -> Result<Progress, SaslError> {
     let (challenge, exchange) = match mechanism.to_ascii_uppercase().as_str() {
         "PLAIN" => ("", Exchange::Plain),
         "LOGIN" => (LOGIN_USERNAME, Exchange::LoginUsername),
+        "SCRAM-SHA-256" => ("", Exchange::ScramFirst { plus: false, channel }),
+        "SCRAM-SHA-256-PLUS" if channel.is_some() => ("", Exchange::ScramFirst { plus: true, channel }),
         _ => return Err(SaslError::Mechanism),
     };
     match initial {
-        None => Ok(Progress::Challenge(challenge, exchange)),
+        None => Ok(Progress::Challenge(challenge.into(), exchange)),
         // RFC 4954 §4: `=` is an initial response of no octets.
         Some("=") => exchange.advance(b""),
         Some(response) => exchange.advance(response.as_bytes()),
     }
+}
+
+/// Asks for the proof, with the parameters of the user.
+pub fn challenge(first: ClientFirst, parameters: &Parameters) -> Progress {
+    let server_first = first.challenge(parameters);
+    let text = STANDARD.encode(&server_first.text);
+    Progress::Challenge(text.into(), Exchange::ScramFinal(Box::new(server_first)))
+}
+
+/// Answers a proof that held with the server's own.
+pub fn answer(signature: &[u8]) -> Progress {
+    let text = STANDARD.encode(scram::finish_with(signature));
+    Progress::Challenge(text.into(), Exchange::ScramAcknowledge)
 }
 
 impl Exchange {
@@ -95,11 +142,18 @@ impl Exchange {
         match self {
             Self::Plain => read_plain(text).map(Progress::Done),
             Self::LoginUsername => {
-                Ok(Progress::Challenge(LOGIN_PASSWORD, Self::LoginPassword { username: text.to_owned() }))
+                let next = Self::LoginPassword { username: text.to_owned() };
+                Ok(Progress::Challenge(LOGIN_PASSWORD.into(), next))
             }
             Self::LoginPassword { username } => {
                 Ok(Progress::Done(Credentials { username, password: Zeroizing::new(text.to_owned()) }))
             }
+            Self::ScramFirst { plus, channel } => {
+                ClientFirst::read(text, plus, channel.as_ref()).map(Progress::Find)
+            }
+            Self::ScramFinal(server_first) => server_first.finish(text).map(Progress::Prove),
+            Self::ScramAcknowledge if text.is_empty() => Ok(Progress::Proven),
+            Self::ScramAcknowledge => Err(SaslError::Malformed),
         }
     }
 }
@@ -126,7 +180,7 @@ mod tests {
     use super::*;
 
     fn plain(message: &str) -> Result<(String, String), SaslError> {
-        match start("plain", Some(&STANDARD.encode(message)))? {
+        match start("plain", Some(&STANDARD.encode(message)), None)? {
             Progress::Done(c) => Ok((c.username, c.password.to_string())),
             other => panic!("{other:?}"),
         }
@@ -145,26 +199,38 @@ mod tests {
 
     #[test]
     fn an_initial_response_may_be_empty_and_must_be_base64() {
-        assert_eq!(start("PLAIN", Some("=")).unwrap_err(), SaslError::Malformed);
-        assert_eq!(start("PLAIN", Some("not base64")).unwrap_err(), SaslError::Malformed);
-        assert_eq!(start("PLAIN", Some("*")).unwrap_err(), SaslError::Cancelled);
-        assert_eq!(start("CRAM-MD5", None).unwrap_err(), SaslError::Mechanism);
-        assert!(matches!(start("LOGIN", Some("=")), Ok(Progress::Challenge(LOGIN_PASSWORD, _))));
+        assert_eq!(start("PLAIN", Some("="), None).unwrap_err(), SaslError::Malformed);
+        assert_eq!(start("PLAIN", Some("not base64"), None).unwrap_err(), SaslError::Malformed);
+        assert_eq!(start("PLAIN", Some("*"), None).unwrap_err(), SaslError::Cancelled);
+        assert_eq!(start("CRAM-MD5", None, None).unwrap_err(), SaslError::Mechanism);
+        assert!(
+            matches!(start("LOGIN", Some("="), None), Ok(Progress::Challenge(asked, _)) if asked == LOGIN_PASSWORD)
+        );
     }
 
     #[test]
     fn login_asks_for_the_name_and_then_for_the_password() {
-        let Ok(Progress::Challenge(asked, exchange)) = start("Login", None) else { panic!() };
-        assert_eq!(STANDARD.decode(asked).unwrap(), b"Username:");
+        let Ok(Progress::Challenge(asked, exchange)) = start("Login", None, None) else { panic!() };
+        assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Username:");
         let Ok(Progress::Challenge(asked, exchange)) = exchange.advance(b"dXNlcg==") else { panic!() };
-        assert_eq!(STANDARD.decode(asked).unwrap(), b"Password:");
+        assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Password:");
         let Ok(Progress::Done(credentials)) = exchange.advance(b"cGFzcw==") else { panic!() };
         assert_eq!((credentials.username.as_str(), credentials.password.as_str()), ("user", "pass"));
     }
 
     #[test]
     fn no_credential_shows_in_debug_output() {
-        let Ok(done) = start("PLAIN", Some(&STANDARD.encode("\0user\0hunter2"))) else { panic!() };
+        let Ok(done) = start("PLAIN", Some(&STANDARD.encode("\0user\0hunter2")), None) else { panic!() };
         assert!(!format!("{done:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn scram_with_plus_needs_a_channel_to_bind() {
+        assert_eq!(start("SCRAM-SHA-256-PLUS", None, None).unwrap_err(), SaslError::Mechanism);
+        assert!(start("scram-sha-256-plus", None, Some([0; 32])).is_ok());
+        assert!(
+            !mechanisms(None).contains("PLUS")
+                && mechanisms(Some(&[0; 32])).starts_with("SCRAM-SHA-256-PLUS ")
+        );
     }
 }

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use super::command::{self, CommandError, ForwardPath, Verb};
 use super::data::{DataLimits, Decoder, Progress};
 use super::line::LineError;
-use super::sasl::{self, Credentials, Exchange, SaslError};
+use super::sasl::{self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError};
 use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
-use crate::mail::{Address, DomainName, Envelope, Host, LocalPart, MessageId, Refusal, ReversePath, Stage};
+use crate::mail::{
+    Address, DomainName, Envelope, Host, LocalPart, MessageId, Recipient, Refusal, ReversePath, Stage,
+};
 
 /// What a server is to its clients.
 #[derive(Debug, Clone)]
@@ -88,6 +90,10 @@ pub enum Next {
 pub enum Question {
     /// Who is this?
     Authenticate(Credentials),
+    /// By what can this user prove to be it? [`Verdict::Scram`].
+    FindUser(String),
+    /// Does this prove that the client is the user of the last [`Question::FindUser`]? [`Verdict::Proven`].
+    CheckProof(Proof),
     /// May mail come from there?
     AdmitSender(ReversePath),
     /// May mail go there?
@@ -127,6 +133,10 @@ pub enum Verdict {
     Granted,
     /// Yes, and the message is on disk under this id.
     Queued(MessageId),
+    /// Ask the client for its proof with these.
+    Scram(Parameters),
+    /// Yes, and this proves that the server knows the user.
+    Proven(Vec<u8>),
     /// No, in these words; a 421 closes the session.
     Refused(Reply),
 }
@@ -138,6 +148,7 @@ pub struct Session {
     hello: Option<Hello>,
     tls: bool,
     authenticated: bool,
+    channel: Option<ChannelBinding>,
     errors: u32,
     phase: Phase,
 }
@@ -173,8 +184,10 @@ struct Receiving {
 #[derive(Debug)]
 enum Pending {
     Authenticate,
+    User(ClientFirst),
+    Proof,
     Sender(Box<Draft>),
-    Recipient(Box<Draft>, Address),
+    Recipient(Box<Draft>, Recipient),
     StartData(Box<Draft>),
     Accept,
     /// Goes on with this draft, if there is one left.
@@ -194,7 +207,13 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        Self { settings, hello: None, tls, authenticated: false, errors: 0, phase: Phase::Opening }
+        let (hello, channel) = (None, None);
+        Self { settings, hello, tls, authenticated: false, channel, errors: 0, phase: Phase::Opening }
+    }
+
+    /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
+    pub fn bind_channel(&mut self, channel: Option<ChannelBinding>) {
+        self.channel = channel;
     }
 
     /// The name in EHLO or HELO, fit for a `Received` field; empty before.
@@ -284,13 +303,13 @@ impl Session {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
             (Verb::StartTls, _) => self.start_tls(),
             (Verb::Auth, _) => match command::parse_auth(arguments) {
-                Ok((mechanism, initial)) => self.advance_sasl(sasl::start(mechanism, initial)),
+                Ok((mechanism, initial)) => self.advance_sasl(sasl::start(mechanism, initial, self.channel)),
                 Err(error) => self.fail(None, replies::for_command(&error)),
             },
             (Verb::Mail, _) => self.mail(arguments),
             (Verb::Rcpt, Some(draft)) => self.rcpt(draft, arguments),
             (Verb::Data, Some(draft)) => {
-                let octets_declared = draft.octets_declared;
+                let octets_declared = draft.options.octets;
                 self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
             }
             (Verb::Rcpt | Verb::Data, None) => self.fail(None, replies::mail_first_503()),
@@ -343,7 +362,7 @@ impl Session {
         let extended = verb == Verb::Ehlo;
         self.hello = Some(Hello { name: fit_for_trace(name), extended });
         let lines = if extended {
-            extension::offer(&self.settings, self.tls, self.authenticated)
+            extension::offer(&self.settings, self.tls, self.authenticated, self.channel.as_ref())
         } else {
             vec![self.settings.hostname.to_string()]
         };
@@ -353,6 +372,7 @@ impl Session {
     /// RFC 3207 §4.2: everything learnt before is forgotten, the name in EHLO included.
     fn start_tls(&mut self) -> Step {
         self.hello = None;
+        self.channel = None;
         self.phase = Phase::TlsPending;
         Step::reply(replies::ready_for_tls_220(), Next::UpgradeTls)
     }
@@ -361,10 +381,19 @@ impl Session {
         match progress {
             Ok(sasl::Progress::Challenge(challenge, exchange)) => {
                 self.phase = Phase::Sasl(exchange);
-                Step::reply(replies::challenge_334(challenge), Next::ReadLine)
+                Step::reply(replies::challenge_334(&challenge), Next::ReadLine)
             }
             Ok(sasl::Progress::Done(credentials)) => {
                 self.ask(Pending::Authenticate, Question::Authenticate(credentials))
+            }
+            Ok(sasl::Progress::Find(first)) => {
+                let username = first.username.clone();
+                self.ask(Pending::User(first), Question::FindUser(username))
+            }
+            Ok(sasl::Progress::Prove(proof)) => self.ask(Pending::Proof, Question::CheckProof(proof)),
+            Ok(sasl::Progress::Proven) => {
+                self.authenticated = true;
+                self.ready(None, replies::authenticated_235())
             }
             Err(error) => self.fail(None, replies::for_sasl(error)),
         }
@@ -376,11 +405,11 @@ impl Session {
             Err(error) => return self.fail(None, replies::for_command(&error)),
         };
         let utf8_path = mail.path.mailbox().is_some_and(Address::needs_smtputf8);
-        if utf8_path && !mail.smtputf8 {
+        if utf8_path && !mail.options.smtputf8 {
             return self.fail(None, replies::sender_needs_utf8_553());
         }
         let octets_max = self.settings.data.message_octets_max;
-        if mail.octets.is_some_and(|octets| octets > octets_max) {
+        if mail.options.octets.is_some_and(|octets| octets > octets_max) {
             return self.refuse(None, Stage::Mail, transaction::too_large(octets_max));
         }
         let path = mail.path.clone();
@@ -388,10 +417,10 @@ impl Session {
     }
 
     fn rcpt(&mut self, draft: Box<Draft>, arguments: &str) -> Step {
-        let address = match command::parse_rcpt(arguments) {
-            Ok(ForwardPath::Mailbox(address)) => address,
-            Ok(ForwardPath::Postmaster) => match LocalPart::parse("postmaster") {
-                Ok(local) => Address::new(local, Host::Domain(self.settings.hostname.clone())),
+        let (address, parameters) = match command::parse_rcpt(arguments) {
+            Ok((ForwardPath::Mailbox(address), parameters)) => (address, parameters),
+            Ok((ForwardPath::Postmaster, parameters)) => match LocalPart::parse("postmaster") {
+                Ok(local) => (Address::new(local, Host::Domain(self.settings.hostname.clone())), parameters),
                 Err(error) => {
                     return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
                 }
@@ -402,15 +431,16 @@ impl Session {
             Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
         };
         // Twice the same is once: it was admitted, and gets one copy.
-        if draft.recipients.contains(&address) {
+        if draft.recipients.iter().any(|earlier| earlier.address == address) {
             return self.ready(Some(draft), replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
         if draft.recipients.len() >= recipients_max {
             return self.refuse(Some(draft), Stage::Rcpt, transaction::too_many_recipients(recipients_max));
         }
-        let question = Question::AdmitRecipient { address: address.clone(), smtputf8: draft.smtputf8 };
-        self.ask(Pending::Recipient(draft, address), question)
+        let question =
+            Question::AdmitRecipient { address: address.clone(), smtputf8: draft.options.smtputf8 };
+        self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
     }
 
     fn receive(&mut self, mut receiving: Box<Receiving>, octets: &[u8]) -> Step {
@@ -450,7 +480,7 @@ impl Session {
             granted => return self.take_consent(pending, granted),
         };
         match pending {
-            Pending::Authenticate => self.fail(None, refusal),
+            Pending::Authenticate | Pending::User(_) | Pending::Proof => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
             Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
             Pending::Refuse(draft) => self.ready(draft, refusal),
@@ -463,9 +493,13 @@ impl Session {
                 self.authenticated = true;
                 self.ready(None, replies::authenticated_235())
             }
+            (Pending::User(first), Verdict::Scram(parameters)) => {
+                self.advance_sasl(Ok(sasl::challenge(first, &parameters)))
+            }
+            (Pending::Proof, Verdict::Proven(signature)) => self.advance_sasl(Ok(sasl::answer(&signature))),
             (Pending::Sender(draft), _) => self.ready(Some(draft), replies::sender_ok_250()),
-            (Pending::Recipient(mut draft, address), _) => {
-                draft.recipients.push(address);
+            (Pending::Recipient(mut draft, recipient), _) => {
+                draft.recipients.push(recipient);
                 self.ready(Some(draft), replies::recipient_ok_250())
             }
             (Pending::StartData(draft), _) => {
@@ -474,8 +508,10 @@ impl Session {
                 Step::reply(replies::start_input_354(), Next::ReadBody)
             }
             (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
-            // Neither can be consented to: a message without an id was not stored.
-            (Pending::Accept, _) => self.ready(None, replies::local_error_451()),
+            // None can be consented to like that: a message without an id was not stored, a proof not checked.
+            (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
+                self.ready(None, replies::local_error_451())
+            }
             (Pending::Refuse(draft), _) => self.ready(draft, replies::local_error_451()),
         }
     }

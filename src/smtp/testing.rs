@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::session::{Input, Next, Question, Session, Settings, Step, Verdict};
-use super::{BareNewline, DataLimits, LineReader, Reply};
+use super::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
 use crate::mail::{DomainName, EnhancedStatus, Envelope, MessageId, RefusalCode, Timestamp};
 
 /// What the peer of a session does with it, as a server would.
@@ -156,6 +159,19 @@ impl Conversation {
         match question {
             Question::Authenticate(c) if c.username == "down" => no(454, 7, 0, "Store down"),
             Question::Authenticate(c) if c.password.as_str() != "pass" => no(535, 7, 8, "No"),
+            Question::FindUser(username) if username == "down" => no(454, 7, 0, "Store down"),
+            // RFC 7677 §3: the only exchange that this server knows.
+            Question::FindUser(_) => Verdict::Scram(ScramParameters {
+                salt: STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
+                iterations: 4096,
+                nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".into(),
+            }),
+            Question::CheckProof(proof)
+                if STANDARD.encode(&proof.octets) == "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=" =>
+            {
+                Verdict::Proven(STANDARD.decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap())
+            }
+            Question::CheckProof(_) => no(535, 7, 8, "No"),
             Question::AdmitSender(path) if path.to_string().ends_with("foreign.example") => {
                 no(550, 7, 1, "[sender_domain_not_owned] No")
             }

@@ -17,16 +17,16 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
-    ReversePath, Scope, SignedDuration, Verification,
+    MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
 
 /// A store in a directory of its own.
-pub(super) struct Bed {
-    pub(super) dir: TempDir,
-    pub(super) store: Arc<Store>,
+pub(in crate::store) struct Bed {
+    pub(in crate::store) dir: TempDir,
+    pub(in crate::store) store: Arc<Store>,
 }
 
-pub(super) fn options(dir: &Path) -> StoreOptions {
+pub(in crate::store) fn options(dir: &Path) -> StoreOptions {
     StoreOptions {
         data_dir: dir.to_owned(),
         master_key_file: None,
@@ -39,11 +39,11 @@ pub(super) fn options(dir: &Path) -> StoreOptions {
 }
 
 impl Bed {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self::with(|_| ())
     }
 
-    pub(super) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
+    pub(in crate::store) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = options(dir.path());
         change(&mut options);
@@ -51,49 +51,49 @@ impl Bed {
     }
 
     /// Without hand-over: everything is claimed from the database.
-    pub(super) fn without_hand_over() -> Self {
+    pub(in crate::store) fn without_hand_over() -> Self {
         Self::with(|options| options.handover_bytes_max = 0)
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    pub(super) fn restart(self) -> Self {
+    pub(in crate::store) fn restart(self) -> Self {
         let Self { dir, store } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
         let store = Arc::new(Store::open(options(dir.path())).unwrap());
         Self { dir, store }
     }
 
-    pub(super) async fn tenant(&self, slug: &str) -> Tenant {
+    pub(in crate::store) async fn tenant(&self, slug: &str) -> Tenant {
         self.store.create_tenant(new_tenant(slug), now()).await.unwrap()
     }
 
     /// Enqueues a message and answers it.
-    pub(super) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
+    pub(in crate::store) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
         let new = new_message(tenant, recipients, "body");
         self.store.enqueue(new.clone()).await.unwrap();
         new
     }
 
-    pub(super) async fn claim(&self, at: Timestamp) -> Claimed {
+    pub(in crate::store) async fn claim(&self, at: Timestamp) -> Claimed {
         self.store.claim_due(at, &plenty()).await.unwrap()
     }
 }
 
 /// A clock that never stands still, so that ids and times have an order.
-pub(super) fn now() -> Timestamp {
+pub(in crate::store) fn now() -> Timestamp {
     static LAST: AtomicI64 = AtomicI64::new(1_800_000_000_000_000);
     Timestamp::from_microsecond(LAST.fetch_add(1000, Ordering::Relaxed)).unwrap()
 }
 
-pub(super) fn later(seconds: i64) -> Timestamp {
+pub(in crate::store) fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-pub(super) fn plenty() -> ClaimRoom {
+pub(in crate::store) fn plenty() -> ClaimRoom {
     ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, saturated: Vec::new() }
 }
 
-pub(super) fn new_tenant(slug: &str) -> NewTenant {
+pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
     NewTenant {
         name: slug.to_uppercase(),
         slug: slug.to_owned(),
@@ -106,15 +106,15 @@ pub(super) fn new_tenant(slug: &str) -> NewTenant {
     }
 }
 
-pub(super) fn name(text: &str) -> DomainName {
+pub(in crate::store) fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
 }
 
-pub(super) fn address(text: &str) -> Address {
+pub(in crate::store) fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-pub(super) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
+pub(in crate::store) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
     NewDkimKey {
         selector: selector.to_owned(),
         algorithm: DkimAlgorithm::Rsa,
@@ -124,7 +124,11 @@ pub(super) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
     }
 }
 
-pub(super) fn new_domain(tenant: Option<TenantId>, domain: &str, verification: Verification) -> NewDomain {
+pub(in crate::store) fn new_domain(
+    tenant: Option<TenantId>,
+    domain: &str,
+    verification: Verification,
+) -> NewDomain {
     NewDomain {
         tenant_id: tenant,
         name: name(domain),
@@ -135,7 +139,7 @@ pub(super) fn new_domain(tenant: Option<TenantId>, domain: &str, verification: V
     }
 }
 
-pub(super) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
+pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
     NewKey {
         tenant_id: tenant,
         name: "app".to_owned(),
@@ -144,12 +148,11 @@ pub(super) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
         allowed_domain_ids: Vec::new(),
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().to_owned(),
+        imprint: secret.imprint(),
     }
 }
 
-pub(super) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
+pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
     NewSuppression {
         tenant_id: tenant,
         address: address(text),
@@ -159,7 +162,7 @@ pub(super) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppre
     }
 }
 
-pub(super) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
+pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
     let created_at = now();
     let content = Content {
         prefix: Bytes::from_static(b"Received: by us\r\n"),
@@ -173,6 +176,12 @@ pub(super) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
         reverse_path: ReversePath::Mailbox(address("sender@example.com")),
         body: BodyType::EightBitMime,
         smtputf8: true,
+        parameters: MailParameters {
+            return_content: Some(ReturnContent::Full),
+            envelope_id: "id+2B1".parse().ok(),
+            require_tls: true,
+            release_at: None,
+        },
         size: content.len() as u64,
         subject: Some("hello".to_owned()),
         header_from: Some("sender@example.com".to_owned()),
@@ -182,11 +191,11 @@ pub(super) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
         expires_at: created_at + SignedDuration::from_hours(24),
     };
     let recipients =
-        recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text))).collect();
+        recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
     NewMessage { message, recipients, content }
 }
 
-pub(super) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
+pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
     let at = now();
     Attempt {
         id: AttemptId::generate(at),
@@ -207,7 +216,11 @@ pub(super) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.
-pub(super) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryState) -> AttemptRecord {
+pub(in crate::store) fn outcome(
+    tenant: TenantId,
+    delivery: &Delivery,
+    state: DeliveryState,
+) -> AttemptRecord {
     let at = now();
     AttemptRecord {
         message_id: delivery.message_id,
@@ -224,7 +237,7 @@ pub(super) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
 }
 
 /// The same outcome for all that was claimed.
-pub(super) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
+pub(in crate::store) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
         let tenant = batch.message.tenant_id;
         batch.deliveries.iter().map(move |delivery| outcome(tenant, delivery, state)).collect::<Vec<_>>()
@@ -232,7 +245,7 @@ pub(super) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     RecordBatch { records: batches.iter().flat_map(of_batch).collect(), report: None }
 }
 
-pub(super) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
+pub(in crate::store) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
     let mut ids: Vec<_> =
         batches.iter().flat_map(|batch| &batch.deliveries).map(|delivery| delivery.id).collect();
     ids.sort();

@@ -172,6 +172,9 @@ pub trait Directory {
         &self,
         digest: SecretDigest,
     ) -> impl Future<Output = Result<Option<(Key, Option<Tenant>)>>> + Send;
+    /// What a proof of the password of this user, a key's id or a tenant's slug, is held against. A user that is not
+    /// there has something as well, with the same salt each time, so that the two cannot be told apart.
+    fn scram_credential(&self, username: &str) -> impl Future<Output = Result<ScramCredential>> + Send;
     /// A page of keys, newest first.
     fn list_keys(
         &self,

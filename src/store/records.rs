@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, KeyId,
-    MessageId, RefusalCode, RequestId, ReversePath, Scope, SecretDigest, Stage, SuppressionId,
-    SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, Imprint,
+    KeyId, MailParameters, MessageId, RcptParameters, Recipient, RefusalCode, RequestId, ReversePath, Scope,
+    ScramVerifier, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode,
+    Verification,
 };
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
@@ -280,8 +281,16 @@ pub struct NewKey {
     pub allowed_domain_ids: Vec<DomainId>,
     pub allowed_cidrs: Vec<IpNet>,
     pub expires_at: Option<Timestamp>,
-    pub digest: SecretDigest,
-    pub last_four: String,
+    pub imprint: Imprint,
+}
+
+/// What a user name and a proof of its password are held against (SCRAM).
+#[derive(Debug, Clone)]
+pub struct ScramCredential {
+    /// A decoy that nothing satisfies if there is no such user.
+    pub verifier: ScramVerifier,
+    /// Absent if there is no such user.
+    pub key_id: Option<KeyId>,
 }
 
 /// Changes to a key.
@@ -340,7 +349,7 @@ pub struct SuppressionFilter {
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     pub message: Message,
-    pub recipients: Vec<(DeliveryId, Address)>,
+    pub recipients: Vec<(DeliveryId, Recipient)>,
     pub content: Content,
 }
 
@@ -355,6 +364,7 @@ pub struct Message {
     pub reverse_path: ReversePath,
     pub body: BodyType,
     pub smtputf8: bool,
+    pub parameters: MailParameters,
     /// Octets as sent, our fields included.
     pub size: u64,
     /// The decoded Subject, shortened to 255 characters, for lists.
@@ -376,6 +386,7 @@ pub struct Delivery {
     pub id: DeliveryId,
     pub message_id: MessageId,
     pub recipient: Address,
+    pub parameters: RcptParameters,
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,

@@ -22,9 +22,12 @@ def check(content, submitted, dkim_records):
     signatures = sum(name.lower() == "dkim-signature" for name, _ in fields)
     if not signatures:
         raise Wrong("no DKIM signature")
-    verifier = dkim.DKIM(content)
     for index in range(signatures):
-        if not verifier.verify(idx=index, dnsfunc=lambda name, timeout=5: lookup(name, dkim_records)):
+        try:
+            holds = dkim.DKIM(content).verify(index, lambda name, timeout=5: lookup(name, dkim_records))
+        except dkim.DKIMException as error:
+            raise Wrong(f"DKIM signature {index + 1} of {signatures}: {error}") from None
+        if not holds:
             raise Wrong(f"DKIM signature {index + 1} of {signatures} does not verify")
 
 

@@ -4,6 +4,7 @@ import collections
 import random
 import re
 import smtplib
+import sqlite3
 import ssl
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def main(rounds, seed):
                 start_again(server, chance)
             lost = drain(server, account, ledger)
             server.stop()
+            check_database(server)
         except BaseException:
             print(server.log_tail(), file=sys.stderr)
             raise
@@ -172,6 +174,17 @@ def state_of(server, account, recipient, message_id):
     except Refused as error:
         return str(error)
     return next((d["status"] for d in email["deliveries"] if d["recipient"] == recipient), "no such delivery")
+
+
+def check_database(server):
+    """So many kills must leave a whole database."""
+    files = list((server.folder / "data").glob("*.db"))
+    assert files, "the database is where it was"
+    for file in files:
+        database = sqlite3.connect(file)
+        faults = [row[0] for row in database.execute("PRAGMA quick_check")]
+        assert faults == ["ok"], f"{file}: {faults}"
+        database.close()
 
 
 def report(ledger, lost, seed):

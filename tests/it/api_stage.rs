@@ -131,6 +131,7 @@ impl ApiStage {
             reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
             body: BodyType::SevenBit,
             smtputf8: false,
+            parameters: Default::default(),
             size: 23,
             subject: Some("hello".into()),
             header_from: None,
@@ -144,7 +145,7 @@ impl ApiStage {
             prefix: Bytes::from_static(b"A: b\r\n"),
             submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
         };
-        let recipients = vec![(DeliveryId::generate(now), recipient)];
+        let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
         id
     }
@@ -165,8 +166,7 @@ async fn make_key(
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().into(),
+        imprint: secret.imprint(),
     };
     adjust(&mut new);
     store.create_key(new, Timestamp::now()).await.unwrap();

@@ -97,6 +97,11 @@ impl Client {
         self.command(&format!("AUTH PLAIN {response}")).await
     }
 
+    /// What RFC 9266 binds a login to.
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        self.wire.exporter()
+    }
+
     /// One transaction, each command after the reply to the last, which must have gone well up to DATA.
     /// The reply to the message.
     pub async fn send(&mut self, from: &str, recipients: &[&str], message: &[u8]) -> Reply {

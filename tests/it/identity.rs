@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{
+    ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 
 pub struct Identity {
     pub certificate_pem: String,
@@ -38,21 +40,30 @@ impl Identity {
 
     /// A client's side that trusts this certificate and no other.
     pub fn client_config(&self) -> Arc<ClientConfig> {
-        trust(self.certificate.clone())
+        trust(self.certificate.clone(), ALL_VERSIONS)
     }
 }
 
 /// A client's side that trusts the first certificate in a PEM text and no other.
 pub fn trust_pem(pem: &str) -> Arc<ClientConfig> {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
-    trust(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+    trust(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), ALL_VERSIONS)
 }
 
-fn trust(certificate: CertificateDer<'static>) -> Arc<ClientConfig> {
+/// The same, with these versions of TLS only.
+pub fn trust_pem_with(pem: &str, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    trust(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), versions)
+}
+
+fn trust(
+    certificate: CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -214,8 +214,7 @@ async fn create_platform_key(config: &Config) -> String {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().to_owned(),
+        imprint: secret.imprint(),
     };
     store.create_key(key, Timestamp::now()).await.unwrap();
     store.close().await;

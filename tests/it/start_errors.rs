@@ -1,21 +1,16 @@
 //! What stands in the way of a start: the real binary says which file, which key, and what to do; and a good start
 //! follows signals.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::identity::{Identity, trust_pem};
+use crate::program::{Serving, run};
 use crate::server::{HOSTNAME, database_file};
-use crate::wait::{PATIENCE, until};
+use crate::wait::until;
 
 struct Setting {
     directory: TempDir,
@@ -52,35 +47,6 @@ impl Setting {
 }
 
 const API: &str = "[api]\nlisten = [\"127.0.0.1:0\"]";
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
-    command.stdin(Stdio::null()).env_remove("RUST_LOG");
-    command
-}
-
-/// A server that runs; it does not outlive its test.
-struct Serving {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs to the end: whether it went well, and all that it said.
-async fn run(arguments: &[&str]) -> (bool, String) {
-    let mut command = program();
-    command.args(arguments);
-    let running = spawn_blocking(move || command.output());
-    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
-}
 
 #[track_caller]
 fn expect_all(said: &str, parts: &[&str]) {
@@ -149,7 +115,7 @@ async fn a_data_directory_in_use_is_named() {
 #[tokio::test]
 async fn a_newer_database_is_not_touched() {
     let setting = Setting::new();
-    end(start(&setting).await).await;
+    start(&setting).await.end("TERM").await;
     let file = database_file(&setting.path("data"));
     let database = rusqlite::Connection::open(&file).unwrap();
     database.pragma_update(None, "user_version", 9999).unwrap();
@@ -162,7 +128,7 @@ async fn a_newer_database_is_not_touched() {
 #[tokio::test]
 async fn another_master_key_is_noticed() {
     let setting = Setting::new();
-    end(start(&setting).await).await;
+    start(&setting).await.end("TERM").await;
     let key = setting.path("data").join("master.key");
     let mut octets = std::fs::read(&key).unwrap();
     let at = octets.iter().position(u8::is_ascii_alphanumeric).unwrap_or(0);
@@ -197,9 +163,9 @@ async fn signals_reload_the_certificate_and_end_the_server_cleanly() {
     let server = start_with(&setting, &tls).await;
     assert!(trusts(server.port, &old).await);
     install(&new);
-    signal(&server, "HUP");
+    server.signal("HUP");
     until("the new certificate is served", async || trusts(server.port, &new).await.then_some(())).await;
-    end(server).await;
+    server.end("TERM").await;
 }
 
 async fn trusts(port: u16, identity: &Identity) -> bool {
@@ -215,46 +181,9 @@ async fn start(setting: &Setting) -> Serving {
 /// Starts the server and waits until its log says where it listens.
 async fn start_with(setting: &Setting, sections: &str) -> Serving {
     let file = setting.configure("", sections);
-    let mut command = program();
-    command.arg("serve").arg("--config").arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    let mut server = Serving { child, port: 0 };
-    let (lines, mut said) = mpsc::unbounded_channel();
-    read_lines(server.child.stdout.take().unwrap(), lines.clone());
-    read_lines(server.child.stderr.take().unwrap(), lines);
-    let mut log = String::new();
-    server.port = timeout(PATIENCE, async {
-        loop {
-            let Some(line) = said.recv().await else { panic!("it ended:\n{log}") };
-            log += &line;
-            log.push('\n');
-            if let Some((_, rest)) = line.split_once("submission=[127.0.0.1:") {
-                break rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
-            }
-        }
-    })
-    .await
-    .expect("it starts in time");
+    let mut server = Serving::start(&["serve", "--config", file.to_str().unwrap()]);
+    let line = server.wait_for_line("submission=[127.0.0.1:").await;
+    let (_, rest) = line.split_once("submission=[127.0.0.1:").unwrap();
+    server.port = rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
     server
-}
-
-/// Reads to the end in a thread, so that the writer is never held up.
-fn read_lines(from: impl Read + Send + 'static, to: UnboundedSender<String>) {
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            let _ = to.send(line);
-        }
-    });
-}
-
-fn signal(server: &Serving, name: &str) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(server.child.id().to_string()).status();
-    assert!(status.unwrap().success());
-}
-
-/// Asks the server to end, and wants it to end well.
-async fn end(mut server: Serving) {
-    signal(&server, "TERM");
-    let status: ExitStatus = until("it ends", async || server.child.try_wait().unwrap()).await;
-    assert!(status.success(), "{status}");
 }

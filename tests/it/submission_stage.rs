@@ -173,8 +173,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        digest: secret.digest(),
-        last_four: secret.last_four().into(),
+        imprint: secret.imprint(),
     };
     let key = store.create_key(key, now).await.unwrap();
     (tenant, key.id.to_string(), secret.expose().to_owned())

@@ -16,25 +16,33 @@ pub struct Wire {
     stream: Box<dyn Duplex>,
     /// Read and not yet asked for.
     buffer: Vec<u8>,
+    /// What RFC 9266 binds a login to, for a client.
+    exporter: Option<[u8; 32]>,
 }
 
 impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a fresh socket takes options");
-        Self { stream: Box::new(stream), buffer: Vec::new() }
+        Self { stream: Box::new(stream), buffer: Vec::new(), exporter: None }
     }
 
     /// Becomes the server's side of a TLS session. What was read before is lost, as RFC 3207 §4.2 wants.
     pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<Self> {
         let stream = TlsAcceptor::from(config).accept(self.stream).await?;
-        Ok(Self { stream: Box::new(stream), buffer: Vec::new() })
+        Ok(Self { stream: Box::new(stream), buffer: Vec::new(), exporter: None })
     }
 
     /// Becomes the client's side of a TLS session.
     pub async fn connect_tls(self, config: Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("tests use names that TLS can carry");
         let stream = TlsConnector::from(config).connect(name, self.stream).await?;
-        Ok(Self { stream: Box::new(stream), buffer: Vec::new() })
+        let exported =
+            stream.get_ref().1.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        Ok(Self { stream: Box::new(stream), buffer: Vec::new(), exporter: exported.ok() })
+    }
+
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        self.exporter
     }
 
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,1 +1,442 @@
+//! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
+use super::*;
+use crate::mail::{DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
+
+fn smart_host(password: Option<&str>) -> NewSmartHost {
+    NewSmartHost {
+        smart_host: SmartHost {
+            host: "smart.example".to_owned(),
+            port: 587,
+            user: Some("user".to_owned()),
+            tls: TlsMode::Starttls,
+        },
+        password: password.map(|text| Zeroizing::new(text.to_owned())),
+    }
+}
+
+fn check(status: DomainStatus) -> DomainCheck {
+    DomainCheck {
+        checked_at: now(),
+        status,
+        failing_since: None,
+        records: vec![RecordCheck {
+            name: "_pillarbox.example.com".to_owned(),
+            status: RecordStatus::Ok,
+            found: vec!["token".to_owned()],
+        }],
+        dkim_seen: Vec::new(),
+        dkim_unseen: Vec::new(),
+    }
+}
+
+fn page(limit: usize) -> PageRequest {
+    PageRequest { limit, ..PageRequest::default() }
+}
+
+#[tokio::test]
+async fn a_tenant_is_read_back_as_it_was_written_and_changed() {
+    let bed = Bed::new();
+    let mut new = new_tenant("acme");
+    new.external_ref = Some("crm-7".to_owned());
+    new.metadata.insert("plan".to_owned(), serde_json::json!({ "tier": 3 }));
+    new.settings.from_name = Some("Acme".to_owned());
+    new.rate_limit.emails_per_day = Some(100);
+    new.smart_host = Some(smart_host(Some("hunter2")));
+    new.retention_days = Some(9);
+    let made = bed.store.create_tenant(new, now()).await.unwrap();
+    let read = bed.store.tenant(made.id).await.unwrap().unwrap();
+    assert_eq!(format!("{read:?}"), format!("{made:?}"));
+    assert_eq!(bed.store.tenant_by_slug("acme").await.unwrap().unwrap().id, made.id);
+    assert!(bed.store.tenant_by_slug("ACME").await.unwrap().is_none());
+
+    let patch = TenantPatch {
+        slug: Some("acme-2".to_owned()),
+        external_ref: Some(None),
+        smart_host: Some(Some(smart_host(None))),
+        retention_days: Some(None),
+        ..TenantPatch::default()
+    };
+    let changed = bed.store.update_tenant(made.id, patch, now()).await.unwrap().unwrap();
+    assert_eq!(
+        (changed.slug.as_str(), &changed.external_ref, changed.retention_days),
+        ("acme-2", &None, None)
+    );
+    assert_eq!((&changed.name, &changed.metadata), (&made.name, &made.metadata));
+    assert!(changed.updated_at > made.updated_at);
+    let read = bed.store.tenant(made.id).await.unwrap().unwrap();
+    assert_eq!(format!("{read:?}"), format!("{changed:?}"));
+    assert!(
+        bed.store
+            .update_tenant(TenantId::generate(now()), TenantPatch::default(), now())
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_smart_host_password_is_kept_replaced_and_cleared() {
+    let bed = Bed::new();
+    let id = bed.tenant("a").await.id;
+    let password = async || bed.store.smart_host_password(id).await.unwrap();
+    let change = async |smart_host: Option<NewSmartHost>| {
+        let patch = TenantPatch { smart_host: Some(smart_host), ..TenantPatch::default() };
+        bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap()
+    };
+    assert_eq!(password().await, None);
+    change(Some(smart_host(Some("one")))).await;
+    assert_eq!(password().await.as_deref(), Some("one"));
+    change(Some(smart_host(None))).await;
+    assert_eq!(password().await.as_deref(), Some("one"));
+    change(Some(smart_host(Some("two")))).await;
+    assert_eq!(password().await.as_deref(), Some("two"));
+    assert!(change(None).await.smart_host.is_none());
+    assert_eq!(password().await, None);
+}
+
+#[tokio::test]
+async fn a_slug_is_used_once() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await, bed.tenant("b").await);
+    let again = bed.store.create_tenant(new_tenant("a"), now()).await;
+    assert!(matches!(again, Err(StoreError::Conflict(Conflict::Slug))));
+    let to = |slug: &str| TenantPatch { slug: Some(slug.to_owned()), ..TenantPatch::default() };
+    let taken = bed.store.update_tenant(b.id, to("a"), now()).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(Conflict::Slug))));
+    assert!(bed.store.update_tenant(a.id, to("a"), now()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn lists_go_from_new_to_old_and_page_both_ways() {
+    let bed = Bed::new();
+    let mut made = Vec::new();
+    for number in 0..7 {
+        made.push(bed.tenant(&format!("t{number}")).await);
+    }
+    let slugs =
+        |found: &Page<Tenant>| found.items.iter().map(|tenant| tenant.slug.clone()).collect::<Vec<_>>();
+    let first = bed.store.list_tenants(page(3)).await.unwrap();
+    assert_eq!((slugs(&first), first.has_more), (vec!["t6".into(), "t5".into(), "t4".into()], true));
+    let after = PageRequest { after: Some(first.items[2].id.to_string()), ..page(3) };
+    let second = bed.store.list_tenants(after).await.unwrap();
+    assert_eq!((slugs(&second), second.has_more), (vec!["t3".into(), "t2".into(), "t1".into()], true));
+    let after = PageRequest { after: Some(second.items[2].id.to_string()), ..page(3) };
+    let last = bed.store.list_tenants(after).await.unwrap();
+    assert_eq!((slugs(&last), last.has_more), (vec!["t0".to_owned()], false));
+    let before = PageRequest { before: Some(last.items[0].id.to_string()), ..page(3) };
+    let back = bed.store.list_tenants(before).await.unwrap();
+    assert_eq!((slugs(&back), back.has_more), (slugs(&second), true));
+    let range = PageRequest {
+        created_after: Some(made[2].created_at),
+        created_before: Some(made[4].created_at),
+        ..page(100)
+    };
+    let between = bed.store.list_tenants(range).await.unwrap();
+    assert_eq!((slugs(&between), between.has_more), (vec!["t3".into(), "t2".into()], false));
+}
+
+#[tokio::test]
+async fn removing_a_tenant_counts_first_and_leaves_the_others() {
+    let bed = Bed::new();
+    let (gone, kept) = (bed.tenant("gone").await, bed.tenant("kept").await);
+    for tenant in [&gone, &kept] {
+        bed.store
+            .create_domain(
+                new_domain(Some(tenant.id), &format!("{}.example", tenant.slug), Verification::Manual),
+                now(),
+            )
+            .await
+            .unwrap();
+        bed.store
+            .create_key(new_key(Some(tenant.id), &KeySecret::generate(Environment::Live)), now())
+            .await
+            .unwrap();
+        bed.store.suppress(new_suppression(Some(tenant.id), "no@one.example"), now()).await.unwrap();
+        bed.enqueue(tenant.id, &["x@one.example", "y@two.example"]).await;
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Deferred)).await.unwrap();
+    // Accepted, twice deferred, the suppression and the domain.
+    let expected =
+        TenantCounts { domains: 1, keys: 1, suppressions: 1, messages: 1, deliveries: 2, events: 5 };
+    assert_eq!(bed.store.remove_tenant(gone.id, false).await.unwrap(), Some(expected));
+    assert!(bed.store.tenant(gone.id).await.unwrap().is_some());
+    assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), Some(expected));
+    assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
+    assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
+    assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
+    assert_eq!(bed.store.depth().await.unwrap().open, 2);
+}
+
+#[tokio::test]
+async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins() {
+    let bed = Bed::new();
+    let (a, b, c) = (bed.tenant("a").await.id, bed.tenant("b").await.id, bed.tenant("c").await.id);
+    let create = async |tenant, domain| {
+        bed.store.create_domain(new_domain(Some(tenant), domain, Verification::Dns), now()).await
+    };
+    let first = create(a, "example.com").await.unwrap();
+    let second = create(b, "example.com").await.unwrap();
+    let below = create(c, "mail.example.com").await.unwrap();
+    let beside = create(c, "notexample.com").await.unwrap();
+    let parent = create(c, "com").await.unwrap();
+    assert!(matches!(create(a, "example.com").await, Err(StoreError::Conflict(Conflict::DomainExists))));
+
+    let won = bed.store.record_domain_check(second.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
+    assert_eq!(won.status, DomainStatus::Verified);
+    assert_eq!(won.verified_at, won.last_check.as_ref().map(|check| check.checked_at));
+    let status = async |id| bed.store.domain(None, id).await.unwrap().unwrap().status;
+    assert_eq!(status(first.id).await, DomainStatus::Taken);
+    assert_eq!(status(below.id).await, DomainStatus::Taken);
+    assert_eq!(status(parent.id).await, DomainStatus::Taken);
+    assert_eq!(status(beside.id).await, DomainStatus::Pending);
+
+    let late = bed.store.record_domain_check(first.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
+    assert_eq!((late.status, late.verified_at), (DomainStatus::Taken, None));
+    for name in ["example.com", "deep.mail.example.com", "com"] {
+        let refused = create(bed.tenant(&name.replace('.', "-")).await.id, name).await;
+        assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))), "{name}");
+    }
+    let patch = DomainPatch { verification: Some(Verification::Manual), subdomains: None };
+    let refused = bed.store.update_domain(below.id, patch, now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::DomainTaken))));
+    // The winner itself may have more below its own name.
+    let own = create(b, "news.example.com").await.unwrap();
+    let own = bed.store.record_domain_check(own.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
+    assert_eq!(own.status, DomainStatus::Verified);
+    // Once it is free again, it can be proved again.
+    for id in [second.id, own.id] {
+        assert!(bed.store.delete_domain(id).await.unwrap());
+        assert!(!bed.store.delete_domain(id).await.unwrap());
+    }
+    let freed =
+        bed.store.record_domain_check(first.id, check(DomainStatus::Verified)).await.unwrap().unwrap();
+    assert_eq!(freed.status, DomainStatus::Verified);
+}
+
+#[tokio::test]
+async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let pending =
+        bed.store.create_domain(new_domain(Some(b), "example.com", Verification::Dns), now()).await.unwrap();
+    let vouched = bed
+        .store
+        .create_domain(new_domain(Some(a), "example.com", Verification::Manual), now())
+        .await
+        .unwrap();
+    assert_eq!(vouched.status, DomainStatus::Verified);
+    assert_eq!(bed.store.domain(None, pending.id).await.unwrap().unwrap().status, DomainStatus::Taken);
+    let checked =
+        bed.store.record_domain_check(vouched.id, check(DomainStatus::Failing)).await.unwrap().unwrap();
+    assert_eq!(checked.status, DomainStatus::Verified);
+    assert!(checked.last_check.is_some());
+}
+
+#[tokio::test]
+async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first() {
+    let bed = Bed::new();
+    let a = bed.tenant("a").await.id;
+    let create = async |domain, verification| {
+        bed.store.create_domain(new_domain(Some(a), domain, verification), now()).await.unwrap().id
+    };
+    let (old, young) =
+        (create("old.example", Verification::Dns).await, create("young.example", Verification::Dns).await);
+    create("manual.example", Verification::Manual).await;
+    bed.store.record_domain_check(young, check(DomainStatus::Pending)).await.unwrap();
+    bed.store.record_domain_check(old, check(DomainStatus::Failing)).await.unwrap();
+    let between = now();
+    bed.store.record_domain_check(young, check(DomainStatus::Verified)).await.unwrap();
+    let never = create("never.example", Verification::Dns).await;
+    let found = async |before, limit| -> Vec<_> {
+        bed.store.domains_to_check(before, limit).await.unwrap().iter().map(|domain| domain.id).collect()
+    };
+    assert_eq!(found(between, 10).await, [never, old]);
+    assert_eq!(found(now(), 10).await, [never, old, young]);
+    assert_eq!(found(now(), 1).await, [never]);
+}
+
+#[tokio::test]
+async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    for (tenant, domain) in [(a, "example.com"), (a, "mail.example.com"), (b, "deep.mail.example.com")] {
+        bed.store.create_domain(new_domain(Some(tenant), domain, Verification::Dns), now()).await.unwrap();
+    }
+    let sandbox = new_domain(None, "sandbox.example.com", Verification::Manual);
+    let made = bed.store.ensure_sandbox_domain(sandbox.clone(), now()).await.unwrap();
+    assert_eq!((made.tenant_id, made.status), (None, DomainStatus::Verified));
+    assert_eq!(bed.store.ensure_sandbox_domain(sandbox, now()).await.unwrap().id, made.id);
+    let covering = async |tenant, environment, sender| -> Vec<_> {
+        let found = bed.store.domains_covering(tenant, environment, &name(sender)).await.unwrap();
+        found.iter().map(|domain| domain.name.to_string()).collect()
+    };
+    use Environment::{Live, Test};
+    assert_eq!(covering(a, Live, "deep.mail.example.com").await, ["mail.example.com", "example.com"]);
+    assert_eq!(covering(a, Live, "notexample.com").await, [""; 0]);
+    assert_eq!(covering(b, Live, "example.com").await, [""; 0]);
+    assert_eq!(covering(b, Live, "sandbox.example.com").await, [""; 0]);
+    assert_eq!(covering(b, Test, "x.sandbox.example.com").await, ["sandbox.example.com"]);
+    assert_eq!(covering(a, Test, "sandbox.example.com").await, ["sandbox.example.com", "example.com"]);
+    // A tenant may prove the server's own name, but nothing at or below the sandbox.
+    let above = bed.store.create_domain(new_domain(Some(a), "com", Verification::Manual), now()).await;
+    assert!(above.is_ok());
+    let inside =
+        bed.store.create_domain(new_domain(Some(b), "x.sandbox.example.com", Verification::Dns), now()).await;
+    assert!(matches!(inside, Err(StoreError::Conflict(Conflict::DomainTaken))));
+}
+
+#[tokio::test]
+async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires() {
+    let bed = Bed::new();
+    let a = bed.tenant("a").await.id;
+    let domain = bed
+        .store
+        .create_domain(new_domain(Some(a), "example.com", Verification::Dns), now())
+        .await
+        .unwrap()
+        .id;
+    let states = async || -> Vec<_> {
+        let keys = bed.store.dkim_keys(domain).await.unwrap();
+        keys.into_iter().map(|key| (key.selector, key.state)).collect()
+    };
+    let mark = async |seen: &[DkimKeyId], unseen: &[DkimKeyId]| {
+        let check = DomainCheck {
+            dkim_seen: seen.to_vec(),
+            dkim_unseen: unseen.to_vec(),
+            ..check(DomainStatus::Verified)
+        };
+        bed.store.record_domain_check(domain, check).await.unwrap();
+    };
+    use DkimKeyState::{Active, Pending, Retiring};
+    let first = bed.store.dkim_keys(domain).await.unwrap()[0].id;
+    mark(&[first], &[]).await;
+    assert_eq!(states().await, [("s1".into(), Active)]);
+    let second = bed.store.add_dkim_key(domain, new_dkim_key("s2", Pending), now()).await.unwrap().id;
+    assert_eq!(states().await, [("s1".into(), Active), ("s2".into(), Pending)]);
+    mark(&[first, second], &[]).await;
+    assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Active)]);
+    mark(&[], &[second]).await;
+    assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Pending)]);
+    bed.store.add_dkim_key(domain, new_dkim_key("s3", Active), now()).await.unwrap();
+    // Seen again, but a newer one signs already.
+    mark(&[second], &[]).await;
+    assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Retiring), ("s3".into(), Active)]);
+    let again = bed.store.add_dkim_key(domain, new_dkim_key("s1", Pending), now()).await;
+    assert!(matches!(again, Err(StoreError::Conflict(Conflict::Selector))));
+    let private = bed.store.dkim_private_key(second).await.unwrap().unwrap();
+    assert_eq!(&private[..], b"private half");
+    assert!(bed.store.dkim_private_key(DkimKeyId::generate(now())).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_key_is_found_by_its_secret_and_can_be_revoked_once() {
+    let bed = Bed::new();
+    let a = bed.tenant("a").await.id;
+    let secret = KeySecret::generate(Environment::Live);
+    let key = bed.store.create_key(new_key(Some(a), &secret), now()).await.unwrap();
+    let platform_secret = KeySecret::generate(Environment::Live);
+    bed.store.create_key(new_key(None, &platform_secret), now()).await.unwrap();
+    let (found, tenant) = bed.store.key_by_digest(secret.digest()).await.unwrap().unwrap();
+    assert_eq!(format!("{found:?}"), format!("{key:?}"));
+    assert_eq!(tenant.unwrap().id, a);
+    let (_, tenant) = bed.store.key_by_digest(platform_secret.digest()).await.unwrap().unwrap();
+    assert!(tenant.is_none());
+    let unknown = KeySecret::generate(Environment::Live).digest();
+    assert!(bed.store.key_by_digest(unknown).await.unwrap().is_none());
+
+    let used_at = now();
+    bed.store.touch_key(key.id, used_at).await.unwrap();
+    let patch = KeyPatch {
+        scopes: Some(vec![Scope::UsageRead]),
+        expires_at: Some(Some(later(9))),
+        ..KeyPatch::default()
+    };
+    let changed = bed.store.update_key(key.id, patch).await.unwrap().unwrap();
+    assert_eq!((changed.last_used_at, changed.scopes.as_slice()), (Some(used_at), &[Scope::UsageRead][..]));
+    let revoked_at = now();
+    assert!(bed.store.revoke_key(key.id, revoked_at).await.unwrap());
+    assert!(bed.store.revoke_key(key.id, later(5)).await.unwrap());
+    assert_eq!(bed.store.key(None, key.id).await.unwrap().unwrap().revoked_at, Some(revoked_at));
+    assert!(!bed.store.revoke_key(KeyId::generate(now()), now()).await.unwrap());
+    let nobody = new_key(Some(TenantId::generate(now())), &KeySecret::generate(Environment::Live));
+    assert!(matches!(
+        bed.store.create_key(nobody, now()).await,
+        Err(StoreError::Conflict(Conflict::NoTenant))
+    ));
+}
+
+#[tokio::test]
+async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let platform = bed.store.suppress(new_suppression(None, "Bob@Example.com"), now()).await.unwrap();
+    assert_eq!(platform.address, "bob@example.com");
+    let stops = async |tenant, at| -> Option<SuppressionId> {
+        bed.store.suppression_of(tenant, "bob@example.com", at).await.unwrap().map(|found| found.id)
+    };
+    assert_eq!(stops(a, now()).await, Some(platform.id));
+    let mut new = new_suppression(Some(a), "bob@example.com");
+    new.expires_at = Some(later(1000));
+    let own = bed.store.suppress(new.clone(), now()).await.unwrap();
+    assert_eq!(stops(a, now()).await, Some(own.id));
+    assert_eq!(stops(b, now()).await, Some(platform.id));
+    assert_eq!(stops(a, later(1001)).await, Some(platform.id));
+    // The same address again is the same suppression with other words.
+    new.reason = SuppressionReason::Complaint;
+    new.evidence = None;
+    let again = bed.store.suppress(new, now()).await.unwrap();
+    assert_eq!((again.id, again.reason, &again.evidence), (own.id, SuppressionReason::Complaint, &None));
+    let read = bed.store.suppression(None, own.id).await.unwrap().unwrap();
+    assert_eq!(format!("{read:?}"), format!("{again:?}"));
+    let filter = SuppressionFilter { address: Some("bob@example.com".to_owned()), ..Default::default() };
+    assert_eq!(bed.store.list_suppressions(filter, page(10)).await.unwrap().items.len(), 2);
+    assert!(!bed.store.lift_suppression(Some(b), own.id, now()).await.unwrap());
+    assert!(!bed.store.lift_suppression(Some(a), platform.id, now()).await.unwrap());
+    assert!(bed.store.lift_suppression(Some(a), own.id, now()).await.unwrap());
+    assert!(bed.store.lift_suppression(None, platform.id, now()).await.unwrap());
+    assert_eq!(stops(a, now()).await, None);
+}
+
+#[tokio::test]
+async fn a_foreign_object_is_as_absent_as_one_that_never_was() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let domain =
+        bed.store.create_domain(new_domain(Some(a), "example.com", Verification::Dns), now()).await.unwrap();
+    let key =
+        bed.store.create_key(new_key(Some(a), &KeySecret::generate(Environment::Live)), now()).await.unwrap();
+    let suppression = bed.store.suppress(new_suppression(Some(a), "x@one.example"), now()).await.unwrap();
+    let platform = bed.store.suppress(new_suppression(None, "y@one.example"), now()).await.unwrap();
+    let new = bed.enqueue(a, &["x@one.example"]).await;
+    for (scope, sees) in [(None, true), (Some(a), true), (Some(b), false)] {
+        assert_eq!(bed.store.domain(scope, domain.id).await.unwrap().is_some(), sees);
+        assert_eq!(bed.store.key(scope, key.id).await.unwrap().is_some(), sees);
+        assert_eq!(bed.store.suppression(scope, suppression.id).await.unwrap().is_some(), sees);
+        assert_eq!(bed.store.message(scope, new.message.id).await.unwrap().is_some(), sees);
+    }
+    assert!(bed.store.suppression(Some(a), platform.id).await.unwrap().is_none());
+    let filter = |tenant_id| DomainFilter { tenant_id, ..Default::default() };
+    assert!(bed.store.list_domains(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
+    assert_eq!(bed.store.list_domains(filter(None), page(10)).await.unwrap().items.len(), 1);
+    let filter = |tenant_id| KeyFilter { tenant_id, ..Default::default() };
+    assert!(bed.store.list_keys(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
+    let filter = |tenant_id| SuppressionFilter { tenant_id, ..Default::default() };
+    assert!(bed.store.list_suppressions(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
+    assert_eq!(bed.store.list_suppressions(filter(Some(a)), page(10)).await.unwrap().items.len(), 1);
+    let filter = |tenant_id| MessageFilter { tenant_id, ..Default::default() };
+    assert!(bed.store.list_messages(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_change_of_status_has_its_event_and_a_patch_without_one_none() {
+    let bed = Bed::new();
+    let id = bed.tenant("a").await.id;
+    for status in [TenantStatus::Suspended, TenantStatus::Suspended, TenantStatus::Active] {
+        let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
+        assert_eq!(bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap().status, status);
+    }
+    let counts = bed.store.remove_tenant(id, false).await.unwrap().unwrap();
+    assert_eq!(counts.events, 2, "{}, {}", EventKind::TenantSuspended, EventKind::TenantActivated);
+}

@@ -1,1 +1,222 @@
+//! What people read: messages, states, attempts, events; and how long.
 
+use super::*;
+use crate::mail::{EventKind, RefusalCode, RequestId, Stage};
+
+fn page(limit: usize) -> PageRequest {
+    PageRequest { limit, ..PageRequest::default() }
+}
+
+async fn found(bed: &Bed, filter: MessageFilter) -> Vec<MessageId> {
+    let page = bed.store.list_messages(filter, page(100)).await.unwrap();
+    page.items.into_iter().map(|(message, _)| message.id).collect()
+}
+
+/// What the events of a delivery say its state is.
+fn replay(events: &[Event], delivery: DeliveryId) -> DeliveryState {
+    let of_delivery = events.iter().filter(|event| event.delivery_id == Some(delivery));
+    of_delivery.fold(DeliveryState::Queued, |state, event| match event.kind {
+        EventKind::MessageDeferred => DeliveryState::Deferred,
+        EventKind::MessageDelivered => DeliveryState::Delivered,
+        EventKind::MessageBounced => DeliveryState::Bounced,
+        EventKind::MessageExpired => DeliveryState::Expired,
+        EventKind::MessageCancelled => DeliveryState::Cancelled,
+        _ => state,
+    })
+}
+
+#[tokio::test]
+async fn the_journal_and_the_states_agree() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let recipients: Vec<_> = (0..40).map(|number| format!("u{number}@d{}.example", number % 7)).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    let new = bed.enqueue(tenant, &recipients).await;
+    let choices = [
+        DeliveryState::Deferred,
+        DeliveryState::Delivered,
+        DeliveryState::Deferred,
+        DeliveryState::Bounced,
+        DeliveryState::Expired,
+    ];
+    for round in 0..4 {
+        let batches = bed.claim(later(3600 * (round + 1))).await.batches;
+        let mut records = outcomes(&batches, DeliveryState::Deferred);
+        for (number, record) in records.records.iter_mut().enumerate() {
+            record.state = choices[(number + round as usize) % choices.len()];
+            if !record.state.is_open() {
+                record.next_attempt_at = None;
+            }
+            if record.state == DeliveryState::Expired {
+                record.attempt = None;
+            }
+        }
+        bed.store.record(records).await.unwrap();
+        let events = bed.store.message_events(new.message.id).await.unwrap();
+        let attempts = bed.store.attempts(new.message.id).await.unwrap();
+        let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
+        assert!(events.is_sorted_by_key(|event| event.id));
+        assert_eq!(events[0].kind, EventKind::MessageAccepted);
+        let order: Vec<_> = deliveries.iter().map(|delivery| delivery.recipient.to_string()).collect();
+        assert_eq!(order, recipients);
+        for delivery in &deliveries {
+            assert_eq!(delivery.state, replay(&events, delivery.id));
+            assert_eq!(delivery.next_attempt_at.is_some(), delivery.state.is_open());
+            let tries = attempts.iter().filter(|attempt| attempt.delivery_id == delivery.id).count();
+            assert_eq!(delivery.attempts as usize, tries);
+        }
+    }
+    let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
+    let open = deliveries.iter().filter(|delivery| delivery.state.is_open()).count() as u64;
+    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open, claimed: 0 });
+}
+
+#[tokio::test]
+async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let new = bed.enqueue(tenant, &["x@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let mut records = outcomes(&batches, DeliveryState::Delivered);
+    records.records[0].complained = true;
+    let attempt = records.records[0].attempt.clone().unwrap();
+    bed.store.record(records).await.unwrap();
+    let events = bed.store.message_events(new.message.id).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(
+        kinds,
+        [EventKind::MessageAccepted, EventKind::MessageDelivered, EventKind::MessageComplained]
+    );
+    let expected = serde_json::json!({
+        "recipient": "x@one.example", "host": "mx.example.net", "code": 250, "enhanced": "2.0.0",
+        "reply": "250 2.0.0 fine", "attempts": 1,
+    });
+    assert_eq!(events[1].data, expected);
+    assert_eq!((events[1].tenant_id, events[1].delivery_id), (Some(tenant), Some(new.recipients[0].0)));
+    let attempts = bed.store.attempts(new.message.id).await.unwrap();
+    assert_eq!(format!("{attempts:?}"), format!("{:?}", [attempt]));
+}
+
+#[tokio::test]
+async fn messages_are_found_by_what_people_know_of_them() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let bounced = bed.enqueue(a, &["x@one.example", "y@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let mut records = outcomes(&batches, DeliveryState::Bounced);
+    records.records[1].state = DeliveryState::Delivered;
+    bed.store.record(records).await.unwrap();
+    let queued = bed.enqueue(a, &["z@one.example"]).await;
+    let theirs = bed.enqueue(b, &["x@one.example"]).await;
+    let (bounced_id, queued_id, theirs_id) = (bounced.message.id, queued.message.id, theirs.message.id);
+    let of = |tenant_id| MessageFilter { tenant_id, ..MessageFilter::default() };
+    assert_eq!(found(&bed, of(None)).await, [theirs_id, queued_id, bounced_id]);
+    assert_eq!(found(&bed, of(Some(a))).await, [queued_id, bounced_id]);
+    for scope in [None, Some(a)] {
+        let in_state = |state| MessageFilter { state: Some(state), ..of(scope) };
+        assert_eq!(found(&bed, in_state(DeliveryState::Bounced)).await, [bounced_id]);
+        assert_eq!(found(&bed, in_state(DeliveryState::Delivered)).await, [bounced_id]);
+        assert_eq!(found(&bed, in_state(DeliveryState::Expired)).await, []);
+    }
+    assert_eq!(
+        found(&bed, MessageFilter { state: Some(DeliveryState::Queued), ..of(Some(a)) }).await,
+        [queued_id]
+    );
+    let to = |text| MessageFilter { to: Some(address(text)), ..of(Some(a)) };
+    assert_eq!(found(&bed, to("x@one.example")).await, [bounced_id]);
+    assert_eq!(found(&bed, to("X@one.example")).await, []);
+    let from = |path| MessageFilter { from: Some(path), ..of(None) };
+    assert_eq!(found(&bed, from(ReversePath::Mailbox(address("sender@example.com")))).await.len(), 3);
+    assert_eq!(found(&bed, from(ReversePath::Null)).await, []);
+    let header = theirs.message.header_message_id.clone();
+    assert_eq!(
+        found(&bed, MessageFilter { header_message_id: header.clone(), ..of(None) }).await,
+        [theirs_id]
+    );
+    assert_eq!(found(&bed, MessageFilter { header_message_id: header, ..of(Some(a)) }).await, []);
+    let test = MessageFilter { environment: Some(Environment::Test), ..of(None) };
+    assert_eq!(found(&bed, test).await, []);
+    let (message, deliveries) = bed.store.list_messages(of(Some(a)), page(1)).await.unwrap().items.remove(0);
+    assert_eq!(format!("{message:?}"), format!("{:?}", queued.message));
+    assert_eq!(deliveries[0].id, queued.recipients[0].0);
+}
+
+#[tokio::test]
+async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let at = now();
+    let rejection = Rejection {
+        id: RequestId::generate(at),
+        tenant_id: a,
+        key_id: None,
+        stage: Stage::Rcpt,
+        code: RefusalCode::RecipientSuppressed,
+        message: "x@one.example is suppressed".to_owned(),
+        client_address: Some(IpAddr::from([192, 0, 2, 1])),
+        created_at: at,
+    };
+    bed.store.reject(rejection.clone());
+    // One of a tenant that is gone is dropped and takes nothing with it.
+    bed.store.reject(Rejection {
+        tenant_id: TenantId::generate(at),
+        id: RequestId::generate(at),
+        ..rejection.clone()
+    });
+    bed.store.probe().await.unwrap();
+    for (scope, count) in [(None, 1), (Some(a), 1), (Some(b), 0)] {
+        let list = bed.store.list_rejections(scope, page(10)).await.unwrap();
+        assert_eq!(list.items.len(), count);
+        if let Some(found) = list.items.first() {
+            assert_eq!(format!("{found:?}"), format!("{rejection:?}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
+    let bed = Bed::new();
+    let (a, short) = (bed.tenant("a").await.id, bed.tenant("short").await.id);
+    let patch = TenantPatch { retention_days: Some(Some(2)), ..TenantPatch::default() };
+    bed.store.update_tenant(short, patch, now()).await.unwrap();
+    let (old, open) = (bed.enqueue(a, &["x@one.example"]).await, bed.enqueue(a, &["open@one.example"]).await);
+    let theirs = bed.enqueue(short, &["x@one.example"]).await;
+    let mut batches = bed.claim(later(0)).await.batches;
+    batches.retain(|batch| batch.message.id != open.message.id);
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let policy = RetentionPolicy { body_days: 1, row_days: 10 };
+    let day = |days: i64| later(days * 24 * 3600 + 60);
+    let prune = async |at| bed.store.prune(policy, at, 100).await.unwrap();
+    let has_body = async |new: &NewMessage| bed.store.content(new.message.id).await.unwrap().is_some();
+
+    assert_eq!(prune(now()).await, Pruned::default());
+    let first = prune(day(1)).await;
+    assert_eq!((first.bodies, first.messages), (2, 0));
+    assert!(!has_body(&old).await && has_body(&open).await);
+    assert!(bed.store.message(None, theirs.message.id).await.unwrap().is_some());
+    let second = prune(day(2)).await;
+    assert_eq!((second.bodies, second.messages, second.events), (0, 1, 2));
+    assert!(bed.store.message(None, theirs.message.id).await.unwrap().is_none());
+    let third = prune(day(10)).await;
+    assert_eq!((third.bodies, third.messages, third.events), (0, 1, 2));
+    assert!(bed.store.message(None, old.message.id).await.unwrap().is_none());
+    assert!(has_body(&open).await);
+    assert_eq!(bed.store.depth().await.unwrap().open, 1);
+}
+
+#[tokio::test]
+async fn pruning_takes_no_more_than_its_limit() {
+    let bed = Bed::new();
+    let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
+    for number in 0..20 {
+        bed.enqueue(tenants[number % 2], &["x@one.example"]).await;
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let policy = RetentionPolicy { body_days: 0, row_days: 0 };
+    for expected in [15, 5, 0] {
+        let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
+        assert_eq!(pruned.messages, expected);
+        assert!(pruned.bodies <= 15);
+    }
+}

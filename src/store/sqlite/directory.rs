@@ -21,8 +21,8 @@ use crate::mail::{
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
-    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, Suppression, SuppressionFilter,
-    Tenant, TenantCounts, TenantPatch,
+    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential, Suppression,
+    SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -30,7 +30,7 @@ impl Store {
     /// answered, so that whoever was told of the change sees it.
     async fn change<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let version = Arc::clone(&self.directory_version);
         let after = move |value| {
@@ -47,7 +47,7 @@ impl Directory for Store {
     }
 
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
-        self.change(move |tx| tenants::create(tx, new, now)).await
+        self.change(move |tx| tenants::create(tx, &new, now)).await
     }
 
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
@@ -81,7 +81,7 @@ impl Directory for Store {
             }
             tenant
         };
-        self.write_then(move |tx| tenants::update(tx, id, patch, now), after).await
+        self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await
     }
 
     async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {
@@ -104,7 +104,7 @@ impl Directory for Store {
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.change(move |tx| domains::create(tx, new, now)).await
+        self.change(move |tx| domains::create(tx, &new, now)).await
     }
 
     async fn domain(&self, scope: Option<TenantId>, id: DomainId) -> Result<Option<Domain>> {
@@ -152,11 +152,11 @@ impl Directory for Store {
     }
 
     async fn ensure_sandbox_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
-        self.change(move |tx| domains::ensure_sandbox(tx, new, now)).await
+        self.change(move |tx| domains::ensure_sandbox(tx, &new, now)).await
     }
 
     async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
-        self.change(move |tx| dkim_keys::add(tx, domain, new, now)).await
+        self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
     async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>> {
@@ -169,7 +169,7 @@ impl Directory for Store {
     }
 
     async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Key> {
-        self.change(move |tx| keys::create(tx, new, now)).await
+        self.change(move |tx| keys::create(tx, &new, now)).await
     }
 
     async fn key(&self, scope: Option<TenantId>, id: KeyId) -> Result<Option<Key>> {
@@ -185,12 +185,18 @@ impl Directory for Store {
         .await
     }
 
+    async fn scram_credential(&self, username: &str) -> Result<ScramCredential> {
+        let sealer = Arc::clone(&self.sealer);
+        let username = username.to_owned();
+        self.read(move |connection| keys::scram_credential(connection, &sealer, &username)).await
+    }
+
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
         self.read(move |connection| keys::list(connection, &filter, &page)).await
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
-        self.change(move |tx| keys::update(tx, id, patch)).await
+        self.change(move |tx| keys::update(tx, id, &patch)).await
     }
 
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool> {

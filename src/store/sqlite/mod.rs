@@ -12,6 +12,8 @@ mod rows;
 mod schema;
 mod seal;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fs::File;
@@ -115,24 +117,29 @@ impl Store {
         }
         self.readers.close();
         self.writer.close().await;
-        lock(&self.lock).take();
+        // Said outright: a child of this process that has yet to exec may hold a copy of the descriptor.
+        if let Some(held) = lock(&self.lock).take()
+            && let Err(error) = held.unlock()
+        {
+            tracing::warn!(%error, "the data directory was not unlocked");
+        }
     }
 
     /// Runs a job on the writer; answers after its commit.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.writer.run(work, |value| value).await
+        self.write_then(work, |value| value).await
     }
 
     /// Runs a job on the writer, then after its commit and before the answer what memory has to know of it.
-    async fn write_then<T: Send + 'static, U: Send + 'static>(
+    async fn write_then<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
-        after: impl FnOnce(T) -> U + Send + 'static,
-    ) -> Result<U> {
-        self.writer.run(work, after).await
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+        after: impl FnOnce(T) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.writer.run((), move |(), tx| work(tx), |(), value| after(value)).await
     }
 
     /// Runs a query on a reader.

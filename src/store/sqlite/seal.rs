@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::OpenError;
@@ -15,7 +16,11 @@ use crate::store::{Result, StoreError};
 const KEY_OCTETS: usize = 32;
 
 /// Seals and opens under one master key.
-pub(super) struct Sealer(RandomizedNonceKey);
+pub(super) struct Sealer {
+    key: RandomizedNonceKey,
+    /// Another key that comes from the master key.
+    digest_key: hmac::Key,
+}
 
 /// Where a sealed value stands.
 #[derive(Clone, Copy)]
@@ -34,16 +39,23 @@ impl Place<'_> {
 
 impl Sealer {
     fn new(key: &[u8; KEY_OCTETS]) -> Result<Self> {
+        let digest_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"pillarbox digest");
+        let digest_key = hmac::Key::new(hmac::HMAC_SHA256, digest_key.as_ref());
         RandomizedNonceKey::new(&AES_256_GCM, key)
-            .map(Self)
+            .map(|key| Self { key, digest_key })
             .map_err(|_| StoreError::Failed("the master key cannot be used".into()))
+    }
+
+    /// 32 octets that follow from a text, and that nobody without the master key can foretell.
+    pub(super) fn digest(&self, text: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.digest_key, text).as_ref().to_vec()
     }
 
     /// Nonce, ciphertext and tag.
     pub(super) fn seal(&self, place: Place<'_>, secret: &[u8]) -> Result<Vec<u8>> {
         let mut text = secret.to_vec();
         let nonce = self
-            .0
+            .key
             .seal_in_place_append_tag(Aad::from(place.associated_data()), &mut text)
             .map_err(|_| StoreError::Failed("a secret could not be sealed".into()))?;
         Ok([nonce.as_ref().as_slice(), &text].concat())
@@ -56,7 +68,7 @@ impl Sealer {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| fault())?;
         let mut text = Zeroizing::new(text.to_vec());
         let length = self
-            .0
+            .key
             .open_in_place(nonce, Aad::from(place.associated_data()), &mut text)
             .map_err(|_| fault())?
             .len();
@@ -127,17 +139,14 @@ impl MasterKeyFile {
     }
 
     fn check_mode(&self) -> std::result::Result<(), OpenError> {
-        // The service manager guards its credentials by other means, and the group bits then show an
-        // access list's mask.
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-        if credentials.is_some_and(|directory| self.path.starts_with(directory)) {
-            return Ok(());
-        }
-        let mode = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?.mode();
-        if mode & 0o077 != 0 {
-            let message =
-                format!("others than its owner may use the file (mode {:03o}): chmod 600", mode & 0o777);
-            return Err(self.fault(message));
+        let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
+        // A group of root's choice may read it: credentials of the service manager have such a mode.
+        let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
+        if file.mode() & forbidden != 0 {
+            let mode = file.mode() & 0o777;
+            return Err(
+                self.fault(format!("others than its owner may use the file (mode {mode:03o}): chmod 600"))
+            );
         }
         Ok(())
     }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub(super) use self::free_space::FreeSpace;
 pub(super) use self::memory::Memory;
 
-use self::enqueue::{HandOver, Incoming};
-use self::record::{Ending, Recorded};
+use self::enqueue::Incoming;
+use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
 use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
@@ -27,7 +27,7 @@ impl Spool for Store {
             return Err(StoreError::DiskFull);
         }
         let incoming = self.prepare(new).await?;
-        self.write_then(|tx| incoming.write(tx), HandOver::conclude).await
+        self.writer.run(incoming, Incoming::write, |incoming, ()| incoming.conclude()).await
     }
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
@@ -52,12 +52,12 @@ impl Spool for Store {
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
         self.refuse_unless_serving()?;
-        let ending = Ending::new(&self.memory, &batch.records);
         let report = match batch.report {
             Some(report) => Some(self.prepare(report).await?),
             None => None,
         };
-        self.write_then(move |tx| record::write(tx, &batch.records, report, ending), Recorded::conclude).await
+        let outcome = Outcome { memory: Arc::clone(&self.memory), records: batch.records, report };
+        self.writer.run(outcome, Outcome::write, Outcome::conclude).await
     }
 
     fn release(&self, ids: &[DeliveryId]) {

@@ -1,8 +1,7 @@
 //! The one writer: a thread that takes all jobs that wait and commits them together, so that one sync of
-//! the disk serves many of them. Each job runs in a savepoint of its own and is answered after the commit.
+//! the disk serves many of them. Each job is answered after the commit, and one that fails costs no other.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -66,16 +65,19 @@ impl Writer {
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Runs `work` in the next transaction; after its commit `after` makes the answer of it.
-    pub(super) async fn run<T, U, W, A>(&self, work: W, after: A) -> Result<U>
+    /// Runs `work` on `state` in the next transaction; after its commit `after` makes the answer of both.
+    /// The work may be done more than once, so it only borrows; what it writes it writes once.
+    pub(super) async fn run<S, T, U, W, A>(&self, state: S, work: W, after: A) -> Result<U>
     where
+        S: Send + 'static,
         T: Send + 'static,
         U: Send + 'static,
-        W: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
-        A: FnOnce(T) -> U + Send + 'static,
+        W: Fn(&S, &Tx<'_>) -> Result<T> + Send + 'static,
+        A: FnOnce(S, T) -> U + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.send(Order::Write(Box::new(Work::new(work, after, Some(answer))))).await?;
+        let job = Work { state, work, after, outcome: None, answer: Some(answer) };
+        self.send(Order::Write(Box::new(job))).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -92,8 +94,10 @@ impl Writer {
     }
 
     /// Leaves a job for some transaction to come. False if too many wait.
-    pub(super) fn leave(&self, work: impl FnOnce(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
-        let order = Order::Write(Box::new(Work::new(work, |()| (), None)));
+    pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
+        let work = move |(): &(), tx: &Tx<'_>| work(tx);
+        let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
+        let order = Order::Write(Box::new(job));
         lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(order).is_ok())
     }
 
@@ -121,54 +125,53 @@ impl Drop for Writer {
 
 /// A job as the thread sees it.
 trait Job: Send {
-    /// Does the work; an error if it failed and its savepoint is to be rolled back.
+    /// Does the work, not for the first time perhaps.
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError>;
     /// Tells the caller, after the commit or instead of it.
     fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>);
 }
 
-struct Work<T, U, W, A> {
-    work: Option<W>,
+struct Work<S, T, U, W, A> {
+    state: S,
+    work: W,
     after: A,
     outcome: Option<Result<T>>,
     answer: Option<oneshot::Sender<Result<U>>>,
 }
 
-impl<T, U, W, A> Work<T, U, W, A> {
-    fn new(work: W, after: A, answer: Option<oneshot::Sender<Result<U>>>) -> Self {
-        Self { work: Some(work), after, outcome: None, answer }
-    }
-}
-
-impl<T, U, W, A> Job for Work<T, U, W, A>
+impl<S, T, U, W, A> Job for Work<S, T, U, W, A>
 where
+    S: Send,
     T: Send,
     U: Send,
-    W: FnOnce(&Tx<'_>) -> Result<T> + Send,
-    A: FnOnce(T) -> U + Send,
+    W: Fn(&S, &Tx<'_>) -> Result<T> + Send,
+    A: FnOnce(S, T) -> U + Send,
 {
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
-        let Some(work) = self.work.take() else { return Ok(()) };
         // A fault in one job may cost that job, never the writer.
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| work(tx))).unwrap_or_else(|panic| Err(told_by(&panic)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
+        let outcome = outcome.unwrap_or_else(|panic| Err(told_by(&panic)));
         let ran = outcome.as_ref().map(|_| ()).map_err(CommitError::from);
         self.outcome = Some(outcome);
         ran
     }
 
     fn finish(self: Box<Self>, committed: std::result::Result<(), &CommitError>) {
-        let Self { work, after, outcome, answer } = *self;
+        let Self { state, after, outcome, answer, .. } = *self;
         let outcome = match (outcome, committed) {
-            (Some(Err(error)), _) => Err(error),
-            (_, Err(error)) => Err(error.as_store_error()),
             (Some(Ok(value)), Ok(())) => {
-                catch_unwind(AssertUnwindSafe(|| after(value))).map_err(|panic| told_by(&panic))
+                catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| told_by(&panic))
             }
-            (None, Ok(())) => Err(StoreError::Closed),
+            (outcome, committed) => {
+                // What the state tells memory by being dropped is told before the caller goes on.
+                drop(state);
+                Err(match (outcome, committed) {
+                    (Some(Err(error)), _) => error,
+                    (_, Err(error)) => error.as_store_error(),
+                    _ => StoreError::Closed,
+                })
+            }
         };
-        // What an unfinished job would have told memory is told by dropping it, before the caller goes on.
-        drop(work);
         match (answer, outcome) {
             (Some(answer), outcome) => drop(answer.send(outcome)),
             (None, Err(error)) => tracing::warn!(%error, "a note was not written"),
@@ -213,6 +216,27 @@ impl From<rusqlite::Error> for CommitError {
     }
 }
 
+/// Whether jobs can be undone one by one.
+#[derive(Clone, Copy)]
+enum Savepoints {
+    None,
+    Each,
+}
+
+/// Why a transaction was not committed.
+enum Fault {
+    /// A job failed after it had written something.
+    HalfDone,
+    /// The transaction itself.
+    Lost(CommitError),
+}
+
+impl From<CommitError> for Fault {
+    fn from(error: CommitError) -> Self {
+        Self::Lost(error)
+    }
+}
+
 /// What the thread works with.
 struct Bench {
     connection: Connection,
@@ -223,11 +247,11 @@ struct Bench {
 impl Bench {
     fn serve(self, mut receiver: mpsc::Receiver<Order>) {
         let mut orders = Vec::with_capacity(BATCH_JOBS_MAX);
-        let mut jobs = VecDeque::with_capacity(BATCH_JOBS_MAX);
+        let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
         while receiver.blocking_recv_many(&mut orders, BATCH_JOBS_MAX) > 0 {
             for order in orders.drain(..) {
                 match order {
-                    Order::Write(job) => jobs.push_back(job),
+                    Order::Write(job) => jobs.push(job),
                     Order::Checkpoint(answer) => {
                         self.write_all(&mut jobs);
                         drop(answer.send(self.checkpoint().map_err(StoreError::from)));
@@ -238,51 +262,69 @@ impl Bench {
         }
     }
 
-    fn write_all(&self, waiting: &mut VecDeque<Box<dyn Job>>) {
-        while !waiting.is_empty() {
-            self.transact(waiting);
+    fn write_all(&self, jobs: &mut Vec<Box<dyn Job>>) {
+        if jobs.is_empty() {
+            return;
+        }
+        // A savepoint costs a copy of each page that the job touches, and jobs hardly ever fail half done.
+        let mut tried = self.transact(jobs, Savepoints::None);
+        if let Err(Fault::HalfDone) = tried {
+            self.roll_back();
+            tried = self.transact(jobs, Savepoints::Each);
+        }
+        if tried.is_err() {
+            self.roll_back();
+        }
+        let committed = match &tried {
+            Ok(()) => Ok(()),
+            Err(Fault::Lost(error)) => Err(error),
+            // Cannot be with savepoints; to be told of a failure is right in any case.
+            Err(Fault::HalfDone) => Err(&CommitError::DiskFull),
+        };
+        for job in jobs.drain(..) {
+            job.finish(committed);
         }
     }
 
-    /// One transaction over the jobs, or over those up to one that broke the transaction itself.
-    fn transact(&self, waiting: &mut VecDeque<Box<dyn Job>>) {
+    fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let tx = Tx { connection: &self.connection, clock: &self.clock, sealer: &self.sealer };
-        let mut done: Vec<Box<dyn Job>> = Vec::with_capacity(waiting.len());
-        let committed = self.execute("BEGIN IMMEDIATE").and_then(|()| {
-            while let Some(mut job) = waiting.pop_front() {
-                let ran = self.run_in_savepoint(&tx, job.as_mut());
-                done.push(job);
-                ran?;
-            }
-            self.execute("COMMIT")
-        });
-        if committed.is_err() {
-            if !self.connection.is_autocommit()
-                && let Err(error) = self.execute("ROLLBACK")
-            {
-                tracing::error!(error = %error.as_store_error(), "a transaction could not be rolled back");
-            }
-            // Without a transaction nobody can be served: the rest must not wait for the next try either.
-            if done.is_empty() {
-                done.extend(waiting.drain(..));
+        self.execute("BEGIN IMMEDIATE")?;
+        for job in jobs {
+            match savepoints {
+                Savepoints::None => self.run_bare(&tx, job.as_mut())?,
+                Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
             }
         }
-        for job in done {
-            job.finish(committed.as_ref().copied());
+        Ok(self.execute("COMMIT")?)
+    }
+
+    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
+        let changes_before = self.connection.total_changes();
+        match job.run(tx) {
+            // A full disk or an I/O error makes SQLite roll back everything by itself.
+            Err(cause) if self.connection.is_autocommit() => Err(Fault::Lost(cause)),
+            Err(_) if self.connection.total_changes() != changes_before => Err(Fault::HalfDone),
+            _ => Ok(()),
         }
     }
 
-    /// An error only if the whole transaction is lost.
-    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), CommitError> {
+    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
         self.execute("SAVEPOINT job")?;
         if let Err(cause) = job.run(tx) {
-            // A full disk or an I/O error makes SQLite roll back everything by itself.
             if self.connection.is_autocommit() {
-                return Err(cause);
+                return Err(Fault::Lost(cause));
             }
             self.execute("ROLLBACK TO job")?;
         }
-        self.execute("RELEASE job")
+        Ok(self.execute("RELEASE job")?)
+    }
+
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.execute("ROLLBACK")
+        {
+            tracing::error!(error = %error.as_store_error(), "a transaction could not be rolled back");
+        }
     }
 
     fn execute(&self, sql: &str) -> std::result::Result<(), CommitError> {

@@ -23,7 +23,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DkimKey> {
     })
 }
 
-pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
+pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestamp) -> Result<DkimKey> {
     let is_used = tx
         .prepare_cached("SELECT 1 FROM dkim_key WHERE domain_id = ?1 AND selector = ?2")?
         .exists(params![domain, new.selector])?;
@@ -34,10 +34,10 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: NewDkimKey, now: Timestamp
     let key = DkimKey {
         id,
         domain_id: domain,
-        selector: new.selector,
+        selector: new.selector.clone(),
         algorithm: new.algorithm,
         state: new.state,
-        public_key: new.public_key,
+        public_key: new.public_key.clone(),
         created_at: now,
     };
     let place = Place { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };

@@ -41,7 +41,7 @@ fn reversed(name: &DomainName) -> String {
     reversed
 }
 
-pub(super) fn create(tx: &Tx<'_>, new: NewDomain, now: Timestamp) -> Result<Domain> {
+pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Domain> {
     refuse_unknown_tenant(tx, new.tenant_id)?;
     if find_by_name(tx, new.tenant_id, new.name.as_str())?.is_some() {
         return Err(StoreError::Conflict(Conflict::DomainExists));
@@ -53,18 +53,18 @@ pub(super) fn create(tx: &Tx<'_>, new: NewDomain, now: Timestamp) -> Result<Doma
     let domain = Domain {
         id: DomainId::generate(now),
         tenant_id: new.tenant_id,
-        name: new.name,
+        name: new.name.clone(),
         status: DomainStatus::Pending,
         verification: new.verification,
         subdomains: new.subdomains,
-        ownership_token: new.ownership_token,
+        ownership_token: new.ownership_token.clone(),
         last_check: None,
         failing_since: None,
         verified_at: None,
         created_at: now,
     };
     insert(tx, &domain)?;
-    for key in new.dkim_keys {
+    for key in &new.dkim_keys {
         dkim_keys::add(tx, domain.id, key, now)?;
     }
     if !is_verified {
@@ -176,10 +176,10 @@ fn void_other_claims(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn ensure_sandbox(tx: &Tx<'_>, new: NewDomain, now: Timestamp) -> Result<Domain> {
+pub(super) fn ensure_sandbox(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Domain> {
     match find_by_name(tx, None, new.name.as_str())? {
         Some(domain) => Ok(domain),
-        None => create(tx, NewDomain { tenant_id: None, ..new }, now),
+        None => create(tx, &NewDomain { tenant_id: None, ..new.clone() }, now),
     }
 }
 

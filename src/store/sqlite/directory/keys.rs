@@ -1,12 +1,17 @@
-//! The rows of credentials; of a secret only its digest is kept.
+//! The rows of credentials; of a secret only its digest and its SCRAM verifier are kept, the latter sealed.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::mail::{KeyId, SecretDigest, TenantId, Timestamp};
+use crate::mail::{KeyId, ScramVerifier, SecretDigest, TenantId, Timestamp};
 use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
+use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Conflict, Key, KeyFilter, KeyPatch, NewKey, Page, PageRequest, Result, StoreError};
+use crate::store::{
+    Conflict, Key, KeyFilter, KeyPatch, NewKey, Page, PageRequest, Result, ScramCredential, StoreError,
+};
+
+const SCRAM_COLUMN: &str = "key.scram";
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
     Ok(Key {
@@ -25,7 +30,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Key> {
     })
 }
 
-pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
+pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     if let Some(tenant) = new.tenant_id
         && super::tenants::find(tx, tenant)?.is_none()
     {
@@ -34,20 +39,22 @@ pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
     let key = Key {
         id: KeyId::generate(now),
         tenant_id: new.tenant_id,
-        name: new.name,
+        name: new.name.clone(),
         environment: new.environment,
-        scopes: new.scopes,
-        allowed_domain_ids: new.allowed_domain_ids,
-        allowed_cidrs: new.allowed_cidrs,
-        last_four: new.last_four,
+        scopes: new.scopes.clone(),
+        allowed_domain_ids: new.allowed_domain_ids.clone(),
+        allowed_cidrs: new.allowed_cidrs.clone(),
+        last_four: new.imprint.last_four.clone(),
         created_at: now,
         expires_at: new.expires_at,
         last_used_at: None,
         revoked_at: None,
     };
+    let place = Place { column: SCRAM_COLUMN, row: &key.id.to_string() };
+    let scram = tx.sealer.seal(place, &new.imprint.scram.to_bytes())?;
     let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
-                                digest, last_four, created_us, expires_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+                                digest, last_four, created_us, expires_us, scram)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     tx.prepare_cached(sql)?.execute(params![
         key.id,
         key.tenant_id,
@@ -56,10 +63,11 @@ pub(super) fn create(tx: &Tx<'_>, new: NewKey, now: Timestamp) -> Result<Key> {
         to_json(&key.scopes)?,
         to_json(&key.allowed_domain_ids)?,
         to_json(&key.allowed_cidrs)?,
-        new.digest,
+        new.imprint.digest,
         key.last_four,
         us(key.created_at),
         key.expires_at.map(us),
+        scram,
     ])?;
     Ok(key)
 }
@@ -82,6 +90,33 @@ pub(super) fn find_by_digest(connection: &Connection, digest: SecretDigest) -> R
     Ok(statement.query_row([digest], read_row).optional()?)
 }
 
+/// The tenant's key of this id; or by slug, if the tenant has one key only: the salt has to be told before it is known
+/// which key is meant. A name of no key gets a decoy.
+pub(super) fn scram_credential(
+    connection: &Connection,
+    sealer: &Sealer,
+    username: &str,
+) -> Result<ScramCredential> {
+    let sql = match username.parse::<KeyId>() {
+        Ok(_) => "SELECT id, scram FROM key WHERE id = ?1 AND tenant_id IS NOT NULL LIMIT 2",
+        Err(_) => {
+            "SELECT id, scram FROM key WHERE revoked_us IS NULL
+             AND tenant_id = (SELECT id FROM tenant WHERE slug = ?1) LIMIT 2"
+        }
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([username], |row| Ok((row.get("id")?, row.get("scram")?)))?;
+    let rows: Vec<(KeyId, Option<Vec<u8>>)> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut salt = [0; 16];
+    salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
+    let decoy = ScramCredential { verifier: ScramVerifier::decoy(salt), key_id: None };
+    let [(id, Some(sealed))] = &rows[..] else { return Ok(decoy) };
+    let bytes = sealer.open(Place { column: SCRAM_COLUMN, row: &id.to_string() }, sealed)?;
+    let verifier = ScramVerifier::from_bytes(&bytes)
+        .ok_or_else(|| StoreError::Failed(format!("the SCRAM verifier of {id} cannot be read")))?;
+    Ok(ScramCredential { verifier, key_id: Some(*id) })
+}
+
 pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageRequest) -> Result<Page<Key>> {
     let mut list = List::of("key", KeyId::PREFIX);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
@@ -89,8 +124,9 @@ pub(super) fn list(connection: &Connection, filter: &KeyFilter, page: &PageReque
     list.read(connection, page, read_row)
 }
 
-pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
+pub(super) fn update(tx: &Tx<'_>, id: KeyId, patch: &KeyPatch) -> Result<Option<Key>> {
     let Some(mut key) = find(tx, id)? else { return Ok(None) };
+    let patch = patch.clone();
     key.name = patch.name.unwrap_or(key.name);
     key.scopes = patch.scopes.unwrap_or(key.scopes);
     key.allowed_domain_ids = patch.allowed_domain_ids.unwrap_or(key.allowed_domain_ids);

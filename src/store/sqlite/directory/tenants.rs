@@ -32,29 +32,25 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
     })
 }
 
-pub(super) fn create(tx: &Tx<'_>, new: NewTenant, now: Timestamp) -> Result<Tenant> {
+pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Tenant> {
     refuse_slug_in_use(tx, &new.slug, None)?;
     let id = TenantId::generate(now);
-    let (smart_host, password) = match new.smart_host {
-        Some(new) => (Some(new.smart_host), new.password),
-        None => (None, None),
-    };
     let tenant = Tenant {
         id,
-        name: new.name,
-        slug: new.slug,
-        external_ref: new.external_ref,
-        metadata: new.metadata,
-        settings: new.settings,
+        name: new.name.clone(),
+        slug: new.slug.clone(),
+        external_ref: new.external_ref.clone(),
+        metadata: new.metadata.clone(),
+        settings: new.settings.clone(),
         rate_limit: new.rate_limit,
-        smart_host,
+        smart_host: new.smart_host.as_ref().map(|new| new.smart_host.clone()),
         retention_days: new.retention_days,
         status: TenantStatus::Active,
         created_at: now,
         updated_at: now,
     };
     write(tx, &tenant)?;
-    store_password(tx, id, password.as_ref())?;
+    store_password(tx, id, new.smart_host.as_ref().and_then(|new| new.password.as_ref()))?;
     Ok(tenant)
 }
 
@@ -133,35 +129,18 @@ pub(super) fn list(connection: &Connection, page: &PageRequest) -> Result<Page<T
 pub(super) fn update(
     tx: &Tx<'_>,
     id: TenantId,
-    patch: TenantPatch,
+    patch: &TenantPatch,
     now: Timestamp,
 ) -> Result<Option<Tenant>> {
     let Some(mut tenant) = find(tx, id)? else { return Ok(None) };
     let status_before = tenant.status;
-    if let Some(slug) = patch.slug {
-        refuse_slug_in_use(tx, &slug, Some(id))?;
-        tenant.slug = slug;
+    if let Some(slug) = &patch.slug {
+        refuse_slug_in_use(tx, slug, Some(id))?;
     }
-    tenant.name = patch.name.unwrap_or(tenant.name);
-    tenant.external_ref = patch.external_ref.unwrap_or(tenant.external_ref);
-    tenant.metadata = patch.metadata.unwrap_or(tenant.metadata);
-    tenant.settings = patch.settings.unwrap_or(tenant.settings);
-    tenant.rate_limit = patch.rate_limit.unwrap_or(tenant.rate_limit);
-    tenant.retention_days = patch.retention_days.unwrap_or(tenant.retention_days);
-    tenant.status = patch.status.unwrap_or(tenant.status);
+    let set_password = apply(&mut tenant, patch.clone());
     tenant.updated_at = now;
-    match patch.smart_host {
-        None => {}
-        Some(None) => {
-            tenant.smart_host = None;
-            store_password(tx, id, None)?;
-        }
-        Some(Some(new)) => {
-            tenant.smart_host = Some(new.smart_host);
-            if let Some(password) = &new.password {
-                store_password(tx, id, Some(password))?;
-            }
-        }
+    if let Some(password) = set_password {
+        store_password(tx, id, password.as_ref())?;
     }
     write(tx, &tenant)?;
     if tenant.status != status_before {
@@ -173,6 +152,33 @@ pub(super) fn update(
         tx.append(kind, subject, &serde_json::json!({}), now)?;
     }
     Ok(Some(tenant))
+}
+
+/// Changes what the patch names; answers what becomes of the password, if anything.
+fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<String>>> {
+    fn set<T>(field: &mut T, value: Option<T>) {
+        if let Some(value) = value {
+            *field = value;
+        }
+    }
+    set(&mut tenant.name, patch.name);
+    set(&mut tenant.slug, patch.slug);
+    set(&mut tenant.external_ref, patch.external_ref);
+    set(&mut tenant.metadata, patch.metadata);
+    set(&mut tenant.settings, patch.settings);
+    set(&mut tenant.rate_limit, patch.rate_limit);
+    set(&mut tenant.retention_days, patch.retention_days);
+    set(&mut tenant.status, patch.status);
+    match patch.smart_host? {
+        None => {
+            tenant.smart_host = None;
+            Some(None)
+        }
+        Some(new) => {
+            tenant.smart_host = Some(new.smart_host);
+            new.password.map(Some)
+        }
+    }
 }
 
 pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<TenantCounts>> {

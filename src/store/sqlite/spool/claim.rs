@@ -23,7 +23,6 @@ const SCAN_ROWS_MAX: usize = 8192;
 /// A pass that was planned. Dropped unfinished, it leaves everything to the next one.
 pub(super) struct Pass {
     memory: Arc<Memory>,
-    _turn: OwnedMutexGuard<()>,
     now_us: i64,
     room: usize,
     saturated: HashSet<Host>,
@@ -53,6 +52,8 @@ struct Scan {
 /// What was claimed. Dropped before the caller has it, it is released.
 pub(super) struct Granted {
     memory: Arc<Memory>,
+    /// The next pass begins when it is known whether the caller took what was claimed.
+    _turn: Option<OwnedMutexGuard<()>>,
     batches: Vec<Batch>,
     /// Where the batch of a message and destination is that still takes deliveries.
     open_batches: HashMap<(MessageId, Host), usize>,
@@ -63,9 +64,10 @@ pub(super) struct Granted {
 }
 
 impl Granted {
-    fn new(memory: &Arc<Memory>) -> Self {
+    fn new(memory: &Arc<Memory>, turn: Option<OwnedMutexGuard<()>>) -> Self {
         Self {
             memory: Arc::clone(memory),
+            _turn: turn,
             batches: Vec::new(),
             open_batches: HashMap::new(),
             messages: HashMap::new(),
@@ -137,10 +139,9 @@ impl Drop for Granted {
 
 impl Pass {
     pub(super) fn new(memory: Arc<Memory>, turn: OwnedMutexGuard<()>, now_us: i64, room: &ClaimRoom) -> Self {
-        let granted = Granted::new(&memory);
+        let granted = Granted::new(&memory, Some(turn));
         Self {
             memory,
-            _turn: turn,
             now_us,
             room: room.deliveries_max,
             saturated: room.saturated.iter().cloned().collect(),
@@ -190,7 +191,7 @@ impl Pass {
         let next_us = self.memory.end_pass(self.now_us);
         self.granted.next_due_at =
             next_us.map(|at| Timestamp::from_microsecond(at).unwrap_or(Timestamp::MIN));
-        Ok(mem::replace(&mut self.granted, Granted::new(&self.memory)))
+        Ok(mem::replace(&mut self.granted, Granted::new(&self.memory, None)))
     }
 
     /// Takes for one tenant; where it has both, half of it from memory, so that neither starves the other.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::claim::BATCH_DELIVERIES_MAX;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host};
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::us;
@@ -26,9 +26,6 @@ pub(super) struct Incoming {
     batches: Vec<Batch>,
 }
 
-/// A written message whose commit is still to come.
-pub(super) struct HandOver(Incoming);
-
 /// What the event of an accepted message says.
 #[derive(Serialize)]
 struct Told<'a> {
@@ -44,7 +41,7 @@ impl Incoming {
         Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
     }
 
-    pub(super) fn write(self, tx: &Tx<'_>) -> Result<HandOver> {
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<()> {
         let NewMessage { message, recipients, content } = &*self.new;
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
@@ -56,8 +53,17 @@ impl Incoming {
             ..Subject::default()
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
-        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
-        Ok(HandOver(self))
+        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)
+    }
+
+    /// The commit is synced: the relay may have it.
+    pub(super) fn conclude(mut self) {
+        let message = &self.new.message;
+        if mem::take(&mut self.is_claimed) {
+            self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
+        } else {
+            self.memory.note_due(message.tenant_id, message.created_at);
+        }
     }
 
     fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
@@ -73,23 +79,12 @@ impl Drop for Incoming {
     }
 }
 
-impl HandOver {
-    /// The commit is synced: the relay may have it.
-    pub(super) fn conclude(self) {
-        let Self(mut incoming) = self;
-        let message = &incoming.new.message;
-        if mem::take(&mut incoming.is_claimed) {
-            incoming.memory.make_ready(message.tenant_id, mem::take(&mut incoming.batches));
-        } else {
-            incoming.memory.note_due(message.tenant_id, message.created_at);
-        }
-    }
-}
-
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
-                                    subject, header_from, header_message_id, dkim_domain, created_us, expires_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+                                    subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
+                                    return_content, envelope_id, require_tls, release_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+    let parameters = &message.parameters;
     tx.prepare_cached(sql)?.execute(params![
         message.id,
         message.tenant_id,
@@ -105,14 +100,18 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         message.dkim_domain,
         us(message.created_at),
         us(message.expires_at),
+        parameters.return_content,
+        parameters.envelope_id,
+        parameters.require_tls,
+        parameters.release_at.map(us),
     ])?;
     Ok(())
 }
 
 fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
-                                     attempts, next_attempt_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8)";
+                                     attempts, next_attempt_us, updated_us, notify, original_recipient)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, ?9, ?10)";
     let mut insert = tx.prepare_cached(sql)?;
     let message_id = new.message.id.to_string();
     let tenant_id = new.message.tenant_id.to_string();
@@ -120,8 +119,19 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     for (position, (id, recipient)) in new.recipients.iter().enumerate() {
         let position = position as i64;
         let state = DeliveryState::Queued;
-        let host = recipient.host();
-        insert.execute(params![id, message_id, tenant_id, position, recipient, host, state, created_us])?;
+        let Recipient { address, parameters } = recipient;
+        insert.execute(params![
+            id,
+            message_id,
+            tenant_id,
+            position,
+            address,
+            address.host(),
+            state,
+            created_us,
+            parameters.notify,
+            parameters.original_recipient,
+        ])?;
     }
     Ok(())
 }
@@ -135,14 +145,15 @@ fn batches_of(new: &NewMessage) -> Vec<Batch> {
         let delivery = Delivery {
             id: *id,
             message_id: message.id,
-            recipient: recipient.clone(),
+            recipient: recipient.address.clone(),
+            parameters: recipient.parameters.clone(),
             state: DeliveryState::Queued,
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
             updated_at: message.created_at,
         };
-        let host = recipient.host();
+        let host = recipient.address.host();
         match open.get(host).and_then(|&at| batches.get_mut(at)) {
             Some(batch) if batch.deliveries.len() < BATCH_DELIVERIES_MAX => batch.deliveries.push(delivery),
             _ => {

@@ -350,7 +350,8 @@ impl Memory {
     pub(super) fn end_pass(&self, now_us: i64) -> Option<i64> {
         let mut state = lock(&self.state);
         state.ended_in_pass = None;
-        let next = if state.ready.is_empty() { state.agenda.next() } else { Some(now_us) };
+        let ready = (!state.ready.is_empty()).then_some(now_us);
+        let next = [ready, state.agenda.next()].into_iter().flatten().min();
         state.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }

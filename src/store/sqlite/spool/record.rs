@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-use super::enqueue::{HandOver, Incoming};
+use super::enqueue::Incoming;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, TenantId};
+use crate::mail::{DeliveryState, EventKind};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{shorten, us};
@@ -17,19 +17,12 @@ use crate::store::{Attempt, AttemptRecord, Result};
 const REPLY_OCTETS_MAX: usize = 1024;
 const TRANSCRIPT_OCTETS_MAX: usize = 4096;
 
-/// Claims that end with the commit of this record. Without one they stay: what was sent and could not be written
-/// must not be due again while the caller still tries to write it.
-pub(super) struct Ending {
-    memory: Arc<Memory>,
-    claims: Vec<(DeliveryId, TenantId)>,
-}
-
-/// Written records whose commit is still to come.
-pub(super) struct Recorded {
-    ending: Ending,
-    /// For each record.
-    next_attempts_us: Vec<Option<i64>>,
-    report: Option<HandOver>,
+/// What came of a try. Its claims end with the commit; without one they stay: what was sent and could not be
+/// written must not be due again while the caller still tries to write it.
+pub(super) struct Outcome {
+    pub(super) memory: Arc<Memory>,
+    pub(super) records: Vec<AttemptRecord>,
+    pub(super) report: Option<Incoming>,
 }
 
 /// What the event of a delivery says.
@@ -46,39 +39,34 @@ struct Told<'a> {
     attempts: u32,
 }
 
-impl Ending {
-    pub(super) fn new(memory: &Arc<Memory>, records: &[AttemptRecord]) -> Self {
-        let claims = records.iter().map(|record| (record.delivery_id, record.tenant_id)).collect();
-        Self { memory: Arc::clone(memory), claims }
+impl Outcome {
+    /// Answers whether any of the deliveries was still there.
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
+        let mut any_was_open = false;
+        for record in &self.records {
+            any_was_open |= write_one(tx, record)?;
+        }
+        // A tenant that was removed meanwhile gets no report.
+        if let Some(report) = self.report.as_ref().filter(|_| any_was_open) {
+            report.write(tx)?;
+        }
+        Ok(any_was_open)
     }
-}
 
-impl Recorded {
     /// The commit is synced: the claims end.
-    pub(super) fn conclude(self) {
-        let Self { ending, next_attempts_us, report } = self;
-        let claims = ending.claims.into_iter().zip(next_attempts_us);
-        ending.memory.end(claims.map(|((id, tenant), next_us)| (id, tenant, next_us)));
-        if let Some(report) = report {
+    pub(super) fn conclude(self, any_was_open: bool) {
+        let Self { memory, records, report } = self;
+        let ended =
+            records.iter().map(|record| (record.delivery_id, record.tenant_id, next_attempt_us(record)));
+        memory.end(ended);
+        if let Some(report) = report.filter(|_| any_was_open) {
             report.conclude();
         }
     }
 }
 
-pub(super) fn write(
-    tx: &Tx<'_>,
-    records: &[AttemptRecord],
-    report: Option<Incoming>,
-    ending: Ending,
-) -> Result<Recorded> {
-    let mut any_is_left = false;
-    for record in records {
-        any_is_left |= write_one(tx, record)?;
-    }
-    // A tenant that was removed meanwhile gets no report.
-    let report = report.filter(|_| any_is_left).map(|report| report.write(tx)).transpose()?;
-    let next_attempts_us = records.iter().map(|record| record.next_attempt_at.map(us)).collect();
-    Ok(Recorded { ending, next_attempts_us, report })
+fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
+    record.next_attempt_at.filter(|_| record.state.is_open()).map(us)
 }
 
 /// False if the delivery is gone or finished already.
@@ -88,12 +76,11 @@ fn write_one(tx: &Tx<'_>, record: &AttemptRecord) -> Result<bool> {
         "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
                    updated_us = ?6
                WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
-    let next_us = if record.state.is_open() { record.next_attempt_at.map(us) } else { None };
     let row = params![
         record.delivery_id,
         record.state,
         i64::from(record.attempt.is_some()),
-        next_us,
+        next_attempt_us(record),
         reply,
         us(record.at),
     ];

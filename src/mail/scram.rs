@@ -1,0 +1,152 @@
+//! SCRAM-SHA-256 (RFC 5802 §3, RFC 7677 §3): what is kept of a secret so that who has it can prove it unsent.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// RFC 7677 §4 wants no fewer. More would slow clients only: nobody tries all 256-bit secrets.
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+const SALT_OCTETS: usize = 16;
+const KEY_OCTETS: usize = 32;
+
+/// Salt, iteration count, StoredKey and ServerKey. With the last one a thief could pose as the server, so it is a
+/// secret, if a lesser one: nobody can log in with it.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct ScramVerifier {
+    salt: [u8; SALT_OCTETS],
+    iterations: u32,
+    stored_key: [u8; KEY_OCTETS],
+    server_key: [u8; KEY_OCTETS],
+}
+
+impl ScramVerifier {
+    /// Octets of its stored form.
+    pub const OCTETS: usize = SALT_OCTETS + 4 + 2 * KEY_OCTETS;
+
+    /// The verifier of a password, under a fresh salt. Takes about a millisecond.
+    pub fn new(password: &str) -> Self {
+        Self::derive(password, rand::random(), ITERATIONS)
+    }
+
+    /// For a user that is not there: it looks like any other, and nothing satisfies it.
+    pub fn decoy(salt: [u8; SALT_OCTETS]) -> Self {
+        Self { salt, iterations: ITERATIONS.get(), stored_key: rand::random(), server_key: rand::random() }
+    }
+
+    /// RFC 5802 §3: `SaltedPassword`, `ClientKey` and `ServerKey`. The password is taken as it is: those that this
+    /// server makes are ASCII, which SASLprep does not change.
+    fn derive(password: &str, salt: [u8; SALT_OCTETS], iterations: NonZeroU32) -> Self {
+        let mut salted = Zeroizing::new([0; KEY_OCTETS]);
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut *salted);
+        let client_key = Zeroizing::new(authenticate(&*salted, b"Client Key"));
+        Self {
+            salt,
+            iterations: iterations.get(),
+            stored_key: hash(&*client_key),
+            server_key: authenticate(&*salted, b"Server Key"),
+        }
+    }
+
+    /// What the client is told.
+    pub fn salt(&self) -> &[u8] {
+        &self.salt
+    }
+
+    /// What the client is told.
+    pub fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
+    /// Holds a `ClientProof` against the `AuthMessage` of its exchange; the `ServerSignature` if it is right.
+    pub fn check(&self, auth_message: &[u8], proof: &[u8]) -> Option<[u8; KEY_OCTETS]> {
+        let signature = authenticate(&self.stored_key, auth_message);
+        let mut client_key: Zeroizing<[u8; KEY_OCTETS]> = Zeroizing::new(proof.try_into().ok()?);
+        client_key.iter_mut().zip(signature).for_each(|(octet, mask)| *octet ^= mask);
+        let holds = bool::from(hash(&*client_key).ct_eq(&self.stored_key));
+        holds.then(|| authenticate(&self.server_key, auth_message))
+    }
+
+    /// The stored form.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(Self::OCTETS);
+        bytes.extend_from_slice(&self.salt);
+        bytes.extend_from_slice(&self.iterations.to_be_bytes());
+        bytes.extend_from_slice(&self.stored_key);
+        bytes.extend_from_slice(&self.server_key);
+        Zeroizing::new(bytes)
+    }
+
+    /// Reads the stored form.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (salt, rest) = bytes.split_first_chunk()?;
+        let (iterations, rest) = rest.split_first_chunk()?;
+        let (stored_key, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            salt: *salt,
+            iterations: u32::from_be_bytes(*iterations),
+            stored_key: *stored_key,
+            server_key: rest.try_into().ok()?,
+        })
+    }
+}
+
+impl fmt::Debug for ScramVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScramVerifier(…)")
+    }
+}
+
+fn authenticate(key: &[u8], message: &[u8]) -> [u8; KEY_OCTETS] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
+    let mut octets = [0; KEY_OCTETS];
+    octets.copy_from_slice(tag.as_ref());
+    octets
+}
+
+fn hash(message: &[u8]) -> [u8; KEY_OCTETS] {
+    let mut octets = [0; KEY_OCTETS];
+    octets.copy_from_slice(digest::digest(&digest::SHA256, message).as_ref());
+    octets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    /// RFC 7677 §3.
+    #[test]
+    fn the_example_of_the_standard_is_proved_and_answered() {
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let verifier = ScramVerifier::derive("pencil", salt.try_into().unwrap(), ITERATIONS);
+        let message = b"n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                        s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+        let mut proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").unwrap();
+        let signature = verifier.check(message, &proof).unwrap();
+        assert_eq!(STANDARD.encode(signature), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert!(verifier.check(&message[1..], &proof).is_none());
+        assert!(verifier.check(message, &proof[1..]).is_none() && verifier.check(message, b"").is_none());
+        assert!(ScramVerifier::decoy([1; 16]).check(message, &proof).is_none());
+        proof[31] ^= 1;
+        assert!(verifier.check(message, &proof).is_none());
+    }
+
+    #[test]
+    fn the_stored_form_survives_and_nothing_else_is_read() {
+        let verifier = ScramVerifier::new("a secret");
+        let bytes = verifier.to_bytes();
+        assert_eq!(bytes.len(), ScramVerifier::OCTETS);
+        assert_eq!(ScramVerifier::from_bytes(&bytes), Some(verifier));
+        assert_eq!(ScramVerifier::from_bytes(&bytes[1..]), None);
+        assert_eq!(ScramVerifier::from_bytes(&[&bytes[..], b"x"].concat()), None);
+    }
+
+    #[test]
+    fn two_verifiers_of_one_secret_differ() {
+        assert_ne!(ScramVerifier::new("a"), ScramVerifier::new("a"));
+    }
+}

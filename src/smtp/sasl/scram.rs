@@ -1,0 +1,269 @@
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677): the server's side as texts. Nothing is computed here:
+//! who has the verifier checks the proof. The channel is bound by its exporter (RFC 9266), so only over TLS 1.3.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::SaslError;
+
+/// RFC 9266 §2: octets of exported keying material.
+pub type ChannelBinding = [u8; 32];
+
+/// The only type of channel binding there is (RFC 9266 §4.2).
+const BINDING_FLAG: &str = "p=tls-exporter";
+const USERNAME_OCTETS_MAX: usize = 255;
+/// Enough for any client, and the challenge with it fits one reply line.
+const NONCE_OCTETS_MAX: usize = 128;
+const PROOF_OCTETS: usize = 32;
+
+/// What the client begins with.
+#[derive(Debug)]
+pub struct ClientFirst {
+    /// A key's id, if it is honest.
+    pub username: String,
+    nonce: String,
+    /// The message without its header.
+    bare: String,
+    /// What `c=` must hold: the header, and with PLUS the channel's value.
+    binding: Vec<u8>,
+}
+
+/// What the client is asked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// Of the user; for one who is not there, the same each time.
+    pub salt: Vec<u8>,
+    /// Of the user.
+    pub iterations: u32,
+    /// Fresh, printable ASCII without a comma, at most 64 octets.
+    pub nonce: String,
+}
+
+/// What the server has said, and waits for an answer to.
+#[derive(Debug)]
+pub struct ServerFirst {
+    /// In clear; the wire wants base64.
+    pub text: String,
+    client: ClientFirst,
+    nonce: String,
+}
+
+/// What shows that the client has the password.
+#[derive(PartialEq, Eq)]
+pub struct Proof {
+    /// All messages of the exchange that it covers.
+    pub auth_message: String,
+    /// The `ClientProof`.
+    pub octets: Vec<u8>,
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proof(…)")
+    }
+}
+
+impl ClientFirst {
+    /// Reads `client-first-message` (RFC 5802 §7). With `plus` the client chose to bind the channel; `channel` is its
+    /// value if it has one.
+    pub fn read(text: &str, plus: bool, channel: Option<&ChannelBinding>) -> Result<Self, SaslError> {
+        let (flag, rest) = text.split_once(',').ok_or(SaslError::Malformed)?;
+        let (actor, bare) = rest.split_once(',').ok_or(SaslError::Malformed)?;
+        let mut binding = text[..text.len() - bare.len()].as_bytes().to_vec();
+        match (flag, plus, channel) {
+            ("n", false, _) | ("y", false, None) => {}
+            // RFC 5802 §6: it saw no PLUS, which was offered: somebody took it out on the way.
+            ("y", false, Some(_)) => return Err(SaslError::Binding),
+            (BINDING_FLAG, true, Some(channel)) => binding.extend_from_slice(channel),
+            (flag, true, _) if flag.starts_with("p=") => return Err(SaslError::Binding),
+            _ => return Err(SaslError::Malformed),
+        }
+        // `m=` in front would be an extension that must be understood (RFC 5802 §5.1): there is none.
+        let mut parts = bare.split(',');
+        let username = parts.next().and_then(|part| part.strip_prefix("n="));
+        let username = username.and_then(decode_name).ok_or(SaslError::Malformed)?;
+        let nonce = parts.next().and_then(|part| part.strip_prefix("r=")).ok_or(SaslError::Malformed)?;
+        let is_fit = nonce.bytes().all(|b| b.is_ascii_graphic());
+        if nonce.is_empty() || nonce.len() > NONCE_OCTETS_MAX || !is_fit {
+            return Err(SaslError::Malformed);
+        }
+        match actor.strip_prefix("a=") {
+            None if actor.is_empty() => {}
+            None => return Err(SaslError::Malformed),
+            Some(actor) if decode_name(actor).as_ref() == Some(&username) => {}
+            Some(_) => return Err(SaslError::Authorization),
+        }
+        let nonce = nonce.to_owned();
+        Ok(Self { username, nonce, bare: bare.to_owned(), binding })
+    }
+
+    /// The `server-first-message`.
+    pub fn challenge(self, parameters: &Parameters) -> ServerFirst {
+        let nonce = format!("{}{}", self.nonce, parameters.nonce);
+        let text = format!("r={nonce},s={},i={}", STANDARD.encode(&parameters.salt), parameters.iterations);
+        ServerFirst { text, client: self, nonce }
+    }
+}
+
+impl ServerFirst {
+    /// Reads `client-final-message`.
+    pub fn finish(self, text: &str) -> Result<Proof, SaslError> {
+        let (unproven, proof) = text.rsplit_once(",p=").ok_or(SaslError::Malformed)?;
+        let mut parts = unproven.split(',');
+        let binding = parts.next().and_then(|part| part.strip_prefix("c=")).ok_or(SaslError::Malformed)?;
+        let nonce = parts.next().and_then(|part| part.strip_prefix("r=")).ok_or(SaslError::Malformed)?;
+        let binding = STANDARD.decode(binding).map_err(|_| SaslError::Malformed)?;
+        let octets = STANDARD.decode(proof).map_err(|_| SaslError::Malformed)?;
+        if octets.len() != PROOF_OCTETS {
+            return Err(SaslError::Malformed);
+        }
+        if binding != self.client.binding || nonce != self.nonce {
+            return Err(SaslError::Binding);
+        }
+        Ok(Proof { auth_message: format!("{},{},{unproven}", self.client.bare, self.text), octets })
+    }
+}
+
+/// `server-final-message`: the server's proof that it knows the user.
+pub fn finish_with(signature: &[u8]) -> String {
+    format!("v={}", STANDARD.encode(signature))
+}
+
+/// RFC 5802 §5.1: `=2C` and `=3D` stand for a comma and an equals sign; no other `=` may stand there.
+fn decode_name(name: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(name.len());
+    let mut pieces = name.split('=');
+    decoded.push_str(pieces.next()?);
+    for piece in pieces {
+        let (character, rest) = match (piece.strip_prefix("2C"), piece.strip_prefix("3D")) {
+            (Some(rest), _) => (',', rest),
+            (_, Some(rest)) => ('=', rest),
+            _ => return None,
+        };
+        decoded.push(character);
+        decoded.push_str(rest);
+    }
+    let is_fit = (1..=USERNAME_OCTETS_MAX).contains(&decoded.len()) && !decoded.contains('\0');
+    is_fit.then_some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CHANNEL: ChannelBinding = [7; 32];
+
+    fn parameters() -> Parameters {
+        Parameters {
+            salt: STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
+            iterations: 4096,
+            nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".into(),
+        }
+    }
+
+    /// RFC 7677 §3.
+    #[test]
+    fn the_example_of_the_standard_is_spoken() {
+        let first = ClientFirst::read("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, None).unwrap();
+        assert_eq!(first.username, "user");
+        let challenge = first.challenge(&parameters());
+        assert_eq!(
+            challenge.text,
+            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+        );
+        let proof = challenge
+            .finish(
+                "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                 p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+            )
+            .unwrap();
+        assert_eq!(
+            proof.auth_message,
+            "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+             s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+        );
+    }
+
+    #[test]
+    fn what_a_client_may_begin_with() {
+        use SaslError::{Authorization, Binding, Malformed};
+        let channel = Some(&CHANNEL);
+        for (text, plus, channel, expected) in [
+            ("n,,n=u,r=x", false, channel, Ok("u")),
+            ("y,,n=u,r=x", false, None, Ok("u")),
+            ("n,a=u,n=u,r=x", false, None, Ok("u")),
+            ("n,,n=a=2Cb=3Dc,r=x", false, None, Ok("a,b=c")),
+            ("n,,n=u,r=x,later=1", false, None, Ok("u")),
+            ("p=tls-exporter,,n=u,r=x", true, channel, Ok("u")),
+            ("y,,n=u,r=x", false, channel, Err(Binding)),
+            ("p=tls-exporter,,n=u,r=x", true, None, Err(Binding)),
+            ("p=tls-unique,,n=u,r=x", true, channel, Err(Binding)),
+            ("p=tls-exporter,,n=u,r=x", false, channel, Err(Malformed)),
+            ("n,,n=u,r=x", true, channel, Err(Malformed)),
+            ("n,a=root,n=u,r=x", false, None, Err(Authorization)),
+            ("n,root,n=u,r=x", false, None, Err(Malformed)),
+            ("n,,m=1,n=u,r=x", false, None, Err(Malformed)),
+            ("n,,n=,r=x", false, None, Err(Malformed)),
+            ("n,,n=u=20,r=x", false, None, Err(Malformed)),
+            ("n,,n=u,r=", false, None, Err(Malformed)),
+            ("n,,n=u,r=é", false, None, Err(Malformed)),
+            ("n,,n=u", false, None, Err(Malformed)),
+            ("", false, None, Err(Malformed)),
+        ] {
+            let found = ClientFirst::read(text, plus, channel).map(|first| first.username);
+            assert_eq!(found.as_deref(), expected.as_ref().copied(), "{text}");
+        }
+        let long = format!("n,,n=u,r={}", "x".repeat(NONCE_OCTETS_MAX + 1));
+        assert_eq!(ClientFirst::read(&long, false, None).unwrap_err(), Malformed);
+    }
+
+    #[test]
+    fn a_proof_counts_only_for_this_channel_and_this_exchange() {
+        let header = b"p=tls-exporter,,";
+        let ends = |bound: &[u8], nonce: &str| {
+            let first = ClientFirst::read("p=tls-exporter,,n=u,r=x", true, Some(&CHANNEL)).unwrap();
+            let proof = STANDARD.encode([1; PROOF_OCTETS]);
+            let text = format!("c={},r={nonce},p={proof}", STANDARD.encode(bound));
+            first.challenge(&Parameters { nonce: "y".into(), ..parameters() }).finish(&text)
+        };
+        assert!(ends(&[&header[..], &CHANNEL].concat(), "xy").is_ok());
+        assert_eq!(ends(&[&header[..], &[8; 32]].concat(), "xy"), Err(SaslError::Binding));
+        assert_eq!(ends(header, "xy"), Err(SaslError::Binding));
+        assert_eq!(ends(&[b"n,,", &CHANNEL[..]].concat(), "xy"), Err(SaslError::Binding));
+        assert_eq!(ends(&[&header[..], &CHANNEL].concat(), "xz"), Err(SaslError::Binding));
+    }
+
+    #[test]
+    fn a_final_message_that_is_none_is_refused() {
+        let proof = STANDARD.encode([1; PROOF_OCTETS]);
+        for text in [
+            String::new(),
+            "c=biws,r=xy".into(),
+            "c=biws,r=xy,p=".into(),
+            "c=biws,r=xy,p=AAAA".into(),
+            format!("r=xy,c=biws,p={proof}"),
+            format!("c=!,r=xy,p={proof}"),
+        ] {
+            let first = ClientFirst::read("n,,n=u,r=x", false, None).unwrap();
+            let ended = first.challenge(&Parameters { nonce: "y".into(), ..parameters() }).finish(&text);
+            assert_eq!(ended, Err(SaslError::Malformed), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange(
+            first in "[npy]?(=tls-exporter)?,(a=u)?,(n=[a=,C23]{0,4})?(,r=[a-c,]{0,4})?.{0,3}",
+            last in "(c=[a-z=]{0,4})?(,r=[xy]{0,3})?(,p=[A=]{0,5})?.{0,3}",
+        ) {
+            if let Ok(first) = ClientFirst::read(&first, false, None) {
+                let challenge = first.challenge(&parameters());
+                prop_assert!(STANDARD.encode(&challenge.text).len() < 500);
+                let _ = challenge.finish(&last);
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What is SQLite's own: the files, the lock, the master key, the disk.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TlsMode, Verification};
+use crate::store::contract::{
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_tenant, now, options, outcomes,
+};
+use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, SmartHost, Spool};
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+fn contains(octets: &[u8], part: &[u8]) -> bool {
+    octets.windows(part.len()).any(|window| window == part)
+}
+
+#[tokio::test]
+async fn no_secret_stands_in_any_file_in_clear() {
+    let bed = Bed::new();
+    let mut new = new_tenant("a");
+    let smart_host = SmartHost { host: "h.example".into(), port: 25, user: None, tls: TlsMode::Implicit };
+    let password = Some(Zeroizing::new("smart-host-password".to_owned()));
+    new.smart_host = Some(NewSmartHost { smart_host, password });
+    let tenant = bed.store.create_tenant(new, now()).await.unwrap().id;
+    let domain = new_domain(Some(tenant), "example.com", Verification::Manual);
+    let domain = bed.store.create_domain(domain, now()).await.unwrap().id;
+    bed.store.add_dkim_key(domain, new_dkim_key("s2", DkimKeyState::Active), now()).await.unwrap();
+    let secret = KeySecret::generate(Environment::Live);
+    bed.store.create_key(new_key(Some(tenant), &secret), now()).await.unwrap();
+    let seen = || -> Vec<u8> {
+        files_below(bed.dir.path()).iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
+    };
+    for checkpoint in [false, true] {
+        if checkpoint {
+            bed.store.checkpoint().await.unwrap();
+        }
+        let octets = seen();
+        assert!(contains(&octets, b"example.com"), "the search works");
+        for part in ["smart-host-password", "private half", &secret.expose()[8..]] {
+            assert!(!contains(&octets, part.as_bytes()), "{part}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn everything_in_the_data_directory_is_the_owners_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let data_dir = parent.path().join("deep/data");
+    let store = Store::open(StoreOptions { inline_body_bytes_max: 0, ..options(&data_dir) }).unwrap();
+    let tenant = store.create_tenant(new_tenant("a"), now()).await.unwrap().id;
+    store.enqueue(new_message(tenant, &["x@one.example"], "body")).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data_dir), 0o700);
+    let files = files_below(&data_dir);
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{file:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
+    let bed = Bed::new();
+    let second = Store::open(options(bed.dir.path()));
+    assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.dir.path()));
+    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.dir.path()) }).unwrap();
+    let tenant = manager.create_tenant(new_tenant("a"), now()).await.unwrap();
+    assert_eq!(bed.store.tenant(tenant.id).await.unwrap().unwrap().slug, "a");
+    assert!(manager.enqueue(new_message(tenant.id, &["x@one.example"], "body")).await.is_err());
+    manager.close().await;
+    bed.store.close().await;
+    assert!(matches!(bed.store.tenant(tenant.id).await, Err(StoreError::Closed)));
+    assert!(matches!(bed.store.probe().await, Err(StoreError::Closed)));
+    let next = Store::open(options(bed.dir.path())).unwrap();
+    assert!(next.tenant(tenant.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn closing_writes_what_waits_and_empties_the_log() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let store = Arc::clone(&bed.store);
+        tasks.spawn(async move { store.enqueue(new_message(tenant, &["x@one.example"], "body")).await });
+    }
+    tokio::task::yield_now().await;
+    bed.store.close().await;
+    let written = tasks.join_all().await.iter().filter(|answer| answer.is_ok()).count();
+    let log = bed.dir.path().join("pillarbox.db-wal");
+    assert_eq!(std::fs::metadata(log).map_or(0, |log| log.len()), 0);
+    let bed = bed.restart();
+    assert_eq!(bed.store.depth().await.unwrap().open, written as u64);
+}
+
+#[tokio::test]
+async fn another_master_key_is_told_when_the_store_is_opened() {
+    let bed = Bed::new();
+    bed.store.close().await;
+    let key_file = bed.dir.path().join("master.key");
+    let key = std::fs::read_to_string(&key_file).unwrap();
+    assert_eq!((key.len(), key.ends_with('\n')), (65, true));
+    let open = |text: Option<&str>| {
+        match text {
+            Some(text) => std::fs::write(&key_file, text).unwrap(),
+            None => std::fs::remove_file(&key_file).unwrap(),
+        }
+        Store::open(options(bed.dir.path()))
+    };
+    let message = |opened: std::result::Result<Store, OpenError>| match opened {
+        Err(OpenError::MasterKey { path, message }) => {
+            assert_eq!(path, key_file);
+            message
+        }
+        other => panic!("{:?}", other.err()),
+    };
+    assert!(message(open(Some(&"0".repeat(64)))).contains("not the key"));
+    assert!(message(open(Some("short"))).contains("64 hexadecimal digits"));
+    assert!(message(open(None)).contains("restore it"));
+    assert!(!key_file.exists(), "a lost key is not replaced in silence");
+    std::fs::write(&key_file, &key).unwrap();
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&key_file, readable).unwrap();
+    assert!(message(Store::open(options(bed.dir.path()))).contains("644"));
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(Store::open(options(bed.dir.path())).is_ok());
+}
+
+#[test]
+fn a_master_key_file_that_was_named_is_never_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = dir.path().join("elsewhere.key");
+    let opened = Store::open(StoreOptions { master_key_file: Some(named.clone()), ..options(dir.path()) });
+    assert!(matches!(opened, Err(OpenError::MasterKey { path, .. }) if path == named));
+    assert!(!named.exists());
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_refused_untouched() {
+    let bed = Bed::new();
+    bed.store.close().await;
+    let database = bed.dir.path().join("pillarbox.db");
+    let connection = Connection::open(&database).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let opened = Store::open(options(bed.dir.path()));
+    assert!(matches!(opened, Err(OpenError::Newer { found: 99, known: 1 })));
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
+    let bed = Bed::with(|options| {
+        options.free_disk_bytes_min = u64::MAX;
+        options.inline_body_bytes_max = 0;
+    });
+    let tenant = bed.tenant("a").await.id;
+    let refused = bed.store.enqueue(new_message(tenant, &["x@one.example"], "body")).await;
+    assert!(matches!(refused, Err(StoreError::DiskFull)));
+    assert_eq!(bed.store.depth().await.unwrap(), Default::default());
+    assert!(!bed.dir.path().join("bodies").exists());
+}
+
+/// SQLite's own limit of pages stands in for a full disk: it answers the same SQLITE_FULL.
+#[tokio::test]
+async fn a_disk_that_was_full_works_again_once_there_is_room() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 1 << 20);
+    let tenant = bed.tenant("a").await.id;
+    let limit = async |pages: i64| {
+        let set = move |tx: &Tx<'_>| {
+            let pages: i64 =
+                tx.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))?;
+            Ok(pages)
+        };
+        bed.store.write(set).await.unwrap()
+    };
+    bed.store.enqueue(new_message(tenant, &["x@one.example"], "small")).await.unwrap();
+    limit(1).await; // SQLite raises it to what is in use.
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let store = Arc::clone(&bed.store);
+        let new = new_message(tenant, &["x@one.example"], &"large ".repeat(10_000));
+        tasks.spawn(async move { store.enqueue(new).await });
+    }
+    for answer in tasks.join_all().await {
+        assert!(matches!(answer, Err(StoreError::DiskFull)), "{answer:?}");
+    }
+    let depth = bed.store.depth().await.unwrap();
+    assert_eq!((depth.open, depth.claimed), (1, 1));
+    limit(1_000_000).await;
+    bed.store.enqueue(new_message(tenant, &["x@one.example"], &"large ".repeat(10_000))).await.unwrap();
+    assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 2);
+}
+
+#[tokio::test]
+async fn a_job_that_panics_costs_that_job_and_not_the_writer() {
+    let bed = Bed::new();
+    let panicked: Result<()> = bed.store.write(|_| panic!("on purpose")).await;
+    assert!(matches!(panicked, Err(StoreError::Failed(words)) if words.contains("on purpose")));
+    let after: Result<()> = bed.store.write_then(|_| Ok(()), |()| panic!("after the commit")).await;
+    assert!(matches!(after, Err(StoreError::Failed(words)) if words.contains("after the commit")));
+    bed.store.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_fails_half_done_is_undone_alone() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    // The writer is held until all jobs wait, so that one transaction has them all.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let store = Arc::clone(&bed.store);
+    // Done again, it does not wait again: the other end is gone then.
+    let holder = tokio::spawn(async move { store.write(move |_| Ok(lock(&held).recv().is_err())).await });
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..9 {
+        let store = Arc::clone(&bed.store);
+        tasks.spawn(async move {
+            if number != 4 {
+                return store.enqueue(new_message(tenant, &["x@one.example"], "body")).await.is_ok();
+            }
+            let mut half = new_domain(Some(tenant), "example.com", Verification::Dns);
+            half.dkim_keys = vec![new_dkim_key("same", DkimKeyState::Pending); 2];
+            matches!(store.create_domain(half, now()).await, Err(StoreError::Conflict(Conflict::Selector)))
+        });
+    }
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    assert!(holder.await.unwrap().unwrap());
+    assert!(tasks.join_all().await.into_iter().all(|as_expected| as_expected));
+    assert_eq!(bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().domains, 0);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 8);
+}
+
+#[tokio::test]
+async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
+    bed.store.enqueue(large.clone()).await.unwrap();
+    bed.enqueue(tenant, &["x@one.example"]).await;
+    let files = files_below(&bed.dir.path().join("bodies"));
+    assert_eq!(files.len(), 1);
+    assert!(files[0].ends_with(format!("{}.eml", large.message.id)));
+    assert_eq!(std::fs::read(&files[0]).unwrap(), large.content.to_vec());
+    let bed = bed.restart();
+    assert_eq!(bed.store.content(large.message.id).await.unwrap().as_ref(), Some(&large.content));
+    let batches = bed.claim(later(0)).await.batches;
+    let done = outcomes(&batches, DeliveryState::Delivered);
+    bed.store.record(done).await.unwrap();
+    let policy = RetentionPolicy { body_days: 0, row_days: 9 };
+    assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
+    assert!(!files[0].exists());
+    assert!(bed.store.content(large.message.id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_file_without_a_row_is_removed_once_it_is_old() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    let kept = bed.enqueue(tenant, &["x@one.example"]).await;
+    let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
+    for orphan in &orphans {
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap();
+    }
+    let files = files_below(&bed.dir.path().join("bodies"));
+    assert_eq!(files.len(), 4);
+    let policy = RetentionPolicy { body_days: 9, row_days: 9 };
+    let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
+    assert_eq!(prune(100).await, 0);
+    for file in &files {
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
+    }
+    assert_eq!(prune(2).await, 2);
+    assert_eq!(prune(100).await, 1);
+    assert_eq!(bed.store.content(kept.message.id).await.unwrap(), Some(kept.content));
+}
+
+/// The plans that the cost of a claim and of the lists rests on.
+#[tokio::test]
+async fn the_hot_queries_use_their_indexes() {
+    let bed = Bed::new();
+    for (sql, index) in [
+        (
+            "SELECT next_attempt_us, id, destination FROM delivery WHERE tenant_id = ?1
+             AND next_attempt_us IS NOT NULL AND (next_attempt_us, id) > (?2, ?3)
+             AND (next_attempt_us, id) <= (?4, ?5) ORDER BY next_attempt_us, id LIMIT ?6",
+            "COVERING INDEX delivery_due",
+        ),
+        (
+            "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2",
+            "delivery_due",
+        ),
+        ("SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL", "delivery_due"),
+        (
+            "SELECT * FROM message WHERE tenant_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT 21",
+            "message_by_tenant",
+        ),
+        ("SELECT * FROM event WHERE message_id = ?1 ORDER BY id", "event_of_message"),
+        ("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2", "suppression_of_tenant"),
+        ("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1", "suppression_of_"),
+        ("SELECT message_id FROM delivery WHERE recipient = ?1", "delivery_to"),
+        (
+            "SELECT message_id FROM delivery WHERE tenant_id = ?1 AND state = 'bounced'
+             AND state <> 'queued' AND state <> 'delivered'",
+            "delivery_in_trouble",
+        ),
+    ] {
+        let plan = bed.store.read(move |connection| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let mut steps = statement.raw_query();
+            let mut plan = String::new();
+            while let Some(step) = steps.next()? {
+                plan += &step.get::<_, String>(3)?;
+                plan += "; ";
+            }
+            Ok(plan)
+        });
+        let plan = plan.await.unwrap();
+        assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
+}

@@ -1,0 +1,97 @@
+"""The lines that `pillarbox quickstart` prints for pasting must work as printed."""
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+from server import BINARY, PATIENCE_SECONDS, free_ports
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="pillarbox-quickstart-") as folder:
+        configure(pathlib.Path(folder))
+        command = [BINARY, "quickstart", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        killer = threading.Timer(PATIENCE_SECONDS * 3, process.kill)
+        killer.start()
+        try:
+            printed = read_until(process, "Ctrl-C ends it")
+            recipes = split_recipes(printed)
+            failures = [failure for name, script in recipes.items() if (failure := run(name, script))]
+            failures += check_mail(printed)
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(PATIENCE_SECONDS)
+            killer.cancel()
+    if code != 0:
+        failures.append(f"Ctrl-C ended it with {code}")
+    for failure in failures:
+        print(f"FAILED  {failure}")
+    print(f"{len(recipes)} recipes of quickstart, {len(failures)} failures")
+    return 1 if failures or len(recipes) < 4 else 0
+
+
+def configure(folder):
+    """As quickstart writes it, at ports that are free here."""
+    submission, submissions, api = free_ports(3)
+    (folder / "pillarbox.toml").write_text(
+        f'hostname = "localhost"\ndata_dir = "{folder}/data"\n[log]\nlevel = "warn"\n'
+        f'[smtp]\nsubmission = ["127.0.0.1:{submission}"]\nsubmissions = ["127.0.0.1:{submissions}"]\n'
+        f'[api]\nlisten = ["127.0.0.1:{api}"]\n[store]\nfree_disk_min = "1MiB"\n'
+    )
+
+
+def read_until(process, part):
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if part in line:
+            return "".join(lines)
+    raise RuntimeError(f"quickstart ended: {''.join(lines)}")
+
+
+def split_recipes(printed):
+    """The scripts between the comments, each by its comment."""
+    start = printed.index("Paste one of these:")
+    end = printed.index("A first message")
+    parts = re.split(r"^# (.*)\n", printed[start:end], flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def run(name, script):
+    """What went wrong, if anything did."""
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    print(f"{'ok' if done.returncode == 0 else 'FAILED':7} {name}")
+    said = done.stdout + done.stderr
+    if done.returncode != 0 or '"error"' in said:
+        return f"{name}: {said[-2000:]}"
+    return None
+
+
+def check_mail(printed):
+    """Everything that was pasted has reached the sandbox."""
+    secret = re.search(r"pb_live_\w+", printed).group()
+    api = re.search(r"API +(http://\S+)", printed).group(1)
+    request = urllib.request.Request(f"{api}/v1/emails", headers={"Authorization": f"Bearer {secret}"})
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    wanted = {"The first message", "Hello from swaks", "Hello from curl", "Hello from Python"}
+    while True:
+        with urllib.request.urlopen(request) as answer:
+            emails = json.load(answer)["data"]
+        delivered = {email["subject"] for email in emails if email["status"] == "delivered"}
+        if wanted <= delivered:
+            return []
+        if time.monotonic() > deadline:
+            return [f"not delivered: {wanted - delivered}"]
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+//! The real binary as a process: run to its end, or started, signalled and ended.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::wait::{PATIENCE, until};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// Runs to the end: whether it went well, and all that it said.
+pub async fn run(arguments: &[&str]) -> (bool, String) {
+    let mut command = program(arguments);
+    let running = spawn_blocking(move || command.output());
+    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// A server that runs; it does not outlive its test.
+pub struct Serving {
+    /// Where it listens, once the test knows.
+    pub port: u16,
+    /// All that it said and that was waited for.
+    pub said: String,
+    child: Child,
+    lines: UnboundedReceiver<String>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Serving {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = program(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        read_lines(child.stdout.take().unwrap(), sender.clone());
+        read_lines(child.stderr.take().unwrap(), sender);
+        Self { port: 0, said: String::new(), child, lines }
+    }
+
+    /// Waits until it says something with this part; the whole line.
+    pub async fn wait_for_line(&mut self, part: &str) -> String {
+        loop {
+            let next = timeout(PATIENCE, self.lines.recv()).await;
+            let next = next.unwrap_or_else(|_| panic!("no `{part}` in time in:\n{}", self.said));
+            let Some(line) = next else { panic!("it ended without `{part}`:\n{}", self.said) };
+            self.said += &line;
+            self.said.push('\n');
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Asks it to end with a signal, and wants it to end well.
+    pub async fn end(mut self, name: &str) {
+        self.signal(name);
+        let status: ExitStatus = until("it ends", async || self.child.try_wait().unwrap()).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// Reads to the end in a thread, so that the writer is never held up.
+fn read_lines(from: impl Read + Send + 'static, to: UnboundedSender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let _ = to.send(line);
+        }
+    });
+}

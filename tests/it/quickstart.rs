@@ -1,0 +1,47 @@
+//! `pillarbox quickstart`: everything made and shown at the first start, everything kept at the second.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::http::request;
+use crate::program::Serving;
+
+/// What quickstart would write, on ports that are free.
+fn configure(directory: &Path) {
+    let text = format!(
+        "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"warn\"\n[smtp]\n\
+         submission = [\"127.0.0.1:0\"]\nsubmissions = [\"127.0.0.1:0\"]\n[api]\nlisten = [\"127.0.0.1:0\"]\n\
+         [store]\nfree_disk_min = \"1MiB\"\n",
+        directory.join("data").display()
+    );
+    std::fs::write(directory.join("pillarbox.toml"), text).unwrap();
+}
+
+#[tokio::test]
+async fn quickstart_shows_the_life_of_a_first_message_and_keeps_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    configure(directory.path());
+    let arguments = ["quickstart", "--dir", directory.path().to_str().unwrap()];
+    let mut first = Serving::start(&arguments);
+    first.wait_for_line("Ctrl-C ends it").await;
+    for part in
+        ["platform key", "swaks --server", "smtplib", "curl --ssl-reqd", "accepted", "signed", "delivered"]
+    {
+        assert!(first.said.contains(part), "`{part}` in:\n{}", first.said);
+    }
+    let word_after = |part: &str| {
+        let (_, rest) = first.said.split_once(part).unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    };
+    let (platform, api) = (word_after("platform key"), word_after("http://"));
+    let address = api.split('/').next().unwrap().parse().unwrap();
+    let emails = request(address, "GET", "/v1/emails", Some(&platform), None::<&Value>).await.expect(200);
+    assert_eq!(emails["data"][0]["status"], "delivered", "{emails}");
+    first.end("INT").await;
+
+    let mut second = Serving::start(&arguments);
+    second.wait_for_line("Ctrl-C ends it").await;
+    assert!(!second.said.contains("pb_"), "secrets are shown once:\n{}", second.said);
+    second.end("INT").await;
+}

@@ -1,0 +1,158 @@
+//! AUTH SCRAM-SHA-256 and SCRAM-SHA-256-PLUS with the keys of a real server (RFC 5802, RFC 7677, RFC 9266).
+
+use std::num::NonZeroU32;
+
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use crate::client::{Client, Reply};
+use crate::fake_dns::FakeDns;
+use crate::identity::{trust_pem, trust_pem_with};
+use crate::server::{Account, HOSTNAME, TestServer, message};
+
+const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
+
+async fn server() -> (FakeDns, TestServer, Account) {
+    let dns = FakeDns::start().await;
+    let server = TestServer::start(&dns, 1).await;
+    let account = server.create_account("acme.test").await;
+    (dns, server, account)
+}
+
+async fn connect(server: &TestServer) -> Client {
+    let trust = trust_pem(&server.certificate_pem());
+    let mut client = Client::connect_implicit(server.submissions(), HOSTNAME, trust).await;
+    client.ehlo().await;
+    client
+}
+
+/// What a client says in the header of its first message, and binds.
+struct Binding<'a> {
+    mechanism: &'a str,
+    flag: &'a str,
+    channel: &'a [u8],
+}
+
+const UNBOUND: Binding<'_> = Binding { mechanism: "SCRAM-SHA-256", flag: "n", channel: b"" };
+
+/// Speaks the client's side as RFC 5802 §3 has it, the server's proof included. The last reply.
+async fn prove(client: &mut Client, user: &str, password: &str, binding: &Binding<'_>) -> Reply {
+    let bare = format!("n={user},r={NONCE}");
+    let first = BASE64_STANDARD.encode(format!("{},,{bare}", binding.flag));
+    let asked = client.command(&format!("AUTH {} {first}", binding.mechanism)).await;
+    if asked.code != 334 {
+        return asked;
+    }
+    let challenge = decode(&asked);
+    let part = |name: &str| challenge.split(',').find_map(|part| part.strip_prefix(name)).unwrap().to_owned();
+    let (nonce, salt, iterations) = (part("r="), part("s="), part("i="));
+    assert!(nonce.starts_with(NONCE) && nonce.len() >= NONCE.len() + 24, "{nonce}");
+
+    let mut salted = [0; 32];
+    let iterations: NonZeroU32 = iterations.parse().unwrap();
+    assert!(iterations.get() >= 4096, "RFC 7677 §4");
+    let salt = BASE64_STANDARD.decode(salt).unwrap();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
+    let mac =
+        |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec();
+    let client_key = mac(&salted, b"Client Key");
+    let stored_key = digest::digest(&digest::SHA256, &client_key);
+    let bound = [format!("{},,", binding.flag).as_bytes(), binding.channel].concat();
+    let last = format!("c={},r={nonce}", BASE64_STANDARD.encode(bound));
+    let auth_message = format!("{bare},{challenge},{last}");
+    let signature = mac(stored_key.as_ref(), auth_message.as_bytes());
+    let proof: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
+    let last = BASE64_STANDARD.encode(format!("{last},p={}", BASE64_STANDARD.encode(proof)));
+    let answered = client.command(&last).await;
+    if answered.code != 334 {
+        return answered;
+    }
+    let expected = mac(&mac(&salted, b"Server Key"), auth_message.as_bytes());
+    assert_eq!(
+        decode(&answered),
+        format!("v={}", BASE64_STANDARD.encode(expected)),
+        "the server knows the key"
+    );
+    client.command("").await
+}
+
+fn decode(reply: &Reply) -> String {
+    String::from_utf8(BASE64_STANDARD.decode(&reply.text()[4..]).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_proved_without_being_sent_and_then_may_submit() {
+    let (_dns, server, account) = server().await;
+    let mut client = connect(&server).await;
+    prove(&mut client, &account.user, &account.secret, &UNBOUND).await.expect_saying(235, "2.7.0");
+    client.send("alice@acme.test", &["bob@b.test"], &message(&account, "scram")).await.expect_code(250);
+    client.command("AUTH PLAIN AAA=").await.expect_code(503);
+}
+
+#[tokio::test]
+async fn a_proof_is_bound_to_the_channel_where_both_sides_can() {
+    let (_dns, server, account) = server().await;
+    let mut client = connect(&server).await;
+    client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
+    let channel = client.exporter().expect("TLS 1.3");
+    let plus = |channel| Binding { mechanism: "SCRAM-SHA-256-PLUS", flag: "p=tls-exporter", channel };
+    prove(&mut client, &account.user, &account.secret, &plus(&[0; 32])).await.expect_saying(535, "5.7.8");
+    // Who could bind and was told that the server cannot was lied to on the way (RFC 5802 §6).
+    let fooled = Binding { flag: "y", ..UNBOUND };
+    prove(&mut client, &account.user, &account.secret, &fooled).await.expect_saying(535, "5.7.8");
+    prove(&mut client, &account.user, &account.secret, &plus(&channel)).await.expect_code(235);
+}
+
+#[tokio::test]
+async fn over_tls_1_2_there_is_no_plus() {
+    let (_dns, server, account) = server().await;
+    let trust = trust_pem_with(&server.certificate_pem(), &[&tokio_rustls::rustls::version::TLS12]);
+    let mut client = Client::connect_implicit(server.submissions(), HOSTNAME, trust).await;
+    client.ehlo().await.expect_saying(250, "AUTH SCRAM-SHA-256 PLAIN LOGIN");
+    prove(&mut client, &account.user, &account.secret, &Binding { flag: "y", ..UNBOUND })
+        .await
+        .expect_code(235);
+}
+
+#[tokio::test]
+async fn who_is_not_there_looks_like_who_has_another_password() {
+    let (_dns, server, account) = server().await;
+    let stranger = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let mut salts = Vec::new();
+    for user in [stranger, &account.user, "nobody", stranger, &account.user, "nobody"] {
+        let mut client = connect(&server).await;
+        let first = BASE64_STANDARD.encode(format!("n,,n={user},r={NONCE}"));
+        let challenge =
+            decode(&client.command(&format!("AUTH SCRAM-SHA-256 {first}")).await.expect_code(334));
+        salts.push(challenge.split(',').nth(1).unwrap().to_owned());
+        assert_eq!(salts[salts.len() - 1].len(), salts[0].len());
+        client.command("*").await.expect_code(501);
+    }
+    assert_eq!(salts[..3], salts[3..], "the same each time");
+    assert!(salts[0] != salts[1] && salts[1] != salts[2] && salts[0] != salts[2]);
+    let mut replies = Vec::new();
+    for user in [stranger, &account.user, "nobody"] {
+        replies
+            .push(prove(&mut connect(&server).await, user, "wrong", &UNBOUND).await.expect_code(535).text());
+    }
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
+}
+
+#[tokio::test]
+async fn a_slug_names_the_key_of_a_tenant_that_has_one_only() {
+    let (_dns, server, account) = server().await;
+    let mut client = connect(&server).await;
+    prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
+    let wanted = json!({"name": "second", "tenant_id": account.tenant_id, "scopes": ["smtp:send"]});
+    let second = server.control.ok("POST", "/v1/keys", wanted).await;
+    let mut client = connect(&server).await;
+    prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_saying(535, "key id");
+    let (id, secret) = (second["id"].as_str().unwrap(), second["secret"].as_str().unwrap());
+    prove(&mut client, id, secret, &UNBOUND).await.expect_code(235);
+    server.control.ok("DELETE", &format!("/v1/keys/{id}"), json!(null)).await;
+    let mut client = connect(&server).await;
+    prove(&mut client, id, secret, &UNBOUND).await.expect_code(535);
+    prove(&mut client, "acme-test", &account.secret, &UNBOUND).await.expect_code(235);
+}
