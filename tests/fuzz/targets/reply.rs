@@ -1,6 +1,6 @@
-use super::super::mail::{Address, ReversePath};
+use super::super::mail::{Address, MailParameters, RcptParameters, ReversePath};
 use super::super::smtp::Reply;
-use super::super::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Transaction};
+use super::super::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Target, Transaction};
 
 /// No server makes the client hang, panic or keep more than a limit: any split of what it says is the same replies, and
 /// a transaction that hears them ends with an outcome for everyone or with a connection that is not used again.
@@ -42,9 +42,12 @@ fn transact(capabilities: Capabilities, choice: u8, mut replies: impl Iterator<I
     let recipients = ["b@c.example", "d@e.example", "\"a > b\"@f.example"];
     let recipients: Vec<Address> =
         recipients.iter().map(|text| Address::parse(text).expect("an address")).collect();
-    let recipients: Vec<&Address> = recipients.iter().collect();
+    let parameters = RcptParameters::default();
+    let recipients: Vec<Target<'_>> =
+        recipients.iter().map(|address| Target { address, parameters: &parameters }).collect();
     let request = Request {
         reverse_path: &ReversePath::Null,
+        parameters: &MailParameters::default(),
         recipients: &recipients,
         size_octets: 1000,
         eight_bit: choice & 2 != 0,
