@@ -77,10 +77,7 @@ impl<'a> Attempt<'a> {
             }
         }
         if self.has_open() && self.sessions < SESSIONS_MAX {
-            reusable = match self.try_hosts(used).await {
-                Some(fresh) => Some(fresh),
-                None => reusable,
-            };
+            reusable = self.try_hosts(used, reusable).await;
         }
         let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
         let nobody = Arc::new(Peer::default());
@@ -99,17 +96,21 @@ impl<'a> Attempt<'a> {
         self.endings.iter().any(is_open)
     }
 
-    /// Dials host after host. Answers the last connection that took the message.
-    async fn try_hosts(&mut self, used: Option<SocketAddr>) -> Option<Connection> {
+    /// Dials host after host, none while it has another connection: workers that all wait for a second place would
+    /// wait for each other without end. Answers the last connection, which is `last` if there was nothing to dial.
+    async fn try_hosts(
+        &mut self,
+        used: Option<SocketAddr>,
+        mut last: Option<Connection>,
+    ) -> Option<Connection> {
         let destination = match self.locate().await {
             Ok(destination) => destination,
             Err(ending) => {
                 self.settle_open(&ending);
-                return None;
+                return last;
             }
         };
         let mut dialled = 0;
-        let mut last = None;
         for host in &destination.hosts {
             for address in self.addresses_of(host, &destination).await {
                 if Some(address) == used {
@@ -119,6 +120,9 @@ impl<'a> Attempt<'a> {
                     return last;
                 }
                 dialled += 1;
+                if let Some(previous) = last.take() {
+                    self.core.tasks.spawn(previous.quit());
+                }
                 if let Some(mut connection) = self.open(host, address, &destination).await {
                     self.send(&mut connection, false).await;
                     last = Some(connection);

@@ -115,6 +115,11 @@ impl Worker {
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
+        // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
+        // it back, to be held or to be claimed for its new lane.
+        if is_out_of_place(&self.core, lane, &claim).await {
+            return connection;
+        }
         if Timestamp::now() >= claim.batch.message.expires_at {
             self.expire(claim).await;
             return connection;
@@ -296,6 +301,12 @@ impl Outcomes {
         self.notices.extend(notice_of(message, delivery, &record, passed_on));
         self.records.push(record);
     }
+}
+
+/// Whether the lane is no longer the one that the claim belongs in.
+async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
+    // Where the store cannot be asked, what was right when it was claimed is good enough.
+    core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
 }
 
 /// From -1 to 1.

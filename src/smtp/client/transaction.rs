@@ -290,7 +290,9 @@ impl Transaction {
 impl Verb {
     fn phase(self) -> Phase {
         match self {
-            Self::Reset | Self::Mail => Phase::Mail,
+            // A refusal of RSET is about the connection: the message was not even offered.
+            Self::Reset => Phase::Hello,
+            Self::Mail => Phase::Mail,
             Self::Rcpt(_) => Phase::Rcpt,
             Self::Data => Phase::Data,
         }
@@ -509,6 +511,8 @@ mod tests {
         let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
         play(&mut failed, &[502]);
         assert!(failed.is_unusable());
+        // Nothing was said of the message, so nobody may be bounced for it.
+        assert_eq!(results(failed), [Some((Phase::Hello, 502))]);
     }
 
     #[test]

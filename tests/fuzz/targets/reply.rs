@@ -42,12 +42,12 @@ fn transact(capabilities: Capabilities, choice: u8, mut replies: impl Iterator<I
     let recipients = ["b@c.example", "d@e.example", "\"a > b\"@f.example"];
     let recipients: Vec<Address> =
         recipients.iter().map(|text| Address::parse(text).expect("an address")).collect();
-    let parameters = RcptParameters::default();
+    let (parameters, plain) = (MailParameters::default(), RcptParameters::default());
     let recipients: Vec<Target<'_>> =
-        recipients.iter().map(|address| Target { address, parameters: &parameters }).collect();
+        recipients.iter().map(|address| Target { address, parameters: &plain }).collect();
     let request = Request {
         reverse_path: &ReversePath::Null,
-        parameters: &MailParameters::default(),
+        parameters: &parameters,
         recipients: &recipients,
         size_octets: 1000,
         eight_bit: choice & 2 != 0,
