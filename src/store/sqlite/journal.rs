@@ -95,7 +95,10 @@ impl Store {
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
-        pruned.orphan_files = self.remove_orphans(limit).await?;
+        // A look at every file, so only once in a round: when nothing else is left to do.
+        if pruned == Pruned::default() {
+            pruned.orphan_files = self.remove_orphans(limit).await?;
+        }
         Ok(pruned)
     }
 
