@@ -28,6 +28,9 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Errors that a session may make; the next one closes it.
     pub errors_max: u32,
+    /// Commands that a session may give without a message being accepted; the next one closes it. What belongs to a
+    /// transaction (RCPT, DATA) does not count.
+    pub commands_without_message_max: u32,
     /// Whether STARTTLS can be offered.
     pub starttls: bool,
 }
@@ -51,6 +54,8 @@ pub enum Input<'a> {
     TlsDone,
     /// The client was silent for too long.
     Idle,
+    /// The message comes too slowly.
+    TooSlow,
     /// The server stops. While a message is received nothing changes; say it again after that.
     ShuttingDown,
     /// The client is gone.
@@ -148,6 +153,7 @@ pub struct Session {
     authenticated: bool,
     channel: Option<ChannelBinding>,
     errors: u32,
+    commands_without_message: u32,
     phase: Phase,
 }
 
@@ -205,8 +211,16 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        let (hello, channel) = (None, None);
-        Self { settings, hello, tls, authenticated: false, channel, errors: 0, phase: Phase::Opening }
+        Self {
+            settings,
+            hello: None,
+            tls,
+            authenticated: false,
+            channel: None,
+            errors: 0,
+            commands_without_message: 0,
+            phase: Phase::Opening,
+        }
     }
 
     /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
@@ -237,6 +251,7 @@ impl Session {
             }
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
+            (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
             (Phase::Opening, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))
             }
@@ -297,6 +312,9 @@ impl Session {
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
             return self.fail(draft, obstacle);
         }
+        if !self.has_patience_for(verb) {
+            return Step::reply(replies::too_many_commands_421(), Next::Close);
+        }
         match (verb, draft) {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
             (Verb::StartTls, _) => self.start_tls(),
@@ -318,6 +336,17 @@ impl Session {
             (Verb::Vrfy, draft) => self.ready(draft, replies::cannot_verify_252()),
             (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
         }
+    }
+
+    /// Counts a command that by itself brings no message nearer.
+    fn has_patience_for(&mut self, verb: Verb) -> bool {
+        match verb {
+            Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => {}
+            Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => {}
+            _ => return true,
+        }
+        self.commands_without_message += 1;
+        self.commands_without_message <= self.settings.commands_without_message_max
     }
 
     /// The table of phases and commands: why the verb cannot come now, if it cannot.
@@ -504,7 +533,10 @@ impl Session {
                 self.phase = Phase::Data(Box::new(Receiving { draft, decoder, refused: None }));
                 Step::reply(replies::start_input_354(), Next::ReadBody)
             }
-            (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
+            (Pending::Accept, Verdict::Queued(id)) => {
+                self.commands_without_message = 0;
+                self.ready(None, replies::queued_250(id))
+            }
             // None can be consented to like that: a message without an id was not stored, a proof not checked.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())
