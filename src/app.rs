@@ -106,6 +106,15 @@ impl Stage {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+
+    /// The same until a time, when those that are left are dropped; the error is the stage's name.
+    async fn end_by(&mut self, end: Instant) -> Result<(), &'static str> {
+        if tokio::time::timeout_at(end, self.end()).await.is_err() {
+            self.tasks.abort_all();
+            return Err(self.name);
+        }
+        Ok(())
+    }
 }
 
 impl StoreOptions {
@@ -220,20 +229,21 @@ impl Running {
         }
     }
 
-    /// Stops accepting, lets what is being received finish, then what is being delivered, then closes the store.
+    /// Stops accepting, lets what is being received and what is being delivered finish, then closes the store.
     /// What has not ended by the deadline is dropped, which is as safe as a crash.
     pub async fn stop(mut self) -> Result<(), StopError> {
         let end = Instant::now() + self.deadline;
-        let mut late = None;
-        for stage in [&mut self.intake, &mut self.delivery] {
-            if tokio::time::timeout_at(end, stage.end()).await.is_err() {
-                stage.tasks.abort_all();
-                late.get_or_insert(stage.name);
-            }
-        }
+        let ended = end_both(&mut self.intake, &mut self.delivery, end).await;
         self.store.close().await;
-        late.map_or(Ok(()), |name| Err(StopError(name, self.deadline)))
+        ended.map_err(|name| StopError(name, self.deadline))
     }
+}
+
+/// At the same time: a client that hangs must not cost deliveries the time to hear what became of them. What is still
+/// accepted meanwhile waits in the spool. The error names what was late.
+async fn end_both(intake: &mut Stage, delivery: &mut Stage, end: Instant) -> Result<(), &'static str> {
+    let (intake, delivery) = tokio::join!(intake.end_by(end), delivery.end_by(end));
+    intake.and(delivery)
 }
 
 fn load_certificate(config: &Config) -> Result<Certificate, TlsError> {
@@ -324,5 +334,27 @@ async fn watch_certificate(certificate: Arc<Certificate>, stop: CancellationToke
             Ok(()) => tracing::info!(path = %path.display(), "certificate renewed"),
             Err(error) => tracing::error!(%error, "keeping the old certificate"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn a_stage_that_hangs_leaves_the_other_its_time_to_finish() {
+        let (mut hung, mut busy) = (Stage::new("hung"), Stage::new("busy"));
+        hung.spawn("client", std::future::pending());
+        let finished = Arc::new(AtomicBool::new(false));
+        let (stop, is_finished) = (busy.stop.clone(), finished.clone());
+        busy.spawn("delivery", async move {
+            stop.cancelled().await;
+            tokio::task::yield_now().await;
+            is_finished.store(true, Ordering::Relaxed);
+        });
+        let end = Instant::now() + Duration::from_secs(1);
+        assert_eq!(end_both(&mut hung, &mut busy, end).await, Err("hung"));
+        assert!(finished.load(Ordering::Relaxed));
     }
 }

@@ -298,8 +298,8 @@ impl Default for Config {
 
 /// The machine's name, or `localhost` where it has none that mail can use.
 fn own_hostname() -> DomainName {
-    let system = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    DomainName::parse(system.trim())
+    let system = rustix::system::uname();
+    DomainName::parse(&system.nodename().to_string_lossy())
         .or_else(|_| DomainName::parse("localhost"))
         .unwrap_or_else(|_| unreachable!("localhost is a domain name"))
 }

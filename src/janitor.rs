@@ -33,7 +33,7 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
             Ok(pruned) => tracing::debug!(?pruned, "removed what its retention had ended for"),
             Err(error) => {
                 tracing::warn!(%error, "cannot clean up; trying again in a minute");
-                return;
+                break;
             }
         }
         if stop.is_cancelled() {

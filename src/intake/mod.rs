@@ -2,6 +2,7 @@
 //! HTTP send API. Imports `mail`, `policy`, `sign` and `store`.
 
 mod facts;
+mod quota;
 mod recent;
 mod stamp;
 
@@ -24,6 +25,7 @@ use crate::store::{
     Tenant,
 };
 use facts::Facts;
+use quota::Quota;
 use stamp::Receipt;
 
 /// How mail is accepted.
@@ -43,6 +45,7 @@ pub struct Settings {
 pub struct Intake {
     store: Arc<Store>,
     facts: Facts,
+    notes: Quota,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
     signing: Semaphore,
@@ -101,7 +104,13 @@ impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { facts: Facts::new(store.clone()), store, settings, signing: Semaphore::new(cores) }
+        Self {
+            facts: Facts::new(store.clone()),
+            notes: Quota::default(),
+            store,
+            settings,
+            signing: Semaphore::new(cores),
+        }
     }
 
     /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret.
@@ -228,6 +237,7 @@ impl Intake {
                 reverse_path: envelope.reverse_path,
                 body: envelope.body,
                 smtputf8: envelope.smtputf8,
+                parameters: envelope.parameters,
                 size: content.len() as u64,
                 subject: summary.subject,
                 header_from: summary.from,
@@ -253,9 +263,18 @@ impl Intake {
         Ok(id)
     }
 
-    /// Notes a refusal for the tenant to read; the answer is the reference for the reply.
-    pub fn note_rejection(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> RequestId {
+    /// Notes a refusal for the tenant to read; the answer is the reference for the reply, `None` if too many of this
+    /// tenant's were noted lately.
+    pub fn note_rejection(
+        &self,
+        submitter: &Submitter,
+        stage: Stage,
+        refusal: &Refusal,
+    ) -> Option<RequestId> {
         let now = Timestamp::now();
+        if !self.notes.take(submitter.tenant.id, now) {
+            return None;
+        }
         let id = RequestId::generate(now);
         self.store.reject(Rejection {
             id,
@@ -267,7 +286,7 @@ impl Intake {
             client_address: Some(submitter.client_address),
             created_at: now,
         });
-        id
+        Some(id)
     }
 
     /// The submitter as the store has it now: keys expire and tenants are suspended while sessions last.

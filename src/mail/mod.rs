@@ -14,12 +14,16 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
 pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
 pub use domain::{DomainError, DomainName};
-pub use envelope::{BodyType, Envelope, ReversePath};
+pub use envelope::{
+    BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
+    ReversePath,
+};
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
@@ -34,3 +38,4 @@ pub use state::{
     SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
 };
 pub use status::EnhancedStatus;
+pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -14,10 +14,10 @@ use super::route::{Lane, SmartHostRoute};
 use super::tls::Trust;
 use super::transcript::Transcript;
 use crate::dns::{DnsError, MailHosts};
-use crate::mail::{Address, BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
+use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
 use crate::policy::outcome::Verdict;
-use crate::smtp::client::{Phase, Request, StartTls};
-use crate::store::Batch;
+use crate::smtp::client::{Phase, Request, StartTls, Target};
+use crate::store::{Batch, Delivery};
 
 /// Addresses that are dialled in one try.
 const ADDRESSES_MAX: usize = 5;
@@ -77,13 +77,10 @@ impl<'a> Attempt<'a> {
             }
         }
         if self.has_open() && self.sessions < SESSIONS_MAX {
-            reusable = match self.try_hosts(used).await {
-                Some(fresh) => Some(fresh),
-                None => reusable,
-            };
+            reusable = self.try_hosts(used, reusable).await;
         }
         let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
-        let nobody = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let nobody = Arc::new(Peer::default());
         let endings = self.endings.into_iter().map(|ending| match ending {
             Some(ending) => ending,
             None => Ending::of_trouble(&nowhere, &nobody),
@@ -99,17 +96,21 @@ impl<'a> Attempt<'a> {
         self.endings.iter().any(is_open)
     }
 
-    /// Dials host after host. Answers the last connection that took the message.
-    async fn try_hosts(&mut self, used: Option<SocketAddr>) -> Option<Connection> {
+    /// Dials host after host, none while it has another connection: workers that all wait for a second place would
+    /// wait for each other without end. Answers the last connection, which is `last` if there was nothing to dial.
+    async fn try_hosts(
+        &mut self,
+        used: Option<SocketAddr>,
+        mut last: Option<Connection>,
+    ) -> Option<Connection> {
         let destination = match self.locate().await {
             Ok(destination) => destination,
             Err(ending) => {
                 self.settle_open(&ending);
-                return None;
+                return last;
             }
         };
         let mut dialled = 0;
-        let mut last = None;
         for host in &destination.hosts {
             for address in self.addresses_of(host, &destination).await {
                 if Some(address) == used {
@@ -119,6 +120,9 @@ impl<'a> Attempt<'a> {
                     return last;
                 }
                 dialled += 1;
+                if let Some(previous) = last.take() {
+                    self.core.tasks.spawn(previous.quit());
+                }
                 if let Some(mut connection) = self.open(host, address, &destination).await {
                     self.send(&mut connection, false).await;
                     last = Some(connection);
@@ -171,7 +175,7 @@ impl<'a> Attempt<'a> {
 
     fn trouble_ending(&mut self, text: &str) -> Ending {
         self.transcript.remark(text);
-        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let peer = Arc::new(Peer::default());
         Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
     }
 
@@ -243,7 +247,7 @@ impl<'a> Attempt<'a> {
                 dial.starttls = StartTls::Never;
                 continue;
             }
-            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), tls: None };
+            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), ..Peer::default() };
             self.settle_open(&Ending::of_trouble(&trouble, &Arc::new(peer)));
             return None;
         }
@@ -291,10 +295,15 @@ impl<'a> Attempt<'a> {
     /// before, which only one that was idle can.
     async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
         let open: Vec<usize> = (0..self.endings.len()).filter(|&n| is_open(&self.endings[n])).collect();
-        let recipients: Vec<&Address> = open.iter().map(|&n| &self.batch.deliveries[n].recipient).collect();
+        let target = |delivery: &'a Delivery| Target {
+            address: &delivery.recipient,
+            parameters: &delivery.parameters,
+        };
+        let recipients: Vec<Target<'_>> = open.iter().map(|&n| target(&self.batch.deliveries[n])).collect();
         let message = &self.batch.message;
         let request = Request {
             reverse_path: &message.reverse_path,
+            parameters: &message.parameters,
             recipients: &recipients,
             size_octets: self.content.len() as u64,
             eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),

@@ -68,7 +68,7 @@ impl Trouble {
 }
 
 /// Who is at the other end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// The MX or smart host; empty if none was reached.
     pub host: String,
@@ -76,6 +76,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
+    /// Whether it gives the reports that senders ask for (RFC 3461).
+    pub offers_dsn: bool,
 }
 
 /// What came of sending one message.
@@ -180,7 +182,8 @@ impl Dialler {
                 }
                 Step::Ready(capabilities) => {
                     let address = Some(dial.address.ip());
-                    let peer = Peer { host: dial.host.clone(), address, tls: description };
+                    let offers_dsn = capabilities.dsn;
+                    let peer = Peer { host: dial.host.clone(), address, tls: description, offers_dsn };
                     return Ok(Connection {
                         peer: Arc::new(peer),
                         address: dial.address,

@@ -61,7 +61,7 @@ impl Ending {
     /// A refusal that needed no server.
     pub fn unroutable(code: u16, enhanced: EnhancedStatus, text: impl Into<String>) -> Self {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
-        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let peer = Arc::new(Peer::default());
         // RFC 7505 §4.2: a null MX says of every address that it does not exist.
         let suppress = crate::policy::outcome::is_address_gone(&reply);
         Self::of_reply(Verdict::Bounced { suppress }, &reply, &peer)

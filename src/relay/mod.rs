@@ -3,7 +3,7 @@
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
 //! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
-//! * `record` says what follows, `recorder` writes it, `report` tells the sender,
+//! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store` and the configuration.
@@ -12,6 +12,7 @@ mod attempt;
 mod connection;
 mod ending;
 mod network;
+mod notice;
 mod pool;
 mod record;
 mod recorder;

@@ -1,9 +1,8 @@
 //! What is written down of a try: the state that follows for each recipient, when the next try is and why, whether
-//! the address is suppressed, and the report to the sender.
+//! the address is suppressed.
 
 use super::ending::Ending;
-use super::report::Failure as ReportedFailure;
-use crate::mail::{AttemptId, DeliveryState, EnhancedStatus, SuppressionReason, Timestamp};
+use crate::mail::{AttemptId, DeliveryState, SuppressionReason, Timestamp};
 use crate::policy::outcome::Verdict;
 use crate::policy::retry::Failure;
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
@@ -138,30 +137,6 @@ impl Consequence {
     }
 }
 
-/// What a report says of a record, if it is a failure.
-pub fn reported_failure(delivery: &Delivery, record: &AttemptRecord) -> Option<ReportedFailure> {
-    let expired = match record.state {
-        DeliveryState::Bounced => false,
-        DeliveryState::Expired => true,
-        _ => return None,
-    };
-    let attempt = record.attempt.as_ref();
-    let host = attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty());
-    let status = match (expired, attempt.and_then(|attempt| attempt.enhanced)) {
-        // RFC 3463 §3.5: delivery time expired. What was in the way until then is in the diagnostic.
-        (true, _) => EnhancedStatus::new(4, 4, 7),
-        (false, Some(status)) if status.class == 5 => status,
-        (false, _) => EnhancedStatus::new(5, 0, 0),
-    };
-    Some(ReportedFailure {
-        recipient: delivery.recipient.clone(),
-        status,
-        host,
-        diagnostic: record.reply.clone(),
-        expired,
-    })
-}
-
 /// Like `5 m` or `2 h 45 m`.
 pub fn rough_duration(seconds: i64) -> String {
     match seconds {
@@ -180,6 +155,7 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::mail::{Address, DeliveryId, SignedDuration};
+    use crate::relay::notice::{Action, notice_of};
     use crate::relay::report::sample_message;
     use crate::smtp::Reply;
     use crate::smtp::client::{Outcome, Phase};
@@ -191,6 +167,7 @@ mod tests {
             id: DeliveryId::generate(message.created_at),
             message_id: message.id,
             recipient: Address::parse("b@x.example").unwrap(),
+            parameters: Default::default(),
             state: DeliveryState::Queued,
             attempts,
             next_attempt_at: None,
@@ -207,7 +184,7 @@ mod tests {
 
     fn ending(phase: Phase, code: u16, status: &str) -> Ending {
         let reply = Reply { code, enhanced: status.parse().ok(), lines: vec!["words".into()] };
-        let peer = super::super::connection::Peer { host: "mx.example".into(), address: None, tls: None };
+        let peer = super::super::connection::Peer { host: "mx.example".into(), ..Default::default() };
         Ending::of_outcome(Outcome { phase, reply }, true, &Arc::new(peer))
     }
 
@@ -216,6 +193,12 @@ mod tests {
         let now = batch.message.created_at + age;
         let account = Account { batch: &batch, started_at: now, now, duration_ms: 1, transcript: "> x" };
         account.record(&batch.deliveries[0], ending, 0.0)
+    }
+
+    fn status_told(batch: &Batch, record: &AttemptRecord) -> String {
+        let notice = notice_of(&batch.message, &batch.deliveries[0], record, false).unwrap();
+        assert!(matches!(notice.action, Action::Failed { .. }));
+        notice.status.to_string()
     }
 
     #[test]
@@ -233,8 +216,7 @@ mod tests {
     fn a_deferral_past_the_lifetime_ends_it() {
         let late = record(9, SignedDuration::from_hours(98), &ending(Phase::Rcpt, 451, ""));
         assert_eq!((late.state, late.next_attempt_at), (DeliveryState::Expired, None));
-        let failure = reported_failure(&batch(9).deliveries[0], &late).unwrap();
-        assert!(failure.expired && failure.status == EnhancedStatus::new(4, 4, 7));
+        assert_eq!(status_told(&batch(9), &late), "4.4.7");
     }
 
     #[test]
@@ -245,9 +227,8 @@ mod tests {
         let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: "" };
         let record = account.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
-        let failure = reported_failure(&batch.deliveries[0], &record).unwrap();
-        assert_eq!((failure.status.to_string().as_str(), failure.host), ("4.4.7", None));
-        assert_eq!(failure.diagnostic, "452 4.2.2 mailbox full");
+        assert_eq!(status_told(&batch, &record), "4.4.7");
+        assert_eq!(record.reply, "452 4.2.2 mailbox full");
     }
 
     #[test]
@@ -259,16 +240,13 @@ mod tests {
         assert_eq!(suppression.tenant_id, Some(gone.tenant_id));
         assert!(record(0, SignedDuration::ZERO, &ending(Phase::Rcpt, 550, "5.7.1")).suppress.is_none());
         let vague = record(0, SignedDuration::ZERO, &ending(Phase::Mail, 550, "4.7.1"));
-        let failure = reported_failure(&batch(0).deliveries[0], &vague).unwrap();
-        assert_eq!(failure.status, EnhancedStatus::new(5, 0, 0));
-        assert_eq!(failure.host.as_deref(), Some("mx.example"));
+        assert_eq!(status_told(&batch(0), &vague), "5.0.0");
     }
 
     #[test]
-    fn success_is_final_and_nothing_to_report() {
+    fn success_is_final() {
         let done = record(0, SignedDuration::ZERO, &ending(Phase::Content, 250, "2.0.0"));
         assert_eq!((done.state, done.next_attempt_at), (DeliveryState::Delivered, None));
-        assert!(reported_failure(&batch(0).deliveries[0], &done).is_none());
     }
 
     #[test]

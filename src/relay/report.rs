@@ -1,4 +1,4 @@
-//! Reports of failed delivery to the reverse path (RFC 3464 in the multipart of RFC 6522).
+//! Reports to the reverse path of what became of a message (RFC 3464 in the multipart of RFC 6522).
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,42 +6,31 @@ use std::time::Duration;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
+use super::notice::{Action, Notice};
 use crate::mail::{
-    Address, BodyType, Content, DeliveryId, DomainName, EnhancedStatus, MessageId, ReversePath, Timestamp,
+    Address, BodyType, Content, DeliveryId, DomainName, MailParameters, MessageId, ReturnContent,
+    ReversePath, Timestamp,
 };
 use crate::store::{Message, NewMessage};
 
 /// Octets of the original's header that a report carries.
 const HEADER_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a message that is returned whole.
+const RETURNED_OCTETS_MAX: usize = 1024 * 1024;
 /// Characters of a diagnostic: a reply may have 64 KiB.
 const DIAGNOSTIC_CHARS_MAX: usize = 900;
-
-/// A recipient who will not get the message.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// Who.
-    pub recipient: Address,
-    /// Why, as a code.
-    pub status: EnhancedStatus,
-    /// The server that said so, if one did.
-    pub host: Option<String>,
-    /// Its reply, or what went wrong.
-    pub diagnostic: String,
-    /// Whether the lifetime ended, rather than a server refusing.
-    pub expired: bool,
-}
 
 /// What a report is about.
 #[derive(Debug)]
 pub struct Report<'a> {
     /// Our name.
     pub hostname: &'a DomainName,
-    /// The message that failed.
+    /// The message.
     pub message: &'a Message,
     /// Its bytes, if they are still there.
     pub content: Option<&'a Content>,
     /// At least one.
-    pub failures: &'a [Failure],
+    pub notices: &'a [Notice],
     /// When.
     pub now: Timestamp,
     /// How long delivery of the report is tried.
@@ -61,10 +50,11 @@ impl Report<'_> {
             key_id: None,
             environment: self.message.environment,
             reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
+            body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             smtputf8: to.needs_smtputf8(),
+            parameters: MailParameters::default(),
             size: bytes.len() as u64,
-            subject: Some(SUBJECT.into()),
+            subject: Some(self.subject().into()),
             header_from: Some(self.sender()),
             header_message_id: Some(format!("{id}@{}", self.hostname)),
             dkim_domain: None,
@@ -72,7 +62,7 @@ impl Report<'_> {
             expires_at,
         };
         let content = Content { prefix: bytes::Bytes::new(), submitted: bytes.into() };
-        let recipients = vec![(DeliveryId::generate(self.now), to.clone())];
+        let recipients = vec![(DeliveryId::generate(self.now), to.clone().into())];
         Some(NewMessage { message, recipients, content })
     }
 
@@ -80,26 +70,54 @@ impl Report<'_> {
         format!("MAILER-DAEMON@{}", self.hostname)
     }
 
+    fn has_failure(&self) -> bool {
+        self.notices.iter().any(|notice| matches!(notice.action, Action::Failed { .. }))
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.has_failure() {
+            "Undelivered mail returned to sender"
+        } else if self.notices.iter().any(|notice| matches!(notice.action, Action::Delayed(_))) {
+            "Delayed mail is still being tried"
+        } else {
+            "Mail was handed to the next server"
+        }
+    }
+
     fn render(&self, to: &Address, id: MessageId) -> Option<Vec<u8>> {
         let boundary = format!("report-{id}");
         let kind = format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"");
-        let parts = MultiPart::builder()
-            .header(ContentType::parse(&kind).ok()?)
+        let mut parts = MultiPart::builder().header(ContentType::parse(&kind).ok()?);
+        let returned = match self.whole_original() {
+            Some(original) => {
+                let encoding = if original.is_ascii() {
+                    ContentTransferEncoding::SevenBit
+                } else {
+                    ContentTransferEncoding::EightBit
+                };
+                // RFC 2045 §6.4: the outer part has the encoding of the most demanding inner one.
+                parts = parts.header(encoding);
+                encoded_part("message/rfc822", original, encoding)?
+            }
+            // RFC 6522 §4: the third part may be the header alone.
+            None => SinglePart::builder()
+                .header(ContentType::parse("text/rfc822-headers; charset=utf-8").ok()?)
+                .body(self.original_header()),
+        };
+        let status = self.status_fields().into_bytes();
+        let parts = parts
             .build()
             .singlepart(SinglePart::plain(self.explain()))
-            .singlepart(ascii_part("message/delivery-status", self.status_fields())?)
-            .singlepart(
-                // RFC 6522 §4: the third part may be the header alone.
-                SinglePart::builder()
-                    .header(ContentType::parse("text/rfc822-headers; charset=utf-8").ok()?)
-                    .body(self.original_header()),
-            );
-        let date = jiff::fmt::rfc2822::to_string(&self.now.to_zoned(jiff::tz::TimeZone::UTC)).ok()?;
+            // RFC 3464 §2.1: it must be 7bit.
+            .singlepart(encoded_part("message/delivery-status", status, ContentTransferEncoding::SevenBit)?)
+            .singlepart(returned);
+        let date = date(self.now);
         // RFC 3834 §5: what is sent by itself says so, and answers nobody.
         let mut bytes = format!(
-            "Date: {date}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{to}>\r\nSubject: {SUBJECT}\r\n\
+            "Date: {date}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{to}>\r\nSubject: {}\r\n\
              Message-ID: <{id}@{}>\r\nAuto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n",
             self.sender(),
+            self.subject(),
             self.hostname
         )
         .into_bytes();
@@ -109,23 +127,35 @@ impl Report<'_> {
 
     /// The part for people.
     fn explain(&self) -> String {
-        let mut text = format!(
-            "This is the mail server {}.\r\n\r\nYour message could not be delivered to the recipients below. \
-             It will not be tried again.\r\n",
-            self.hostname
-        );
+        let mut text = format!("This is the mail server {}.\r\n", self.hostname);
         if let Some(subject) = &self.message.subject {
             let _ = write!(text, "\r\nSubject: {}\r\n", one_line(subject));
         }
-        for failure in self.failures {
-            let _ = write!(text, "\r\n<{}>\r\n", failure.recipient);
-            let diagnostic = one_line(&failure.diagnostic);
-            let _ = match (&failure.host, failure.expired) {
-                (_, true) => {
-                    write!(text, "    The time for its delivery has run out. Last: {diagnostic}\r\n")
+        for notice in self.notices {
+            let said = one_line(&notice.diagnostic);
+            let said = match &notice.host {
+                Some(host) => format!("{host} said: {said}"),
+                None => said,
+            };
+            let _ = write!(text, "\r\n<{}>\r\n    ", notice.recipient);
+            let _ = match notice.action {
+                Action::Failed { expired: false } => {
+                    write!(text, "Your message could not be delivered. {said}\r\n")
                 }
-                (Some(host), false) => write!(text, "    {host} said: {diagnostic}\r\n"),
-                (None, false) => write!(text, "    {diagnostic}\r\n"),
+                Action::Failed { expired: true } => {
+                    write!(text, "The time for its delivery has run out. Last: {said}\r\n")
+                }
+                Action::Delayed(until) => write!(
+                    text,
+                    "Your message is delayed. It is tried again until {}; there is nothing you have to do. \
+                     Last: {said}\r\n",
+                    date(until)
+                ),
+                Action::Relayed => write!(
+                    text,
+                    "Your message was handed to a server that gives no reports: what follows is not known here. \
+                     {said}\r\n"
+                ),
             };
         }
         text
@@ -133,29 +163,50 @@ impl Report<'_> {
 
     /// The part for programs (RFC 3464 §2).
     fn status_fields(&self) -> String {
-        let mut text = format!(
+        let mut text = String::new();
+        if let Some(id) = &self.message.parameters.envelope_id {
+            let _ = write!(text, "Original-Envelope-Id: {}\r\n", id.decoded());
+        }
+        let _ = write!(
+            text,
             "Reporting-MTA: dns; {}\r\nX-Original-Message-ID: {}\r\nArrival-Date: {}\r\n",
             self.hostname,
             self.message.id,
-            jiff::fmt::rfc2822::to_string(&self.message.created_at.to_zoned(jiff::tz::TimeZone::UTC))
-                .unwrap_or_default()
+            date(self.message.created_at)
         );
-        for failure in self.failures {
+        for notice in self.notices {
+            text.push_str("\r\n");
+            if let Some(original) = &notice.original {
+                let _ = write!(text, "Original-Recipient: {}\r\n", original.decoded());
+            }
             let _ = write!(
                 text,
-                "\r\nFinal-Recipient: {}\r\nAction: failed\r\nStatus: {}\r\n",
-                typed_address(&failure.recipient),
-                failure.status
+                "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
+                typed_address(&notice.recipient),
+                notice.action.as_str(),
+                notice.status
             );
-            let diagnostic: String = one_line(&failure.diagnostic).chars().map(ascii_only).collect();
-            if let Some(host) = &failure.host {
+            let diagnostic: String = one_line(&notice.diagnostic).chars().map(ascii_only).collect();
+            if let Some(host) = &notice.host {
                 let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
             }
             // RFC 3464 §2.3.6: `smtp` is for replies; our own words are no reply.
             let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
             let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
+            if let Action::Delayed(until) = notice.action {
+                let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
+            }
         }
         text
+    }
+
+    /// The message, where it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
+    fn whole_original(&self) -> Option<Vec<u8>> {
+        let content = self.content.filter(|content| content.len() <= RETURNED_OCTETS_MAX)?;
+        let wanted = self.message.parameters.return_content == Some(ReturnContent::Full);
+        // RFC 6532 §3.7: with UTF-8 in its header it would be message/global, which asks for SMTPUTF8 on the way back.
+        let is_plain = self.header_octets(content).is_ascii();
+        (wanted && is_plain && self.has_failure()).then(|| content.to_vec())
     }
 
     /// The original's header as it was sent, or what we know of it.
@@ -168,23 +219,29 @@ impl Report<'_> {
                 .map(|subject| format!("Subject: {}\r\n", one_line(subject)))
                 .collect();
         };
+        let header = self.header_octets(content);
+        String::from_utf8_lossy(&header[..header.len().min(HEADER_OCTETS_MAX)]).into_owned()
+    }
+
+    fn header_octets(&self, content: &Content) -> Vec<u8> {
         let submitted = &content.submitted;
         // An empty line at once: nothing but our own fields.
         let end = match submitted.starts_with(b"\r\n") {
             true => 0,
             false => memchr::memmem::find(submitted, b"\r\n\r\n").map_or(submitted.len(), |at| at + 2),
         };
-        let header = [&content.prefix[..], &submitted[..end]].concat();
-        String::from_utf8_lossy(&header[..header.len().min(HEADER_OCTETS_MAX)]).into_owned()
+        [&content.prefix[..], &submitted[..end]].concat()
     }
 }
 
-const SUBJECT: &str = "Undelivered mail returned to sender";
-
-/// A part that must be 7bit (RFC 3464 §2.1).
-fn ascii_part(kind: &str, text: String) -> Option<SinglePart> {
-    let body = Body::dangerous_pre_encoded(text.into_bytes(), ContentTransferEncoding::SevenBit);
+/// A part whose octets stand as they are.
+fn encoded_part(kind: &str, octets: Vec<u8>, encoding: ContentTransferEncoding) -> Option<SinglePart> {
+    let body = Body::dangerous_pre_encoded(octets, encoding);
     Some(SinglePart::builder().header(ContentType::parse(kind).ok()?).body(body))
+}
+
+fn date(time: Timestamp) -> String {
+    jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
 }
 
 /// RFC 6533 §3: an address beyond ASCII in a form that ASCII holds.
@@ -207,7 +264,7 @@ fn one_line(text: &str) -> String {
 
 fn is_reply(text: &str) -> bool {
     let code = text.split(' ').next().unwrap_or_default();
-    code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|b| b.is_ascii_digit())
+    code.len() == 3 && code.starts_with(['2', '4', '5']) && code.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn ascii_only(c: char) -> char {
@@ -227,6 +284,7 @@ pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
         reverse_path: ReversePath::parse(reverse_path).unwrap(),
         body: BodyType::SevenBit,
         smtputf8: false,
+        parameters: Default::default(),
         size: 1,
         subject: Some("Grüße".into()),
         header_from: None,
@@ -242,18 +300,22 @@ mod tests {
     use super::*;
     use mail_parser::{MessageParser, MimeHeaders, PartType};
 
-    fn failure(recipient: &str, host: Option<&str>, diagnostic: &str) -> Failure {
-        Failure {
+    fn failure(recipient: &str, host: Option<&str>, diagnostic: &str) -> Notice {
+        Notice {
             recipient: Address::parse(recipient).unwrap(),
-            status: EnhancedStatus::new(5, 1, 1),
+            original: None,
+            action: Action::Failed { expired: false },
+            status: crate::mail::EnhancedStatus::new(5, 1, 1),
             host: host.map(str::to_owned),
             diagnostic: diagnostic.into(),
-            expired: false,
         }
     }
 
-    fn compose(reverse_path: &str, header: &str, failures: &[Failure]) -> Option<NewMessage> {
-        let message = sample_message(reverse_path);
+    fn compose(reverse_path: &str, header: &str, failures: &[Notice]) -> Option<NewMessage> {
+        compose_for(&sample_message(reverse_path), header, failures)
+    }
+
+    fn compose_for(message: &Message, header: &str, notices: &[Notice]) -> Option<NewMessage> {
         let content = Content {
             prefix: "Received: by us\r\n".into(),
             submitted: bytes::Bytes::copy_from_slice(header.as_bytes()),
@@ -261,9 +323,9 @@ mod tests {
         let hostname = DomainName::parse("relay.example").unwrap();
         let report = Report {
             hostname: &hostname,
-            message: &message,
+            message,
             content: Some(&content),
-            failures,
+            notices,
             now: Timestamp::UNIX_EPOCH,
             lifetime: Duration::from_secs(60),
         };
@@ -283,7 +345,7 @@ mod tests {
         assert!(!lone && bytes.ends_with(b"\r\n"));
         assert_eq!(new.message.reverse_path, ReversePath::Null);
         assert_eq!(new.message.size, bytes.len() as u64);
-        assert_eq!(new.recipients[0].1.to_string(), "alice@a.example");
+        assert_eq!(new.recipients[0].1.address.to_string(), "alice@a.example");
 
         let parsed = MessageParser::default().parse(&bytes[..]).unwrap();
         assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("MAILER-DAEMON@relay.example"));
@@ -328,5 +390,54 @@ mod tests {
             compose("ä@a.example", "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
         assert!(new.message.smtputf8);
         assert!(String::from_utf8(new.content.submitted.to_vec()).unwrap().contains("To: <ä@a.example>\r\n"));
+    }
+
+    fn part(bytes: &[u8], kind: &str) -> Option<String> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let (_, rest) = text.split_once(&format!("Content-Type: {kind}"))?;
+        let (_, rest) = rest.split_once("\r\n\r\n")?;
+        rest.split_once("\r\n--report-").map(|(part, _)| part.to_owned())
+    }
+
+    #[test]
+    fn a_report_names_what_the_sender_knows_the_message_and_its_recipient_by() {
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        message.parameters.envelope_id = "QQ+20314".parse().ok();
+        let mut notice = failure("new@x.example", None, "250 2.0.0 taken");
+        notice.original = "rfc822;old+2Bx@x.example".parse().ok();
+        notice.action = Action::Relayed;
+        let relayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice.clone()]).unwrap();
+        let fields = part(&relayed.content.submitted, "message/delivery-status").unwrap();
+        assert!(fields.starts_with("Original-Envelope-Id: QQ 314\r\nReporting-MTA: dns; relay.example\r\n"));
+        let group = "\r\n\r\nOriginal-Recipient: rfc822;old+x@x.example\r\n\
+                     Final-Recipient: rfc822; new@x.example\r\nAction: relayed\r\n";
+        assert!(fields.contains(group), "{fields}");
+        assert_eq!(relayed.message.subject.as_deref(), Some("Mail was handed to the next server"));
+        notice.action = Action::Delayed(Timestamp::UNIX_EPOCH);
+        let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice]).unwrap();
+        let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
+        assert!(fields.contains("Action: delayed\r\n"), "{fields}");
+        assert!(fields.contains("\r\nWill-Retry-Until: Thu, 1 Jan 1970 00:00:00 +0000"), "{fields}");
+    }
+
+    #[test]
+    fn the_whole_message_comes_back_only_where_it_was_asked_for_and_fits() {
+        let failed = [failure("b@x.example", None, "550 no")];
+        let text = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n";
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        let whole = |message: &Message, text: &str, notices: &[Notice]| {
+            let new = compose_for(message, text, notices).unwrap();
+            (part(&new.content.submitted, "message/rfc822"), new.message.body)
+        };
+        assert_eq!(whole(&message, text, &failed).0, None);
+        message.parameters.return_content = Some(ReturnContent::Full);
+        let expected = format!("Received: by us\r\n{}", text);
+        assert_eq!(whole(&message, text, &failed), (Some(expected), BodyType::EightBitMime));
+        let mut delayed = failed.clone();
+        delayed[0].action = Action::Delayed(Timestamp::UNIX_EPOCH);
+        assert_eq!(whole(&message, text, &delayed).0, None);
+        assert_eq!(whole(&message, "Subject: \u{fc}\r\n\r\n", &failed), (None, BodyType::SevenBit));
+        let large = format!("Subject: x\r\n\r\n{}", "x\r\n".repeat(RETURNED_OCTETS_MAX / 3));
+        assert_eq!(whole(&message, &large, &failed).0, None);
     }
 }

@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use super::RelayError;
 use crate::config;
-use crate::mail::{Environment, Host, TenantId, TlsMode};
+use crate::mail::{Environment, Host, TenantId, TenantStatus, TlsMode};
 use crate::smtp::client::Login;
-use crate::store::{Batch, Directory, SmartHost, Store, StoreError};
+use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
 /// Above it the cache starts anew; each entry costs one look-up.
 const TENANTS_MAX: usize = 10_000;
@@ -50,11 +50,32 @@ pub struct Router {
     tenants: Mutex<Tenants>,
 }
 
-/// The smart hosts of tenants, as they were in one version of the directory.
+/// Where the mail of tenants goes, as it was in one version of the directory.
 #[derive(Default)]
 struct Tenants {
     version: u64,
-    smart_hosts: HashMap<TenantId, Option<Arc<SmartHost>>>,
+    directions: HashMap<TenantId, Direction>,
+}
+
+/// Where the mail of one tenant goes.
+#[derive(Clone)]
+enum Direction {
+    /// To its own smart host.
+    SmartHost(Arc<SmartHost>),
+    /// Where everybody's goes.
+    Default,
+    /// Nowhere, while the tenant is suspended.
+    Held,
+}
+
+impl From<Tenant> for Direction {
+    fn from(tenant: Tenant) -> Self {
+        match (tenant.status, tenant.smart_host) {
+            (TenantStatus::Suspended, _) => Self::Held,
+            (TenantStatus::Active, Some(smart_host)) => Self::SmartHost(Arc::new(smart_host)),
+            (TenantStatus::Active, None) => Self::Default,
+        }
+    }
 }
 
 impl Router {
@@ -70,49 +91,42 @@ impl Router {
         Ok(Self { store, platform, tenants: Mutex::default() })
     }
 
-    /// The lane of a batch; `None` if its tenant is gone.
+    /// The lane of a batch; `None` if its tenant is gone or suspended.
     ///
     /// # Errors
     /// The store's.
     pub async fn lane_of(&self, batch: &Batch) -> Result<Option<Lane>, StoreError> {
         let tenant = batch.message.tenant_id;
-        if batch.message.environment == Environment::Test {
-            return Ok(Some(Lane::Sandbox(tenant)));
-        }
         // Read before the tenant, so that what changes meanwhile is not remembered as new.
         let version = self.store.directory_version();
-        let own = match self.remembered(tenant, version) {
-            Some(own) => own,
+        let direction = match self.remembered(tenant, version) {
+            Some(direction) => direction,
             None => match self.store.tenant(tenant).await? {
-                Some(tenant) => self.remember(tenant.id, tenant.smart_host, version),
+                Some(found) => self.remember(tenant, found.into(), version),
                 None => return Ok(None),
             },
         };
-        Ok(Some(match (own, &self.platform) {
-            (Some(smart_host), _) => Lane::TenantSmartHost(tenant, smart_host),
-            (None, Some(_)) => Lane::PlatformSmartHost,
-            (None, None) => Lane::Mx(batch.destination.clone()),
-        }))
+        Ok(match (direction, &self.platform) {
+            (Direction::Held, _) => None,
+            _ if batch.message.environment == Environment::Test => Some(Lane::Sandbox(tenant)),
+            (Direction::SmartHost(smart_host), _) => Some(Lane::TenantSmartHost(tenant, smart_host)),
+            (Direction::Default, Some(_)) => Some(Lane::PlatformSmartHost),
+            (Direction::Default, None) => Some(Lane::Mx(batch.destination.clone())),
+        })
     }
 
-    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Option<Arc<SmartHost>>> {
+    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Direction> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.version == version).then(|| tenants.smart_hosts.get(&tenant).cloned()).flatten()
+        (tenants.version == version).then(|| tenants.directions.get(&tenant).cloned()).flatten()
     }
 
-    fn remember(
-        &self,
-        tenant: TenantId,
-        smart_host: Option<SmartHost>,
-        version: u64,
-    ) -> Option<Arc<SmartHost>> {
-        let smart_host = smart_host.map(Arc::new);
+    fn remember(&self, tenant: TenantId, direction: Direction, version: u64) -> Direction {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.version != version || tenants.smart_hosts.len() >= TENANTS_MAX {
-            *tenants = Tenants { version, smart_hosts: HashMap::new() };
+        if tenants.version != version || tenants.directions.len() >= TENANTS_MAX {
+            *tenants = Tenants { version, directions: HashMap::new() };
         }
-        tenants.smart_hosts.insert(tenant, smart_host.clone());
-        smart_host
+        tenants.directions.insert(tenant, direction.clone());
+        direction
     }
 
     /// The smart host of a lane that has one, with its password.

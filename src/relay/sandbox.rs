@@ -106,7 +106,7 @@ impl Wish {
 
 /// The ending for one recipient.
 pub fn ending_of(wish: Wish, delivery: &Delivery) -> Ending {
-    let peer = Arc::new(Peer { host: "sandbox".into(), address: None, tls: None });
+    let peer = Arc::new(Peer { host: "sandbox".into(), ..Peer::default() });
     Ending::of_outcome(wish.outcome(delivery.attempts), true, &peer)
 }
 

@@ -15,11 +15,11 @@ use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
     Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, SignedDuration,
-    Timestamp, TlsMode,
+    TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
-    Access, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool, Store,
-    StoreOptions, SuppressionFilter, Tenant, TenantSettings,
+    Access, ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool,
+    Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch, TenantSettings,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -167,7 +167,7 @@ impl Stage {
             },
             recipients: recipients
                 .iter()
-                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap()))
+                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
                 .collect(),
             content,
         }
@@ -415,4 +415,53 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
     assert!(stage.last_reply(id).await.contains("a private address"), "{}", stage.last_reply(id).await);
     assert_eq!(seen.lock().unwrap().connections, 0);
     stage.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (greet, greeted) = tokio::sync::oneshot::channel::<()>();
+    let shared = seen.clone();
+    tokio::spawn(async move {
+        let script = Arc::new(Script::default());
+        let first = listener.accept().await.unwrap().0;
+        greeted.await.unwrap();
+        tokio::spawn(converse(first, script.clone(), shared.clone()));
+        while let Ok((next, _)) = listener.accept().await {
+            tokio::spawn(converse(next, script.clone(), shared.clone()));
+        }
+    });
+    let stage = Stage::set(server, |relay| relay.connections_max = 1).await;
+    let first = stage.send(Environment::Live, &["a@x.example"]).await;
+    let second = stage.send(Environment::Live, &["b@x.example"]).await;
+    let set_status = async |status| {
+        let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
+        stage.store.update_tenant(stage.tenant.id, patch, Timestamp::now()).await.unwrap();
+    };
+    while stage.store.depth().await.unwrap().claimed < 2 {
+        tokio::task::yield_now().await;
+    }
+    // Both are the relay's when it no longer has anything to claim.
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while stage.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
+    })
+    .await
+    .unwrap();
+    set_status(TenantStatus::Suspended).await;
+    greet.send(()).unwrap();
+    stage.expect(first, &[Delivered]).await;
+    while stage.store.depth().await.unwrap().claimed > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.store.deliveries(second).await.unwrap()[0].state, DeliveryState::Queued);
+    assert_eq!(seen.lock().unwrap().messages.len(), 1);
+    set_status(TenantStatus::Active).await;
+    stage.expect(second, &[Delivered]).await;
+    stage.end().await;
+}
+
+fn nothing() -> ClaimRoom {
+    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, saturated: Vec::new() }
 }

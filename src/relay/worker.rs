@@ -9,14 +9,15 @@ use tokio::sync::{SemaphorePermit, mpsc};
 use super::attempt::{Attempt, Tried};
 use super::connection::{Connection, Peer, Trouble};
 use super::ending::Ending;
-use super::record::{Account, reported_failure};
+use super::notice::{Notice, notice_of};
+use super::record::Account;
 use super::report::Report;
 use super::route::Lane;
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
 use crate::mail::{Content, DeliveryId, Timestamp};
 use crate::smtp::client::Phase;
-use crate::store::{AttemptRecord, Batch, Delivery, RecordBatch, Spool, StoreError};
+use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
 pub struct Claim {
@@ -114,6 +115,11 @@ impl Worker {
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
+        // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
+        // it back, to be held or to be claimed for its new lane.
+        if is_out_of_place(&self.core, lane, &claim).await {
+            return connection;
+        }
         if Timestamp::now() >= claim.batch.message.expires_at {
             self.expire(claim).await;
             return connection;
@@ -173,20 +179,18 @@ impl Worker {
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             transcript: &tried.transcript,
         };
-        let records = claim
-            .batch
-            .deliveries
-            .iter()
-            .zip(&tried.endings)
-            .map(|(delivery, ending)| account.record(delivery, ending, jitter()))
-            .collect();
-        self.write(claim, content, records).await;
+        let mut outcomes = Outcomes::default();
+        for (delivery, ending) in claim.batch.deliveries.iter().zip(&tried.endings) {
+            let record = account.record(delivery, ending, jitter());
+            outcomes.add(&claim.batch.message, delivery, record, ending.peer.offers_dsn);
+        }
+        self.write(claim, content, outcomes).await;
     }
 
     /// The spool cannot be read: another time.
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message = %claim.batch.message.id, %error, "cannot read a message from the spool");
-        let peer = Arc::new(Peer { host: String::new(), address: None, tls: None });
+        let peer = Arc::new(Peer::default());
         let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
         let tried = Tried { endings, transcript: String::new(), connection: None };
@@ -196,9 +200,11 @@ impl Worker {
     async fn expire(&self, claim: Claim) {
         let now = Timestamp::now();
         let account = Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: "" };
-        let records =
-            claim.batch.deliveries.iter().map(|delivery| account.record_expired(delivery)).collect();
-        self.write(claim, None, records).await;
+        let mut outcomes = Outcomes::default();
+        for delivery in &claim.batch.deliveries {
+            outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
+        }
+        self.write(claim, None, outcomes).await;
     }
 
     /// The test environment.
@@ -229,7 +235,7 @@ impl Worker {
             return;
         }
         let now = Timestamp::now();
-        let mut records = Vec::with_capacity(claim.batch.deliveries.len());
+        let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let wish = Wish::of(&delivery.recipient);
             let transcript = sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts));
@@ -238,45 +244,69 @@ impl Worker {
                 Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
             let mut record = account.record(delivery, &sandbox::ending_of(wish, delivery), jitter());
             wish.amend(&mut record, delivery, now);
-            records.push(record);
+            outcomes.add(&claim.batch.message, delivery, record, false);
         }
         let content = claim.batch.content.clone();
-        self.write(claim, content.as_ref(), records).await;
+        self.write(claim, content.as_ref(), outcomes).await;
     }
 
-    /// Logs the records, adds the report, and hands both to the recorder.
-    async fn write(&self, claim: Claim, content: Option<&Content>, records: Vec<AttemptRecord>) {
-        let message = &claim.batch.message;
-        let mut failures = Vec::new();
-        for (delivery, record) in claim.batch.deliveries.iter().zip(&records) {
-            log(delivery, record);
-            failures.extend(reported_failure(delivery, record));
-        }
-        let report = match failures.as_slice() {
+    /// Adds the report to the records and hands both to the recorder.
+    async fn write(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
+        let Outcomes { records, notices } = outcomes;
+        let report = match notices.as_slice() {
             [] => None,
-            failures => {
-                let read = match content {
-                    None if message.reverse_path.mailbox().is_some() => {
-                        self.core.store.content(message.id).await.ok().flatten()
-                    }
-                    _ => None,
-                };
-                let report = Report {
-                    hostname: &self.core.settings.hostname,
-                    message,
-                    content: content.or(read.as_ref()),
-                    failures,
-                    now: Timestamp::now(),
-                    lifetime: self.core.settings.expiry,
-                };
-                report.compose()
-            }
+            notices => self.report(&claim.batch.message, content, notices).await,
         };
         // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
         if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
             claim.settle();
         }
     }
+
+    async fn report(
+        &self,
+        message: &Message,
+        content: Option<&Content>,
+        notices: &[Notice],
+    ) -> Option<NewMessage> {
+        let read = match content {
+            None if message.reverse_path.mailbox().is_some() => {
+                self.core.store.content(message.id).await.ok().flatten()
+            }
+            _ => None,
+        };
+        let report = Report {
+            hostname: &self.core.settings.hostname,
+            message,
+            content: content.or(read.as_ref()),
+            notices,
+            now: Timestamp::now(),
+            lifetime: self.core.settings.expiry,
+        };
+        report.compose()
+    }
+}
+
+/// What is written down of a batch, and what its sender is told.
+#[derive(Default)]
+struct Outcomes {
+    records: Vec<AttemptRecord>,
+    notices: Vec<Notice>,
+}
+
+impl Outcomes {
+    /// `passed_on`: the server that took it gives the reports.
+    fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, passed_on: bool) {
+        log(delivery, &record);
+        self.notices.extend(notice_of(message, delivery, &record, passed_on));
+        self.records.push(record);
+    }
+}
+
+/// Whether the lane is no longer the one that the claim belongs in.
+async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
+    // Where the store cannot be asked, what was right when it was claimed is good enough.
+    core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
 }
 
 /// From -1 to 1.

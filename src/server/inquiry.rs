@@ -185,7 +185,8 @@ impl Inquiry {
     /// Words a refusal, and notes it for the tenant unless the fault is ours.
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
         let reference: Option<RequestId> = answers::concerns_tenant(refusal.code)
-            .then(|| self.server.intake.note_rejection(submitter, stage, refusal));
+            .then(|| self.server.intake.note_rejection(submitter, stage, refusal))
+            .flatten();
         let reply = answers::reply(refusal, reference);
         tracing::info!(
             key = %submitter.key.id,

@@ -1,7 +1,8 @@
 //! Commands, shaped like the ABNF of RFC 5321 §4.1: first the verb, by which the session decides whether it may
 //! come now, then its arguments.
 
-use crate::mail::{Address, AddressError, BodyType, Host, ReversePath};
+use super::parameters::{self, MailOptions};
+use crate::mail::{Address, AddressError, Host, RcptParameters, ReversePath};
 
 /// A verb that the server knows and offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,11 @@ impl Verb {
         match self {
             // RFC 4954 §4.
             Self::Auth => super::LINE_OCTETS_MAX,
-            // SIZE (RFC 1870 §3), BODY (RFC 6152 §2), SMTPUTF8 (RFC 6531 §3.1), AUTH (RFC 4954 §3).
-            Self::Mail => 512 + 26 + 17 + 10 + 500,
+            // SIZE (RFC 1870 §3), BODY (RFC 6152 §2), SMTPUTF8 (RFC 6531 §3.1), AUTH (RFC 4954 §3), RET and
+            // ENVID (RFC 3461 §4).
+            Self::Mail => 512 + 26 + 17 + 10 + 500 + 9 + 107,
+            // NOTIFY and ORCPT (RFC 3461 §4).
+            Self::Rcpt => 512 + 29 + 507,
             Self::Vrfy => 512 + 10,
             _ => 512,
         }
@@ -120,62 +124,19 @@ pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct MailArguments {
     pub path: ReversePath,
-    /// `SIZE=` (RFC 1870).
-    pub octets: Option<u64>,
-    pub body: BodyType,
-    pub smtputf8: bool,
+    pub options: MailOptions,
 }
 
 /// Reads what follows MAIL.
 pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
     const SHAPE: CommandError = CommandError::Argument("MAIL FROM:<address>");
     let (path, parameters) = split_path(arguments, "FROM:", SHAPE)?;
-    let mut mail = MailArguments {
-        path: match path {
-            Path::Bracketed("") => ReversePath::Null,
-            Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
-            Path::Bare(text) => ReversePath::Mailbox(Address::parse(text).map_err(CommandError::Address)?),
-        },
-        octets: None,
-        body: BodyType::SevenBit,
-        smtputf8: false,
+    let path = match path {
+        Path::Bracketed("") => ReversePath::Null,
+        Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
+        Path::Bare(text) => ReversePath::Mailbox(Address::parse(text).map_err(CommandError::Address)?),
     };
-    let mut seen: Vec<&str> = Vec::new();
-    for parameter in parameters.split(' ').filter(|p| !p.is_empty()) {
-        let (keyword, value) = match parameter.split_once('=') {
-            Some((keyword, value)) => (keyword, Some(value)),
-            None => (parameter, None),
-        };
-        if seen.iter().any(|earlier| earlier.eq_ignore_ascii_case(keyword)) {
-            return Err(CommandError::Argument("each parameter once"));
-        }
-        seen.push(keyword);
-        set_parameter(&mut mail, keyword, value)?;
-    }
-    Ok(mail)
-}
-
-fn set_parameter(mail: &mut MailArguments, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
-    match (keyword.to_ascii_uppercase().as_str(), value) {
-        ("SIZE", Some(digits)) => {
-            // RFC 1870 §4: 1*20DIGIT. What overflows is over any limit all the same.
-            if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(CommandError::Argument("SIZE=octets"));
-            }
-            mail.octets = Some(digits.parse().unwrap_or(u64::MAX));
-        }
-        ("BODY", Some(kind)) if kind.eq_ignore_ascii_case("7BIT") => mail.body = BodyType::SevenBit,
-        ("BODY", Some(kind)) if kind.eq_ignore_ascii_case("8BITMIME") => mail.body = BodyType::EightBitMime,
-        ("BODY", Some(_)) => return Err(CommandError::Parameter("BODY is 7BIT or 8BITMIME")),
-        ("SMTPUTF8", None) => mail.smtputf8 = true,
-        // RFC 4954 §5: the claim of a client that we do not trust with it is treated as AUTH=<>.
-        ("AUTH", Some(value)) if !value.is_empty() => {}
-        ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => {
-            return Err(CommandError::Argument("SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox"));
-        }
-        _ => return Err(CommandError::Parameter("MAIL takes SIZE, BODY, SMTPUTF8 and AUTH")),
-    }
-    Ok(())
+    Ok(MailArguments { path, options: parameters::parse_mail_options(parameters)? })
 }
 
 /// Where a RCPT goes (RFC 5321 §4.1.1.3).
@@ -188,19 +149,18 @@ pub enum ForwardPath {
 }
 
 /// Reads what follows RCPT.
-pub fn parse_rcpt(arguments: &str) -> Result<ForwardPath, CommandError> {
+pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let (path, parameters) = split_path(arguments, "TO:", CommandError::Argument("RCPT TO:<address>"))?;
-    if !parameters.is_empty() {
-        return Err(CommandError::Parameter("RCPT takes none"));
-    }
+    let parameters = parameters::parse_rcpt_parameters(parameters)?;
     let (Path::Bracketed(text) | Path::Bare(text)) = path;
     if text.eq_ignore_ascii_case("postmaster") {
-        return Ok(ForwardPath::Postmaster);
+        return Ok((ForwardPath::Postmaster, parameters));
     }
-    match path {
-        Path::Bracketed(text) => parse_mailbox(text).map(ForwardPath::Mailbox),
-        Path::Bare(text) => Address::parse(text).map(ForwardPath::Mailbox).map_err(CommandError::Address),
-    }
+    let mailbox = match path {
+        Path::Bracketed(text) => parse_mailbox(text)?,
+        Path::Bare(text) => Address::parse(text).map_err(CommandError::Address)?,
+    };
+    Ok((ForwardPath::Mailbox(mailbox), parameters))
 }
 
 /// Reads what follows AUTH: a mechanism and an initial response (RFC 4954 §4).
@@ -318,7 +278,7 @@ mod tests {
     #[test]
     fn each_verb_has_the_length_that_the_standards_give_it() {
         let line = |verb: &str, octets: usize| format!("{verb} {}", "x".repeat(octets - 2 - verb.len() - 1));
-        for (verb, octets_max) in [("RCPT", 512), ("NOOP", 512), ("MAIL", 1065), ("AUTH", 12_288)] {
+        for (verb, octets_max) in [("RCPT", 1048), ("NOOP", 512), ("MAIL", 1181), ("AUTH", 12_288)] {
             assert!(split(line(verb, octets_max).as_bytes()).is_ok(), "{verb}");
             assert_eq!(split(line(verb, octets_max + 1).as_bytes()), Err(CommandError::TooLong), "{verb}");
         }
@@ -369,32 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_offered_extensions_are_taken_and_others_refused() {
-        let mail = parse_mail("FROM:<a@b.example>  size=20 BODY=8bitmime SMTPUTF8 AUTH=<> ").unwrap();
-        assert_eq!((mail.octets, mail.body, mail.smtputf8), (Some(20), BodyType::EightBitMime, true));
-        let octets = |value: &str| parse_mail(&format!("FROM:<> SIZE={value}")).map(|mail| mail.octets);
-        assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
-        for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
-            assert!(octets(bad).is_err(), "{bad}");
-        }
-        for bad in ["SMTPUTF8=1", "SIZE", "BODY", "AUTH", "AUTH=", "SIZE=1 size=2"] {
-            let parsed = parse_mail(&format!("FROM:<> {bad}"));
-            assert!(matches!(parsed, Err(CommandError::Argument(_))), "{bad}: {parsed:?}");
-        }
-        for bad in ["RET=FULL", "BODY=BINARYMIME", "X", "=1", "HOLDFOR=1"] {
-            let parsed = parse_mail(&format!("FROM:<> {bad}"));
-            assert!(matches!(parsed, Err(CommandError::Parameter(_))), "{bad}: {parsed:?}");
-        }
-    }
-
-    #[test]
     fn forward_paths_are_mailboxes_or_the_postmaster() {
-        assert_eq!(parse_rcpt("TO:<PostMaster>"), Ok(ForwardPath::Postmaster));
+        let path = |arguments: &str| parse_rcpt(arguments).map(|(path, _)| path);
+        assert_eq!(path("TO:<PostMaster> NOTIFY=NEVER"), Ok(ForwardPath::Postmaster));
         let mailbox = Address::parse("a@b.example").unwrap();
-        assert_eq!(parse_rcpt("to: a@b.example"), Ok(ForwardPath::Mailbox(mailbox)));
+        assert_eq!(path("to: a@b.example"), Ok(ForwardPath::Mailbox(mailbox)));
         assert_eq!(parse_rcpt("TO:<>"), Err(CommandError::Address(AddressError::Shape)));
         assert_eq!(parse_rcpt("TO:<a>"), Err(CommandError::Address(AddressError::Shape)));
-        assert!(matches!(parse_rcpt("TO:<a@b.c> NOTIFY=NEVER"), Err(CommandError::Parameter(_))));
     }
 
     proptest! {

@@ -77,7 +77,9 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
 
 #[test]
 fn every_dialogue_goes_as_written() {
-    let dialogues = load_all(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogues")));
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogues"));
+    // Those in `bare` need a nonce that no real server gives twice.
+    let dialogues = [load_all(directory), load_all(&directory.join("bare"))].concat();
     assert!(dialogues.len() >= 25, "only {} were found", dialogues.len());
     for dialogue in &dialogues {
         hold(dialogue, false);

@@ -20,6 +20,8 @@ pub fn offer(
         "8BITMIME".into(),
         // RFC 6531.
         "SMTPUTF8".into(),
+        // RFC 3461.
+        "DSN".into(),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];

@@ -3,7 +3,7 @@
 //! The server's side, for submission (RFC 6409), from the outside in:
 //! * [`Session`]: the whole state of one connection. `step` takes an [`Input`] and says what is [`Next`].
 //! * [`LineReader`]: where a command line ends (RFC 5321 §2.3.8).
-//! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1.
+//! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1; `parameters` those of MAIL and RCPT.
 //! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
 //! * `data`: where a message ends, and its bytes without the transparency dots (RFC 5321 §4.5.2).
 //! * `extension`: what EHLO offers.
@@ -18,6 +18,7 @@ mod data;
 mod dialogue_tests;
 mod extension;
 mod line;
+mod parameters;
 pub mod replies;
 mod reply;
 mod sasl;

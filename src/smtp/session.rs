@@ -15,7 +15,9 @@ use super::line::LineError;
 use super::sasl::{self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError};
 use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
-use crate::mail::{Address, DomainName, Envelope, Host, LocalPart, MessageId, Refusal, ReversePath, Stage};
+use crate::mail::{
+    Address, DomainName, Envelope, Host, LocalPart, MessageId, Recipient, Refusal, ReversePath, Stage,
+};
 
 /// What a server is to its clients.
 #[derive(Debug, Clone)]
@@ -191,7 +193,7 @@ enum Pending {
     User(ClientFirst),
     Proof,
     Sender(Box<Draft>),
-    Recipient(Box<Draft>, Address),
+    Recipient(Box<Draft>, Recipient),
     StartData(Box<Draft>),
     Accept,
     /// Goes on with this draft, if there is one left.
@@ -325,7 +327,7 @@ impl Session {
             (Verb::Mail, _) => self.mail(arguments),
             (Verb::Rcpt, Some(draft)) => self.rcpt(draft, arguments),
             (Verb::Data, Some(draft)) => {
-                let octets_declared = draft.octets_declared;
+                let octets_declared = draft.options.octets;
                 self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
             }
             (Verb::Rcpt | Verb::Data, None) => self.fail(None, replies::mail_first_503()),
@@ -432,11 +434,11 @@ impl Session {
             Err(error) => return self.fail(None, replies::for_command(&error)),
         };
         let utf8_path = mail.path.mailbox().is_some_and(Address::needs_smtputf8);
-        if utf8_path && !mail.smtputf8 {
+        if utf8_path && !mail.options.smtputf8 {
             return self.fail(None, replies::sender_needs_utf8_553());
         }
         let octets_max = self.settings.data.message_octets_max;
-        if mail.octets.is_some_and(|octets| octets > octets_max) {
+        if mail.options.octets.is_some_and(|octets| octets > octets_max) {
             return self.refuse(None, Stage::Mail, transaction::too_large(octets_max));
         }
         let path = mail.path.clone();
@@ -444,10 +446,10 @@ impl Session {
     }
 
     fn rcpt(&mut self, draft: Box<Draft>, arguments: &str) -> Step {
-        let address = match command::parse_rcpt(arguments) {
-            Ok(ForwardPath::Mailbox(address)) => address,
-            Ok(ForwardPath::Postmaster) => match LocalPart::parse("postmaster") {
-                Ok(local) => Address::new(local, Host::Domain(self.settings.hostname.clone())),
+        let (address, parameters) = match command::parse_rcpt(arguments) {
+            Ok((ForwardPath::Mailbox(address), parameters)) => (address, parameters),
+            Ok((ForwardPath::Postmaster, parameters)) => match LocalPart::parse("postmaster") {
+                Ok(local) => (Address::new(local, Host::Domain(self.settings.hostname.clone())), parameters),
                 Err(error) => {
                     return self.refuse(Some(draft), Stage::Rcpt, transaction::invalid_recipient(error));
                 }
@@ -458,15 +460,16 @@ impl Session {
             Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
         };
         // Twice the same is once: it was admitted, and gets one copy.
-        if draft.recipients.contains(&address) {
+        if draft.recipients.iter().any(|earlier| earlier.address == address) {
             return self.ready(Some(draft), replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
         if draft.recipients.len() >= recipients_max {
             return self.refuse(Some(draft), Stage::Rcpt, transaction::too_many_recipients(recipients_max));
         }
-        let question = Question::AdmitRecipient { address: address.clone(), smtputf8: draft.smtputf8 };
-        self.ask(Pending::Recipient(draft, address), question)
+        let question =
+            Question::AdmitRecipient { address: address.clone(), smtputf8: draft.options.smtputf8 };
+        self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
     }
 
     fn receive(&mut self, mut receiving: Box<Receiving>, octets: &[u8]) -> Step {
@@ -524,8 +527,8 @@ impl Session {
             }
             (Pending::Proof, Verdict::Proven(signature)) => self.advance_sasl(Ok(sasl::answer(&signature))),
             (Pending::Sender(draft), _) => self.ready(Some(draft), replies::sender_ok_250()),
-            (Pending::Recipient(mut draft, address), _) => {
-                draft.recipients.push(address);
+            (Pending::Recipient(mut draft, recipient), _) => {
+                draft.recipients.push(recipient);
                 self.ready(Some(draft), replies::recipient_ok_250())
             }
             (Pending::StartData(draft), _) => {

@@ -52,6 +52,13 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("MAIL FROM:<a@own.example> X=1",  ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "555 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> SIZE=1001",         ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "552 5.3.4",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> SIZE=1000",         ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> RET=FULL ENVID=a",  ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> RET=ALL",           ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> ENVID=a+0D+0A",     ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> AUTH=a=b",          ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("RCPT TO:<c@d.example> NOTIFY=SUCCESS ORCPT=rfc822;x", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "250 2.1.5", "250 2.1.5"]),
+    ("RCPT TO:<c@d.example> NOTIFY=NEVER,DELAY", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "501 5.5.4", "501 5.5.4"]),
+    ("RCPT TO:<c@d.example> ORCPT=x",  ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "501 5.5.4",  "501 5.5.4"]),
     ("RCPT TO:<b@other.example>",      ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "250 2.1.5",  "250 2.1.5"]),
     ("RCPT TO:<suppressed@b.example>", ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "550 5.7.1",  "550 5.7.1"]),
     ("RCPT TO:<nobody>",               ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "553 5.1.3",  "553 5.1.3"]),
@@ -120,7 +127,7 @@ fn the_offer_changes_with_tls_and_login() {
     assert_eq!(
         plain,
         "250-mx.pillarbox.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-         250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
+         250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
     );
     it.say("STARTTLS\r\n");
     let secured = it.say("EHLO c.example\r\n");
@@ -190,7 +197,7 @@ fn a_message_is_accepted_with_its_envelope_and_the_next_can_follow() {
     let done = it.say("Subject: x\r\n\r\n..dot\r\n.\r\n");
     assert!(done.starts_with("250 2.0.0 Ok: queued as msg_"), "{done}");
     let (envelope, message, protocol) = &it.accepted[0];
-    let recipients: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
+    let recipients: Vec<String> = envelope.recipients.iter().map(|to| to.address.to_string()).collect();
     assert_eq!(recipients, ["b@other.example", "B@other.example", "postmaster@mx.pillarbox.example"]);
     assert_eq!((envelope.reverse_path.to_string().as_str(), envelope.smtputf8), ("a@own.example", true));
     assert_eq!(message, b"Subject: x\r\n\r\n.dot\r\n");

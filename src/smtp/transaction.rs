@@ -2,7 +2,8 @@
 
 use super::command::MailArguments;
 use super::data::{DataLimits, Fault};
-use crate::mail::{Address, AddressError, BodyType, Envelope, Refusal, RefusalCode, ReversePath};
+use super::parameters::MailOptions;
+use crate::mail::{AddressError, Envelope, Recipient, Refusal, RefusalCode, ReversePath};
 
 /// The room that a message gets before anything of it has come, whatever its MAIL declared.
 const OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
@@ -13,35 +14,28 @@ const OCTETS_EXPECTED: u64 = 16 * 1024;
 #[derive(Debug)]
 pub struct Draft {
     pub reverse_path: ReversePath,
-    pub recipients: Vec<Address>,
-    pub body: BodyType,
-    pub smtputf8: bool,
-    pub octets_declared: Option<u64>,
+    pub recipients: Vec<Recipient>,
+    pub options: MailOptions,
 }
 
 impl Draft {
     pub fn new(mail: MailArguments) -> Self {
-        Self {
-            reverse_path: mail.path,
-            recipients: Vec::new(),
-            body: mail.body,
-            smtputf8: mail.smtputf8,
-            octets_declared: mail.octets,
-        }
+        Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options }
     }
 
     pub fn into_envelope(self) -> Envelope {
         Envelope {
             reverse_path: self.reverse_path,
             recipients: self.recipients,
-            body: self.body,
-            smtputf8: self.smtputf8,
+            body: self.options.body,
+            smtputf8: self.options.smtputf8,
+            parameters: self.options.parameters,
         }
     }
 
     /// How much room to make: what MAIL declared is a hint, never a right.
     pub fn octets_expected(&self, limits: &DataLimits) -> usize {
-        let hint = self.octets_declared.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
+        let hint = self.options.octets.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
         usize::try_from(hint.min(limits.message_octets_max)).unwrap_or(0)
     }
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
-    ReversePath, Scope, SignedDuration, Verification,
+    MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
 
 /// A store in a directory of its own.
@@ -176,6 +176,12 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
         reverse_path: ReversePath::Mailbox(address("sender@example.com")),
         body: BodyType::EightBitMime,
         smtputf8: true,
+        parameters: MailParameters {
+            return_content: Some(ReturnContent::Full),
+            envelope_id: "id+2B1".parse().ok(),
+            require_tls: true,
+            release_at: None,
+        },
         size: content.len() as u64,
         subject: Some("hello".to_owned()),
         header_from: Some("sender@example.com".to_owned()),
@@ -185,7 +191,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
         expires_at: created_at + SignedDuration::from_hours(24),
     };
     let recipients =
-        recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text))).collect();
+        recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
     NewMessage { message, recipients, content }
 }
 

@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, Imprint,
-    KeyId, MessageId, RefusalCode, RequestId, ReversePath, Scope, ScramVerifier, Stage, SuppressionId,
-    SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    KeyId, MailParameters, MessageId, RcptParameters, Recipient, RefusalCode, RequestId, ReversePath, Scope,
+    ScramVerifier, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode,
+    Verification,
 };
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
@@ -348,7 +349,7 @@ pub struct SuppressionFilter {
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     pub message: Message,
-    pub recipients: Vec<(DeliveryId, Address)>,
+    pub recipients: Vec<(DeliveryId, Recipient)>,
     pub content: Content,
 }
 
@@ -363,6 +364,7 @@ pub struct Message {
     pub reverse_path: ReversePath,
     pub body: BodyType,
     pub smtputf8: bool,
+    pub parameters: MailParameters,
     /// Octets as sent, our fields included.
     pub size: u64,
     /// The decoded Subject, shortened to 255 characters, for lists.
@@ -384,6 +386,7 @@ pub struct Delivery {
     pub id: DeliveryId,
     pub message_id: MessageId,
     pub recipient: Address,
+    pub parameters: RcptParameters,
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,

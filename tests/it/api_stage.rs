@@ -135,6 +135,7 @@ impl ApiStage {
             reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
             body: BodyType::SevenBit,
             smtputf8: false,
+            parameters: Default::default(),
             size: 23,
             subject: Some("hello".into()),
             header_from: None,
@@ -148,7 +149,7 @@ impl ApiStage {
             prefix: Bytes::from_static(b"A: b\r\n"),
             submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
         };
-        let recipients = vec![(DeliveryId::generate(now), recipient)];
+        let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
         id
     }

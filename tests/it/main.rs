@@ -23,6 +23,8 @@ mod api_isolation;
 mod bad_input;
 mod delivery;
 mod dkim;
+mod dsn;
+mod fuzz;
 mod hostile;
 mod layers;
 mod lettre;

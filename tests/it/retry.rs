@@ -1,5 +1,7 @@
 //! What is not delivered at once: later attempts, restarts, trouble on the other side, giving up.
 
+use pillarbox::config::Config;
+
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::report::expect_report;
@@ -188,4 +190,20 @@ async fn a_message_with_the_null_reverse_path_is_never_reported() {
     server.wait_for_status(&crate::server::message_id(&reply), &["bounced"]).await;
     let all = server.control.get("/v1/emails").await;
     assert_eq!(all["data"].as_array().map(Vec::len), Some(1), "{all}");
+}
+
+#[tokio::test]
+async fn a_second_host_is_asked_even_where_one_connection_is_all_there_may_be() {
+    let dns = FakeDns::start().await;
+    let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
+    dns.mx("b.test", &[(10, "mx1.b.test"), (20, "mx2.b.test")]);
+    dns.addresses("mx1.b.test", &[servers[0].address.ip()]);
+    dns.addresses("mx2.b.test", &[servers[1].address.ip()]);
+    servers[0].script(Phase::Rcpt, "", 9, Fault::Reply("451 4.7.1 greylisted"));
+    let one_place = |config: &mut Config| config.relay.connections_max = 1;
+    let server = TestServer::start_with(&dns, servers[0].address.port(), one_place).await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "second")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    servers[1].wait_for(1).await;
 }

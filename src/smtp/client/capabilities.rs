@@ -13,6 +13,8 @@ pub struct Capabilities {
     pub eight_bit_mime: bool,
     /// RFC 6531.
     pub smtputf8: bool,
+    /// RFC 3461.
+    pub dsn: bool,
     /// RFC 3207.
     pub starttls: bool,
     /// RFC 4954 with the mechanism PLAIN (RFC 4616).
@@ -35,6 +37,7 @@ impl Capabilities {
                 }
                 "8BITMIME" => read.eight_bit_mime = true,
                 "SMTPUTF8" => read.smtputf8 = true,
+                "DSN" => read.dsn = true,
                 "STARTTLS" => read.starttls = true,
                 "AUTH" => words.for_each(|word| read.note_mechanism(word)),
                 // The form from before RFC 2554, which some servers still send beside or instead of the right one.
@@ -66,9 +69,16 @@ mod tests {
 
     #[test]
     fn keywords_are_read_in_any_case_and_the_servers_name_is_not_one() {
-        let all =
-            read(&["PIPELINING", "size 1000", "8BitMime", "STARTTLS", "SMTPUTF8", "AUTH GSSAPI login plain"]);
-        assert!(!all.pipelining && all.eight_bit_mime && all.starttls && all.smtputf8);
+        let all = read(&[
+            "PIPELINING",
+            "size 1000",
+            "8BitMime",
+            "STARTTLS",
+            "SMTPUTF8",
+            "dsn",
+            "AUTH GSSAPI login plain",
+        ]);
+        assert!(!all.pipelining && all.eight_bit_mime && all.starttls && all.smtputf8 && all.dsn);
         assert!(all.auth_plain && all.auth_login);
         assert_eq!(all.size_octets_max, Some(1000));
         assert!(read(&["mx", "PIPELINING"]).pipelining);

@@ -17,7 +17,7 @@ pub use capabilities::Capabilities;
 pub use opening::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
 pub use reply_reader::{ReplyError, ReplyReader};
 pub use stuffing::Stuffing;
-pub use transaction::{Next, Outcome, Request, Transaction};
+pub use transaction::{Next, Outcome, Request, Target, Transaction};
 
 /// Which part of the dialogue something belongs to. Decides what a reply means and how long to wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -83,12 +83,12 @@ impl ReplyReader {
 impl Partial {
     /// Takes a line without its LF. True if it was the last one.
     fn push_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        let line = line.trim_ascii_end();
-        self.octets += line.len() + 2;
+        // Counted as it came, so that the verdict does not depend on how it was split.
+        self.octets += line.len() + 1;
         if line.len() > LINE_OCTETS_MAX || self.octets > REPLY_OCTETS_MAX || self.lines.len() >= LINES_MAX {
             return Err(ReplyError::TooLong);
         }
-        let (code, rest) = split_code(line).ok_or(ReplyError::NotAReply)?;
+        let (code, rest) = split_code(line.trim_ascii_end()).ok_or(ReplyError::NotAReply)?;
         if self.code.is_some_and(|first| first / 100 != code / 100) {
             return Err(ReplyError::Contradiction);
         }
@@ -213,6 +213,9 @@ mod tests {
         assert_eq!(read([&b"250-x\r\n".repeat(LINES_MAX + 1)[..]]).1, Some(ReplyError::TooLong));
         let wide = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat().repeat(17);
         assert_eq!(read([&wide[..]]).1, Some(ReplyError::TooLong));
+        // White space at the end counts, in one piece as in many.
+        let blank = [b"250 x".as_slice(), &[b' '; LINE_OCTETS_MAX], b"\r\n"].concat();
+        assert_eq!(read([&blank[..]]), read(blank.chunks(1)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Capabilities, Phase};
-use crate::mail::{Address, EnhancedStatus, ReversePath};
+use crate::mail::{Address, EnhancedStatus, MailParameters, RcptParameters, ReversePath};
 use crate::smtp::Reply;
 
 /// What is to be sent.
@@ -11,8 +11,10 @@ use crate::smtp::Reply;
 pub struct Request<'a> {
     /// MAIL's path.
     pub reverse_path: &'a ReversePath,
-    /// RCPT's paths, at least one.
-    pub recipients: &'a [&'a Address],
+    /// What else MAIL asks for.
+    pub parameters: &'a MailParameters,
+    /// At least one.
+    pub recipients: &'a [Target<'a>],
     /// Octets of the message.
     pub size_octets: u64,
     /// Whether it has octets above 127 or was declared as such.
@@ -21,6 +23,15 @@ pub struct Request<'a> {
     pub utf8_header: bool,
     /// Whether a transaction was left open before: it is ended first.
     pub reset: bool,
+}
+
+/// One recipient.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// RCPT's path.
+    pub address: &'a Address,
+    /// What else RCPT asks for.
+    pub parameters: &'a RcptParameters,
 }
 
 /// What became of one recipient.
@@ -93,7 +104,7 @@ impl Transaction {
         let outcomes: Vec<Option<Outcome>> = request
             .recipients
             .iter()
-            .map(|recipient| find_obstacle(capabilities, request, recipient))
+            .map(|recipient| find_obstacle(capabilities, request, recipient.address))
             .collect();
         let mut commands = Vec::with_capacity(request.recipients.len() + 3);
         if outcomes.iter().any(Option::is_none) {
@@ -103,10 +114,8 @@ impl Transaction {
             commands.push(Exchange { verb: Verb::Mail, line: mail_line(capabilities, request) });
             for (index, recipient) in request.recipients.iter().enumerate() {
                 if outcomes[index].is_none() {
-                    commands.push(Exchange {
-                        verb: Verb::Rcpt(index),
-                        line: format!("RCPT TO:<{recipient}>\r\n"),
-                    });
+                    let line = rcpt_line(capabilities, recipient);
+                    commands.push(Exchange { verb: Verb::Rcpt(index), line });
                 }
             }
             commands.push(Exchange { verb: Verb::Data, line: "DATA\r\n".into() });
@@ -281,7 +290,9 @@ impl Transaction {
 impl Verb {
     fn phase(self) -> Phase {
         match self {
-            Self::Reset | Self::Mail => Phase::Mail,
+            // A refusal of RSET is about the connection: the message was not even offered.
+            Self::Reset => Phase::Hello,
+            Self::Mail => Phase::Mail,
             Self::Rcpt(_) => Phase::Rcpt,
             Self::Data => Phase::Data,
         }
@@ -300,6 +311,29 @@ fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
     if capabilities.smtputf8 && needs_smtputf8(request) {
         line.push_str(" SMTPUTF8");
     }
+    // RFC 3461 §5.2.1: passed on as they came, and never invented.
+    if capabilities.dsn {
+        if let Some(wanted) = request.parameters.return_content {
+            let _ = write!(line, " RET={}", wanted.as_str());
+        }
+        if let Some(id) = &request.parameters.envelope_id {
+            let _ = write!(line, " ENVID={id}");
+        }
+    }
+    line.push_str("\r\n");
+    line
+}
+
+fn rcpt_line(capabilities: &Capabilities, recipient: &Target<'_>) -> String {
+    let mut line = format!("RCPT TO:<{}>", recipient.address);
+    if capabilities.dsn {
+        if let Some(notify) = recipient.parameters.notify {
+            let _ = write!(line, " NOTIFY={notify}");
+        }
+        if let Some(original) = &recipient.parameters.original_recipient {
+            let _ = write!(line, " ORCPT={original}");
+        }
+    }
     line.push_str("\r\n");
     line
 }
@@ -307,7 +341,7 @@ fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
 fn needs_smtputf8(request: &Request<'_>) -> bool {
     request.utf8_header
         || request.reverse_path.mailbox().is_some_and(Address::needs_smtputf8)
-        || request.recipients.iter().any(|recipient| recipient.needs_smtputf8())
+        || request.recipients.iter().any(|recipient| recipient.address.needs_smtputf8())
 }
 
 /// What the server's capabilities already say of a recipient.
@@ -342,6 +376,7 @@ mod tests {
         size_octets_max: None,
         eight_bit_mime: false,
         smtputf8: false,
+        dsn: false,
         starttls: false,
         auth_plain: false,
         auth_login: false,
@@ -354,9 +389,20 @@ mod tests {
     fn start(capabilities: &Capabilities, recipients: &[&str], size_octets: u64, reset: bool) -> Transaction {
         let reverse_path = ReversePath::parse("s@a.example").unwrap();
         let addresses: Vec<Address> = recipients.iter().map(|r| Address::parse(r).unwrap()).collect();
-        let recipients: Vec<&Address> = addresses.iter().collect();
+        let parameters = RcptParameters {
+            notify: "SUCCESS,FAILURE".parse().ok(),
+            original_recipient: "rfc822;old@x.example".parse().ok(),
+        };
+        let recipients: Vec<Target<'_>> =
+            addresses.iter().map(|address| Target { address, parameters: &parameters }).collect();
+        let asked = MailParameters {
+            return_content: Some(crate::mail::ReturnContent::Full),
+            envelope_id: "id+2B1".parse().ok(),
+            ..MailParameters::default()
+        };
         let request = Request {
             reverse_path: &reverse_path,
+            parameters: &asked,
             recipients: &recipients,
             size_octets,
             eight_bit: true,
@@ -465,6 +511,8 @@ mod tests {
         let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
         play(&mut failed, &[502]);
         assert!(failed.is_unusable());
+        // Nothing was said of the message, so nobody may be bounced for it.
+        assert_eq!(results(failed), [Some((Phase::Hello, 502))]);
     }
 
     #[test]
@@ -486,6 +534,16 @@ mod tests {
         assert!(play(&mut utf8, &[]).starts_with("MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME SMTPUTF8;"));
         let mut ascii = start(&all, &["e@x.example"], 7, false);
         assert!(play(&mut ascii, &[]).starts_with("MAIL FROM:<s@a.example> SIZE=7 BODY=8BITMIME;"));
+    }
+
+    #[test]
+    fn wishes_for_reports_are_passed_on_to_servers_that_give_them() {
+        let mut passed_on = start(&Capabilities { dsn: true, ..PIPELINING }, &["a@x.example"], 7, false);
+        assert_eq!(
+            play(&mut passed_on, &[]),
+            "MAIL FROM:<s@a.example> RET=FULL ENVID=id+2B1;\
+             RCPT TO:<a@x.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;old@x.example;DATA;"
+        );
     }
 
     #[test]

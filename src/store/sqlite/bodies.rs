@@ -94,7 +94,9 @@ impl BodyFiles {
             Err(error) => return Err(error.into()),
         };
         for shelf in shelves {
-            for file in std::fs::read_dir(shelf?.path())? {
+            // What is no directory is not ours, and must not keep us from the rest.
+            let Ok(files) = std::fs::read_dir(shelf?.path()) else { continue };
+            for file in files {
                 let file = file?;
                 let name = file.file_name();
                 let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
@@ -146,5 +148,25 @@ pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) ->
             let content = files.read(id, prefix_octets.unwrap_or(0) as usize)?;
             content.map(Some).ok_or_else(|| StoreError::Failed(format!("the body file of {id} is gone")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    #[test]
+    fn orphans_are_found_beside_what_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = BodyFiles::new(dir.path(), 0);
+        let id = MessageId::generate(Timestamp::UNIX_EPOCH);
+        files.write(id, &Content { prefix: "a".into(), submitted: "b".into() }).unwrap();
+        let file = std::fs::File::open(files.path_of(id)).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ORPHAN_AGE_MIN).unwrap();
+        for stray in ["0", "note.txt", "zz"] {
+            std::fs::write(dir.path().join("bodies").join(stray), "left by an operator").unwrap();
+        }
+        assert_eq!(files.old_files().unwrap(), [id]);
     }
 }

@@ -60,7 +60,7 @@ impl Directory for Store {
     }
 
     async fn list_tenants(&self, page: PageRequest) -> Result<Page<Tenant>> {
-        self.read(move |connection| tenants::list(connection, &page)).await
+        self.read_at_leisure(move |connection| tenants::list(connection, &page)).await
     }
 
     async fn update_tenant(
@@ -91,7 +91,7 @@ impl Directory for Store {
 
     async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
         if !delete {
-            return self.read(move |connection| tenants::count(connection, id)).await;
+            return self.read_at_leisure(move |connection| tenants::count(connection, id)).await;
         }
         let memory = Arc::clone(&self.memory);
         let version = Arc::clone(&self.directory_version);
@@ -112,7 +112,7 @@ impl Directory for Store {
     }
 
     async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>> {
-        self.read(move |connection| domains::list(connection, &filter, &page)).await
+        self.read_at_leisure(move |connection| domains::list(connection, &filter, &page)).await
     }
 
     async fn domains_covering(
@@ -139,7 +139,7 @@ impl Directory for Store {
     }
 
     async fn domains_to_check(&self, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
-        self.read(move |connection| domains::to_check(connection, before, limit)).await
+        self.read_at_leisure(move |connection| domains::to_check(connection, before, limit)).await
     }
 
     async fn delete_domain(&self, id: DomainId) -> Result<bool> {
@@ -192,7 +192,7 @@ impl Directory for Store {
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
-        self.read(move |connection| keys::list(connection, &filter, &page)).await
+        self.read_at_leisure(move |connection| keys::list(connection, &filter, &page)).await
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
@@ -226,7 +226,7 @@ impl Directory for Store {
         filter: SuppressionFilter,
         page: PageRequest,
     ) -> Result<Page<Suppression>> {
-        self.read(move |connection| suppressions::list(connection, &filter, &page)).await
+        self.read_at_leisure(move |connection| suppressions::list(connection, &filter, &page)).await
     }
 
     async fn suppression(&self, scope: Option<TenantId>, id: SuppressionId) -> Result<Option<Suppression>> {

@@ -25,19 +25,19 @@ impl Journal for Store {
         filter: MessageFilter,
         page: PageRequest,
     ) -> Result<Page<(Message, Vec<Delivery>)>> {
-        self.read(move |connection| messages::list(connection, &filter, &page)).await
+        self.read_at_leisure(move |connection| messages::list(connection, &filter, &page)).await
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
-        self.read(move |connection| deliveries::of_message(connection, message)).await
+        self.read_at_leisure(move |connection| deliveries::of_message(connection, message)).await
     }
 
     async fn attempts(&self, message: MessageId) -> Result<Vec<Attempt>> {
-        self.read(move |connection| deliveries::attempts(connection, message)).await
+        self.read_at_leisure(move |connection| deliveries::attempts(connection, message)).await
     }
 
     async fn message_events(&self, message: MessageId) -> Result<Vec<Event>> {
-        self.read(move |connection| events::of_message(connection, message)).await
+        self.read_at_leisure(move |connection| events::of_message(connection, message)).await
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -47,7 +47,7 @@ impl Journal for Store {
     }
 
     async fn list_rejections(&self, scope: Option<TenantId>, page: PageRequest) -> Result<Page<Rejection>> {
-        self.read(move |connection| rejections::list(connection, scope, &page)).await
+        self.read_at_leisure(move |connection| rejections::list(connection, scope, &page)).await
     }
 
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
@@ -67,7 +67,9 @@ impl Journal for Store {
 impl Store {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        let due = self.read(move |connection| retention::find_due(connection, policy, now, limit)).await?;
+        let due = self
+            .read_at_leisure(move |connection| retention::find_due(connection, policy, now, limit))
+            .await?;
         // Small jobs, so that no commit of others waits for a long deletion.
         for ids in due.bodies.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());
@@ -106,7 +108,7 @@ impl Store {
 
     async fn remove_orphans(&self, limit: usize) -> Result<u64> {
         let files = Arc::clone(&self.bodies);
-        self.read(move |connection| {
+        self.read_at_leisure(move |connection| {
             let mut orphans = Vec::new();
             for id in files.old_files()? {
                 if orphans.len() < limit && !retention::has_body(connection, id)? {

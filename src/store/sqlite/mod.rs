@@ -149,6 +149,14 @@ impl Store {
     ) -> Result<T> {
         self.readers.run(query).await
     }
+
+    /// Runs a query that may take long on a reader.
+    async fn read_at_leisure<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.readers.run_at_leisure(query).await
+    }
 }
 
 /// Nothing that holds one of these locks can leave its value half changed.

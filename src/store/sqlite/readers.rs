@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::store::{Result, StoreError};
 
@@ -16,6 +16,8 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Readers {
     pool: r2d2::Pool<SqliteConnectionManager>,
     turns: Arc<Semaphore>,
+    /// Of those, for queries that may take long.
+    turns_at_leisure: Arc<Semaphore>,
 }
 
 impl Readers {
@@ -35,7 +37,27 @@ impl Readers {
             .max_lifetime(None)
             .connection_timeout(TURN_TIMEOUT)
             .build(manager)?;
-        Ok(Self { pool, turns: Arc::new(Semaphore::new(connections as usize)) })
+        let connections = connections as usize;
+        Ok(Self {
+            pool,
+            turns: Arc::new(Semaphore::new(connections)),
+            turns_at_leisure: Arc::new(Semaphore::new((connections / 2).max(1))),
+        })
+    }
+
+    /// Runs a query that may take long: lists and histories have half of the connections, so that nobody who reads
+    /// them keeps mail from being accepted and delivered.
+    pub(super) async fn run_at_leisure<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = take(&self.turns_at_leisure).await?;
+        self.run(move |connection| {
+            let answer = query(connection);
+            drop(turn);
+            answer
+        })
+        .await
     }
 
     /// Runs a query on one of the connections.
@@ -43,10 +65,7 @@ impl Readers {
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
-            .await
-            .map_err(|_| StoreError::Failed("no connection became free in time".into()))?
-            .map_err(|_| StoreError::Closed)?;
+        let turn = take(&self.turns).await?;
         let pool = self.pool.clone();
         let done = tokio::task::spawn_blocking(move || {
             let connection = pool.get().map_err(|error| StoreError::Failed(error.to_string()))?;
@@ -61,5 +80,47 @@ impl Readers {
     /// Takes no more queries.
     pub(super) fn close(&self) {
         self.turns.close();
+        self.turns_at_leisure.close();
+    }
+}
+
+async fn take(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned())
+        .await
+        .map_err(|_| StoreError::Failed("no connection became free in time".into()))?
+        .map_err(|_| StoreError::Closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn long_queries_leave_connections_to_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("x.db");
+        Connection::open(&database).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        let readers = Arc::new(Readers::open(&database, 2).unwrap());
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = Arc::new(std::sync::Mutex::new(ended));
+        let long: Vec<_> = (0..3)
+            .map(|_| {
+                let (readers, ended) = (readers.clone(), ended.clone());
+                tokio::spawn(async move {
+                    readers.run_at_leisure(move |_| Ok(ended.lock().unwrap().recv().is_ok())).await
+                })
+            })
+            .collect();
+        while readers.turns_at_leisure.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let quick = tokio::time::timeout(Duration::from_secs(5), readers.run(|_| Ok(7))).await;
+        // Also where the assertion fails: a runtime does not end before its blocking tasks.
+        (0..3).for_each(|_| end.send(()).unwrap());
+        assert_eq!(quick.unwrap().unwrap(), 7);
+        for query in long {
+            assert!(query.await.unwrap().unwrap());
+        }
     }
 }

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, Environment, EventId, EventKind, Host, KeyId,
-    MessageId, RefusalCode, RequestId, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason,
-    TenantId, TenantStatus, Timestamp, Verification,
+    DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
+    KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
+    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification,
 };
 use crate::store::{Result, StoreError};
 
@@ -60,6 +60,9 @@ stored_as_text!(
     RequestId,
     Address,
     EnhancedStatus,
+    EnvelopeId,
+    OriginalRecipient,
+    Notify,
 );
 stored_as_name!(
     DomainName,
@@ -73,6 +76,7 @@ stored_as_name!(
     DeliveryState,
     Stage,
     EventKind,
+    ReturnContent,
 );
 
 impl ToSql for Host {

@@ -3,8 +3,11 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// In order; the first is number 1. A released one never changes.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0003_scram.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_extensions.sql"),
+    include_str!("migrations/0003_scram.sql"),
+];
 
 /// Why a database cannot be brought to this program's schema.
 pub(super) enum MigrationError {

@@ -153,7 +153,7 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     let opened = Store::open(options(bed.dir.path()));
-    assert!(matches!(opened, Err(OpenError::Newer { found: 99, known: 1 })));
+    assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
 }
 
 #[tokio::test]

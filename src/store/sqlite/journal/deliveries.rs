@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::mail::{DeliveryId, MessageId};
+use crate::mail::{DeliveryId, MessageId, RcptParameters};
 use crate::store::sqlite::rows::{count, parsed_if_any, time, time_if_any};
 use crate::store::{Attempt, Delivery, Result};
 
@@ -11,6 +11,10 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         id: row.get("id")?,
         message_id: row.get("message_id")?,
         recipient: row.get("recipient")?,
+        parameters: RcptParameters {
+            notify: row.get("notify")?,
+            original_recipient: row.get("original_recipient")?,
+        },
         state: row.get("state")?,
         attempts: row.get("attempts")?,
         next_attempt_at: time_if_any(row, "next_attempt_us")?,

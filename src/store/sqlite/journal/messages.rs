@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::deliveries;
-use crate::mail::{DeliveryState, MessageId, TenantId};
+use crate::mail::{DeliveryState, MailParameters, MessageId, TenantId};
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{count, time};
+use crate::store::sqlite::rows::{count, time, time_if_any};
 use crate::store::{Delivery, Message, MessageFilter, Page, PageRequest, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
@@ -17,6 +17,12 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         reverse_path: row.get("reverse_path")?,
         body: row.get("body")?,
         smtputf8: row.get("smtputf8")?,
+        parameters: MailParameters {
+            return_content: row.get("return_content")?,
+            envelope_id: row.get("envelope_id")?,
+            require_tls: row.get("require_tls")?,
+            release_at: time_if_any(row, "release_us")?,
+        },
         size: count(row, "size")?,
         subject: row.get("subject")?,
         header_from: row.get("header_from")?,

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::claim::BATCH_DELIVERIES_MAX;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host};
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::us;
@@ -81,8 +81,10 @@ impl Drop for Incoming {
 
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
-                                    subject, header_from, header_message_id, dkim_domain, created_us, expires_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+                                    subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
+                                    return_content, envelope_id, require_tls, release_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+    let parameters = &message.parameters;
     tx.prepare_cached(sql)?.execute(params![
         message.id,
         message.tenant_id,
@@ -98,14 +100,18 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         message.dkim_domain,
         us(message.created_at),
         us(message.expires_at),
+        parameters.return_content,
+        parameters.envelope_id,
+        parameters.require_tls,
+        parameters.release_at.map(us),
     ])?;
     Ok(())
 }
 
 fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
-                                     attempts, next_attempt_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8)";
+                                     attempts, next_attempt_us, updated_us, notify, original_recipient)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, ?9, ?10)";
     let mut insert = tx.prepare_cached(sql)?;
     let message_id = new.message.id.to_string();
     let tenant_id = new.message.tenant_id.to_string();
@@ -113,8 +119,19 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     for (position, (id, recipient)) in new.recipients.iter().enumerate() {
         let position = position as i64;
         let state = DeliveryState::Queued;
-        let host = recipient.host();
-        insert.execute(params![id, message_id, tenant_id, position, recipient, host, state, created_us])?;
+        let Recipient { address, parameters } = recipient;
+        insert.execute(params![
+            id,
+            message_id,
+            tenant_id,
+            position,
+            address,
+            address.host(),
+            state,
+            created_us,
+            parameters.notify,
+            parameters.original_recipient,
+        ])?;
     }
     Ok(())
 }
@@ -128,14 +145,15 @@ fn batches_of(new: &NewMessage) -> Vec<Batch> {
         let delivery = Delivery {
             id: *id,
             message_id: message.id,
-            recipient: recipient.clone(),
+            recipient: recipient.address.clone(),
+            parameters: recipient.parameters.clone(),
             state: DeliveryState::Queued,
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
             updated_at: message.created_at,
         };
-        let host = recipient.host();
+        let host = recipient.address.host();
         match open.get(host).and_then(|&at| batches.get_mut(at)) {
             Some(batch) if batch.deliveries.len() < BATCH_DELIVERIES_MAX => batch.deliveries.push(delivery),
             _ => {

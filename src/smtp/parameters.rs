@@ -1,0 +1,202 @@
+//! The parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`), each by the RFC of its extension.
+
+use super::command::CommandError;
+use crate::mail::{BodyType, MailParameters, RcptParameters, decode_xtext};
+
+/// RFC 4954 §5: octets of the value of `AUTH`.
+const AUTH_OCTETS_MAX: usize = 500;
+const MAIL_KNOWN: &str = "MAIL takes SIZE, BODY, SMTPUTF8, AUTH, RET and ENVID";
+const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext";
+const RCPT_KNOWN: &str = "RCPT takes NOTIFY and ORCPT";
+
+/// What stands behind MAIL's path.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct MailOptions {
+    /// `SIZE` (RFC 1870).
+    pub octets: Option<u64>,
+    /// `BODY` (RFC 6152).
+    pub body: BodyType,
+    /// `SMTPUTF8` (RFC 6531).
+    pub smtputf8: bool,
+    /// What outlives the session.
+    pub parameters: MailParameters,
+}
+
+/// Reads what stands behind MAIL's path.
+pub fn parse_mail_options(text: &str) -> Result<MailOptions, CommandError> {
+    let mut options = MailOptions::default();
+    for_each(text, |keyword, value| options.set(keyword, value))?;
+    Ok(options)
+}
+
+/// Reads what stands behind RCPT's path.
+pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
+    let mut parameters = RcptParameters::default();
+    for_each(text, |keyword, value| match (keyword, value) {
+        ("NOTIFY", Some(value)) => {
+            let fault = CommandError::Argument("NOTIFY=NEVER, or a list of SUCCESS, FAILURE and DELAY");
+            parameters.notify = Some(value.parse().map_err(|_| fault)?);
+            Ok(())
+        }
+        ("ORCPT", Some(value)) => {
+            let fault = CommandError::Argument("ORCPT=type;xtext of at most 500 octets");
+            parameters.original_recipient = Some(value.parse().map_err(|_| fault)?);
+            Ok(())
+        }
+        ("NOTIFY" | "ORCPT", None) => Err(CommandError::Argument("NOTIFY=list, ORCPT=type;xtext")),
+        _ => Err(CommandError::Parameter(RCPT_KNOWN)),
+    })?;
+    Ok(parameters)
+}
+
+/// Hands on keyword and value of each parameter, the keyword in upper case; twice the same is a fault.
+fn for_each(
+    text: &str,
+    mut take: impl FnMut(&str, Option<&str>) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut seen: Vec<String> = Vec::new();
+    for parameter in text.split(' ').filter(|p| !p.is_empty()) {
+        let (keyword, value) = match parameter.split_once('=') {
+            Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
+            None => (parameter.to_ascii_uppercase(), None),
+        };
+        if seen.contains(&keyword) {
+            return Err(CommandError::Argument("each parameter once"));
+        }
+        take(&keyword, value)?;
+        seen.push(keyword);
+    }
+    Ok(())
+}
+
+impl MailOptions {
+    fn set(&mut self, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
+        match (keyword, value) {
+            ("SIZE", Some(digits)) => self.octets = Some(parse_size(digits)?),
+            ("BODY", Some(kind)) => self.body = parse_body(kind)?,
+            ("SMTPUTF8", None) => self.smtputf8 = true,
+            ("AUTH", Some(value)) => check_auth(value)?,
+            ("RET", Some(value)) => {
+                let fault = CommandError::Argument("RET=FULL or RET=HDRS");
+                self.parameters.return_content = Some(value.parse().map_err(|_| fault)?);
+            }
+            ("ENVID", Some(value)) => {
+                let fault = CommandError::Argument("ENVID=xtext of at most 100 octets");
+                self.parameters.envelope_id = Some(value.parse().map_err(|_| fault)?);
+            }
+            ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID", _) => {
+                return Err(CommandError::Argument(MAIL_FORMS));
+            }
+            _ => return Err(CommandError::Parameter(MAIL_KNOWN)),
+        }
+        Ok(())
+    }
+}
+
+/// RFC 1870 §4: 1*20DIGIT. What overflows is over any limit all the same.
+fn parse_size(digits: &str) -> Result<u64, CommandError> {
+    if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(CommandError::Argument("SIZE=octets"));
+    }
+    Ok(digits.parse().unwrap_or(u64::MAX))
+}
+
+fn parse_body(kind: &str) -> Result<BodyType, CommandError> {
+    match kind.to_ascii_uppercase().as_str() {
+        "7BIT" => Ok(BodyType::SevenBit),
+        "8BITMIME" => Ok(BodyType::EightBitMime),
+        _ => Err(CommandError::Parameter("BODY is 7BIT or 8BITMIME")),
+    }
+}
+
+/// RFC 4954 §5: `<>`, or a mailbox as xtext. The claim of a client that we do not trust with it is treated as `<>`.
+fn check_auth(value: &str) -> Result<(), CommandError> {
+    let is_xtext = (1..=AUTH_OCTETS_MAX).contains(&value.len()) && decode_xtext(value).is_ok();
+    if is_xtext { Ok(()) } else { Err(CommandError::Argument("AUTH=<> or AUTH=xtext of at most 500 octets")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn argument_fault<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
+        matches!(parsed, Err(CommandError::Argument(_)))
+    }
+
+    #[test]
+    fn mail_takes_the_parameters_of_what_is_offered() {
+        let options =
+            parse_mail_options("size=20 BODY=8bitmime SMTPUTF8 AUTH=<>  RET=hdrs ENVID=a+2Bb ").unwrap();
+        assert_eq!(
+            (options.octets, options.body, options.smtputf8),
+            (Some(20), BodyType::EightBitMime, true)
+        );
+        assert_eq!(options.parameters.return_content, Some(crate::mail::ReturnContent::Headers));
+        assert_eq!(options.parameters.envelope_id.unwrap().decoded(), "a+b");
+        assert_eq!(parse_mail_options(""), Ok(MailOptions::default()));
+    }
+
+    #[test]
+    fn sizes_are_digits_and_few_enough() {
+        let octets = |value: &str| parse_mail_options(&format!("SIZE={value}")).map(|options| options.octets);
+        assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
+        for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
+            assert!(argument_fault(octets(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_the_wrong_form_is_a_fault_of_the_argument() {
+        let long = format!("ENVID={}", "x".repeat(101));
+        let long_auth = format!("AUTH={}", "x".repeat(501));
+        for bad in [
+            "SMTPUTF8=1",
+            "SIZE",
+            "BODY",
+            "AUTH",
+            "AUTH=",
+            "AUTH=a=b",
+            "AUTH=+",
+            "AUTH=é",
+            &long_auth,
+            "SIZE=1 size=2",
+            "RET",
+            "RET=",
+            "RET=ALL",
+            "RET=FULL RET=HDRS",
+            "ENVID",
+            "ENVID=",
+            "ENVID=a+0A",
+            "ENVID=a=b",
+            "ENVID=+2b",
+            &long,
+        ] {
+            assert!(argument_fault(parse_mail_options(bad)), "{bad}");
+        }
+        for bad in ["BODY=9BIT", "X", "=1", "NOTIFY=NEVER"] {
+            assert!(matches!(parse_mail_options(bad), Err(CommandError::Parameter(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rcpt_takes_what_the_sender_wants_to_hear_of() {
+        let parameters = parse_rcpt_parameters("notify=success,delay ORCPT=rfc822;a+2Bb@c.example").unwrap();
+        assert_eq!(parameters.notify.unwrap().to_string(), "SUCCESS,DELAY");
+        assert_eq!(parameters.original_recipient.unwrap().decoded(), "rfc822;a+b@c.example");
+        let long = format!("ORCPT=rfc822;{}", "x".repeat(500));
+        for bad in [
+            "NOTIFY",
+            "NOTIFY=",
+            "NOTIFY=NEVER,FAILURE",
+            "NOTIFY=OFTEN",
+            "NOTIFY=DELAY NOTIFY=DELAY",
+            "ORCPT",
+            "ORCPT=a@b",
+            "ORCPT=rfc822;a+0D",
+            &long,
+        ] {
+            assert!(argument_fault(parse_rcpt_parameters(bad)), "{bad}");
+        }
+        assert!(matches!(parse_rcpt_parameters("RET=FULL"), Err(CommandError::Parameter(_))));
+    }
+}

@@ -1,0 +1,9 @@
+//! What is fuzzed: the layers that see no socket, built from their own sources, and the targets that drive them.
+
+#[path = "../../src/mail/mod.rs"]
+pub mod mail;
+#[path = "../../src/smtp/mod.rs"]
+pub mod smtp;
+
+#[path = "targets/mod.rs"]
+pub mod targets;

@@ -1,0 +1,39 @@
+use super::super::mail::{Address, HeaderBlock, parse_mailbox_list};
+
+/// The fields of a header tile it, and a From field that is taken has one reading: a parser of another make finds the
+/// same addresses in it.
+pub fn headers(octets: &[u8]) {
+    let message = with_crlf(octets);
+    let Ok(block) = HeaderBlock::scan(&message, 64 * 1024) else { return };
+    let mut at = 0;
+    for field in &block.fields {
+        assert_eq!(field.span.start, at);
+        assert!(field.span.start < field.value.start && field.value.end == field.span.end);
+        assert_eq!(message[field.value.start - 1], b':');
+        assert_eq!(&message[field.span.start..field.value.start - 1], field.name.as_bytes());
+        at = field.span.end;
+    }
+    assert_eq!(at, block.end);
+    let rest = &message[block.end..];
+    assert!(rest.is_empty() || rest.starts_with(b"\r\n"));
+
+    let from: Vec<_> = block.named("From").collect();
+    let [field] = from[..] else { return };
+    let Ok(mailboxes) = parse_mailbox_list(&message[field.value.clone()]) else { return };
+    assert!(!mailboxes.is_empty());
+    for mailbox in &mailboxes {
+        assert_eq!(Address::parse(&mailbox.to_string()).as_ref(), Ok(mailbox));
+    }
+}
+
+fn with_crlf(octets: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(octets.len());
+    for &octet in octets {
+        match octet {
+            b'\n' => message.extend_from_slice(b"\r\n"),
+            b'\r' | 0 => message.push(b' '),
+            _ => message.push(octet),
+        }
+    }
+    message
+}

@@ -1,0 +1,34 @@
+//! What holds for all input, each as a function that panics where it does not. The parent module provides `mail` and
+//! `smtp`: the fuzz crate builds them from their sources, the integration tests take them from the library.
+
+mod address;
+mod command;
+mod data;
+mod headers;
+mod line;
+mod reply;
+mod session;
+
+pub use address::address;
+pub use command::command;
+pub use data::data;
+pub use headers::headers;
+pub use line::line;
+pub use reply::reply;
+pub use session::session;
+
+/// Takes the first octet as the choice of how the others arrive; answers the choice and the pieces.
+fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
+    let Some((&choice, rest)) = octets.split_first() else { return (0, Vec::new()) };
+    // A walk of pieces from 1 to 16 octets, and now and then a large one.
+    let mut state = u32::from(choice).wrapping_mul(2_654_435_761) | 1;
+    let (mut pieces, mut left) = (Vec::new(), rest);
+    while !left.is_empty() {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let wanted = if state >> 28 == 0 { 5000 } else { 1 + (state >> 24) as usize % 16 };
+        let (piece, rest) = left.split_at(wanted.min(left.len()));
+        pieces.push(piece);
+        left = rest;
+    }
+    (choice, pieces)
+}

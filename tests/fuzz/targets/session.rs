@@ -1,0 +1,172 @@
+use std::sync::Arc;
+
+use super::super::mail::{DomainName, EnhancedStatus, MessageId};
+use super::super::smtp::{
+    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, Session, Settings, Step, Verdict,
+};
+use super::command::check_reply;
+
+/// A connection: any split of the same octets gives the same replies and messages, every reply is fit to be sent, and
+/// memory stays within limits.
+pub fn session(octets: &[u8]) {
+    let (choice, pieces) = super::split(octets);
+    let whole = hold(choice, &[octets.get(1..).unwrap_or_default()]);
+    let split = hold(choice, &pieces);
+    // In front of a handshake it is the split that decides what came before it.
+    if !whole.upgraded && !split.upgraded {
+        assert_eq!(whole, split);
+    }
+}
+
+/// What a server would have seen of a connection.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    replies: Vec<Reply>,
+    accepted: Vec<(String, Vec<u8>)>,
+    closed: bool,
+    upgraded: bool,
+}
+
+fn hold(choice: u8, pieces: &[&[u8]]) -> Heard {
+    let (tls, login) = (choice & 1 == 0, choice & 2 == 0);
+    let bare_newline = if choice & 4 == 0 { BareNewline::Normalize } else { BareNewline::Reject };
+    let mut heard = Heard::default();
+    let mut connection = Connection::new(tls, bare_newline);
+    if tls && login {
+        connection.receive(LOGIN, &mut heard);
+    }
+    for piece in pieces {
+        connection.receive(piece, &mut heard);
+    }
+    if !heard.closed {
+        connection.take(Input::Eof, &mut heard);
+        assert!(heard.closed);
+    }
+    heard
+}
+
+const MESSAGE: &str = "msg_00000000000000000000000000";
+const LOGIN: &[u8] = b"EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
+
+/// A session that has logged in and got these lines.
+pub fn logged_in(lines: &[&[u8]]) -> Session {
+    let mut connection = Connection::new(true, BareNewline::Normalize);
+    connection.receive(LOGIN, &mut Heard::default());
+    for line in lines {
+        connection.receive(&[line, &b"\r\n"[..]].concat(), &mut Heard::default());
+    }
+    connection.session
+}
+
+fn settings(bare_newline: BareNewline) -> Settings {
+    Settings {
+        hostname: DomainName::parse("mx.pillarbox.example").expect("a name"),
+        data: DataLimits { message_octets_max: 1000, line_octets_max: 200, bare_newline },
+        recipients_max: 3,
+        errors_max: 10,
+        commands_without_message_max: 100,
+        starttls: true,
+    }
+}
+
+struct Connection {
+    session: Session,
+    lines: LineReader,
+    received: Vec<u8>,
+    next: Next,
+}
+
+impl Connection {
+    fn new(tls: bool, bare_newline: BareNewline) -> Self {
+        let mut session = Session::new(Arc::new(settings(bare_newline)), tls);
+        let step = session.step(Input::Start);
+        Self { session, lines: LineReader::default(), received: Vec::new(), next: step.next }
+    }
+
+    fn receive(&mut self, octets: &[u8], heard: &mut Heard) {
+        if heard.closed {
+            return;
+        }
+        self.received.extend_from_slice(octets);
+        while self.advance(heard) {}
+        assert!(self.session.body_memory_octets() <= 4096, "{}", self.session.body_memory_octets());
+    }
+
+    /// Goes one step; false when more octets are needed or nothing more comes.
+    fn advance(&mut self, heard: &mut Heard) -> bool {
+        match std::mem::replace(&mut self.next, Next::Close) {
+            Next::ReadLine => {
+                let received = std::mem::take(&mut self.received);
+                let (consumed, line) = self.lines.next(&received);
+                let step = line.map(|line| match line {
+                    Ok(line) => self.session.step(Input::Line(line)),
+                    Err(error) => self.session.step(Input::LineError(error)),
+                });
+                self.received = received[consumed..].to_vec();
+                match step {
+                    Some(step) => self.note(step, heard),
+                    None => {
+                        self.next = Next::ReadLine;
+                        return false;
+                    }
+                }
+            }
+            Next::ReadBody if self.received.is_empty() => {
+                self.next = Next::ReadBody;
+                return false;
+            }
+            Next::ReadBody => {
+                let received = std::mem::take(&mut self.received);
+                let step = self.session.step(Input::Body(&received));
+                assert!(step.consumed > 0, "no progress");
+                self.received = received[step.consumed..].to_vec();
+                self.note(step, heard);
+            }
+            Next::Ask(question) => {
+                let verdict = answer(question, heard);
+                self.take(Input::Answer(verdict), heard);
+            }
+            Next::UpgradeTls => {
+                self.received.clear();
+                self.lines.reset();
+                heard.upgraded = true;
+                self.take(Input::TlsDone, heard);
+                assert_eq!(self.session.helo(), "");
+            }
+            Next::Close => return false,
+        }
+        true
+    }
+
+    fn take(&mut self, input: Input<'_>, heard: &mut Heard) {
+        let step = self.session.step(input);
+        self.note(step, heard);
+    }
+
+    fn note(&mut self, step: Step, heard: &mut Heard) {
+        if let Some(reply) = step.reply {
+            check_reply(&reply);
+            heard.replies.push(reply);
+        }
+        heard.closed |= matches!(step.next, Next::Close);
+        self.next = step.next;
+    }
+}
+
+/// Refuses what says so in its own text, and takes the rest.
+fn answer(question: Question, heard: &mut Heard) -> Verdict {
+    let refused = |code, text| Verdict::Refused(Reply::new(code, Some(EnhancedStatus::new(5, 7, 1)), text));
+    match question {
+        Question::AdmitSender(path) if path.to_string().contains("foreign") => refused(550, "No"),
+        Question::AdmitRecipient { address, .. } if address.to_string().contains("suppressed") => {
+            refused(550, "No")
+        }
+        Question::Accept { envelope, message, .. } => {
+            assert!(message.len() <= 1000 && (1..=3).contains(&envelope.recipients.len()));
+            heard.accepted.push((format!("{envelope:?}"), message.to_vec()));
+            Verdict::Queued(MESSAGE.parse::<MessageId>().expect("an id"))
+        }
+        Question::Refuse { refusal, .. } => refused(550, &refusal.to_string()),
+        _ => Verdict::Granted,
+    }
+}

@@ -1,0 +1,124 @@
+//! RFC 3461: what senders want to hear of is passed on to servers that report, and reported here for those that do not.
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
+use crate::report::expect_report;
+use crate::server::{Account, TestServer, message, message_id};
+
+const ENVELOPE_ID: &str = "QQ+20314";
+
+/// An MX of `b.test`, one of the sender's domain, and a server between them.
+async fn stage(offer: Offer) -> (FakeDns, FakeMx, FakeMx, TestServer, Account) {
+    let dns = FakeDns::start().await;
+    let mut servers = FakeMx::several(vec![offer, Offer::default()]).await;
+    for (domain, server) in ["b.test", "acme.test"].into_iter().zip(&servers) {
+        dns.mx(domain, &[(10, &format!("mx.{domain}"))]);
+        dns.addresses(&format!("mx.{domain}"), &[server.address.ip()]);
+    }
+    let server = TestServer::start(&dns, servers[0].address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let own = servers.pop().unwrap();
+    (dns, servers.pop().unwrap(), own, server, account)
+}
+
+/// Sends to these recipients with their parameters; the message's id.
+async fn submit(server: &TestServer, account: &Account, ret: &str, recipients: &[(&str, &str)]) -> String {
+    let mut client = server.log_in(account).await;
+    let mail = format!("MAIL FROM:<alice@acme.test> BODY=8BITMIME RET={ret} ENVID={ENVELOPE_ID}");
+    client.command(&mail).await.expect_code(250);
+    for (recipient, parameters) in recipients {
+        client.command(&format!("RCPT TO:<{recipient}>{parameters}")).await.expect_code(250);
+    }
+    message_id(&client.data(&message(account, "dsn")).await.expect_code(250))
+}
+
+#[tokio::test]
+async fn a_server_that_reports_is_asked_to_and_nothing_is_reported_here() {
+    let mut offer = Offer::default();
+    offer.extensions.push("DSN");
+    let (_dns, mx, own, server, account) = stage(offer).await;
+    let wishes = [("a@b.test", " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old+2Ba@b.test"), ("b@b.test", "")];
+    let id = submit(&server, &account, "FULL", &wishes).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let received = mx.wait_for(1).await.remove(0);
+    assert!(received.mail_parameters.ends_with(" RET=FULL ENVID=QQ+20314"), "{}", received.mail_parameters);
+    let commands = mx.connections()[0].commands.join("\n");
+    assert!(
+        commands.contains("RCPT TO:<a@b.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old+2Ba@b.test\n"),
+        "{commands}"
+    );
+    assert!(commands.contains("RCPT TO:<b@b.test>\n"), "what was not asked for is not invented: {commands}");
+    assert!(own.transactions().is_empty());
+}
+
+#[tokio::test]
+async fn success_is_reported_here_when_the_next_server_does_not() {
+    let (_dns, mx, own, server, account) = stage(Offer::default()).await;
+    let wishes = [("a@b.test", " NOTIFY=SUCCESS ORCPT=rfc822;old+2Ba@b.test"), ("b@b.test", "")];
+    submit(&server, &account, "FULL", &wishes).await;
+    let report = own.wait_for(1).await.remove(0);
+    expect_report(&report.content, "a@b.test", "relayed", "2.0.0");
+    let text = String::from_utf8_lossy(&report.content).into_owned();
+    assert!(text.contains("Original-Envelope-Id: QQ 314\r\n"), "{text}");
+    assert!(text.contains("Original-Recipient: rfc822;old+a@b.test\r\n"), "{text}");
+    assert!(!text.contains("b@b.test>") && !text.contains("message/rfc822"), "{text}");
+    assert_eq!(report.reverse_path, "");
+    assert!(!mx.transactions()[0].mail_parameters.contains("RET="), "not offered, not sent");
+}
+
+#[tokio::test]
+async fn failure_is_reported_with_the_whole_message_or_not_at_all_as_each_recipient_wants() {
+    let (_dns, mx, own, server, account) = stage(Offer::default()).await;
+    mx.script(Phase::Rcpt, "", 9, Fault::Reply("550 5.2.0 no"));
+    let wishes =
+        [("a@b.test", " NOTIFY=NEVER"), ("b@b.test", " NOTIFY=SUCCESS"), ("c@b.test", " NOTIFY=FAILURE")];
+    let id = submit(&server, &account, "FULL", &wishes).await;
+    server.wait_for_status(&id, &["bounced"]).await;
+    let report = own.wait_for(1).await.remove(0);
+    expect_report(&report.content, "c@b.test", "failed", "5.2.0");
+    let submitted = message(&account, "dsn");
+    let whole = report.content.windows(submitted.len()).any(|window| window == submitted);
+    assert!(whole, "RET=FULL: {}", String::from_utf8_lossy(&report.content));
+    let text = String::from_utf8_lossy(&report.content).into_owned();
+    assert!(text.contains("Content-Type: message/rfc822") && !text.contains("rfc822; a@b.test"), "{text}");
+    assert!(!text.contains("rfc822; b@b.test"), "{text}");
+    assert!(report.mail_parameters.contains("BODY=8BITMIME"), "{}", report.mail_parameters);
+    let id = submit(&server, &account, "HDRS", &[("a@b.test", " NOTIFY=NEVER")]).await;
+    server.wait_for_status(&id, &["bounced"]).await;
+    let id = submit(&server, &account, "HDRS", &[("d@b.test", "")]).await;
+    server.wait_for_status(&id, &["bounced"]).await;
+    let reports = own.wait_for(2).await;
+    assert_eq!(reports.len(), 2, "nothing was reported of a");
+    expect_report(&reports[1].content, "d@b.test", "failed", "5.2.0");
+    assert!(!String::from_utf8_lossy(&reports[1].content).contains("message/rfc822"));
+}
+
+#[tokio::test]
+async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() {
+    let (_dns, mx, own, mut server, account) = stage(Offer::default()).await;
+    mx.script(Phase::Rcpt, "", 99, Fault::Reply("451 4.2.1 later"));
+    let id = submit(&server, &account, "HDRS", &[("a@b.test", ""), ("b@b.test", " NOTIFY=FAILURE")]).await;
+    server.wait_for_status(&id, &["deferred"]).await;
+    // Five hours pass.
+    server
+        .restart(|config| {
+            crate::server::make_everything_due(config);
+            let file = crate::server::database_file(&config.data_dir);
+            let database = rusqlite::Connection::open(file).unwrap();
+            let hours = 5 * 3_600_000_000_i64;
+            database.execute("UPDATE message SET created_us = created_us - ?1", [hours]).unwrap();
+            database.execute("UPDATE delivery SET updated_us = updated_us - ?1", [hours]).unwrap();
+        })
+        .await;
+    let report = own.wait_for(1).await.remove(0);
+    expect_report(&report.content, "a@b.test", "delayed", "4.2.1");
+    let text = String::from_utf8_lossy(&report.content).into_owned();
+    assert!(text.contains("\r\nWill-Retry-Until: ") && !text.contains("rfc822; b@b.test"), "{text}");
+    server.restart(crate::server::make_everything_due).await;
+    crate::wait::until("a third try", async || {
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        (email["deliveries"][0]["attempts"] == 3).then_some(())
+    })
+    .await;
+    assert_eq!(own.transactions().len(), 1, "told once");
+}
