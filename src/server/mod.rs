@@ -6,7 +6,6 @@ mod answers;
 mod connection;
 mod inquiry;
 mod pace;
-mod proxy;
 mod room;
 mod stream;
 
@@ -27,7 +26,7 @@ use crate::bans::Bans;
 use crate::config;
 use crate::intake::Intake;
 use crate::mail::{DomainName, Timestamp};
-use crate::smtp::{self, BareNewline, DataLimits, Reply, replies};
+use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy, replies};
 use crate::tls::SharedServerConfig;
 use admission::{Admission, Full, Limits, Place};
 use connection::Connection;
