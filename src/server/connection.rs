@@ -89,7 +89,7 @@ impl Connection {
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
-            self.shake_hands().await?;
+            Box::pin(self.shake_hands()).await?;
         }
         let mut step = self.session.step(Input::Start);
         loop {
@@ -104,11 +104,12 @@ impl Connection {
                 Next::ReadLine => self.read_line().await?,
                 Next::ReadBody => self.read_body().await?,
                 Next::Ask(question) => {
-                    let verdict = self.answer(question).await;
+                    // Boxed, for what a connection can become is allocated for all its life, and most of them idle.
+                    let verdict = Box::pin(self.answer(question)).await;
                     self.session.step(Input::Answer(verdict))
                 }
-                Next::UpgradeTls => self.upgrade().await?,
-                Next::Close => return self.close().await,
+                Next::UpgradeTls => Box::pin(self.upgrade()).await?,
+                Next::Close => return Box::pin(self.close()).await,
             };
         }
     }
