@@ -412,7 +412,7 @@ impl Default for Store {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
+    #[error("cannot read the configuration file {path}: {source}; name another one with --config")]
     Read {
         /// The file.
         path: PathBuf,
@@ -477,6 +477,9 @@ impl Config {
             ("relay.messages_per_connection_max", self.relay.messages_per_connection_max == 0),
             ("store.readers", self.store.readers == 0),
         ];
+        if self.relay.expiry.is_zero() {
+            return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
+        }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
         }
@@ -510,11 +513,18 @@ mod duration {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer};
 
+    /// No clock overflows when so much is added to now.
+    const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
         let fault = || D::Error::custom(format!("`{text}` is not a duration; write it like 30s, 5m or 72h"));
         let signed: jiff::SignedDuration = text.parse().map_err(|_| fault())?;
-        Duration::try_from(signed).map_err(|_| fault())
+        let duration = Duration::try_from(signed).map_err(|_| fault())?;
+        if duration > DURATION_MAX {
+            return Err(D::Error::custom(format!("`{text}` is too long; at most 87600h, ten years")));
+        }
+        Ok(duration)
     }
 }
 
@@ -555,6 +565,8 @@ mod tests {
         for (text, parts) in [
             ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
+            ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
+            ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),

@@ -22,6 +22,7 @@ mod route;
 mod server;
 mod suppressions;
 mod tenants;
+mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use self::call::Call;
 use self::error::Result;
 use self::page::Query;
 use self::route::Routes;
+use self::turns::Turns;
 
 pub use self::auth::Access;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
@@ -57,6 +59,8 @@ pub use self::route::{Endpoint, Operation, ROUTES, Route};
 const KEY_GENERATIONS_MAX: usize = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
 const LOOK_UPS_MAX: usize = 16;
+/// Of one tenant: a DNS that does not answer takes half a minute for each.
+const LOOK_UPS_OF_TENANT_MAX: usize = 4;
 
 /// What the API is made of.
 pub struct Parts {
@@ -85,8 +89,8 @@ pub struct Api {
     routes: Routes,
     touched: Touched,
     connections: Arc<Semaphore>,
-    key_generations: Semaphore,
-    look_ups: Semaphore,
+    key_generations: Turns,
+    look_ups: Turns,
 }
 
 /// What the log says of a request, as far as it is known.
@@ -110,8 +114,8 @@ impl Api {
             routes: Routes::new(),
             touched: Touched::default(),
             connections: Arc::new(Semaphore::new(connections)),
-            key_generations: Semaphore::new(KEY_GENERATIONS_MAX),
-            look_ups: Semaphore::new(LOOK_UPS_MAX),
+            key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
+            look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
         }
     }
 

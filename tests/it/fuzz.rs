@@ -11,7 +11,7 @@ use pillarbox::{mail, smtp};
 mod targets;
 
 /// Mutations in a run that is not given a time.
-const MUTATIONS: usize = 4000;
+const MUTATIONS: usize = 12_000;
 const OCTETS_MAX: usize = 16 * 1024;
 
 /// A small generator, so that a run can be repeated.

@@ -93,7 +93,10 @@ impl Store {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
         }
-        pruned.orphan_files = self.remove_orphans(limit).await?;
+        // A look at every file, so only once in a round: when nothing else is left to do.
+        if pruned == Pruned::default() {
+            pruned.orphan_files = self.remove_orphans(limit).await?;
+        }
         Ok(pruned)
     }
 

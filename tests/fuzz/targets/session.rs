@@ -145,8 +145,12 @@ impl Connection {
     }
 
     fn note(&mut self, step: Step, heard: &mut Heard) {
-        if let Some(reply) = step.reply {
+        if let Some(mut reply) = step.reply {
             check_reply(&reply);
+            // A challenge holds a nonce (RFC 5802 §5.1).
+            if reply.code == 334 {
+                reply.lines.clear();
+            }
             heard.replies.push(reply);
         }
         heard.closed |= matches!(step.next, Next::Close);
