@@ -5,7 +5,7 @@ use super::Reply;
 use super::command::CommandError;
 use super::line::LineError;
 use super::sasl::SaslError;
-use crate::mail::{DomainName, EnhancedStatus, MessageId};
+use crate::mail::{DomainName, EnhancedStatus, MessageId, Timestamp};
 
 macro_rules! replies {
     ($($(#[$doc:meta])* $name:ident = $code:literal $class:literal . $subject:literal . $detail:literal $text:literal;)*) => {$(
@@ -44,6 +44,12 @@ replies! {
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address, try again later";
     /// The session made too many errors.
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
+    /// The client of this tenant has all the connections that it may have.
+    too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections of your account, close some or try again later";
+    /// The session gives commands and sends nothing.
+    too_many_commands_421 = 421 4 . 7 . 0 "Too many commands without a message, closing";
+    /// RFC 5321 §4.5.3.2 gives each block its time; this bounds what a trickle can hold.
+    too_slow_421 = 421 4 . 4 . 2 "The message comes too slowly, closing";
     /// HTTP or TLS where SMTP is spoken in clear.
     not_smtp_421 = 421 4 . 7 . 0 "This is an SMTP server, closing";
     /// An answer is missing that should have been given: a fault of ours.
@@ -104,6 +110,13 @@ replies! {
     sender_needs_utf8_553 = 553 5 . 6 . 7 "Sender address is not ASCII; MAIL needs the SMTPUTF8 parameter";
     /// RFC 2920 §3.1.
     no_recipients_554 = 554 5 . 5 . 1 "No valid recipients";
+}
+
+/// Too many logins failed.
+pub fn banned_421(until: Timestamp) -> Reply {
+    let text =
+        format!("Too many failed logins, no more are taken until {until:.0}; check user name and password");
+    Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
 }
 
 /// The greeting (RFC 5321 §4.2: the host name comes first; RFC 2034 §4: no enhanced code).

@@ -35,6 +35,9 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Errors that a session may make; the next one closes it.
     pub errors_max: u32,
+    /// Commands that a session may give without a message being accepted; the next one closes it. What belongs to a
+    /// transaction (RCPT, DATA) does not count.
+    pub commands_without_message_max: u32,
     /// Whether STARTTLS can be offered.
     pub starttls: bool,
 }
@@ -58,6 +61,8 @@ pub enum Input<'a> {
     TlsDone,
     /// The client was silent for too long.
     Idle,
+    /// The message comes too slowly.
+    TooSlow,
     /// The server stops. While a message is received nothing changes; say it again after that.
     ShuttingDown,
     /// The client is gone.
@@ -157,6 +162,7 @@ pub struct Session {
     errors: u32,
     /// What the shell said last.
     now: Option<Timestamp>,
+    commands_without_message: u32,
     phase: Phase,
 }
 
@@ -208,8 +214,17 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        let (hello, channel, now) = (None, None, None);
-        Self { settings, hello, tls, authenticated: false, channel, errors: 0, now, phase: Phase::Opening }
+        Self {
+            settings,
+            hello: None,
+            tls,
+            authenticated: false,
+            channel: None,
+            errors: 0,
+            now: None,
+            commands_without_message: 0,
+            phase: Phase::Opening,
+        }
     }
 
     /// What time it is, said before a line is handed in. A session that does not know holds no message for later
@@ -248,6 +263,7 @@ impl Session {
             }
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
+            (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
             (Phase::Opening, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))
             }
@@ -315,6 +331,9 @@ impl Session {
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
             return self.fail(draft, obstacle);
         }
+        if !self.has_patience_for(verb) {
+            return Step::reply(replies::too_many_commands_421(), Next::Close);
+        }
         match (verb, draft) {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
             (Verb::StartTls, _) => self.start_tls(),
@@ -336,6 +355,17 @@ impl Session {
             (Verb::Vrfy, draft) => self.ready(draft, replies::cannot_verify_252()),
             (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
         }
+    }
+
+    /// Counts a command that by itself brings no message nearer.
+    fn has_patience_for(&mut self, verb: Verb) -> bool {
+        match verb {
+            Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => {}
+            Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => {}
+            _ => return true,
+        }
+        self.commands_without_message += 1;
+        self.commands_without_message <= self.settings.commands_without_message_max
     }
 
     /// RFC 5321 §4.1.4: a second greeting forgets the transaction.
@@ -463,7 +493,10 @@ impl Session {
             }
             (Pending::StartData(draft), _) => self.start_data(draft),
             (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
-            (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
+            (Pending::Accept, Verdict::Queued(id)) => {
+                self.commands_without_message = 0;
+                self.ready(None, replies::queued_250(id))
+            }
             // None can be consented to like that: a message without an id was not stored, a proof not checked.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())

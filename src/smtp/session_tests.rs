@@ -574,3 +574,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn commands_count_until_a_message_is_accepted() {
+    let mut it = Conversation::logged_in();
+    let send = format!("{MAIL}{RCPT}DATA\r\nSubject: x\r\n\r\n.\r\n");
+    for _ in 0..5 {
+        it.say(&"NOOP\r\n".repeat(20));
+        assert!(it.say(&send).contains("250 2.0.0 Ok: queued"));
+    }
+    // A transaction without an end is one command, however many recipients are refused in it.
+    it.say(MAIL);
+    it.say(&"RCPT TO:<suppressed@b.example>\r\n".repeat(100));
+    let said = it.say(&"RSET\r\n".repeat(29));
+    assert!(!it.closed && said.ends_with("250 2.0.0 Ok\r\n"), "{said}");
+    assert_eq!(it.say("VRFY b\r\n"), "421 4.7.0 Too many commands without a message, closing\r\n");
+    assert!(it.closed);
+}

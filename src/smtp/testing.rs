@@ -36,6 +36,7 @@ pub fn settings() -> Settings {
         },
         recipients_max: 3,
         errors_max: 10,
+        commands_without_message_max: 30,
         starttls: true,
     }
 }
