@@ -12,8 +12,16 @@ fn main() -> ExitCode {
     match pillarbox::cli::run(pillarbox::cli::Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pillarbox: {error:#}");
+            eprintln!("pillarbox: {}", describe(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once: many of our errors name their cause already.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        let gap = if text.is_empty() { "" } else { ": " };
+        if text.contains(&cause) { text } else { format!("{text}{gap}{cause}") }
+    })
 }

@@ -150,7 +150,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists => (StatusCode::CONFLICT, "conflict"),
+        C::DomainTaken | C::AlreadyExists | C::IdempotencyKeyReused => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -176,6 +176,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::NulInContent
         | C::BareNewline
         | C::LineTooLong
+        | C::ConversionRequired
         | C::MailLoop
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
@@ -201,6 +202,7 @@ impl From<Conflict> for ApiError {
                 RefusalCode::DomainTaken,
                 "remove the domain from the other tenant first, or ask the operator of the platform",
             ),
+            Conflict::SubmissionKey => (RefusalCode::IdempotencyKeyReused, "use a new key for every message"),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -295,6 +297,7 @@ mod tests {
             (Conflict::DomainExists, 409, "already_exists"),
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
+            (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

@@ -6,6 +6,7 @@
 
 mod answer;
 mod auth;
+mod bans;
 mod body;
 mod call;
 mod domains;
@@ -21,6 +22,7 @@ mod route;
 mod server;
 mod suppressions;
 mod tenants;
+mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{KeyId, RequestId, Timestamp};
@@ -47,6 +50,7 @@ use self::call::Call;
 use self::error::Result;
 use self::page::Query;
 use self::route::Routes;
+use self::turns::Turns;
 
 pub use self::auth::Access;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
@@ -55,6 +59,8 @@ pub use self::route::{Endpoint, Operation, ROUTES, Route};
 const KEY_GENERATIONS_MAX: usize = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
 const LOOK_UPS_MAX: usize = 16;
+/// Of one tenant: a DNS that does not answer takes half a minute for each.
+const LOOK_UPS_OF_TENANT_MAX: usize = 4;
 
 /// What the API is made of.
 pub struct Parts {
@@ -66,6 +72,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// For the records of domains.
     pub resolver: Resolver,
+    /// Who may not log in over SMTP.
+    pub bans: Arc<Bans>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -76,12 +84,13 @@ pub struct Api {
     verification: verification::Settings,
     store: Arc<Store>,
     resolver: Resolver,
+    bans: Arc<Bans>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
     connections: Arc<Semaphore>,
-    key_generations: Semaphore,
-    look_ups: Semaphore,
+    key_generations: Turns,
+    look_ups: Turns,
 }
 
 /// What the log says of a request, as far as it is known.
@@ -93,19 +102,20 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             verification,
             store,
             resolver,
+            bans,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
             connections: Arc::new(Semaphore::new(connections)),
-            key_generations: Semaphore::new(KEY_GENERATIONS_MAX),
-            look_ups: Semaphore::new(LOOK_UPS_MAX),
+            key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
+            look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
         }
     }
 
@@ -230,5 +240,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::ListBans => bans::list(&call),
+        Endpoint::LiftBan => bans::lift(&call),
     }
 }

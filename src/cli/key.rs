@@ -115,7 +115,7 @@ impl Create {
             scopes,
             allowed_domain_ids: Vec::new(),
             allowed_cidrs: Vec::new(),
-            expires_at: self.expires_in.map(|span| now + span),
+            expires_at: self.expires_in.map(|span| expiry_of(now, span)).transpose()?,
             imprint: secret.imprint(),
         };
         let key = store.create_key(new, now).await?;
@@ -124,6 +124,13 @@ impl Create {
         println!("{}", secret.expose());
         Ok(())
     }
+}
+
+fn expiry_of(now: Timestamp, span: SignedDuration) -> anyhow::Result<Timestamp> {
+    let expiry = now.checked_add(span).ok().filter(|at| *at > now);
+    expiry.with_context(|| {
+        format!("--expires-in {span}: the key has to end in the future, before the year 9999")
+    })
 }
 
 fn describe_owner(key: &Key) -> String {
@@ -178,4 +185,18 @@ async fn revoke(place: &Place, id: KeyId) -> anyhow::Result<()> {
     }
     println!("{id} is revoked");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_ends_in_the_future_and_within_the_calendar() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(expiry_of(now, SignedDuration::from_hours(72)).unwrap().as_second(), 72 * 3600);
+        for wrong in [SignedDuration::ZERO, SignedDuration::from_hours(-1), SignedDuration::MAX] {
+            assert!(expiry_of(now, wrong).unwrap_err().to_string().contains("--expires-in"));
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::api::Api;
 use crate::api::answer::Answer;
 use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
@@ -60,7 +59,7 @@ pub async fn generate(
 ) -> Result<Vec<NewDkimKey>> {
     let mut keys = Vec::with_capacity(algorithms.len());
     for &algorithm in algorithms {
-        let pair = on_turn(call.api, move || sign::generate(algorithm)).await?;
+        let pair = on_turn(call, move || sign::generate(algorithm)).await?;
         let pair = pair.map_err(ApiError::internal)?;
         keys.push(new_key(pair, selector_of(algorithm, call.now), state));
     }
@@ -83,10 +82,10 @@ fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
 
 /// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all.
 async fn on_turn<T: Send + 'static>(
-    api: &Api,
+    call: &Call<'_>,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
-    let _turn = api.key_generations.acquire().await.map_err(ApiError::internal)?;
+    let _turn = call.api.key_generations.take(call.scope()).await.map_err(ApiError::internal)?;
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
 }
 
@@ -104,7 +103,7 @@ pub async fn add(call: Call<'_>) -> Result<Answer> {
         let message = format!("the domain has {KEYS_MAX} DKIM keys, which is as many as it may");
         return Err(ApiError::field("selector", "too_many", message));
     }
-    let pair = on_turn(call.api, move || sign::import_pem(&private_key)).await?;
+    let pair = on_turn(&call, move || sign::import_pem(&private_key)).await?;
     let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
     let state = super::first_key_state(domain.verification);
     let new = new_key(pair, body.selector, state);

@@ -71,7 +71,7 @@ impl ClientFirst {
     pub fn read(text: &str, plus: bool, channel: Option<&ChannelBinding>) -> Result<Self, SaslError> {
         let (flag, rest) = text.split_once(',').ok_or(SaslError::Malformed)?;
         let (actor, bare) = rest.split_once(',').ok_or(SaslError::Malformed)?;
-        let mut binding = text[..text.len() - bare.len()].as_bytes().to_vec();
+        let mut binding = text.as_bytes()[..text.len() - bare.len()].to_vec();
         match (flag, plus, channel) {
             ("n", false, _) | ("y", false, None) => {}
             // RFC 5802 §6: it saw no PLUS, which was offered: somebody took it out on the way.

@@ -61,7 +61,7 @@ pub enum Access {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process serves the data directory.
-    #[error("{0} is in use by another process")]
+    #[error("{0} is in use by another process; stop that one, or choose another data_dir")]
     InUse(PathBuf),
     /// The database is newer than the program.
     #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
@@ -80,7 +80,7 @@ pub enum OpenError {
         message: String,
     },
     /// Anything else.
-    #[error("cannot open the store in {path}: {message}")]
+    #[error("cannot open the store in {path} (data_dir): {message}")]
     Failed {
         /// The data directory.
         path: PathBuf,

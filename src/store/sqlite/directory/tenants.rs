@@ -212,7 +212,7 @@ pub(super) fn remove(tx: &Tx<'_>, id: TenantId) -> Result<Option<TenantCounts>> 
     }
     tx.execute("DELETE FROM event WHERE tenant_id = ?1 AND message_id IS NULL", [id])?;
     tx.execute("DELETE FROM dkim_key WHERE domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)", [id])?;
-    for table in ["message", "rejection", "suppression", "key", "domain"] {
+    for table in ["submission_key", "message", "rejection", "suppression", "key", "domain"] {
         tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = ?1"), [id])?;
     }
     tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
