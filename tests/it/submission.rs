@@ -94,6 +94,27 @@ async fn clear_octets_behind_starttls_are_not_run_after_the_handshake() {
     assert_eq!(read_until(&mut secured, "\r\n").await, "250 2.0.0 Ok\r\n");
 }
 
+/// RFC 3207 §4.1: after a handshake that failed there is nothing to say in clear, and others are served.
+#[tokio::test]
+async fn a_handshake_that_fails_ends_the_connection_and_no_other() {
+    let stage = SubmissionStage::start().await;
+    for garbage in
+        [&b"EHLO c.example\r\nAUTH PLAIN AAAA\r\n"[..], b"\x16\x03\x01\0\x05hello", b"\x80\x2e\x01\0\x02"]
+    {
+        let mut plain = TcpStream::connect(stage.submission).await.unwrap();
+        plain.write_all(b"EHLO c.example\r\n").await.unwrap();
+        read_until(&mut plain, "250 STARTTLS\r\n").await;
+        plain.write_all(b"STARTTLS\r\n").await.unwrap();
+        read_until(&mut plain, "220 2.0.0 Ready to start TLS\r\n").await;
+        plain.write_all(garbage).await.unwrap();
+        let mut said = Vec::new();
+        // An alert at most (RFC 8446 §6.2), and never a reply.
+        let _ = timeout(PATIENCE, plain.read_to_end(&mut said)).await.unwrap();
+        assert!(said.is_empty() || said.starts_with(b"\x15\x03"), "{}", said.escape_ascii());
+    }
+    log_in(&stage).await.send("app@own.example", &["b@other.example"], MESSAGE).await.expect_code(250);
+}
+
 async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
     let mut text = Vec::new();
     while !text.ends_with(end.as_bytes()) {
