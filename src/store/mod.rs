@@ -253,18 +253,29 @@ pub trait Journal {
         scope: Option<TenantId>,
         id: MessageId,
     ) -> impl Future<Output = Result<Option<Message>>> + Send;
-    /// A page of messages with their deliveries, newest first.
+    /// A page of messages with what their deliveries come to, newest first.
     fn list_messages(
         &self,
         filter: MessageFilter,
         page: PageRequest,
-    ) -> impl Future<Output = Result<Page<(Message, Vec<Delivery>)>>> + Send;
+    ) -> impl Future<Output = Result<Page<MessageSummary>>> + Send;
     /// The deliveries of a message, in the order of its recipients.
     fn deliveries(&self, message: MessageId) -> impl Future<Output = Result<Vec<Delivery>>> + Send;
-    /// The attempts of a message, oldest first.
-    fn attempts(&self, message: MessageId) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
-    /// The events of a message, oldest first.
-    fn message_events(&self, message: MessageId) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// The attempts of a message or of one of its deliveries: at most `limit`, the oldest first.
+    fn attempts(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
+    /// The events of a message: at most `limit`, the oldest first. With a delivery those that are about it or about
+    /// the whole message.
+    fn message_events(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
     /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.

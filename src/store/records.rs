@@ -523,6 +523,23 @@ pub struct MessageFilter {
     pub header_message_id: Option<String>,
 }
 
+/// A message as a list shows it: of many recipients the first, and of all what states there are.
+#[derive(Debug, Clone)]
+pub struct MessageSummary {
+    pub message: Message,
+    /// The first [`MessageSummary::RECIPIENTS_MAX`] recipients, in their order.
+    pub recipients: Vec<Address>,
+    /// Of all.
+    pub recipient_count: u64,
+    /// Each state that a delivery is in, once.
+    pub states: Vec<DeliveryState>,
+}
+
+impl MessageSummary {
+    /// Recipients shown for each message.
+    pub const RECIPIENTS_MAX: usize = 20;
+}
+
 /// How many deliveries wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueDepth {

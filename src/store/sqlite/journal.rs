@@ -8,10 +8,10 @@ mod retention;
 use std::sync::Arc;
 
 use super::{Store, events};
-use crate::mail::{MessageId, TenantId, Timestamp};
+use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, Journal, Message, MessageFilter, Page, PageRequest, Pruned, Rejection, Result,
-    RetentionPolicy,
+    Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, Page, PageRequest, Pruned,
+    Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -20,11 +20,7 @@ impl Journal for Store {
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
-    async fn list_messages(
-        &self,
-        filter: MessageFilter,
-        page: PageRequest,
-    ) -> Result<Page<(Message, Vec<Delivery>)>> {
+    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<Page<MessageSummary>> {
         self.read_at_leisure(move |connection| messages::list(connection, &filter, &page)).await
     }
 
@@ -32,12 +28,23 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| deliveries::of_message(connection, message)).await
     }
 
-    async fn attempts(&self, message: MessageId) -> Result<Vec<Attempt>> {
-        self.read_at_leisure(move |connection| deliveries::attempts(connection, message)).await
+    async fn attempts(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<Attempt>> {
+        self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
+            .await
     }
 
-    async fn message_events(&self, message: MessageId) -> Result<Vec<Event>> {
-        self.read_at_leisure(move |connection| events::of_message(connection, message)).await
+    async fn message_events(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
+        self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
     }
 
     fn reject(&self, rejection: Rejection) {
