@@ -85,7 +85,8 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// The smart host's password in clear, for the relay.
     fn smart_host_password(&self, id: TenantId) -> impl Future<Output = Result<Option<String>>> + Send;
-    /// Counts everything of a tenant, and with `delete` removes it in the same transaction.
+    /// Counts everything of a tenant. With `delete` suspends it and removes it, step by step so that the commits of
+    /// others come between, and counts what was removed. Broken off, it leaves a suspended tenant: ask again.
     fn remove_tenant(
         &self,
         id: TenantId,

@@ -2,6 +2,7 @@
 //! What goes into the store and what comes out: plain structs with the words of the product.
 
 use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -136,6 +137,17 @@ pub struct TenantCounts {
     pub messages: u64,
     pub deliveries: u64,
     pub events: u64,
+}
+
+impl AddAssign for TenantCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.domains += more.domains;
+        self.keys += more.keys;
+        self.suppressions += more.suppressions;
+        self.messages += more.messages;
+        self.deliveries += more.deliveries;
+        self.events += more.events;
+    }
 }
 
 /// A sending domain.

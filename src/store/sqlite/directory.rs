@@ -3,6 +3,7 @@
 mod dkim_keys;
 mod domains;
 mod keys;
+mod removal;
 mod suppressions;
 mod tenants;
 
@@ -38,6 +39,32 @@ impl Store {
             value
         };
         self.write_then(work, after).await
+    }
+
+    pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
+        let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
+        let after = move |is_there: bool| {
+            version.fetch_add(1, Ordering::Release);
+            if is_there {
+                memory.suspend(id);
+            }
+            is_there
+        };
+        self.write_then(move |tx| removal::begin(tx, id), after).await
+    }
+
+    pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
+        let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
+        let after = move |step: removal::Step| {
+            if step.is_last {
+                version.fetch_add(1, Ordering::Release);
+                memory.forget_tenant(id);
+            }
+            step
+        };
+        self.write_then(move |tx| removal::go_on(tx, id), after).await
     }
 }
 
@@ -91,16 +118,20 @@ impl Directory for Store {
 
     async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
         if !delete {
-            return self.read_at_leisure(move |connection| tenants::count(connection, id)).await;
+            return self.read_at_leisure(move |connection| removal::count(connection, id)).await;
         }
-        let memory = Arc::clone(&self.memory);
-        let version = Arc::clone(&self.directory_version);
-        let after = move |counts| {
-            version.fetch_add(1, Ordering::Release);
-            memory.forget_tenant(id);
-            counts
-        };
-        self.write_then(move |tx| tenants::remove(tx, id), after).await
+        if !self.begin_removal(id).await? {
+            return Ok(None);
+        }
+        let mut counts = TenantCounts::default();
+        loop {
+            let step = self.go_on_with_removal(id).await?;
+            counts += step.counts;
+            self.remove_files(Arc::new(step.messages)).await?;
+            if step.is_last {
+                return Ok(Some(counts));
+            }
+        }
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {

@@ -3,7 +3,7 @@
 pub(super) mod deliveries;
 pub(super) mod messages;
 mod rejections;
-mod retention;
+pub(super) mod retention;
 
 use std::sync::Arc;
 
@@ -87,9 +87,9 @@ impl Store {
         for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());
             let of_job = Arc::clone(&ids);
-            let (messages, events) = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
-            pruned.messages += messages;
-            pruned.events += events;
+            let removed = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
+            pruned.messages += removed.messages;
+            pruned.events += removed.events;
             self.remove_files(ids).await?;
         }
         for ids in due.events.chunks(retention::JOB_ROWS_MAX) {
@@ -107,7 +107,7 @@ impl Store {
         Ok(pruned)
     }
 
-    async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
+    pub(super) async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
         let files = Arc::clone(&self.bodies);
         self.read(move |_| {
             files.remove(&ids);
