@@ -235,6 +235,30 @@ async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that() {
 }
 
 #[tokio::test]
+async fn a_check_that_finds_nothing_new_leaves_the_version_of_the_directory() {
+    let bed = Bed::new();
+    let a = bed.tenant("a").await.id;
+    let domain = new_domain(Some(a), "example.com", Verification::Dns);
+    let id = bed.store.create_domain(domain, now()).await.unwrap().id;
+    let key = bed.store.dkim_keys(id).await.unwrap()[0].id;
+    let raises = async |check| {
+        let before = bed.store.directory_version();
+        let checked_at = bed.store.record_domain_check(id, check).await.unwrap().unwrap().last_check;
+        assert!(checked_at.is_some());
+        bed.store.directory_version() != before
+    };
+    let with_key = |status| DomainCheck { dkim_seen: vec![key], ..check(status) };
+    assert!(!raises(check(DomainStatus::Pending)).await);
+    assert!(raises(check(DomainStatus::Verified)).await, "the status");
+    assert!(!raises(check(DomainStatus::Verified)).await);
+    assert!(raises(with_key(DomainStatus::Verified)).await, "the state of a key");
+    assert!(!raises(with_key(DomainStatus::Verified)).await);
+    let without_key = DomainCheck { dkim_unseen: vec![key], ..check(DomainStatus::Verified) };
+    assert!(raises(without_key).await, "the state of a key");
+    assert!(raises(check(DomainStatus::Failing)).await, "the status");
+}
+
+#[tokio::test]
 async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first() {
     let bed = Bed::new();
     let a = bed.tenant("a").await.id;

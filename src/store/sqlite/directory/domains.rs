@@ -260,7 +260,14 @@ pub(super) fn update(
     change(tx, before, domain, now).map(Some)
 }
 
-pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Domain>> {
+/// What writing a check came to.
+pub(super) struct Recorded {
+    pub(super) domain: Domain,
+    /// Whether the status of the domain or the state of one of its keys is another than before.
+    pub(super) matters_to_senders: bool,
+}
+
+pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Recorded>> {
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
     domain.last_check = Some(check.clone());
@@ -273,9 +280,12 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
             domain.status = DomainStatus::Taken;
         }
     }
+    let changes_before = tx.total_changes();
     dkim_keys::mark_unseen(tx, id, &check.dkim_unseen)?;
     dkim_keys::mark_seen(tx, id, &check.dkim_seen)?;
-    change(tx, before, domain, check.checked_at).map(Some)
+    let matters_to_senders = tx.total_changes() != changes_before || domain.status != before;
+    let domain = change(tx, before, domain, check.checked_at)?;
+    Ok(Some(Recorded { domain, matters_to_senders }))
 }
 
 pub(super) fn to_check(connection: &Connection, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
