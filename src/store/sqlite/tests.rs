@@ -86,6 +86,26 @@ async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
 }
 
 #[tokio::test]
+async fn the_schema_of_a_running_server_is_not_changed_under_it() {
+    let bed = Bed::new();
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let version = || database.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap();
+    let older = version() - 1;
+    database.pragma_update(None, "user_version", older).unwrap();
+    let manage = |dir: &Path| Store::open(StoreOptions { access: Access::Manage, ..options(dir) });
+    let error = manage(bed.dir.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.dir.path()), "{error}");
+    assert!(error.to_string().contains("restart the server with this version first"));
+    assert_eq!(version(), older);
+    // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
+    let fresh = tempfile::tempdir().unwrap();
+    let manager = manage(fresh.path()).unwrap();
+    let server = Store::open(options(fresh.path())).unwrap();
+    manager.close().await;
+    server.close().await;
+}
+
+#[tokio::test]
 async fn closing_writes_what_waits_and_empties_the_log() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await.id;
