@@ -195,6 +195,12 @@ pub trait Directory {
         new: NewSuppression,
         now: Timestamp,
     ) -> impl Future<Output = Result<Suppression>> + Send;
+    /// Suppresses many addresses as [`Directory::suppress`] does each: all of them in one transaction, or none.
+    fn suppress_all(
+        &self,
+        news: Vec<NewSuppression>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Suppression>>> + Send;
     /// The suppression that stops this tenant from sending to an address ([`crate::mail::Address::folded`]):
     /// its own, else the platform's; an expired one stops nothing.
     fn suppression_of(

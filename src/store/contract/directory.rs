@@ -454,6 +454,26 @@ async fn a_foreign_object_is_as_absent_as_one_that_never_was() {
 }
 
 #[tokio::test]
+async fn many_addresses_are_suppressed_together_or_not_at_all() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let listed = async || {
+        bed.store.list_suppressions(SuppressionFilter::default(), page(10)).await.unwrap().items.len()
+    };
+    let unknown = TenantId::generate(now());
+    let mut news =
+        vec![new_suppression(Some(tenant), "x@one.example"), new_suppression(Some(unknown), "y@one.example")];
+    let refused = bed.store.suppress_all(news.clone(), now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
+    assert_eq!(listed().await, 0);
+    news[1].tenant_id = None;
+    let made = bed.store.suppress_all(news, now()).await.unwrap();
+    let scopes: Vec<_> = made.iter().map(|suppression| suppression.tenant_id).collect();
+    assert_eq!(scopes, [Some(tenant), None]);
+    assert_eq!(listed().await, 2);
+}
+
+#[tokio::test]
 async fn a_change_of_status_has_its_event_and_a_patch_without_one_none() {
     let bed = Bed::new();
     let id = bed.tenant("a").await.id;

@@ -251,6 +251,13 @@ impl Directory for Store {
         self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
     }
 
+    async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>> {
+        let suppress_each = move |tx: &Tx<'_>| {
+            news.iter().map(|new| suppressions::suppress(tx, new, Default::default(), now)).collect()
+        };
+        self.write(suppress_each).await
+    }
+
     async fn suppression_of(
         &self,
         tenant: TenantId,
