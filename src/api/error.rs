@@ -150,7 +150,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists => (StatusCode::CONFLICT, "conflict"),
+        C::DomainTaken | C::AlreadyExists | C::LimitReached => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -202,6 +202,10 @@ impl From<Conflict> for ApiError {
                 "remove the domain from the other tenant first, or ask the operator of the platform",
             ),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
+            Conflict::LimitReached(_) => (
+                RefusalCode::LimitReached,
+                "remove what is no longer used; a key makes room by being revoked",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }
@@ -238,6 +242,7 @@ impl From<StoreError> for ApiError {
 mod tests {
     use super::*;
     use crate::mail::Timestamp;
+    use crate::store::Limited;
 
     #[test]
     fn every_code_has_a_type_that_fits_its_status() {
@@ -295,6 +300,7 @@ mod tests {
             (Conflict::DomainExists, 409, "already_exists"),
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
+            (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

@@ -57,6 +57,9 @@ pub enum Conflict {
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
+    /// The tenant has as many of these as a tenant may.
+    #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
+    LimitReached(Limited),
 }
 
 /// What the verbs answer.
@@ -94,7 +97,7 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Option<TenantCounts>>> + Send;
 
     /// Claims a domain for a tenant together with its first DKIM keys.
-    /// [`Conflict::DomainExists`], [`Conflict::DomainTaken`], [`Conflict::NoTenant`].
+    /// [`Conflict::DomainExists`], [`Conflict::DomainTaken`], [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_domain(&self, new: NewDomain, now: Timestamp) -> impl Future<Output = Result<Domain>> + Send;
     /// One domain.
     fn domain(
@@ -164,7 +167,8 @@ pub trait Directory {
         id: DkimKeyId,
     ) -> impl Future<Output = Result<Option<zeroize::Zeroizing<Vec<u8>>>>> + Send;
 
-    /// Adds a key; its secret is the caller's. [`Conflict::NoTenant`].
+    /// Adds a key; its secret is the caller's. Of a tenant that has as many as it may, the oldest revoked one makes
+    /// room. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_key(&self, new: NewKey, now: Timestamp) -> impl Future<Output = Result<Key>> + Send;
     /// One key.
     fn key(&self, scope: Option<TenantId>, id: KeyId) -> impl Future<Output = Result<Option<Key>>> + Send;
@@ -190,6 +194,7 @@ pub trait Directory {
     fn touch_key(&self, id: KeyId, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
 
     /// Suppresses an address, with its event; an existing suppression of the same scope is replaced and its id kept.
+    /// [`Conflict::LimitReached`], which several callers at once may pass by a few.
     fn suppress(
         &self,
         new: NewSuppression,

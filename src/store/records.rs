@@ -128,6 +128,35 @@ pub struct TenantPatch {
     pub status: Option<TenantStatus>,
 }
 
+/// What a tenant may have only so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    Domains,
+    Keys,
+    Suppressions,
+}
+
+impl Limited {
+    /// How many a tenant may have.
+    pub const fn rows_max(self) -> usize {
+        match self {
+            Self::Domains => 500,
+            Self::Keys => 1000,
+            // Tests come to the end sooner.
+            Self::Suppressions if cfg!(test) => 1000,
+            Self::Suppressions => 1_000_000,
+        }
+    }
+
+    pub(super) const fn plural(self) -> &'static str {
+        match self {
+            Self::Domains => "domains",
+            Self::Keys => "keys",
+            Self::Suppressions => "suppressions",
+        }
+    }
+}
+
 /// How much a tenant has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct TenantCounts {

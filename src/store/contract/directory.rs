@@ -474,6 +474,64 @@ async fn many_addresses_are_suppressed_together_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_tenant_has_so_many_objects_and_no_more() {
+    let bed = Bed::new();
+    let (full, other) = (bed.tenant("full").await.id, bed.tenant("other").await.id);
+    let is_full = |error: StoreError, what| match error {
+        StoreError::Conflict(Conflict::LimitReached(limited)) => limited == what,
+        _ => false,
+    };
+
+    let domain = async |tenant, number| {
+        let mut new = new_domain(tenant, &format!("d{number}.example"), Verification::Dns);
+        new.dkim_keys.clear();
+        bed.store.create_domain(new, now()).await
+    };
+    for number in 0..Limited::Domains.rows_max() {
+        domain(Some(full), number).await.unwrap();
+    }
+    assert!(is_full(domain(Some(full), 9999).await.unwrap_err(), Limited::Domains));
+    domain(Some(other), 9999).await.unwrap();
+
+    let suppressions = |tenant, numbers: std::ops::Range<usize>| {
+        let news = numbers.map(|number| new_suppression(tenant, &format!("u{number}@one.example")));
+        bed.store.suppress_all(news.collect(), now())
+    };
+    let most = Limited::Suppressions.rows_max();
+    suppressions(Some(full), 0..most - 1).await.unwrap();
+    assert!(is_full(suppressions(Some(full), most..most + 2).await.unwrap_err(), Limited::Suppressions));
+    let suppress = async |tenant, text| bed.store.suppress(new_suppression(tenant, text), now()).await;
+    suppress(Some(full), "last@one.example").await.unwrap();
+    assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
+    suppress(Some(other), "more@one.example").await.unwrap();
+    suppressions(None, 0..most + 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let create = async || {
+        let new = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        bed.store.create_key(new, now()).await
+    };
+    let mut made = Vec::new();
+    for _ in 0..Limited::Keys.rows_max() {
+        made.push(create().await.unwrap().id);
+    }
+    let refused = create().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(Conflict::LimitReached(Limited::Keys))), "{refused}");
+    for id in [made[7], made[5]] {
+        assert!(bed.store.revoke_key(id, now()).await.unwrap());
+    }
+    create().await.unwrap();
+    assert!(bed.store.key(None, made[5]).await.unwrap().is_none());
+    assert!(bed.store.key(None, made[7]).await.unwrap().is_some());
+    create().await.unwrap();
+    assert!(create().await.is_err());
+}
+
+#[tokio::test]
 async fn a_change_of_status_has_its_event_and_a_patch_without_one_none() {
     let bed = Bed::new();
     let id = bed.tenant("a").await.id;

@@ -4,14 +4,17 @@ mod dkim_keys;
 mod domains;
 mod keys;
 mod removal;
+mod room;
 mod suppressions;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::Store;
@@ -21,9 +24,9 @@ use crate::mail::{
     Timestamp,
 };
 use crate::store::{
-    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
-    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential, Suppression,
-    SuppressionFilter, Tenant, TenantCounts, TenantPatch,
+    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
+    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential,
+    Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -39,6 +42,21 @@ impl Store {
             value
         };
         self.write_then(work, after).await
+    }
+
+    /// Counted by a reader: a million rows take longer than others should wait for a commit.
+    async fn require_room_for_suppressions(&self, tenants: Vec<Option<TenantId>>) -> Result<()> {
+        let require = move |connection: &Connection| {
+            let mut more = HashMap::<_, usize>::new();
+            for tenant in tenants {
+                *more.entry(tenant).or_default() += 1;
+            }
+            for (tenant, more) in more {
+                room::require(connection, Limited::Suppressions, tenant, more)?;
+            }
+            Ok(())
+        };
+        self.read_at_leisure(require).await
     }
 
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
@@ -248,10 +266,13 @@ impl Directory for Store {
     }
 
     async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
+        let tenant = new.tenant_id;
+        self.require_room_for_suppressions(vec![tenant]).await?;
         self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
     }
 
     async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>> {
+        self.require_room_for_suppressions(news.iter().map(|new| new.tenant_id).collect()).await?;
         let suppress_each = move |tx: &Tx<'_>| {
             news.iter().map(|new| suppressions::suppress(tx, new, Default::default(), now)).collect()
         };

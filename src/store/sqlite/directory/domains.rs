@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::dkim_keys;
+use super::{dkim_keys, room};
 use crate::mail::{
     DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp, Verification,
 };
@@ -11,7 +11,7 @@ use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{json_if_any, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
-    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, NewDomain, Page, PageRequest, Result,
+    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
     StoreError,
 };
 
@@ -49,6 +49,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
     if is_taken(tx, new.tenant_id, &new.name)? {
         return Err(StoreError::Conflict(Conflict::DomainTaken));
     }
+    room::require(tx, Limited::Domains, new.tenant_id, 1)?;
     let is_verified = new.tenant_id.is_none() || new.verification == Verification::Manual;
     let domain = Domain {
         id: DomainId::generate(now),
