@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
+use crate::bans::{self, Bans};
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
 use crate::intake::{self, Intake};
 use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
 use crate::relay::{Relay, RelayError};
-use crate::server::{Security, Server};
+use crate::server::{self, Security, Server};
 use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
 };
@@ -151,13 +152,19 @@ impl Running {
         };
         let intake_role = Arc::new(Intake::new(store.clone(), settings));
         let checks = verification::Settings::new(&config.domains, &config.hostname);
-        let server =
-            Arc::new(Server::new(config.hostname.clone(), &config.smtp, intake_role, certificate.shared()));
+        let bans = Arc::new(Bans::new(bans::Settings {
+            failures_max: config.smtp.login_failures_max,
+            window: config.smtp.login_failures_window,
+            ban: config.smtp.login_ban,
+        }));
+        let parts = server::Parts { intake: intake_role, tls: certificate.shared(), bans: bans.clone() };
+        let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             verification: checks.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
+            bans,
             tls: config.api.tls.then(|| certificate.shared()),
         }));
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;

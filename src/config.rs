@@ -80,10 +80,29 @@ pub struct Smtp {
     pub connections_max: usize,
     /// Open connections from one address.
     pub connections_per_address_max: usize,
+    /// Open connections that are logged in for one tenant.
+    pub connections_per_tenant_max: usize,
     /// Octets of messages being received at one time in all; more are answered 451.
     pub receiving_bytes_max: ByteSize,
     /// Errors after which a session is closed.
     pub errors_max: u32,
+    /// Commands without a message, after which a session is closed.
+    pub commands_without_message_max: u32,
+    /// Octets in a second, on average, that a message must come with; 0 for any.
+    pub data_rate_min: ByteSize,
+    /// How long a message may come more slowly.
+    #[serde(with = "duration")]
+    pub data_rate_grace: Duration,
+    /// Failed logins within the window; the next one bans the address, or the key's id.
+    pub login_failures_max: u32,
+    /// How long a failed login counts.
+    #[serde(with = "duration")]
+    pub login_failures_window: Duration,
+    /// How long a ban lasts.
+    #[serde(with = "duration")]
+    pub login_ban: Duration,
+    /// Networks of proxies: each connection from there must begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// How long a client may be silent.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
@@ -300,8 +319,16 @@ impl Default for Smtp {
             recipients_max: 1000,
             connections_max: 12_000,
             connections_per_address_max: 1000,
+            connections_per_tenant_max: 1000,
             receiving_bytes_max: ByteSize::mib(512),
             errors_max: 10,
+            commands_without_message_max: 100,
+            data_rate_min: ByteSize::kib(1),
+            data_rate_grace: Duration::from_secs(30),
+            login_failures_max: 20,
+            login_failures_window: Duration::from_secs(10 * 60),
+            login_ban: Duration::from_secs(15 * 60),
+            proxy_protocol_from: Vec::new(),
             idle_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(60 * 60),
             bare_newline: BareNewline::Normalize,
@@ -440,6 +467,8 @@ impl Config {
             ("smtp.recipients_max", self.smtp.recipients_max == 0),
             ("smtp.connections_max", self.smtp.connections_max == 0),
             ("smtp.connections_per_address_max", self.smtp.connections_per_address_max == 0),
+            ("smtp.connections_per_tenant_max", self.smtp.connections_per_tenant_max == 0),
+            ("smtp.login_failures_max", self.smtp.login_failures_max == 0),
             ("smtp.errors_max", self.smtp.errors_max == 0),
             ("smtp.message_size_max", self.smtp.message_size_max.0 == 0),
             ("api.connections_max", self.api.connections_max == 0),
@@ -453,6 +482,10 @@ impl Config {
         }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
+        }
+        // EHLO, STARTTLS, EHLO, AUTH and MAIL come before any message.
+        if self.smtp.commands_without_message_max < 10 {
+            return Some(("smtp.commands_without_message_max", "must be at least 10"));
         }
         // SQLite holds at most a billion octets in one value; files would take more, memory would not.
         if self.smtp.message_size_max > ByteSize::mib(512) {

@@ -150,7 +150,9 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists | C::LimitReached => (StatusCode::CONFLICT, "conflict"),
+        C::DomainTaken | C::AlreadyExists | C::LimitReached | C::IdempotencyKeyReused => {
+            (StatusCode::CONFLICT, "conflict")
+        }
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -176,6 +178,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::NulInContent
         | C::BareNewline
         | C::LineTooLong
+        | C::ConversionRequired
         | C::MailLoop
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
@@ -201,6 +204,7 @@ impl From<Conflict> for ApiError {
                 RefusalCode::DomainTaken,
                 "remove the domain from the other tenant first, or ask the operator of the platform",
             ),
+            Conflict::SubmissionKey => (RefusalCode::IdempotencyKeyReused, "use a new key for every message"),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
             Conflict::LimitReached(_) => (
                 RefusalCode::LimitReached,
@@ -301,6 +305,7 @@ mod tests {
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
+            (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {
             let error = ApiError::from(StoreError::Conflict(conflict));

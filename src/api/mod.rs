@@ -6,6 +6,7 @@
 
 mod answer;
 mod auth;
+mod bans;
 mod body;
 mod call;
 mod domains;
@@ -35,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{KeyId, RequestId, Timestamp};
@@ -70,6 +72,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// For the records of domains.
     pub resolver: Resolver,
+    /// Who may not log in over SMTP.
+    pub bans: Arc<Bans>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -80,6 +84,7 @@ pub struct Api {
     verification: verification::Settings,
     store: Arc<Store>,
     resolver: Resolver,
+    bans: Arc<Bans>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -97,13 +102,14 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             verification,
             store,
             resolver,
+            bans,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
@@ -234,5 +240,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::ListBans => bans::list(&call),
+        Endpoint::LiftBan => bans::lift(&call),
     }
 }

@@ -43,6 +43,8 @@ pub enum Endpoint {
     GetTimeline,
     GetRaw,
     ListRejections,
+    ListBans,
+    LiftBan,
 }
 
 /// One method of a path.
@@ -195,6 +197,11 @@ pub const ROUTES: &[Route] = &[
         }],
     },
     Route { path: "/v1/emails/{id}/raw", operations: &[operation(Method::GET, Endpoint::GetRaw, EMAILS)] },
+    Route { path: "/v1/bans", operations: &[operation(Method::GET, Endpoint::ListBans, Access::Platform)] },
+    Route {
+        path: "/v1/bans/{id}",
+        operations: &[operation(Method::DELETE, Endpoint::LiftBan, Access::Platform)],
+    },
     Route { path: "/v1/rejections", operations: &[list(Endpoint::ListRejections, EMAILS, &["tenant_id"])] },
 ];
 

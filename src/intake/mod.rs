@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::mail::{
@@ -21,8 +22,8 @@ use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::store::{
-    Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool, Store, StoreError,
-    Tenant,
+    Conflict, Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool, Store,
+    StoreError, SubmissionKey, Tenant,
 };
 use facts::Facts;
 use quota::Quota;
@@ -214,6 +215,10 @@ impl Intake {
         let checked = stamp::check(&message)?;
         let domain = self.admit_from(&submitter, &checked.from).await?;
 
+        let submission_key = checked.idempotency_key.clone().map(|name| {
+            let digest = digest_of(&envelope, &message);
+            SubmissionKey { name, digest }
+        });
         let now = Timestamp::now();
         let id = MessageId::generate(now);
         let receipt = Receipt {
@@ -228,6 +233,7 @@ impl Intake {
         let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
         let (content, dkim_domain) = self.sign(domain, receipt.field(), unsigned).await?;
 
+        let release_at = envelope.parameters.release_at;
         let new = NewMessage {
             message: Message {
                 id,
@@ -244,13 +250,19 @@ impl Intake {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 created_at: now,
-                expires_at: now + self.settings.expiry,
+                // RFC 4865 §4.2: the time while it is held does not count.
+                expires_at: release_at.unwrap_or(now).max(now) + self.settings.expiry,
             },
             recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
             content,
+            submission_key,
         };
         let (recipients, size) = (new.recipients.len(), new.message.size);
-        self.store.enqueue(new).await.map_err(refuse_storage)?;
+        let stored = self.store.enqueue(new).await.map_err(refuse_storage)?;
+        if stored != id {
+            tracing::info!(message = %stored, tenant = %submitter.tenant.slug, "accepted before");
+            return Ok(stored);
+        }
         tracing::info!(
             message = %id,
             tenant = %submitter.tenant.slug,
@@ -357,6 +369,20 @@ impl Intake {
     }
 }
 
+/// Of everything that makes a submission another one. The lengths keep two parts from passing for one.
+fn digest_of(envelope: &Envelope, message: &[u8]) -> [u8; 32] {
+    let mut recipients: Vec<String> = envelope.recipients.iter().map(|to| to.address.to_string()).collect();
+    recipients.sort_unstable();
+    let reverse_path = envelope.reverse_path.to_string();
+    let parts = recipients.iter().chain([&reverse_path]).map(String::as_bytes).chain([message]);
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}
+
 fn describe(current: &(Key, Tenant)) -> Sender<'_> {
     let (key, tenant) = current;
     Sender {
@@ -389,8 +415,15 @@ fn cannot_look_up(error: StoreError) -> AuthenticationError {
 }
 
 fn refuse_storage(error: StoreError) -> Refusal {
-    tracing::error!(%error, "the store does not answer");
+    if !matches!(error, StoreError::Conflict(_)) {
+        tracing::error!(%error, "the store does not answer");
+    }
     match error {
+        StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
+            RefusalCode::IdempotencyKeyReused,
+            "the Idempotency-Key of this message was used for another one within a day",
+            "use a new key for every message",
+        ),
         StoreError::DiskFull => Refusal::new(
             RefusalCode::DiskLow,
             "the server is short of disk space",

@@ -18,7 +18,10 @@ const HEADER_OCTETS_MAX: usize = 256 * 1024;
 /// RFC 5321 §6.3.
 const RECEIVED_MAX: usize = 100;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); Return-Path is the last hop's to write (RFC 5321 §4.4).
-const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path"];
+const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+/// Says which submissions are one; for us, not for recipients.
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// A message whose header has exactly one reading.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Checked {
     block: HeaderBlock,
     /// The addresses of From; at least one.
     pub from: Vec<Address>,
+    /// By what a repetition of this submission is known.
+    pub idempotency_key: Option<String>,
 }
 
 /// Reads the header, or says why it is refused.
@@ -44,7 +49,28 @@ pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
         return Err(refuse_from_count(from_fields.len()));
     };
     let from = parse_mailbox_list(&message[field.value.clone()]).map_err(refuse_from)?;
-    Ok(Checked { block, from })
+    let idempotency_key = read_idempotency_key(&block, message)?;
+    Ok(Checked { block, from, idempotency_key })
+}
+
+fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<String>, Refusal> {
+    let fields: Vec<_> = block.named(IDEMPOTENCY_KEY).collect();
+    let value = match fields[..] {
+        [] => return Ok(None),
+        [field] => message[field.value.clone()].trim_ascii(),
+        _ => &[],
+    };
+    let printable = value.iter().all(|octet| (b' '..=b'~').contains(octet));
+    match std::str::from_utf8(value) {
+        Ok(key) if printable && (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) => {
+            Ok(Some(key.to_owned()))
+        }
+        _ => Err(Refusal::new(
+            RefusalCode::HeaderMalformed,
+            "Idempotency-Key is not one line of 1 to 255 printable ASCII characters",
+            "send the field once, with a random value",
+        )),
+    }
 }
 
 fn refuse_header(error: HeaderError) -> Refusal {
@@ -206,6 +232,23 @@ mod tests {
         let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
         let kept = check(&message).unwrap().strip(message.clone());
         assert_eq!(kept.as_ptr(), message.as_ptr());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_read_once_and_taken_out() {
+        let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
+        let checked = check(message).unwrap();
+        assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
+        assert_eq!(checked.strip(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
+        assert_eq!(check(b"From: a@b.c\r\n\r\n").unwrap().idempotency_key, None);
+        let long = format!("Idempotency-Key: {}\r\n", "x".repeat(256));
+        for bad in
+            ["Idempotency-Key: \r\n", "Idempotency-Key: a\r\n b\r\n", &long, "Idempotency-Key: \u{e9}\r\n"]
+        {
+            assert_eq!(refused(&format!("{bad}From: a@b.c\r\n\r\n")), RefusalCode::HeaderMalformed, "{bad}");
+        }
+        let twice = "Idempotency-Key: a\r\nIdempotency-Key: a\r\nFrom: a@b.c\r\n\r\n";
+        assert_eq!(refused(twice), RefusalCode::HeaderMalformed);
     }
 
     #[test]

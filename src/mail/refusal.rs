@@ -68,6 +68,10 @@ codes! {
     BareNewline = "bare_newline";
     /// A line above the hard limit.
     LineTooLong = "line_too_long";
+    /// Binary content that has no form other servers take.
+    ConversionRequired = "conversion_required";
+    /// The key of this submission stands for another one.
+    IdempotencyKeyReused = "idempotency_key_reused";
     /// More than a hundred Received fields.
     MailLoop = "mail_loop";
     /// The spool cannot be written.

@@ -33,6 +33,8 @@ pub struct Attempt<'a> {
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
+    /// Whether something else than the lack of TLS kept the message from a host.
+    may_do_better: bool,
 }
 
 /// Where a lane leads.
@@ -56,11 +58,23 @@ impl<'a> Attempt<'a> {
     /// A try that has not begun.
     pub fn new(core: &'a Core, lane: &'a Lane, batch: &'a Batch, content: &'a Content) -> Self {
         let endings = vec![None; batch.deliveries.len()];
-        Self { core, lane, batch, content, endings, transcript: Transcript::default(), sessions: 0 }
+        Self {
+            core,
+            lane,
+            batch,
+            content,
+            endings,
+            transcript: Transcript::default(),
+            sessions: 0,
+            may_do_better: false,
+        }
     }
 
     /// Tries until nothing is left to try.
-    pub async fn run(mut self, idle: Option<Connection>) -> Tried {
+    pub async fn run(mut self, mut idle: Option<Connection>) -> Tried {
+        if let Some(unfit) = idle.take_if(|idle| self.requires_tls() && !idle.keeps_tls()) {
+            self.core.tasks.spawn(unfit.quit());
+        }
         let mut used = None;
         let mut reusable = None;
         if let Some(mut connection) = idle {
@@ -79,6 +93,9 @@ impl<'a> Attempt<'a> {
         if self.has_open() && self.sessions < SESSIONS_MAX {
             reusable = self.try_hosts(used, reusable).await;
         }
+        if self.requires_tls() && !self.may_do_better {
+            self.settle_untrusted();
+        }
         let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
         let nobody = Arc::new(Peer::default());
         let endings = self.endings.into_iter().map(|ending| match ending {
@@ -89,6 +106,20 @@ impl<'a> Attempt<'a> {
             endings: endings.collect(),
             transcript: self.transcript.into_text(),
             connection: reusable.filter(Connection::is_usable),
+        }
+    }
+
+    /// RFC 8689 §4.2.1: over verified TLS to a server that promises the same, or not at all.
+    fn requires_tls(&self) -> bool {
+        self.batch.message.parameters.require_tls
+    }
+
+    /// No host can keep the promise, and none would at another time: RFC 8689 §5 gives the code.
+    fn settle_untrusted(&mut self) {
+        for ending in self.endings.iter_mut().flatten().filter(|ending| ending.lacks_tls) {
+            let status = EnhancedStatus::new(5, 7, 30);
+            let text = format!("REQUIRETLS is asked for: {}", ending.text);
+            *ending = Ending { peer: ending.peer.clone(), ..Ending::unroutable(550, status, text) };
         }
     }
 
@@ -123,10 +154,18 @@ impl<'a> Attempt<'a> {
                 if let Some(previous) = last.take() {
                     self.core.tasks.spawn(previous.quit());
                 }
-                if let Some(mut connection) = self.open(host, address, &destination).await {
-                    self.send(&mut connection, false).await;
-                    last = Some(connection);
+                let Some(mut connection) = self.open(host, address, &destination).await else { continue };
+                if self.requires_tls() && !connection.keeps_tls() {
+                    let trouble = Trouble {
+                        lacks_tls: true,
+                        ..Trouble::new(Phase::Hello, format!("{host} does not offer REQUIRETLS"))
+                    };
+                    self.settle_trouble(&trouble, &connection.peer.clone());
+                    self.core.tasks.spawn(connection.quit());
+                    continue;
                 }
+                self.send(&mut connection, false).await;
+                last = Some(connection);
             }
         }
         last
@@ -174,6 +213,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn trouble_ending(&mut self, text: &str) -> Ending {
+        self.may_do_better = true;
         self.transcript.remark(text);
         let peer = Arc::new(Peer::default());
         Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
@@ -240,17 +280,23 @@ impl<'a> Attempt<'a> {
                 Ok(connection) => return Some(connection),
                 Err(trouble) => trouble,
             };
-            self.transcript.remark(&trouble.text);
             // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
             if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
+                self.transcript.remark(&trouble.text);
                 self.transcript.remark("again, without TLS");
                 dial.starttls = StartTls::Never;
                 continue;
             }
             let peer = Peer { host: host.to_owned(), address: Some(address.ip()), ..Peer::default() };
-            self.settle_open(&Ending::of_trouble(&trouble, &Arc::new(peer)));
+            self.settle_trouble(&trouble, &Arc::new(peer));
             return None;
         }
+    }
+
+    fn settle_trouble(&mut self, trouble: &Trouble, peer: &Arc<Peer>) {
+        self.transcript.remark(&trouble.text);
+        self.may_do_better |= !trouble.lacks_tls;
+        self.settle_open(&Ending::of_trouble(trouble, peer));
     }
 
     /// A place among all connections; an idle one of another lane makes room if there is none.
@@ -268,7 +314,7 @@ impl<'a> Attempt<'a> {
         let route = destination.route.as_ref();
         let mode = route.map_or(TlsMode::Opportunistic, |route| route.tls);
         let login = route.and_then(|route| route.login.clone());
-        let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls);
+        let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls) || self.requires_tls();
         let local = mode == TlsMode::None && address.ip().is_loopback();
         if login.is_some() && !checked && !local {
             return Err(
@@ -281,6 +327,7 @@ impl<'a> Attempt<'a> {
             source: self.core.settings.source_address,
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
+                TlsMode::Opportunistic | TlsMode::None if self.requires_tls() => StartTls::Required,
                 TlsMode::Starttls => StartTls::Required,
                 TlsMode::Opportunistic => StartTls::IfOffered,
                 TlsMode::Implicit | TlsMode::None => StartTls::Never,

@@ -58,12 +58,14 @@ pub struct Trouble {
     pub text: String,
     /// Whether it was the TLS handshake that failed.
     pub in_handshake: bool,
+    /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
+    pub lacks_tls: bool,
 }
 
 impl Trouble {
     /// Something that happened to us.
     pub fn new(phase: Phase, text: impl Into<String>) -> Self {
-        Self { phase, reply: None, text: text.into(), in_handshake: false }
+        Self { phase, reply: None, text: text.into(), in_handshake: false, lacks_tls: false }
     }
 }
 
@@ -110,6 +112,8 @@ pub struct Connection {
     capabilities: Capabilities,
     /// The server has a transaction open that must be ended first.
     needs_reset: bool,
+    /// Whether the server has proved its name.
+    verified: bool,
     /// Whether it can take another message.
     usable: bool,
     _permit: OwnedSemaphorePermit,
@@ -183,6 +187,7 @@ impl Dialler {
                 Step::Ready(capabilities) => {
                     let address = Some(dial.address.ip());
                     let offers_dsn = capabilities.dsn;
+                    let is_secured = description.is_some();
                     let peer = Peer { host: dial.host.clone(), address, tls: description, offers_dsn };
                     return Ok(Connection {
                         peer: Arc::new(peer),
@@ -190,6 +195,7 @@ impl Dialler {
                         messages: 0,
                         wire,
                         capabilities,
+                        verified: dial.trust == Trust::Verified && is_secured,
                         needs_reset: false,
                         usable: true,
                         _permit: permit,
@@ -228,13 +234,14 @@ impl Dialler {
 
     async fn secure(&self, dial: &Dial, stream: TcpStream) -> Result<TlsStream<TcpStream>, Trouble> {
         let handshake = self.tls.connect(dial.trust, &dial.host, stream);
-        let text = match timeout(self.timeouts.starttls, handshake).await {
+        let (text, lacks_tls) = match timeout(self.timeouts.starttls, handshake).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "time-out".to_owned(),
+            // What TLS itself objects to comes as invalid data, a lost connection as something else.
+            Ok(Err(error)) => (error.to_string(), error.kind() == std::io::ErrorKind::InvalidData),
+            Err(_) => ("time-out".to_owned(), false),
         };
         let text = format!("the TLS handshake with {} [{}] failed: {text}", dial.host, dial.address);
-        Err(Trouble { in_handshake: true, ..Trouble::new(Phase::StartTls, text) })
+        Err(Trouble { in_handshake: true, lacks_tls, ..Trouble::new(Phase::StartTls, text) })
     }
 }
 
@@ -246,6 +253,7 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
 
 fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
+    trouble.lacks_tls = matches!(error, OpeningError::NoTls);
     if let OpeningError::Refused(_, reply) = error {
         trouble.reply = Some(reply);
     }
@@ -277,6 +285,11 @@ impl Connection {
     /// Whether it can take another message.
     pub fn is_usable(&self) -> bool {
         self.usable
+    }
+
+    /// Whether a message that requires TLS may go over it (RFC 8689 §4.2.1).
+    pub fn keeps_tls(&self) -> bool {
+        self.verified && self.capabilities.require_tls
     }
 
     /// Says good-bye; waits for the answer no longer than the configuration says.

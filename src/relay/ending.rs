@@ -23,6 +23,8 @@ pub struct Ending {
     pub peer: Arc<Peer>,
     /// Another host must not be tried now.
     pub conclusive: bool,
+    /// The host has no TLS that the message could go over.
+    pub lacks_tls: bool,
 }
 
 impl Ending {
@@ -40,6 +42,7 @@ impl Ending {
             text: reply.lines.join(" "),
             peer: peer.clone(),
             conclusive: !matches!(verdict, Verdict::Deferred { .. }),
+            lacks_tls: false,
         }
     }
 
@@ -54,6 +57,7 @@ impl Ending {
                 text: trouble.text.clone(),
                 peer: peer.clone(),
                 conclusive: false,
+                lacks_tls: trouble.lacks_tls,
             },
         }
     }

@@ -81,8 +81,7 @@ pub fn notice_of(
 
 /// Whether this try is the first to end after the time at which delay is told.
 fn crosses_delay(message: &Message, delivery: &Delivery, record: &AttemptRecord) -> bool {
-    let begun_at = message.parameters.release_at.unwrap_or(message.created_at).max(message.created_at);
-    let told_at = begun_at.checked_add(DELAY).unwrap_or(Timestamp::MAX);
+    let told_at = message.begins_at().checked_add(DELAY).unwrap_or(Timestamp::MAX);
     delivery.updated_at < told_at && told_at <= record.at
 }
 

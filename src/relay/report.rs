@@ -52,7 +52,11 @@ impl Report<'_> {
             reverse_path: ReversePath::Null,
             body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             smtputf8: to.needs_smtputf8(),
-            parameters: MailParameters::default(),
+            // RFC 8689 §5: what the message must not be sent over, its report must not either.
+            parameters: MailParameters {
+                require_tls: self.message.parameters.require_tls,
+                ..MailParameters::default()
+            },
             size: bytes.len() as u64,
             subject: Some(self.subject().into()),
             header_from: Some(self.sender()),
@@ -63,7 +67,7 @@ impl Report<'_> {
         };
         let content = Content { prefix: bytes::Bytes::new(), submitted: bytes.into() };
         let recipients = vec![(DeliveryId::generate(self.now), to.clone().into())];
-        Some(NewMessage { message, recipients, content })
+        Some(NewMessage { message, recipients, content, submission_key: None })
     }
 
     fn sender(&self) -> String {
@@ -203,7 +207,9 @@ impl Report<'_> {
     /// The message, where it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
     fn whole_original(&self) -> Option<Vec<u8>> {
         let content = self.content.filter(|content| content.len() <= RETURNED_OCTETS_MAX)?;
-        let wanted = self.message.parameters.return_content == Some(ReturnContent::Full);
+        let MailParameters { return_content, require_tls, .. } = self.message.parameters;
+        // RFC 8689 §5: as if RET=HDRS had been asked for.
+        let wanted = return_content == Some(ReturnContent::Full) && !require_tls;
         // RFC 6532 §3.7: with UTF-8 in its header it would be message/global, which asks for SMTPUTF8 on the way back.
         let is_plain = self.header_octets(content).is_ascii();
         (wanted && is_plain && self.has_failure()).then(|| content.to_vec())

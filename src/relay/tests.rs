@@ -170,6 +170,7 @@ impl Stage {
                 .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
                 .collect(),
             content,
+            submission_key: None,
         }
     }
 

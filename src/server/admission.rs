@@ -1,58 +1,66 @@
-//! How many connections are open, in all and from one address.
+//! How many connections are open: in all, from one address, of one tenant.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use crate::bans::network_of;
+use crate::mail::TenantId;
 
 /// Counts connections against their limits.
 #[derive(Debug)]
 pub struct Admission {
-    total_max: usize,
-    per_address_max: usize,
+    limits: Limits,
     open: Mutex<Open>,
 }
 
+/// Connections that may be open at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub total_max: usize,
+    /// From one address.
+    pub per_address_max: usize,
+    /// Logged in for one tenant.
+    pub per_tenant_max: usize,
+}
+
+/// The counts in the maps are never zero, so the maps are no larger than `total`.
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
-    /// Never zero, so it is no larger than `total`.
-    by_network: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpNet, usize>,
+    by_tenant: HashMap<TenantId, usize>,
 }
 
-/// Which limit is reached.
+/// A limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// That of all connections.
-    Server,
-    /// That of the client's address.
-    Address,
-}
+pub struct Full;
 
 /// The right to one connection, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     admission: Arc<Admission>,
-    network: IpAddr,
+    network: Option<IpNet>,
+    tenant: Option<TenantId>,
 }
 
 impl Admission {
-    pub fn new(total_max: usize, per_address_max: usize) -> Arc<Self> {
-        Arc::new(Self { total_max, per_address_max, open: Mutex::default() })
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a place for a client at `address`.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
-        let network = network_of(address);
+    /// Takes a place among all.
+    pub fn enter(self: &Arc<Self>) -> Result<Place, Full> {
         let mut open = self.lock();
-        if open.total >= self.total_max {
-            return Err(Full::Server);
+        if open.total >= self.limits.total_max {
+            return Err(Full);
         }
-        if open.by_network.get(&network).is_some_and(|&count| count >= self.per_address_max) {
-            return Err(Full::Address);
-        }
-        *open.by_network.entry(network).or_default() += 1;
         open.total += 1;
-        Ok(Place { admission: self.clone(), network })
+        Ok(Place { admission: self.clone(), network: None, tenant: None })
     }
 
     /// The counts are whole at every await and panic point, so a poisoned lock is as good as another.
@@ -61,55 +69,102 @@ impl Admission {
     }
 }
 
+impl Place {
+    /// Takes one of the places of the client's address as well.
+    pub fn set_address(&mut self, address: IpAddr) -> Result<(), Full> {
+        let network = network_of(address);
+        let mut open = self.admission.lock();
+        add(&mut open.by_network, network, self.admission.limits.per_address_max)?;
+        if let Some(earlier) = self.network.replace(network) {
+            remove(&mut open.by_network, earlier);
+        }
+        Ok(())
+    }
+
+    /// Takes one of the tenant's places as well.
+    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), Full> {
+        let mut open = self.admission.lock();
+        add(&mut open.by_tenant, tenant, self.admission.limits.per_tenant_max)?;
+        if let Some(earlier) = self.tenant.replace(tenant) {
+            remove(&mut open.by_tenant, earlier);
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.admission.lock();
         open.total = open.total.saturating_sub(1);
-        if let Some(count) = open.by_network.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_network.remove(&self.network);
-            }
+        if let Some(network) = self.network {
+            remove(&mut open.by_network, network);
+        }
+        if let Some(tenant) = self.tenant {
+            remove(&mut open.by_tenant, tenant);
         }
     }
 }
 
-/// Who has one IPv6 address has its whole /64 (RFC 4291 §2.5.4).
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), Full> {
+    if counts.get(&key).copied().unwrap_or_default() >= max {
+        return Err(Full);
+    }
+    *counts.entry(key).or_default() += 1;
+    Ok(())
+}
+
+fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Timestamp;
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
+    fn admission(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<Admission> {
+        Admission::new(Limits { total_max, per_address_max, per_tenant_max })
+    }
+
+    fn admit(admission: &Arc<Admission>, from: &str) -> Result<Place, Full> {
+        let mut place = admission.enter()?;
+        place.set_address(address(from))?;
+        Ok(place)
+    }
+
     #[test]
-    fn both_limits_hold_and_places_come_back() {
-        let admission = Admission::new(3, 2);
-        let first = admission.admit(address("192.0.2.1")).unwrap();
-        let second = admission.admit(address("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(admission.admit(address("192.0.2.1")).unwrap_err(), Full::Address);
-        let third = admission.admit(address("192.0.2.2")).unwrap();
-        assert_eq!(admission.admit(address("192.0.2.3")).unwrap_err(), Full::Server);
-        drop(second);
-        let fourth = admission.admit(address("192.0.2.1")).unwrap();
-        drop((first, third, fourth));
+    fn all_limits_hold_and_places_come_back() {
+        let admission = admission(3, 2, 1);
+        let mut first = admit(&admission, "192.0.2.1").unwrap();
+        let mut second = admit(&admission, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full);
+        let third = admit(&admission, "192.0.2.2").unwrap();
+        assert_eq!(admission.enter().unwrap_err(), Full);
+        let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
+        first.set_tenant(tenant).unwrap();
+        assert_eq!(second.set_tenant(tenant), Err(Full));
+        drop(first);
+        second.set_tenant(tenant).unwrap();
+        let fourth = admit(&admission, "192.0.2.1").unwrap();
+        drop((second, third, fourth));
         let open = admission.lock();
-        assert_eq!((open.total, open.by_network.len()), (0, 0));
+        assert_eq!((open.total, open.by_network.len(), open.by_tenant.len()), (0, 0, 0));
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let admission = Admission::new(10, 1);
-        let _first = admission.admit(address("2001:db8::1")).unwrap();
-        assert_eq!(admission.admit(address("2001:db8::2:1")).unwrap_err(), Full::Address);
-        assert!(admission.admit(address("2001:db8:0:1::1")).is_ok());
+        let admission = admission(10, 1, 1);
+        let _first = admit(&admission, "2001:db8::1").unwrap();
+        assert_eq!(admit(&admission, "2001:db8::2:1").unwrap_err(), Full);
+        assert!(admit(&admission, "2001:db8:0:1::1").is_ok());
     }
 }

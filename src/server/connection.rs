@@ -1,7 +1,6 @@
 //! One connection: bytes between the stream and the session.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +9,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::inquiry::Inquiry;
+use super::inquiry::{Inquiry, Visitor};
+use super::pace;
 use super::room::Reservation;
 use super::stream::Stream;
 use super::{Security, Server, answers};
+use crate::mail::Timestamp;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
 /// Room for commands: a group of them fits, and ten thousand idle connections stay small.
@@ -41,6 +42,8 @@ pub struct Connection {
     output: Vec<u8>,
     inquiry: Inquiry,
     room: Reservation,
+    /// Of the message that is being received.
+    progress: pace::Progress,
     ends_at: Instant,
     stop: CancellationToken,
 }
@@ -50,19 +53,33 @@ enum Received {
     Octets,
     Eof,
     Idle,
+    TooSlow,
     Stopping,
 }
 
+impl From<Received> for Input<'_> {
+    /// What the session is told when no octets come.
+    fn from(ended: Received) -> Self {
+        match ended {
+            Received::Octets | Received::Eof => Self::Eof,
+            Received::Idle => Self::Idle,
+            Received::TooSlow => Self::TooSlow,
+            Received::Stopping => Self::ShuttingDown,
+        }
+    }
+}
+
 impl Connection {
-    pub fn new(server: Arc<Server>, stream: TcpStream, client: IpAddr, stop: CancellationToken) -> Self {
+    pub fn new(server: Arc<Server>, stream: TcpStream, visitor: Visitor, stop: CancellationToken) -> Self {
         Self {
             stream: Stream::Plain(stream),
             session: Session::new(server.session.clone(), false),
             lines: LineReader::default(),
             input: BytesMut::new(),
             output: Vec::new(),
-            inquiry: Inquiry::new(server.intake.clone(), client),
+            inquiry: Inquiry::new(server.clone(), visitor, stop.clone()),
             room: server.room.reserve(),
+            progress: pace::Progress::default(),
             ends_at: Instant::now() + server.session_timeout,
             stop,
             server,
@@ -73,7 +90,7 @@ impl Connection {
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
-            self.shake_hands().await?;
+            Box::pin(self.shake_hands()).await?;
         }
         let mut step = self.session.step(Input::Start);
         loop {
@@ -88,21 +105,29 @@ impl Connection {
                 Next::ReadLine => self.read_line().await?,
                 Next::ReadBody => self.read_body().await?,
                 Next::Ask(question) => {
-                    let verdict = self.answer(question).await;
+                    // Boxed, for what a connection can become is allocated for all its life, and most of them idle.
+                    let verdict = Box::pin(self.answer(question)).await;
                     self.session.step(Input::Answer(verdict))
                 }
-                Next::UpgradeTls => self.upgrade().await?,
-                Next::Close => return self.close().await,
+                Next::UpgradeTls => Box::pin(self.upgrade()).await?,
+                Next::Close => return Box::pin(self.close()).await,
             };
         }
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        self.room.release();
+        // Between the chunks of a message its room stays taken.
+        if self.session.body_memory_octets() == 0 {
+            self.room.release();
+        }
+        self.progress = pace::Progress::default();
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
-                Ok(line) => self.session.step(Input::Line(line)),
+                Ok(line) => {
+                    self.session.tell_time(Timestamp::now());
+                    self.session.step(Input::Line(line))
+                }
                 Err(error) => self.session.step(Input::LineError(error)),
             });
             self.input.advance(consumed);
@@ -111,9 +136,7 @@ impl Connection {
             }
             match self.receive(COMMAND_READ_OCTETS).await? {
                 Received::Octets => {}
-                Received::Eof => return Ok(self.session.step(Input::Eof)),
-                Received::Idle => return Ok(self.session.step(Input::Idle)),
-                Received::Stopping => return Ok(self.session.step(Input::ShuttingDown)),
+                ended => return Ok(self.session.step(ended.into())),
             }
         }
     }
@@ -122,9 +145,7 @@ impl Connection {
         if self.input.is_empty() {
             match self.receive(BODY_READ_OCTETS).await? {
                 Received::Octets => {}
-                Received::Eof => return Ok(self.session.step(Input::Eof)),
-                Received::Idle => return Ok(self.session.step(Input::Idle)),
-                Received::Stopping => return Ok(self.session.step(Input::ShuttingDown)),
+                ended => return Ok(self.session.step(ended.into())),
             }
         }
         let step = self.session.step(Input::Body(&self.input));
@@ -184,22 +205,33 @@ impl Connection {
         }
         self.input.reserve(octets);
         let now = Instant::now();
-        let patience = (now + self.server.idle_timeout).min(self.ends_at);
+        let (patience, ended) = self.find_patience(now, in_body);
         // A client that always has something to say would win every race below.
-        if now >= self.ends_at {
-            return Ok(Received::Idle);
+        if now >= patience {
+            return Ok(ended);
         }
         if !in_body && self.stop.is_cancelled() {
             return Ok(Received::Stopping);
         }
         tokio::select! {
             biased;
-            read = self.stream.read(&mut self.input) => Ok(match read? {
-                0 => Received::Eof,
-                _ => Received::Octets,
-            }),
+            read = self.stream.read(&mut self.input) => {
+                let octets = read?;
+                self.progress.note(octets, now.elapsed());
+                Ok(if octets == 0 { Received::Eof } else { Received::Octets })
+            }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
-            () = sleep_until(patience) => Ok(Received::Idle),
+            () = sleep_until(patience) => Ok(ended),
+        }
+    }
+
+    /// How long to wait for octets, and what it means when none have come by then.
+    fn find_patience(&self, now: Instant, in_body: bool) -> (Instant, Received) {
+        let idle = (now + self.server.idle_timeout).min(self.ends_at);
+        let slow = self.server.pace.patience(&self.progress).map(|patience| now + patience);
+        match slow.filter(|&slow| in_body && slow < idle) {
+            Some(slow) => (slow, Received::TooSlow),
+            None => (idle, Received::Idle),
         }
     }
 

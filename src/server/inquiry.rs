@@ -2,31 +2,40 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use super::answers;
-use crate::intake::{AuthenticationError, Intake, Submission, Submitter, Trace};
-use crate::mail::{KeyId, Refusal, RequestId, Stage};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Place;
+use super::{Server, answers};
+use crate::bans::Penalty;
+use crate::intake::{AuthenticationError, Submission, Submitter, Trace};
+use crate::mail::{KeyId, Refusal, RequestId, Stage, Timestamp};
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict, replies};
 use crate::store::ScramCredential;
-
-/// What a failed login costs the client.
-const FAILED_LOGIN_DELAY: Duration = Duration::from_millis(500);
 
 /// Octets of randomness in the server's part of a SCRAM nonce.
 const NONCE_OCTETS: usize = 24;
 
 /// What is known of the client of one connection.
 pub struct Inquiry {
-    intake: Arc<Intake>,
-    client: IpAddr,
+    server: Arc<Server>,
+    visitor: Visitor,
+    stop: CancellationToken,
     tls: Option<String>,
     submitter: Option<Arc<Submitter>>,
     /// Whom the client wants to prove to be.
     claimed: Option<Box<Claim>>,
+}
+
+/// Who is at the other end.
+pub struct Visitor {
+    /// The address that limits and networks of keys hold for.
+    pub client: IpAddr,
+    /// The right to be here.
+    pub place: Place,
 }
 
 /// A user, and what a proof of being it is held against.
@@ -36,8 +45,8 @@ struct Claim {
 }
 
 impl Inquiry {
-    pub fn new(intake: Arc<Intake>, client: IpAddr) -> Self {
-        Self { intake, client, tls: None, submitter: None, claimed: None }
+    pub fn new(server: Arc<Server>, visitor: Visitor, stop: CancellationToken) -> Self {
+        Self { server, visitor, stop, tls: None, submitter: None, claimed: None }
     }
 
     /// The connection is secured; RFC 3207 §4.2: whoever it was before, it is nobody now.
@@ -63,14 +72,16 @@ impl Inquiry {
             Question::Authenticate(_) | Question::FindUser(_) | Question::CheckProof(_) => {
                 return Verdict::Refused(replies::local_error_451());
             }
-            Question::AdmitSender(path) => (Stage::Mail, self.intake.admit_sender(&submitter, &path).await),
+            Question::AdmitSender(path) => {
+                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path).await)
+            }
             Question::AdmitRecipient { address, smtputf8 } => {
-                (Stage::Rcpt, self.intake.admit_recipient(&submitter, &address, smtputf8).await)
+                (Stage::Rcpt, self.server.intake.admit_recipient(&submitter, &address, smtputf8).await)
             }
             Question::Accept { envelope, message, protocol } => {
                 let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };
                 let submission = Submission { submitter: submitter.clone(), envelope, message, trace };
-                match self.intake.accept(submission).await {
+                match self.server.intake.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),
                     Err(refusal) => (Stage::Data, Err(refusal)),
                 }
@@ -84,18 +95,21 @@ impl Inquiry {
     }
 
     async fn authenticate(&mut self, credentials: &Credentials) -> Verdict {
+        if let Some(banned) = self.find_ban() {
+            return banned;
+        }
         let Credentials { username, password } = credentials;
-        match self.intake.authenticate(username, password, self.client).await {
-            Ok(submitter) => {
-                self.log_in(submitter);
-                Verdict::Granted
-            }
+        match self.server.intake.authenticate(username, password, self.visitor.client).await {
+            Ok(submitter) => self.log_in(submitter, Verdict::Granted),
             Err(error) => self.refuse_login(username, error).await,
         }
     }
 
     async fn find_user(&mut self, username: String) -> Verdict {
-        let credential = match self.intake.scram_credential(&username).await {
+        if let Some(banned) = self.find_ban() {
+            return banned;
+        }
+        let credential = match self.server.intake.scram_credential(&username).await {
             Ok(credential) => credential,
             Err(error) => return self.refuse_login(&username, error).await,
         };
@@ -114,41 +128,64 @@ impl Inquiry {
         // The session asks for a proof only after the user was found.
         let Some(claim) = self.claimed.take() else { return Verdict::Refused(replies::local_error_451()) };
         let checked = self
+            .server
             .intake
-            .authenticate_by_proof(&claim.credential, &proof.auth_message, &proof.octets, self.client)
+            .authenticate_by_proof(&claim.credential, &proof.auth_message, &proof.octets, self.visitor.client)
             .await;
         match checked {
-            Ok((submitter, signature)) => {
-                self.log_in(submitter);
-                Verdict::Proven(signature)
-            }
+            Ok((submitter, signature)) => self.log_in(submitter, Verdict::Proven(signature)),
             Err(error) => self.refuse_login(&claim.username, error).await,
         }
     }
 
-    fn log_in(&mut self, submitter: Submitter) {
+    /// Of an address that is shut out nothing is looked up.
+    fn find_ban(&self) -> Option<Verdict> {
+        let until = self.server.bans.find(self.visitor.client, Timestamp::now())?;
+        Some(Verdict::Refused(replies::banned_421(until)))
+    }
+
+    fn log_in(&mut self, submitter: Submitter, granted: Verdict) -> Verdict {
+        self.server.bans.note_success(self.visitor.client, submitter.key.id);
+        if self.visitor.place.set_tenant(submitter.tenant.id).is_err() {
+            tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
+            return Verdict::Refused(replies::too_many_of_tenant_421());
+        }
         tracing::debug!(key = %submitter.key.id, "logged in");
         self.submitter = Some(Arc::new(submitter));
+        granted
     }
 
     async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
+        // People type passwords into the wrong field, so only what is surely a name is counted and logged.
+        let key = username.parse::<KeyId>().ok();
         let refused = match error {
             AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
-            AuthenticationError::Rejected => replies::bad_credentials_535(),
             AuthenticationError::Refused(refusal) => answers::login_reply(&refusal),
+            AuthenticationError::Rejected => self.punish(key).await,
         };
-        // People type passwords into the wrong field, so only what is surely a name is logged.
-        let username =
-            username.parse::<KeyId>().map_or_else(|_| "(not a key id)".to_owned(), |id| id.to_string());
+        let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
         tracing::warn!(username, code = refused.code, "login failed");
-        tokio::time::sleep(FAILED_LOGIN_DELAY).await;
         Verdict::Refused(refused)
+    }
+
+    /// The reply to credentials that are wrong, after the time that they cost.
+    async fn punish(&self, key: Option<KeyId>) -> Reply {
+        match self.server.bans.note_failure(self.visitor.client, key, Timestamp::now()) {
+            Penalty::Ban(until) => replies::banned_421(until),
+            Penalty::Delay(delay) => {
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = self.stop.cancelled() => {}
+                }
+                replies::bad_credentials_535()
+            }
+        }
     }
 
     /// Words a refusal, and notes it for the tenant unless the fault is ours.
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
         let reference: Option<RequestId> = answers::concerns_tenant(refusal.code)
-            .then(|| self.intake.note_rejection(submitter, stage, refusal))
+            .then(|| self.server.intake.note_rejection(submitter, stage, refusal))
             .flatten();
         let reply = answers::reply(refusal, reference);
         tracing::info!(

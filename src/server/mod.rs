@@ -5,26 +5,33 @@ mod admission;
 mod answers;
 mod connection;
 mod inquiry;
+mod pace;
 mod room;
 mod stream;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::bans::Bans;
 use crate::config;
 use crate::intake::Intake;
-use crate::mail::DomainName;
-use crate::smtp::{self, BareNewline, DataLimits, replies};
+use crate::mail::{DomainName, Timestamp};
+use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy, replies};
 use crate::tls::SharedServerConfig;
-use admission::{Admission, Full, Place};
+use admission::{Admission, Full, Limits, Place};
 use connection::Connection;
+use inquiry::Visitor;
+use pace::Pace;
 use room::Room;
 
 /// Octets of a line of content that are passed on; RFC 5321 §4.5.3.1.6 lets a sender have 1000.
@@ -32,6 +39,9 @@ const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
 
 /// How long accepting rests after an error that another try would only repeat, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a proxy may take to say whom it speaks for; it knows that before it connects.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When a connection of a listener turns to TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,25 +59,41 @@ pub struct Server {
     session_timeout: Duration,
     intake: Arc<Intake>,
     tls: SharedServerConfig,
+    bans: Arc<Bans>,
     admission: Arc<Admission>,
     room: Arc<Room>,
+    pace: Pace,
+    proxies: Vec<IpNet>,
+}
+
+/// What a server works with.
+pub struct Parts {
+    /// Where mail goes.
+    pub intake: Arc<Intake>,
+    /// The certificate.
+    pub tls: SharedServerConfig,
+    /// Who may not log in.
+    pub bans: Arc<Bans>,
 }
 
 impl Server {
     /// A server under this name with these limits.
-    pub fn new(
-        hostname: DomainName,
-        limits: &config::Smtp,
-        intake: Arc<Intake>,
-        tls: SharedServerConfig,
-    ) -> Self {
+    pub fn new(hostname: DomainName, limits: &config::Smtp, parts: Parts) -> Self {
+        let Parts { intake, tls, bans } = parts;
         Self {
             session: Arc::new(describe(hostname, limits)),
             idle_timeout: limits.idle_timeout,
             session_timeout: limits.session_timeout,
             intake,
             tls,
-            admission: Admission::new(limits.connections_max, limits.connections_per_address_max),
+            bans,
+            pace: Pace { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
+            proxies: limits.proxy_protocol_from.clone(),
+            admission: Admission::new(Limits {
+                total_max: limits.connections_max,
+                per_address_max: limits.connections_per_address_max,
+                per_tenant_max: limits.connections_per_tenant_max,
+            }),
             room: Room::new(limits.receiving_bytes_max.0),
         }
     }
@@ -85,9 +111,9 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     let Some(place) = self.admit(&stream, peer, security) else { continue };
-                    let task = self.clone().converse(stream, peer, security, stop.clone());
-                    let span = tracing::info_span!("smtp", %peer);
-                    connections.spawn(hold(place, task).instrument(span));
+                    let task = self.clone().converse(stream, peer, place, security, stop.clone());
+                    let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
+                    connections.spawn(task.instrument(span));
                 }
                 Err(error) => pause_after(error, &stop).await,
             }
@@ -97,29 +123,40 @@ impl Server {
         connections.wait().await;
     }
 
-    /// Counts the connection, or tells the client in clear that there is no room for it.
+    /// Takes a place for the connection, or tells the client that there is none.
     fn admit(&self, stream: &TcpStream, peer: SocketAddr, security: Security) -> Option<Place> {
-        let full = match self.admission.admit(peer.ip()) {
-            Ok(place) => return Some(place),
-            Err(full) => full,
+        let refusal = match self.admission.enter() {
+            // Whom a proxy speaks for is not known yet.
+            Ok(place) if self.is_proxy(peer.ip()) => return Some(place),
+            Ok(mut place) => match self.welcome(&mut place, peer.ip()) {
+                Ok(()) => return Some(place),
+                Err(refusal) => refusal,
+            },
+            Err(Full) => replies::too_many_connections_421(),
         };
-        tracing::warn!(%peer, ?full, "too many connections");
-        if security == Security::Starttls {
-            let mut text = Vec::new();
-            match full {
-                Full::Server => replies::too_many_connections_421().write_to(&mut text),
-                Full::Address => replies::too_many_from_address_421().write_to(&mut text),
-            }
-            // A fresh socket has room for a line; whoever does not get it sees the connection close all the same.
-            let _ = socket2::SockRef::from(stream).send(&text);
-        }
+        tracing::warn!(%peer, reply = %refusal.lines.concat(), "not admitted");
+        turn_away(stream, &refusal, security);
         None
+    }
+
+    /// Whether the client at this address may have one connection more.
+    fn welcome(&self, place: &mut Place, client: IpAddr) -> Result<(), Reply> {
+        if let Some(until) = self.bans.find(client, Timestamp::now()) {
+            return Err(replies::banned_421(until));
+        }
+        place.set_address(client).map_err(|Full| replies::too_many_from_address_421())
+    }
+
+    fn is_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.proxies.iter().any(|network| network.contains(&peer))
     }
 
     async fn converse(
         self: Arc<Self>,
-        stream: TcpStream,
+        mut stream: TcpStream,
         peer: SocketAddr,
+        mut place: Place,
         security: Security,
         stop: CancellationToken,
     ) {
@@ -127,17 +164,53 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let connection = Connection::new(self, stream, peer.ip().to_canonical(), stop);
+        let mut client = peer.ip().to_canonical();
+        if self.is_proxy(client) {
+            let told = tokio::select! {
+                told = timeout(PROXY_HEADER_TIMEOUT, read_proxy_header(&mut stream)) => told,
+                () = stop.cancelled() => return,
+            };
+            match told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(told) => client = told.unwrap_or(client).to_canonical(),
+                Err(error) => return tracing::warn!(%error, "no PROXY header"),
+            }
+            tracing::Span::current().record("client", tracing::field::display(client));
+            if let Err(refusal) = self.welcome(&mut place, client) {
+                tracing::warn!(reply = %refusal.lines.concat(), "not admitted");
+                return turn_away(&stream, &refusal, security);
+            }
+        }
+        let connection = Connection::new(self, stream, Visitor { client, place }, stop);
         if let Err(error) = connection.run(security).await {
             tracing::debug!(%error, "connection broke");
         }
     }
 }
 
-/// Keeps the place for as long as the task runs, and gives it back if the task panics.
-async fn hold(place: Place, task: impl Future<Output = ()>) {
-    task.await;
-    drop(place);
+/// Tells the client in clear why it is not heard; where TLS comes first, it sees the connection close.
+fn turn_away(stream: &TcpStream, refusal: &Reply, security: Security) {
+    if security == Security::Starttls {
+        let mut text = Vec::new();
+        refusal.write_to(&mut text);
+        // A fresh socket has room for a line; whoever does not get it sees the connection close all the same.
+        let _ = socket2::SockRef::from(stream).send(&text);
+    }
+}
+
+/// Reads a header to its end and not beyond, for what follows may be for TLS. Answers the client's address, if it is
+/// another than the proxy's.
+async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
+    let mut header = Vec::new();
+    loop {
+        match proxy::parse(&header).map_err(io::Error::other)? {
+            proxy::Progress::Complete { client, .. } => return Ok(client),
+            proxy::Progress::Missing(octets) => {
+                let read = header.len();
+                header.resize(read + octets, 0);
+                stream.read_exact(&mut header[read..]).await?;
+            }
+        }
+    }
 }
 
 async fn pause_after(error: io::Error, stop: &CancellationToken) {
@@ -165,6 +238,7 @@ fn describe(hostname: DomainName, limits: &config::Smtp) -> smtp::Settings {
         },
         recipients_max: limits.recipients_max,
         errors_max: limits.errors_max,
+        commands_without_message_max: limits.commands_without_message_max,
         starttls: true,
     }
 }

@@ -15,6 +15,7 @@ pub enum Verb {
     Mail,
     Rcpt,
     Data,
+    Bdat,
     Rset,
     Noop,
     Help,
@@ -53,6 +54,7 @@ impl Verb {
         Self::Mail,
         Self::Rcpt,
         Self::Data,
+        Self::Bdat,
         Self::Rset,
         Self::Noop,
         Self::Help,
@@ -70,6 +72,7 @@ impl Verb {
             Self::Mail => "MAIL",
             Self::Rcpt => "RCPT",
             Self::Data => "DATA",
+            Self::Bdat => "BDAT",
             Self::Rset => "RSET",
             Self::Noop => "NOOP",
             Self::Help => "HELP",
@@ -84,8 +87,8 @@ impl Verb {
             // RFC 4954 §4.
             Self::Auth => super::LINE_OCTETS_MAX,
             // SIZE (RFC 1870 §3), BODY (RFC 6152 §2), SMTPUTF8 (RFC 6531 §3.1), AUTH (RFC 4954 §3), RET and
-            // ENVID (RFC 3461 §4).
-            Self::Mail => 512 + 26 + 17 + 10 + 500 + 9 + 107,
+            // ENVID (RFC 3461 §4), REQUIRETLS (RFC 8689 §2), HOLDUNTIL (RFC 4865 §4).
+            Self::Mail => 512 + 26 + 17 + 10 + 500 + 9 + 107 + 11 + 34,
             // NOTIFY and ORCPT (RFC 3461 §4).
             Self::Rcpt => 512 + 29 + 507,
             Self::Vrfy => 512 + 10,
@@ -96,7 +99,7 @@ impl Verb {
 
 /// Verbs of RFC 5321 and its extensions that this server does not offer.
 const NOT_OFFERED: &[&str] =
-    &["EXPN", "BDAT", "ETRN", "ATRN", "TURN", "SEND", "SAML", "SOML", "BURL", "LHLO", "XCLIENT", "XFORWARD"];
+    &["EXPN", "ETRN", "ATRN", "TURN", "SEND", "SAML", "SOML", "BURL", "LHLO", "XCLIENT", "XFORWARD"];
 
 const HTTP: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
@@ -161,6 +164,27 @@ pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), Comm
         Path::Bare(text) => Address::parse(text).map_err(CommandError::Address)?,
     };
     Ok((ForwardPath::Mailbox(mailbox), parameters))
+}
+
+/// What BDAT announces (RFC 3030 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    pub octets: u64,
+    pub last: bool,
+}
+
+/// Reads what follows BDAT.
+pub fn parse_bdat(arguments: &str) -> Result<Chunk, CommandError> {
+    const SHAPE: CommandError = CommandError::Argument("BDAT octets, then LAST or nothing");
+    let mut words = arguments.split(' ').filter(|word| !word.is_empty());
+    let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SHAPE)?;
+    let octets = size.parse().map_err(|_| SHAPE)?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return Err(SHAPE),
+    };
+    if words.next().is_some() { Err(SHAPE) } else { Ok(Chunk { octets, last }) }
 }
 
 /// Reads what follows AUTH: a mechanism and an initial response (RFC 4954 §4).
@@ -265,7 +289,7 @@ mod tests {
             (b" QUIT", CommandError::Unknown),
             (b"QUITS", CommandError::Unknown),
             (b"expn all", CommandError::NotOffered),
-            (b"BDAT 10 LAST", CommandError::NotOffered),
+            (b"BURL x LAST", CommandError::NotOffered),
             (b"GET / HTTP/1.1", CommandError::Http),
             (b"NOOP \0", CommandError::Malformed),
             (b"NOOP a\rb", CommandError::Malformed),
@@ -278,7 +302,7 @@ mod tests {
     #[test]
     fn each_verb_has_the_length_that_the_standards_give_it() {
         let line = |verb: &str, octets: usize| format!("{verb} {}", "x".repeat(octets - 2 - verb.len() - 1));
-        for (verb, octets_max) in [("RCPT", 1048), ("NOOP", 512), ("MAIL", 1181), ("AUTH", 12_288)] {
+        for (verb, octets_max) in [("RCPT", 1048), ("NOOP", 512), ("MAIL", 1226), ("AUTH", 12_288)] {
             assert!(split(line(verb, octets_max).as_bytes()).is_ok(), "{verb}");
             assert_eq!(split(line(verb, octets_max + 1).as_bytes()), Err(CommandError::TooLong), "{verb}");
         }
@@ -338,11 +362,20 @@ mod tests {
         assert_eq!(parse_rcpt("TO:<a>"), Err(CommandError::Address(AddressError::Shape)));
     }
 
+    #[test]
+    fn chunks_have_a_length_and_may_be_the_last() {
+        assert_eq!(parse_bdat("0"), Ok(Chunk { octets: 0, last: false }));
+        assert_eq!(parse_bdat("86  last"), Ok(Chunk { octets: 86, last: true }));
+        for bad in ["", "LAST", "-1", "+1", "1 FIRST", "1 LAST LAST", "0x10", "18446744073709551616"] {
+            assert!(matches!(parse_bdat(bad), Err(CommandError::Argument(_))), "{bad}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn no_line_makes_the_parser_panic(line in "((?i)(mail from:|rcpt to:|auth |ehlo ))?\\PC{0,60}") {
+        fn no_line_makes_the_parser_panic(line in "((?i)(mail from:|rcpt to:|auth |ehlo |bdat ))?\\PC{0,60}") {
             if let Ok((_, arguments)) = split(line.as_bytes()) {
-                let _ = (parse_mail(arguments), parse_rcpt(arguments), parse_auth(arguments));
+                let _ = (parse_mail(arguments), parse_rcpt(arguments), parse_auth(arguments), parse_bdat(arguments));
             }
         }
 

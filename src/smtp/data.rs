@@ -1,8 +1,11 @@
-//! The content of DATA: where it ends, and what it is without the transparency dots (RFC 5321 §4.5.2).
+//! Content: with DATA, where it ends and what it is without the transparency dots (RFC 5321 §4.5.2); with BDAT, the
+//! octets of its chunks (RFC 3030), to which the same rules apply but the dots'.
 //!
 //! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends it, or `.CRLF` right after the command. Anything laxer lets one
 //! message hold another (SMTP smuggling). Whatever is wrong with a message, it is read to that end, so that none
 //! of it is ever taken for commands.
+
+use std::mem;
 
 use memchr::memchr3;
 
@@ -51,10 +54,20 @@ pub enum Progress {
     },
 }
 
-/// Takes the octets that follow a 354 and builds the message in one piece.
+/// Who says where the content ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// A dot on a line of its own; other dots there are doubled.
+    Dots,
+    /// The lengths of chunks: dots mean nothing, and [`Decoder::end`] says when it is over.
+    Chunks,
+}
+
+/// Takes the octets of content and builds the message in one piece.
 #[derive(Debug)]
 pub struct Decoder {
     limits: DataLimits,
+    framing: Framing,
     message: Vec<u8>,
     octets: u64,
     line_octets: usize,
@@ -84,16 +97,36 @@ struct Seen {
     long_line: bool,
 }
 
+impl Framing {
+    fn line_start(self) -> At {
+        match self {
+            Self::Dots => At::LineStart,
+            Self::Chunks => At::Inside,
+        }
+    }
+}
+
 impl Decoder {
     /// A decoder with room for a message of about `octets_expected`.
-    pub fn new(limits: DataLimits, octets_expected: usize) -> Self {
+    pub fn new(limits: DataLimits, framing: Framing, octets_expected: usize) -> Self {
         Self {
             limits,
+            framing,
             message: Vec::with_capacity(octets_expected),
             octets: 0,
             line_octets: 0,
-            at: At::LineStart,
+            at: framing.line_start(),
             seen: Seen::default(),
+        }
+    }
+
+    /// The last chunk was decoded. What DATA cannot do without, a chunk may lack: the end of the last line.
+    pub fn end(&mut self) {
+        if mem::replace(&mut self.at, At::Inside) == At::Cr {
+            self.store_bare_cr();
+        }
+        if self.line_octets > 0 {
+            self.store(b"\r\n");
         }
     }
 
@@ -116,7 +149,8 @@ impl Decoder {
         }
     }
 
-    fn fault(&self) -> Option<Fault> {
+    /// What is wrong with the content so far.
+    pub fn fault(&self) -> Option<Fault> {
         let reject = self.limits.bare_newline == BareNewline::Reject;
         match self.seen {
             _ if self.octets > self.limits.message_octets_max => Some(Fault::TooLarge),
@@ -159,7 +193,7 @@ impl Decoder {
                 }
                 (At::Cr | At::DotCr, _) => {
                     self.store(b"\r\n");
-                    self.end_line(At::LineStart);
+                    self.end_line(self.framing.line_start());
                     i += 1;
                     run = i;
                 }
@@ -180,7 +214,7 @@ impl Decoder {
         let at = i + found;
         match (bytes[at], bytes.get(at + 1)) {
             (b'\r', Some(b'\n')) => {
-                self.end_line(At::LineStart);
+                self.end_line(self.framing.line_start());
                 return (run, at + 2);
             }
             (0, _) => {
@@ -241,7 +275,7 @@ mod tests {
     type Outcome = Option<(Result<Vec<u8>, Fault>, Vec<u8>)>;
 
     fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
-        let mut decoder = Decoder::new(limits, 0);
+        let mut decoder = Decoder::new(limits, Framing::Dots, 0);
         for (i, piece) in pieces.iter().enumerate() {
             if let Progress::Complete { consumed } = decoder.decode(piece) {
                 let rest = [&piece[consumed..], &pieces[i + 1..].concat()].concat();
@@ -333,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_message_over_the_limit_is_read_to_its_end_without_being_kept() {
-        let mut decoder = Decoder::new(LIMITS, 0);
+        let mut decoder = Decoder::new(LIMITS, Framing::Dots, 0);
         for _ in 0..1000 {
             assert_eq!(decoder.decode(b"0123456789\r\n"), Progress::Partial);
         }
@@ -359,10 +393,39 @@ mod tests {
     fn an_ordinary_message_fills_the_room_it_announced_and_no_more() {
         let line = b"An ordinary line of ordinary text, about as long as most of them are.\r\n";
         let wire = [&line.repeat(10)[..], b".\r\n"].concat();
-        let mut decoder = Decoder::new(LIMITS, line.len() * 10);
+        let mut decoder = Decoder::new(LIMITS, Framing::Dots, line.len() * 10);
         let room = decoder.memory_octets();
         assert!(matches!(decoder.decode(&wire), Progress::Complete { .. }));
         assert_eq!(decoder.memory_octets(), room);
+    }
+
+    fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, Fault> {
+        let mut decoder = Decoder::new(limits, Framing::Chunks, 0);
+        for chunk in chunks {
+            assert_eq!(decoder.decode(chunk), Progress::Partial);
+        }
+        decoder.end();
+        decoder.finish()
+    }
+
+    #[test]
+    fn in_chunks_dots_mean_nothing_and_the_other_rules_hold() {
+        let decode = |text: &[u8]| decode_chunks(LIMITS, &[text]);
+        for (text, expected) in [
+            (&b""[..], &b""[..]),
+            (b"a\r\n", b"a\r\n"),
+            (b".\r\n..\r\n.a\r\n\r\n.\r\n", b".\r\n..\r\n.a\r\n\r\n.\r\n"),
+            (b"a\nb\rc\r\n", b"a\r\nb c\r\n"),
+            (b"no end", b"no end\r\n"),
+            (b"a\r", b"a \r\n"),
+            (b"\n", b"\r\n"),
+        ] {
+            assert_eq!(decode(text).as_deref(), Ok(expected), "{}", text.escape_ascii());
+        }
+        assert_eq!(decode(b"a\0"), Err(Fault::Nul));
+        let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
+        assert_eq!(decode_chunks(reject, &[b"a\r"]), Err(Fault::BareNewline));
+        assert_eq!(decode_chunks(reject, &[b"a\r", b"\nb\r\n"]), Ok(b"a\r\nb\r\n".to_vec()));
     }
 
     fn wires() -> impl Strategy<Value = Vec<u8>> {
@@ -393,6 +456,18 @@ mod tests {
             let bare_newline = if reject { BareNewline::Reject } else { BareNewline::Normalize };
             let limits = DataLimits { message_octets_max, line_octets_max: 45, bare_newline };
             prop_assert_eq!(decode(limits, &[&wire]), model(limits, &wire));
+        }
+
+        #[test]
+        fn any_split_into_chunks_gives_the_same_message(wire in wires(), at in 0usize..200) {
+            let limits = DataLimits { message_octets_max: 60, line_octets_max: 45, ..LIMITS };
+            let (front, back) = wire.split_at(at.min(wire.len()));
+            let single: Vec<&[u8]> = wire.chunks(1).collect();
+            prop_assert_eq!(decode_chunks(limits, &[front, back]), decode_chunks(limits, &[&wire]));
+            prop_assert_eq!(decode_chunks(limits, &single), decode_chunks(limits, &[&wire]));
+            if let Ok(message) = decode_chunks(limits, &[&wire]) {
+                prop_assert!(message.is_empty() || message.ends_with(b"\r\n"));
+            }
         }
 
         #[test]

@@ -33,6 +33,7 @@ fn variables() -> Variables<'static> {
 fn hold(dialogue: &Dialogue, one_by_one: bool) {
     let mut settings = settings();
     settings.recipients_max = 5;
+    settings.commands_without_message_max = 100;
     settings.data.message_octets_max = 100 * 1024;
     settings.data.line_octets_max = 64 * 1024;
     let variables = variables();

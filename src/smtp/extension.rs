@@ -1,15 +1,22 @@
 //! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
 
+use super::parameters::HOLD_MAX_S;
 use super::sasl::{self, ChannelBinding};
 use super::session::Settings;
+use crate::mail::{SignedDuration, Timestamp};
+
+/// What the offer depends on beside the settings.
+pub struct State<'a> {
+    pub tls: bool,
+    pub authenticated: bool,
+    pub channel: Option<&'a ChannelBinding>,
+    /// If it is known.
+    pub now: Option<Timestamp>,
+}
 
 /// The lines of the answer to EHLO.
-pub fn offer(
-    settings: &Settings,
-    tls: bool,
-    authenticated: bool,
-    channel: Option<&ChannelBinding>,
-) -> Vec<String> {
+pub fn offer(settings: &Settings, state: &State<'_>) -> Vec<String> {
+    let &State { tls, authenticated, channel, now } = state;
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -22,9 +29,24 @@ pub fn offer(
         "SMTPUTF8".into(),
         // RFC 3461.
         "DSN".into(),
+        // RFC 3030.
+        "CHUNKING".into(),
+        "BINARYMIME".into(),
+        // RFC 9422.
+        format!("LIMITS RCPTMAX={}", settings.recipients_max),
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
+    // RFC 4865 §4: the longest time, and the latest.
+    if let Some(latest) =
+        now.and_then(|now| now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).ok())
+    {
+        lines.push(format!("FUTURERELEASE {HOLD_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    }
+    // RFC 8689 §2: over TLS only.
+    if tls {
+        lines.push("REQUIRETLS".into());
+    }
     // RFC 3207 §4.2: not once TLS is on.
     if !tls && settings.starttls {
         lines.push("STARTTLS".into());

@@ -6,6 +6,7 @@
 //! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1; `parameters` those of MAIL and RCPT.
 //! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
 //! * `data`: where a message ends, and its bytes without the transparency dots (RFC 5321 §4.5.2).
+//! * [`proxy`]: what a load balancer says in front of all this.
 //! * `extension`: what EHLO offers.
 //! * `replies`: each reply of our own, once, by its number.
 //!
@@ -19,6 +20,7 @@ mod dialogue_tests;
 mod extension;
 mod line;
 mod parameters;
+pub mod proxy;
 pub mod replies;
 mod reply;
 mod sasl;
@@ -30,7 +32,7 @@ mod testing;
 mod transaction;
 
 pub use command::{CommandError, Verb};
-pub use data::{BareNewline, DataLimits, Decoder, Fault, Progress};
+pub use data::{BareNewline, DataLimits, Decoder, Fault, Framing, Progress};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};

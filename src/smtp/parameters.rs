@@ -1,12 +1,16 @@
 //! The parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`), each by the RFC of its extension.
 
 use super::command::CommandError;
-use crate::mail::{BodyType, MailParameters, RcptParameters, decode_xtext};
+use crate::mail::{BodyType, MailParameters, RcptParameters, SignedDuration, Timestamp, decode_xtext};
 
 /// RFC 4954 §5: octets of the value of `AUTH`.
 const AUTH_OCTETS_MAX: usize = 500;
-const MAIL_KNOWN: &str = "MAIL takes SIZE, BODY, SMTPUTF8, AUTH, RET and ENVID";
-const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext";
+const MAIL_KNOWN: &str =
+    "MAIL takes SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
+const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, \
+                          REQUIRETLS, HOLDFOR=seconds, HOLDUNTIL=time";
+/// RFC 4865 §4: how long a message may be held.
+pub const HOLD_MAX_S: u32 = 30 * 24 * 60 * 60;
 const RCPT_KNOWN: &str = "RCPT takes NOTIFY and ORCPT";
 
 /// What stands behind MAIL's path.
@@ -16,10 +20,39 @@ pub struct MailOptions {
     pub octets: Option<u64>,
     /// `BODY` (RFC 6152).
     pub body: BodyType,
+    /// `BODY=BINARYMIME` (RFC 3030): what is taken of that is 8BITMIME.
+    pub binary: bool,
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,
+    /// `HOLDFOR` or `HOLDUNTIL` (RFC 4865).
+    pub hold: Option<Hold>,
     /// What outlives the session.
     pub parameters: MailParameters,
+}
+
+/// How long a message is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// From now on.
+    Seconds(u32),
+    /// Up to this time.
+    Until(Timestamp),
+}
+
+impl Hold {
+    /// When the message is to go out; a fault if that is further away than is offered. RFC 4865 §4: a time that has
+    /// passed holds nothing.
+    pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {
+        let latest = now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).unwrap_or(Timestamp::MAX);
+        let release_at = match self {
+            Self::Seconds(seconds) => {
+                now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap_or(Timestamp::MAX)
+            }
+            Self::Until(time) => time.max(now),
+        };
+        let fault = CommandError::Argument("a message is held for at most 30 days");
+        if release_at <= latest { Ok(release_at) } else { Err(fault) }
+    }
 }
 
 /// Reads what stands behind MAIL's path.
@@ -73,7 +106,7 @@ impl MailOptions {
     fn set(&mut self, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
         match (keyword, value) {
             ("SIZE", Some(digits)) => self.octets = Some(parse_size(digits)?),
-            ("BODY", Some(kind)) => self.body = parse_body(kind)?,
+            ("BODY", Some(kind)) => (self.body, self.binary) = parse_body(kind)?,
             ("SMTPUTF8", None) => self.smtputf8 = true,
             ("AUTH", Some(value)) => check_auth(value)?,
             ("RET", Some(value)) => {
@@ -84,9 +117,19 @@ impl MailOptions {
                 let fault = CommandError::Argument("ENVID=xtext of at most 100 octets");
                 self.parameters.envelope_id = Some(value.parse().map_err(|_| fault)?);
             }
-            ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID", _) => {
-                return Err(CommandError::Argument(MAIL_FORMS));
+            // RFC 8689 §2: it has no value.
+            ("REQUIRETLS", None) => self.parameters.require_tls = true,
+            // RFC 4865 §4: one of the two at most.
+            ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.hold.is_some() => {
+                return Err(CommandError::Argument("HOLDFOR or HOLDUNTIL, not both"));
             }
+            ("HOLDFOR", Some(seconds)) => self.hold = Some(parse_interval(seconds)?),
+            ("HOLDUNTIL", Some(time)) => self.hold = Some(parse_time(time)?),
+            (
+                "SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID" | "REQUIRETLS" | "HOLDFOR"
+                | "HOLDUNTIL",
+                _,
+            ) => return Err(CommandError::Argument(MAIL_FORMS)),
             _ => return Err(CommandError::Parameter(MAIL_KNOWN)),
         }
         Ok(())
@@ -101,12 +144,30 @@ fn parse_size(digits: &str) -> Result<u64, CommandError> {
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
-fn parse_body(kind: &str) -> Result<BodyType, CommandError> {
+fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
     match kind.to_ascii_uppercase().as_str() {
-        "7BIT" => Ok(BodyType::SevenBit),
-        "8BITMIME" => Ok(BodyType::EightBitMime),
-        _ => Err(CommandError::Parameter("BODY is 7BIT or 8BITMIME")),
+        "7BIT" => Ok((BodyType::SevenBit, false)),
+        "8BITMIME" => Ok((BodyType::EightBitMime, false)),
+        "BINARYMIME" => Ok((BodyType::EightBitMime, true)),
+        _ => Err(CommandError::Parameter("BODY is 7BIT, 8BITMIME or BINARYMIME")),
     }
+}
+
+/// RFC 4865 §4: 1*9DIGIT.
+fn parse_interval(digits: &str) -> Result<Hold, CommandError> {
+    let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let seconds = digits.parse().ok().filter(|_| fits);
+    seconds.map(Hold::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
+}
+
+/// RFC 4865 §4: RFC 3339 in UTC, with the letters in upper case.
+fn parse_time(text: &str) -> Result<Hold, CommandError> {
+    let shaped = text.len() >= 20
+        && text.ends_with('Z')
+        && text.as_bytes().get(10) == Some(&b'T')
+        && text.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b));
+    let time = text.parse().ok().filter(|_| shaped);
+    time.map(Hold::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
 }
 
 /// RFC 4954 §5: `<>`, or a mailbox as xtext. The claim of a client that we do not trust with it is treated as `<>`.
@@ -176,6 +237,38 @@ mod tests {
         for bad in ["BODY=9BIT", "X", "=1", "NOTIFY=NEVER"] {
             assert!(matches!(parse_mail_options(bad), Err(CommandError::Parameter(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_message_is_held_for_a_while_or_until_a_time_but_not_too_long() {
+        let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
+        let release = |text: &str| {
+            let hold = parse_mail_options(text)?.hold.unwrap();
+            hold.release_at(now).map(|at| at.to_string())
+        };
+        assert_eq!(release("HOLDFOR=60").as_deref(), Ok("2026-11-22T02:01:00Z"));
+        assert_eq!(release("HOLDFOR=2592000").as_deref(), Ok("2026-12-22T02:00:00Z"));
+        assert_eq!(release("holduntil=2026-12-22T02:00:00Z").as_deref(), Ok("2026-12-22T02:00:00Z"));
+        assert_eq!(release("HOLDUNTIL=2020-01-01T00:00:00Z").as_deref(), Ok("2026-11-22T02:00:00Z"));
+        for bad in [
+            "HOLDFOR=2592001",
+            "HOLDUNTIL=2026-12-22T02:00:01Z",
+            "HOLDFOR",
+            "HOLDFOR=",
+            "HOLDFOR=-1",
+            "HOLDFOR=1h",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=tomorrow",
+            "HOLDUNTIL=2026-12-01",
+            "HOLDUNTIL=2026-12-01T00:00:00",
+            "HOLDUNTIL=2026-12-01T00:00:00+01:00",
+            "HOLDUNTIL=2026-13-01T00:00:00Z",
+            "HOLDFOR=1 HOLDUNTIL=2026-12-01T00:00:00Z",
+            "REQUIRETLS=1",
+        ] {
+            assert!(argument_fault(release(bad)), "{bad}");
+        }
+        assert!(parse_mail_options("requiretls").unwrap().parameters.require_tls);
     }
 
     #[test]

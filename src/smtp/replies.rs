@@ -5,7 +5,7 @@ use super::Reply;
 use super::command::CommandError;
 use super::line::LineError;
 use super::sasl::SaslError;
-use crate::mail::{DomainName, EnhancedStatus, MessageId};
+use crate::mail::{DomainName, EnhancedStatus, MessageId, Timestamp};
 
 macro_rules! replies {
     ($($(#[$doc:meta])* $name:ident = $code:literal $class:literal . $subject:literal . $detail:literal $text:literal;)*) => {$(
@@ -21,7 +21,7 @@ replies! {
     /// QUIT.
     bye_221 = 221 2 . 0 . 0 "Bye";
     /// HELP.
-    help_214 = 214 2 . 0 . 0 "EHLO STARTTLS AUTH MAIL RCPT DATA RSET NOOP QUIT; log in with a key id and its secret";
+    help_214 = 214 2 . 0 . 0 "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT; log in with a key id and its secret";
     /// STARTTLS.
     ready_for_tls_220 = 220 2 . 0 . 0 "Ready to start TLS";
     /// AUTH.
@@ -44,6 +44,12 @@ replies! {
     too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address, try again later";
     /// The session made too many errors.
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
+    /// The client of this tenant has all the connections that it may have.
+    too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections of your account, close some or try again later";
+    /// The session gives commands and sends nothing.
+    too_many_commands_421 = 421 4 . 7 . 0 "Too many commands without a message, closing";
+    /// RFC 5321 §4.5.3.2 gives each block its time; this bounds what a trickle can hold.
+    too_slow_421 = 421 4 . 4 . 2 "The message comes too slowly, closing";
     /// HTTP or TLS where SMTP is spoken in clear.
     not_smtp_421 = 421 4 . 7 . 0 "This is an SMTP server, closing";
     /// An answer is missing that should have been given: a fault of ours.
@@ -80,6 +86,10 @@ replies! {
     hello_first_503 = 503 5 . 5 . 1 "Send EHLO first";
     /// RCPT and DATA need a MAIL.
     mail_first_503 = 503 5 . 5 . 1 "Send MAIL first";
+    /// RFC 3030 §2: chunks are followed by chunks.
+    between_chunks_503 = 503 5 . 5 . 1 "Not between chunks; go on with BDAT or send RSET";
+    /// RFC 3030 §3.
+    binary_needs_chunks_503 = 503 5 . 5 . 1 "A message declared BINARYMIME is sent with BDAT";
     /// MAIL, AUTH and STARTTLS cannot come within a transaction.
     in_transaction_503 = 503 5 . 5 . 1 "Not within a transaction; send RSET first";
     /// RFC 4954 §4.
@@ -102,6 +112,13 @@ replies! {
     no_recipients_554 = 554 5 . 5 . 1 "No valid recipients";
 }
 
+/// Too many logins failed.
+pub fn banned_421(until: Timestamp) -> Reply {
+    let text =
+        format!("Too many failed logins, no more are taken until {until:.0}; check user name and password");
+    Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
+}
+
 /// The greeting (RFC 5321 §4.2: the host name comes first; RFC 2034 §4: no enhanced code).
 pub fn greeting_220(hostname: &DomainName) -> Reply {
     Reply::new(220, None, &format!("{hostname} ESMTP Pillarbox"))
@@ -120,6 +137,11 @@ pub fn challenge_334(challenge: &str) -> Reply {
 /// DATA.
 pub fn start_input_354() -> Reply {
     Reply::new(354, None, "Send the message, end with <CRLF>.<CRLF>")
+}
+
+/// BDAT, but for the last.
+pub fn chunk_received_250(octets: u64) -> Reply {
+    Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: {octets} octets received"))
 }
 
 /// The message is on disk.

@@ -2,22 +2,27 @@
 //!
 //! Facts that outlive a transaction stand in [`Session`]; the [`Phase`] holds what belongs to the moment, so that a
 //! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
-//! decided in [`Session::find_obstacle`] alone.
+//! decided in [`order`] alone, and [`content`] holds what messages come in.
+
+mod content;
+mod order;
 
 use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::command::{self, CommandError, ForwardPath, Verb};
-use super::data::{DataLimits, Decoder, Progress};
+use super::command::{self, Chunk, CommandError, ForwardPath, Verb};
+use super::data::DataLimits;
 use super::line::LineError;
 use super::sasl::{self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError};
 use super::transaction::{self, Draft};
 use super::{Reply, extension, replies};
 use crate::mail::{
     Address, DomainName, Envelope, Host, LocalPart, MessageId, Recipient, Refusal, ReversePath, Stage,
+    Timestamp,
 };
+use content::{Receiving, ReceivingChunk};
 
 /// What a server is to its clients.
 #[derive(Debug, Clone)]
@@ -30,6 +35,9 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Errors that a session may make; the next one closes it.
     pub errors_max: u32,
+    /// Commands that a session may give without a message being accepted; the next one closes it. What belongs to a
+    /// transaction (RCPT, DATA) does not count.
+    pub commands_without_message_max: u32,
     /// Whether STARTTLS can be offered.
     pub starttls: bool,
 }
@@ -43,7 +51,7 @@ pub enum Input<'a> {
     Line(&'a [u8]),
     /// Something else than a line.
     LineError(LineError),
-    /// Octets that followed a 354.
+    /// Octets that followed a 354 or a BDAT.
     Body(&'a [u8]),
     /// There is no room for the rest of the body: it is read to its end and answered with this reply.
     BodyRefused(Reply),
@@ -53,6 +61,8 @@ pub enum Input<'a> {
     TlsDone,
     /// The client was silent for too long.
     Idle,
+    /// The message comes too slowly.
+    TooSlow,
     /// The server stops. While a message is received nothing changes; say it again after that.
     ShuttingDown,
     /// The client is gone.
@@ -150,6 +160,9 @@ pub struct Session {
     authenticated: bool,
     channel: Option<ChannelBinding>,
     errors: u32,
+    /// What the shell said last.
+    now: Option<Timestamp>,
+    commands_without_message: u32,
     phase: Phase,
 }
 
@@ -167,17 +180,10 @@ enum Phase {
     Sasl(Exchange),
     Transaction(Box<Draft>),
     Data(Box<Receiving>),
+    Chunk(Box<ReceivingChunk>),
     Waiting(Pending),
     TlsPending,
     Closed,
-}
-
-/// A message on its way in.
-#[derive(Debug)]
-struct Receiving {
-    draft: Box<Draft>,
-    decoder: Decoder,
-    refused: Option<Reply>,
 }
 
 /// The question that was asked, and what its answer concerns.
@@ -189,6 +195,7 @@ enum Pending {
     Sender(Box<Draft>),
     Recipient(Box<Draft>, Recipient),
     StartData(Box<Draft>),
+    StartChunks(Box<Draft>, Chunk),
     Accept,
     /// Goes on with this draft, if there is one left.
     Refuse(Option<Box<Draft>>),
@@ -207,8 +214,23 @@ impl Step {
 impl Session {
     /// A new connection; `tls` if it was secured from the first octet.
     pub fn new(settings: Arc<Settings>, tls: bool) -> Self {
-        let (hello, channel) = (None, None);
-        Self { settings, hello, tls, authenticated: false, channel, errors: 0, phase: Phase::Opening }
+        Self {
+            settings,
+            hello: None,
+            tls,
+            authenticated: false,
+            channel: None,
+            errors: 0,
+            now: None,
+            commands_without_message: 0,
+            phase: Phase::Opening,
+        }
+    }
+
+    /// What time it is, said before a line is handed in. A session that does not know holds no message for later
+    /// (RFC 4865).
+    pub fn tell_time(&mut self, now: Timestamp) {
+        self.now = Some(now);
     }
 
     /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
@@ -225,6 +247,8 @@ impl Session {
     pub fn body_memory_octets(&self) -> usize {
         match &self.phase {
             Phase::Data(receiving) => receiving.decoder.memory_octets(),
+            Phase::Chunk(receiving) => receiving.memory_octets(),
+            Phase::Transaction(draft) => draft.memory_octets(),
             _ => 0,
         }
     }
@@ -233,12 +257,13 @@ impl Session {
     pub fn step(&mut self, input: Input<'_>) -> Step {
         match (mem::replace(&mut self.phase, Phase::Closed), input) {
             (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
-            (phase @ Phase::Data(_), Input::ShuttingDown) => {
+            (phase @ (Phase::Data(_) | Phase::Chunk(_)), Input::ShuttingDown) => {
                 self.phase = phase;
                 Step::silent(Next::ReadBody)
             }
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
+            (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
             (Phase::Opening, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))
             }
@@ -255,6 +280,10 @@ impl Session {
             (Phase::Sasl(_), Input::LineError(error)) => self.fail(None, replies::for_line(error)),
             (Phase::Data(receiving), Input::Body(octets)) => self.receive(receiving, octets),
             (Phase::Data(receiving), Input::BodyRefused(reply)) => self.refuse_body(receiving, reply),
+            (Phase::Chunk(receiving), Input::Body(octets)) => self.receive_chunk(receiving, octets),
+            (Phase::Chunk(receiving), Input::BodyRefused(reply)) => self.refuse_chunk(receiving, reply),
+            // Its last octet took more room than there was.
+            (Phase::Transaction(_), Input::BodyRefused(reply)) => self.ready(None, reply),
             (Phase::Waiting(pending), Input::Answer(verdict)) => self.take_answer(pending, verdict),
             (Phase::TlsPending, Input::TlsDone) => {
                 self.tls = true;
@@ -296,8 +325,14 @@ impl Session {
             Ok(split) => split,
             Err(error) => return self.fail(draft, replies::for_command(&error)),
         };
+        if verb == Verb::Bdat {
+            return self.begin_chunk(draft, arguments);
+        }
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
             return self.fail(draft, obstacle);
+        }
+        if !self.has_patience_for(verb) {
+            return Step::reply(replies::too_many_commands_421(), Next::Close);
         }
         match (verb, draft) {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
@@ -312,7 +347,7 @@ impl Session {
                 let octets_declared = draft.options.octets;
                 self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
             }
-            (Verb::Rcpt | Verb::Data, None) => self.fail(None, replies::mail_first_503()),
+            (Verb::Rcpt | Verb::Data | Verb::Bdat, _) => self.fail(None, replies::mail_first_503()),
             // RFC 5321 §4.1.1.5: the transaction is forgotten, the greeting is not.
             (Verb::Rset, _) => self.ready(None, replies::ok_250()),
             (Verb::Noop, draft) => self.ready(draft, replies::ok_250()),
@@ -322,39 +357,15 @@ impl Session {
         }
     }
 
-    /// The table of phases and commands: why the verb cannot come now, if it cannot.
-    fn find_obstacle(&self, verb: Verb, arguments: &str, draft: Option<&Draft>) -> Option<Reply> {
-        let argued = !arguments.is_empty();
+    /// Counts a command that by itself brings no message nearer.
+    fn has_patience_for(&mut self, verb: Verb) -> bool {
         match verb {
-            // RFC 5321 §4.1.4: these may come at any time.
-            Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
-            Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
-            Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
-            Verb::Ehlo | Verb::Helo | Verb::Quit | Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => None,
-
-            _ if self.hello.is_none() => Some(replies::hello_first_503()),
-
-            Verb::StartTls | Verb::Auth | Verb::Mail if draft.is_some() => {
-                Some(replies::in_transaction_503())
-            }
-            Verb::StartTls if self.tls => Some(replies::already_secure_503()),
-            // RFC 3207 §4: it takes no parameter.
-            Verb::StartTls if argued => Some(replies::no_argument_501()),
-            Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
-            // RFC 4954 §4, and never a password in clear.
-            Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
-            Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
-            // RFC 6409 §4.3, RFC 8314 §3.3.
-            Verb::Mail if !self.tls => Some(replies::tls_required_530()),
-            Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
-
-            Verb::Rcpt | Verb::Data if draft.is_none() => Some(replies::mail_first_503()),
-            Verb::Data if argued => Some(replies::no_argument_501()),
-            Verb::Data if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
-                Some(replies::no_recipients_554())
-            }
-            Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data => None,
+            Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => {}
+            Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => {}
+            _ => return true,
         }
+        self.commands_without_message += 1;
+        self.commands_without_message <= self.settings.commands_without_message_max
     }
 
     /// RFC 5321 §4.1.4: a second greeting forgets the transaction.
@@ -362,7 +373,10 @@ impl Session {
         let extended = verb == Verb::Ehlo;
         self.hello = Some(Hello { name: fit_for_trace(name), extended });
         let lines = if extended {
-            extension::offer(&self.settings, self.tls, self.authenticated, self.channel.as_ref())
+            let channel = self.channel.as_ref();
+            let state =
+                extension::State { tls: self.tls, authenticated: self.authenticated, channel, now: self.now };
+            extension::offer(&self.settings, &state)
         } else {
             vec![self.settings.hostname.to_string()]
         };
@@ -400,7 +414,12 @@ impl Session {
     }
 
     fn mail(&mut self, arguments: &str) -> Step {
-        let mail = match command::parse_mail(arguments) {
+        let mail = command::parse_mail(arguments).and_then(|mut mail| {
+            let hold = mail.options.hold.zip(self.now);
+            mail.options.parameters.release_at = hold.map(|(hold, now)| hold.release_at(now)).transpose()?;
+            Ok(mail)
+        });
+        let mail = match mail {
             Ok(mail) => mail,
             Err(error) => return self.fail(None, replies::for_command(&error)),
         };
@@ -443,37 +462,6 @@ impl Session {
         self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
     }
 
-    fn receive(&mut self, mut receiving: Box<Receiving>, octets: &[u8]) -> Step {
-        let consumed = match receiving.decoder.decode(octets) {
-            Progress::Partial => {
-                self.phase = Phase::Data(receiving);
-                return Step { consumed: octets.len(), ..Step::silent(Next::ReadBody) };
-            }
-            Progress::Complete { consumed } => consumed,
-        };
-        let step = match (receiving.refused, receiving.decoder.finish()) {
-            (Some(reply), _) => self.ready(None, reply),
-            (None, Err(fault)) => {
-                self.refuse(None, Stage::Data, transaction::faulty_message(fault, &self.settings.data))
-            }
-            (None, Ok(message)) => {
-                let envelope = receiving.draft.into_envelope();
-                let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
-                let protocol =
-                    extension::transmission_type(extended, envelope.smtputf8, self.tls, self.authenticated);
-                self.ask(Pending::Accept, Question::Accept { envelope, message: message.into(), protocol })
-            }
-        };
-        Step { consumed, ..step }
-    }
-
-    fn refuse_body(&mut self, mut receiving: Box<Receiving>, reply: Reply) -> Step {
-        receiving.decoder.discard();
-        receiving.refused.get_or_insert(reply);
-        self.phase = Phase::Data(receiving);
-        Step::silent(Next::ReadBody)
-    }
-
     fn take_answer(&mut self, pending: Pending, verdict: Verdict) -> Step {
         let refusal = match verdict {
             Verdict::Refused(reply) => reply,
@@ -483,6 +471,7 @@ impl Session {
             Pending::Authenticate | Pending::User(_) | Pending::Proof => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
             Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
+            Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
             Pending::Refuse(draft) => self.ready(draft, refusal),
         }
     }
@@ -502,12 +491,12 @@ impl Session {
                 draft.recipients.push(recipient);
                 self.ready(Some(draft), replies::recipient_ok_250())
             }
-            (Pending::StartData(draft), _) => {
-                let decoder = Decoder::new(self.settings.data, draft.octets_expected(&self.settings.data));
-                self.phase = Phase::Data(Box::new(Receiving { draft, decoder, refused: None }));
-                Step::reply(replies::start_input_354(), Next::ReadBody)
+            (Pending::StartData(draft), _) => self.start_data(draft),
+            (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
+            (Pending::Accept, Verdict::Queued(id)) => {
+                self.commands_without_message = 0;
+                self.ready(None, replies::queued_250(id))
             }
-            (Pending::Accept, Verdict::Queued(id)) => self.ready(None, replies::queued_250(id)),
             // None can be consented to like that: a message without an id was not stored, a proof not checked.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())

@@ -55,6 +55,10 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("MAIL FROM:<> RET=FULL ENVID=a",  ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> RET=ALL",           ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> ENVID=a+0D+0A",     ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> REQUIRETLS",        ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> REQUIRETLS=1",      ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> HOLDFOR=2592001",   ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
+    ("MAIL FROM:<> HOLDFOR=60",        ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
     ("MAIL FROM:<> AUTH=a=b",          ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "501 5.5.4",  "503 5.5.1",  "503 5.5.1"]),
     ("RCPT TO:<c@d.example> NOTIFY=SUCCESS ORCPT=rfc822;x", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "250 2.1.5", "250 2.1.5"]),
     ("RCPT TO:<c@d.example> NOTIFY=NEVER,DELAY", ["503 5.5.1", "503 5.5.1", "503 5.5.1", "503 5.5.1", "501 5.5.4", "501 5.5.4"]),
@@ -77,7 +81,12 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("QUIT",                           ["221 2.0.0",  "221 2.0.0",  "221 2.0.0",  "221 2.0.0",  "221 2.0.0",  "221 2.0.0"]),
     ("QUIT now",                       ["501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4"]),
     ("EXPN list",                      ["502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1"]),
-    ("BDAT 0 LAST",                    ["502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1",  "502 5.5.1"]),
+    ("BDAT 0 LAST",                    ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "554 5.5.1",  "250 2.0.0"]),
+    ("BDAT 6\r\nQUIT",                 ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "554 5.5.1",  "250 2.0.0"]),
+    ("BDAT 6 LAST\r\nQUIT",            ["503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "503 5.5.1",  "554 5.5.1",  "250 2.0.0"]),
+    ("BDAT",                           ["501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4"]),
+    ("BDAT x LAST",                    ["501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4",  "501 5.5.4"]),
+    ("MAIL FROM:<> BODY=BINARYMIME",   ["503 5.5.1",  "530 5.7.0",  "530 5.7.0",  "250 2.1.0",  "503 5.5.1",  "503 5.5.1"]),
     ("XYZZY",                          ["500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1"]),
     ("",                               ["500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1",  "500 5.5.1"]),
     ("NOOP \x01",                      ["500 5.5.2",  "500 5.5.2",  "500 5.5.2",  "500 5.5.2",  "500 5.5.2",  "500 5.5.2"]),
@@ -127,7 +136,7 @@ fn the_offer_changes_with_tls_and_login() {
     assert_eq!(
         plain,
         "250-mx.pillarbox.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-         250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
+         250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-LIMITS RCPTMAX=3\r\n250-ENHANCEDSTATUSCODES\r\n250-FUTURERELEASE 2592000 1970-01-31T00:00:00Z\r\n250 STARTTLS\r\n"
     );
     it.say("STARTTLS\r\n");
     let secured = it.say("EHLO c.example\r\n");
@@ -135,6 +144,18 @@ fn the_offer_changes_with_tls_and_login() {
     it.say("AUTH PLAIN AHVzZXIAcGFzcw==\r\n");
     assert!(!it.say("EHLO c.example\r\n").contains("AUTH"));
     assert_eq!(it.say("HELO c.example\r\n"), "250 mx.pillarbox.example\r\n");
+}
+
+#[test]
+fn a_message_is_held_until_its_time_and_tls_required_of_who_takes_it() {
+    let mut it = Conversation::logged_in();
+    it.say("MAIL FROM:<a@own.example> HOLDFOR=3600 REQUIRETLS\r\n");
+    it.say(RCPT);
+    it.say("DATA\r\n");
+    it.say("A: b\r\n.\r\n");
+    let parameters = &it.accepted[0].0.parameters;
+    assert_eq!(parameters.release_at.map(|at| at.as_second()), Some(3600));
+    assert!(parameters.require_tls);
 }
 
 #[test]
@@ -316,6 +337,105 @@ fn a_name_in_ehlo_is_inert_before_it_is_traced() {
     assert_eq!(it.session().helo(), "a?b??c???d?[IPv6:::1]");
 }
 
+#[test]
+fn chunks_make_one_message_without_regard_to_dots() {
+    let mut it = Conversation::logged_in();
+    it.say(MAIL);
+    it.say(RCPT);
+    assert_eq!(it.say("BDAT 7\r\nA: b\r\n\r"), "250 2.0.0 Ok: 7 octets received\r\n");
+    assert!(it.session().body_memory_octets() > 0);
+    assert!(it.say("NOOP\r\n").starts_with("250"));
+    for between in ["DATA\r\n", RCPT, MAIL] {
+        assert!(it.say(between).starts_with("503 5.5.1"), "{between}");
+    }
+    let done = it.say("BDAT 11\r\n\n.\r\n..x\r\n.\rBDAT 0 LAST\r\nNOOP\r\n");
+    assert!(done.starts_with("250 2.0.0 Ok: 11 octets received\r\n250 2.0.0 Ok: queued as msg_"), "{done}");
+    assert_eq!(it.accepted[0].1, b"A: b\r\n\r\n.\r\n..x\r\n. \r\n");
+    assert_eq!(it.codes().last(), Some(&250));
+    assert_eq!(it.session().body_memory_octets(), 0);
+}
+
+#[test]
+fn a_refused_chunk_is_read_to_its_end_and_ends_its_transaction() {
+    let big = "x".repeat(600) + "\r\n";
+    for (chunks, replies) in [
+        (vec!["BDAT 7\r\nRefuse\n".to_owned(), "BDAT 2 LAST\r\nQU".into()], &["250 2.0.0", "550 5.7.1"][..]),
+        (vec!["BDAT 6\r\nQUI\0\r\n".into(), "BDAT 6 LAST\r\nQUIT\r\n".into()], &["554 5.6.0", "503 5.5.1"]),
+        (
+            vec![
+                format!("BDAT 602\r\n{big}"),
+                format!("BDAT 602\r\n{big}"),
+                "BDAT 6 LAST\r\nQUIT\r\n".into(),
+            ],
+            &["554 5.6.0", "503 5.5.1", "503 5.5.1"],
+        ),
+        (vec![format!("BDAT 2000\r\n{}", "QUIT\r\n.\r\n\r\n".repeat(181) + "QUIT\r\nx\r\n")], &["552 5.3.4"]),
+    ] {
+        let mut it = Conversation::logged_in();
+        it.say(MAIL);
+        it.say(RCPT);
+        for (chunk, reply) in chunks.iter().zip(replies) {
+            let said = it.say(chunk);
+            assert!(said.starts_with(reply) && said.matches("\r\n").count() == 1, "{chunk:.20} {said}");
+        }
+        assert!(!it.closed && it.accepted.is_empty());
+        assert!(it.say(MAIL).starts_with("250 2.1.0"));
+    }
+}
+
+#[test]
+fn a_chunk_without_room_is_read_to_its_end_too() {
+    let mut it = Conversation::logged_in();
+    it.say("MAIL FROM:<a@own.example> SIZE=777\r\n");
+    it.say(RCPT);
+    assert!(it.say("BDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\n").starts_with("451 4.3.2"));
+    assert_eq!(it.codes()[2..], [451, 503]);
+    it.say(MAIL);
+    it.say(RCPT);
+    it.say("BDAT 6\r\nQU");
+    it.input(Input::BodyRefused(Reply::new(451, None, "No room")));
+    assert_eq!(it.session().body_memory_octets(), 0);
+    assert_eq!(it.say("IT\r\nNOOP\r\n"), "451 No room\r\n250 2.0.0 Ok\r\n");
+    assert!(it.say(RCPT).starts_with("503"));
+    it.say(MAIL);
+    it.say(RCPT);
+    it.say("BDAT 6\r\nabcd\r\n");
+    it.input(Input::BodyRefused(Reply::new(451, None, "No room")));
+    assert_eq!(it.codes().last(), Some(&451));
+    assert!(it.say(RCPT).starts_with("503"));
+}
+
+#[test]
+fn a_chunk_may_finish_when_the_server_stops_but_no_other_follows() {
+    let mut it = Conversation::logged_in();
+    it.say(MAIL);
+    it.say(RCPT);
+    it.say("BDAT 6 LAST\r\nabc");
+    it.input(Input::ShuttingDown);
+    assert!(it.say("d\r\n").starts_with("250 2.0.0 Ok: queued"));
+}
+
+#[test]
+fn binary_content_is_taken_only_in_chunks_and_if_it_can_be_sent_on() {
+    const BINARY: &str = "MAIL FROM:<a@own.example> BODY=BINARYMIME\r\n";
+    let mut it = Conversation::logged_in();
+    it.say(BINARY);
+    it.say(RCPT);
+    assert!(it.say("DATA\r\n").starts_with("503 5.5.1"));
+    assert!(it.say("BDAT 12 LAST\r\nA: b\r\n\r\nc\r\n\r").starts_with("554"), "not at the end either");
+    for (content, code) in
+        [("A: b\r\n\r\nc\r\n.", "250"), ("A: b\nc\r\n\r\nd", "554"), ("A: b\r\n\r\nc\0\r\n", "554")]
+    {
+        it.say(BINARY);
+        it.say(RCPT);
+        let said = it.say(&format!("BDAT {} LAST\r\n{content}", content.len()));
+        assert!(said.starts_with(code), "{content:?} {said}");
+    }
+    assert_eq!(it.refused, ["conversion_required"; 3]);
+    assert_eq!(it.accepted[0].0.body, crate::mail::BodyType::EightBitMime);
+    assert_eq!(it.accepted[0].1, b"A: b\r\n\r\nc\r\n.\r\n");
+}
+
 /// What a client may send, good and bad, in pieces that make long dialogues likely.
 fn traffic() -> impl Strategy<Value = String> {
     let token = prop::sample::select(vec![
@@ -338,6 +458,15 @@ fn traffic() -> impl Strategy<Value = String> {
         "\r.\r\n",
         "\r\n.\n",
         "\0",
+        "MAIL FROM:<a@own.example> BODY=BINARYMIME\r\n",
+        "BDAT 6\r\nabcd\r\n",
+        "BDAT 5\r\nab\r\nc",
+        "BDAT 8 LAST\r\nd\r\n.\r\ne\r",
+        "BDAT 12 LAST\r\n",
+        "BDAT 0 LAST\r\n",
+        "BDAT 0\r\n",
+        "BDAT 900\r\n",
+        "BDAT x\r\n",
         "RSET\r\n",
         "NOOP\r\n",
         "HELP\r\n",
@@ -388,13 +517,16 @@ proptest! {
         let mut expected = Vec::new();
         let (mut mail, mut recipient) = (false, false);
         for (command, replies) in commands.into_iter().map(|i| TABLE[i]) {
-            if it.closed || ["DATA", "RCPT TO:<c@d.example>"].contains(&command) {
+            // What begins content has its own replies behind it.
+            if it.closed || ["DATA", "BDAT 6\r\nQUIT", "MAIL FROM:<> BODY=BINARYMIME"].contains(&command) {
                 continue;
             }
             let status = replies[if recipient { 5 } else if mail { 4 } else { 3 }];
             it.say(&format!("{command}\r\n"));
             expected.push(status.to_owned());
-            if status.starts_with("250") {
+            if command.starts_with("BDAT") {
+                (mail, recipient) = (false, false);
+            } else if status.starts_with("250") {
                 mail |= command.starts_with("MAIL");
                 recipient |= command.starts_with("RCPT");
                 if ["EHLO", "HELO", "RSET"].contains(&command.split(' ').next().unwrap()) {
@@ -424,7 +556,7 @@ proptest! {
     }
 
     #[test]
-    fn no_order_of_inputs_makes_it_panic(inputs in prop::collection::vec(0..9, 0..30)) {
+    fn no_order_of_inputs_makes_it_panic(inputs in prop::collection::vec(0..10, 0..30)) {
         let mut session = Session::new(std::sync::Arc::new(settings()), true);
         for input in inputs {
             session.step(match input {
@@ -436,8 +568,26 @@ proptest! {
                 5 => Input::Answer(super::Verdict::Granted),
                 6 => Input::TlsDone,
                 7 => Input::BodyRefused(super::replies::local_error_451()),
+                8 => Input::Line(b"BDAT 9"),
                 _ => Input::ShuttingDown,
             });
         }
     }
+}
+
+#[test]
+fn commands_count_until_a_message_is_accepted() {
+    let mut it = Conversation::logged_in();
+    let send = format!("{MAIL}{RCPT}DATA\r\nSubject: x\r\n\r\n.\r\n");
+    for _ in 0..5 {
+        it.say(&"NOOP\r\n".repeat(20));
+        assert!(it.say(&send).contains("250 2.0.0 Ok: queued"));
+    }
+    // A transaction without an end is one command, however many recipients are refused in it.
+    it.say(MAIL);
+    it.say(&"RCPT TO:<suppressed@b.example>\r\n".repeat(100));
+    let said = it.say(&"RSET\r\n".repeat(29));
+    assert!(!it.closed && said.ends_with("250 2.0.0 Ok\r\n"), "{said}");
+    assert_eq!(it.say("VRFY b\r\n"), "421 4.7.0 Too many commands without a message, closing\r\n");
+    assert!(it.closed);
 }

@@ -36,6 +36,7 @@ pub fn settings() -> Settings {
         },
         recipients_max: 3,
         errors_max: 10,
+        commands_without_message_max: 30,
         starttls: true,
     }
 }
@@ -53,6 +54,7 @@ impl Conversation {
             refused: Vec::new(),
             closed: false,
         };
+        new.session.tell_time(Timestamp::UNIX_EPOCH);
         let step = new.session.step(Input::Start);
         new.take(step);
         new.run();
@@ -194,6 +196,7 @@ impl Conversation {
                     RefusalCode::MessageTooLarge => (552, 3, 4),
                     RefusalCode::RecipientInvalid => (553, 1, 3),
                     RefusalCode::TooManyRecipients => (452, 5, 3),
+                    RefusalCode::ConversionRequired => (554, 6, 1),
                     _ => (554, 6, 0),
                 };
                 no(code, subject, detail, &refusal.to_string())

@@ -1,7 +1,7 @@
 //! One mail transaction (RFC 5321 §3.3): the envelope while it is written, and what the protocol itself refuses in it.
 
 use super::command::MailArguments;
-use super::data::{DataLimits, Fault};
+use super::data::{DataLimits, Decoder, Fault};
 use super::parameters::MailOptions;
 use crate::mail::{AddressError, Envelope, Recipient, Refusal, RefusalCode, ReversePath};
 
@@ -16,11 +16,13 @@ pub struct Draft {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
     pub options: MailOptions,
+    /// What came in chunks (RFC 3030); nothing before the first.
+    pub content: Option<Decoder>,
 }
 
 impl Draft {
     pub fn new(mail: MailArguments) -> Self {
-        Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options }
+        Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options, content: None }
     }
 
     pub fn into_envelope(self) -> Envelope {
@@ -31,6 +33,11 @@ impl Draft {
             smtputf8: self.options.smtputf8,
             parameters: self.options.parameters,
         }
+    }
+
+    /// Octets of memory that its chunks take.
+    pub fn memory_octets(&self) -> usize {
+        self.content.as_ref().map_or(0, Decoder::memory_octets)
     }
 
     /// How much room to make: what MAIL declared is a hint, never a right.
@@ -64,6 +71,15 @@ pub fn too_large(octets_max: u64) -> Refusal {
         RefusalCode::MessageTooLarge,
         format!("the message is larger than {octets_max} octets"),
         "send less, or a link in place of an attachment",
+    )
+}
+
+/// RFC 3030 §3: declared BINARYMIME, and not such that it could be sent on as 8BITMIME.
+pub fn not_convertible() -> Refusal {
+    Refusal::new(
+        RefusalCode::ConversionRequired,
+        "the binary message has a NUL, a lone CR or LF or a very long line, which other servers do not take",
+        "encode binary parts in base64",
     )
 }
 

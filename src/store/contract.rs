@@ -192,7 +192,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
     };
     let recipients =
         recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
-    NewMessage { message, recipients, content }
+    NewMessage { message, recipients, content, submission_key: None }
 }
 
 pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {

@@ -16,8 +16,11 @@ use std::future::Future;
 
 use crate::mail::{
     Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, KeyId, MessageId, SecretDigest,
-    SuppressionId, TenantId, Timestamp,
+    SignedDuration, SuppressionId, TenantId, Timestamp,
 };
+
+/// How long a [`SubmissionKey`] is remembered.
+pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions};
@@ -54,6 +57,9 @@ pub enum Conflict {
     /// The selector is in use for this domain.
     #[error("the domain has a DKIM key with this selector")]
     Selector,
+    /// The tenant used this key for another submission within [`SUBMISSION_KEY_LIFETIME`].
+    #[error("this idempotency key was used for another message")]
+    SubmissionKey,
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
@@ -239,7 +245,11 @@ pub trait Directory {
 pub trait Spool {
     /// Writes a message, its body, a delivery for each recipient and its event, in one transaction. Answers only
     /// after the commit is synced. Where there is room in memory the message is then claimed without a read.
-    fn enqueue(&self, new: NewMessage) -> impl Future<Output = Result<()>> + Send;
+    ///
+    /// The answer is the message's id; if the same was submitted under its [`SubmissionKey`] within
+    /// [`SUBMISSION_KEY_LIFETIME`], nothing is written and the answer is the id of that one.
+    /// [`Conflict::SubmissionKey`], [`Conflict::NoTenant`].
+    fn enqueue(&self, new: NewMessage) -> impl Future<Output = Result<MessageId>> + Send;
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
     /// the caller's until [`Spool::record`] or [`Spool::release`].
     fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;

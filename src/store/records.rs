@@ -392,6 +392,16 @@ pub struct NewMessage {
     pub message: Message,
     pub recipients: Vec<(DeliveryId, Recipient)>,
     pub content: Content,
+    pub submission_key: Option<SubmissionKey>,
+}
+
+/// By what a repeated submission is known as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubmissionKey {
+    /// The submitter's, unique within its tenant and environment.
+    pub name: String,
+    /// SHA-256 of what was submitted.
+    pub digest: [u8; 32],
 }
 
 /// One accepted submission, without its bytes.
@@ -419,6 +429,13 @@ pub struct Message {
     pub created_at: Timestamp,
     /// When delivery is given up.
     pub expires_at: Timestamp,
+}
+
+impl Message {
+    /// When delivery begins: at once, or when the submitter wants it (RFC 4865).
+    pub fn begins_at(&self) -> Timestamp {
+        self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
+    }
 }
 
 /// One recipient of one message.
@@ -606,5 +623,6 @@ pub struct Pruned {
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,
+    pub submission_keys: u64,
     pub orphan_files: u64,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox::api::{Api, Parts};
+use pillarbox::bans::{self, Bans};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::mail::{
@@ -41,6 +42,8 @@ pub struct Tenant {
     pub key: String,
 }
 
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
 impl ApiStage {
     pub async fn start() -> Self {
         Self::with(|_, _| {}).await
@@ -75,6 +78,7 @@ impl ApiStage {
             verification: verification.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
+            bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
             tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -146,7 +150,7 @@ impl ApiStage {
             submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
         };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
-        self.store.enqueue(NewMessage { message, recipients, content }).await.unwrap();
+        self.store.enqueue(NewMessage { message, recipients, content, submission_key: None }).await.unwrap();
         id
     }
 }

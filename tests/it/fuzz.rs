@@ -148,4 +148,4 @@ macro_rules! each {
     };
 }
 
-each!(line, data, command, address, reply, session, headers);
+each!(line, data, command, address, reply, session, proxy, headers);

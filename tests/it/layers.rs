@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sign", &["mail"]),
     ("dns", &["mail"]),
     ("store", &["mail"]),
+    ("bans", &["mail"]),
     ("config", &["mail"]),
     ("tls", &["mail", "config"]),
     ("telemetry", &["config"]),
@@ -20,9 +21,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("verification", &["mail", "policy", "sign", "dns", "store", "config", "telemetry"]),
     (
         "api",
-        &["mail", "policy", "sign", "dns", "store", "intake", "verification", "config", "tls", "telemetry"],
+        &[
+            "mail",
+            "policy",
+            "sign",
+            "dns",
+            "store",
+            "intake",
+            "verification",
+            "bans",
+            "config",
+            "tls",
+            "telemetry",
+        ],
     ),
-    ("server", &["mail", "smtp", "policy", "intake", "store", "config", "tls", "telemetry"]),
+    ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "config", "tls", "telemetry"]),
 ];
 
 /// Modules that wire the others and so may import all of them.

@@ -17,7 +17,7 @@ use crate::dialogue::{Dialogue, load_all, play};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
 use crate::wait::{PATIENCE, until};
 
-const MESSAGE: &[u8] = b"From: app@own.example\r\nSubject: x\r\n\r\ntext\r\n";
+pub const MESSAGE: &[u8] = b"From: app@own.example\r\nSubject: x\r\n\r\ntext\r\n";
 
 async fn secure(stage: &SubmissionStage, stream: TcpStream) -> TlsStream<TcpStream> {
     let connector = TlsConnector::from(stage.identity.client_config());
@@ -50,7 +50,7 @@ async fn every_dialogue_goes_as_written_over_a_socket() {
     assert_eq!(failed, 0);
 }
 
-async fn log_in(stage: &SubmissionStage) -> Client {
+pub async fn log_in(stage: &SubmissionStage) -> Client {
     let trust = stage.identity.client_config();
     let mut client = Client::connect_implicit(stage.submissions, HOSTNAME, trust).await;
     client.ehlo().await;
@@ -144,7 +144,11 @@ async fn a_silent_client_is_told_and_closed() {
 
 #[tokio::test]
 async fn a_session_ends_in_time_however_busy_it_is() {
-    let stage = SubmissionStage::with(|limits| limits.session_timeout = Duration::from_millis(300)).await;
+    let stage = SubmissionStage::with(|limits| {
+        limits.session_timeout = Duration::from_millis(300);
+        limits.commands_without_message_max = u32::MAX;
+    })
+    .await;
     let stream = TcpStream::connect(stage.submission).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
     let talk = tokio::spawn(async move { while writer.write_all(b"NOOP\r\n").await.is_ok() {} });

@@ -7,13 +7,14 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytesize::ByteSize;
+use pillarbox::bans::{self, Bans};
 use pillarbox::config;
 use pillarbox::intake::{Intake, Settings};
 use pillarbox::mail::{
     Address, DkimAlgorithm, DkimKeyState, DomainName, Environment, KeySecret, MessageId, Scope,
     SuppressionReason, TenantId, Timestamp, Verification,
 };
-use pillarbox::server::{Security, Server};
+use pillarbox::server::{Parts, Security, Server};
 use pillarbox::sign;
 use pillarbox::store::{
     Access, Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, RateLimit, Store,
@@ -76,7 +77,12 @@ impl SubmissionStage {
         let identity = Identity::new(&[HOSTNAME]);
         let tls = Arc::new(ArcSwap::new(identity.server_config()));
         let intake = Arc::new(Intake::new(store.clone(), settings));
-        let server = Arc::new(Server::new(hostname, &limits, intake, tls));
+        let bans = Arc::new(Bans::new(bans::Settings {
+            failures_max: limits.login_failures_max,
+            window: limits.login_failures_window,
+            ban: limits.login_ban,
+        }));
+        let server = Arc::new(Server::new(hostname, &limits, Parts { intake, tls, bans }));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let mut addresses = Vec::new();

@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3461.
     pub dsn: bool,
+    /// RFC 8689.
+    pub require_tls: bool,
     /// RFC 3207.
     pub starttls: bool,
     /// RFC 4954 with the mechanism PLAIN (RFC 4616).
@@ -37,6 +39,7 @@ impl Capabilities {
                 }
                 "8BITMIME" => read.eight_bit_mime = true,
                 "SMTPUTF8" => read.smtputf8 = true,
+                "REQUIRETLS" => read.require_tls = true,
                 "DSN" => read.dsn = true,
                 "STARTTLS" => read.starttls = true,
                 "AUTH" => words.for_each(|word| read.note_mechanism(word)),

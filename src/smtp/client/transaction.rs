@@ -311,6 +311,10 @@ fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
     if capabilities.smtputf8 && needs_smtputf8(request) {
         line.push_str(" SMTPUTF8");
     }
+    // RFC 8689 §4.2.1: the next server is bound to it too.
+    if capabilities.require_tls && request.parameters.require_tls {
+        line.push_str(" REQUIRETLS");
+    }
     // RFC 3461 §5.2.1: passed on as they came, and never invented.
     if capabilities.dsn {
         if let Some(wanted) = request.parameters.return_content {
@@ -377,6 +381,7 @@ mod tests {
         eight_bit_mime: false,
         smtputf8: false,
         dsn: false,
+        require_tls: false,
         starttls: false,
         auth_plain: false,
         auth_login: false,
@@ -543,6 +548,28 @@ mod tests {
             play(&mut passed_on, &[]),
             "MAIL FROM:<s@a.example> RET=FULL ENVID=id+2B1;\
              RCPT TO:<a@x.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;old@x.example;DATA;"
+        );
+    }
+
+    #[test]
+    fn a_message_that_requires_tls_says_so_to_who_promises_it() {
+        let reverse_path = ReversePath::Null;
+        let required = MailParameters { require_tls: true, ..MailParameters::default() };
+        let line = |require_tls| {
+            let request = Request {
+                reverse_path: &reverse_path,
+                parameters: &required,
+                recipients: &[],
+                size_octets: 1,
+                eight_bit: false,
+                utf8_header: false,
+                reset: false,
+            };
+            mail_line(&Capabilities { require_tls, ..PIPELINING }, &request)
+        };
+        assert_eq!(
+            (line(true).as_str(), line(false).as_str()),
+            ("MAIL FROM:<> REQUIRETLS\r\n", "MAIL FROM:<>\r\n")
         );
     }
 

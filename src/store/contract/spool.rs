@@ -83,6 +83,75 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    let mut new = new_message(tenant.id, &["x@one.example"], "body");
+    let release_at = new.message.created_at + SignedDuration::from_hours(1);
+    new.message.parameters.release_at = Some(release_at);
+    bed.store.enqueue(new.clone()).await.unwrap();
+    for bed in [bed.restart()] {
+        let early = bed.claim(later(60)).await;
+        assert!(early.batches.is_empty());
+        assert_eq!(early.next_due_at, Some(release_at));
+        let delivery = &bed.store.deliveries(new.message.id).await.unwrap()[0];
+        assert_eq!((delivery.state, delivery.next_attempt_at), (DeliveryState::Queued, Some(release_at)));
+        let batches = bed.claim(release_at).await.batches;
+        assert_eq!(ids(&batches), [new.recipients[0].0]);
+        assert_eq!(batches[0].message.parameters, new.message.parameters);
+    }
+}
+
+#[tokio::test]
+async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
+    let bed = Bed::new();
+    let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
+    let key = SubmissionKey { name: "order 17".to_owned(), digest: [7; 32] };
+    let submission = |tenant: TenantId, key: &SubmissionKey| NewMessage {
+        submission_key: Some(key.clone()),
+        ..new_message(tenant, &["x@one.example"], "body")
+    };
+    let first = submission(tenant.id, &key);
+    assert_eq!(bed.store.enqueue(first.clone()).await.unwrap(), first.message.id);
+    assert_eq!(bed.store.enqueue(submission(tenant.id, &key)).await.unwrap(), first.message.id);
+    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+    let another = SubmissionKey { digest: [8; 32], ..key.clone() };
+    let refused = bed.store.enqueue(submission(tenant.id, &another)).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::SubmissionKey))), "{refused:?}");
+    let theirs = submission(other.id, &another);
+    assert_eq!(bed.store.enqueue(theirs.clone()).await.unwrap(), theirs.message.id);
+    let mut in_test = submission(tenant.id, &another);
+    in_test.message.environment = Environment::Test;
+    assert_eq!(bed.store.enqueue(in_test.clone()).await.unwrap(), in_test.message.id);
+    let mut a_day_later = submission(tenant.id, &another);
+    a_day_later.message.created_at = first.message.created_at + SignedDuration::from_hours(25);
+    assert_eq!(bed.store.enqueue(a_day_later.clone()).await.unwrap(), a_day_later.message.id);
+    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
+    let policy = RetentionPolicy { body_days: 30, row_days: 30 };
+    let at = first.message.created_at + SignedDuration::from_hours(26);
+    assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
+    bed.store.remove_tenant(tenant.id, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let store = Arc::clone(&bed.store);
+        let new = NewMessage {
+            submission_key: Some(SubmissionKey { name: "k".to_owned(), digest: [7; 32] }),
+            ..new_message(tenant.id, &["x@one.example"], "body")
+        };
+        tasks.spawn(async move { store.enqueue(new).await.unwrap() });
+    }
+    let ids = tasks.join_all().await;
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+}
+
+#[tokio::test]
 async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;

@@ -7,6 +7,7 @@ pub(super) mod retention;
 
 use std::sync::Arc;
 
+use super::spool::submission_key;
 use super::{Store, events};
 use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{
@@ -100,6 +101,7 @@ impl Store {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
         }
+        pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         // A look at every file, so only once in a round: when nothing else is left to do.
         if pruned == Pruned::default() {
             pruned.orphan_files = self.remove_orphans(limit).await?;

@@ -7,6 +7,7 @@ mod free_space;
 mod memory;
 mod ready;
 mod record;
+pub(super) mod submission_key;
 
 use std::sync::Arc;
 
@@ -21,13 +22,13 @@ use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
 use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
 
 impl Spool for Store {
-    async fn enqueue(&self, new: NewMessage) -> Result<()> {
+    async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
         self.refuse_unless_serving()?;
         if self.free_space.is_short() {
             return Err(StoreError::DiskFull);
         }
         let incoming = self.prepare(new).await?;
-        self.writer.run(incoming, Incoming::write, |incoming, ()| incoming.conclude()).await
+        self.writer.run(incoming, Incoming::write, Incoming::conclude).await
     }
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {

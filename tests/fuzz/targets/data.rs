@@ -1,5 +1,5 @@
 use super::super::smtp::client::Stuffing;
-use super::super::smtp::{BareNewline, DataLimits, Decoder, Fault, Progress};
+use super::super::smtp::{BareNewline, DataLimits, Decoder, Fault, Framing, Progress};
 
 /// Against an independent reading of RFC 5321 §4.5.2: the end is the first `CRLF.CRLF`, however the octets arrive; the
 /// message has no lone line end and no NUL; and what is sent on in wire form is read back the same.
@@ -39,7 +39,7 @@ pub fn data(octets: &[u8]) {
 }
 
 fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Option<(usize, Result<Vec<u8>, Fault>)> {
-    let mut decoder = Decoder::new(limits, 0);
+    let mut decoder = Decoder::new(limits, Framing::Dots, 0);
     let mut before = 0;
     for piece in pieces {
         if let Progress::Complete { consumed } = decoder.decode(piece) {

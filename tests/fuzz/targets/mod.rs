@@ -6,6 +6,7 @@ mod command;
 mod data;
 mod headers;
 mod line;
+mod proxy;
 mod reply;
 mod session;
 
@@ -14,6 +15,7 @@ pub use command::command;
 pub use data::data;
 pub use headers::headers;
 pub use line::line;
+pub use proxy::proxy;
 pub use reply::reply;
 pub use session::session;
 

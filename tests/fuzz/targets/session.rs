@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use super::super::mail::{DomainName, EnhancedStatus, MessageId};
 use super::super::smtp::{
-    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, Session, Settings, Step, Verdict,
+    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, ScramParameters, Session, Settings,
+    Step, Verdict,
 };
 use super::command::check_reply;
 
@@ -64,6 +65,7 @@ fn settings(bare_newline: BareNewline) -> Settings {
         data: DataLimits { message_octets_max: 1000, line_octets_max: 200, bare_newline },
         recipients_max: 3,
         errors_max: 10,
+        commands_without_message_max: 100,
         starttls: true,
     }
 }
@@ -169,6 +171,10 @@ fn answer(question: Question, heard: &mut Heard) -> Verdict {
             heard.accepted.push((format!("{envelope:?}"), message.to_vec()));
             Verdict::Queued(MESSAGE.parse::<MessageId>().expect("an id"))
         }
+        Question::FindUser(_) => {
+            Verdict::Scram(ScramParameters { salt: vec![1; 16], iterations: 4096, nonce: "y".into() })
+        }
+        Question::CheckProof(proof) => Verdict::Proven(proof.octets),
         Question::Refuse { refusal, .. } => refused(550, &refusal.to_string()),
         _ => Verdict::Granted,
     }

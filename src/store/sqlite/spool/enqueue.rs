@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::claim::BATCH_DELIVERIES_MAX;
 use super::memory::Memory;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, Recipient};
+use super::submission_key;
+use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::us;
@@ -36,13 +37,21 @@ struct Told<'a> {
 
 impl Incoming {
     pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
-        let is_claimed = memory.claim_fresh(&new);
+        // What is held until later (RFC 4865) waits in the database.
+        let is_held = new.message.begins_at() > new.message.created_at;
+        let is_claimed = !is_held && memory.claim_fresh(&new);
         let batches = if is_claimed { batches_of(&new) } else { Vec::new() };
         Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
     }
 
-    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<()> {
-        let NewMessage { message, recipients, content } = &*self.new;
+    /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
+    pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
+        let NewMessage { message, recipients, content, submission_key } = &*self.new;
+        if let Some(key) = submission_key
+            && let Some(earlier) = submission_key::take(tx, key, message)?
+        {
+            return Ok(earlier);
+        }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
         bodies::insert(tx, message.id, content, self.is_in_file)?;
@@ -53,17 +62,26 @@ impl Incoming {
             ..Subject::default()
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
-        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)
+        tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        Ok(message.id)
     }
 
-    /// The commit is synced: the relay may have it.
-    pub(super) fn conclude(mut self) {
+    /// The commit is synced: the relay may have it, if it is what was written.
+    pub(super) fn conclude(mut self, written: MessageId) -> MessageId {
         let message = &self.new.message;
+        if written != message.id {
+            return written;
+        }
         if mem::take(&mut self.is_claimed) {
             self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
         } else {
-            self.memory.note_due(message.tenant_id, message.created_at);
+            self.memory.note_due(message.tenant_id, message.begins_at());
         }
+        written
+    }
+
+    pub(super) fn message_id(&self) -> MessageId {
+        self.new.message.id
     }
 
     fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
@@ -111,11 +129,11 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
 fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
     let sql = "INSERT INTO delivery (id, message_id, tenant_id, position, recipient, destination, state,
                                      attempts, next_attempt_us, updated_us, notify, original_recipient)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, ?9, ?10)";
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11)";
     let mut insert = tx.prepare_cached(sql)?;
     let message_id = new.message.id.to_string();
     let tenant_id = new.message.tenant_id.to_string();
-    let created_us = us(new.message.created_at);
+    let (begins_us, created_us) = (us(new.message.begins_at()), us(new.message.created_at));
     for (position, (id, recipient)) in new.recipients.iter().enumerate() {
         let position = position as i64;
         let state = DeliveryState::Queued;
@@ -128,6 +146,7 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
             address,
             address.host(),
             state,
+            begins_us,
             created_us,
             parameters.notify,
             parameters.original_recipient,

@@ -60,7 +60,8 @@ impl Outcome {
             records.iter().map(|record| (record.delivery_id, record.tenant_id, next_attempt_us(record)));
         memory.end(ended);
         if let Some(report) = report.filter(|_| any_was_open) {
-            report.conclude();
+            let id = report.message_id();
+            report.conclude(id);
         }
     }
 }

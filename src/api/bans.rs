@@ -1,0 +1,57 @@
+//! Who may not log in over SMTP for a while, because too many logins failed.
+
+use serde::Serialize;
+
+use crate::bans::{Ban, Offender};
+use crate::mail::{KeyId, Timestamp};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::page::List;
+
+#[derive(Serialize)]
+struct BanView {
+    /// Lifts it: the address, the first one of the network, or the id of the key.
+    id: String,
+    object: &'static str,
+    network: Option<String>,
+    key_id: Option<KeyId>,
+    failures: u32,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+}
+
+impl From<Ban> for BanView {
+    fn from(ban: Ban) -> Self {
+        let (network, key_id) = match ban.offender {
+            Offender::Network(network) => (Some(network.to_string()), None),
+            Offender::Key(id) => (None, Some(id)),
+        };
+        Self {
+            id: ban.offender.to_string(),
+            object: "ban",
+            network,
+            key_id,
+            failures: ban.failures,
+            created_at: ban.since,
+            expires_at: ban.until,
+        }
+    }
+}
+
+/// `GET /v1/bans`
+pub fn list(call: &Call<'_>) -> Result<Answer> {
+    let bans = call.api.bans.list(call.now);
+    Answer::ok(&List::whole(bans.into_iter().map(BanView::from).collect()))
+}
+
+/// `DELETE /v1/bans/{address}`, or the id of a key; any address of a network names it.
+pub fn lift(call: &Call<'_>) -> Result<Answer> {
+    let offender = call.id.as_deref().and_then(Offender::parse).ok_or_else(|| ApiError::not_found("ban"))?;
+    if !call.api.bans.lift(offender, call.now) {
+        return Err(ApiError::not_found("ban"));
+    }
+    tracing::info!(%offender, by = %call.caller.key.id, "a ban was lifted");
+    Answer::deleted("ban", offender)
+}

@@ -1,0 +1,48 @@
+//! Which message a tenant's key stands for, so that a submission that is repeated is not sent twice.
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::mail::{MessageId, Timestamp};
+use crate::store::sqlite::rows::us;
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
+
+/// Lets the key stand for this message, or answers which one it stands for already.
+pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Result<Option<MessageId>> {
+    let sql = "SELECT message_id, digest FROM submission_key
+               WHERE tenant_id = ?1 AND environment = ?2 AND name = ?3 AND created_us >= ?4";
+    let bounds =
+        params![message.tenant_id, message.environment, key.name, forgotten_before_us(message.created_at)];
+    let found: Option<(MessageId, [u8; 32])> =
+        tx.prepare_cached(sql)?.query_row(bounds, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match found {
+        Some((earlier, digest)) if digest == key.digest => return Ok(Some(earlier)),
+        Some(_) => return Err(StoreError::Conflict(Conflict::SubmissionKey)),
+        None => {}
+    }
+    let sql = "INSERT INTO submission_key (tenant_id, environment, name, digest, message_id, created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+               ON CONFLICT (tenant_id, environment, name)
+               DO UPDATE SET digest = ?4, message_id = ?5, created_us = ?6";
+    tx.prepare_cached(sql)?.execute(params![
+        message.tenant_id,
+        message.environment,
+        key.name,
+        key.digest,
+        message.id,
+        us(message.created_at),
+    ])?;
+    Ok(None)
+}
+
+/// Forgets keys whose time is over; at most `limit`.
+pub(in crate::store::sqlite) fn forget(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
+    let sql = "DELETE FROM submission_key WHERE (tenant_id, environment, name) IN
+                   (SELECT tenant_id, environment, name FROM submission_key WHERE created_us < ?1 LIMIT ?2)";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), limit])? as u64)
+}
+
+fn forgotten_before_us(now: Timestamp) -> i64 {
+    us(now.checked_sub(SUBMISSION_KEY_LIFETIME).unwrap_or(Timestamp::MIN))
+}

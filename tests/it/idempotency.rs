@@ -1,0 +1,42 @@
+//! A submission that is repeated under its Idempotency-Key is sent once.
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
+use crate::server::{TestServer, message, message_id};
+
+#[tokio::test]
+async fn a_repeated_submission_is_answered_with_the_first_and_sent_once() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let plain = message(&account, "once");
+    let keyed = [b"Idempotency-Key: order-17\r\n", &plain[..]].concat();
+    let id = server.submit(&account, &["bob@b.test"], &keyed).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(server.submit(&account, &["bob@b.test"], &keyed).await, id);
+
+    let mut client = server.log_in(&account).await;
+    let other = [b"Idempotency-Key: order-17\r\n", &message(&account, "other")[..]].concat();
+    let reply = client.send("alice@acme.test", &["bob@b.test"], &other).await;
+    reply.expect_saying(554, "5.6.0 [idempotency_key_reused]");
+    let reply = client.send("alice@acme.test", &["carol@b.test"], &keyed).await;
+    reply.expect_saying(554, "5.6.0 [idempotency_key_reused]");
+    crate::wait::until("the refusals are noted", async || {
+        let rejections = server.control.get("/v1/rejections").await.to_string();
+        (rejections.matches("idempotency_key_reused").count() >= 2).then_some(())
+    })
+    .await;
+
+    let theirs = server.create_account("other.test").await;
+    let own = [b"Idempotency-Key: order-17\r\n", &message(&theirs, "theirs")[..]].concat();
+    let reply = server.log_in(&theirs).await.send("alice@other.test", &["bob@b.test"], &own).await;
+    let theirs = message_id(&reply.expect_code(250));
+    server.wait_for_status(&theirs, &["delivered"]).await;
+    let all = mx.transactions();
+    assert_eq!(all.len(), 2);
+    let prefix = all[0].prefix_before(&plain);
+    assert!(!prefix.contains("order-17"), "the key is not the recipient's: {prefix}");
+}

@@ -1,0 +1,59 @@
+//! RFC 4865: a message is held until its submitter wants it sent.
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
+use crate::server::{TestServer, make_everything_due, message, message_id};
+use pillarbox::mail::Timestamp;
+
+#[tokio::test]
+async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let mut server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let mut client = server.log_in(&account).await;
+    assert!(client.ehlo().await.text().contains("FUTURERELEASE 2592000 "));
+    client.command("MAIL FROM:<alice@acme.test> HOLDFOR=2592001").await.expect_code(501);
+    client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME HOLDFOR=864000").await.expect_code(250);
+    client.command("RCPT TO:<bob@b.test>").await.expect_code(250);
+    let id = message_id(&client.data(&message(&account, "held")).await.expect_code(250));
+    let at = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap().as_second();
+
+    // What comes later overtakes it.
+    let other = server.submit(&account, &["bob@b.test"], &message(&account, "other")).await;
+    server.wait_for_status(&other, &["delivered"]).await;
+    let email = server.control.get(&format!("/v1/emails/{id}")).await;
+    let delivery = &email["deliveries"][0];
+    assert_eq!((&email["status"], &delivery["status"]), (&"queued".into(), &"queued".into()), "{email}");
+    let held_s = at(&delivery["next_attempt_at"]) - at(&email["created_at"]);
+    assert!((863_990..=864_000).contains(&held_s), "{email}");
+    assert!(at(&email["expires_at"]) > at(&delivery["next_attempt_at"]), "{email}");
+    assert_eq!(mx.transactions().len(), 1);
+
+    server.restart(make_everything_due).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(mx.transactions().len(), 2);
+}
+
+#[tokio::test]
+async fn a_message_goes_out_by_itself_when_its_time_comes() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let mut client = server.log_in(&account).await;
+    client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME HOLDFOR=2").await.expect_code(250);
+    client.command("RCPT TO:<bob@b.test>").await.expect_code(250);
+    let id = message_id(&client.data(&message(&account, "soon")).await.expect_code(250));
+    let email = server.wait_for_status(&id, &["delivered"]).await;
+    let attempts = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
+    let at =
+        |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap().as_millisecond();
+    let entries = attempts["data"].as_array().unwrap();
+    let attempt = entries.iter().find(|entry| entry["object"] == "attempt").unwrap();
+    assert!(at(&attempt["at"]) - at(&email["created_at"]) >= 1000, "{attempts}");
+}

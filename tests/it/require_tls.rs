@@ -1,0 +1,97 @@
+//! RFC 8689: a message that requires TLS goes over verified TLS to servers that promise the same, or comes back.
+
+use std::path::PathBuf;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Offer};
+use crate::identity::Identity;
+use crate::server::{Account, TestServer, message, message_id};
+
+/// What an MX is like: whether it has TLS that is trusted, TLS at all, REQUIRETLS.
+struct Kind {
+    trusted: bool,
+    tls: bool,
+    require_tls: bool,
+}
+
+async fn stage(kinds: &[Kind]) -> (FakeDns, Vec<FakeMx>, TestServer, Account, tempfile::TempDir) {
+    let dns = FakeDns::start().await;
+    let hosts: Vec<String> = (0..kinds.len()).map(|n| format!("mx{n}.b.test")).collect();
+    let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let (identity, stranger) = (Identity::new(&names), Identity::new(&names));
+    let offers = kinds.iter().map(|kind| {
+        let mut offer = Offer::default();
+        let shown = if kind.trusted { &identity } else { &stranger };
+        offer.tls = kind.tls.then(|| shown.server_config());
+        if kind.require_tls {
+            offer.extensions.push("REQUIRETLS");
+        }
+        offer
+    });
+    let servers = FakeMx::several(offers.collect()).await;
+    let preferences: Vec<(u16, &str)> = names.iter().enumerate().map(|(n, name)| (n as u16, *name)).collect();
+    dns.mx("b.test", &preferences);
+    for (name, server) in names.iter().zip(&servers) {
+        dns.addresses(name, &[server.address.ip()]);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let ca: PathBuf = directory.path().join("ca.pem");
+    std::fs::write(&ca, &identity.certificate_pem).unwrap();
+    let port = servers[0].address.port();
+    let server = TestServer::start_with(&dns, port, |config| config.relay.ca_file = Some(ca)).await;
+    let account = server.create_account("acme.test").await;
+    (dns, servers, server, account, directory)
+}
+
+async fn submit(server: &TestServer, account: &Account) -> String {
+    let mut client = server.log_in(account).await;
+    client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME REQUIRETLS").await.expect_code(250);
+    client.command("RCPT TO:<bob@b.test>").await.expect_code(250);
+    message_id(&client.data(&message(account, "secret")).await.expect_code(250))
+}
+
+#[tokio::test]
+async fn a_server_that_promises_it_gets_the_message_over_verified_tls() {
+    let kind = Kind { trusted: true, tls: true, require_tls: true };
+    let (_dns, servers, server, account, _ca) = stage(&[kind]).await;
+    // An idle connection whose certificate was not checked is no help.
+    let plain = server.submit(&account, &["bob@b.test"], &message(&account, "plain")).await;
+    server.wait_for_status(&plain, &["delivered"]).await;
+    let id = submit(&server, &account).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let all = servers[0].transactions();
+    assert!(all[1].tls && all[1].mail_parameters.ends_with(" REQUIRETLS"), "{:?}", all[1].mail_parameters);
+    assert!(!all[0].mail_parameters.contains("REQUIRETLS"));
+    assert_ne!(all[0].connection, all[1].connection);
+}
+
+#[tokio::test]
+async fn servers_that_cannot_keep_the_promise_are_passed_over() {
+    let kinds = [
+        Kind { trusted: false, tls: false, require_tls: true },
+        Kind { trusted: false, tls: true, require_tls: true },
+        Kind { trusted: true, tls: true, require_tls: false },
+        Kind { trusted: true, tls: true, require_tls: true },
+    ];
+    let (_dns, servers, server, account, _ca) = stage(&kinds).await;
+    let id = submit(&server, &account).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let counts: Vec<usize> = servers.iter().map(|server| server.transactions().len()).collect();
+    assert_eq!(counts, [0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn without_such_a_server_the_message_comes_back_at_once() {
+    for kind in [
+        Kind { trusted: false, tls: false, require_tls: true },
+        Kind { trusted: false, tls: true, require_tls: true },
+        Kind { trusted: true, tls: true, require_tls: false },
+    ] {
+        let (_dns, servers, server, account, _ca) = stage(&[kind]).await;
+        let id = submit(&server, &account).await;
+        let email = server.wait_for_status(&id, &["bounced"]).await;
+        let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
+        assert!(reply.starts_with("550 5.7.30 REQUIRETLS"), "{email}");
+        assert!(servers[0].transactions().is_empty());
+    }
+}
