@@ -150,7 +150,9 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists | C::IdempotencyKeyReused => (StatusCode::CONFLICT, "conflict"),
+        C::DomainTaken | C::AlreadyExists | C::LimitReached | C::IdempotencyKeyReused => {
+            (StatusCode::CONFLICT, "conflict")
+        }
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -204,6 +206,10 @@ impl From<Conflict> for ApiError {
             ),
             Conflict::SubmissionKey => (RefusalCode::IdempotencyKeyReused, "use a new key for every message"),
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
+            Conflict::LimitReached(_) => (
+                RefusalCode::LimitReached,
+                "remove what is no longer used; a key makes room by being revoked",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }
@@ -240,6 +246,7 @@ impl From<StoreError> for ApiError {
 mod tests {
     use super::*;
     use crate::mail::Timestamp;
+    use crate::store::Limited;
 
     #[test]
     fn every_code_has_a_type_that_fits_its_status() {
@@ -297,6 +304,7 @@ mod tests {
             (Conflict::DomainExists, 409, "already_exists"),
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
+            (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

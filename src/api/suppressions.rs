@@ -111,11 +111,8 @@ pub async fn create_batch(call: Call<'_>) -> Result<Answer> {
     for body in suppressions {
         prepared.push(prepare(&call, body).await?);
     }
-    let mut written = Vec::with_capacity(prepared.len());
-    for new in prepared {
-        written.push(SuppressionView::from(call.store().suppress(new, call.now).await?));
-    }
-    Answer::created(&List::whole(written))
+    let written = call.store().suppress_all(prepared, call.now).await?;
+    Answer::created(&List::whole(written.into_iter().map(SuppressionView::from).collect()))
 }
 
 /// `GET /v1/suppressions`

@@ -221,10 +221,14 @@ impl Place {
     }
 }
 
+/// The first message has a handful.
+const EVENTS_MAX: usize = 100;
+
 /// Prints the events of the first message until nothing more will happen to it.
 async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     let page = store.list_messages(Default::default(), newest()).await?;
-    let (message, _) = page.items.into_iter().next().context("the message is not in the store")?;
+    let first = page.items.into_iter().next().context("the message is not in the store")?;
+    let message = first.message;
     let deliveries = tokio::time::timeout(deadline, wait_until_final(store, message.id))
         .await
         .context("the message was not delivered in time")??;
@@ -233,7 +237,7 @@ async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     if let Some(domain) = &message.dkim_domain {
         println!("  {:>7}  signed     DKIM, d={domain}", "");
     }
-    for event in store.message_events(message.id).await? {
+    for event in store.message_events(message.id, None, EVENTS_MAX).await? {
         if event.kind != EventKind::MessageAccepted {
             println!("  {:>7}  {}", since(accepted, &event), describe(&event, &deliveries));
         }

@@ -110,6 +110,8 @@ codes! {
     DomainTaken = "domain_taken";
     /// An object of that name exists.
     AlreadyExists = "already_exists";
+    /// The tenant has as many of these objects as a tenant may.
+    LimitReached = "limit_reached";
     /// A fault of ours.
     Internal = "internal_error";
 }

@@ -63,6 +63,9 @@ pub enum Conflict {
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
+    /// The tenant has as many of these as a tenant may.
+    #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
+    LimitReached(Limited),
 }
 
 /// What the verbs answer.
@@ -91,7 +94,8 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// The smart host's password in clear, for the relay.
     fn smart_host_password(&self, id: TenantId) -> impl Future<Output = Result<Option<String>>> + Send;
-    /// Counts everything of a tenant, and with `delete` removes it in the same transaction.
+    /// Counts everything of a tenant. With `delete` suspends it and removes it, step by step so that the commits of
+    /// others come between, and counts what was removed. Broken off, it leaves a suspended tenant: ask again.
     fn remove_tenant(
         &self,
         id: TenantId,
@@ -99,7 +103,7 @@ pub trait Directory {
     ) -> impl Future<Output = Result<Option<TenantCounts>>> + Send;
 
     /// Claims a domain for a tenant together with its first DKIM keys.
-    /// [`Conflict::DomainExists`], [`Conflict::DomainTaken`], [`Conflict::NoTenant`].
+    /// [`Conflict::DomainExists`], [`Conflict::DomainTaken`], [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_domain(&self, new: NewDomain, now: Timestamp) -> impl Future<Output = Result<Domain>> + Send;
     /// One domain.
     fn domain(
@@ -169,7 +173,8 @@ pub trait Directory {
         id: DkimKeyId,
     ) -> impl Future<Output = Result<Option<zeroize::Zeroizing<Vec<u8>>>>> + Send;
 
-    /// Adds a key; its secret is the caller's. [`Conflict::NoTenant`].
+    /// Adds a key; its secret is the caller's. Of a tenant that has as many as it may, the oldest revoked one makes
+    /// room. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_key(&self, new: NewKey, now: Timestamp) -> impl Future<Output = Result<Key>> + Send;
     /// One key.
     fn key(&self, scope: Option<TenantId>, id: KeyId) -> impl Future<Output = Result<Option<Key>>> + Send;
@@ -195,11 +200,18 @@ pub trait Directory {
     fn touch_key(&self, id: KeyId, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
 
     /// Suppresses an address, with its event; an existing suppression of the same scope is replaced and its id kept.
+    /// [`Conflict::LimitReached`], which several callers at once may pass by a few.
     fn suppress(
         &self,
         new: NewSuppression,
         now: Timestamp,
     ) -> impl Future<Output = Result<Suppression>> + Send;
+    /// Suppresses many addresses as [`Directory::suppress`] does each: all of them in one transaction, or none.
+    fn suppress_all(
+        &self,
+        news: Vec<NewSuppression>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Suppression>>> + Send;
     /// The suppression that stops this tenant from sending to an address ([`crate::mail::Address::folded`]):
     /// its own, else the platform's; an expired one stops nothing.
     fn suppression_of(
@@ -263,18 +275,29 @@ pub trait Journal {
         scope: Option<TenantId>,
         id: MessageId,
     ) -> impl Future<Output = Result<Option<Message>>> + Send;
-    /// A page of messages with their deliveries, newest first.
+    /// A page of messages with what their deliveries come to, newest first.
     fn list_messages(
         &self,
         filter: MessageFilter,
         page: PageRequest,
-    ) -> impl Future<Output = Result<Page<(Message, Vec<Delivery>)>>> + Send;
+    ) -> impl Future<Output = Result<Page<MessageSummary>>> + Send;
     /// The deliveries of a message, in the order of its recipients.
     fn deliveries(&self, message: MessageId) -> impl Future<Output = Result<Vec<Delivery>>> + Send;
-    /// The attempts of a message, oldest first.
-    fn attempts(&self, message: MessageId) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
-    /// The events of a message, oldest first.
-    fn message_events(&self, message: MessageId) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// The attempts of a message or of one of its deliveries: at most `limit`, the oldest first.
+    fn attempts(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
+    /// The events of a message: at most `limit`, the oldest first. With a delivery those that are about it or about
+    /// the whole message.
+    fn message_events(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
     /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.

@@ -2,6 +2,7 @@
 //! What goes into the store and what comes out: plain structs with the words of the product.
 
 use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -127,6 +128,35 @@ pub struct TenantPatch {
     pub status: Option<TenantStatus>,
 }
 
+/// What a tenant may have only so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    Domains,
+    Keys,
+    Suppressions,
+}
+
+impl Limited {
+    /// How many a tenant may have.
+    pub const fn rows_max(self) -> usize {
+        match self {
+            Self::Domains => 500,
+            Self::Keys => 1000,
+            // Tests come to the end sooner.
+            Self::Suppressions if cfg!(test) => 1000,
+            Self::Suppressions => 1_000_000,
+        }
+    }
+
+    pub(super) const fn plural(self) -> &'static str {
+        match self {
+            Self::Domains => "domains",
+            Self::Keys => "keys",
+            Self::Suppressions => "suppressions",
+        }
+    }
+}
+
 /// How much a tenant has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct TenantCounts {
@@ -136,6 +166,17 @@ pub struct TenantCounts {
     pub messages: u64,
     pub deliveries: u64,
     pub events: u64,
+}
+
+impl AddAssign for TenantCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.domains += more.domains;
+        self.keys += more.keys;
+        self.suppressions += more.suppressions;
+        self.messages += more.messages;
+        self.deliveries += more.deliveries;
+        self.events += more.events;
+    }
 }
 
 /// A sending domain.
@@ -538,6 +579,23 @@ pub struct MessageFilter {
     pub from: Option<ReversePath>,
     /// The Message-ID field without its angle brackets.
     pub header_message_id: Option<String>,
+}
+
+/// A message as a list shows it: of many recipients the first, and of all what states there are.
+#[derive(Debug, Clone)]
+pub struct MessageSummary {
+    pub message: Message,
+    /// The first [`MessageSummary::RECIPIENTS_MAX`] recipients, in their order.
+    pub recipients: Vec<Address>,
+    /// Of all.
+    pub recipient_count: u64,
+    /// Each state that a delivery is in, once.
+    pub states: Vec<DeliveryState>,
+}
+
+impl MessageSummary {
+    /// Recipients shown for each message.
+    pub const RECIPIENTS_MAX: usize = 20;
 }
 
 /// How many deliveries wait.

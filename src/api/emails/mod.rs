@@ -8,7 +8,7 @@ use crate::mail::{
     Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
     TenantId, Timestamp,
 };
-use crate::store::{Delivery, Journal, Message, MessageFilter, Spool};
+use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
 
 use super::answer::Answer;
 use super::call::Call;
@@ -27,7 +27,9 @@ struct EmailView {
     status: DeliveryState,
     /// The reverse path; `null` for `<>`.
     from: Option<Address>,
+    /// In lists the first of them.
     to: Vec<Address>,
+    recipient_count: u64,
     header_from: Option<String>,
     subject: Option<String>,
     message_id: Option<String>,
@@ -53,8 +55,8 @@ struct DeliveryView {
 }
 
 impl EmailView {
-    fn new(message: Message, deliveries: &[Delivery]) -> Self {
-        let states: Vec<_> = deliveries.iter().map(|delivery| delivery.state).collect();
+    fn new(summary: MessageSummary) -> Self {
+        let MessageSummary { message, recipients, recipient_count, states } = summary;
         Self {
             id: message.id,
             object: "email",
@@ -63,7 +65,8 @@ impl EmailView {
             environment: message.environment,
             status: summarize(&states),
             from: message.reverse_path.mailbox().cloned(),
-            to: deliveries.iter().map(|delivery| delivery.recipient.clone()).collect(),
+            to: recipients,
+            recipient_count,
             header_from: message.header_from,
             subject: message.subject,
             message_id: message.header_message_id,
@@ -118,15 +121,19 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     };
     query.finish()?;
     let page = call.store().list_messages(filter, request.clone()).await?;
-    let view = |(message, deliveries): (Message, Vec<Delivery>)| EmailView::new(message, &deliveries);
-    Answer::ok(&List::page(page, &request, |(message, _)| message.id.to_string(), view))
+    Answer::ok(&List::page(page, &request, |summary| summary.message.id.to_string(), EmailView::new))
 }
 
 /// `GET /v1/emails/{id}`
 pub async fn get(call: Call<'_>) -> Result<Answer> {
     let message = find(&call).await?;
     let deliveries = call.store().deliveries(message.id).await?;
-    let view = EmailView::new(message, &deliveries);
+    let view = EmailView::new(MessageSummary {
+        message,
+        recipients: deliveries.iter().map(|delivery| delivery.recipient.clone()).collect(),
+        recipient_count: deliveries.len() as u64,
+        states: deliveries.iter().map(|delivery| delivery.state).collect(),
+    });
     let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
     Answer::ok(&EmailView { deliveries: Some(deliveries), ..view })
 }

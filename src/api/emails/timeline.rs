@@ -62,13 +62,6 @@ impl Entry {
             Self::Event(event) => (event.at, 1),
         }
     }
-
-    fn delivery(&self) -> Option<DeliveryId> {
-        match self {
-            Self::Attempt(attempt) => Some(attempt.delivery_id),
-            Self::Event(event) => event.delivery_id,
-        }
-    }
 }
 
 /// `GET /v1/emails/{id}/timeline`
@@ -81,11 +74,10 @@ pub async fn get(mut call: Call<'_>) -> Result<Answer> {
         return Err(ApiError::not_found("delivery"));
     }
     let recipients = deliveries.into_iter().map(|delivery| (delivery.id, delivery.recipient)).collect();
-    let events = call.store().message_events(message.id).await?;
-    let attempts = call.store().attempts(message.id).await?;
+    // Of each kind one more than is shown: enough to know the first of both, and whether there are more.
+    let events = call.store().message_events(message.id, wanted, ENTRIES_MAX + 1).await?;
+    let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX + 1).await?;
     let mut entries = merge(events, attempts, &recipients);
-    // What concerns the whole message belongs to the story of each recipient.
-    entries.retain(|entry| wanted.is_none() || entry.delivery().is_none() || entry.delivery() == wanted);
     let has_more = entries.len() > ENTRIES_MAX;
     entries.truncate(ENTRIES_MAX);
     Answer::ok(&List::cut(entries, has_more))

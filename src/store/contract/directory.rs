@@ -235,6 +235,30 @@ async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that() {
 }
 
 #[tokio::test]
+async fn a_check_that_finds_nothing_new_leaves_the_version_of_the_directory() {
+    let bed = Bed::new();
+    let a = bed.tenant("a").await.id;
+    let domain = new_domain(Some(a), "example.com", Verification::Dns);
+    let id = bed.store.create_domain(domain, now()).await.unwrap().id;
+    let key = bed.store.dkim_keys(id).await.unwrap()[0].id;
+    let raises = async |check| {
+        let before = bed.store.directory_version();
+        let checked_at = bed.store.record_domain_check(id, check).await.unwrap().unwrap().last_check;
+        assert!(checked_at.is_some());
+        bed.store.directory_version() != before
+    };
+    let with_key = |status| DomainCheck { dkim_seen: vec![key], ..check(status) };
+    assert!(!raises(check(DomainStatus::Pending)).await);
+    assert!(raises(check(DomainStatus::Verified)).await, "the status");
+    assert!(!raises(check(DomainStatus::Verified)).await);
+    assert!(raises(with_key(DomainStatus::Verified)).await, "the state of a key");
+    assert!(!raises(with_key(DomainStatus::Verified)).await);
+    let without_key = DomainCheck { dkim_unseen: vec![key], ..check(DomainStatus::Verified) };
+    assert!(raises(without_key).await, "the state of a key");
+    assert!(raises(check(DomainStatus::Failing)).await, "the status");
+}
+
+#[tokio::test]
 async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first() {
     let bed = Bed::new();
     let a = bed.tenant("a").await.id;
@@ -427,6 +451,84 @@ async fn a_foreign_object_is_as_absent_as_one_that_never_was() {
     assert_eq!(bed.store.list_suppressions(filter(Some(a)), page(10)).await.unwrap().items.len(), 1);
     let filter = |tenant_id| MessageFilter { tenant_id, ..Default::default() };
     assert!(bed.store.list_messages(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn many_addresses_are_suppressed_together_or_not_at_all() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let listed = async || {
+        bed.store.list_suppressions(SuppressionFilter::default(), page(10)).await.unwrap().items.len()
+    };
+    let unknown = TenantId::generate(now());
+    let mut news =
+        vec![new_suppression(Some(tenant), "x@one.example"), new_suppression(Some(unknown), "y@one.example")];
+    let refused = bed.store.suppress_all(news.clone(), now()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
+    assert_eq!(listed().await, 0);
+    news[1].tenant_id = None;
+    let made = bed.store.suppress_all(news, now()).await.unwrap();
+    let scopes: Vec<_> = made.iter().map(|suppression| suppression.tenant_id).collect();
+    assert_eq!(scopes, [Some(tenant), None]);
+    assert_eq!(listed().await, 2);
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_objects_and_no_more() {
+    let bed = Bed::new();
+    let (full, other) = (bed.tenant("full").await.id, bed.tenant("other").await.id);
+    let is_full = |error: StoreError, what| match error {
+        StoreError::Conflict(Conflict::LimitReached(limited)) => limited == what,
+        _ => false,
+    };
+
+    let domain = async |tenant, number| {
+        let mut new = new_domain(tenant, &format!("d{number}.example"), Verification::Dns);
+        new.dkim_keys.clear();
+        bed.store.create_domain(new, now()).await
+    };
+    for number in 0..Limited::Domains.rows_max() {
+        domain(Some(full), number).await.unwrap();
+    }
+    assert!(is_full(domain(Some(full), 9999).await.unwrap_err(), Limited::Domains));
+    domain(Some(other), 9999).await.unwrap();
+
+    let suppressions = |tenant, numbers: std::ops::Range<usize>| {
+        let news = numbers.map(|number| new_suppression(tenant, &format!("u{number}@one.example")));
+        bed.store.suppress_all(news.collect(), now())
+    };
+    let most = Limited::Suppressions.rows_max();
+    suppressions(Some(full), 0..most - 1).await.unwrap();
+    assert!(is_full(suppressions(Some(full), most..most + 2).await.unwrap_err(), Limited::Suppressions));
+    let suppress = async |tenant, text| bed.store.suppress(new_suppression(tenant, text), now()).await;
+    suppress(Some(full), "last@one.example").await.unwrap();
+    assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
+    suppress(Some(other), "more@one.example").await.unwrap();
+    suppressions(None, 0..most + 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let create = async || {
+        let new = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+        bed.store.create_key(new, now()).await
+    };
+    let mut made = Vec::new();
+    for _ in 0..Limited::Keys.rows_max() {
+        made.push(create().await.unwrap().id);
+    }
+    let refused = create().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(Conflict::LimitReached(Limited::Keys))), "{refused}");
+    for id in [made[7], made[5]] {
+        assert!(bed.store.revoke_key(id, now()).await.unwrap());
+    }
+    create().await.unwrap();
+    assert!(bed.store.key(None, made[5]).await.unwrap().is_none());
+    assert!(bed.store.key(None, made[7]).await.unwrap().is_some());
+    create().await.unwrap();
+    assert!(create().await.is_err());
 }
 
 #[tokio::test]

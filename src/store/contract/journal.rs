@@ -9,7 +9,7 @@ fn page(limit: usize) -> PageRequest {
 
 async fn found(bed: &Bed, filter: MessageFilter) -> Vec<MessageId> {
     let page = bed.store.list_messages(filter, page(100)).await.unwrap();
-    page.items.into_iter().map(|(message, _)| message.id).collect()
+    page.items.into_iter().map(|summary| summary.message.id).collect()
 }
 
 /// What the events of a delivery say its state is.
@@ -52,8 +52,8 @@ async fn the_journal_and_the_states_agree() {
             }
         }
         bed.store.record(records).await.unwrap();
-        let events = bed.store.message_events(new.message.id).await.unwrap();
-        let attempts = bed.store.attempts(new.message.id).await.unwrap();
+        let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap();
+        let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap();
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(events.is_sorted_by_key(|event| event.id));
         assert_eq!(events[0].kind, EventKind::MessageAccepted);
@@ -81,7 +81,7 @@ async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery(
     records.records[0].complained = true;
     let attempt = records.records[0].attempt.clone().unwrap();
     bed.store.record(records).await.unwrap();
-    let events = bed.store.message_events(new.message.id).await.unwrap();
+    let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     assert_eq!(
         kinds,
@@ -93,8 +93,43 @@ async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery(
     });
     assert_eq!(events[1].data, expected);
     assert_eq!((events[1].tenant_id, events[1].delivery_id), (Some(tenant), Some(new.recipients[0].0)));
-    let attempts = bed.store.attempts(new.message.id).await.unwrap();
+    let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap();
     assert_eq!(format!("{attempts:?}"), format!("{:?}", [attempt]));
+}
+
+#[tokio::test]
+async fn of_a_long_story_as_much_is_read_as_was_asked_for() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let recipients: Vec<_> = (0..25).map(|number| format!("u{number}@one.example")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    let id = bed.enqueue(tenant, &recipients).await.message.id;
+    for (hours, state) in [(1, DeliveryState::Deferred), (2, DeliveryState::Delivered)] {
+        let batches = bed.claim(later(3600 * hours)).await.batches;
+        bed.store.record(outcomes(&batches, state)).await.unwrap();
+    }
+    let (events, attempts) = (
+        bed.store.message_events(id, None, 1000).await.unwrap(),
+        bed.store.attempts(id, None, 1000).await.unwrap(),
+    );
+    assert_eq!((events.len(), attempts.len()), (51, 50));
+    let first_events = bed.store.message_events(id, None, 7).await.unwrap();
+    assert_eq!(format!("{first_events:?}"), format!("{:?}", &events[..7]));
+    let first_attempts = bed.store.attempts(id, None, 7).await.unwrap();
+    assert_eq!(format!("{first_attempts:?}"), format!("{:?}", &attempts[..7]));
+
+    let one = bed.store.deliveries(id).await.unwrap()[24].id;
+    let of_one = bed.store.message_events(id, Some(one), 1000).await.unwrap();
+    let kinds: Vec<_> = of_one.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::MessageAccepted, EventKind::MessageDeferred, EventKind::MessageDelivered]);
+    let of_one = bed.store.attempts(id, Some(one), 1000).await.unwrap();
+    assert!(of_one.len() == 2 && of_one.iter().all(|attempt| attempt.delivery_id == one));
+    assert_eq!(bed.store.attempts(id, Some(one), 1).await.unwrap()[0].id, of_one[0].id);
+
+    let listed = bed.store.list_messages(MessageFilter::default(), page(1)).await.unwrap().items.remove(0);
+    let shown: Vec<_> = listed.recipients.iter().map(Address::to_string).collect();
+    assert_eq!(shown, recipients[..MessageSummary::RECIPIENTS_MAX]);
+    assert_eq!((listed.recipient_count, listed.states), (25, vec![DeliveryState::Delivered]));
 }
 
 #[tokio::test]
@@ -136,9 +171,10 @@ async fn messages_are_found_by_what_people_know_of_them() {
     assert_eq!(found(&bed, MessageFilter { header_message_id: header, ..of(Some(a)) }).await, []);
     let test = MessageFilter { environment: Some(Environment::Test), ..of(None) };
     assert_eq!(found(&bed, test).await, []);
-    let (message, deliveries) = bed.store.list_messages(of(Some(a)), page(1)).await.unwrap().items.remove(0);
+    let MessageSummary { message, recipients, .. } =
+        bed.store.list_messages(of(Some(a)), page(1)).await.unwrap().items.remove(0);
     assert_eq!(format!("{message:?}"), format!("{:?}", queued.message));
-    assert_eq!(deliveries[0].id, queued.recipients[0].0);
+    assert_eq!(recipients, [address("z@one.example")]);
 }
 
 #[tokio::test]

@@ -3,14 +3,18 @@
 mod dkim_keys;
 mod domains;
 mod keys;
+mod removal;
+mod room;
 mod suppressions;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::Store;
@@ -20,9 +24,9 @@ use crate::mail::{
     Timestamp,
 };
 use crate::store::{
-    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
-    NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential, Suppression,
-    SuppressionFilter, Tenant, TenantCounts, TenantPatch,
+    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
+    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential,
+    Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -38,6 +42,47 @@ impl Store {
             value
         };
         self.write_then(work, after).await
+    }
+
+    /// Counted by a reader: a million rows take longer than others should wait for a commit.
+    async fn require_room_for_suppressions(&self, tenants: Vec<Option<TenantId>>) -> Result<()> {
+        let require = move |connection: &Connection| {
+            let mut more = HashMap::<_, usize>::new();
+            for tenant in tenants {
+                *more.entry(tenant).or_default() += 1;
+            }
+            for (tenant, more) in more {
+                room::require(connection, Limited::Suppressions, tenant, more)?;
+            }
+            Ok(())
+        };
+        self.read_at_leisure(require).await
+    }
+
+    pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
+        let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
+        let after = move |is_there: bool| {
+            version.fetch_add(1, Ordering::Release);
+            if is_there {
+                memory.suspend(id);
+            }
+            is_there
+        };
+        self.write_then(move |tx| removal::begin(tx, id), after).await
+    }
+
+    pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
+        let memory = Arc::clone(&self.memory);
+        let version = Arc::clone(&self.directory_version);
+        let after = move |step: removal::Step| {
+            if step.is_last {
+                version.fetch_add(1, Ordering::Release);
+                memory.forget_tenant(id);
+            }
+            step
+        };
+        self.write_then(move |tx| removal::go_on(tx, id), after).await
     }
 }
 
@@ -91,16 +136,20 @@ impl Directory for Store {
 
     async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
         if !delete {
-            return self.read_at_leisure(move |connection| tenants::count(connection, id)).await;
+            return self.read_at_leisure(move |connection| removal::count(connection, id)).await;
         }
-        let memory = Arc::clone(&self.memory);
-        let version = Arc::clone(&self.directory_version);
-        let after = move |counts| {
-            version.fetch_add(1, Ordering::Release);
-            memory.forget_tenant(id);
-            counts
-        };
-        self.write_then(move |tx| tenants::remove(tx, id), after).await
+        if !self.begin_removal(id).await? {
+            return Ok(None);
+        }
+        let mut counts = TenantCounts::default();
+        loop {
+            let step = self.go_on_with_removal(id).await?;
+            counts += step.counts;
+            self.remove_files(Arc::new(step.messages)).await?;
+            if step.is_last {
+                return Ok(Some(counts));
+            }
+        }
     }
 
     async fn create_domain(&self, new: NewDomain, now: Timestamp) -> Result<Domain> {
@@ -135,7 +184,16 @@ impl Directory for Store {
     }
 
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
-        self.change(move |tx| domains::record_check(tx, id, &check)).await
+        let version = Arc::clone(&self.directory_version);
+        let after = move |recorded: Option<domains::Recorded>| {
+            // Checks are made all day, and nearly all find what the one before found.
+            if recorded.as_ref().is_some_and(|recorded| recorded.matters_to_senders) {
+                version.fetch_add(1, Ordering::Release);
+            }
+            recorded
+        };
+        let recorded = self.write_then(move |tx| domains::record_check(tx, id, &check), after).await?;
+        Ok(recorded.map(|recorded| recorded.domain))
     }
 
     async fn domains_to_check(&self, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
@@ -208,7 +266,17 @@ impl Directory for Store {
     }
 
     async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
+        let tenant = new.tenant_id;
+        self.require_room_for_suppressions(vec![tenant]).await?;
         self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
+    }
+
+    async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>> {
+        self.require_room_for_suppressions(news.iter().map(|new| new.tenant_id).collect()).await?;
+        let suppress_each = move |tx: &Tx<'_>| {
+            news.iter().map(|new| suppressions::suppress(tx, new, Default::default(), now)).collect()
+        };
+        self.write(suppress_each).await
     }
 
     async fn suppression_of(

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::rows::{json, time, to_json, us};
+use super::rows::{json, sql_limit, time, to_json, us};
 use super::writer::Tx;
 use crate::mail::{DeliveryId, EventId, EventKind, MessageId, TenantId, Timestamp};
 use crate::store::{Event, Result, StoreError};
@@ -60,11 +60,18 @@ impl Tx<'_> {
     }
 }
 
-/// The events of a message, oldest first.
-pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<Vec<Event>> {
-    let sql = "SELECT * FROM event WHERE message_id = ?1 ORDER BY id";
+/// The events of a message, oldest first; with a delivery those about it or the whole message.
+pub(super) fn of_message(
+    connection: &Connection,
+    message: MessageId,
+    delivery: Option<DeliveryId>,
+    limit: usize,
+) -> Result<Vec<Event>> {
+    let sql = "SELECT * FROM event
+               WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
+               ORDER BY id LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
-    let events = statement.query_map([message], |row| {
+    let events = statement.query_map(params![message, delivery, sql_limit(limit)], |row| {
         Ok(Event {
             id: row.get("id")?,
             kind: row.get("kind")?,

@@ -3,16 +3,16 @@
 pub(super) mod deliveries;
 pub(super) mod messages;
 mod rejections;
-mod retention;
+pub(super) mod retention;
 
 use std::sync::Arc;
 
 use super::spool::submission_key;
 use super::{Store, events};
-use crate::mail::{MessageId, TenantId, Timestamp};
+use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, Journal, Message, MessageFilter, Page, PageRequest, Pruned, Rejection, Result,
-    RetentionPolicy,
+    Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, Page, PageRequest, Pruned,
+    Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -21,11 +21,7 @@ impl Journal for Store {
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
-    async fn list_messages(
-        &self,
-        filter: MessageFilter,
-        page: PageRequest,
-    ) -> Result<Page<(Message, Vec<Delivery>)>> {
+    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<Page<MessageSummary>> {
         self.read_at_leisure(move |connection| messages::list(connection, &filter, &page)).await
     }
 
@@ -33,12 +29,23 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| deliveries::of_message(connection, message)).await
     }
 
-    async fn attempts(&self, message: MessageId) -> Result<Vec<Attempt>> {
-        self.read_at_leisure(move |connection| deliveries::attempts(connection, message)).await
+    async fn attempts(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<Attempt>> {
+        self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
+            .await
     }
 
-    async fn message_events(&self, message: MessageId) -> Result<Vec<Event>> {
-        self.read_at_leisure(move |connection| events::of_message(connection, message)).await
+    async fn message_events(
+        &self,
+        message: MessageId,
+        delivery: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
+        self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -81,9 +88,9 @@ impl Store {
         for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());
             let of_job = Arc::clone(&ids);
-            let (messages, events) = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
-            pruned.messages += messages;
-            pruned.events += events;
+            let removed = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
+            pruned.messages += removed.messages;
+            pruned.events += removed.events;
             self.remove_files(ids).await?;
         }
         for ids in due.events.chunks(retention::JOB_ROWS_MAX) {
@@ -102,7 +109,7 @@ impl Store {
         Ok(pruned)
     }
 
-    async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
+    pub(super) async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
         let files = Arc::clone(&self.bodies);
         self.read(move |_| {
             files.remove(&ids);

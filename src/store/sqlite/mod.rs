@@ -63,6 +63,11 @@ pub enum OpenError {
     /// Another process serves the data directory.
     #[error("{0} is in use by another process; stop that one, or choose another data_dir")]
     InUse(PathBuf),
+    /// Another process serves the data directory with an older schema, which must not change under it.
+    #[error(
+        "{0} is in use by a server of an older version; restart the server with this version first, then try again"
+    )]
+    OlderServer(PathBuf),
     /// The database is newer than the program.
     #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
     Newer {
@@ -87,6 +92,15 @@ pub enum OpenError {
         /// What SQLite or the system says.
         message: String,
     },
+}
+
+impl OpenError {
+    fn of_older_server(self) -> Self {
+        match self {
+            Self::InUse(path) => Self::OlderServer(path),
+            other => other,
+        }
+    }
 }
 
 /// The store: one writer, several readers, what is claimed in memory.

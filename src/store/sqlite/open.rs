@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use super::bodies::BodyFiles;
 use super::events::EventClock;
 use super::readers::Readers;
-use super::schema::{MigrationError, migrate};
+use super::schema::{MigrationError, is_current, migrate};
 use super::seal::{MasterKeyFile, Place, Sealer};
 use super::spool::{FreeSpace, Memory};
 use super::writer::Writer;
@@ -49,6 +49,13 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     };
     let database = data_dir.join(DATABASE_FILE);
     let mut connection = connect(&database).map_err(&fault)?;
+    // A server of an older version would not know what its tables have become.
+    let _migrating = match options.access {
+        Access::Manage if !is_current(&connection).map_err(|error| fault(error.to_string()))? => {
+            Some(take_lock(&data_dir).map_err(OpenError::of_older_server)?)
+        }
+        _ => None,
+    };
     migrate(&mut connection).map_err(|error| match error {
         MigrationError::Newer { found, known } => OpenError::Newer { found, known },
         MigrationError::Failed(error) => fault(error.to_string()),

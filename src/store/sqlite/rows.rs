@@ -17,6 +17,11 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlE
     FromSqlError::Other(Box::new(error))
 }
 
+/// A number of rows as SQL takes it.
+pub(super) fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
 macro_rules! stored_as_text {
     ($($name:ty),* $(,)?) => {$(
         impl ToSql for $name {

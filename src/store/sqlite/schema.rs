@@ -21,6 +21,12 @@ impl From<rusqlite::Error> for MigrationError {
     }
 }
 
+/// Whether there is nothing to apply; nor is there to a database that is newer.
+pub(super) fn is_current(connection: &Connection) -> rusqlite::Result<bool> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(found as usize >= MIGRATIONS.len())
+}
+
 /// Applies what is missing.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrationError> {
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TlsMode, Verification};
+use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, TlsMode, Verification};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_tenant, now, options, outcomes,
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant, now,
+    options, outcomes,
 };
 use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, SmartHost, Spool};
 
@@ -82,6 +83,26 @@ async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
     assert!(matches!(bed.store.probe().await, Err(StoreError::Closed)));
     let next = Store::open(options(bed.dir.path())).unwrap();
     assert!(next.tenant(tenant.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn the_schema_of_a_running_server_is_not_changed_under_it() {
+    let bed = Bed::new();
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let version = || database.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap();
+    let older = version() - 1;
+    database.pragma_update(None, "user_version", older).unwrap();
+    let manage = |dir: &Path| Store::open(StoreOptions { access: Access::Manage, ..options(dir) });
+    let error = manage(bed.dir.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.dir.path()), "{error}");
+    assert!(error.to_string().contains("restart the server with this version first"));
+    assert_eq!(version(), older);
+    // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
+    let fresh = tempfile::tempdir().unwrap();
+    let manager = manage(fresh.path()).unwrap();
+    let server = Store::open(options(fresh.path())).unwrap();
+    manager.close().await;
+    server.close().await;
 }
 
 #[tokio::test]
@@ -330,4 +351,80 @@ async fn the_hot_queries_use_their_indexes() {
         let plan = plan.await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
+}
+
+/// Tables with this column, and how many of their rows have this value in it.
+fn rows_with(connection: &Connection, column: &str, value: &str) -> Vec<(String, u32)> {
+    let sql = "SELECT m.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+               WHERE m.type = 'table' AND c.name = ?1 ORDER BY m.name";
+    let mut tables = connection.prepare(sql).unwrap();
+    let tables = tables.query_map([column], |row| row.get::<_, String>(0)).unwrap();
+    let count = |table: String| {
+        let sql = format!("SELECT count(*) FROM {table} WHERE {column} = ?1");
+        let rows = connection.query_row(&sql, [value], |row| row.get(0)).unwrap();
+        (table, rows)
+    };
+    tables.map(|table| count(table.unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_removed_tenant_leaves_no_row_in_any_table() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let domain = new_domain(Some(tenant), "a.example", Verification::Manual);
+    let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
+    let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
+    bed.store.create_key(key, now()).await.unwrap();
+    bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
+    let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
+    bed.store.enqueue(large.clone()).await.unwrap();
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let id = tenant.to_string();
+    let message = large.message.id.to_string();
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
+    database.execute(notes, [&id, &message]).unwrap();
+    let refusal = "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0)";
+    database.execute(refusal, [&id]).unwrap();
+    let seen = || {
+        let of_tenant = rows_with(&database, "tenant_id", &id);
+        let of_message = rows_with(&database, "message_id", &message);
+        [of_tenant, of_message, rows_with(&database, "domain_id", &domain)].concat()
+    };
+    for (table, rows) in seen() {
+        assert!(rows > 0, "this test has to put a row of the tenant into {table}");
+    }
+    bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();
+    for (table, rows) in seen() {
+        assert_eq!(rows, 0, "{table}");
+    }
+    assert_eq!(files_below(&bed.dir.path().join("bodies")), [] as [PathBuf; 0]);
+}
+
+#[tokio::test]
+async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
+    let bed = Bed::new();
+    let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let recipients: Vec<_> = (0..700).map(|number| format!("u{number}@one.example")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for _ in 0..5 {
+        bed.enqueue(tenant, &recipients).await;
+    }
+    bed.enqueue(other, &["x@one.example"]).await;
+    let before = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap();
+    assert!(bed.store.begin_removal(tenant).await.unwrap());
+    let step = bed.store.go_on_with_removal(tenant).await.unwrap();
+    assert!(!step.is_last && (1..5).contains(&step.counts.messages), "{:?}", step.counts);
+    // As after a crash in between.
+    let bed = bed.restart();
+    let left = bed.store.tenant(tenant).await.unwrap().unwrap();
+    assert_eq!(left.status, TenantStatus::Suspended);
+    assert_eq!(bed.store.depth().await.unwrap().claimed, 0);
+    let claimed = bed.claim(later(0)).await.batches;
+    assert!(claimed.iter().all(|batch| batch.message.tenant_id == other) && claimed.len() == 1);
+    let mut counts = bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();
+    counts += step.counts;
+    assert_eq!(counts, before);
+    assert_eq!(bed.store.remove_tenant(tenant, true).await.unwrap(), None);
 }

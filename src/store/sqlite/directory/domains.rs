@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::dkim_keys;
+use super::{dkim_keys, room};
 use crate::mail::{
     DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp, Verification,
 };
@@ -11,7 +11,7 @@ use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{json_if_any, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
-    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, NewDomain, Page, PageRequest, Result,
+    Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
     StoreError,
 };
 
@@ -49,6 +49,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
     if is_taken(tx, new.tenant_id, &new.name)? {
         return Err(StoreError::Conflict(Conflict::DomainTaken));
     }
+    room::require(tx, Limited::Domains, new.tenant_id, 1)?;
     let is_verified = new.tenant_id.is_none() || new.verification == Verification::Manual;
     let domain = Domain {
         id: DomainId::generate(now),
@@ -260,7 +261,14 @@ pub(super) fn update(
     change(tx, before, domain, now).map(Some)
 }
 
-pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Domain>> {
+/// What writing a check came to.
+pub(super) struct Recorded {
+    pub(super) domain: Domain,
+    /// Whether the status of the domain or the state of one of its keys is another than before.
+    pub(super) matters_to_senders: bool,
+}
+
+pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Result<Option<Recorded>> {
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
     domain.last_check = Some(check.clone());
@@ -273,9 +281,12 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
             domain.status = DomainStatus::Taken;
         }
     }
+    let changes_before = tx.total_changes();
     dkim_keys::mark_unseen(tx, id, &check.dkim_unseen)?;
     dkim_keys::mark_seen(tx, id, &check.dkim_seen)?;
-    change(tx, before, domain, check.checked_at).map(Some)
+    let matters_to_senders = tx.total_changes() != changes_before || domain.status != before;
+    let domain = change(tx, before, domain, check.checked_at)?;
+    Ok(Some(Recorded { domain, matters_to_senders }))
 }
 
 pub(super) fn to_check(connection: &Connection, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {

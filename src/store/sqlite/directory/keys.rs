@@ -2,13 +2,15 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::room;
 use crate::mail::{KeyId, ScramVerifier, SecretDigest, TenantId, Timestamp};
 use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
 use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
-    Conflict, Key, KeyFilter, KeyPatch, NewKey, Page, PageRequest, Result, ScramCredential, StoreError,
+    Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, ScramCredential,
+    StoreError,
 };
 
 const SCRAM_COLUMN: &str = "key.scram";
@@ -36,6 +38,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
     {
         return Err(StoreError::Conflict(Conflict::NoTenant));
     }
+    make_room(tx, new.tenant_id)?;
     let key = Key {
         id: KeyId::generate(now),
         tenant_id: new.tenant_id,
@@ -70,6 +73,20 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         scram,
     ])?;
     Ok(key)
+}
+
+/// Who changes keys regularly comes to the limit one day, with nothing but revoked ones.
+fn make_room(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
+    let required = room::require(tx, Limited::Keys, tenant, 1);
+    if let Err(StoreError::Conflict(Conflict::LimitReached(_))) = &required {
+        let sql =
+            "DELETE FROM key WHERE id = (SELECT id FROM key WHERE tenant_id = ?1 AND revoked_us IS NOT NULL
+                                               ORDER BY id LIMIT 1)";
+        if tx.prepare_cached(sql)?.execute([tenant])? > 0 {
+            return Ok(());
+        }
+    }
+    required
 }
 
 fn find(connection: &Connection, id: KeyId) -> Result<Option<Key>> {

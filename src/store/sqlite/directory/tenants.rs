@@ -1,4 +1,4 @@
-//! The rows of tenants, and the removal of all that is theirs.
+//! The rows of tenants.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
@@ -6,12 +6,10 @@ use zeroize::Zeroizing;
 use crate::mail::{EventKind, TenantId, TenantStatus, Timestamp};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{self, json, json_if_any, time, to_json, us};
+use crate::store::sqlite::rows::{json, json_if_any, time, to_json, us};
 use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{
-    Conflict, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantCounts, TenantPatch,
-};
+use crate::store::{Conflict, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantPatch};
 
 const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
 
@@ -179,42 +177,4 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
             new.password.map(Some)
         }
     }
-}
-
-pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<TenantCounts>> {
-    if find(connection, id)?.is_none() {
-        return Ok(None);
-    }
-    let count = |of: &str| -> Result<u64> {
-        let sql = format!("SELECT count(*) FROM {of}");
-        Ok(connection.prepare_cached(&sql)?.query_row([id], |row| rows::count(row, 0))?)
-    };
-    let own = |table: &str| count(&format!("{table} WHERE tenant_id = ?1"));
-    let of_messages = |table: &str| {
-        count(&format!("message m JOIN {table} t ON t.message_id = m.id WHERE m.tenant_id = ?1"))
-    };
-    Ok(Some(TenantCounts {
-        domains: own("domain")?,
-        keys: own("key")?,
-        suppressions: own("suppression")?,
-        messages: own("message")?,
-        deliveries: of_messages("delivery")?,
-        events: of_messages("event")? + count("event WHERE tenant_id = ?1 AND message_id IS NULL")?,
-    }))
-}
-
-pub(super) fn remove(tx: &Tx<'_>, id: TenantId) -> Result<Option<TenantCounts>> {
-    let Some(counts) = count(tx, id)? else { return Ok(None) };
-    for table in ["attempt", "event", "delivery", "body"] {
-        let sql =
-            format!("DELETE FROM {table} WHERE message_id IN (SELECT id FROM message WHERE tenant_id = ?1)");
-        tx.execute(&sql, [id])?;
-    }
-    tx.execute("DELETE FROM event WHERE tenant_id = ?1 AND message_id IS NULL", [id])?;
-    tx.execute("DELETE FROM dkim_key WHERE domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)", [id])?;
-    for table in ["submission_key", "message", "rejection", "suppression", "key", "domain"] {
-        tx.execute(&format!("DELETE FROM {table} WHERE tenant_id = ?1"), [id])?;
-    }
-    tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
-    Ok(Some(counts))
 }

@@ -1,9 +1,9 @@
 //! The rows of deliveries and of their attempts.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::mail::{DeliveryId, MessageId, RcptParameters};
-use crate::store::sqlite::rows::{count, parsed_if_any, time, time_if_any};
+use crate::mail::{Address, DeliveryId, DeliveryState, MessageId, RcptParameters};
+use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any};
 use crate::store::{Attempt, Delivery, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
@@ -35,10 +35,36 @@ pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<
     Ok(deliveries.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn attempts(connection: &Connection, message: MessageId) -> Result<Vec<Attempt>> {
-    let mut statement =
-        connection.prepare_cached("SELECT * FROM attempt WHERE message_id = ?1 ORDER BY started_us, id")?;
-    let attempts = statement.query_map([message], |row| {
+/// The first recipients of a message.
+pub(super) fn first_recipients(
+    connection: &Connection,
+    message: MessageId,
+    limit: usize,
+) -> Result<Vec<Address>> {
+    let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let recipients = statement.query_map(params![message, sql_limit(limit)], |row| row.get(0))?;
+    Ok(recipients.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many deliveries of a message are in each state.
+pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<(DeliveryState, u64)>> {
+    let sql = "SELECT state, count(*) FROM delivery WHERE message_id = ?1 GROUP BY state";
+    let mut statement = connection.prepare_cached(sql)?;
+    let states = statement.query_map([message], |row| Ok((row.get(0)?, count(row, 1)?)))?;
+    Ok(states.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn attempts(
+    connection: &Connection,
+    message: MessageId,
+    delivery: Option<DeliveryId>,
+    limit: usize,
+) -> Result<Vec<Attempt>> {
+    let sql = "SELECT * FROM attempt WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id = ?2)
+               ORDER BY started_us, id LIMIT ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let attempts = statement.query_map(params![message, delivery, sql_limit(limit)], |row| {
         Ok(Attempt {
             id: row.get("id")?,
             message_id: row.get("message_id")?,

@@ -6,7 +6,7 @@ use super::deliveries;
 use crate::mail::{DeliveryState, MailParameters, MessageId, TenantId};
 use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{count, time, time_if_any};
-use crate::store::{Delivery, Message, MessageFilter, Page, PageRequest, Result};
+use crate::store::{Message, MessageFilter, MessageSummary, Page, PageRequest, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
@@ -42,7 +42,7 @@ pub(super) fn list(
     connection: &Connection,
     filter: &MessageFilter,
     page: &PageRequest,
-) -> Result<Page<(Message, Vec<Delivery>)>> {
+) -> Result<Page<MessageSummary>> {
     let mut list = List::of("message", MessageId::PREFIX);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("environment = ?", &filter.environment)?;
@@ -55,8 +55,15 @@ pub(super) fn list(
     let found = list.read(connection, page, read_row)?;
     let mut items = Vec::with_capacity(found.items.len());
     for message in found.items {
-        let deliveries = deliveries::of_message(connection, message.id)?;
-        items.push((message, deliveries));
+        let recipients =
+            deliveries::first_recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+        let states = deliveries::states(connection, message.id)?;
+        items.push(MessageSummary {
+            message,
+            recipients,
+            recipient_count: states.iter().map(|(_, count)| count).sum(),
+            states: states.into_iter().map(|(state, _)| state).collect(),
+        });
     }
     Ok(Page { items, has_more: found.has_more })
 }

@@ -108,17 +108,36 @@ pub(super) fn remove_bodies(tx: &Tx<'_>, ids: &[MessageId]) -> Result<u64> {
     Ok(removed)
 }
 
-/// Removes messages with all that is theirs; answers how many messages and events.
-pub(super) fn remove_messages(tx: &Tx<'_>, ids: &[MessageId]) -> Result<(u64, u64)> {
-    let (mut messages, mut events) = (0, 0);
+/// How many rows of what people count were removed.
+#[derive(Default)]
+pub(in crate::store::sqlite) struct MessageRows {
+    pub(in crate::store::sqlite) messages: u64,
+    pub(in crate::store::sqlite) deliveries: u64,
+    pub(in crate::store::sqlite) events: u64,
+}
+
+pub(super) fn remove_messages(tx: &Tx<'_>, ids: &[MessageId]) -> Result<MessageRows> {
+    let mut removed = MessageRows::default();
     for id in ids {
-        events += tx.prepare_cached("DELETE FROM event WHERE message_id = ?1")?.execute([id])? as u64;
-        for table in ["attempt", "delivery", "body"] {
-            tx.prepare_cached(&format!("DELETE FROM {table} WHERE message_id = ?1"))?.execute([id])?;
-        }
-        messages += tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
+        let MessageRows { messages, deliveries, events } = remove_message(tx, *id)?;
+        removed.messages += messages;
+        removed.deliveries += deliveries;
+        removed.events += events;
     }
-    Ok((messages, events))
+    Ok(removed)
+}
+
+/// Removes a message with all that is its own.
+pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Result<MessageRows> {
+    let remove = |table: &str| -> Result<u64> {
+        let sql = format!("DELETE FROM {table} WHERE message_id = ?1");
+        Ok(tx.prepare_cached(&sql)?.execute([id])? as u64)
+    };
+    remove("attempt")?;
+    remove("body")?;
+    let (deliveries, events) = (remove("delivery")?, remove("event")?);
+    let messages = tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
+    Ok(MessageRows { messages, deliveries, events })
 }
 
 pub(super) fn remove_rows(tx: &Tx<'_>, table: &'static str, ids: &[String]) -> Result<u64> {

@@ -1,0 +1,114 @@
+//! The removal of a tenant with all that is theirs. There may be millions of rows, and while they are deleted others
+//! want to commit: so the tenant is suspended first and then goes in steps, its own row last. What a crash leaves is
+//! a suspended tenant, whose removal can be asked for again.
+
+use rusqlite::{Connection, params};
+
+use super::tenants;
+use crate::mail::{MessageId, TenantId, TenantStatus};
+use crate::store::sqlite::journal::retention::{self, MessageRows};
+use crate::store::sqlite::rows;
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Result, TenantCounts};
+
+/// Messages removed in one step.
+const STEP_MESSAGES_MAX: usize = 200;
+/// Rows after which a step begins no other message: one alone may have a thousand recipients.
+const STEP_ROWS_MAX: usize = 2000;
+
+/// What one step removed.
+#[derive(Default)]
+pub(in crate::store::sqlite) struct Step {
+    pub(in crate::store::sqlite) counts: TenantCounts,
+    /// Whose bodies may have files.
+    pub(in crate::store::sqlite) messages: Vec<MessageId>,
+    /// The tenant itself is gone.
+    pub(in crate::store::sqlite) is_last: bool,
+}
+
+pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<TenantCounts>> {
+    if tenants::find(connection, id)?.is_none() {
+        return Ok(None);
+    }
+    let count = |of: &str| -> Result<u64> {
+        let sql = format!("SELECT count(*) FROM {of}");
+        Ok(connection.prepare_cached(&sql)?.query_row([id], |row| rows::count(row, 0))?)
+    };
+    let own = |table: &str| count(&format!("{table} WHERE tenant_id = ?1"));
+    let of_messages = |table: &str| {
+        count(&format!("message m JOIN {table} t ON t.message_id = m.id WHERE m.tenant_id = ?1"))
+    };
+    Ok(Some(TenantCounts {
+        domains: own("domain")?,
+        keys: own("key")?,
+        suppressions: own("suppression")?,
+        messages: own("message")?,
+        deliveries: of_messages("delivery")?,
+        events: of_messages("event")? + count("event WHERE tenant_id = ?1 AND message_id IS NULL")?,
+    }))
+}
+
+/// Stops the tenant, without an event since its events go too. False if there is no such tenant.
+pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
+    let sql = "UPDATE tenant SET status = ?2 WHERE id = ?1";
+    Ok(tx.prepare_cached(sql)?.execute(params![id, TenantStatus::Suspended])? > 0)
+}
+
+/// Removes some of what is left, and the tenant when nothing was.
+pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
+    let step = remove_messages(tx, id)?;
+    if !step.messages.is_empty() {
+        return Ok(step);
+    }
+    let step = remove_rows(tx, id)?;
+    if step.is_last {
+        tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
+    }
+    Ok(step)
+}
+
+fn remove_messages(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
+    let mut statement =
+        tx.prepare_cached("SELECT id FROM message WHERE tenant_id = ?1 ORDER BY id LIMIT ?2")?;
+    let found = statement.query_map(params![id, rows::sql_limit(STEP_MESSAGES_MAX)], |row| row.get(0))?;
+    let found: Vec<MessageId> = found.collect::<rusqlite::Result<_>>()?;
+    let mut step = Step::default();
+    let changes_before = tx.total_changes();
+    for message in found {
+        if tx.total_changes() - changes_before >= STEP_ROWS_MAX as u64 {
+            break;
+        }
+        let MessageRows { messages, deliveries, events } = retention::remove_message(tx, message)?;
+        step.counts += TenantCounts { messages, deliveries, events, ..TenantCounts::default() };
+        step.messages.push(message);
+    }
+    Ok(step)
+}
+
+/// What does not belong to a message; keys of domains go before their domains.
+fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
+    let mut left = STEP_ROWS_MAX;
+    let mut remove = |table: &str, key: &str, condition: &str| -> Result<u64> {
+        let columns = key.trim_matches(['(', ')']);
+        let sql = format!(
+            "DELETE FROM {table} WHERE {key} IN (SELECT {columns} FROM {table} WHERE {condition} ORDER BY {columns} LIMIT ?2)"
+        );
+        let removed = tx.prepare_cached(&sql)?.execute(params![id, rows::sql_limit(left)])?;
+        left -= removed;
+        Ok(removed as u64)
+    };
+    let own = "tenant_id = ?1";
+    let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
+    remove("rejection", "id", own)?;
+    remove("submission_key", "(tenant_id, environment, name)", own)?;
+    let suppressions = remove("suppression", "id", own)?;
+    let keys = remove("key", "id", own)?;
+    remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
+    // While keys are left there is no room for their domains.
+    let domains = remove("domain", "id", own)?;
+    Ok(Step {
+        counts: TenantCounts { events, suppressions, keys, domains, ..TenantCounts::default() },
+        messages: Vec::new(),
+        is_last: left > 0,
+    })
+}
