@@ -93,6 +93,19 @@ pub struct Sent {
     pub in_doubt: bool,
 }
 
+impl Sent {
+    /// The server was of no use already before anything was said.
+    fn nothing(recipients: usize) -> Self {
+        let trouble = Trouble::new(Phase::Mail, "the server had ended the dialogue or spoke unasked");
+        Self {
+            outcomes: std::iter::repeat_with(|| None).take(recipients).collect(),
+            trouble: Some(trouble),
+            progressed: false,
+            in_doubt: false,
+        }
+    }
+}
+
 enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -260,12 +273,16 @@ impl Connection {
         content: &Content,
         transcript: &mut Transcript,
     ) -> Sent {
+        if self.messages > 0 && self.wire.has_unasked().await {
+            self.usable = false;
+            return Sent::nothing(request.recipients.len());
+        }
         self.messages += 1;
         let request = Request { reset: self.needs_reset, ..*request };
         let mut transaction = Transaction::new(&self.capabilities, &request);
         let trouble = self.wire.run(&mut transaction, content, transcript).await.err();
         self.needs_reset = transaction.needs_reset();
-        self.usable = trouble.is_none() && !transaction.is_unusable();
+        self.usable = trouble.is_none() && !transaction.is_unusable() && !self.wire.has_unasked().await;
         Sent {
             trouble,
             progressed: transaction.has_progressed(),
@@ -374,14 +391,7 @@ impl Wire {
                 Ok(None) => {}
                 Err(error) => return Err(Trouble::new(phase, format!("at {}: {error}", phase.as_str()))),
             }
-            let buffer = self.reader.buffer();
-            let read = async {
-                match &mut self.socket {
-                    Socket::Plain(stream) => stream.read_buf(buffer).await,
-                    Socket::Tls(stream) => stream.read_buf(buffer).await,
-                }
-            };
-            match timeout_at(deadline, read).await {
+            match timeout_at(deadline, self.read_some()).await {
                 Ok(Ok(0)) => return Err(lost(phase, "closed by the server")),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(lost(phase, &error.to_string())),
@@ -391,6 +401,27 @@ impl Wire {
                 }
             }
         }
+    }
+
+    async fn read_some(&mut self) -> std::io::Result<usize> {
+        let buffer = self.reader.buffer();
+        match &mut self.socket {
+            Socket::Plain(stream) => stream.read_buf(buffer).await,
+            Socket::Tls(stream) => stream.read_buf(buffer).await,
+        }
+    }
+
+    /// Whether the server has said more than it was asked, or has closed. A reply too many would be taken for the
+    /// answer to the next command, and so for the outcome of another message.
+    async fn has_unasked(&mut self) -> bool {
+        // What has come is seen only after the runtime has asked the system.
+        tokio::task::yield_now().await;
+        let readable = tokio::select! {
+            biased;
+            _ = self.read_some() => true,
+            () = std::future::ready(()) => false,
+        };
+        readable || self.reader.has_leftover()
     }
 
     /// RFC 5321 §4.5.3.2.

@@ -14,8 +14,8 @@ use super::report::sample_message;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
-    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, SignedDuration,
-    TenantStatus, Timestamp, TlsMode,
+    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, ReversePath,
+    SignedDuration, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
     Access, ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool,
@@ -336,6 +336,24 @@ async fn a_connection_that_died_while_idle_costs_no_try() {
         assert_eq!(stage.store.attempts(id).await.unwrap().len(), 1);
     }
     assert_eq!(seen.lock().unwrap().connections, 5);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
+    let refused = ("RCPT TO:<no@", "550 5.1.1 nobody");
+    let replies = [refused, (".", "250 taken\r\n250 stray")].into();
+    let (server, seen) = serve(Script { replies, ..Script::default() }).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let first = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(first, &[Delivered]).await;
+    let mut new = stage.message(Environment::Live, &["no@x.example"]);
+    new.message.reverse_path = ReversePath::Null;
+    let second = new.message.id;
+    stage.store.enqueue(new).await.unwrap();
+    stage.expect(second, &[Bounced]).await;
+    assert_eq!(stage.store.attempts(second).await.unwrap().len(), 1);
+    assert_eq!(seen.lock().unwrap().connections, 2);
     stage.end().await;
 }
 
