@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
 use super::Core;
-use super::connection::{Connection, Dial, Peer, Trouble};
+use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Trouble, end_of_try};
 use super::ending::Ending;
 use super::network;
 use super::route::{Lane, SmartHostRoute};
@@ -33,6 +34,7 @@ pub struct Attempt<'a> {
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
+    deadline: Instant,
 }
 
 /// Where a lane leads.
@@ -56,7 +58,9 @@ impl<'a> Attempt<'a> {
     /// A try that has not begun.
     pub fn new(core: &'a Core, lane: &'a Lane, batch: &'a Batch, content: &'a Content) -> Self {
         let endings = vec![None; batch.deliveries.len()];
-        Self { core, lane, batch, content, endings, transcript: Transcript::default(), sessions: 0 }
+        let deadline = end_of_try(&core.dialler.timeouts, content.len() as u64);
+        let transcript = Transcript::default();
+        Self { core, lane, batch, content, endings, transcript, sessions: 0, deadline }
     }
 
     /// Tries until nothing is left to try.
@@ -112,6 +116,9 @@ impl<'a> Attempt<'a> {
         };
         let mut dialled = 0;
         for host in &destination.hosts {
+            if Instant::now() >= self.deadline {
+                return last;
+            }
             for address in self.addresses_of(host, &destination).await {
                 if Some(address) == used {
                     continue;
@@ -235,10 +242,12 @@ impl<'a> Attempt<'a> {
             }
         };
         loop {
-            let permit = self.permit().await?;
-            let trouble = match self.core.dialler.open(&dial, permit, &mut self.transcript).await {
-                Ok(connection) => return Some(connection),
-                Err(trouble) => trouble,
+            let Ok(permit) = timeout_at(self.deadline, self.permit()).await else { return None };
+            let opening = self.core.dialler.open(&dial, permit?, &mut self.transcript);
+            let trouble = match timeout_at(self.deadline, opening).await {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(trouble)) => trouble,
+                Err(_) => Trouble::new(Phase::Connect, OUT_OF_TIME),
             };
             self.transcript.remark(&trouble.text);
             // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
@@ -310,6 +319,7 @@ impl<'a> Attempt<'a> {
             utf8_header: message.smtputf8 && !has_ascii_header(self.content),
             reset: false,
         };
+        connection.set_deadline(self.deadline);
         let sent = connection.send(&request, self.content, &mut self.transcript).await;
         if was_idle && !sent.progressed && !connection.is_usable() {
             self.transcript.remark("the connection was closed while it was idle");

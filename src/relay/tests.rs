@@ -30,6 +30,8 @@ struct Script {
     hang_up_at: Option<&'static str>,
     /// Ends a connection after its first message without a word.
     hang_up_after_message: bool,
+    /// How long it thinks about each recipient.
+    slowness: Duration,
     capabilities: &'static str,
 }
 
@@ -70,6 +72,9 @@ async fn converse(stream: tokio::net::TcpStream, script: Arc<Script>, seen: Arc<
         seen.lock().unwrap().commands.push(line.clone());
         if script.hang_up_at.is_some_and(|at| line.starts_with(at)) {
             return None;
+        }
+        if line.starts_with("RCPT") && !script.slowness.is_zero() {
+            tokio::time::sleep(script.slowness).await;
         }
         let scripted =
             script.replies.iter().filter(|(start, _)| line.starts_with(**start)).max_by_key(|(s, _)| s.len());
@@ -354,6 +359,29 @@ async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
     stage.expect(second, &[Bounced]).await;
     assert_eq!(stage.store.attempts(second).await.unwrap().len(), 1);
     assert_eq!(seen.lock().unwrap().connections, 2);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_connection_for_all_of_them() {
+    let (server, seen) = serve(Script { slowness: Duration::from_millis(50), ..Script::default() }).await;
+    let stage = Stage::set(server, |relay| {
+        let timeouts = &mut relay.timeouts;
+        timeouts.command = Duration::from_millis(500);
+        for rest in
+            [&mut timeouts.connect, &mut timeouts.greeting, &mut timeouts.starttls, &mut timeouts.data]
+        {
+            *rest = Duration::from_millis(100);
+        }
+    })
+    .await;
+    let recipients: Vec<String> = (0..100).map(|n| format!("r{n}@x.example")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let id = stage.send(Environment::Live, &recipients).await;
+    stage.expect(id, &[Deferred; 100]).await;
+    let last = stage.last_reply(id).await;
+    assert!(last.starts_with(super::connection::OUT_OF_TIME), "{last}");
+    assert!(seen.lock().unwrap().messages.is_empty());
     stage.end().await;
 }
 
