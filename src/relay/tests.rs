@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Relay;
 use super::report::sample_message;
+use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
@@ -111,6 +111,7 @@ struct Stage {
     tenant: Tenant,
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
+    recording: Recording,
 }
 
 impl Stage {
@@ -152,8 +153,9 @@ impl Stage {
         let resolver = Resolver::new(&settings.name_servers).unwrap();
         let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
         let stop = CancellationToken::new();
+        let recording = relay.recording();
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Self { _dir: dir, store, tenant, stop, relay }
+        Self { _dir: dir, store, tenant, stop, relay, recording }
     }
 
     fn message(&self, environment: Environment, recipients: &[&str]) -> NewMessage {
@@ -206,6 +208,14 @@ impl Stage {
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until all that is due is the relay's, which has nothing left to claim.
+    async fn expect_all_claimed(&self) {
+        let all = async {
+            while self.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
     }
 
     async fn last_reply(&self, id: MessageId) -> String {
@@ -386,6 +396,28 @@ async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_conne
 }
 
 #[tokio::test]
+async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
+    let slowness = Duration::from_secs(3600);
+    let (server, seen) = serve(Script { slowness, ..Script::default() }).await;
+    let stage = Stage::set(server, |relay| relay.connections_max = 1).await;
+    let id = stage.send(Environment::Live, &["a@x.example"]).await;
+    let second = stage.send(Environment::Live, &["b@x.example"]).await;
+    while !seen.lock().unwrap().commands.iter().any(|command| command.starts_with("RCPT")) {
+        tokio::task::yield_now().await;
+    }
+    while stage.store.depth().await.unwrap().claimed < 2 {
+        tokio::task::yield_now().await;
+    }
+    stage.expect_all_claimed().await;
+    stage.relay.abort();
+    // The recorder ends when no worker is left that could give it something.
+    tokio::time::timeout(Duration::from_secs(10), stage.recording.end()).await.unwrap();
+    assert_eq!(stage.store.depth().await.unwrap().claimed, 0);
+    stage.expect(id, &[DeliveryState::Queued]).await;
+    stage.expect(second, &[DeliveryState::Queued]).await;
+}
+
+#[tokio::test]
 async fn a_backlog_goes_out_over_few_connections() {
     let (server, seen) = serve(Script::default()).await;
     let stage = Stage::set(server, |relay| {
@@ -489,12 +521,7 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
     while stage.store.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
-    // Both are the relay's when it no longer has anything to claim.
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while stage.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
-    })
-    .await
-    .unwrap();
+    stage.expect_all_claimed().await;
     set_status(TenantStatus::Suspended).await;
     greet.send(()).unwrap();
     stage.expect(first, &[Delivered]).await;
