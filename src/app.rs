@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
 use crate::intake::{self, Intake};
 use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
-use crate::relay::{Relay, RelayError};
+use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
@@ -27,6 +27,8 @@ use crate::{janitor, sign, verification};
 
 /// Between two looks at whether the certificate's files have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
+/// What the outcomes that were heard before the deadline have to be written after it.
+const RECORDING_TIME: Duration = Duration::from_secs(2);
 /// The label of the platform's domain for test senders, below the host name.
 const SANDBOX_LABEL: &str = "sandbox";
 
@@ -79,6 +81,7 @@ pub struct Running {
     certificate: Arc<Certificate>,
     intake: Stage,
     delivery: Stage,
+    recording: Recording,
     deadline: Duration,
 }
 
@@ -177,6 +180,7 @@ impl Running {
             certificate: certificate.clone(),
             intake: Stage::new("what accepts mail"),
             delivery: Stage::new("what delivers mail"),
+            recording: relay.recording(),
             deadline: config.shutdown_deadline,
         };
         let stage = &mut running.intake;
@@ -230,10 +234,14 @@ impl Running {
     }
 
     /// Stops accepting, lets what is being received and what is being delivered finish, then closes the store.
-    /// What has not ended by the deadline is dropped, which is as safe as a crash.
+    /// What has not ended by the deadline is dropped, which is as safe as a crash; what was heard by then is written.
     pub async fn stop(mut self) -> Result<(), StopError> {
         let end = Instant::now() + self.deadline;
         let ended = end_both(&mut self.intake, &mut self.delivery, end).await;
+        // An outcome that is lost is a message delivered twice.
+        if tokio::time::timeout(RECORDING_TIME, self.recording.end()).await.is_err() {
+            tracing::error!("not every outcome could be written in time");
+        }
         self.store.close().await;
         ended.map_err(|name| StopError(name, self.deadline))
     }

@@ -3,8 +3,11 @@
 //! Tenants take turns, whatever their backlog, and so do the destinations of one tenant. A *lane* is what the limit
 //! of connections holds for: a destination, or a smart host with its account. A connection is a *slot*: it is given
 //! out with [`Fairness::take_turn`], may be kept with [`Fairness::keep_turn`], and goes back with [`Fairness::free`].
+//!
+//! A tenant gets no slot while it has as many as are free. So one alone has at most half of them, two a third each,
+//! and whoever comes next finds one free, however long the others hold theirs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
 /// How many slots there are.
@@ -24,8 +27,23 @@ pub struct Fairness<T, L, J> {
     waiting: usize,
     lanes: HashMap<L, Lane<T, J>>,
     tenants: HashMap<T, VecDeque<L>>,
-    /// Tenants whose entry in `tenants` is not empty, each once, the next one first.
+    /// Tenants whose entry in `tenants` is not empty, each once, the next one first, save those in `sated`.
     turns: VecDeque<T>,
+    /// Tenants whose turn came while they had their share of slots: they get back into `turns` when slots come free.
+    sated: HashSet<T>,
+    /// Slots of each tenant that has any.
+    slots_of: HashMap<T, usize>,
+}
+
+/// Work, and whose slot it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn<T, L, J> {
+    /// Who has the slot.
+    pub tenant: T,
+    /// Where.
+    pub lane: L,
+    /// What to do.
+    pub job: J,
 }
 
 /// What waits for one destination.
@@ -56,6 +74,8 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
             lanes: HashMap::new(),
             tenants: HashMap::new(),
             turns: VecDeque::new(),
+            sated: HashSet::new(),
+            slots_of: HashMap::new(),
         }
     }
 
@@ -86,7 +106,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     }
 
     /// Takes a slot and the work whose turn it is; `None` if no slot is free for anything that waits.
-    pub fn take_turn(&mut self) -> Option<(L, J)> {
+    pub fn take_turn(&mut self) -> Option<Turn<T, L, J>> {
         if self.slots_taken >= self.limits.total {
             return None;
         }
@@ -94,17 +114,30 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         let (job, more) = self.take(&lane, &tenant)?;
         self.slots_taken += 1;
         self.lanes.get_mut(&lane)?.slots_taken += 1;
+        *self.slots_of.entry(tenant.clone()).or_default() += 1;
         if more {
-            self.list(tenant, lane.clone());
+            self.list(tenant.clone(), lane.clone());
         } else {
             self.unlist(&lane, &tenant);
         }
-        Some((lane, job))
+        Some(Turn { tenant, lane, job })
+    }
+
+    fn slots_free(&self) -> usize {
+        self.limits.total.saturating_sub(self.slots_taken)
+    }
+
+    fn slots_of(&self, tenant: &T) -> usize {
+        self.slots_of.get(tenant).copied().unwrap_or(0)
     }
 
     /// Turns the round until a lane with work and a free slot comes up, and takes it out of the round.
     fn next_turn(&mut self) -> Option<(T, L)> {
         while let Some(tenant) = self.turns.pop_front() {
+            if self.slots_of(&tenant) >= self.slots_free() {
+                self.sated.insert(tenant);
+                continue;
+            }
             let round = self.tenants.get_mut(&tenant)?;
             let lane = round.pop_front()?;
             if round.is_empty() {
@@ -123,14 +156,56 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         None
     }
 
-    /// The next work for a slot that is already taken in this lane, in turns of its tenants. `None` if nothing waits
-    /// there, or if the slot should go back because work elsewhere has no slot: then [`Fairness::free`] it.
-    pub fn keep_turn(&mut self, lane: &L) -> Option<J> {
-        if self.slots_taken >= self.limits.total && !self.turns.is_empty() && self.someone_else_waits(lane) {
+    /// The next work for a slot that this tenant has in this lane, in turns of the lane's tenants: the slot is then
+    /// the answered tenant's. `None` if nothing waits there, or if the slot should go back because work elsewhere has
+    /// no slot: then [`Fairness::free`] it.
+    pub fn keep_turn(&mut self, lane: &L, holder: &T) -> Option<(T, J)> {
+        let (held, free) = (self.slots_of(holder), self.slots_free());
+        let needed = if free == 0 {
+            self.someone_else_waits(lane)
+        } else {
+            held > free + 1 && self.another_waits(holder)
+        };
+        if needed {
             return None;
         }
-        let tenant = self.lanes.get(lane)?.turns.front()?.clone();
-        self.take(lane, &tenant).map(|(job, _)| job)
+        // As if the slot were free already.
+        let entitled = |tenant: &&T| *tenant == holder || self.slots_of(tenant) < free + 1;
+        let tenant = self.lanes.get(lane)?.turns.iter().find(entitled)?.clone();
+        let (job, _) = self.take(lane, &tenant)?;
+        if tenant != *holder {
+            self.give_back(holder);
+            *self.slots_of.entry(tenant.clone()).or_default() += 1;
+            self.wake_sated();
+        }
+        Some((tenant, job))
+    }
+
+    /// Whether a tenant other than this one has something in the round.
+    fn another_waits(&self, holder: &T) -> bool {
+        self.turns.iter().chain(&self.sated).any(|tenant| tenant != holder)
+    }
+
+    fn give_back(&mut self, holder: &T) {
+        if let Some(slots) = self.slots_of.get_mut(holder) {
+            *slots -= 1;
+            if *slots == 0 {
+                self.slots_of.remove(holder);
+            }
+        }
+    }
+
+    /// Those that may have a slot again take turns again.
+    fn wake_sated(&mut self) {
+        let free = self.slots_free();
+        let Self { sated, slots_of, turns, .. } = self;
+        sated.retain(|tenant| {
+            let stays = slots_of.get(tenant).copied().unwrap_or(0) >= free;
+            if !stays {
+                turns.push_back(tenant.clone());
+            }
+            stays
+        });
     }
 
     /// Whether the round has another lane. It may prove full or empty: then a slot goes round once for nothing.
@@ -165,12 +240,15 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         }
     }
 
-    /// Gives a slot back.
-    pub fn free(&mut self, lane: &L) {
+    /// Gives back a slot that the tenant has in the lane.
+    pub fn free(&mut self, lane: &L, holder: &T) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
         entry.slots_taken = entry.slots_taken.saturating_sub(1);
         self.slots_taken = self.slots_taken.saturating_sub(1);
-        for tenant in std::mem::take(&mut entry.parked) {
+        let parked = std::mem::take(&mut entry.parked);
+        self.give_back(holder);
+        self.wake_sated();
+        for tenant in parked {
             self.list(tenant, lane.clone());
         }
         self.forget_if_unused(lane);
@@ -196,6 +274,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     pub fn drain(&mut self) -> Vec<J> {
         self.waiting = 0;
         self.turns.clear();
+        self.sated.clear();
         self.tenants.clear();
         let mut jobs = Vec::new();
         self.lanes.retain(|_, lane| {
@@ -226,10 +305,15 @@ impl<T: Eq + Hash, J> Lane<T, J> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     fn fairness(total: usize, per_lane: usize) -> Fairness<u8, u8, u32> {
         Fairness::new(SlotLimits { total, per_lane })
+    }
+
+    /// The lane and the work of the next turn.
+    fn turn(fair: &mut Fairness<u8, u8, u32>) -> Option<(u8, u32)> {
+        fair.take_turn().map(|turn| (turn.lane, turn.job))
     }
 
     #[test]
@@ -238,7 +322,7 @@ mod tests {
         (0..50).for_each(|job| fair.push(1, 1, job));
         fair.push(2, 1, 100);
         fair.push(3, 2, 101);
-        let firsts: Vec<u32> = (0..4).map(|_| fair.take_turn().unwrap().1).collect();
+        let firsts: Vec<u32> = (0..4).map(|_| turn(&mut fair).unwrap().1).collect();
         assert_eq!(firsts, [0, 100, 101, 1]);
     }
 
@@ -246,11 +330,11 @@ mod tests {
     fn a_kept_slot_serves_its_tenants_in_turns_too() {
         let mut fair = fairness(100, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
-        assert_eq!(fair.take_turn(), Some((1, 0)));
+        assert_eq!(turn(&mut fair), Some((1, 0)));
         fair.push(2, 1, 100);
-        assert_eq!(fair.take_turn(), None);
-        assert_eq!(fair.keep_turn(&1), Some(1));
-        assert_eq!(fair.keep_turn(&1), Some(100));
+        assert_eq!(turn(&mut fair), None);
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 1)));
+        assert_eq!(fair.keep_turn(&1, &1), Some((2, 100)));
     }
 
     #[test]
@@ -259,45 +343,73 @@ mod tests {
         fair.push(1, 1, 0);
         fair.push(1, 1, 1);
         fair.push(1, 2, 2);
-        assert_eq!(
-            [fair.take_turn(), fair.take_turn(), fair.take_turn()],
-            [Some((1, 0)), Some((2, 2)), None]
-        );
-        fair.free(&1);
-        assert_eq!(fair.take_turn(), Some((1, 1)));
+        assert_eq!([turn(&mut fair), turn(&mut fair), turn(&mut fair)], [Some((1, 0)), Some((2, 2)), None]);
+        fair.free(&1, &1);
+        assert_eq!(turn(&mut fair), Some((1, 1)));
     }
 
     #[test]
     fn a_slot_goes_back_when_others_have_none() {
         let mut fair = fairness(1, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
-        assert_eq!(fair.take_turn(), Some((1, 0)));
-        assert_eq!(fair.keep_turn(&1), Some(1));
+        assert_eq!(turn(&mut fair), Some((1, 0)));
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 1)));
         fair.push(2, 2, 100);
-        assert_eq!(fair.keep_turn(&1), None);
-        fair.free(&1);
-        let both = [fair.take_turn().unwrap().0, {
-            fair.free(&1);
-            fair.free(&2);
-            fair.take_turn().unwrap().0
-        }];
+        assert_eq!(fair.keep_turn(&1, &1), None);
+        fair.free(&1, &1);
+        let both = [(); 2].map(|()| {
+            let turn = fair.take_turn().unwrap();
+            fair.free(&turn.lane, &turn.tenant);
+            turn.lane
+        });
         assert!(both.contains(&2), "{both:?}");
+    }
+
+    #[test]
+    fn whoever_comes_next_finds_a_slot_however_long_others_hold_theirs() {
+        let mut fair = fairness(500, 20);
+        for (tenant, slots_expected) in [(1, 250), (2, 125), (3, 63)] {
+            (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
+            let slots = std::iter::from_fn(|| fair.take_turn()).count();
+            assert_eq!(slots, slots_expected);
+        }
+        fair.push(9, 255, 0);
+        assert_eq!(turn(&mut fair), Some((255, 0)));
+    }
+
+    #[test]
+    fn who_has_more_than_its_share_lets_another_have_it() {
+        let mut fair = fairness(8, 8);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        (0..50).for_each(|job| fair.push(2, 2, job));
+        let taken = std::iter::from_fn(|| fair.take_turn()).count();
+        assert_eq!((taken, fair.slots_of(&1), fair.slots_of(&2)), (6, 3, 3));
+        // None has too much: both keep theirs.
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 3)));
+        let mut fair = fairness(8, 8);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 4);
+        (0..50).for_each(|job| fair.push(2, 2, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 2);
+        assert_eq!(fair.keep_turn(&1, &1), None);
+        fair.free(&1, &1);
+        assert_eq!(fair.take_turn().map(|turn| turn.tenant), Some(2));
     }
 
     #[derive(Debug, Clone)]
     enum Act {
         Push(u8, u8),
         Next,
-        Keep(u8),
-        Free(u8),
+        Keep(usize),
+        Free(usize),
     }
 
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
             (0u8..4, 0u8..4).prop_map(|(tenant, lane)| Act::Push(tenant, lane)),
             Just(Act::Next),
-            (0u8..4).prop_map(Act::Keep),
-            (0u8..4).prop_map(Act::Free),
+            any::<usize>().prop_map(Act::Keep),
+            any::<usize>().prop_map(Act::Free),
         ]
     }
 
@@ -306,7 +418,8 @@ mod tests {
         fn no_limit_is_passed_and_nothing_is_forgotten(acts in prop::collection::vec(act(), 0..200)) {
             let mut fair = fairness(5, 2);
             let (mut pushed, mut out) = (0u32, BTreeSet::new());
-            let mut slots: BTreeMap<u8, usize> = BTreeMap::new();
+            // The lane and the tenant of each slot.
+            let mut slots: Vec<(u8, u8)> = Vec::new();
             for act in acts {
                 match act {
                     Act::Push(tenant, lane) => {
@@ -314,35 +427,43 @@ mod tests {
                         pushed += 1;
                     }
                     Act::Next => {
-                        if let Some((lane, job)) = fair.take_turn() {
+                        if let Some(Turn { tenant, lane, job }) = fair.take_turn() {
                             prop_assert!(out.insert(job));
-                            *slots.entry(lane).or_default() += 1;
+                            slots.push((lane, tenant));
                         }
                     }
-                    Act::Keep(lane) if slots.get(&lane).is_some_and(|&n| n > 0) => {
-                        if let Some(job) = fair.keep_turn(&lane) {
+                    Act::Keep(n) if !slots.is_empty() => {
+                        let n = n % slots.len();
+                        let (lane, holder) = slots[n];
+                        if let Some((tenant, job)) = fair.keep_turn(&lane, &holder) {
                             prop_assert!(out.insert(job));
+                            slots[n] = (lane, tenant);
                         }
                     }
-                    Act::Free(lane) if slots.get(&lane).is_some_and(|&n| n > 0) => {
-                        fair.free(&lane);
-                        *slots.entry(lane).or_default() -= 1;
+                    Act::Free(n) if !slots.is_empty() => {
+                        let (lane, tenant) = slots.swap_remove(n % slots.len());
+                        fair.free(&lane, &tenant);
                     }
                     Act::Keep(_) | Act::Free(_) => {}
                 }
-                prop_assert!(slots.values().all(|&n| n <= 2) && slots.values().sum::<usize>() <= 5);
+                let most = |key: fn(&(u8, u8)) -> u8| {
+                    (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()
+                };
+                // Half of five, rounded up.
+                prop_assert!(slots.len() <= 5 && most(|s| s.0) <= Some(2) && most(|s| s.1) <= Some(3));
                 prop_assert_eq!(fair.waiting(), pushed as usize - out.len());
             }
             // With slots coming free, everything comes out.
-            for (lane, taken) in slots {
-                (0..taken).for_each(|_| fair.free(&lane));
+            for (lane, tenant) in slots {
+                fair.free(&lane, &tenant);
             }
-            while let Some((lane, job)) = fair.take_turn() {
+            while let Some(Turn { tenant, lane, job }) = fair.take_turn() {
                 prop_assert!(out.insert(job));
-                fair.free(&lane);
+                fair.free(&lane, &tenant);
             }
             prop_assert_eq!(out.len(), pushed as usize);
             prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
+            prop_assert!(fair.sated.is_empty() && fair.slots_of.is_empty());
         }
 
         #[test]
@@ -355,8 +476,8 @@ mod tests {
             // Each of the others has its turn at most once before, in the round and in each lane.
             let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
             let served = (0..turns_max).any(|_| {
-                let (lane, job) = fair.take_turn().unwrap();
-                fair.free(&lane);
+                let Turn { tenant, lane, job } = fair.take_turn().unwrap();
+                fair.free(&lane, &tenant);
                 job == 1
             });
             prop_assert!(served);
@@ -368,7 +489,7 @@ mod tests {
             for (job, (tenant, lane)) in pushes.iter().enumerate() {
                 fair.push(*tenant, *lane, job as u32);
             }
-            let mut out: Vec<u32> = std::iter::from_fn(|| fair.take_turn()).map(|(_, job)| job).collect();
+            let mut out: Vec<u32> = std::iter::from_fn(|| fair.take_turn()).map(|turn| turn.job).collect();
             out.extend(fair.drain());
             out.sort_unstable();
             prop_assert_eq!(out, (0..pushes.len() as u32).collect::<Vec<_>>());

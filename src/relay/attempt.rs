@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
 use super::Core;
-use super::connection::{Connection, Dial, Peer, Trouble};
+use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Trouble, end_of_try};
 use super::ending::Ending;
 use super::network;
 use super::route::{Lane, SmartHostRoute};
@@ -35,6 +36,7 @@ pub struct Attempt<'a> {
     sessions: usize,
     /// Whether something else than the lack of TLS kept the message from a host.
     may_do_better: bool,
+    deadline: Instant,
 }
 
 /// Where a lane leads.
@@ -67,6 +69,7 @@ impl<'a> Attempt<'a> {
             transcript: Transcript::default(),
             sessions: 0,
             may_do_better: false,
+            deadline: end_of_try(&core.dialler.timeouts, content.len() as u64),
         }
     }
 
@@ -143,6 +146,9 @@ impl<'a> Attempt<'a> {
         };
         let mut dialled = 0;
         for host in &destination.hosts {
+            if Instant::now() >= self.deadline {
+                return last;
+            }
             for address in self.addresses_of(host, &destination).await {
                 if Some(address) == used {
                     continue;
@@ -275,10 +281,12 @@ impl<'a> Attempt<'a> {
             }
         };
         loop {
-            let permit = self.permit().await?;
-            let trouble = match self.core.dialler.open(&dial, permit, &mut self.transcript).await {
-                Ok(connection) => return Some(connection),
-                Err(trouble) => trouble,
+            let Ok(permit) = timeout_at(self.deadline, self.permit()).await else { return None };
+            let opening = self.core.dialler.open(&dial, permit?, &mut self.transcript);
+            let trouble = match timeout_at(self.deadline, opening).await {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(trouble)) => trouble,
+                Err(_) => Trouble::new(Phase::Connect, OUT_OF_TIME),
             };
             // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
             if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
@@ -357,6 +365,7 @@ impl<'a> Attempt<'a> {
             utf8_header: message.smtputf8 && !has_ascii_header(self.content),
             reset: false,
         };
+        connection.set_deadline(self.deadline);
         let sent = connection.send(&request, self.content, &mut self.transcript).await;
         if was_idle && !sent.progressed && !connection.is_usable() {
             self.transcript.remark("the connection was closed while it was idle");

@@ -26,6 +26,20 @@ const BLOCK_OCTETS: usize = 64 * 1024;
 /// What a write buffer may keep between messages.
 const SPARE_OCTETS: usize = BLOCK_OCTETS + 4096;
 
+/// Says that it was not one step that took too long.
+pub const OUT_OF_TIME: &str = "the time for one try was used up";
+/// A server that takes the message more slowly than this holds a connection that others need.
+const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
+
+/// When a try that begins now ends, all hosts and recipients together: each step of one dialogue may take its whole
+/// time once (RFC 5321 §4.5.3.2; 24 minutes unless configured), and a large message adds to it. Without it a server
+/// that answers each of a hundred recipients just in time holds a connection for hours.
+pub fn end_of_try(timeouts: &Timeouts, message_octets: u64) -> Instant {
+    let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
+    let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
+    Instant::now() + dialogue + Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN)
+}
+
 /// How to open a connection.
 #[derive(Debug, Clone)]
 pub struct Dial {
@@ -95,6 +109,19 @@ pub struct Sent {
     pub in_doubt: bool,
 }
 
+impl Sent {
+    /// The server was of no use already before anything was said.
+    fn nothing(recipients: usize) -> Self {
+        let trouble = Trouble::new(Phase::Mail, "the server had ended the dialogue or spoke unasked");
+        Self {
+            outcomes: std::iter::repeat_with(|| None).take(recipients).collect(),
+            trouble: Some(trouble),
+            progressed: false,
+            in_doubt: false,
+        }
+    }
+}
+
 enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -125,6 +152,8 @@ struct Wire {
     reader: ReplyReader,
     out: Vec<u8>,
     timeouts: Arc<Timeouts>,
+    /// When a try ends that has not come to the final dot.
+    deadline: Option<Instant>,
 }
 
 /// What every connection needs to be opened.
@@ -156,8 +185,8 @@ impl Dialler {
         } else {
             Socket::Plain(stream)
         };
-        let mut wire =
-            Wire { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts: self.timeouts.clone() };
+        let timeouts = self.timeouts.clone();
+        let mut wire = Wire { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts, deadline: None };
         let (mut opening, mut step) = Opening::begin(OpeningOptions {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
@@ -268,18 +297,28 @@ impl Connection {
         content: &Content,
         transcript: &mut Transcript,
     ) -> Sent {
+        if self.messages > 0 && self.wire.has_unasked().await {
+            self.usable = false;
+            return Sent::nothing(request.recipients.len());
+        }
         self.messages += 1;
         let request = Request { reset: self.needs_reset, ..*request };
         let mut transaction = Transaction::new(&self.capabilities, &request);
         let trouble = self.wire.run(&mut transaction, content, transcript).await.err();
         self.needs_reset = transaction.needs_reset();
-        self.usable = trouble.is_none() && !transaction.is_unusable();
+        self.usable = trouble.is_none() && !transaction.is_unusable() && !self.wire.has_unasked().await;
         Sent {
             trouble,
             progressed: transaction.has_progressed(),
             in_doubt: transaction.awaits_final_reply(),
             outcomes: transaction.into_outcomes(),
         }
+    }
+
+    /// Until when the next message must have been sent. The wait for what the server says to the whole of it may be
+    /// longer: to end that early makes duplicates (RFC 5321 §4.5.3.2.6).
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.wire.deadline = Some(deadline);
     }
 
     /// Whether it can take another message.
@@ -363,6 +402,7 @@ impl Wire {
 
     async fn write(&mut self, bytes: &[u8], phase: Phase) -> Result<(), Trouble> {
         let limit = if phase == Phase::Content { self.timeouts.block } else { self.timeouts.command };
+        let end = self.end_of(limit);
         let written = async {
             match &mut self.socket {
                 Socket::Plain(stream) => stream.write_all(bytes).await,
@@ -372,38 +412,62 @@ impl Wire {
                 }
             }
         };
-        match timeout(limit, written).await {
+        match timeout_at(end, written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(lost(phase, &error.to_string())),
-            Err(_) => Err(Trouble::new(phase, format!("time-out while sending at {}", phase.as_str()))),
+            Err(_) => Err(self.too_late(end, phase, "while sending at")),
         }
     }
 
     async fn read_reply(&mut self, phase: Phase) -> Result<Reply, Trouble> {
-        let deadline = Instant::now() + self.patience(phase);
+        let patience = self.patience(phase);
+        let deadline =
+            if phase == Phase::Content { Instant::now() + patience } else { self.end_of(patience) };
         loop {
             match self.reader.next_reply() {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => {}
                 Err(error) => return Err(Trouble::new(phase, format!("at {}: {error}", phase.as_str()))),
             }
-            let buffer = self.reader.buffer();
-            let read = async {
-                match &mut self.socket {
-                    Socket::Plain(stream) => stream.read_buf(buffer).await,
-                    Socket::Tls(stream) => stream.read_buf(buffer).await,
-                }
-            };
-            match timeout_at(deadline, read).await {
+            match timeout_at(deadline, self.read_some()).await {
                 Ok(Ok(0)) => return Err(lost(phase, "closed by the server")),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(lost(phase, &error.to_string())),
-                Err(_) => {
-                    let text = format!("time-out while waiting for the reply to {}", phase.as_str());
-                    return Err(Trouble::new(phase, text));
-                }
+                Err(_) => return Err(self.too_late(deadline, phase, "while waiting for the reply to")),
             }
         }
+    }
+
+    /// When a step ends that may take so long.
+    fn end_of(&self, limit: Duration) -> Instant {
+        let end = Instant::now() + limit;
+        self.deadline.map_or(end, |deadline| deadline.min(end))
+    }
+
+    fn too_late(&self, end: Instant, phase: Phase, doing: &str) -> Trouble {
+        let what = if self.deadline == Some(end) { OUT_OF_TIME } else { "time-out" };
+        Trouble::new(phase, format!("{what} {doing} {}", phase.as_str()))
+    }
+
+    async fn read_some(&mut self) -> std::io::Result<usize> {
+        let buffer = self.reader.buffer();
+        match &mut self.socket {
+            Socket::Plain(stream) => stream.read_buf(buffer).await,
+            Socket::Tls(stream) => stream.read_buf(buffer).await,
+        }
+    }
+
+    /// Whether the server has said more than it was asked, or has closed. A reply too many would be taken for the
+    /// answer to the next command, and so for the outcome of another message.
+    async fn has_unasked(&mut self) -> bool {
+        // What has come is seen only after the runtime has asked the system.
+        tokio::task::yield_now().await;
+        let readable = tokio::select! {
+            biased;
+            _ = self.read_some() => true,
+            () = std::future::ready(()) => false,
+        };
+        readable || self.reader.has_leftover()
     }
 
     /// RFC 5321 §4.5.3.2.
@@ -419,6 +483,7 @@ impl Wire {
     }
 
     async fn quit(&mut self, transcript: &mut Transcript) {
+        self.deadline = None;
         let limit = self.timeouts.quit;
         let farewell = async {
             if self.write(b"QUIT\r\n", Phase::Hello).await.is_ok() {

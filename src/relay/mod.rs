@@ -20,6 +20,7 @@ mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -45,6 +46,7 @@ use crate::store::Store;
 use connection::Dialler;
 use pool::Pool;
 use route::{Lane, Router};
+use tasks::Tasks;
 use worker::Claim;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
@@ -77,6 +79,19 @@ pub enum RelayError {
 /// Delivers what is in a store.
 pub struct Relay {
     core: Core,
+    recording: Recording,
+}
+
+/// The writing of outcomes, which goes on for a moment when a relay is dropped while it runs.
+#[derive(Clone)]
+pub struct Recording(TaskTracker);
+
+impl Recording {
+    /// Waits until the relay has ended or is dropped, and what it had heard is written.
+    pub async fn end(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
 }
 
 /// What all tasks of the relay share.
@@ -94,8 +109,21 @@ struct Core {
     loaded: Semaphore,
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
-    tasks: TaskTracker,
+    tasks: Tasks,
     stop: CancellationToken,
+}
+
+/// However the relay ends, nothing of it is left: what still runs is dropped, what still waits is given back.
+struct End(Arc<Core>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.tasks.abandon();
+        // Outside of the lock, which a claim may need.
+        let waiting = self.0.fairness().drain();
+        drop(waiting);
+        drop(self.0.pool.take_all());
+    }
 }
 
 /// What the configuration says, in the form in which it is used.
@@ -155,26 +183,32 @@ impl Relay {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stop: CancellationToken::new(),
         };
-        Ok(Self { core })
+        Ok(Self { core, recording: Recording(TaskTracker::new()) })
+    }
+
+    /// To wait for after [`Relay::run`], also if that was dropped.
+    pub fn recording(&self) -> Recording {
+        self.recording.clone()
     }
 
     /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.
+    /// Dropped before its end, it drops what runs, as if its connections had been lost; see [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
         self.core.stop = stop;
         let core = Arc::new(self.core);
         let (recordings, waiting) = mpsc::channel(recorder::WAITING_MAX);
-        let recorder = tokio::spawn(recorder::run(core.clone(), waiting));
+        let _end = End(core.clone());
+        let recorder = self.recording.0.spawn(recorder::run(core.clone(), waiting));
         scheduler::run(&core, &recordings).await;
         // Dropping a claim gives it back.
         drop(core.fairness().drain());
         for connection in core.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
-        core.tasks.close();
-        core.tasks.wait().await;
+        core.tasks.end().await;
         drop(recordings);
         if recorder.await.is_err() {
             tracing::error!("the task that writes outcomes ended by a panic");

@@ -11,6 +11,7 @@ use super::Core;
 use super::route::Lane;
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
+use crate::policy::fairness::Turn;
 use crate::store::{ClaimRoom, RecordBatch, Spool, StoreError};
 
 /// Deliveries that are claimed at one time.
@@ -70,9 +71,10 @@ pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
 async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
     let now = Timestamp::now();
     // Also without any room: only so does the store know whom to wake when there is some.
+    let deliveries_max = WINDOW.saturating_sub(core.in_flight.load(Ordering::Acquire));
     let room = ClaimRoom {
-        deliveries_max: WINDOW.saturating_sub(core.in_flight.load(Ordering::Acquire)),
-        per_tenant_max: WINDOW_PER_TENANT,
+        deliveries_max,
+        per_tenant_max: tenant_share_of(deliveries_max),
         saturated: crowded_destinations(core),
     };
     let claimed = core.store.claim_due(now, &room).await?;
@@ -96,6 +98,12 @@ async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
     })
 }
 
+/// Half of the room at most: tenants whose mail waits long, at slow destinations or at a slow smart host of their own,
+/// never fill it for those who come next.
+fn tenant_share_of(deliveries_free: usize) -> usize {
+    WINDOW_PER_TENANT.min(deliveries_free.div_ceil(2))
+}
+
 fn crowded_destinations(core: &Core) -> Vec<Host> {
     let mx = |lane: &Lane| match lane {
         Lane::Mx(host) => Some(host.clone()),
@@ -108,14 +116,30 @@ fn crowded_destinations(core: &Core) -> Vec<Host> {
 fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     loop {
         let turn = core.fairness().take_turn();
-        let Some((lane, claim)) = turn else { return };
-        let slot = Slot::new(core.clone(), lane);
-        core.tasks.spawn(worker::run(core.clone(), recordings.clone(), slot, claim));
+        let Some(Turn { tenant, lane, job }) = turn else { return };
+        let slot = Slot::new(core.clone(), lane, tenant);
+        core.tasks.spawn(worker::run(core.clone(), recordings.clone(), slot, job));
     }
 }
 
 fn end_idle(core: &Core) {
     for connection in core.pool.take_expired() {
         core.tasks.spawn(connection.quit());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_whose_mail_waits_leave_room_for_the_next() {
+        let mut free = WINDOW;
+        for _ in 0..8 {
+            let share = tenant_share_of(free);
+            assert!(share > 0 && share <= WINDOW_PER_TENANT);
+            free -= share;
+        }
+        assert!(free >= 32, "{free}");
     }
 }

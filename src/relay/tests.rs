@@ -9,13 +9,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Relay;
 use super::report::sample_message;
+use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
-    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, SignedDuration,
-    TenantStatus, Timestamp, TlsMode,
+    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, ReversePath,
+    SignedDuration, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
     Access, ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool,
@@ -30,6 +30,8 @@ struct Script {
     hang_up_at: Option<&'static str>,
     /// Ends a connection after its first message without a word.
     hang_up_after_message: bool,
+    /// How long it thinks about each recipient.
+    slowness: Duration,
     capabilities: &'static str,
 }
 
@@ -71,6 +73,9 @@ async fn converse(stream: tokio::net::TcpStream, script: Arc<Script>, seen: Arc<
         if script.hang_up_at.is_some_and(|at| line.starts_with(at)) {
             return None;
         }
+        if line.starts_with("RCPT") && !script.slowness.is_zero() {
+            tokio::time::sleep(script.slowness).await;
+        }
         let scripted =
             script.replies.iter().filter(|(start, _)| line.starts_with(**start)).max_by_key(|(s, _)| s.len());
         let reply = match scripted {
@@ -106,6 +111,7 @@ struct Stage {
     tenant: Tenant,
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
+    recording: Recording,
 }
 
 impl Stage {
@@ -147,8 +153,9 @@ impl Stage {
         let resolver = Resolver::new(&settings.name_servers).unwrap();
         let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
         let stop = CancellationToken::new();
+        let recording = relay.recording();
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Self { _dir: dir, store, tenant, stop, relay }
+        Self { _dir: dir, store, tenant, stop, relay, recording }
     }
 
     fn message(&self, environment: Environment, recipients: &[&str]) -> NewMessage {
@@ -202,6 +209,14 @@ impl Stage {
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until all that is due is the relay's, which has nothing left to claim.
+    async fn expect_all_claimed(&self) {
+        let all = async {
+            while self.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
     }
 
     async fn last_reply(&self, id: MessageId) -> String {
@@ -341,6 +356,69 @@ async fn a_connection_that_died_while_idle_costs_no_try() {
 }
 
 #[tokio::test]
+async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
+    let refused = ("RCPT TO:<no@", "550 5.1.1 nobody");
+    let replies = [refused, (".", "250 taken\r\n250 stray")].into();
+    let (server, seen) = serve(Script { replies, ..Script::default() }).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let first = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(first, &[Delivered]).await;
+    let mut new = stage.message(Environment::Live, &["no@x.example"]);
+    new.message.reverse_path = ReversePath::Null;
+    let second = new.message.id;
+    stage.store.enqueue(new).await.unwrap();
+    stage.expect(second, &[Bounced]).await;
+    assert_eq!(stage.store.attempts(second).await.unwrap().len(), 1);
+    assert_eq!(seen.lock().unwrap().connections, 2);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_connection_for_all_of_them() {
+    let (server, seen) = serve(Script { slowness: Duration::from_millis(50), ..Script::default() }).await;
+    let stage = Stage::set(server, |relay| {
+        let timeouts = &mut relay.timeouts;
+        timeouts.command = Duration::from_millis(500);
+        for rest in
+            [&mut timeouts.connect, &mut timeouts.greeting, &mut timeouts.starttls, &mut timeouts.data]
+        {
+            *rest = Duration::from_millis(100);
+        }
+    })
+    .await;
+    let recipients: Vec<String> = (0..100).map(|n| format!("r{n}@x.example")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let id = stage.send(Environment::Live, &recipients).await;
+    stage.expect(id, &[Deferred; 100]).await;
+    let last = stage.last_reply(id).await;
+    assert!(last.starts_with(super::connection::OUT_OF_TIME), "{last}");
+    assert!(seen.lock().unwrap().messages.is_empty());
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
+    let slowness = Duration::from_secs(3600);
+    let (server, seen) = serve(Script { slowness, ..Script::default() }).await;
+    let stage = Stage::set(server, |relay| relay.connections_max = 1).await;
+    let id = stage.send(Environment::Live, &["a@x.example"]).await;
+    let second = stage.send(Environment::Live, &["b@x.example"]).await;
+    while !seen.lock().unwrap().commands.iter().any(|command| command.starts_with("RCPT")) {
+        tokio::task::yield_now().await;
+    }
+    while stage.store.depth().await.unwrap().claimed < 2 {
+        tokio::task::yield_now().await;
+    }
+    stage.expect_all_claimed().await;
+    stage.relay.abort();
+    // The recorder ends when no worker is left that could give it something.
+    tokio::time::timeout(Duration::from_secs(10), stage.recording.end()).await.unwrap();
+    assert_eq!(stage.store.depth().await.unwrap().claimed, 0);
+    stage.expect(id, &[DeliveryState::Queued]).await;
+    stage.expect(second, &[DeliveryState::Queued]).await;
+}
+
+#[tokio::test]
 async fn a_backlog_goes_out_over_few_connections() {
     let (server, seen) = serve(Script::default()).await;
     let stage = Stage::set(server, |relay| {
@@ -444,12 +522,7 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
     while stage.store.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
-    // Both are the relay's when it no longer has anything to claim.
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while stage.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
-    })
-    .await
-    .unwrap();
+    stage.expect_all_claimed().await;
     set_status(TenantStatus::Suspended).await;
     greet.send(()).unwrap();
     stage.expect(first, &[Delivered]).await;

@@ -15,7 +15,8 @@ use super::report::Report;
 use super::route::Lane;
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
-use crate::mail::{Content, DeliveryId, Timestamp};
+use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
+use crate::policy::fairness::Turn;
 use crate::smtp::client::Phase;
 use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
 
@@ -54,18 +55,19 @@ impl Drop for Claim {
 pub struct Slot {
     core: Arc<Core>,
     lane: Lane,
+    holder: TenantId,
 }
 
 impl Slot {
     /// For a lane whose slot was just taken.
-    pub fn new(core: Arc<Core>, lane: Lane) -> Self {
-        Self { core, lane }
+    pub fn new(core: Arc<Core>, lane: Lane, holder: TenantId) -> Self {
+        Self { core, lane, holder }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.core.fairness().free(&self.lane);
+        self.core.fairness().free(&self.lane, &self.holder);
     }
 }
 
@@ -78,9 +80,12 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.fairness().keep_turn(&slot.lane);
+        let next = core.fairness().keep_turn(&slot.lane, &slot.holder);
         claim = match next {
-            Some(next) => next,
+            Some((holder, next)) => {
+                slot.holder = holder;
+                next
+            }
             None => {
                 // Kept before the slot is free: the lane's next worker is to find it.
                 if let Some(connection) = connection.take() {
@@ -88,9 +93,9 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                 }
                 drop(slot);
                 let turn = core.fairness().take_turn();
-                let Some((lane, next)) = turn else { return };
-                slot = Slot::new(core.clone(), lane);
-                next
+                let Some(Turn { tenant, lane, job }) = turn else { return };
+                slot = Slot::new(core.clone(), lane, tenant);
+                job
             }
         };
         if connection.is_none() {
