@@ -368,7 +368,7 @@ async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
     let second = new.message.id;
     stage.store.enqueue(new).await.unwrap();
     stage.expect(second, &[Bounced]).await;
-    assert_eq!(stage.store.attempts(second).await.unwrap().len(), 1);
+    assert_eq!(stage.store.attempts(second, None, 10).await.unwrap().len(), 1);
     assert_eq!(seen.lock().unwrap().connections, 2);
     stage.end().await;
 }
