@@ -214,6 +214,9 @@ impl Intake {
         let Submission { submitter, envelope, message, trace } = submission;
         let checked = stamp::check(&message)?;
         let domain = self.admit_from(&submitter, &checked.from).await?;
+        if !checked.senders.is_empty() {
+            self.admit_from(&submitter, &checked.senders).await?;
+        }
 
         let submission_key = checked.idempotency_key.clone().map(|name| {
             let digest = digest_of(&envelope, &message);

@@ -8,8 +8,8 @@ use mail_parser::MessageParser;
 
 use super::Trace;
 use crate::mail::{
-    Address, DomainName, HeaderBlock, HeaderError, MessageId, Refusal, RefusalCode, Timestamp,
-    parse_mailbox_list,
+    Address, DomainName, HeaderBlock, HeaderError, MailboxListError, MessageId, Refusal, RefusalCode,
+    Timestamp, parse_mailbox_list,
 };
 use crate::policy::submission::{refuse_from, refuse_from_count};
 
@@ -17,6 +17,10 @@ use crate::policy::submission::{refuse_from, refuse_from_count};
 const HEADER_OCTETS_MAX: usize = 256 * 1024;
 /// RFC 5321 §6.3.
 const RECEIVED_MAX: usize = 100;
+/// RFC 5322 §3.6.2 and §3.6.6: who a message is from, beside From.
+const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
+/// Each is looked up.
+const SENDERS_MAX: usize = 50;
 /// Bcc must not reach recipients (RFC 5322 §3.6.3); Return-Path is the last hop's to write (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
 /// Says which submissions are one; for us, not for recipients.
@@ -29,6 +33,8 @@ pub struct Checked {
     block: HeaderBlock,
     /// The addresses of From; at least one.
     pub from: Vec<Address>,
+    /// The addresses of the other fields that say who a message is from.
+    pub senders: Vec<Address>,
     /// By what a repetition of this submission is known.
     pub idempotency_key: Option<String>,
 }
@@ -48,9 +54,26 @@ pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
     let [field] = from_fields[..] else {
         return Err(refuse_from_count(from_fields.len()));
     };
-    let from = parse_mailbox_list(&message[field.value.clone()]).map_err(refuse_from)?;
+    let from =
+        parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
+    let senders = read_senders(&block, message)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    Ok(Checked { block, from, idempotency_key })
+    Ok(Checked { block, from, senders, idempotency_key })
+}
+
+/// Some mail clients show the sender, or who sent a message again, in the place of the author.
+fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
+    let mut senders = Vec::new();
+    for name in SENDER_FIELDS {
+        for field in block.named(name) {
+            let addresses = parse_mailbox_list(&message[field.value.clone()]);
+            senders.extend(addresses.map_err(|error| refuse_from(name, error))?);
+            if senders.len() > SENDERS_MAX {
+                return Err(refuse_from(name, MailboxListError::TooMany));
+            }
+        }
+    }
+    Ok(senders)
 }
 
 fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<String>, Refusal> {

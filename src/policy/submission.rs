@@ -169,12 +169,12 @@ pub fn admit_recipient(
     Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
 }
 
-/// The refusal of a From field that does not have exactly one reading.
-pub fn refuse_from(error: MailboxListError) -> Refusal {
+/// The refusal of a field that says who a message is from and does not have exactly one reading.
+pub fn refuse_from(field: &str, error: MailboxListError) -> Refusal {
     Refusal::new(
         RefusalCode::FromHeaderAmbiguous,
-        format!("the From field cannot be read: {error}"),
-        "write it as From: \"Name\" <address>",
+        format!("the {field} field cannot be read: {error}"),
+        format!("write it as {field}: \"Name\" <address>"),
     )
 }
 

@@ -46,6 +46,14 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example.bank.example", FOREIGN),
     ("From: a@example", FOREIGN),
     ("From: a@[192.0.2.1]", FOREIGN),
+    // Beside From.
+    ("From: a@own.example\r\nSender: b@own.example", TAKEN),
+    ("From: a@own.example\r\nSender: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nSender: b@own.example\r\nSender: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nSender: b@own.example <ceo@bank.example>", AMBIGUOUS),
+    ("From: a@own.example\r\nResent-From: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nResent-Sender: ceo@bank.example", FOREIGN),
+    ("From: a@own.example\r\nResent-From: a@own.example, b@sub.own.example", TAKEN),
     // The colon.
     ("From : a@own.example", MALFORMED),
     ("From\t: a@own.example", MALFORMED),

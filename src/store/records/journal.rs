@@ -1,0 +1,98 @@
+#![allow(missing_docs)]
+//! What happened, as people read it, and how long it is kept.
+
+use std::net::IpAddr;
+
+use crate::mail::{
+    Address, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
+    RequestId, ReversePath, Stage, TenantId, Timestamp,
+};
+
+use super::Message;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: EventId,
+    pub kind: EventKind,
+    pub tenant_id: Option<TenantId>,
+    pub message_id: Option<MessageId>,
+    pub delivery_id: Option<DeliveryId>,
+    /// What else there is to say; its fields depend on the kind.
+    pub data: serde_json::Value,
+    pub created_at: Timestamp,
+}
+
+/// A refused submission.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    pub id: RequestId,
+    pub tenant_id: TenantId,
+    pub key_id: Option<KeyId>,
+    pub stage: Stage,
+    pub code: RefusalCode,
+    pub message: String,
+    pub client_address: Option<IpAddr>,
+    pub created_at: Timestamp,
+}
+
+/// Which messages.
+#[derive(Debug, Clone, Default)]
+pub struct MessageFilter {
+    pub tenant_id: Option<TenantId>,
+    pub environment: Option<Environment>,
+    /// Messages with at least one delivery in this state.
+    pub state: Option<DeliveryState>,
+    /// A recipient, exactly, in wire form.
+    pub to: Option<Address>,
+    /// The reverse path, exactly.
+    pub from: Option<ReversePath>,
+    /// The Message-ID field without its angle brackets.
+    pub header_message_id: Option<String>,
+}
+
+/// A message as a list shows it: of many recipients the first, and of all what states there are.
+#[derive(Debug, Clone)]
+pub struct MessageSummary {
+    pub message: Message,
+    /// The first [`MessageSummary::RECIPIENTS_MAX`] recipients, in their order.
+    pub recipients: Vec<Address>,
+    /// Of all.
+    pub recipient_count: u64,
+    /// Each state that a delivery is in, once.
+    pub states: Vec<DeliveryState>,
+}
+
+impl MessageSummary {
+    /// Recipients shown for each message.
+    pub const RECIPIENTS_MAX: usize = 20;
+}
+
+/// How many deliveries wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Not finished.
+    pub open: u64,
+    /// Being worked on or waiting in memory.
+    pub claimed: u64,
+}
+
+/// How long finished things are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct RetentionPolicy {
+    /// Bodies, after the last delivery of a message is finished.
+    pub body_days: u32,
+    /// Messages, deliveries, attempts, events and rejections; a tenant's own value goes first.
+    pub row_days: u32,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub bodies: u64,
+    pub messages: u64,
+    pub events: u64,
+    pub rejections: u64,
+    pub submission_keys: u64,
+    pub orphan_files: u64,
+}

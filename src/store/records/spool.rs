@@ -1,0 +1,167 @@
+#![allow(missing_docs)]
+//! Messages on their way: what is accepted, claimed and recorded.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::mail::{
+    Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DomainName, EnhancedStatus,
+    Environment, Host, KeyId, MailParameters, MessageId, RcptParameters, Recipient, ReversePath, TenantId,
+    Timestamp,
+};
+
+use super::NewSuppression;
+
+/// A message to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    pub message: Message,
+    pub recipients: Vec<(DeliveryId, Recipient)>,
+    pub content: Content,
+    pub submission_key: Option<SubmissionKey>,
+}
+
+/// By what a repeated submission is known as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubmissionKey {
+    /// The submitter's, unique within its tenant and environment.
+    pub name: String,
+    /// SHA-256 of what was submitted.
+    pub digest: [u8; 32],
+}
+
+/// One accepted submission, without its bytes.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub id: MessageId,
+    pub tenant_id: TenantId,
+    /// `None` for reports that the server itself writes.
+    pub key_id: Option<KeyId>,
+    pub environment: Environment,
+    pub reverse_path: ReversePath,
+    pub body: BodyType,
+    pub smtputf8: bool,
+    pub parameters: MailParameters,
+    /// Octets as sent, our fields included.
+    pub size: u64,
+    /// The decoded Subject, shortened to 255 characters, for lists.
+    pub subject: Option<String>,
+    /// The From field's first address, for lists.
+    pub header_from: Option<String>,
+    /// The Message-ID field without its angle brackets, for look-ups.
+    pub header_message_id: Option<String>,
+    /// The domain of the DKIM signature, if one was made.
+    pub dkim_domain: Option<DomainName>,
+    pub created_at: Timestamp,
+    /// When delivery is given up.
+    pub expires_at: Timestamp,
+}
+
+impl Message {
+    /// When delivery begins: at once, or when the submitter wants it (RFC 4865).
+    pub fn begins_at(&self) -> Timestamp {
+        self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
+    }
+}
+
+/// One recipient of one message.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub message_id: MessageId,
+    pub recipient: Address,
+    pub parameters: RcptParameters,
+    pub state: DeliveryState,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// `None` once nothing more will happen.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The last reply, or what went wrong.
+    pub last_reply: Option<String>,
+    pub updated_at: Timestamp,
+}
+
+/// Recipients of one message at one destination: what one transaction of the relay carries.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub message: Arc<Message>,
+    pub destination: Host,
+    /// At least one; at most 100.
+    pub deliveries: Vec<Delivery>,
+    /// The bytes, when they are still in memory; else [`super::Spool::content`].
+    pub content: Option<Content>,
+}
+
+/// How much the caller of [`super::Spool::claim_due`] can take.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimRoom {
+    /// Deliveries in all.
+    pub deliveries_max: usize,
+    /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
+    pub per_tenant_max: usize,
+    /// Destinations that have enough waiting already.
+    pub saturated: Vec<Host>,
+}
+
+/// What was claimed.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub batches: Vec<Batch>,
+    /// The earliest time at which there will be more; now or past if only the room was too small.
+    pub next_due_at: Option<Timestamp>,
+}
+
+/// What one try of a batch did, to be written in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct RecordBatch {
+    pub records: Vec<AttemptRecord>,
+    /// A report to the reverse path (RFC 3464).
+    pub report: Option<NewMessage>,
+}
+
+/// What came of one delivery.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    pub message_id: MessageId,
+    pub tenant_id: TenantId,
+    pub delivery_id: DeliveryId,
+    /// The state afterwards.
+    pub state: DeliveryState,
+    /// Set exactly if the state is open.
+    pub next_attempt_at: Option<Timestamp>,
+    /// What was tried; `None` when a lifetime ended without another try.
+    pub attempt: Option<Attempt>,
+    /// Shown as the delivery's last reply.
+    pub reply: String,
+    /// The recipient is to be suppressed.
+    pub suppress: Option<NewSuppression>,
+    /// The recipient complained (sandbox), told by its own event after the delivery.
+    pub complained: bool,
+    pub at: Timestamp,
+}
+
+/// One try of one delivery.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub id: AttemptId,
+    pub message_id: MessageId,
+    pub delivery_id: DeliveryId,
+    pub started_at: Timestamp,
+    pub duration_ms: u64,
+    /// The MX or smart host, `sandbox`, or empty if none was reached.
+    pub host: String,
+    pub address: Option<IpAddr>,
+    /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
+    pub tls: Option<String>,
+    /// The reply's code; `None` if there was no reply.
+    pub code: Option<u16>,
+    pub enhanced: Option<EnhancedStatus>,
+    /// The reply's text, or what went wrong.
+    pub text: String,
+    /// The commands and replies of this try, secrets masked, shortened to 4 KiB.
+    pub transcript: String,
+    /// The state that followed.
+    pub outcome: DeliveryState,
+    /// Why the next try is when it is.
+    pub reason: String,
+}
