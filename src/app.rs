@@ -279,6 +279,9 @@ async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpLi
 }
 
 fn hint_for(error: &std::io::Error) -> &'static str {
+    if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
+        return "; this machine has no IPv6: write 0.0.0.0 instead of [::]";
+    }
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
         std::io::ErrorKind::PermissionDenied => {

@@ -15,7 +15,7 @@ use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
 use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, Scope, TenantId, Timestamp};
-use crate::store::{Delivery, Directory, Event, Journal, NewKey, NewTenant, Store};
+use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -79,26 +79,13 @@ struct Demo {
 impl Demo {
     /// Makes the platform key, the tenant and its key; `None` if they are there from an earlier start.
     async fn make(store: &Store) -> anyhow::Result<Option<Self>> {
-        if store.tenant_by_slug(DEMO_SLUG).await?.is_some() {
-            return Ok(None);
-        }
-        let now = Timestamp::now();
+        let tenant = match store.tenant_by_slug(DEMO_SLUG).await? {
+            Some(tenant) if has_key(store, tenant.id).await? => return Ok(None),
+            // An earlier start was cut short.
+            Some(tenant) => tenant,
+            None => store.create_tenant(demo_tenant(), Timestamp::now()).await?,
+        };
         let (platform_secret, _) = make_key(store, None, Environment::Live).await?;
-        let tenant = store
-            .create_tenant(
-                NewTenant {
-                    name: "Demo".into(),
-                    slug: DEMO_SLUG.into(),
-                    external_ref: None,
-                    metadata: Default::default(),
-                    settings: Default::default(),
-                    rate_limit: Default::default(),
-                    smart_host: None,
-                    retention_days: None,
-                },
-                now,
-            )
-            .await?;
         let (secret, key_id) = make_key(store, Some(tenant.id), Environment::Test).await?;
         Ok(Some(Self { platform_secret, key_id, secret }))
     }
@@ -175,6 +162,24 @@ impl Demo {
             .await?;
         Ok(())
     }
+}
+
+fn demo_tenant() -> NewTenant {
+    NewTenant {
+        name: "Demo".into(),
+        slug: DEMO_SLUG.into(),
+        external_ref: None,
+        metadata: Default::default(),
+        settings: Default::default(),
+        rate_limit: Default::default(),
+        smart_host: None,
+        retention_days: None,
+    }
+}
+
+async fn has_key(store: &Store, tenant: TenantId) -> anyhow::Result<bool> {
+    let filter = KeyFilter { tenant_id: Some(tenant), environment: None };
+    Ok(!store.list_keys(filter, newest()).await?.items.is_empty())
 }
 
 async fn make_key(
@@ -275,9 +280,11 @@ fn describe(event: &Event, deliveries: &[Delivery]) -> String {
 fn show_again(dir: &Path) {
     let dir = dir.join("data");
     let dir = dir.display();
+    let program = std::env::current_exe().unwrap_or_else(|_| "pillarbox".into());
+    let program = program.display();
     println!(
         "Pillarbox is running with what is in {dir}. Its secrets were shown at the first start; for new ones:\n\n  \
-         pillarbox key create --data-dir {dir} --name ops\n  \
-         pillarbox key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
+         {program} key create --data-dir {dir} --name ops\n  \
+         {program} key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
     );
 }
