@@ -6,6 +6,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
+use pillarbox::mail::DkimAlgorithm;
 use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
@@ -157,16 +158,35 @@ async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
     );
 }
 
+fn private_key_pem(algorithm: DkimAlgorithm) -> String {
+    let pair = pillarbox::sign::generate(algorithm).unwrap();
+    let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &*pair.private_key);
+    let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+}
+
+#[tokio::test]
+async fn a_domain_with_an_ed25519_key_has_two_signatures() {
+    let (dns, mx, server, account) = setting().await;
+    let path = format!("/v1/domains/{}/dkim", account.domain_id);
+    let pem = private_key_pem(DkimAlgorithm::Ed25519);
+    server.control.ok("POST", &path, json!({"selector": "ed", "private_key": pem})).await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    server.submit(&account, &["bob@b.test"], CONTENT).await;
+    let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
+    let mut algorithms: Vec<_> = results.iter().map(|(_, _, algorithm, _)| algorithm.as_str()).collect();
+    algorithms.sort_unstable();
+    assert_eq!(algorithms, ["Ed25519Sha256", "RsaSha256"]);
+    assert!(results.iter().all(|(.., holds)| *holds), "{results:?}");
+}
+
 #[tokio::test]
 async fn a_key_that_the_tenant_brings_signs() {
     let (dns, mx, server, account) = setting().await;
-    let pair = pillarbox::sign::generate(pillarbox::mail::DkimAlgorithm::Rsa).unwrap();
-    let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &*pair.private_key);
-    let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"));
+    let pem = private_key_pem(DkimAlgorithm::Rsa);
     let path = format!("/v1/domains/{}/dkim", account.domain_id);
     let added = server.control.ok("POST", &path, json!({"selector": "mine", "private_key": pem})).await;
-    assert!(!added.to_string().contains(lines[3]), "never readable again");
+    assert!(!added.to_string().contains(pem.lines().nth(4).unwrap()), "never readable again");
     publish(&dns, &domain(&server, &account).await, &[]);
     server.submit(&account, &["bob@b.test"], CONTENT).await;
     let results = verify(&dns, &mx.wait_for(1).await[0].content).await;
