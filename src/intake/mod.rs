@@ -263,11 +263,11 @@ impl Intake {
         let (recipients, size) = (new.recipients.len(), new.message.size);
         let stored = self.store.enqueue(new).await.map_err(refuse_storage)?;
         if stored != id {
-            tracing::info!(message = %stored, tenant = %submitter.tenant.slug, "accepted before");
+            tracing::info!(message_id = %stored, tenant = %submitter.tenant.slug, "accepted before");
             return Ok(stored);
         }
         tracing::info!(
-            message = %id,
+            message_id = %id,
             tenant = %submitter.tenant.slug,
             key = %submitter.key.id,
             environment = %submitter.key.environment,

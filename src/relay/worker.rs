@@ -194,7 +194,7 @@ impl Worker {
 
     /// The spool cannot be read: another time.
     async fn postpone(&self, claim: Claim, error: &StoreError) {
-        tracing::warn!(message = %claim.batch.message.id, %error, "cannot read a message from the spool");
+        tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
         let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
@@ -322,7 +322,7 @@ fn jitter() -> f64 {
 fn log(delivery: &Delivery, record: &AttemptRecord) {
     let attempt = record.attempt.as_ref();
     tracing::info!(
-        message = %record.message_id,
+        message_id = %record.message_id,
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,

@@ -32,6 +32,7 @@ mod hostile;
 mod idempotency;
 mod layers;
 mod lettre;
+mod logs;
 mod proxy;
 mod quickstart;
 mod release;
