@@ -110,11 +110,10 @@ fn check_validity(key: &Key, now: Timestamp) -> Result<()> {
 }
 
 fn check_address(key: &Key, client: IpAddr) -> Result<()> {
-    // On a listener for both families an IPv4 client comes as ::ffff:192.0.2.1.
-    let client = client.to_canonical();
-    if key.allowed_cidrs.is_empty() || key.allowed_cidrs.iter().any(|network| network.contains(&client)) {
+    if key.allows_address(client) {
         return Ok(());
     }
+    let client = client.to_canonical();
     Err(ApiError::new(
         RefusalCode::IpNotAllowed,
         format!("the API key may not be used from {client}"),

@@ -401,10 +401,10 @@ fn is_valid(key: &Key, now: Timestamp) -> bool {
 }
 
 fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
-    let client = client.to_canonical();
-    if key.allowed_cidrs.is_empty() || key.allowed_cidrs.iter().any(|network| network.contains(&client)) {
+    if key.allows_address(client) {
         return Ok(());
     }
+    let client = client.to_canonical();
     Err(Refusal::new(
         RefusalCode::IpNotAllowed,
         format!("this key may not be used from {client}"),

@@ -1,6 +1,7 @@
 #![allow(missing_docs)]
 //! Tenants, domains, keys and suppressions as they go into the store and come out.
 
+use std::net::IpAddr;
 use std::ops::AddAssign;
 
 use ipnet::IpNet;
@@ -282,6 +283,15 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+}
+
+impl Key {
+    /// Whether it may be used from an address.
+    pub fn allows_address(&self, client: IpAddr) -> bool {
+        // On a listener for both families an IPv4 client comes as ::ffff:192.0.2.1.
+        let client = client.to_canonical();
+        self.allowed_cidrs.is_empty() || self.allowed_cidrs.iter().any(|network| network.contains(&client))
+    }
 }
 
 /// A key to be made.
