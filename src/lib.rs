@@ -10,6 +10,7 @@ pub mod dns;
 pub mod intake;
 pub mod janitor;
 pub mod mail;
+pub mod network;
 pub mod policy;
 pub mod relay;
 pub mod server;

@@ -11,7 +11,6 @@
 mod attempt;
 mod connection;
 mod ending;
-mod network;
 mod notice;
 mod pool;
 mod record;

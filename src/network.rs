@@ -1,4 +1,4 @@
-//! Which addresses mail may go to. Pure.
+//! Which addresses connections that others cause may go to: mail, webhooks, policies. Pure; imports nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
