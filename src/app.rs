@@ -194,6 +194,7 @@ impl Running {
         }
         let retention = RetentionPolicy {
             body_days: config.retention.body_days,
+            transcript_days: config.retention.transcript_days,
             row_days: config.retention.message_days,
         };
         stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));

@@ -259,6 +259,8 @@ fn starttls() -> TlsMode {
 pub struct Retention {
     /// Bodies.
     pub body_days: u32,
+    /// What was said in each attempt.
+    pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
 }
@@ -398,7 +400,7 @@ impl Default for Timeouts {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, message_days: 30 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30 }
     }
 }
 

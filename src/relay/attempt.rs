@@ -14,7 +14,7 @@ use super::route::{Lane, SmartHostRoute};
 use super::tls::Trust;
 use super::transcript::Transcript;
 use crate::dns::{DnsError, MailHosts};
-use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
+use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host, OutcomeClass, TlsMode};
 use crate::network;
 use crate::policy::outcome::Verdict;
 use crate::smtp::client::{Phase, Request, StartTls, Target};
@@ -51,7 +51,7 @@ pub struct Tried {
     /// One for each delivery of the batch.
     pub endings: Vec<Ending>,
     /// What was said.
-    pub transcript: String,
+    pub transcript: Arc<str>,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
 }
@@ -107,7 +107,7 @@ impl<'a> Attempt<'a> {
         });
         Tried {
             endings: endings.collect(),
-            transcript: self.transcript.into_text(),
+            transcript: self.transcript.into_text().into(),
             connection: reusable.filter(Connection::is_usable),
         }
     }
@@ -186,7 +186,10 @@ impl<'a> Attempt<'a> {
                 return Ok(Destination { hosts, port, route: Some(route) });
             }
             Ok(None) => {}
-            Err(error) => return Err(self.trouble_ending(&format!("the smart host's password: {error}"))),
+            Err(error) => {
+                let text = format!("the smart host's password: {error}");
+                return Err(self.trouble_ending(OutcomeClass::Temporary, &text));
+            }
         }
         let (hosts, port) = match &self.batch.destination {
             Host::Domain(domain) => (self.mail_hosts(domain).await?, relay.port),
@@ -214,15 +217,15 @@ impl<'a> Attempt<'a> {
                 let text = format!("the domain {domain} does not exist");
                 Err(Ending::unroutable(550, EnhancedStatus::new(5, 1, 2), text))
             }
-            Err(error) => Err(self.trouble_ending(&format!("MX of {domain}: {error}"))),
+            Err(error) => Err(self.trouble_ending(OutcomeClass::Dns, &format!("MX of {domain}: {error}"))),
         }
     }
 
-    fn trouble_ending(&mut self, text: &str) -> Ending {
+    fn trouble_ending(&mut self, class: OutcomeClass, text: &str) -> Ending {
         self.may_do_better = true;
         self.transcript.remark(text);
         let peer = Arc::new(Peer::default());
-        Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
+        Ending::of_trouble(&Trouble::new(Phase::Connect, text).of(class), &peer)
     }
 
     /// The addresses of a host that may be dialled; what is in the way of others is noted.
@@ -237,7 +240,8 @@ impl<'a> Attempt<'a> {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     self.settle_open(&Ending::unroutable(550, EnhancedStatus::new(5, 4, 4), text));
                 } else {
-                    let ending = self.trouble_ending(&format!("addresses of {host}: {error}"));
+                    let text = format!("addresses of {host}: {error}");
+                    let ending = self.trouble_ending(OutcomeClass::Dns, &text);
                     self.settle_open(&ending);
                 }
                 return Vec::new();
@@ -260,7 +264,7 @@ impl<'a> Attempt<'a> {
                 }
                 None => format!("{host} has no address of the family of our source address"),
             };
-            let ending = self.trouble_ending(&text);
+            let ending = self.trouble_ending(OutcomeClass::Network, &text);
             self.settle_open(&ending);
         }
         usable
@@ -275,7 +279,7 @@ impl<'a> Attempt<'a> {
         let mut dial = match self.plan(host, address, destination) {
             Ok(dial) => dial,
             Err(text) => {
-                let ending = self.trouble_ending(text);
+                let ending = self.trouble_ending(OutcomeClass::Tls, text);
                 self.settle_open(&ending);
                 return None;
             }

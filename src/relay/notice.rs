@@ -60,9 +60,7 @@ pub fn notice_of(
     let action = match record.state {
         DeliveryState::Bounced if wants.failure => Action::Failed { expired: false },
         DeliveryState::Expired if wants.failure => Action::Failed { expired: true },
-        DeliveryState::Deferred if wants.delay && crosses_delay(message, delivery, record) => {
-            Action::Delayed(message.expires_at)
-        }
+        DeliveryState::Deferred if wants.delay && record.delayed => Action::Delayed(message.expires_at),
         // RFC 3461 §5.2.2.
         DeliveryState::Delivered if wants.success && !passed_on => Action::Relayed,
         _ => return None,
@@ -79,10 +77,10 @@ pub fn notice_of(
     })
 }
 
-/// Whether this try is the first to end after the time at which delay is told.
-fn crosses_delay(message: &Message, delivery: &Delivery, record: &AttemptRecord) -> bool {
+/// Whether a try that ended at this time is the first to end after the time at which delay is told.
+pub fn crosses_delay(message: &Message, delivery: &Delivery, ended_at: Timestamp) -> bool {
     let told_at = message.begins_at().checked_add(DELAY).unwrap_or(Timestamp::MAX);
-    delivery.updated_at < told_at && told_at <= record.at
+    delivery.updated_at < told_at && told_at <= ended_at
 }
 
 /// RFC 3463: what the server said, as far as its class agrees with what became of it.
@@ -119,6 +117,7 @@ mod tests {
             attempts: 0,
             next_attempt_at: None,
             last_reply: None,
+            last_class: None,
             updated_at: Timestamp::from_second(last_try_s).unwrap(),
         }
     }
@@ -136,17 +135,20 @@ mod tests {
     ) -> Option<(String, String)> {
         let message = sample_message("a@a.example");
         let delivery = delivery(notify, last_try_s);
+        let at = Timestamp::from_second(now_s).unwrap();
         let record = AttemptRecord {
             message_id: message.id,
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
+            class: None,
             next_attempt_at: None,
             attempt: None,
             reply: "452 4.2.2 mailbox full".into(),
             suppress: None,
             complained: false,
-            at: Timestamp::from_second(now_s).unwrap(),
+            delayed: crosses_delay(&message, &delivery, at),
+            at,
         };
         let notice = notice_of(&message, &delivery, &record, passed_on)?;
         assert_eq!(notice.original.unwrap().decoded(), "rfc822;old@x.example");

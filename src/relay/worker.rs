@@ -15,7 +15,7 @@ use super::report::Report;
 use super::route::Lane;
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
-use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
+use crate::mail::{Content, DeliveryId, OutcomeClass, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::smtp::client::Phase;
 use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
@@ -196,15 +196,16 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
+        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: String::new(), connection: None };
+        let tried = Tried { endings, transcript: "".into(), connection: None };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
     }
 
     async fn expire(&self, claim: Claim) {
         let now = Timestamp::now();
-        let account = Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let account =
+            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
@@ -243,7 +244,8 @@ impl Worker {
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let wish = Wish::of(&delivery.recipient);
-            let transcript = sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts));
+            let transcript =
+                sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts)).into();
             let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
             let account =
                 Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
@@ -326,6 +328,7 @@ fn log(delivery: &Delivery, record: &AttemptRecord) {
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,
+        class = record.class.map(tracing::field::display),
         code = attempt.and_then(|attempt| attempt.code),
         status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
         duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),
