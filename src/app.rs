@@ -150,6 +150,7 @@ impl Running {
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
+            expiry_max: config.relay.expiry_max,
             takes_null_sender: config.smtp.null_sender,
             names_client_address: config.smtp.received_client_address,
         };
@@ -164,6 +165,7 @@ impl Running {
         let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
+            expiry_max: config.relay.expiry_max,
             verification: checks.clone(),
             store: store.clone(),
             resolver: resolver.clone(),

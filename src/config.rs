@@ -195,9 +195,12 @@ pub struct Relay {
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
     pub connection_idle: Duration,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
+    /// The longest time that a tenant or a message may have.
+    #[serde(with = "duration")]
+    pub expiry_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
@@ -377,6 +380,7 @@ impl Default for Relay {
             messages_per_connection_max: 100,
             connection_idle: Duration::from_secs(30),
             expiry: 5 * DAY,
+            expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
         }
@@ -482,6 +486,9 @@ impl Config {
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
         }
+        if self.relay.expiry_max < self.relay.expiry {
+            return Some(("relay.expiry_max", "must be at least relay.expiry"));
+        }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
         }
@@ -569,6 +576,7 @@ mod tests {
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
             ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
             ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
+            ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),

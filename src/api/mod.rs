@@ -26,7 +26,7 @@ mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -66,6 +66,8 @@ const LOOK_UPS_OF_TENANT_MAX: usize = 4;
 pub struct Parts {
     /// Its limits.
     pub settings: config::Api,
+    /// The longest time that a tenant may have delivery tried.
+    pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
     /// Where everything is.
@@ -81,6 +83,7 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
+    expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
     resolver: Resolver,
@@ -102,10 +105,11 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, expiry_max, verification, store, resolver, bans, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
+            expiry_max,
             verification,
             store,
             resolver,

@@ -194,6 +194,14 @@ vocabulary! {
         Api = "api",
     }
 
+    /// How a tenant hears what became of its mail, beside the events of the journal.
+    DeliveryReports("way of reporting") {
+        /// Reports go to the reverse path, as RFC 3461 has it.
+        Mail = "mail",
+        /// Nothing but the events.
+        Event = "event",
+    }
+
     /// Why a try did not deliver, as far as what was said tells.
     OutcomeClass("outcome class") {
         /// There is no such mailbox, or its domain takes no mail.
@@ -260,6 +268,12 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+    }
+}
+
+impl Default for DeliveryReports {
+    fn default() -> Self {
+        Self::Mail
     }
 }
 

@@ -205,11 +205,11 @@ impl Dialler {
             step = match step {
                 Step::Exchange(command, phase) => {
                     if let Some(command) = command {
-                        transcript.sent(&command.to_string());
+                        transcript.opening_sent(phase, &command.to_string());
                         wire.write(command.wire(), phase).await?;
                     }
                     let reply = wire.read_reply(phase).await?;
-                    transcript.received(&reply);
+                    transcript.opening_received(phase, &reply);
                     opening.reply(reply, wire.reader.has_leftover())
                 }
                 Step::UpgradeTls => {

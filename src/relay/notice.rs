@@ -21,6 +21,8 @@ pub struct Notice {
     pub host: Option<String>,
     /// Its reply, or what went wrong.
     pub diagnostic: String,
+    /// When it was last tried, if it was.
+    pub last_attempt_at: Option<Timestamp>,
 }
 
 /// RFC 3464 §2.3.3.
@@ -74,6 +76,11 @@ pub fn notice_of(
         status: status_of(action, said),
         host: attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty()),
         diagnostic: record.reply.clone(),
+        last_attempt_at: match attempt {
+            Some(attempt) => Some(attempt.started_at),
+            // What changed it last was its last try.
+            None => (delivery.attempts > 0).then_some(delivery.updated_at),
+        },
     })
 }
 

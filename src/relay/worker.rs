@@ -15,10 +15,12 @@ use super::report::Report;
 use super::route::Lane;
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
-use crate::mail::{Content, DeliveryId, OutcomeClass, TenantId, Timestamp};
+use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::smtp::client::Phase;
-use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
+use crate::store::{
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
+};
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
 pub struct Claim {
@@ -262,11 +264,26 @@ impl Worker {
         let Outcomes { records, notices } = outcomes;
         let report = match notices.as_slice() {
             [] => None,
-            notices => self.report(&claim.batch.message, content, notices).await,
+            notices if self.reports_by_mail(&claim.batch.message).await => {
+                self.report(&claim.batch.message, content, notices).await
+            }
+            _ => None,
         };
         // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
         if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
             claim.settle();
+        }
+    }
+
+    /// Whether there is somebody to report to, and the tenant wants it so.
+    async fn reports_by_mail(&self, message: &Message) -> bool {
+        if message.reverse_path == ReversePath::Null {
+            return false;
+        }
+        match self.core.store.tenant(message.tenant_id).await {
+            Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
+            // What is not known is reported: a failure that nobody hears of is worse than a report too many.
+            Err(_) => true,
         }
     }
 
@@ -277,10 +294,8 @@ impl Worker {
         notices: &[Notice],
     ) -> Option<NewMessage> {
         let read = match content {
-            None if message.reverse_path.mailbox().is_some() => {
-                self.core.store.content(message.id).await.ok().flatten()
-            }
-            _ => None,
+            None => self.core.store.content(message.id).await.ok().flatten(),
+            Some(_) => None,
         };
         let report = Report {
             hostname: &self.core.settings.hostname,

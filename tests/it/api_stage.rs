@@ -75,6 +75,7 @@ impl ApiStage {
         let verification = Settings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
         let api = Api::new(Parts {
             settings,
+            expiry_max: 240 * HOUR,
             verification: verification.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
