@@ -33,6 +33,7 @@ mod idempotency;
 mod layers;
 mod lettre;
 mod logs;
+mod outcomes;
 mod proxy;
 mod quickstart;
 mod release;

@@ -256,3 +256,37 @@ async fn pruning_takes_no_more_than_its_limit() {
         assert!(pruned.bodies <= 15);
     }
 }
+
+#[tokio::test]
+async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attempts_do() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let new = bed.enqueue(tenant, &["x@one.example", "y@one.example", "z@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let mut records = outcomes(&batches, DeliveryState::Deferred);
+    let dialogue: Arc<str> = "> MAIL FROM:<>".into();
+    for record in &mut records.records {
+        record.attempt.as_mut().unwrap().transcript = dialogue.clone();
+    }
+    bed.store.record(records).await.unwrap();
+    let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap();
+    let told: Vec<_> = attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.class)).collect();
+    assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(OutcomeClass::Policy)); 3]);
+    let delivery = bed.store.deliveries(new.message.id).await.unwrap().remove(1);
+    assert_eq!(delivery.last_class, Some(OutcomeClass::Policy));
+    let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap();
+    assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
+
+    let policy = RetentionPolicy { body_days: 30, transcript_days: 2, row_days: 30 };
+    let prune = async |days: i64, limit| {
+        bed.store.prune(policy, later(days * 24 * 3600 + 60), limit).await.unwrap().transcripts
+    };
+    assert_eq!(prune(1, 100).await, 0);
+    assert_eq!(prune(2, 2).await, 2, "no more than the limit");
+    assert_eq!((prune(2, 100).await, prune(2, 100).await), (1, 0), "none is looked at twice");
+    let left = attempts().await;
+    assert!(
+        left.len() == 3
+            && left.iter().all(|attempt| attempt.transcript.is_empty() && attempt.code == Some(250))
+    );
+}
