@@ -42,6 +42,7 @@ use crate::dns::Resolver;
 use crate::mail::{DomainName, TenantId};
 use crate::policy::fairness::{Fairness, SlotLimits};
 use crate::store::Store;
+use crate::tls::TlsError;
 use connection::Dialler;
 use pool::Pool;
 use route::{Lane, Router};
@@ -63,13 +64,8 @@ pub enum RelayError {
         source: std::io::Error,
     },
     /// The file with certificate authorities is of no use.
-    #[error("relay.ca_file {path}: {message}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error("relay.ca_file {0}")]
+    CaFile(TlsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),

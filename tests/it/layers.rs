@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &[]),
     ("config", &["mail"]),
     ("tls", &["mail", "config"]),
+    ("https", &["dns", "network", "tls"]),
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
     ("intake", &["mail", "policy", "sign", "store", "config", "telemetry"]),
