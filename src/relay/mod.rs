@@ -2,7 +2,8 @@
 //!
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
+//!   `pool`,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -10,6 +11,7 @@
 
 mod attempt;
 mod connection;
+mod destination;
 mod ending;
 mod notice;
 mod pool;
