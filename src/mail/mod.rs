@@ -36,6 +36,7 @@ pub use scram::ScramVerifier;
 pub use state::{
     DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind,
     OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

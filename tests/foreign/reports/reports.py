@@ -25,6 +25,8 @@ SENDER = f"alice@{DOMAIN}"
 # What the receiving server says to whom; everybody else is taken.
 REFUSALS = {
     "gone@b.test": "550 5.1.1 The email account that you tried to reach does not exist",
+    "left@b.test": "550 5.1.1 User unknown",
+    "closed@b.test": "550 5.2.1 This mailbox is disabled",
     "rule@b.test": "554 5.7.1 Relay access denied",
     "full@b.test": "452 4.2.2 Mailbox full",
     "jürgen@b.test": "550 5.1.1 No such user here",
@@ -88,7 +90,8 @@ def groups(content):
 
 
 def perl(content):
-    """What BounceParser finds, by recipient."""
+    """What BounceParser finds, by recipient. It reads a message as Unix stores it."""
+    content = content.replace(b"\r\n", b"\n")
     run = subprocess.run(["perl", HERE / "bounce_parser.pl"], input=content, capture_output=True, check=False)
     if run.returncode:
         raise Wrong(f"BounceParser: {run.stderr.decode(errors='replace')}")
@@ -133,11 +136,10 @@ def check_failures(server, account, sink, number):
 
 
 def check_many(server, account, sink, number):
-    submit(server, account, ["gone@b.test", "rule@b.test"], ["RET=FULL"])
+    submit(server, account, ["left@b.test", "closed@b.test"], ["RET=FULL"])
     content = report(sink, number)
-    expect(flufl(content), (set(), {b"gone@b.test", b"rule@b.test"}), "flufl.bounce")
-    found = perl(content)
-    expect(found, {"gone@b.test": ("user_unknown", "5.1.1"), "rule@b.test": found["rule@b.test"][:1] + ("5.7.1",)}, "BounceParser")
+    expect(flufl(content), (set(), {b"left@b.test", b"closed@b.test"}), "flufl.bounce")
+    expect(perl(content), {"left@b.test": ("user_unknown", "5.1.1"), "closed@b.test": ("user_disabled", "5.2.1")}, "BounceParser")
     _, _, original = groups(content)
     expect(original, "message/rfc822", "the type of the whole message")
 
