@@ -217,8 +217,10 @@ vocabulary! {
     }
 
     /// How a tenant hears what became of its mail, beside the events of the journal.
+    #[derive(Default)]
     DeliveryReports("way of reporting") {
         /// Reports go to the reverse path, as RFC 3461 has it.
+        #[default]
         Mail = "mail",
         /// Nothing but the events.
         Event = "event",
@@ -290,12 +292,6 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
-    }
-}
-
-impl Default for DeliveryReports {
-    fn default() -> Self {
-        Self::Mail
     }
 }
 
