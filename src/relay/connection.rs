@@ -371,17 +371,25 @@ impl Wire {
                     transaction.reply(reply);
                 }
                 Next::Content => {
+                    // It would be taken for the reply to the message.
+                    if self.reader.has_leftover() {
+                        return Err(Trouble::new(Phase::Data, "the server spoke unasked before the message"));
+                    }
                     transcript.remark(&format!("the message, {} octets", content.len()));
-                    let written = self.write_content(content).await;
-                    transaction.content_sent();
-                    if let Err(trouble) = written {
-                        // Servers that refuse in mid-message say why and close: look whether something was said.
+                    if let Err(trouble) = self.write_content(content).await {
+                        // Servers that refuse in mid-message say why and close: look whether something was said. It
+                        // can be nothing good, for the end of the message was not sent.
                         let reply = timeout(Duration::from_secs(1), self.read_reply(Phase::Content)).await;
-                        let Ok(Ok(reply)) = reply else { return Err(trouble) };
-                        transcript.received(&reply);
-                        transaction.reply(reply);
+                        if let Ok(Ok(reply)) = reply {
+                            transcript.received(&reply);
+                            if reply.code >= 400 {
+                                transaction.content_sent();
+                                transaction.reply(reply);
+                            }
+                        }
                         return Err(trouble);
                     }
+                    transaction.content_sent();
                 }
                 Next::Done => return Ok(()),
             }

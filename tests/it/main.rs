@@ -35,6 +35,7 @@ mod idempotency;
 mod layers;
 mod lettre;
 mod logs;
+mod misbehaviour;
 mod outcomes;
 mod proxy;
 mod quickstart;
