@@ -168,6 +168,7 @@ impl Running {
             store: store.clone(),
             resolver: resolver.clone(),
             bans,
+            source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;

@@ -38,6 +38,11 @@ impl Call<'_> {
         &self.api.store
     }
 
+    /// The pools of source addresses that the configuration has.
+    pub fn source_pools(&self) -> &[String] {
+        &self.api.source_pools
+    }
+
     /// The tenant that the caller is confined to; `None` is the platform.
     pub fn scope(&self) -> Option<TenantId> {
         self.caller.scope()

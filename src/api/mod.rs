@@ -74,6 +74,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// The names of the pools of source addresses that a tenant may have.
+    pub source_pools: Vec<String>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -85,6 +87,7 @@ pub struct Api {
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    source_pools: Vec<String>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -102,7 +105,7 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, source_pools, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -110,6 +113,7 @@ impl Api {
             store,
             resolver,
             bans,
+            source_pools,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

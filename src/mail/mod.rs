@@ -5,6 +5,7 @@
 mod address;
 mod content;
 mod credential;
+mod destination;
 mod domain;
 mod envelope;
 mod header;
@@ -19,6 +20,7 @@ mod xtext;
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
 pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use destination::DestinationPattern;
 pub use domain::{DomainError, DomainName};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
@@ -34,8 +36,8 @@ pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
-    DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, Scope,
+    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

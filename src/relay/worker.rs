@@ -12,7 +12,7 @@ use super::ending::Ending;
 use super::notice::{Notice, notice_of};
 use super::record::Account;
 use super::report::Report;
-use super::route::Lane;
+use super::route::{Lane, Way};
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
 use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
@@ -129,7 +129,7 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if matches!(lane, Lane::Sandbox(_)) {
+        if matches!(lane.way, Way::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -149,6 +149,7 @@ impl Worker {
                 }
             }
         };
+        let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
         self.conclude(claim, Some(&content), &tried, started_at, started).await;

@@ -1,7 +1,7 @@
 //! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
 use super::*;
-use crate::mail::{DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
+use crate::mail::{DkimPolicy, DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
     NewSmartHost {
@@ -10,6 +10,9 @@ fn smart_host(password: Option<&str>) -> NewSmartHost {
             port: 587,
             user: Some("user".to_owned()),
             tls: TlsMode::Starttls,
+            destinations: vec![".example.net".parse().unwrap()],
+            dkim: DkimPolicy::Rsa,
+            password_revision: 0,
         },
         password: password.map(|text| Zeroizing::new(text.to_owned())),
     }
