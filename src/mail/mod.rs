@@ -34,7 +34,7 @@ pub use id::{
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
-pub use scram::ScramVerifier;
+pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, Scope,
     Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,

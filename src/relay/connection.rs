@@ -193,10 +193,11 @@ impl Dialler {
         transcript: &mut Transcript,
     ) -> Result<Connection, Trouble> {
         transcript.remark(&format!("connected to {} [{address}]", dial.host));
-        let mut description = None;
+        let (mut description, mut channel) = (None, None);
         let socket = if dial.implicit_tls {
             let stream = self.secure(dial, address, stream).await?;
             description = Some(note_tls(&stream, transcript));
+            channel = tls::channel_binding(&stream);
             Socket::Tls(Box::new(stream))
         } else {
             Socket::Plain(stream)
@@ -207,6 +208,8 @@ impl Dialler {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
             secured: dial.implicit_tls,
+            channel,
+            nonce: format!("{:032x}", rand::random::<u128>()),
             login: dial.login.clone(),
         });
         loop {
@@ -226,8 +229,9 @@ impl Dialler {
                     };
                     let stream = self.secure(dial, address, stream).await?;
                     description = Some(note_tls(&stream, transcript));
+                    let channel = tls::channel_binding(&stream);
                     wire.socket = Socket::Tls(Box::new(stream));
-                    opening.secured()
+                    opening.secured(channel)
                 }
                 Step::Ready(capabilities) => {
                     let offers_dsn = capabilities.dsn;

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
+use crate::smtp::ChannelBinding;
 
 /// Whether the server must prove its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,15 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
         Some(suite) => format!("{version} {:?}", suite.suite()),
         None => version.to_owned(),
     }
+}
+
+/// What binds a login to this channel. RFC 9266 §3: of TLS 1.3 only.
+pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> {
+    let session = &stream.get_ref().1;
+    if session.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+        return None;
+    }
+    session.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
 fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RelayError> {

@@ -383,6 +383,8 @@ mod tests {
         dsn: false,
         require_tls: false,
         starttls: false,
+        auth_scram_plus: false,
+        auth_scram: false,
         auth_plain: false,
         auth_login: false,
     };
