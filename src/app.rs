@@ -162,6 +162,7 @@ impl Running {
         }));
         let parts = server::Parts { intake: intake_role, tls: certificate.shared(), bans: bans.clone() };
         let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
+        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             verification: checks.clone(),
@@ -169,9 +170,9 @@ impl Running {
             resolver: resolver.clone(),
             bans,
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
+            waiting: relay.waiting(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
-        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
 
         let mut running = Self {
             submission_addresses: addresses(&submission),

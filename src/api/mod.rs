@@ -43,6 +43,7 @@ use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::verification;
+use crate::waiting::Board;
 
 use self::answer::Answer;
 use self::auth::{Caller, Touched};
@@ -76,6 +77,8 @@ pub struct Parts {
     pub bans: Arc<Bans>,
     /// The names of the pools of source addresses that a tenant may have.
     pub source_pools: Vec<String>,
+    /// What the relay holds back.
+    pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -88,6 +91,7 @@ pub struct Api {
     resolver: Resolver,
     bans: Arc<Bans>,
     source_pools: Vec<String>,
+    waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -105,7 +109,7 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, source_pools, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, source_pools, waiting, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -114,6 +118,7 @@ impl Api {
             resolver,
             bans,
             source_pools,
+            waiting,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

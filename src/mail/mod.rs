@@ -37,7 +37,7 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment, EventKind, Scope,
-    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};
