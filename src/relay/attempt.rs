@@ -11,6 +11,7 @@ use super::Core;
 use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, end_of_try};
 use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
+use super::login::Login;
 use super::reach::{Race, is_our_fault};
 use super::route::{Lane, Route};
 use super::source::Source;
@@ -36,6 +37,7 @@ pub struct Attempt<'a> {
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
+    login: Login,
     /// Whether something else than the lack of TLS kept the message from a host.
     may_do_better: bool,
     deadline: Instant,
@@ -53,6 +55,8 @@ pub struct Tried {
     pub endings: Vec<Ending>,
     /// What was said.
     pub transcript: String,
+    /// Whether our account was taken.
+    pub login: Login,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
 }
@@ -69,6 +73,7 @@ impl<'a> Attempt<'a> {
             endings,
             transcript: Transcript::default(),
             sessions: 0,
+            login: Login::Untold,
             may_do_better: false,
             deadline: end_of_try(&core.dialler.timeouts, content.len() as u64),
         }
@@ -109,6 +114,7 @@ impl<'a> Attempt<'a> {
         Tried {
             endings: endings.collect(),
             transcript: self.transcript.into_text(),
+            login: self.login,
             connection: reusable.filter(Connection::is_usable),
         }
     }
@@ -271,7 +277,16 @@ impl<'a> Attempt<'a> {
     async fn converse(&mut self, dial: &Dial, reached: Reached) -> Result<Connection, Trouble> {
         let opening = self.core.dialler.open(dial, reached, &mut self.transcript);
         let opened = timeout_at(self.deadline, opening).await;
-        opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)))
+        let opened = opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)));
+        match &opened {
+            Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
+            Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
+                let ending = Ending::of_trouble(trouble, &Arc::default());
+                self.login = Login::Refused(ending.to_reply_text());
+            }
+            _ => {}
+        }
+        opened
     }
 
     fn settle_trouble(&mut self, trouble: &Trouble, peer: &Arc<Peer>) {

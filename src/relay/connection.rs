@@ -82,6 +82,8 @@ pub struct Trouble {
     pub text: String,
     /// Whether it was the TLS handshake that failed.
     pub in_handshake: bool,
+    /// Whether it was our account that is refused, or cannot be used, whatever the message.
+    pub is_login: bool,
     /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
     pub lacks_tls: bool,
 }
@@ -89,7 +91,7 @@ pub struct Trouble {
 impl Trouble {
     /// Something that happened to us.
     pub fn new(phase: Phase, text: impl Into<String>) -> Self {
-        Self { phase, reply: None, text: text.into(), in_handshake: false, lacks_tls: false }
+        Self { phase, reply: None, text: text.into(), in_handshake: false, is_login: false, lacks_tls: false }
     }
 }
 
@@ -304,6 +306,12 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
 fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
     trouble.lacks_tls = matches!(error, OpeningError::NoTls);
+    // RFC 4954 §6: 4xx is about the server's moment, 5xx about the account.
+    trouble.is_login = match &error {
+        OpeningError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
+        OpeningError::NoMechanism | OpeningError::Scram(_) => true,
+        _ => false,
+    };
     if let OpeningError::Refused(_, reply) = error {
         trouble.reply = Some(reply);
     }

@@ -1,16 +1,19 @@
 //! Accounts at smart hosts that were refused: mail for them waits instead of being burnt, and one try after another
 //! looks whether the login is taken again. Kept in memory, so forgotten by a restart, after which the first refusal
-//! begins it anew. A leaf: imports `mail` only; the time is an argument.
+//! begins it anew. The time is an argument.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::mail::{SignedDuration, TenantId, Timestamp};
+use crate::waiting::Subject;
 
 /// After the first refusal; each one after it twice as long as the one before.
 const WAIT_FIRST: SignedDuration = SignedDuration::from_mins(1);
 const WAIT_MAX: SignedDuration = SignedDuration::from_mins(15);
+/// Subjects of notices that are remembered of one hold, to be lifted with it; others end with their time.
+const SUBJECTS_MAX: usize = 1000;
 /// A hold that nothing has asked about for so long after its end is forgotten: nothing waits for it any more.
 const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 
@@ -38,6 +41,8 @@ pub struct Hold {
     pub since: Timestamp,
     /// When the next try is.
     pub until: Timestamp,
+    /// What the board has a notice of.
+    pub subjects: HashSet<Subject>,
 }
 
 struct State {
@@ -47,6 +52,7 @@ struct State {
     /// When the last wait began, and how long it was to be.
     refused_at: Timestamp,
     wait: SignedDuration,
+    subjects: HashSet<Subject>,
 }
 
 /// All of them.
@@ -78,6 +84,7 @@ impl Holds {
                     until: now + WAIT_FIRST,
                     refused_at: now,
                     wait: WAIT_FIRST,
+                    subjects: HashSet::new(),
                 };
                 (vacant.insert(state).hold(account), true)
             }
@@ -108,11 +115,18 @@ impl Holds {
         past.iter().filter_map(|account| Some(holds.remove(account)?.hold(account))).collect()
     }
 
-    /// All that there are, the oldest first.
-    pub fn list(&self) -> Vec<Hold> {
-        let mut list: Vec<Hold> = self.lock().iter().map(|(account, state)| state.hold(account)).collect();
-        list.sort_by_key(|hold| hold.since);
-        list
+    /// The board has a notice of this subject because of the account.
+    pub fn note(&self, account: &SmartHostAccount, subject: Subject) {
+        if let Some(state) = self.lock().get_mut(account)
+            && state.subjects.len() < SUBJECTS_MAX
+        {
+            state.subjects.insert(subject);
+        }
+    }
+
+    /// Whether there is none: then nothing else need be asked.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SmartHostAccount, State>> {
@@ -127,6 +141,7 @@ impl State {
             reason: self.reason.clone(),
             since: self.since,
             until: self.until,
+            subjects: self.subjects.clone(),
         }
     }
 }
@@ -159,7 +174,6 @@ mod tests {
             assert!(!begins && hold.until == now + SignedDuration::from_mins(wait), "{wait}: {hold:?}");
             now = hold.until;
         }
-        assert_eq!(holds.list().len(), 1);
         assert_eq!(holds.accept(&account).map(|hold| hold.since), Some(minute(0)));
         assert!(holds.accept(&account).is_none() && holds.ask(&account, now).is_none());
     }
@@ -183,7 +197,7 @@ mod tests {
         assert_eq!(holds.ask(&new, minute(0)), None);
         let ended = holds.settle(tenant, Some(&new));
         assert_eq!(ended.into_iter().map(|hold| hold.account).collect::<Vec<_>>(), [old]);
-        assert_eq!(holds.list().len(), 1, "nobody else's");
+        assert!(!holds.is_empty(), "nobody else's");
     }
 
     #[test]
@@ -191,6 +205,6 @@ mod tests {
         let (holds, first) = (Holds::default(), account(None, 1));
         holds.refuse(&first, "535 no", minute(0));
         holds.refuse(&account(None, 2), "535 no", minute(62));
-        assert_eq!(holds.list().into_iter().map(|hold| hold.account.password_revision).collect::<Vec<_>>(), [2]);
+        assert!(holds.accept(&first).is_none() && holds.accept(&account(None, 2)).is_some());
     }
 }

@@ -4,6 +4,7 @@
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
 //! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
 //!   `reach`es from a `source`, and kept in `pool`,
+//! * `login` and `holds` keep back what a smart host does not take from our account,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -13,6 +14,8 @@ mod attempt;
 mod connection;
 mod destination;
 mod ending;
+mod holds;
+mod login;
 mod notice;
 mod pool;
 mod reach;
@@ -48,6 +51,7 @@ use crate::store::Store;
 use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
+use holds::Holds;
 use pool::Pool;
 use route::{Lane, Router};
 use source::Sources;
@@ -111,6 +115,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// Accounts at smart hosts that were refused.
+    holds: Holds,
     /// What is held back, and why.
     waiting: Arc<Board>,
     stop: CancellationToken,
@@ -185,6 +191,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            holds: Holds::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };

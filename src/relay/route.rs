@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::RelayError;
+use super::holds::SmartHostAccount;
 use super::source::{PoolId, Sources};
 use crate::config::{self, Endpoint};
 use crate::mail::{DestinationPattern, DkimPolicy, Environment, Host, TenantId, TenantStatus, TlsMode};
@@ -180,6 +181,28 @@ impl Router {
         RouteId(fitting.max_by_key(|(closeness, _)| *closeness).map_or(0, |(_, at)| at))
     }
 
+    /// The account that a way logs in with.
+    pub fn account_of(&self, way: &Way) -> Option<SmartHostAccount> {
+        match way {
+            Way::Sandbox(_) | Way::Mx(..) => None,
+            Way::Hosts(id) => {
+                let route = &self.configured[id.0].route;
+                let hosts = route.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let user = route.login.as_ref()?.user.clone();
+                Some(SmartHostAccount { tenant: None, host: hosts.join(", "), user, password_revision: 0 })
+            }
+            Way::TenantSmartHost(tenant, smart_host) => account_at(*tenant, smart_host),
+        }
+    }
+
+    /// The account of a tenant's own smart host, as far as it is remembered.
+    pub fn tenant_account(&self, tenant: TenantId) -> Option<SmartHostAccount> {
+        match self.remembered(tenant, self.store.directory_version())? {
+            Direction::Out { smart_host, .. } => account_at(tenant, smart_host.as_deref()?),
+            Direction::Held => None,
+        }
+    }
+
     /// Which of our signatures go over a way.
     pub fn dkim_policy(&self, way: &Way) -> DkimPolicy {
         match way {
@@ -215,6 +238,17 @@ impl Router {
             trusted: false,
         }))
     }
+}
+
+fn account_at(tenant: TenantId, smart_host: &SmartHost) -> Option<SmartHostAccount> {
+    let SmartHost { host, port, user, password_revision, .. } = smart_host;
+    let endpoint = Endpoint { host: host.clone(), port: *port };
+    Some(SmartHostAccount {
+        tenant: Some(tenant),
+        host: endpoint.to_string(),
+        user: user.clone()?,
+        password_revision: *password_revision,
+    })
 }
 
 impl Route {
