@@ -222,7 +222,12 @@ impl Dialler {
                         wire.write(command.wire(), phase).await?;
                     }
                     let reply = wire.read_reply(phase).await?;
-                    transcript.received(&reply);
+                    // With challenge and signature of SCRAM who reads them could try passwords at leisure.
+                    if phase == Phase::Auth && reply.code == 334 {
+                        transcript.received(&Reply { lines: vec!["****".into()], ..reply.clone() });
+                    } else {
+                        transcript.received(&reply);
+                    }
                     opening.reply(reply, wire.reader.has_leftover())
                 }
                 Step::UpgradeTls => {

@@ -92,7 +92,8 @@ async fn a_smart_host_password_is_kept_replaced_and_cleared() {
     assert_eq!(password().await.as_deref(), Some("one"));
     change(Some(smart_host(None))).await;
     assert_eq!(password().await.as_deref(), Some("one"));
-    change(Some(smart_host(Some("two")))).await;
+    let changed = change(Some(smart_host(Some("two")))).await;
+    assert_eq!(changed.smart_host.unwrap().password_revision, 2, "two passwords were given");
     assert_eq!(password().await.as_deref(), Some("two"));
     assert!(change(None).await.smart_host.is_none());
     assert_eq!(password().await, None);
