@@ -171,6 +171,7 @@ impl Running {
             store: store.clone(),
             resolver: resolver.clone(),
             bans,
+            source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             waiting: relay.waiting(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));

@@ -3,6 +3,8 @@
 //! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
 //! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
 
+mod routing;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::{DomainName, TlsMode};
+use crate::mail::DomainName;
+pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
 
 /// Everything that the file can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -175,13 +178,21 @@ pub struct Domains {
 pub struct Relay {
     /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
     pub smart_host: Option<PlatformSmartHost>,
+    /// Ways to destinations, which go before the platform's smart host.
+    pub routes: Vec<Route>,
+    /// What connections may come from.
+    pub sources: Vec<Source>,
+    /// Sources that belong together.
+    pub pools: Vec<Pool>,
+    /// The pool of whoever has none of its own; without it, `source_address` and `ehlo_name` are the only source.
+    pub source_pool: Option<String>,
     /// The name servers; the system's if empty.
     pub name_servers: Vec<SocketAddr>,
     /// The port of an MX.
     pub port: u16,
-    /// The name in EHLO; the server's host name if absent.
+    /// The name in EHLO, unless the source or the route has its own; the server's host name if absent.
     pub ehlo_name: Option<DomainName>,
-    /// The address that connections come from.
+    /// The address that connections come from: the short form of a pool with one source.
     pub source_address: Option<IpAddr>,
     /// Networks that mail may go to although they are private, loopback or link-local.
     pub allowed_private_networks: Vec<IpNet>,
@@ -229,32 +240,6 @@ pub struct Timeouts {
     pub final_dot: Duration,
     #[serde(with = "duration")]
     pub quit: Duration,
-}
-
-/// A smart host of the whole platform.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlatformSmartHost {
-    /// A host name or an IP address.
-    pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// `implicit`, `starttls`, `opportunistic` or `none`.
-    #[serde(default = "starttls")]
-    pub tls: TlsMode,
-    /// The account, if it wants one.
-    pub user: Option<String>,
-    /// The file with the password.
-    pub password_file: Option<PathBuf>,
-}
-
-fn submission_port() -> u16 {
-    587
-}
-
-fn starttls() -> TlsMode {
-    TlsMode::Starttls
 }
 
 /// How long things are kept after the last delivery of a message is finished.
@@ -370,6 +355,10 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             smart_host: None,
+            routes: Vec::new(),
+            sources: Vec::new(),
+            pools: Vec::new(),
+            source_pool: None,
             name_servers: Vec::new(),
             port: 25,
             ehlo_name: None,
@@ -507,11 +496,7 @@ impl Config {
         if self.tls.certificate.is_some() != self.tls.private_key.is_some() {
             return Some(("tls", "certificate and private_key go together: set both or neither"));
         }
-        let smart_host = self.relay.smart_host.as_ref()?;
-        if smart_host.user.is_some() != smart_host.password_file.is_some() {
-            return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
-        }
-        None
+        routing::find_fault(&self.relay)
     }
 }
 

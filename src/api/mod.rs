@@ -77,6 +77,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// The names of the pools of source addresses that a tenant may have.
+    pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
@@ -91,6 +93,7 @@ pub struct Api {
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    source_pools: Vec<String>,
     waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
@@ -109,7 +112,8 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, expiry_max, verification, store, resolver, bans, waiting, tls } = parts;
+        let Parts { settings, expiry_max, verification, store, resolver, bans, source_pools, waiting, tls } =
+            parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -118,6 +122,7 @@ impl Api {
             store,
             resolver,
             bans,
+            source_pools,
             waiting,
             tls,
             routes: Routes::new(),

@@ -5,6 +5,7 @@
 mod address;
 mod content;
 mod credential;
+mod destination;
 mod domain;
 mod envelope;
 mod header;
@@ -19,6 +20,7 @@ mod xtext;
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
 pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use destination::DestinationPattern;
 pub use domain::{DomainError, DomainName};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
@@ -32,11 +34,11 @@ pub use id::{
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
-pub use scram::ScramVerifier;
+pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
-    DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind,
-    OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
-    WaitReason,
+    DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment,
+    EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName,
+    Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

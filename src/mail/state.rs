@@ -132,6 +132,16 @@ vocabulary! {
         Ed25519 = "ed25519-sha256",
     }
 
+    /// Which of our DKIM signatures go over a route.
+    DkimPolicy("DKIM policy") {
+        /// All of them.
+        Dual = "dual",
+        /// Those by RSA: for receivers that make mistakes over a second one.
+        Rsa = "rsa",
+        /// None: the smart host signs.
+        None = "none",
+    }
+
     /// Whether a DKIM key signs.
     DkimKeyState("DKIM key state") {
         /// Its record has not been seen yet.
@@ -292,6 +302,10 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+        /// A smart host refused our login; what goes there is on hold.
+        SmartHostLoginFailed = "smart_host.login_failed",
+        /// It takes our login again, or was changed: what was on hold goes on.
+        SmartHostResumed = "smart_host.resumed",
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::client::TlsStream;
 
+use super::reach::{HEAD_START, Race, race};
+use super::source::Source;
 use super::tls::{self, ClientTls, Trust};
 use super::transcript::Transcript;
 use crate::config::Timeouts;
@@ -45,20 +47,28 @@ pub fn end_of_try(timeouts: &Timeouts, message_octets: u64) -> Instant {
 pub struct Dial {
     /// The name in the certificate and in reports.
     pub host: String,
-    /// Where it is.
-    pub address: SocketAddr,
     /// Where we come from.
-    pub source: Option<IpAddr>,
+    pub source: Arc<Source>,
     /// TLS from the first octet.
     pub implicit_tls: bool,
     /// TLS by command.
     pub starttls: StartTls,
     /// Whose certificate is taken.
     pub trust: Trust,
-    /// Our name.
+    /// Our name in EHLO.
     pub hello_name: String,
     /// Our account.
     pub login: Option<Login>,
+}
+
+/// A host that answered.
+pub struct Reached {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The way to it.
+    pub stream: TcpStream,
+    /// Kept as long as the connection.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// What ended a dialogue before its time.
@@ -74,6 +84,8 @@ pub struct Trouble {
     pub class: OutcomeClass,
     /// Whether it was the TLS handshake that failed.
     pub in_handshake: bool,
+    /// Whether it was our account that is refused, or cannot be used, whatever the message.
+    pub is_login: bool,
     /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
     pub lacks_tls: bool,
 }
@@ -82,7 +94,15 @@ impl Trouble {
     /// Something that happened to us: to TLS, or else to the connection.
     pub fn new(phase: Phase, text: impl Into<String>) -> Self {
         let class = if phase == Phase::StartTls { OutcomeClass::Tls } else { OutcomeClass::Network };
-        Self { phase, reply: None, text: text.into(), class, in_handshake: false, lacks_tls: false }
+        Self {
+            phase,
+            reply: None,
+            text: text.into(),
+            class,
+            in_handshake: false,
+            is_login: false,
+            lacks_tls: false,
+        }
     }
 
     /// The same of another kind.
@@ -102,6 +122,13 @@ pub struct Peer {
     pub tls: Option<String>,
     /// Whether it gives the reports that senders ask for (RFC 3461).
     pub offers_dsn: bool,
+}
+
+impl Peer {
+    /// Somebody who was not spoken to.
+    pub fn at(host: &str, address: Option<IpAddr>) -> Self {
+        Self { host: host.to_owned(), address, ..Self::default() }
+    }
 }
 
 /// What came of sending one message.
@@ -173,22 +200,22 @@ pub struct Dialler {
 }
 
 impl Dialler {
-    /// Opens a connection up to where mail can be sent. The permit is kept as long as the connection.
+    /// Takes a connection that was just made up to where mail can be sent.
     ///
     /// # Errors
     /// What stood in the way.
     pub async fn open(
         &self,
         dial: &Dial,
-        permit: OwnedSemaphorePermit,
+        Reached { address, stream, permit }: Reached,
         transcript: &mut Transcript,
     ) -> Result<Connection, Trouble> {
-        let stream = self.connect(dial).await?;
-        transcript.remark(&format!("connected to {} [{}]", dial.host, dial.address));
-        let mut description = None;
+        transcript.remark(&format!("connected to {} [{address}]", dial.host));
+        let (mut description, mut channel) = (None, None);
         let socket = if dial.implicit_tls {
-            let stream = self.secure(dial, stream).await?;
+            let stream = self.secure(dial, address, stream).await?;
             description = Some(note_tls(&stream, transcript));
+            channel = tls::channel_binding(&stream);
             Socket::Tls(Box::new(stream))
         } else {
             Socket::Plain(stream)
@@ -199,6 +226,8 @@ impl Dialler {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
             secured: dial.implicit_tls,
+            channel,
+            nonce: format!("{:032x}", rand::random::<u128>()),
             login: dial.login.clone(),
         });
         loop {
@@ -216,19 +245,20 @@ impl Dialler {
                     let Socket::Plain(stream) = wire.socket else {
                         return Err(Trouble::new(Phase::StartTls, "TLS inside TLS"));
                     };
-                    let stream = self.secure(dial, stream).await?;
+                    let stream = self.secure(dial, address, stream).await?;
                     description = Some(note_tls(&stream, transcript));
+                    let channel = tls::channel_binding(&stream);
                     wire.socket = Socket::Tls(Box::new(stream));
-                    opening.secured()
+                    opening.secured(channel)
                 }
                 Step::Ready(capabilities) => {
-                    let address = Some(dial.address.ip());
                     let offers_dsn = capabilities.dsn;
                     let is_secured = description.is_some();
-                    let peer = Peer { host: dial.host.clone(), address, tls: description, offers_dsn };
+                    let (host, ip) = (dial.host.clone(), Some(address.ip()));
+                    let peer = Peer { host, address: ip, tls: description, offers_dsn };
                     return Ok(Connection {
                         peer: Arc::new(peer),
-                        address: dial.address,
+                        address,
                         messages: 0,
                         wire,
                         capabilities,
@@ -246,30 +276,18 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self, dial: &Dial) -> Result<TcpStream, Trouble> {
-        let fault = |error: std::io::Error| {
-            Trouble::new(
-                Phase::Connect,
-                format!("cannot connect to {} [{}]: {error}", dial.host, dial.address),
-            )
-        };
-        let socket = match dial.address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        };
-        let socket = socket.map_err(fault)?;
-        if let Some(source) = dial.source {
-            socket.bind(SocketAddr::new(source, 0)).map_err(fault)?;
-        }
-        // A group of commands and the message are whole writes already; waiting to fill packets only delays them.
-        socket.set_nodelay(true).map_err(fault)?;
-        match timeout(self.timeouts.connect, socket.connect(dial.address)).await {
-            Ok(connected) => connected.map_err(fault),
-            Err(_) => Err(fault(std::io::ErrorKind::TimedOut.into())),
-        }
+    /// Connects to the address of a host that answers first. Owns what it needs, so that several can run.
+    pub async fn reach(&self, addresses: &[SocketAddr], source: &Arc<Source>) -> Race<TcpStream> {
+        let patience = self.timeouts.connect;
+        race(addresses, HEAD_START, |address| connect(address, source.clone(), patience)).await
     }
 
-    async fn secure(&self, dial: &Dial, stream: TcpStream) -> Result<TlsStream<TcpStream>, Trouble> {
+    async fn secure(
+        &self,
+        dial: &Dial,
+        address: SocketAddr,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Trouble> {
         let handshake = self.tls.connect(dial.trust, &dial.host, stream);
         let (text, lacks_tls) = match timeout(self.timeouts.starttls, handshake).await {
             Ok(Ok(stream)) => return Ok(stream),
@@ -277,9 +295,22 @@ impl Dialler {
             Ok(Err(error)) => (error.to_string(), error.kind() == std::io::ErrorKind::InvalidData),
             Err(_) => ("time-out".to_owned(), false),
         };
-        let text = format!("the TLS handshake with {} [{}] failed: {text}", dial.host, dial.address);
+        let text = format!("the TLS handshake with {} [{}] failed: {text}", dial.host, address);
         Err(Trouble { in_handshake: true, lacks_tls, ..Trouble::new(Phase::StartTls, text) })
     }
+}
+
+async fn connect(address: SocketAddr, source: Arc<Source>, patience: Duration) -> std::io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if let Some(own) = source.address_towards(address.ip()) {
+        socket.bind(SocketAddr::new(own, 0))?;
+    }
+    // A group of commands and the message are whole writes already; waiting to fill packets only delays them.
+    socket.set_nodelay(true)?;
+    timeout(patience, socket.connect(address)).await?
 }
 
 fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> String {
@@ -291,9 +322,15 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
 fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
     trouble.lacks_tls = matches!(error, OpeningError::NoTls);
+    // RFC 4954 §6: 4xx is about the server's moment, 5xx about the account.
+    trouble.is_login = match &error {
+        OpeningError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
+        OpeningError::NoMechanism | OpeningError::Scram(_) => true,
+        _ => false,
+    };
     match error {
         OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
-        OpeningError::NoMechanism => trouble.class = OutcomeClass::Authentication,
+        OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = OutcomeClass::Authentication,
         OpeningError::NoTls | OpeningError::Injection => {}
     }
     trouble

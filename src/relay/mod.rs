@@ -2,8 +2,9 @@
 //!
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
-//!   `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
+//!   `reach`es from a `source`, and kept in `pool`,
+//! * `login` and `holds` keep back what a smart host does not take from our account,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -13,14 +14,18 @@ mod attempt;
 mod connection;
 mod destination;
 mod ending;
+mod holds;
+mod login;
 mod notice;
 mod pool;
+mod reach;
 mod record;
 mod recorder;
 mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+mod source;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -28,7 +33,6 @@ mod tls;
 mod transcript;
 mod worker;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,8 +51,10 @@ use crate::store::Store;
 use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
+use holds::Holds;
 use pool::Pool;
 use route::{Lane, Router};
+use source::Sources;
 use tasks::Tasks;
 use worker::Claim;
 
@@ -58,8 +64,8 @@ const LOADED_KIB_MAX: usize = 256 * 1024;
 /// Why the relay cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The smart host's password cannot be read.
-    #[error("relay.smart_host.password_file {path}: {source}")]
+    /// The password of a smart host or route cannot be read.
+    #[error("password_file {path}: {source}")]
     PasswordFile {
         /// The file.
         path: PathBuf,
@@ -98,6 +104,7 @@ struct Core {
     store: Arc<Store>,
     resolver: Resolver,
     router: Router,
+    sources: Arc<Sources>,
     dialler: Dialler,
     pool: Pool,
     fairness: Mutex<Fairness<TenantId, Lane, Claim>>,
@@ -108,6 +115,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// Accounts at smart hosts that were refused.
+    holds: Holds,
     /// What is held back, and why.
     waiting: Arc<Board>,
     stop: CancellationToken,
@@ -129,9 +138,7 @@ impl Drop for End {
 /// What the configuration says, in the form in which it is used.
 struct Settings {
     hostname: DomainName,
-    hello_name: String,
     port: u16,
-    source_address: Option<IpAddr>,
     allowed_private_networks: Vec<IpNet>,
     messages_per_connection_max: u32,
     expiry: Duration,
@@ -143,7 +150,7 @@ struct Settings {
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
-    config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
+    route::check(config)
 }
 
 impl Relay {
@@ -159,9 +166,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let settings = Settings {
             hostname: hostname.clone(),
-            hello_name: config.ehlo_name.as_ref().unwrap_or(hostname).to_string(),
             port: config.port,
-            source_address: config.source_address,
             allowed_private_networks: config.allowed_private_networks.clone(),
             messages_per_connection_max: config.messages_per_connection_max,
             expiry: config.expiry,
@@ -172,9 +177,11 @@ impl Relay {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
+        let sources = Arc::new(Sources::new(config, hostname));
         let core = Core {
             settings,
-            router: Router::new(store.clone(), config.smart_host.as_ref())?,
+            router: Router::new(store.clone(), config, sources.clone())?,
+            sources,
             store,
             resolver,
             dialler,
@@ -184,6 +191,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            holds: Holds::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };

@@ -111,6 +111,17 @@ impl Account<'_> {
         }
     }
 
+    /// A delivery that waits until then for a reason that is not its own: no try, and none counted.
+    pub fn record_held(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
+        AttemptRecord {
+            state: delivery.state,
+            // Its lifetime goes on.
+            next_attempt_at: Some(until.min(self.batch.message.expires_at)),
+            reply: shorten(reason),
+            ..self.record_expired(delivery)
+        }
+    }
+
     /// A delivery that was claimed at the end of its lifetime: no other try.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
         let last = delivery.last_reply.as_deref().unwrap_or("it was not tried");

@@ -9,10 +9,12 @@ use tokio::sync::{SemaphorePermit, mpsc};
 use super::attempt::{Attempt, Tried};
 use super::connection::{Connection, Peer, Trouble};
 use super::ending::Ending;
+use super::holds::Hold;
+use super::login::Login;
 use super::notice::{Notice, notice_of};
 use super::record::Account;
 use super::report::Report;
-use super::route::Lane;
+use super::route::{Lane, Way};
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
@@ -131,7 +133,11 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if matches!(lane, Lane::Sandbox(_)) {
+        if let Some(hold) = self.core.hold_of(&lane.way, &claim.batch, Timestamp::now()).await {
+            self.hold(claim, &hold).await;
+            return connection;
+        }
+        if matches!(lane.way, Way::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -151,9 +157,23 @@ impl Worker {
                 }
             }
         };
+        let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        self.conclude(claim, Some(&content), &tried, started_at, started).await;
+        let hold = match &tried.login {
+            Login::Untold => None,
+            Login::Accepted => {
+                self.core.login_accepted(&lane.way, &claim.batch, Timestamp::now()).await;
+                None
+            }
+            Login::Refused(words) => {
+                self.core.login_refused(&lane.way, &claim.batch, words, Timestamp::now()).await
+            }
+        };
+        match hold {
+            Some(hold) => self.hold(claim, &hold).await,
+            None => self.conclude(claim, Some(&content), &tried, started_at, started).await,
+        }
         let used_up =
             |connection: &Connection| connection.messages >= self.core.settings.messages_per_connection_max;
         match tried.connection {
@@ -200,8 +220,19 @@ impl Worker {
         let peer = Arc::new(Peer::default());
         let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: "".into(), connection: None };
+        let tried = Tried { endings, transcript: "".into(), login: Login::Untold, connection: None };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
+    }
+
+    /// The account is refused: the mail waits as it is.
+    async fn hold(&self, claim: Claim, hold: &Hold) {
+        let now = Timestamp::now();
+        let account =
+            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let records = claim.batch.deliveries.iter();
+        let records =
+            records.map(|delivery| account.record_held(delivery, &hold.explain(), hold.until)).collect();
+        self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {

@@ -102,6 +102,7 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
     }
 }

@@ -85,7 +85,8 @@ pub trait Directory {
     fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// A page of tenants, newest first.
     fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
-    /// Changes what the patch names; a change of status appends its event and wakes the relay.
+    /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
+    /// or comes from changes, what waits for another try is due ([`Spool::hasten`]).
     fn update_tenant(
         &self,
         id: TenantId,
@@ -263,6 +264,9 @@ pub trait Spool {
     fn record(&self, records: RecordBatch) -> impl Future<Output = Result<()>> + Send;
     /// Ends claims without a trace: the deliveries are due as they were.
     fn release(&self, ids: &[DeliveryId]);
+    /// Makes due now what of a tenant waits for another try, a few thousand at a time so that the commits of others
+    /// come between. What its sender wants to leave later stays as it is.
+    fn hasten(&self, tenant: TenantId, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
     /// How many deliveries wait, and how many of them are claimed.
     fn depth(&self) -> impl Future<Output = Result<QueueDepth>> + Send;
 }
@@ -298,6 +302,8 @@ pub trait Journal {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// Notes that something happened which no other verb tells of.
+    fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
     /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.

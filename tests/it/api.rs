@@ -28,7 +28,10 @@ async fn a_tenant_is_made_changed_and_found_again() {
     assert!(!made.to_string().contains("do-not-show"));
     let made = made.expect(201);
     assert_eq!(made["slug"], "acme-ltd");
-    assert_eq!(made["smtp"], json!({"host": "relay.example", "port": 587, "user": "u", "tls": "starttls"}));
+    let smart_host = json!({
+        "host": "relay.example", "port": 587, "user": "u", "tls": "starttls", "destinations": [], "dkim": "dual",
+    });
+    assert_eq!(made["smtp"], smart_host);
     assert_eq!((&made["object"], &made["status"]), (&json!("tenant"), &json!("active")));
     let path = format!("/v1/tenants/{}", text(&made, "/id"));
     let patch = json!({

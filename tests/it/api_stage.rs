@@ -84,6 +84,7 @@ impl ApiStage {
             store: store.clone(),
             resolver: resolver.clone(),
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
+            source_pools: vec!["bulk".into()],
             waiting: waiting.clone(),
             tls,
         });

@@ -35,12 +35,14 @@ pub struct Offer {
     pub implicit_tls: bool,
     /// AUTH PLAIN and LOGIN are offered, and MAIL is refused without: user, password.
     pub account: Option<(&'static str, &'static str)>,
+    /// One more account.
+    pub second_account: Option<(&'static str, &'static str)>,
 }
 
 impl Default for Offer {
     fn default() -> Self {
         let extensions = vec!["PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
-        Self { extensions, tls: None, implicit_tls: false, account: None }
+        Self { extensions, tls: None, implicit_tls: false, account: None, second_account: None }
     }
 }
 
@@ -49,6 +51,8 @@ impl Default for Offer {
 pub struct Transaction {
     /// Which connection, counted from 0.
     pub connection: usize,
+    /// Where it came from.
+    pub source: IpAddr,
     pub tls: bool,
     pub user: Option<String>,
     pub ehlo: String,
@@ -85,6 +89,7 @@ struct State {
 /// What a client did.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
+    pub source: Option<IpAddr>,
     pub tls: bool,
     pub user: Option<String>,
     /// The command lines as they came.
@@ -115,6 +120,11 @@ impl FakeMx {
     /// At the same port as another, at an address of its own.
     pub async fn beside(other: &Self) -> Self {
         Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
+    }
+
+    /// At this address; port 0 for any.
+    pub async fn at(address: SocketAddr) -> Self {
+        Self::listen(address, Offer::default()).await
     }
 
     async fn listen(address: SocketAddr, offer: Offer) -> Self {
@@ -158,10 +168,10 @@ fn own_address() -> IpAddr {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, peer)) = listener.accept().await {
         let id = {
             let mut connections = state.connections.lock().unwrap();
-            connections.push(Connection::default());
+            connections.push(Connection { source: Some(peer.ip()), ..Connection::default() });
             connections.len() - 1
         };
         let session = Session { id, state: state.clone(), ehlo: String::new(), draft: None };
@@ -275,8 +285,10 @@ impl Session {
             let user = if initial.is_empty() { ask(wire, "Username:").await? } else { decode(initial) };
             Some((user, ask(wire, "Password:").await?))
         };
-        let account = self.state.offer.account;
-        let right = given.is_some() && given.as_ref().map(|(u, p)| (u.as_str(), p.as_str())) == account;
+        let offer = &self.state.offer;
+        let accounts = [offer.account, offer.second_account];
+        let right =
+            given.is_some() && accounts.contains(&given.as_ref().map(|(u, p)| (u.as_str(), p.as_str())));
         let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
         if self.reply(wire, Phase::Auth, rest, usual).await? {
             self.note(|connection| connection.user = given.map(|(user, _)| user));
@@ -339,6 +351,7 @@ impl Session {
         let connection = self.connection();
         Transaction {
             connection: self.id,
+            source: connection.source.expect("an accepted connection has a peer"),
             tls: connection.tls,
             user: connection.user,
             ehlo: self.ehlo.clone(),

@@ -42,6 +42,7 @@ mod quickstart;
 mod release;
 mod require_tls;
 mod retry;
+mod routes;
 mod scram;
 mod smart_host;
 mod stage;

@@ -143,6 +143,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
     };
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;

@@ -5,7 +5,9 @@ mod smart_host;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::mail::{Address, DeliveryReports, TenantId, TenantStatus, Timestamp, TlsMode};
+use crate::mail::{
+    Address, DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, Timestamp, TlsMode,
+};
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
     TenantSettings,
@@ -40,6 +42,7 @@ struct Create {
     #[serde(default)]
     rate_limit: RateLimit,
     smtp: Option<SmartHostBody>,
+    source_pool: Option<String>,
     retention_days: Option<u32>,
 }
 
@@ -55,6 +58,8 @@ struct Update {
     rate_limit: Option<RateLimitPatch>,
     #[serde(default, deserialize_with = "nullable")]
     smtp: Option<Option<SmartHostBody>>,
+    #[serde(default, deserialize_with = "nullable")]
+    source_pool: Option<Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
     status: Option<TenantStatus>,
@@ -95,6 +100,7 @@ struct TenantView {
     settings: TenantSettings,
     rate_limit: RateLimit,
     smtp: Option<SmartHostView>,
+    source_pool: Option<String>,
     retention_days: Option<u32>,
     status: TenantStatus,
     created_at: Timestamp,
@@ -108,6 +114,8 @@ struct SmartHostView {
     port: u16,
     user: Option<String>,
     tls: TlsMode,
+    destinations: Vec<DestinationPattern>,
+    dkim: DkimPolicy,
 }
 
 #[derive(Serialize)]
@@ -131,6 +139,7 @@ impl From<Tenant> for TenantView {
             settings: tenant.settings,
             rate_limit: tenant.rate_limit,
             smtp: tenant.smart_host.map(SmartHostView::from),
+            source_pool: tenant.source_pool,
             retention_days: tenant.retention_days,
             status: tenant.status,
             created_at: tenant.created_at,
@@ -141,8 +150,8 @@ impl From<Tenant> for TenantView {
 
 impl From<SmartHost> for SmartHostView {
     fn from(smart_host: SmartHost) -> Self {
-        let SmartHost { host, port, user, tls } = smart_host;
-        Self { host, port, user, tls }
+        let SmartHost { host, port, user, tls, destinations, dkim, password_revision: _ } = smart_host;
+        Self { host, port, user, tls, destinations, dkim }
     }
 }
 
@@ -158,6 +167,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     check_rate_limit(&body.rate_limit, &mut checks);
     check_retention(body.retention_days, &mut checks);
     let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
+    check_source_pool(body.source_pool.as_deref(), call.source_pools(), &mut checks);
     checks.finish()?;
     let new = NewTenant {
         slug: body.slug.clone().unwrap_or_else(|| slug_of(&body.name)),
@@ -167,6 +177,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         settings: body.settings,
         rate_limit: body.rate_limit,
         smart_host,
+        source_pool: body.source_pool,
         retention_days: body.retention_days,
     };
     let tenant = match body.slug {
@@ -233,7 +244,7 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     {
         return Err(ApiError::platform_only(&format!("changing {field}")));
     }
-    let patch = body.resolve(&tenant, call.expiry_hours_max())?;
+    let patch = body.resolve(&tenant, call.expiry_hours_max(), call.source_pools())?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
     Answer::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
@@ -248,6 +259,7 @@ impl Update {
             ("metadata", self.metadata.is_some()),
             ("rate_limit", self.rate_limit.is_some()),
             ("smtp", self.smtp.is_some()),
+            ("source_pool", self.source_pool.is_some()),
             ("retention_days", self.retention_days.is_some()),
             ("status", self.status.is_some()),
         ];
@@ -255,12 +267,14 @@ impl Update {
     }
 
     /// Merges into what is there, and checks the outcome.
-    fn resolve(self, tenant: &Tenant, expiry_hours_max: u32) -> Result<TenantPatch> {
+    fn resolve(self, tenant: &Tenant, expiry_hours_max: u32, source_pools: &[String]) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
         check_external_ref(self.external_ref.as_ref().and_then(|r| r.as_deref()), &mut checks);
         check_retention(self.retention_days.flatten(), &mut checks);
+        let source_pool = self.source_pool.as_ref().and_then(|pool| pool.as_deref());
+        check_source_pool(source_pool, source_pools, &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
         metadata.iter().for_each(|metadata| check_metadata(metadata, &mut checks));
         let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
@@ -284,6 +298,7 @@ impl Update {
             settings,
             rate_limit,
             smart_host,
+            source_pool: self.source_pool,
             retention_days: self.retention_days,
             status: self.status,
         })
@@ -373,6 +388,12 @@ fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
             "this must be at least 1; suspend the tenant to stop it",
         );
     }
+}
+
+fn check_source_pool(name: Option<&str>, configured: &[String], checks: &mut Checks) {
+    let is_known = name.is_none_or(|name| configured.iter().any(|pool| pool == name));
+    let message = "there is no pool of this name under relay.pools in the server's configuration";
+    checks.require(is_known, "source_pool", "invalid", message);
 }
 
 fn check_retention(days: Option<u32>, checks: &mut Checks) {

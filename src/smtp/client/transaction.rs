@@ -387,6 +387,8 @@ mod tests {
         dsn: false,
         require_tls: false,
         starttls: false,
+        auth_scram_plus: false,
+        auth_scram: false,
         auth_plain: false,
         auth_login: false,
     };

@@ -23,6 +23,16 @@ pub struct Event {
     pub created_at: Timestamp,
 }
 
+/// Something that happened which the store does not see for itself.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub kind: EventKind,
+    /// Whom it is about; `None` is the platform.
+    pub tenant_id: Option<TenantId>,
+    pub data: serde_json::Value,
+    pub at: Timestamp,
+}
+
 /// A refused submission.
 #[derive(Debug, Clone)]
 pub struct Rejection {

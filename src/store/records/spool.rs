@@ -133,7 +133,7 @@ pub struct AttemptRecord {
     pub class: Option<OutcomeClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
-    /// What was tried; `None` when a lifetime ended without another try.
+    /// What was tried; `None` when a lifetime ended without another try, or when the delivery was held back.
     pub attempt: Option<Attempt>,
     /// Shown as the delivery's last reply.
     pub reply: String,

@@ -26,7 +26,7 @@ use crate::mail::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential,
-    Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
+    Spool, Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -115,6 +115,7 @@ impl Directory for Store {
         now: Timestamp,
     ) -> Result<Option<Tenant>> {
         let status = patch.status;
+        let moves = patch.smart_host.is_some() || patch.source_pool.is_some();
         let memory = Arc::clone(&self.memory);
         let version = Arc::clone(&self.directory_version);
         let after = move |tenant: Option<Tenant>| {
@@ -126,7 +127,11 @@ impl Directory for Store {
             }
             tenant
         };
-        self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await
+        let tenant = self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await?;
+        if tenant.is_some() && moves {
+            self.hasten(id, now).await?;
+        }
+        Ok(tenant)
     }
 
     async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {

@@ -4,6 +4,7 @@ mod agenda;
 mod claim;
 mod enqueue;
 mod free_space;
+mod hasten;
 mod memory;
 mod ready;
 mod record;
@@ -18,7 +19,7 @@ use self::enqueue::Incoming;
 use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
+use crate::mail::{Content, DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
 
 impl Spool for Store {
@@ -63,6 +64,19 @@ impl Spool for Store {
 
     fn release(&self, ids: &[DeliveryId]) {
         self.memory.release(ids);
+    }
+
+    async fn hasten(&self, tenant: TenantId, now: Timestamp) -> Result<()> {
+        let mut place = Some(hasten::Place::after(now));
+        while let Some(from) = place {
+            let memory = Arc::clone(&self.memory);
+            let after = move |next| {
+                memory.note_due(tenant, now);
+                next
+            };
+            place = self.write_then(move |tx| hasten::step(tx, tenant, now, &from), after).await?;
+        }
+        Ok(())
     }
 
     async fn depth(&self) -> Result<QueueDepth> {

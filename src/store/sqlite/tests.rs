@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, TlsMode, Verification};
+use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant, now,
     options, outcomes,
 };
-use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, SmartHost, Spool};
+use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, Spool};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -28,7 +28,8 @@ fn contains(octets: &[u8], part: &[u8]) -> bool {
 async fn no_secret_stands_in_any_file_in_clear() {
     let bed = Bed::new();
     let mut new = new_tenant("a");
-    let smart_host = SmartHost { host: "h.example".into(), port: 25, user: None, tls: TlsMode::Implicit };
+    let smart_host =
+        serde_json::from_str(r#"{"host":"h.example","port":25,"user":null,"tls":"implicit"}"#).unwrap();
     let password = Some(Zeroizing::new("smart-host-password".to_owned()));
     new.smart_host = Some(NewSmartHost { smart_host, password });
     let tenant = bed.store.create_tenant(new, now()).await.unwrap().id;

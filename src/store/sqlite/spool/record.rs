@@ -124,7 +124,9 @@ fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &Told<'_>) -> Result<
         message_id: Some(record.message_id),
         delivery_id: Some(record.delivery_id),
     };
-    if let Some(kind) = kind_of(record.state) {
+    // Nothing happened to what is open still and was not tried.
+    let has_news = record.attempt.is_some() || !record.state.is_open();
+    if let Some(kind) = kind_of(record.state).filter(|_| has_news) {
         tx.append(kind, subject, told, record.at)?;
     }
     if record.complained {
