@@ -9,6 +9,7 @@ mod suppressions;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
+pub(super) use self::tenants::note_resumed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -121,7 +122,7 @@ impl Directory for Store {
             version.fetch_add(1, Ordering::Release);
             match (&tenant, status) {
                 (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
-                (Some(_), Some(TenantStatus::Active)) => memory.resume(id),
+                (Some(_), Some(TenantStatus::Active)) => memory.resume(id, now),
                 _ => {}
             }
             tenant
