@@ -7,6 +7,7 @@ pub mod bans;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod https;
 pub mod intake;
 pub mod janitor;
 pub mod mail;

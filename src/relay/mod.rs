@@ -2,7 +2,8 @@
 //!
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
+//!   `pool`,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -10,6 +11,7 @@
 
 mod attempt;
 mod connection;
+mod destination;
 mod ending;
 mod notice;
 mod pool;
@@ -42,6 +44,7 @@ use crate::dns::Resolver;
 use crate::mail::{DomainName, TenantId};
 use crate::policy::fairness::{Fairness, SlotLimits};
 use crate::store::Store;
+use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
 use pool::Pool;
@@ -64,13 +67,8 @@ pub enum RelayError {
         source: std::io::Error,
     },
     /// The file with certificate authorities is of no use.
-    #[error("relay.ca_file {path}: {message}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error("relay.ca_file {0}")]
+    CaFile(TlsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),

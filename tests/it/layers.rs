@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waiting", &["mail"]),
     ("config", &["mail"]),
     ("tls", &["mail", "config"]),
+    ("https", &["dns", "network", "tls"]),
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
     ("intake", &["mail", "policy", "sign", "store", "config", "telemetry"]),
