@@ -251,6 +251,11 @@ impl Circumstances {
             waits.push(WaitView::of(notice.reason).until(notice.until).because(detail));
         }
         waits.extend(waits_of_state(group));
+        if waits.is_empty() {
+            // A pause that was just lifted, or what left while it was being counted.
+            let detail = Some("what was put off is being made due".to_owned());
+            waits.push(WaitView::of(WaitReason::Due).count(group.counts.open).because(detail));
+        }
         waits
     }
 }

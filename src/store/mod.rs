@@ -289,7 +289,7 @@ pub trait Queue {
     fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Hold>>> + Send;
     /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
     fn tidy_holds(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
-    /// Whether a pause of a destination holds a tenant's mail for it; without a look at the database.
+    /// Whether a pause holds a tenant's mail for a destination; without a look at the database.
     fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool;
     /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
     fn flush(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;

@@ -129,10 +129,13 @@ impl Store {
         self.write(move |tx| holds::forget(tx, &part)).await
     }
 
+    /// Makes due what a pause had set aside until a time.
     async fn unpark(&self, part: &QueuePart, parked_until_us: i64, now: Timestamp) -> Result<()> {
         let Some(host) = &part.destination else { return Ok(()) };
         for tenant in self.tenants_waiting(part).await? {
             self.hurry(hurry::Range::parked(tenant, host.clone(), parked_until_us), now).await?;
+            // Also what was found while it was paused and could not be set aside.
+            self.memory.note_due(tenant, now);
         }
         Ok(())
     }

@@ -276,17 +276,18 @@ fn explain(connection: &Connection, group: &Group) -> Result<QueueGroup> {
 }
 
 fn read_causes(connection: &Connection, samples: &[DeliveryId]) -> Result<LaterBecause> {
-    let sql = "SELECT state, last_reply FROM delivery WHERE id = ?1 AND next_attempt_us IS NOT NULL";
+    // What a pause put off was not scheduled by its sender.
+    let sql = "SELECT d.state, d.last_reply, m.release_us IS NOT NULL AND m.release_us = d.next_attempt_us
+               FROM delivery d JOIN message m ON m.id = d.message_id
+               WHERE d.id = ?1 AND d.next_attempt_us IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
     let mut causes = LaterBecause::default();
     let mut replies: HashMap<String, usize> = HashMap::new();
     for id in samples {
         let mut rows = statement.query([id])?;
         let Some(row) = rows.next()? else { continue };
-        match row.get(0)? {
-            DeliveryState::Deferred => causes.deferred = true,
-            _ => causes.scheduled = true,
-        }
+        causes.deferred |= row.get::<_, DeliveryState>(0)? == DeliveryState::Deferred;
+        causes.scheduled |= row.get::<_, bool>(2)?;
         if let Some(reply) = row.get::<_, Option<String>>(1)? {
             *replies.entry(reply).or_default() += 1;
         }

@@ -311,7 +311,7 @@ impl Memory {
         self.work.notify_one();
     }
 
-    /// Whether a pause of a destination holds a tenant's mail for it.
+    /// Whether a tenant's mail for a destination is held.
     pub(in crate::store::sqlite) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
         let state = lock(&self.state);
         let now_us = now.as_microsecond();
