@@ -17,6 +17,7 @@ mod idle;
 mod json;
 mod keys;
 mod page;
+mod queue;
 mod rejections;
 mod route;
 mod server;
@@ -253,6 +254,12 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetEmail => emails::get(call).await,
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
+        Endpoint::RetryEmail => emails::retry(call).await,
+        Endpoint::CancelEmail => emails::cancel(call).await,
+        Endpoint::ShowQueue => queue::show(call).await,
+        Endpoint::PauseQueue => queue::pause(call).await,
+        Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),

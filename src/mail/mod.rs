@@ -11,6 +11,7 @@ mod envelope;
 mod header;
 mod id;
 mod mailbox_list;
+mod queue_part;
 mod refusal;
 mod scram;
 mod state;
@@ -33,6 +34,7 @@ pub use id::{
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
+pub use queue_part::QueuePart;
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{

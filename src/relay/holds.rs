@@ -6,8 +6,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::mail::QueuePart;
 use crate::mail::{SignedDuration, TenantId, Timestamp};
-use crate::waiting::Subject;
 
 /// After the first refusal; each one after it twice as long as the one before.
 const WAIT_FIRST: SignedDuration = SignedDuration::from_mins(1);
@@ -42,7 +42,7 @@ pub struct Hold {
     /// When the next try is.
     pub until: Timestamp,
     /// What the board has a notice of.
-    pub subjects: HashSet<Subject>,
+    pub subjects: HashSet<QueuePart>,
 }
 
 struct State {
@@ -52,7 +52,7 @@ struct State {
     /// When the last wait began, and how long it was to be.
     refused_at: Timestamp,
     wait: SignedDuration,
-    subjects: HashSet<Subject>,
+    subjects: HashSet<QueuePart>,
 }
 
 /// All of them.
@@ -116,7 +116,7 @@ impl Holds {
     }
 
     /// The board has a notice of this subject because of the account.
-    pub fn note(&self, account: &SmartHostAccount, subject: Subject) {
+    pub fn note(&self, account: &SmartHostAccount, subject: QueuePart) {
         if let Some(state) = self.lock().get_mut(account)
             && state.subjects.len() < SUBJECTS_MAX
         {

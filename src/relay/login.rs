@@ -6,9 +6,9 @@ use serde_json::json;
 use super::Core;
 use super::holds::{Hold, SmartHostAccount};
 use super::route::Way;
-use crate::mail::{EventKind, TenantId, Timestamp, WaitReason};
-use crate::store::{Batch, Journal, NewEvent, Spool, StoreError};
-use crate::waiting::{Notice, Subject};
+use crate::mail::{EventKind, QueuePart, TenantId, Timestamp, WaitReason};
+use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
+use crate::waiting::Notice;
 
 /// What a try learnt of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +69,18 @@ impl Core {
         tracing::info!(%host, %user, cause, "mail for a smart host goes on");
         let data = json!({ "host": host, "user": user, "cause": cause });
         self.tell(EventKind::SmartHostResumed, hold.account.tenant, data, now).await;
-        if let Err(error) = self.store.hasten(tenant, now).await {
+        if let Err(error) = self.store.flush(QueuePart::tenant(tenant), now).await {
             tracing::warn!(%error, "what was on hold waits for its time");
         }
     }
 
     fn post(&self, hold: &Hold, way: &Way, batch: &Batch, now: Timestamp) {
         let subject = match way {
-            Way::TenantSmartHost(tenant, host) if host.destinations.is_empty() => Subject::tenant(*tenant),
+            Way::TenantSmartHost(tenant, host) if host.destinations.is_empty() => QueuePart::tenant(*tenant),
             Way::TenantSmartHost(tenant, _) => {
-                Subject { tenant_id: Some(*tenant), destination: Some(batch.destination.clone()) }
+                QueuePart { tenant_id: Some(*tenant), destination: Some(batch.destination.clone()) }
             }
-            _ => Subject::destination(batch.destination.clone()),
+            _ => QueuePart::destination(batch.destination.clone()),
         };
         let notice = Notice {
             reason: WaitReason::CredentialsRefused,

@@ -21,7 +21,7 @@ use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePat
 use crate::policy::fairness::Turn;
 use crate::smtp::client::Phase;
 use crate::store::{
-    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
 };
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
@@ -126,10 +126,10 @@ impl Worker {
     ) -> Option<Connection> {
         // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
         // it back, to be held or to be claimed for its new lane.
-        if is_out_of_place(&self.core, lane, &claim).await {
+        if is_out_of_place(&self.core, lane, &claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
-        if Timestamp::now() >= claim.batch.message.expires_at {
+        if has_expired(&claim.batch, Timestamp::now()) {
             self.expire(claim).await;
             return connection;
         }
@@ -356,10 +356,22 @@ impl Outcomes {
     }
 }
 
+/// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
+fn has_expired(batch: &Batch, now: Timestamp) -> bool {
+    let end = batch.message.expires_at;
+    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due < end);
+    now >= end && batch.deliveries.iter().all(is_due_in_time)
+}
+
 /// Whether the lane is no longer the one that the claim belongs in.
 async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
     // Where the store cannot be asked, what was right when it was claimed is good enough.
     core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
+}
+
+/// Whether it was paused while it waited here.
+fn is_paused(core: &Core, claim: &Claim) -> bool {
+    core.store.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
 }
 
 /// From -1 to 1.

@@ -1,5 +1,6 @@
-//! Accepted messages: what became of them. `timeline` tells it step by step.
+//! Accepted messages: what became of them. `timeline` tells it step by step, `steering` hurries and cancels.
 
+mod steering;
 mod timeline;
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
+pub use steering::{cancel, retry};
 pub use timeline::get as timeline;
 
 #[derive(Serialize)]

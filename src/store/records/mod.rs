@@ -2,12 +2,14 @@
 
 mod directory;
 mod journal;
+mod queue;
 mod spool;
 
 use crate::mail::Timestamp;
 
 pub use directory::*;
 pub use journal::*;
+pub use queue::*;
 pub use spool::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.

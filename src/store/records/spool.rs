@@ -74,7 +74,7 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,
-    /// `None` once nothing more will happen.
+    /// `None` once nothing more will happen, or while its destination is paused without end.
     pub next_attempt_at: Option<Timestamp>,
     /// The last reply, or what went wrong.
     pub last_reply: Option<String>,

@@ -9,6 +9,7 @@ mod suppressions;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
+pub(super) use self::tenants::note_resumed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use zeroize::Zeroizing;
 use super::Store;
 use super::writer::Tx;
 use crate::mail::{
-    DkimKeyId, DomainId, DomainName, Environment, KeyId, SecretDigest, SuppressionId, TenantId, TenantStatus,
-    Timestamp,
+    DkimKeyId, DomainId, DomainName, Environment, KeyId, QueuePart, SecretDigest, SuppressionId, TenantId,
+    TenantStatus, Timestamp,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
-    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Result, ScramCredential,
-    Spool, Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
+    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Queue, Result,
+    ScramCredential, Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
 };
 
 impl Store {
@@ -122,14 +123,14 @@ impl Directory for Store {
             version.fetch_add(1, Ordering::Release);
             match (&tenant, status) {
                 (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
-                (Some(_), Some(TenantStatus::Active)) => memory.resume(id),
+                (Some(_), Some(TenantStatus::Active)) => memory.resume(id, now),
                 _ => {}
             }
             tenant
         };
         let tenant = self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await?;
         if tenant.is_some() && moves {
-            self.hasten(id, now).await?;
+            self.flush(QueuePart::tenant(id), now).await?;
         }
         Ok(tenant)
     }

@@ -9,6 +9,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_scram.sql"),
     include_str!("migrations/0004_outcomes.sql"),
     include_str!("migrations/0005_source_pool.sql"),
+    include_str!("migrations/0006_holds.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -4,7 +4,7 @@ mod agenda;
 mod claim;
 mod enqueue;
 mod free_space;
-mod hasten;
+mod holds;
 mod memory;
 mod ready;
 mod record;
@@ -13,13 +13,14 @@ pub(super) mod submission_key;
 use std::sync::Arc;
 
 pub(super) use self::free_space::FreeSpace;
-pub(super) use self::memory::Memory;
+pub(super) use self::holds::PARKED_US;
+pub(super) use self::memory::{Cursor, Memory, Parked, tenants_waiting};
 
 use self::enqueue::Incoming;
 use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, MessageId, TenantId, Timestamp};
+use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
 use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
 
 impl Spool for Store {
@@ -35,11 +36,12 @@ impl Spool for Store {
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
         self.refuse_unless_serving()?;
         let pass = Memory::begin_pass(&self.memory, now, room).await;
-        let granted = if pass.needs_database() {
+        let mut granted = if pass.needs_database() {
             self.read(move |connection| pass.run(Some(connection))).await?
         } else {
             pass.run(None)?
         };
+        self.park(granted.take_parked()).await;
         Ok(granted.accept())
     }
 
@@ -64,19 +66,6 @@ impl Spool for Store {
 
     fn release(&self, ids: &[DeliveryId]) {
         self.memory.release(ids);
-    }
-
-    async fn hasten(&self, tenant: TenantId, now: Timestamp) -> Result<()> {
-        let mut place = Some(hasten::Place::after(now));
-        while let Some(from) = place {
-            let memory = Arc::clone(&self.memory);
-            let after = move |next| {
-                memory.note_due(tenant, now);
-                next
-            };
-            place = self.write_then(move |tx| hasten::step(tx, tenant, now, &from), after).await?;
-        }
-        Ok(())
     }
 
     async fn depth(&self) -> Result<QueueDepth> {

@@ -386,6 +386,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
+    let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
+    database.execute(pause, [&id]).unwrap();
     let refusal = "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0)";
     database.execute(refusal, [&id]).unwrap();
     let seen = || {

@@ -147,6 +147,9 @@ pub(super) fn update(
     }
     write(tx, &tenant)?;
     if tenant.status != status_before {
+        if tenant.status == TenantStatus::Active {
+            note_resumed(tx, id, now)?;
+        }
         let kind = match tenant.status {
             TenantStatus::Active => EventKind::TenantActivated,
             TenantStatus::Suspended => EventKind::TenantSuspended,
@@ -155,6 +158,12 @@ pub(super) fn update(
         tx.append(kind, subject, &serde_json::json!({}), now)?;
     }
     Ok(Some(tenant))
+}
+
+/// What fell due until now could not be handed out.
+pub(in crate::store::sqlite) fn note_resumed(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE tenant SET resumed_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
+    Ok(())
 }
 
 /// Changes what the patch names; answers what becomes of the password, if anything.

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::{Address, DeliveryId, DeliveryState, MessageId, RcptParameters};
-use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any};
+use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any, us};
+use crate::store::sqlite::spool::PARKED_US;
 use crate::store::{Attempt, Delivery, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
@@ -17,7 +18,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         },
         state: row.get("state")?,
         attempts: row.get("attempts")?,
-        next_attempt_at: time_if_any(row, "next_attempt_us")?,
+        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != PARKED_US),
         last_reply: row.get("last_reply")?,
         last_class: row.get("last_class")?,
         updated_at: time(row, "updated_us")?,

@@ -73,7 +73,7 @@ impl Incoming {
             return written;
         }
         if mem::take(&mut self.is_claimed) {
-            self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
+            self.memory.make_ready(message, mem::take(&mut self.batches));
         } else {
             self.memory.note_due(message.tenant_id, message.begins_at());
         }
