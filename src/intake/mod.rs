@@ -296,6 +296,7 @@ impl Intake {
             id,
             tenant_id: submitter.tenant.id,
             key_id: Some(submitter.key.id),
+            environment: submitter.key.environment,
             stage,
             code: refusal.code,
             message: refusal.message.clone(),

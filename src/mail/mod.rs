@@ -11,6 +11,7 @@ mod envelope;
 mod header;
 mod id;
 mod mailbox_list;
+mod period;
 mod queue_part;
 mod refusal;
 mod scram;
@@ -39,8 +40,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment,
-    EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName,
-    Verification, WaitReason,
+    EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode,
+    UnknownName, UsageInterval, Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

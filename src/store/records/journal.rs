@@ -39,6 +39,8 @@ pub struct Rejection {
     pub id: RequestId,
     pub tenant_id: TenantId,
     pub key_id: Option<KeyId>,
+    /// Of the key.
+    pub environment: Environment,
     pub stage: Stage,
     pub code: RefusalCode,
     pub message: String,
@@ -107,5 +109,6 @@ pub struct Pruned {
     pub events: u64,
     pub rejections: u64,
     pub submission_keys: u64,
+    pub usage_hours: u64,
     pub orphan_files: u64,
 }

@@ -8,7 +8,7 @@ pub(super) mod retention;
 use std::sync::Arc;
 
 use super::spool::submission_key;
-use super::{Store, events};
+use super::{Store, events, usage};
 use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, NewEvent, Page, PageRequest,
@@ -113,6 +113,10 @@ impl Store {
         for ids in due.rejections.chunks(retention::JOB_ROWS_MAX) {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
+        }
+        for tenant in due.usage {
+            pruned.usage_hours +=
+                self.write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX)).await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         // A look at every file, so only once in a round: when nothing else is left to do.

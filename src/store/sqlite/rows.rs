@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId, ReturnContent,
+    KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId, ReturnContent,
     ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
-    Verification,
+    UsageInterval, Verification,
 };
 use crate::store::{Result, StoreError};
 
@@ -84,6 +84,8 @@ stored_as_name!(
     Stage,
     EventKind,
     ReturnContent,
+    UsageInterval,
+    LimitPeriod,
 );
 
 impl ToSql for Host {

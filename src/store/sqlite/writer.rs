@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::events::EventClock;
 use super::lock;
 use super::seal::Sealer;
+use super::usage::Tally;
 use crate::store::{Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
@@ -32,6 +33,8 @@ pub(super) struct Tx<'a> {
     pub(super) clock: &'a EventClock,
     /// Seals secrets.
     pub(super) sealer: &'a Sealer,
+    /// What the jobs used.
+    pub(super) tally: Tally,
 }
 
 impl Deref for Tx<'_> {
@@ -290,36 +293,46 @@ impl Bench {
     }
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let tx = Tx { connection: &self.connection, clock: &self.clock, sealer: &self.sealer };
+        let tx = Tx { connection: &self.connection, clock: &self.clock, sealer: &self.sealer, tally: Tally::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
-            match savepoints {
+            let counted = tx.tally.len();
+            let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
+            };
+            if !ran {
+                tx.tally.truncate(counted);
             }
         }
+        tx.write_tally().map_err(|error| CommitError::from(&error))?;
         Ok(self.execute("COMMIT")?)
     }
 
-    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
+    /// False if the job failed before it had written anything.
+    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         let changes_before = self.connection.total_changes();
         match job.run(tx) {
             // A full disk or an I/O error makes SQLite roll back everything by itself.
             Err(cause) if self.connection.is_autocommit() => Err(Fault::Lost(cause)),
             Err(_) if self.connection.total_changes() != changes_before => Err(Fault::HalfDone),
-            _ => Ok(()),
+            ran => Ok(ran.is_ok()),
         }
     }
 
-    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
+    /// False if the job failed and was undone.
+    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         self.execute("SAVEPOINT job")?;
-        if let Err(cause) = job.run(tx) {
+        let ran = job.run(tx);
+        let is_done = ran.is_ok();
+        if let Err(cause) = ran {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
             self.execute("ROLLBACK TO job")?;
         }
-        Ok(self.execute("RELEASE job")?)
+        self.execute("RELEASE job")?;
+        Ok(is_done)
     }
 
     fn roll_back(&self) {

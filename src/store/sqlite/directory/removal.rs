@@ -101,6 +101,8 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
     remove("hold", "(tenant_id, destination)", own)?;
+    remove("usage", "(tenant_id, span, start_us, environment)", own)?;
+    remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let keys = remove("key", "id", own)?;

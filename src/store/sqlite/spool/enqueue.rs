@@ -15,7 +15,7 @@ use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::us;
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Batch, Delivery, Message, NewMessage, Result};
+use crate::store::{Batch, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
 
 /// A message on its way into the database. Dropped before its commit, its claims are void.
 pub(super) struct Incoming {
@@ -63,7 +63,18 @@ impl Incoming {
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        self.count(tx);
         Ok(message.id)
+    }
+
+    /// What the server writes itself, nobody has sent.
+    fn count(&self, tx: &Tx<'_>) {
+        let NewMessage { message, recipients, .. } = &*self.new;
+        if message.key_id.is_some() {
+            let Message { tenant_id, environment, created_at: at, .. } = *message;
+            let sent = recipients.len() as u64;
+            tx.count(UsedBy { tenant_id, environment, at }, UsageCounts { sent, ..UsageCounts::default() });
+        }
     }
 
     /// The commit is synced: the relay may have it, if it is what was written.
