@@ -19,4 +19,5 @@ pub mod smtp;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod turns;
 pub mod verification;

@@ -1,5 +1,6 @@
-//! Turns for what takes long: so many at the same time in all, and few of them for one tenant, so that who asks for
-//! much waits behind its own requests and nobody else does.
+//! Turns for what is scarce: so many at the same time in all, and few of them for one tenant, so that who asks for
+//! much waits behind its own requests and nobody else does. Of each tenant no more than its few wait with the others
+//! for the next one that comes free. Imports `mail` only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,7 +12,7 @@ use crate::mail::TenantId;
 /// The turns there are.
 pub struct Turns {
     all: Semaphore,
-    of_one_max: usize,
+    of_one_max: u32,
     /// Of those who have a turn or wait for one; the platform counts as one of them.
     of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
 }
@@ -24,8 +25,9 @@ pub struct Turn<'a> {
 
 impl Turns {
     /// So many in all, and so many for one tenant.
-    pub fn new(all_max: usize, of_one_max: usize) -> Self {
-        Self { all: Semaphore::new(all_max), of_one_max, of_each: Mutex::default() }
+    pub fn new(all_max: u32, of_one_max: u32) -> Self {
+        let of_one_max = of_one_max.min(all_max);
+        Self { all: Semaphore::new(all_max as usize), of_one_max, of_each: Mutex::default() }
     }
 
     /// Waits for a turn.
@@ -33,9 +35,22 @@ impl Turns {
     /// # Errors
     /// None: the turns are never closed.
     pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn<'_>, AcquireError> {
+        self.take_weighed(tenant, 1).await
+    }
+
+    /// Waits for a turn that counts as so many; one that weighs more than a tenant may have counts as all of these.
+    ///
+    /// # Errors
+    /// None: the turns are never closed.
+    pub async fn take_weighed(
+        &self,
+        tenant: Option<TenantId>,
+        weight: u64,
+    ) -> Result<Turn<'_>, AcquireError> {
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
         // In this order only one's own requests wait here, and few of anybody's wait for the others.
-        let of_one = self.of(tenant).acquire_owned().await?;
-        Ok(Turn { _of_all: self.all.acquire().await?, _of_one: of_one })
+        let of_one = self.of(tenant).acquire_many_owned(weight).await?;
+        Ok(Turn { _of_all: self.all.acquire_many(weight).await?, _of_one: of_one })
     }
 
     fn of(&self, tenant: Option<TenantId>) -> Arc<Semaphore> {
@@ -44,7 +59,7 @@ impl Turns {
             return found;
         }
         of_each.retain(|_, turns| turns.strong_count() > 0);
-        let fresh = Arc::new(Semaphore::new(self.of_one_max));
+        let fresh = Arc::new(Semaphore::new(self.of_one_max as usize));
         of_each.insert(tenant, Arc::downgrade(&fresh));
         fresh
     }
