@@ -5,6 +5,8 @@ mod facts;
 mod quota;
 mod recent;
 mod stamp;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -113,17 +115,12 @@ impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let signing = Turns::new(cores, cores);
-        Self::with_turns(store, settings, signing)
-    }
-
-    fn with_turns(store: Arc<Store>, settings: Settings, signing: Turns) -> Self {
         Self {
             facts: Facts::new(store.clone()),
             notes: Quota::default(),
             store,
             settings,
-            signing,
+            signing: Turns::new(cores, cores),
             storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX),
         }
     }
