@@ -157,7 +157,7 @@ mod tests {
                 let tenants = tenants(0..backlogs.len() + 1);
                 let (&newcomer, busy) = tenants.split_last().unwrap();
                 let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
-                let taken = turns.all.acquire_many(all_max).await.unwrap();
+                let mut taken = turns.all.acquire_many(all_max).await.unwrap();
                 let mut requests = JoinSet::new();
                 let waiting = busy.iter().zip(&backlogs).flat_map(|(&tenant, &n)| vec![tenant; n]);
                 for tenant in waiting.chain([newcomer]) {
@@ -170,7 +170,8 @@ mod tests {
                     // Each waits before the next one comes.
                     yield_now().await;
                 }
-                drop(taken);
+                // One at a time, or those with a turn would run in any order.
+                drop(taken.split(1));
                 requests.join_all().await;
                 let of_one_max = of_one_max.min(all_max) as usize;
                 let ahead_max: usize = backlogs.iter().map(|&backlog| backlog.min(of_one_max)).sum();
