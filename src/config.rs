@@ -74,7 +74,8 @@ pub struct Smtp {
     pub submissions: Vec<SocketAddr>,
     /// The largest message, header included.
     pub message_size_max: ByteSize,
-    /// Recipients of one message.
+    /// Recipients of one message. A session is closed when more than twice as many were named in vain without a message
+    /// being accepted.
     pub recipients_max: usize,
     /// Open connections in all; more are answered 421.
     pub connections_max: usize,
@@ -86,7 +87,7 @@ pub struct Smtp {
     pub receiving_bytes_max: ByteSize,
     /// Errors after which a session is closed.
     pub errors_max: u32,
-    /// Commands without a message, after which a session is closed.
+    /// Commands without a message, after which a session is closed; RCPT and DATA are counted apart.
     pub commands_without_message_max: u32,
     /// Octets in a second, on average, that a message must come with; 0 for any.
     pub data_rate_min: ByteSize,
@@ -195,9 +196,12 @@ pub struct Relay {
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
     pub connection_idle: Duration,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
+    /// The longest time that a tenant or a message may have.
+    #[serde(with = "duration")]
+    pub expiry_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
@@ -259,6 +263,8 @@ fn starttls() -> TlsMode {
 pub struct Retention {
     /// Bodies.
     pub body_days: u32,
+    /// What was said in each attempt.
+    pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
 }
@@ -375,6 +381,7 @@ impl Default for Relay {
             messages_per_connection_max: 100,
             connection_idle: Duration::from_secs(30),
             expiry: 5 * DAY,
+            expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
         }
@@ -398,7 +405,7 @@ impl Default for Timeouts {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, message_days: 30 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30 }
     }
 }
 
@@ -479,6 +486,9 @@ impl Config {
         ];
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
+        }
+        if self.relay.expiry_max < self.relay.expiry {
+            return Some(("relay.expiry_max", "must be at least relay.expiry"));
         }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
@@ -567,6 +577,7 @@ mod tests {
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
             ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
             ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
+            ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),

@@ -25,7 +25,7 @@ mod tenants;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -43,6 +43,7 @@ use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
 use crate::verification;
+use crate::waiting::Board;
 
 use self::answer::Answer;
 use self::auth::{Caller, Touched};
@@ -65,6 +66,8 @@ const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
 pub struct Parts {
     /// Its limits.
     pub settings: config::Api,
+    /// The longest time that a tenant may have delivery tried.
+    pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
     /// Where everything is.
@@ -73,6 +76,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// What the relay holds back.
+    pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -80,10 +85,12 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
+    expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -101,14 +108,16 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, expiry_max, verification, store, resolver, bans, waiting, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
+            expiry_max,
             verification,
             store,
             resolver,
             bans,
+            waiting,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

@@ -51,6 +51,7 @@ impl Bed {
         let settings = Settings {
             hostname: DomainName::parse("relay.example").unwrap(),
             expiry: Duration::from_secs(3600),
+            expiry_max: Duration::from_secs(3600),
             takes_null_sender: false,
             names_client_address: false,
         };

@@ -170,6 +170,28 @@ vocabulary! {
         Cancelled = "cancelled",
     }
 
+    /// Why mail in the queue waits.
+    WaitReason("reason to wait") {
+        /// Due, and waits for its turn.
+        Due = "due",
+        /// Being delivered now.
+        InFlight = "in_flight",
+        /// Tried, and to be tried again.
+        Deferred = "deferred",
+        /// The sender wants it to leave later.
+        Scheduled = "scheduled",
+        /// The platform paused it.
+        Paused = "paused",
+        /// The platform suspended its tenant.
+        TenantSuspended = "tenant_suspended",
+        /// The receiving site asked for a rest.
+        SiteHeld = "site_held",
+        /// The receiving site has as many connections or messages as it gets.
+        SiteLimited = "site_limited",
+        /// A smart host refuses the tenant's account.
+        CredentialsRefused = "credentials_refused",
+    }
+
     /// How a connection to a smart host is secured.
     TlsMode("TLS mode") {
         /// TLS from the first octet, certificate checked.
@@ -192,6 +214,50 @@ vocabulary! {
         Data = "data",
         /// In a request of the API.
         Api = "api",
+    }
+
+    /// How a tenant hears what became of its mail, beside the events of the journal.
+    #[derive(Default)]
+    DeliveryReports("way of reporting") {
+        /// Reports go to the reverse path, as RFC 3461 has it.
+        #[default]
+        Mail = "mail",
+        /// Nothing but the events.
+        Event = "event",
+    }
+
+    /// Why a try did not deliver, as far as what was said tells.
+    OutcomeClass("outcome class") {
+        /// There is no such mailbox, or its domain takes no mail.
+        RecipientUnknown = "recipient_unknown",
+        /// There was such a mailbox; it is closed.
+        RecipientInactive = "recipient_inactive",
+        /// The mailbox has no room.
+        MailboxFull = "mailbox_full",
+        /// A rule of the receiver's: relaying, proof of the sender, who may write to whom.
+        Policy = "policy",
+        /// What the receiver thinks of our address or of the sender's domain.
+        Reputation = "reputation",
+        /// The message itself: spam, a virus, its size, its form.
+        Content = "content",
+        /// Too much, too fast, or too many at one time.
+        Rate = "rate",
+        /// Trouble at the receiver's that passes, greylisting among it.
+        Temporary = "temporary",
+        /// The server cannot be reached, or the connection was lost.
+        Network = "network",
+        /// No TLS where it is needed, or none that holds.
+        Tls = "tls",
+        /// The domain does not exist, or its records lead nowhere.
+        Dns = "dns",
+        /// The smart host does not take our credentials.
+        Authentication = "authentication",
+        /// One side does not understand the other.
+        Protocol = "protocol",
+        /// The lifetime ended before anything else was in the way.
+        Expired = "expired",
+        /// A refusal that says nothing.
+        Unclassified = "unclassified",
     }
 
     /// What an event says.
@@ -226,6 +292,13 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+    }
+}
+
+impl OutcomeClass {
+    /// Whether mail to this address cannot arrive at any time.
+    pub fn is_address_gone(self) -> bool {
+        matches!(self, Self::RecipientUnknown | Self::RecipientInactive)
     }
 }
 
