@@ -23,7 +23,6 @@ mod route;
 mod server;
 mod suppressions;
 mod tenants;
-mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,6 +42,7 @@ use crate::dns::Resolver;
 use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
+use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::Board;
 
@@ -52,17 +52,16 @@ use self::call::Call;
 use self::error::Result;
 use self::page::Query;
 use self::route::Routes;
-use self::turns::Turns;
 
 pub use self::auth::Access;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
-const KEY_GENERATIONS_MAX: usize = 1;
+const KEY_GENERATIONS_MAX: u32 = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
-const LOOK_UPS_MAX: usize = 16;
+const LOOK_UPS_MAX: u32 = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
-const LOOK_UPS_OF_TENANT_MAX: usize = 4;
+const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
 
 /// What the API is made of.
 pub struct Parts {
