@@ -155,7 +155,9 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::LimitReached
         | C::IdempotencyKeyReused
         | C::MessageFinished => (StatusCode::CONFLICT, "conflict"),
-        C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
+        }
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
         C::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "validation_error"),

@@ -7,9 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::mail::{
-    Environment, LimitPeriod, Refusal, RefusalCode, TenantId, Timestamp, UsageInterval,
-};
+use crate::mail::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, Timestamp, UsageInterval};
 use crate::policy::allowance::{Allowance, Standing};
 use crate::store::{Ledger, LimitLevel, LimitWarning, RateLimit, Store, StoreError, Tenant};
 
@@ -122,7 +120,8 @@ impl SendLimits {
     pub async fn standing(&self, wish: &Wish) -> Result<Option<Standing>, StoreError> {
         self.learn(wish).await?;
         let mut spent = self.lock();
-        let standings = wish.limits().map(|(period, limit)| spent.of(period).standing(&wish.account, limit, wish.at));
+        let standings =
+            wish.limits().map(|(period, limit)| spent.of(period).standing(&wish.account, limit, wish.at));
         Ok(standings.min_by_key(Standing::remaining))
     }
 
@@ -204,7 +203,9 @@ fn refuse(period: LimitPeriod, standing: Standing, count: u64) -> Refusal {
     if count > limit {
         return Refusal::new(
             code,
-            format!("{count} recipients are more than the tenant may send to in a {period}, which is {limit}"),
+            format!(
+                "{count} recipients are more than the tenant may send to in a {period}, which is {limit}"
+            ),
             "send to fewer at a time, or ask the operator of the platform to raise the limit",
         );
     }

@@ -92,10 +92,13 @@ impl<K: Eq + Hash> Allowance<K> {
         self.period.end_of(time) == self.ends_at
     }
 
-    /// Begins the period of a time, if that is another.
+    /// Begins the period of a time, if that is another. Who looked at the clock just before the period began is late
+    /// and counts in it; a time further back is that of a clock that was set.
     fn turn(&mut self, now: Timestamp) {
-        if !self.runs_at(now) {
-            *self = Self { ends_at: self.period.end_of(now), ..Self::new(self.period) };
+        let ends_at = self.period.end_of(now);
+        let late_s = self.ends_at.duration_since(ends_at).as_secs();
+        if late_s != 0 && late_s != self.period.seconds() {
+            *self = Self { ends_at, ..Self::new(self.period) };
         }
     }
 }
@@ -137,6 +140,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_late_does_not_turn_the_period_back_but_a_clock_that_was_set_does() {
+        let (late, now) = (at("2026-11-22T05:42:59.9Z"), at("2026-11-22T05:43:00Z"));
+        let mut minute = Allowance::new(LimitPeriod::Minute);
+        minute.take("a", 3, now);
+        minute.take("a", 1, late);
+        assert_eq!(minute.standing(&"a", 5, now).used, 4);
+        assert_eq!(minute.standing(&"a", 5, at("2026-11-22T04:00:00Z")).used, 0);
+    }
+
+    #[test]
     fn what_was_used_before_is_learnt_once() {
         let now = at("2026-11-22T05:42:27Z");
         let mut day = Allowance::new(LimitPeriod::Day);
@@ -144,7 +157,10 @@ mod tests {
         day.learn("a", 7, now);
         day.take("a", 1, now);
         day.learn("a", 7, now);
-        assert_eq!(day.standing(&"a", 10, now), Standing { limit: 10, used: 8, resets_at: at("2026-11-23T00:00:00Z") });
+        assert_eq!(
+            day.standing(&"a", 10, now),
+            Standing { limit: 10, used: 8, resets_at: at("2026-11-23T00:00:00Z") }
+        );
         assert_eq!(day.standing(&"a", 10, now).percent(), 80);
     }
 }

@@ -115,8 +115,9 @@ impl Store {
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
         }
         for tenant in due.usage {
-            pruned.usage_hours +=
-                self.write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX)).await?;
+            pruned.usage_hours += self
+                .write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX))
+                .await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         // A look at every file, so only once in a round: when nothing else is left to do.

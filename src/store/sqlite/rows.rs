@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId, ReturnContent,
-    ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
-    UsageInterval, Verification,
+    KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
+    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
+    TenantStatus, Timestamp, UsageInterval, Verification,
 };
 use crate::store::{Result, StoreError};
 

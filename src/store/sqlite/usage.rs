@@ -99,7 +99,8 @@ impl Ledger for Store {
         to: Timestamp,
     ) -> Result<Vec<Usage>> {
         self.read(move |connection| {
-            let sql = "SELECT * FROM usage WHERE tenant_id = ?1 AND span = ?2 AND start_us >= ?3 AND start_us < ?4
+            let sql =
+                "SELECT * FROM usage WHERE tenant_id = ?1 AND span = ?2 AND start_us >= ?3 AND start_us < ?4
                        ORDER BY start_us, environment";
             let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![tenant, interval, us(from), us(to)], read_row)?;

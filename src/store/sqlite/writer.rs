@@ -293,7 +293,12 @@ impl Bench {
     }
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let tx = Tx { connection: &self.connection, clock: &self.clock, sealer: &self.sealer, tally: Tally::default() };
+        let tx = Tx {
+            connection: &self.connection,
+            clock: &self.clock,
+            sealer: &self.sealer,
+            tally: Tally::default(),
+        };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             let counted = tx.tally.len();
