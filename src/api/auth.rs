@@ -181,6 +181,7 @@ mod tests {
             rate_limit: RateLimit::default(),
             smart_host: None,
             retention_days: None,
+            weight: Default::default(),
             status,
             created_at: now(),
             updated_at: now(),

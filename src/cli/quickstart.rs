@@ -174,6 +174,7 @@ fn demo_tenant() -> NewTenant {
         rate_limit: Default::default(),
         smart_host: None,
         retention_days: None,
+        weight: Default::default(),
     }
 }
 

@@ -14,6 +14,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod weight;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
@@ -38,4 +39,5 @@ pub use state::{
     SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
 };
 pub use status::EnhancedStatus;
+pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::RelayError;
+use super::site::Site;
 use crate::config;
-use crate::mail::{Environment, Host, TenantId, TenantStatus, TlsMode};
+use crate::mail::{Environment, TenantId, TenantStatus, TlsMode, Weight};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
@@ -20,12 +21,30 @@ const TENANTS_MAX: usize = 10_000;
 pub enum Lane {
     /// Mail of the test environment, which stays here.
     Sandbox(TenantId),
-    /// The hosts that take mail for a domain.
-    Mx(Host),
+    /// The hosts that take mail for some domains.
+    Mx(Arc<Site>),
     /// The smart host of the configuration.
     PlatformSmartHost,
     /// A tenant's own smart host with its account.
     TenantSmartHost(TenantId, Arc<SmartHost>),
+}
+
+/// Where a batch goes.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// How.
+    pub way: Way,
+    /// Its tenant's weight among others.
+    pub weight: Weight,
+}
+
+/// How a batch gets to its destination.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Over this lane, wherever it goes.
+    Lane(Lane),
+    /// By the lane of its destination's site.
+    Site,
 }
 
 /// A smart host, and how to log in there.
@@ -54,7 +73,14 @@ pub struct Router {
 #[derive(Default)]
 struct Tenants {
     version: u64,
-    directions: HashMap<TenantId, Direction>,
+    standings: HashMap<TenantId, Standing>,
+}
+
+/// What the relay knows of one tenant.
+#[derive(Clone)]
+struct Standing {
+    direction: Direction,
+    weight: Weight,
 }
 
 /// Where the mail of one tenant goes.
@@ -68,13 +94,14 @@ enum Direction {
     Held,
 }
 
-impl From<Tenant> for Direction {
+impl From<Tenant> for Standing {
     fn from(tenant: Tenant) -> Self {
-        match (tenant.status, tenant.smart_host) {
-            (TenantStatus::Suspended, _) => Self::Held,
-            (TenantStatus::Active, Some(smart_host)) => Self::SmartHost(Arc::new(smart_host)),
-            (TenantStatus::Active, None) => Self::Default,
-        }
+        let direction = match (tenant.status, tenant.smart_host) {
+            (TenantStatus::Suspended, _) => Direction::Held,
+            (TenantStatus::Active, Some(smart_host)) => Direction::SmartHost(Arc::new(smart_host)),
+            (TenantStatus::Active, None) => Direction::Default,
+        };
+        Self { direction, weight: tenant.weight }
     }
 }
 
@@ -91,42 +118,58 @@ impl Router {
         Ok(Self { store, platform, tenants: Mutex::default() })
     }
 
-    /// The lane of a batch; `None` if its tenant is gone or suspended.
+    /// Where a batch goes; `None` if its tenant is gone or suspended.
     ///
     /// # Errors
     /// The store's.
-    pub async fn lane_of(&self, batch: &Batch) -> Result<Option<Lane>, StoreError> {
+    pub async fn place(&self, batch: &Batch) -> Result<Option<Placed>, StoreError> {
         let tenant = batch.message.tenant_id;
         // Read before the tenant, so that what changes meanwhile is not remembered as new.
         let version = self.store.directory_version();
-        let direction = match self.remembered(tenant, version) {
-            Some(direction) => direction,
+        let standing = match self.remembered(tenant, version) {
+            Some(standing) => standing,
             None => match self.store.tenant(tenant).await? {
                 Some(found) => self.remember(tenant, found.into(), version),
                 None => return Ok(None),
             },
         };
-        Ok(match (direction, &self.platform) {
-            (Direction::Held, _) => None,
-            _ if batch.message.environment == Environment::Test => Some(Lane::Sandbox(tenant)),
-            (Direction::SmartHost(smart_host), _) => Some(Lane::TenantSmartHost(tenant, smart_host)),
-            (Direction::Default, Some(_)) => Some(Lane::PlatformSmartHost),
-            (Direction::Default, None) => Some(Lane::Mx(batch.destination.clone())),
-        })
-    }
-
-    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Direction> {
-        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.version == version).then(|| tenants.directions.get(&tenant).cloned()).flatten()
-    }
-
-    fn remember(&self, tenant: TenantId, direction: Direction, version: u64) -> Direction {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.version != version || tenants.directions.len() >= TENANTS_MAX {
-            *tenants = Tenants { version, directions: HashMap::new() };
+        let weight = standing.weight;
+        if batch.message.environment == Environment::Test && !matches!(standing.direction, Direction::Held) {
+            return Ok(Some(Placed { way: Way::Lane(Lane::Sandbox(tenant)), weight }));
         }
-        tenants.directions.insert(tenant, direction.clone());
-        direction
+        Ok(self.way_of(tenant, standing.direction).map(|way| Placed { way, weight }))
+    }
+
+    /// The way of a tenant's live mail as far as it is known without asking the store.
+    pub fn known_way(&self, tenant: TenantId) -> Option<Way> {
+        let standing = self.remembered(tenant, self.store.directory_version());
+        let direction = standing.map_or(Direction::Default, |standing| standing.direction);
+        self.way_of(tenant, direction)
+    }
+
+    fn way_of(&self, tenant: TenantId, direction: Direction) -> Option<Way> {
+        match (direction, &self.platform) {
+            (Direction::Held, _) => None,
+            (Direction::SmartHost(smart_host), _) => {
+                Some(Way::Lane(Lane::TenantSmartHost(tenant, smart_host)))
+            }
+            (Direction::Default, Some(_)) => Some(Way::Lane(Lane::PlatformSmartHost)),
+            (Direction::Default, None) => Some(Way::Site),
+        }
+    }
+
+    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Standing> {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        (tenants.version == version).then(|| tenants.standings.get(&tenant).cloned()).flatten()
+    }
+
+    fn remember(&self, tenant: TenantId, standing: Standing, version: u64) -> Standing {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if tenants.version != version || tenants.standings.len() >= TENANTS_MAX {
+            *tenants = Tenants { version, standings: HashMap::new() };
+        }
+        tenants.standings.insert(tenant, standing.clone());
+        standing
     }
 
     /// The smart host of a lane that has one, with its password.

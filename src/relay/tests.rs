@@ -136,6 +136,7 @@ impl Stage {
             rate_limit: RateLimit::default(),
             smart_host: None,
             retention_days: None,
+            weight: Default::default(),
         };
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
         let mut settings = config::Relay {
@@ -537,5 +538,5 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
 }
 
 fn nothing() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, saturated: Vec::new() }
+    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &crate::mail::Host| true) }
 }

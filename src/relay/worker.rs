@@ -12,11 +12,13 @@ use super::ending::Ending;
 use super::notice::{Notice, notice_of};
 use super::record::Account;
 use super::report::Report;
-use super::route::Lane;
+use super::route::{Lane, Way};
 use super::sandbox::{self, Wish};
+use super::status::name_of;
 use super::{Core, LOADED_KIB_MAX};
 use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
+use crate::policy::shaping::Lesson;
 use crate::smtp::client::Phase;
 use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
 
@@ -67,20 +69,21 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.core.fairness().free(&self.lane, &self.holder);
+        self.core.turns().free(&self.lane, &self.holder);
     }
 }
 
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = core.pool.take(&slot.lane);
+    let mut connection = None;
     loop {
+        connection = fit(&core, &slot.lane, &claim.batch, connection);
         connection = worker.deliver(&slot.lane, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.fairness().keep_turn(&slot.lane, &slot.holder);
+        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
@@ -92,18 +95,33 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                     core.pool.put(&slot.lane, connection);
                 }
                 drop(slot);
-                let turn = core.fairness().take_turn();
+                let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);
                 job
             }
         };
-        if connection.is_none() {
-            connection = core.pool.take(&slot.lane);
-        }
     }
     if let Some(connection) = connection {
         connection.quit().await;
+    }
+}
+
+/// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
+/// need not take mail for another one.
+fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
+    let fits = |connection: &Connection| match lane {
+        Lane::Mx(_) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
+        Lane::Sandbox(_) | Lane::PlatformSmartHost | Lane::TenantSmartHost(..) => true,
+    };
+    match connection {
+        Some(connection) if fits(&connection) => Some(connection),
+        unfit => {
+            if let Some(unfit) = unfit {
+                core.tasks.spawn(unfit.quit());
+            }
+            core.pool.take(lane, fits)
+        }
     }
 }
 
@@ -150,16 +168,36 @@ impl Worker {
             }
         };
         let (started_at, started) = (Timestamp::now(), Instant::now());
+        if connection.is_none() {
+            self.core.turns().begin_connection(lane, started);
+        }
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
         self.conclude(claim, Some(&content), &tried, started_at, started).await;
-        let used_up =
-            |connection: &Connection| connection.messages >= self.core.settings.messages_per_connection_max;
+        if let Some(lesson) = tried.lesson() {
+            self.learn(lane, &lesson, started);
+        }
+        let messages_max = self.core.turns().messages_per_connection_max(lane);
+        let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
                 self.core.tasks.spawn(connection.quit());
                 None
             }
             other => other,
+        }
+    }
+
+    /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
+    fn learn(&self, lane: &Lane, lesson: &Lesson, began: Instant) {
+        let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
+        if let Some(hold) = &learned.hold {
+            let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
+            tracing::warn!(site = %name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
+                "the site is left alone for a time");
+        }
+        drop(learned.evicted);
+        if learned.grew {
+            self.core.wake.notify_one();
         }
     }
 
@@ -198,7 +236,7 @@ impl Worker {
         let peer = Arc::new(Peer::default());
         let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: String::new(), connection: None };
+        let tried = Tried { endings, transcript: String::new(), connection: None, sessions: 0 };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
     }
 
@@ -310,8 +348,19 @@ impl Outcomes {
 
 /// Whether the lane is no longer the one that the claim belongs in.
 async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
-    // Where the store cannot be asked, what was right when it was claimed is good enough.
-    core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
+    match core.router.place(&claim.batch).await {
+        Ok(Some(placed)) => match (placed.way, lane) {
+            (Way::Lane(now), lane) => now != *lane,
+            // Where it is not known any more, what was right when it was placed is good enough.
+            (Way::Site, Lane::Mx(site)) => {
+                core.sites.find(&claim.batch.destination).is_some_and(|now| now != *site)
+            }
+            (Way::Site, _) => true,
+        },
+        Ok(None) => true,
+        // The same where the store cannot be asked.
+        Err(_) => false,
+    }
 }
 
 /// From -1 to 1.

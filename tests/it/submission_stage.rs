@@ -143,6 +143,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         rate_limit: RateLimit::default(),
         smart_host: None,
         retention_days: None,
+        weight: Default::default(),
     };
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;
     let pair = sign::generate(DkimAlgorithm::Ed25519).unwrap();

@@ -5,7 +5,7 @@ mod smart_host;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::mail::{Address, TenantId, TenantStatus, Timestamp, TlsMode};
+use crate::mail::{Address, TenantId, TenantStatus, Timestamp, TlsMode, Weight};
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
     TenantSettings,
@@ -41,6 +41,8 @@ struct Create {
     rate_limit: RateLimit,
     smtp: Option<SmartHostBody>,
     retention_days: Option<u32>,
+    #[serde(default)]
+    weight: Weight,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,7 @@ struct Update {
     smtp: Option<Option<SmartHostBody>>,
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
+    weight: Option<Weight>,
     status: Option<TenantStatus>,
 }
 
@@ -92,6 +95,7 @@ struct TenantView {
     rate_limit: RateLimit,
     smtp: Option<SmartHostView>,
     retention_days: Option<u32>,
+    weight: Weight,
     status: TenantStatus,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -128,6 +132,7 @@ impl From<Tenant> for TenantView {
             rate_limit: tenant.rate_limit,
             smtp: tenant.smart_host.map(SmartHostView::from),
             retention_days: tenant.retention_days,
+            weight: tenant.weight,
             status: tenant.status,
             created_at: tenant.created_at,
             updated_at: tenant.updated_at,
@@ -164,6 +169,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         rate_limit: body.rate_limit,
         smart_host,
         retention_days: body.retention_days,
+        weight: body.weight,
     };
     let tenant = match body.slug {
         Some(_) => call.store().create_tenant(new, call.now).await?,
@@ -245,6 +251,7 @@ impl Update {
             ("rate_limit", self.rate_limit.is_some()),
             ("smtp", self.smtp.is_some()),
             ("retention_days", self.retention_days.is_some()),
+            ("weight", self.weight.is_some()),
             ("status", self.status.is_some()),
         ];
         fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
@@ -284,6 +291,7 @@ impl Update {
             rate_limit,
             smart_host,
             retention_days: self.retention_days,
+            weight: self.weight,
             status: self.status,
         })
     }
@@ -434,6 +442,7 @@ mod tests {
             (r#"{"rate_limit":{}}"#, "rate_limit"),
             (r#"{"smtp":null}"#, "smtp"),
             (r#"{"retention_days":null}"#, "retention_days"),
+            (r#"{"weight":100}"#, "weight"),
             (r#"{"status":"active"}"#, "status"),
         ] {
             assert_eq!(field(text), Some(name));

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::mail::{
     Address, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, DomainStatus, Environment,
     Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TenantId, TenantStatus,
-    Timestamp, TlsMode, Verification,
+    Timestamp, TlsMode, Verification, Weight,
 };
 
 /// A customer of the platform.
@@ -28,6 +28,8 @@ pub struct Tenant {
     pub smart_host: Option<SmartHost>,
     /// How long finished messages stay readable; the server's default if absent.
     pub retention_days: Option<u32>,
+    /// Its part of connections and turns where they are scarce.
+    pub weight: Weight,
     pub status: TenantStatus,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -71,6 +73,7 @@ pub struct NewTenant {
     pub rate_limit: RateLimit,
     pub smart_host: Option<NewSmartHost>,
     pub retention_days: Option<u32>,
+    pub weight: Weight,
 }
 
 /// A smart host with its password in clear, on its way to be sealed.
@@ -98,6 +101,7 @@ pub struct TenantPatch {
     pub rate_limit: Option<RateLimit>,
     pub smart_host: Option<Option<NewSmartHost>>,
     pub retention_days: Option<Option<u32>>,
+    pub weight: Option<Weight>,
     pub status: Option<TenantStatus>,
 }
 

@@ -24,6 +24,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         rate_limit: json(row, "rate_limit")?,
         smart_host: json_if_any(row, "smart_host")?,
         retention_days: row.get("retention_days")?,
+        weight: row.get("weight")?,
         status: row.get("status")?,
         created_at: time(row, "created_us")?,
         updated_at: time(row, "updated_us")?,
@@ -43,6 +44,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
         rate_limit: new.rate_limit,
         smart_host: new.smart_host.as_ref().map(|new| new.smart_host.clone()),
         retention_days: new.retention_days,
+        weight: new.weight,
         status: TenantStatus::Active,
         created_at: now,
         updated_at: now,
@@ -62,13 +64,13 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
 /// Inserts a tenant or replaces all of it but the password.
 fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
     let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
-                                   retention_days, status, created_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                                   retention_days, weight, status, created_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
                ON CONFLICT (id) DO UPDATE SET
                    name = excluded.name, slug = excluded.slug, external_ref = excluded.external_ref,
                    metadata = excluded.metadata, settings = excluded.settings,
                    rate_limit = excluded.rate_limit, smart_host = excluded.smart_host,
-                   retention_days = excluded.retention_days, status = excluded.status,
+                   retention_days = excluded.retention_days, weight = excluded.weight, status = excluded.status,
                    updated_us = excluded.updated_us";
     tx.prepare_cached(sql)?.execute(params![
         tenant.id,
@@ -80,6 +82,7 @@ fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
         to_json(&tenant.rate_limit)?,
         tenant.smart_host.as_ref().map(to_json).transpose()?,
         tenant.retention_days,
+        tenant.weight,
         tenant.status,
         us(tenant.created_at),
         us(tenant.updated_at),
@@ -166,6 +169,7 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
     set(&mut tenant.settings, patch.settings);
     set(&mut tenant.rate_limit, patch.rate_limit);
     set(&mut tenant.retention_days, patch.retention_days);
+    set(&mut tenant.weight, patch.weight);
     set(&mut tenant.status, patch.status);
     match patch.smart_host? {
         None => {

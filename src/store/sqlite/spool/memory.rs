@@ -15,7 +15,7 @@ use super::claim::Pass;
 use super::ready::ReadyList;
 use crate::mail::{DeliveryId, Host, TenantId, TenantStatus, Timestamp};
 use crate::store::sqlite::lock;
-use crate::store::{Batch, ClaimRoom, NewMessage};
+use crate::store::{Admits, Batch, ClaimRoom, NewMessage};
 
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
@@ -72,7 +72,7 @@ pub(super) struct Choice {
     pub(super) claimed: Vec<DeliveryId>,
     /// The last row that was looked at.
     pub(super) last: Option<Cursor>,
-    /// Whether a row was passed over because its destination has enough waiting.
+    /// Whether a row was passed over because it may not be claimed now.
     pub(super) skipped: bool,
 }
 
@@ -283,11 +283,11 @@ impl Memory {
         &self,
         tenant: TenantId,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Vec<Batch> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let batches = state.ready.take(tenant, deliveries_max, saturated);
+        let batches = state.ready.take(tenant, deliveries_max, admits);
         for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
             if let Some(claim) = state.claims.get_mut(&delivery.id) {
                 claim.is_handed_out = true;
@@ -306,7 +306,7 @@ impl Memory {
         tenant: TenantId,
         rows: Vec<DueRow>,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Choice {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
@@ -321,7 +321,7 @@ impl Memory {
             if has_ended || state.claims.contains_key(&id) {
                 continue;
             }
-            if saturated.contains(&row.destination) {
+            if !admits.admits(tenant, &row.destination, 1) {
                 choice.skipped = true;
                 continue;
             }

@@ -1,10 +1,10 @@
 //! Fresh messages that wait in memory for the relay: for each tenant a queue per destination, so that one busy
 //! destination holds up nothing but itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use crate::mail::{DeliveryId, Host, TenantId};
-use crate::store::{Batch, Delivery};
+use crate::mail::{DeliveryId, Environment, Host, TenantId};
+use crate::store::{Admits, Batch, Delivery};
 
 #[derive(Default)]
 pub(super) struct ReadyList {
@@ -47,15 +47,15 @@ impl ReadyList {
         next
     }
 
-    /// Takes at most `deliveries_max` deliveries of a tenant, none for a destination in `saturated`.
+    /// Takes at most `deliveries_max` deliveries of a tenant, none that `admits` passes over.
     pub(super) fn take(
         &mut self,
         tenant: TenantId,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Vec<Batch> {
         let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let taken = lane.take(deliveries_max, saturated);
+        let taken = lane.take(tenant, deliveries_max, admits);
         if lane.queues.is_empty() {
             self.remove(tenant);
         }
@@ -72,17 +72,18 @@ impl ReadyList {
 }
 
 impl Lane {
-    fn take(&mut self, deliveries_max: usize, saturated: &HashSet<Host>) -> Vec<Batch> {
+    fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
         let mut taken = Vec::new();
         let (mut room, mut skipped) = (deliveries_max, 0);
         while room > 0 && skipped < self.turns.len() {
             let Some(host) = self.turns.pop_front() else { break };
-            if saturated.contains(&host) {
+            let Some(queue) = self.queues.get_mut(&host) else { continue };
+            if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
                 self.turns.push_back(host);
                 skipped += 1;
                 continue;
             }
-            let Some(queue) = self.queues.get_mut(&host) else { continue };
+            skipped = 0;
             if let Some(batch) = take_one(queue, room) {
                 room -= batch.deliveries.len();
                 taken.push(batch);
@@ -95,6 +96,13 @@ impl Lane {
         }
         taken
     }
+}
+
+/// Whether a batch, or as much of it as there is room for, may be claimed. Mail of the test environment goes nowhere, so
+/// no destination stands in its way.
+fn may_go(batch: &Batch, tenant: TenantId, room: usize, admits: &dyn Admits) -> bool {
+    batch.message.environment == Environment::Test
+        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(room))
 }
 
 /// The first batch, or as much of it as there is room for.

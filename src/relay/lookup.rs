@@ -1,0 +1,79 @@
+//! Finds the sites of destinations that nobody knows yet, beside the scheduler, so that no answer of the DNS is waited
+//! for by anything but the mail it is for. Tenants take turns here as well: one that writes to many domains whose name
+//! servers are slow leaves look-ups for others.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Core;
+use super::route::Lane;
+use super::worker::Claim;
+use crate::mail::{DomainName, TenantId, Weight};
+use crate::policy::fairness::{Fairness, Job, Turn};
+
+/// Questions that are under way at one time, one for each domain.
+const LOOKUPS_MAX: usize = 128;
+
+/// A claim, and its tenant's weight.
+type Unplaced = (Weight, Claim);
+
+/// Claims whose site is not known.
+pub struct Lookups(Mutex<Fairness<TenantId, DomainName, Unplaced>>);
+
+impl Lookups {
+    /// Nothing waits.
+    pub fn new() -> Self {
+        Self(Mutex::new(Fairness::new(LOOKUPS_MAX)))
+    }
+
+    /// Lines up a claim.
+    pub fn push(&self, domain: DomainName, weight: Weight, claim: Claim) {
+        let tenant = claim.batch.message.tenant_id;
+        let cost = u32::try_from(claim.batch.deliveries.len()).unwrap_or(u32::MAX);
+        self.lock().push(Job { tenant, weight, lane: domain, cost, work: (weight, claim) });
+    }
+
+    /// Deliveries that wait to hear of a domain: all, and the tenant's.
+    pub fn waiting(&self, domain: &DomainName, tenant: &TenantId) -> (usize, usize) {
+        self.lock().waiting(domain, tenant)
+    }
+
+    /// Takes out all claims that wait, to be dropped outside of any lock.
+    pub fn drain(&self) -> Vec<Unplaced> {
+        self.lock().drain()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fairness<TenantId, DomainName, Unplaced>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Begins as many look-ups as may be under way.
+pub fn begin(core: &Arc<Core>) {
+    loop {
+        let turn = core.lookups.lock().take_turn(|_, _| 1);
+        let Some(turn) = turn else { return };
+        core.tasks.spawn(find(core.clone(), turn));
+    }
+}
+
+async fn find(core: Arc<Core>, turn: Turn<TenantId, DomainName, Unplaced>) {
+    let Turn { tenant, lane: domain, job } = turn;
+    let site = tokio::select! {
+        site = core.sites.look_up(&domain) => site,
+        // Dropping the claim gives it back.
+        () = core.stop.cancelled() => return,
+    };
+    let others = {
+        let mut lookups = core.lookups.lock();
+        lookups.free(&domain, &tenant);
+        lookups.evict(&domain)
+    };
+    {
+        let mut turns = core.turns();
+        for (weight, claim) in std::iter::once(job).chain(others) {
+            turns.push(Lane::Mx(site.clone()), weight, claim, Instant::now());
+        }
+    }
+    core.wake.notify_one();
+}
