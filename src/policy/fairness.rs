@@ -198,8 +198,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         if needed || entry.slots_taken > slots_max {
             return None;
         }
-        let entitled =
-            |tenant: &&T| *tenant == holder || self.may_take(self.slots_of(tenant), free + 1);
+        let entitled = |tenant: &&T| *tenant == holder || self.may_take(self.slots_of(tenant), free + 1);
         let tenant = entry.turns.in_order().find(entitled)?.clone();
         let job = self.take(lane, &tenant)?;
         if tenant != *holder {
@@ -475,7 +474,9 @@ mod tests {
     fn a_weight_is_a_part_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
         let mut fair = fairness(100, 1);
         for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
-            (0..500).for_each(|work| fair.fair.push(Job { tenant, weight: weight.try_into().unwrap(), lane: 1, cost, work }));
+            (0..500).for_each(|work| {
+                fair.fair.push(Job { tenant, weight: weight.try_into().unwrap(), lane: 1, cost, work })
+            });
         }
         let mut holder = fair.take_turn().unwrap().tenant;
         let mut jobs = [0; 4];

@@ -58,7 +58,8 @@ impl<K: Clone + Eq + Hash> Rounds<K> {
     /// Has taken so many deliveries: its next turn is later.
     pub fn charge(&mut self, key: &K, cost: u32, weight: Weight) {
         let place = self.places.get(key).map(|place| place.0);
-        let begin = place.unwrap_or_else(|| self.served_until.get(key).map_or(self.now, |&until| until.max(self.now)));
+        let begin = place
+            .unwrap_or_else(|| self.served_until.get(key).map_or(self.now, |&until| until.max(self.now)));
         // The running round is that of the first in line, even if another one is served.
         let first = self.line.first_key_value().map_or(begin, |((at, _), _)| *at);
         self.now = self.now.max(begin.min(first));

@@ -154,9 +154,9 @@ impl Shaper {
         self.hold.as_ref().filter(|hold| now < hold.until)
     }
 
-    /// Ends a hold before its time.
-    pub fn lift(&mut self) {
-        self.hold = None;
+    /// Ends a hold before its time. True if there was one.
+    pub fn lift(&mut self) -> bool {
+        self.hold.take().is_some()
     }
 
     /// A message is about to be sent.
@@ -326,7 +326,9 @@ fn says_too_much(text: &str) -> bool {
 /// Gmail limits the domains of SPF and DKIM as well as addresses.
 fn is_about_sender(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["dkim domain", "spf domain", "sender domain", "from your domain"].iter().any(|words| text.contains(words))
+    ["dkim domain", "spf domain", "sender domain", "from your domain"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -479,7 +481,8 @@ mod tests {
             ("421 4.7.28 unusual rate of mail from your DKIM domain [a.example]", true, Some(Deferred)),
             ("421 4.3.2 shutting down", true, None),
         ] {
-            let (code, status) = (text[..3].parse().unwrap(), text[4..].split(' ').next().unwrap().parse().ok());
+            let (code, status) =
+                (text[..3].parse().unwrap(), text[4..].split(' ').next().unwrap().parse().ok());
             let found = lesson_of(code, status, &text[4..], opened);
             match lesson {
                 Some(lesson) => assert_eq!(found, lesson, "{text}"),

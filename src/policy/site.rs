@@ -23,7 +23,8 @@ pub fn name_of<S: AsRef<str>>(hosts: &[S]) -> String {
 /// Whether a host is the one that a suffix names, or under it: `mx.microsoft`, `.mx.microsoft`.
 pub fn is_under(host: &str, suffix: &str) -> bool {
     let suffix = suffix.trim_start_matches('.');
-    let Some(rest) = host.len().checked_sub(suffix.len()).and_then(|at| Some((host.get(..at)?, host.get(at..)?)))
+    let Some(rest) =
+        host.len().checked_sub(suffix.len()).and_then(|at| Some((host.get(..at)?, host.get(at..)?)))
     else {
         return false;
     };

@@ -36,9 +36,7 @@ impl Admission {
                     let waiting = core.lookups.waiting(domain, &tenant);
                     (Lane::Mx(core.sites.provisional(destination)), waiting)
                 }
-                (site, _) => {
-                    (Lane::Mx(site.unwrap_or_else(|| core.sites.provisional(destination))), (0, 0))
-                }
+                (site, _) => (Lane::Mx(site.unwrap_or_else(|| core.sites.provisional(destination))), (0, 0)),
             }),
         }
     }

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::Core;
 use super::route::Lane;
 use super::worker::Claim;
+use super::{Core, status};
 use crate::mail::{DomainName, TenantId, Weight};
 use crate::policy::fairness::{Fairness, Job, Turn};
 
@@ -69,6 +69,7 @@ async fn find(core: Arc<Core>, turn: Turn<TenantId, DomainName, Unplaced>) {
         lookups.free(&domain, &tenant);
         lookups.evict(&domain)
     };
+    status::post_if_held(&core, &domain, &Lane::Mx(site.clone()));
     {
         let mut turns = core.turns();
         for (weight, claim) in std::iter::once(job).chain(others) {

@@ -3,7 +3,8 @@
 //! * `scheduler` claims what is due and hands it out in fair `turns`, under the limits of each `site`, which `lookup`
 //!   finds and `status` shows,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
+//!   `pool`,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -12,6 +13,7 @@
 mod admission;
 mod attempt;
 mod connection;
+mod destination;
 mod ending;
 mod lookup;
 mod notice;
@@ -47,6 +49,8 @@ use crate::config;
 use crate::dns::Resolver;
 use crate::mail::DomainName;
 use crate::store::Store;
+use crate::tls::TlsError;
+use crate::waiting::Board;
 use connection::Dialler;
 use lookup::Lookups;
 use pool::Pool;
@@ -71,13 +75,8 @@ pub enum RelayError {
         source: std::io::Error,
     },
     /// The file with certificate authorities is of no use.
-    #[error("relay.ca_file {path}: {message}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error("relay.ca_file {0}")]
+    CaFile(TlsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),
@@ -121,6 +120,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// What is held back, and why.
+    waiting: Arc<Board>,
     stop: CancellationToken,
 }
 
@@ -195,6 +196,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
@@ -207,8 +209,18 @@ impl Relay {
 
     /// To see how it does, and to end holds, while it runs.
     pub fn sites(&self) -> SiteControl {
-        let Core { turns, sites, wake, .. } = &self.core;
-        SiteControl { turns: turns.clone(), sites: sites.clone(), wake: wake.clone() }
+        let Core { turns, sites, wake, waiting, .. } = &self.core;
+        SiteControl {
+            turns: turns.clone(),
+            sites: sites.clone(),
+            wake: wake.clone(),
+            waiting: waiting.clone(),
+        }
+    }
+
+    /// Where it posts what it holds back.
+    pub fn waiting(&self) -> Arc<Board> {
+        self.core.waiting.clone()
     }
 
     /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.

@@ -113,6 +113,13 @@ impl Sites {
         }
     }
 
+    /// Domains that are known to be at a site; at most `limit`.
+    pub fn domains_of(&self, site: &Site, limit: usize) -> Vec<DomainName> {
+        let known = self.known();
+        let own = known.iter().filter(|(_, known)| *known.site == *site);
+        own.map(|(domain, _)| domain.clone()).take(limit).collect()
+    }
+
     /// The domains that are known to be at each site.
     pub fn domains(&self) -> HashMap<String, Vec<DomainName>> {
         let mut domains: HashMap<String, Vec<DomainName>> = HashMap::new();
@@ -215,7 +222,11 @@ mod tests {
             ("hotmail.com", vec!["hotmail-com.olc.protection.outlook.com"], "outlook"),
             ("b.example", vec!["mx1.host.example", "mx2.host.example"], "(mx1|mx2).host.example"),
             // Somebody else's host among them: another site.
-            ("c.example", vec!["aspmx.l.google.com", "mx.c.example"], "(aspmx|mx).(c|l).(example|google).com"),
+            (
+                "c.example",
+                vec!["aspmx.l.google.com", "mx.c.example"],
+                "(aspmx|mx).(c|l).(example|google).com",
+            ),
             ("d.example", vec![], "d.example"),
         ] {
             let found = site(&config, name, &hosts).name;

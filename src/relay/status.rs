@@ -6,13 +6,18 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::Core;
 use super::route::Lane;
 use super::site::Sites;
 use super::turns::{LaneState, Turns};
-use crate::mail::{Host, TenantId, Timestamp};
+use crate::mail::{DomainName, Host, TenantId, Timestamp, WaitReason};
+use crate::policy::shaping::Hold;
+use crate::waiting::{Board, Notice, Subject};
 
 /// Domains of one site that are named.
 const DOMAINS_SHOWN_MAX: usize = 100;
+/// Domains of one site that a hold is posted for.
+const DOMAINS_POSTED_MAX: usize = 1000;
 
 /// Tells and changes what the relay holds against sites, while it runs. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +25,7 @@ pub struct SiteControl {
     pub(super) turns: Arc<Mutex<Turns>>,
     pub(super) sites: Arc<Sites>,
     pub(super) wake: Arc<Notify>,
+    pub(super) waiting: Arc<Board>,
 }
 
 /// A site, or a smart host, that is in use, waited for, or on hold.
@@ -53,17 +59,12 @@ impl SiteControl {
         statuses
     }
 
-    /// The site of a destination if it is known to be on hold.
-    pub fn hold_of(&self, destination: &Host) -> Option<SiteStatus> {
-        let lane = Lane::Mx(self.sites.find(destination)?);
-        let state = self.turns().lanes(Instant::now()).into_iter().find(|state| state.lane == lane)?;
-        let status = describe(&state, &HashMap::new());
-        status.held_until.is_some().then_some(status)
-    }
-
     /// Ends the holds of the site of this name, or of all, before their time.
     pub fn lift_holds(&self, name: Option<&str>) {
-        self.turns().lift_holds(|lane| name.is_none_or(|name| name_of(lane) == name));
+        let lifted = self.turns().lift_holds(|lane| name.is_none_or(|name| name_of(lane) == name));
+        for subject in lifted.iter().flat_map(|lane| subjects(lane, &self.sites)) {
+            self.waiting.lift(&subject, WaitReason::SiteHeld);
+        }
         self.wake.notify_one();
     }
 
@@ -82,7 +83,50 @@ pub fn name_of(lane: &Lane) -> String {
     }
 }
 
-fn describe(state: &LaneState, domains: &HashMap<String, Vec<crate::mail::DomainName>>) -> SiteStatus {
+/// Whose mail a lane carries.
+fn subjects(lane: &Lane, sites: &Sites) -> Vec<Subject> {
+    match lane {
+        Lane::Mx(site) => {
+            let domains = sites.domains_of(site, DOMAINS_POSTED_MAX).into_iter();
+            domains.map(|domain| Subject::destination(Host::Domain(domain))).collect()
+        }
+        Lane::Sandbox(tenant) | Lane::TenantSmartHost(tenant, _) => vec![Subject::tenant(*tenant)],
+        Lane::PlatformSmartHost => vec![Subject::default()],
+    }
+}
+
+/// Tells people what is held back, and why.
+pub fn post(core: &Core, lane: &Lane, hold: &Hold) {
+    for subject in subjects(lane, &core.sites) {
+        post_for(core, subject, lane, hold);
+    }
+}
+
+/// The same for a domain that is found to be at a site on hold.
+pub fn post_if_held(core: &Core, domain: &DomainName, lane: &Lane) {
+    let hold = core.turns().hold(lane, Instant::now());
+    if let Some(hold) = hold {
+        post_for(core, Subject::destination(Host::Domain(domain.clone())), lane, &hold);
+    }
+}
+
+fn post_for(core: &Core, subject: Subject, lane: &Lane, hold: &Hold) {
+    let now = Timestamp::now();
+    let notice = Notice {
+        reason: WaitReason::SiteHeld,
+        detail: format!("{} is left alone for a time after: {}", name_of(lane), hold.reason),
+        since: now,
+        until: Some(time_of(hold.until)),
+    };
+    core.waiting.post(subject, notice, now);
+}
+
+fn time_of(moment: Instant) -> Timestamp {
+    let left = moment.saturating_duration_since(Instant::now());
+    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+}
+
+fn describe(state: &LaneState, domains: &HashMap<String, Vec<DomainName>>) -> SiteStatus {
     let tenant_id = match &state.lane {
         Lane::Sandbox(tenant) | Lane::TenantSmartHost(tenant, _) => Some(*tenant),
         Lane::Mx(_) | Lane::PlatformSmartHost => None,
@@ -93,10 +137,6 @@ fn describe(state: &LaneState, domains: &HashMap<String, Vec<crate::mail::Domain
     };
     domains.sort();
     domains.truncate(DOMAINS_SHOWN_MAX);
-    let held_until = state.hold.as_ref().map(|hold| {
-        let left = hold.until.saturating_duration_since(Instant::now());
-        Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
-    });
     SiteStatus {
         name: name_of(&state.lane),
         tenant_id,
@@ -104,7 +144,7 @@ fn describe(state: &LaneState, domains: &HashMap<String, Vec<crate::mail::Domain
         limit: state.limit,
         in_use: state.in_use,
         waiting: state.waiting,
-        held_until,
+        held_until: state.hold.as_ref().map(|hold| time_of(hold.until)),
         reason: state.hold.as_ref().map(|hold| hold.reason.clone()),
     }
 }

@@ -186,14 +186,21 @@ impl Turns {
         if own == 0 { all < 2 * CROWD } else { own + all < CROWD }
     }
 
-    /// Ends the holds of lanes that `is_meant`.
-    pub fn lift_holds(&mut self, is_meant: impl Fn(&Lane) -> bool) {
+    /// The hold of a lane.
+    pub fn hold(&self, lane: &Lane, now: Instant) -> Option<Hold> {
+        self.shapers.get(lane)?.hold(now).cloned()
+    }
+
+    /// Ends the holds of lanes that `is_meant`; answers which.
+    pub fn lift_holds(&mut self, is_meant: impl Fn(&Lane) -> bool) -> Vec<Lane> {
+        let mut lifted = Vec::new();
         for (lane, shaper) in &mut self.shapers {
-            if is_meant(lane) {
-                shaper.lift();
+            if is_meant(lane) && shaper.lift() {
                 self.fairness.reopen(lane);
+                lifted.push(lane.clone());
             }
         }
+        lifted
     }
 
     /// Every lane that is in use, is waited for, or is on hold.
@@ -203,7 +210,7 @@ impl Turns {
             limit: self.shapers.get(lane).map_or(0, Shaper::limit),
             in_use,
             waiting,
-            hold: self.shapers.get(lane).and_then(|shaper| shaper.hold(now)).cloned(),
+            hold: self.hold(lane, now),
         };
         let mut lanes: HashMap<&Lane, LaneState> = self
             .fairness

@@ -14,8 +14,7 @@ use super::record::Account;
 use super::report::Report;
 use super::route::{Lane, Way};
 use super::sandbox::{self, Wish};
-use super::status::name_of;
-use super::{Core, LOADED_KIB_MAX};
+use super::{Core, LOADED_KIB_MAX, status};
 use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::policy::shaping::Lesson;
@@ -191,8 +190,9 @@ impl Worker {
     fn learn(&self, lane: &Lane, lesson: &Lesson, began: Instant) {
         let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
         if let Some(hold) = &learned.hold {
+            status::post(&self.core, lane, hold);
             let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
-            tracing::warn!(site = %name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
+            tracing::warn!(site = %status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
                 "the site is left alone for a time");
         }
         drop(learned.evicted);

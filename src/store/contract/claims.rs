@@ -74,7 +74,11 @@ async fn a_saturated_destination_holds_up_nothing_but_itself() {
         }
         let free = bed.enqueue(tenant.id, &["x@free.example", "y@busy.example"]).await;
         let busy = Host::parse("busy.example").unwrap();
-        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1000, admits: Arc::new(move |host: &Host| *host != busy) };
+        let room = ClaimRoom {
+            deliveries_max: 100,
+            per_tenant_max: 1000,
+            admits: Arc::new(move |host: &Host| *host != busy),
+        };
         let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
         assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
         assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));

@@ -9,7 +9,8 @@ use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
     KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification, Weight,
+    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification,
+    Weight,
 };
 use crate::store::{Result, StoreError};
 
