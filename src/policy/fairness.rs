@@ -466,7 +466,7 @@ mod tests {
                 while fair.take_turn().is_some() {}
             }
         }
-        assert_eq!((fair.slots_of(&1), fair.slots_of(&2)), (6, 7));
+        assert_eq!((fair.slots_of(&1), fair.slots_of(&2)), (7, 6));
         assert!(fair.keep_turn(&1, &1).is_some());
     }
 

@@ -70,11 +70,13 @@ async fn find(core: Arc<Core>, turn: Turn<TenantId, DomainName, Unplaced>) {
         lookups.evict(&domain)
     };
     status::post_if_held(&core, &domain, &Lane::Mx(site.clone()));
+    let mut refused = Vec::new();
     {
         let mut turns = core.turns();
         for (weight, claim) in std::iter::once(job).chain(others) {
-            turns.push(Lane::Mx(site.clone()), weight, claim, Instant::now());
+            refused.extend(turns.push(Lane::Mx(site.clone()), weight, claim, Instant::now()));
         }
     }
+    drop(refused);
     core.wake.notify_one();
 }

@@ -117,7 +117,8 @@ fn line_up(core: &Core, placed: Placed, claim: Claim) {
             (None, Host::Literal(_)) => Lane::Mx(core.sites.provisional(destination)),
         },
     };
-    core.turns().push(lane, weight, claim, Moment::now());
+    let refused = core.turns().push(lane, weight, claim, Moment::now());
+    drop(refused);
 }
 
 /// Gives each piece of work that has a free slot to a worker of its own, and what has no lane yet to the look-ups.

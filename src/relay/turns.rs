@@ -63,8 +63,14 @@ impl Turns {
         }
     }
 
-    /// Lines up a claim of a tenant of this weight.
-    pub fn push(&mut self, lane: Lane, weight: Weight, claim: Claim, now: Instant) {
+    /// Lines up a claim of a tenant of this weight. Answers it, to be dropped outside of any lock, if the lane is on hold
+    /// or crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
+    #[must_use]
+    pub fn push(&mut self, lane: Lane, weight: Weight, claim: Claim, now: Instant) -> Option<Claim> {
+        let tenant = claim.batch.message.tenant_id;
+        if !self.has_room(&lane, &tenant, (0, 0), now) {
+            return Some(claim);
+        }
         if !self.shapers.contains_key(&lane) {
             if self.shapers.len() >= LANES_MAX {
                 self.forget_idle(Duration::ZERO, now);
@@ -73,12 +79,13 @@ impl Turns {
             self.shapers.insert(lane.clone(), Shaper::new(rule, now));
         }
         self.fairness.push(Job {
-            tenant: claim.batch.message.tenant_id,
+            tenant,
             weight,
             lane,
             cost: u32::try_from(claim.batch.deliveries.len()).unwrap_or(u32::MAX),
             work: claim,
         });
+        None
     }
 
     fn rule_of(&self, lane: &Lane) -> Rule {
@@ -182,8 +189,7 @@ impl Turns {
             return true;
         }
         let (all, own) = self.fairness.waiting(lane, tenant);
-        let (all, own) = (all + more.0, own + more.1);
-        if own == 0 { all < 2 * CROWD } else { own + all < CROWD }
+        finds_room(all + more.0, own + more.1)
     }
 
     /// The hold of a lane.
@@ -244,5 +250,30 @@ impl Turns {
     /// Takes out all claims that wait, to be dropped outside of any lock.
     pub fn drain(&mut self) -> Vec<Claim> {
         self.fairness.drain()
+    }
+}
+
+/// Whether another one finds room where so many wait, of all tenants and of its own.
+fn finds_room(all: usize, own: usize) -> bool {
+    if own == 0 { all < 2 * CROWD } else { own + all < CROWD }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_crowds_a_lane_leaves_room_for_the_first_of_others() {
+        let (mut all, mut shares) = (0, Vec::new());
+        for _ in 0..50 {
+            let mut own = 0;
+            while finds_room(all, own) {
+                own += 1;
+                all += 1;
+            }
+            shares.push(own);
+        }
+        assert!(shares[0] >= CROWD / 4 && shares[1] >= CROWD / 8, "{shares:?}");
+        assert!(shares.iter().all(|&own| own >= 1) && all < 2 * CROWD, "{shares:?}");
     }
 }

@@ -94,6 +94,8 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                     core.pool.put(&slot.lane, connection);
                 }
                 drop(slot);
+                // This worker takes one turn at most; there may be more.
+                core.wake.notify_one();
                 let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);

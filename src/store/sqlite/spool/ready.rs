@@ -16,9 +16,9 @@ pub(super) struct ReadyList {
 /// What one tenant has ready.
 #[derive(Default)]
 struct Lane {
-    queues: HashMap<Host, VecDeque<Batch>>,
+    queues: HashMap<(Environment, Host), VecDeque<Batch>>,
     /// Whose turn it is; each destination with something ready once.
-    turns: VecDeque<Host>,
+    turns: VecDeque<(Environment, Host)>,
 }
 
 impl ReadyList {
@@ -28,9 +28,10 @@ impl ReadyList {
             turns.push_back(tenant);
             Lane::default()
         });
-        let queue = lane.queues.entry(batch.destination.clone()).or_default();
+        let key = (batch.message.environment, batch.destination.clone());
+        let queue = lane.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            lane.turns.push_back(batch.destination.clone());
+            lane.turns.push_back(key);
         }
         queue.push_back(batch);
     }
@@ -76,10 +77,10 @@ impl Lane {
         let mut taken = Vec::new();
         let (mut room, mut skipped) = (deliveries_max, 0);
         while room > 0 && skipped < self.turns.len() {
-            let Some(host) = self.turns.pop_front() else { break };
-            let Some(queue) = self.queues.get_mut(&host) else { continue };
+            let Some(key) = self.turns.pop_front() else { break };
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
             if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
-                self.turns.push_back(host);
+                self.turns.push_back(key);
                 skipped += 1;
                 continue;
             }
@@ -89,9 +90,9 @@ impl Lane {
                 taken.push(batch);
             }
             if queue.is_empty() {
-                self.queues.remove(&host);
+                self.queues.remove(&key);
             } else {
-                self.turns.push_back(host);
+                self.turns.push_back(key);
             }
         }
         taken
