@@ -134,10 +134,10 @@ impl RequestHandler for Answerer {
     ) -> ResponseInfo {
         let info = request.request_info().expect("resolvers ask one question at a time");
         let owner = Name::from(info.query.name().clone());
+        let (code, answers) = self.0.lock().unwrap().answer(&owner, info.query.query_type());
         if self.0.lock().unwrap().is_silent(&owner) {
             std::future::pending::<()>().await;
         }
-        let (code, answers) = self.0.lock().unwrap().answer(&owner, info.query.query_type());
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
         metadata.recursion_available = true;

@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::server::{TestServer, message};
+use crate::wait::until;
 
 /// Domains that have all their mail at one host.
 fn host(dns: &FakeDns, host: &str, mx: &FakeMx, domains: &[&str]) {
@@ -90,9 +91,7 @@ async fn one_tenants_domains_without_an_answer_of_the_dns_hold_up_nobody() {
     let recipients: Vec<String> = (0..300).map(|n| format!("x@d{n}.silent.test")).collect();
     let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
     server.submit(&account, &recipients, &message(&account, "silence")).await;
-    while dns.queries("d0.silent.test") == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the silence is heard", async || (dns.queries("d0.silent.test") > 0).then_some(())).await;
     let other = server.create_account("other.test").await;
     let id = server.submit(&other, &["bob@b.test"], &message(&other, "prompt")).await;
     server.wait_for_status(&id, &["delivered"]).await;
