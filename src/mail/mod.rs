@@ -16,6 +16,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod weight;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
@@ -43,4 +44,5 @@ pub use state::{
     Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
+pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

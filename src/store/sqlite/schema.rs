@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_outcomes.sql"),
     include_str!("migrations/0005_source_pool.sql"),
     include_str!("migrations/0006_holds.sql"),
+    include_str!("migrations/0007_weight.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
