@@ -67,7 +67,9 @@ impl Bed {
             settings: TenantSettings::default(),
             rate_limit: RateLimit::default(),
             smart_host: None,
+            source_pool: None,
             retention_days: None,
+            weight: Default::default(),
         };
         let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
         let new = NewKey {

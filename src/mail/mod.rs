@@ -17,6 +17,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod weight;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
@@ -44,4 +45,5 @@ pub use state::{
     UnknownName, UsageInterval, Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
+pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

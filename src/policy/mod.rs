@@ -7,4 +7,7 @@ pub mod classes;
 pub mod fairness;
 pub mod outcome;
 pub mod retry;
+pub mod rounds;
+pub mod shaping;
+pub mod site;
 pub mod submission;
