@@ -5,6 +5,7 @@ mod directory;
 mod journal;
 mod queue;
 mod spool;
+mod usage;
 
 use std::net::IpAddr;
 use std::path::Path;
