@@ -27,15 +27,16 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TenantId,
+    TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
-    DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope,
+    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WebhookDeliveryState,
+    WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("webhook", &["mail", "store", "https", "config", "telemetry"]),
     ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "config", "tls", "telemetry"]),
 ];
 

@@ -220,7 +220,7 @@ async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
     let mut batches = bed.claim(later(0)).await.batches;
     batches.retain(|batch| batch.message.id != open.message.id);
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy { body_days: 1, row_days: 10 };
+    let policy = RetentionPolicy { body_days: 1, row_days: 10, webhook_days: 7 };
     let day = |days: i64| later(days * 24 * 3600 + 60);
     let prune = async |at| bed.store.prune(policy, at, 100).await.unwrap();
     let has_body = async |new: &NewMessage| bed.store.content(new.message.id).await.unwrap().is_some();
@@ -249,7 +249,7 @@ async fn pruning_takes_no_more_than_its_limit() {
     }
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, row_days: 0 };
+    let policy = RetentionPolicy { body_days: 0, row_days: 0, webhook_days: 7 };
     for expected in [15, 5, 0] {
         let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
         assert_eq!(pruned.messages, expected);

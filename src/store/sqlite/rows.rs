@@ -6,10 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification,
+    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
+    DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
+    EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent,
+    ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
+    Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
 };
 use crate::store::{Result, StoreError};
 
@@ -63,6 +64,8 @@ stored_as_text!(
     EventId,
     SuppressionId,
     RequestId,
+    WebhookId,
+    WebhookDeliveryId,
     Address,
     EnhancedStatus,
     EnvelopeId,
@@ -82,6 +85,9 @@ stored_as_name!(
     Stage,
     EventKind,
     ReturnContent,
+    WebhookStatus,
+    DisabledReason,
+    WebhookDeliveryState,
 );
 
 impl ToSql for Host {
