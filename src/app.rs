@@ -170,6 +170,7 @@ impl Running {
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             verification: checks.clone(),
+            webhooks: config.webhooks.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
             bans,

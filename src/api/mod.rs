@@ -12,6 +12,7 @@ mod call;
 mod domains;
 mod emails;
 mod error;
+mod events;
 mod health;
 mod idle;
 mod json;
@@ -23,13 +24,13 @@ mod server;
 mod suppressions;
 mod tenants;
 mod turns;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
@@ -44,10 +45,11 @@ use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::verification;
 
-use self::answer::Answer;
+use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::Result;
+use self::events::Tail;
 use self::page::Query;
 use self::route::Routes;
 use self::turns::Turns;
@@ -61,6 +63,10 @@ const KEY_GENERATIONS_MAX: usize = 1;
 const LOOK_UPS_MAX: usize = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
 const LOOK_UPS_OF_TENANT_MAX: usize = 4;
+/// Live tails of events that are open at the same time.
+const STREAMS_MAX: usize = 200;
+/// Of one tenant; the platform counts as one.
+const STREAMS_OF_TENANT_MAX: usize = 10;
 
 /// What the API is made of.
 pub struct Parts {
@@ -70,6 +76,8 @@ pub struct Parts {
     pub verification: verification::Settings,
     /// Where everything is.
     pub store: Arc<Store>,
+    /// What endpoints of webhooks may be.
+    pub webhooks: config::Webhooks,
     /// For the records of domains.
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
@@ -83,6 +91,9 @@ pub struct Api {
     settings: config::Api,
     verification: verification::Settings,
     store: Arc<Store>,
+    webhooks: config::Webhooks,
+    tail: Arc<Tail>,
+    streams: Turns,
     resolver: Resolver,
     bans: Arc<Bans>,
     tls: Option<SharedServerConfig>,
@@ -102,12 +113,15 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, verification, store, webhooks, resolver, bans, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             verification,
+            tail: Arc::new(Tail::new(store.clone())),
+            streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
+            webhooks,
             resolver,
             bans,
             tls,
@@ -130,22 +144,22 @@ impl Api {
         request: Request<Incoming>,
         client: IpAddr,
         stop: &CancellationToken,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<ResponseBody> {
         let started = Instant::now();
         let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
         let result = self.process(request, client, now, stop, &mut trace).await;
-        let response = answer::respond(&result, request_id, method == Method::HEAD);
-        let status = response.status();
         if let Err(error) = &result
-            && status.is_server_error()
+            && error.status().is_server_error()
         {
-            let cause = error.cause.as_deref().unwrap_or_default();
+            let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
+        let response = answer::respond(result, request_id, method == Method::HEAD);
+        let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
         tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
@@ -179,7 +193,19 @@ impl Api {
         } else {
             Bytes::new()
         };
-        let call = Call { api: self, caller, tenant_id: matched.tenant_id, id: matched.id, query, body, now };
+        let call = Call {
+            api: self,
+            operation,
+            caller,
+            client,
+            headers: head.headers,
+            tenant_id: matched.tenant_id,
+            id: matched.id,
+            query,
+            body,
+            now,
+            stop: stop.clone(),
+        };
         dispatch(operation.endpoint, call).await
     }
 
@@ -240,6 +266,17 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::ListEvents => events::list(call).await,
+        Endpoint::CreateWebhook => webhooks::create(call).await,
+        Endpoint::ListWebhooks => webhooks::list(call).await,
+        Endpoint::GetWebhook => webhooks::get(call).await,
+        Endpoint::UpdateWebhook => webhooks::update(call).await,
+        Endpoint::DeleteWebhook => webhooks::delete(call).await,
+        Endpoint::TestWebhook => webhooks::test(call).await,
+        Endpoint::RotateWebhookSecret => webhooks::rotate_secret(call).await,
+        Endpoint::ListWebhookDeliveries => webhooks::list_deliveries(call).await,
+        Endpoint::GetWebhookDelivery => webhooks::get_delivery(call).await,
+        Endpoint::ReplayWebhookDelivery => webhooks::replay_delivery(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),
     }

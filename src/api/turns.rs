@@ -4,38 +4,54 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::mail::TenantId;
 
 /// The turns there are.
 pub struct Turns {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     of_one_max: usize,
     /// Of those who have a turn or wait for one; the platform counts as one of them.
     of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
 }
 
 /// The right to go on, given back when dropped.
-pub struct Turn<'a> {
-    _of_all: SemaphorePermit<'a>,
+pub struct Turn {
+    _of_all: OwnedSemaphorePermit,
     _of_one: OwnedSemaphorePermit,
+}
+
+/// Who has the turns, if there is none left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The one who asks.
+    ByOneself,
+    /// Everybody together.
+    ByAll,
 }
 
 impl Turns {
     /// So many in all, and so many for one tenant.
     pub fn new(all_max: usize, of_one_max: usize) -> Self {
-        Self { all: Semaphore::new(all_max), of_one_max, of_each: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(all_max)), of_one_max, of_each: Mutex::default() }
     }
 
     /// Waits for a turn.
     ///
     /// # Errors
     /// None: the turns are never closed.
-    pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn<'_>, AcquireError> {
+    pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn, AcquireError> {
         // In this order only one's own requests wait here, and few of anybody's wait for the others.
         let of_one = self.of(tenant).acquire_owned().await?;
-        Ok(Turn { _of_all: self.all.acquire().await?, _of_one: of_one })
+        Ok(Turn { _of_all: self.all.clone().acquire_owned().await?, _of_one: of_one })
+    }
+
+    /// Takes a turn if there is one now.
+    pub fn try_take(&self, tenant: Option<TenantId>) -> Result<Turn, Taken> {
+        let of_one = self.of(tenant).try_acquire_owned().map_err(|_| Taken::ByOneself)?;
+        let of_all = self.all.clone().try_acquire_owned().map_err(|_| Taken::ByAll)?;
+        Ok(Turn { _of_all: of_all, _of_one: of_one })
     }
 
     fn of(&self, tenant: Option<TenantId>) -> Arc<Semaphore> {

@@ -112,6 +112,8 @@ codes! {
     AlreadyExists = "already_exists";
     /// The tenant has as many of these objects as a tenant may.
     LimitReached = "limit_reached";
+    /// The webhook is disabled, and nothing is told there.
+    WebhookDisabled = "webhook_disabled";
     /// A fault of ours.
     Internal = "internal_error";
 }

@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "intake",
             "verification",
             "bans",
+            "network",
             "config",
             "tls",
             "telemetry",
