@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, TlsMode, Verification};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant, now,
-    options, outcomes,
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant,
+    new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, SmartHost, Spool};
+use crate::store::{Directory, Journal, NewSmartHost, Outbox, RetentionPolicy, SmartHost, Spool};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -375,6 +375,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     bed.store.create_key(key, now()).await.unwrap();
+    for owner in [Some(tenant), None] {
+        bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
+    }
     bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
     bed.store.enqueue(large.clone()).await.unwrap();

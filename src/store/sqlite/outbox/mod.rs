@@ -3,8 +3,6 @@
 mod agenda;
 mod deliveries;
 mod subscriptions;
-#[cfg(test)]
-mod tests;
 mod webhooks;
 
 use std::sync::Arc;
