@@ -21,4 +21,5 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod verification;
+pub mod waiting;
 pub mod webhook;

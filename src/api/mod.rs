@@ -44,6 +44,7 @@ use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::verification;
+use crate::waiting::Board;
 
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
@@ -82,6 +83,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// What the relay holds back.
+    pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -96,6 +99,7 @@ pub struct Api {
     streams: Turns,
     resolver: Resolver,
     bans: Arc<Bans>,
+    waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -113,7 +117,7 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, webhooks, resolver, bans, tls } = parts;
+        let Parts { settings, verification, store, webhooks, resolver, bans, waiting, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -124,6 +128,7 @@ impl Api {
             webhooks,
             resolver,
             bans,
+            waiting,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

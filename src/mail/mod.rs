@@ -35,8 +35,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope,
-    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WebhookDeliveryState,
-    WebhookStatus,
+    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WaitReason,
+    WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};
