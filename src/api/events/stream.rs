@@ -156,7 +156,8 @@ impl Follower {
         }
     }
 
-    /// Nothing is sent that the key may not read any more.
+    /// Nothing is sent that the key may not read any more, but for what was committed in the very moment that ended it:
+    /// a tenant may hear of its own suspension.
     async fn check_key(&mut self) -> Result<(), &'static str> {
         let version = self.store.directory_version();
         if version == self.checked_version && self.checked_at.elapsed() < CHECK_INTERVAL {
