@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `verification` and the configuration.
+//! `sign`, `dns`, `store`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;

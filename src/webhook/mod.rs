@@ -89,7 +89,10 @@ impl Teller {
                         }
                         served.remove(&id);
                     }
-                    Err(error) => tracing::error!(%error, "the telling of a webhook failed"),
+                    Err(error) => {
+                        tracing::error!(%error, "the telling of a webhook failed");
+                        served.retain(|_, sender| !sender.is_closed());
+                    }
                 },
             }
         }

@@ -144,7 +144,8 @@ pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Ti
     // Before the event: it is not for the one it is about.
     tx.subscriptions.remove(id);
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
-    let told = serde_json::json!({ "webhook_id": id, "url": webhook.url, "reason": reason });
+    // Without the URL: some are secrets, and more keys read events than webhooks.
+    let told = serde_json::json!({ "webhook_id": id, "reason": reason });
     tx.append(EventKind::WebhookDisabled, subject, &told, at)
 }
 
