@@ -155,6 +155,7 @@ impl Running {
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
+            expiry_max: config.relay.expiry_max,
             takes_null_sender: config.smtp.null_sender,
             names_client_address: config.smtp.received_client_address,
         };
@@ -170,6 +171,7 @@ impl Running {
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
+            expiry_max: config.relay.expiry_max,
             verification: checks.clone(),
             webhooks: config.webhooks.clone(),
             store: store.clone(),
@@ -203,6 +205,7 @@ impl Running {
         }
         let retention = RetentionPolicy {
             body_days: config.retention.body_days,
+            transcript_days: config.retention.transcript_days,
             row_days: config.retention.message_days,
             webhook_days: config.retention.webhook_days,
         };

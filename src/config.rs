@@ -198,9 +198,12 @@ pub struct Relay {
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
     pub connection_idle: Duration,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
+    /// The longest time that a tenant or a message may have.
+    #[serde(with = "duration")]
+    pub expiry_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
@@ -281,6 +284,8 @@ pub struct Webhooks {
 pub struct Retention {
     /// Bodies.
     pub body_days: u32,
+    /// What was said in each attempt.
+    pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
     /// What webhooks were told or could not be told, after the event.
@@ -400,6 +405,7 @@ impl Default for Relay {
             messages_per_connection_max: 100,
             connection_idle: Duration::from_secs(30),
             expiry: 5 * DAY,
+            expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
         }
@@ -436,7 +442,7 @@ impl Default for Webhooks {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, message_days: 30, webhook_days: 7 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7 }
     }
 }
 
@@ -527,6 +533,9 @@ impl Config {
         if self.retention.webhook_days < 4 {
             return Some(("retention.webhook_days", "must be at least 4: so long is an event told again"));
         }
+        if self.relay.expiry_max < self.relay.expiry {
+            return Some(("relay.expiry_max", "must be at least relay.expiry"));
+        }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
         }
@@ -615,6 +624,7 @@ mod tests {
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
             ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
             ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
+            ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),

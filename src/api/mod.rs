@@ -28,7 +28,7 @@ mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -73,6 +73,8 @@ const STREAMS_OF_TENANT_MAX: usize = 10;
 pub struct Parts {
     /// Its limits.
     pub settings: config::Api,
+    /// The longest time that a tenant may have delivery tried.
+    pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
     /// Where everything is.
@@ -92,6 +94,7 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
+    expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
     webhooks: config::Webhooks,
@@ -117,10 +120,12 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, webhooks, resolver, bans, waiting, tls } = parts;
+        let Parts { settings, expiry_max, verification, store, webhooks, resolver, bans, waiting, tls } =
+            parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
+            expiry_max,
             verification,
             tail: Arc::new(Tail::new(store.clone())),
             streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),

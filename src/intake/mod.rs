@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::mail::{
-    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MessageId, Refusal, RefusalCode,
-    RequestId, ReversePath, Scope, SignedDuration, Stage, Timestamp,
+    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MailParameters, MessageId, Refusal,
+    RefusalCode, RequestId, ReversePath, Scope, SignedDuration, Stage, Timestamp,
 };
 use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
@@ -34,8 +34,10 @@ use stamp::Receipt;
 pub struct Settings {
     /// Who we are in `Received`.
     pub hostname: DomainName,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     pub expiry: Duration,
+    /// The longest such time.
+    pub expiry_max: Duration,
     /// Whether the null reverse path is taken.
     pub takes_null_sender: bool,
     /// Whether `Received` names the client's address.
@@ -236,7 +238,7 @@ impl Intake {
         let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
         let (content, dkim_domain) = self.sign(domain, receipt.field(), unsigned).await?;
 
-        let release_at = envelope.parameters.release_at;
+        let expires_at = self.expiry_of(&submitter, &envelope.parameters, now).await?;
         let new = NewMessage {
             message: Message {
                 id,
@@ -253,8 +255,7 @@ impl Intake {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 created_at: now,
-                // RFC 4865 §4.2: the time while it is held does not count.
-                expires_at: release_at.unwrap_or(now).max(now) + self.settings.expiry,
+                expires_at,
             },
             recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
             content,
@@ -314,6 +315,25 @@ impl Intake {
                 "log in with another key",
             )
         })
+    }
+
+    /// When delivery is given up: the message's own time, else the tenant's, else ours.
+    async fn expiry_of(
+        &self,
+        submitter: &Submitter,
+        parameters: &MailParameters,
+        now: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
+        let Settings { expiry, expiry_max, .. } = self.settings;
+        // RFC 4865 §4.2: the time while it is held does not count.
+        let begins_at = parameters.release_at.unwrap_or(now).max(now);
+        let latest = begins_at + expiry_max;
+        if let Some(deliver_by) = parameters.deliver_by {
+            return Ok(deliver_by.min(latest));
+        }
+        let hours = self.look_again(submitter).await?.1.settings.expiry_hours;
+        let lifetime = hours.map_or(expiry, |hours| Duration::from_secs(u64::from(hours) * 3600));
+        Ok(begins_at.checked_add(lifetime).map_or(latest, |at| at.min(latest)))
     }
 
     async fn covering(

@@ -34,9 +34,9 @@ pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
-    DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope,
-    Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WaitReason,
-    WebhookDeliveryState, WebhookStatus,
+    DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DomainStatus, Environment,
+    EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode, UnknownName,
+    Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -14,7 +14,7 @@ use super::ending::Ending;
 use super::route::Lane;
 use super::tls::Trust;
 use super::transcript::Transcript;
-use crate::mail::{BodyType, Content, EnhancedStatus, TlsMode};
+use crate::mail::{BodyType, Content, EnhancedStatus, OutcomeClass, TlsMode};
 use crate::policy::outcome::Verdict;
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
@@ -43,7 +43,7 @@ pub struct Tried {
     /// One for each delivery of the batch.
     pub endings: Vec<Ending>,
     /// What was said.
-    pub transcript: String,
+    pub transcript: Arc<str>,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
 }
@@ -99,7 +99,7 @@ impl<'a> Attempt<'a> {
         });
         Tried {
             endings: endings.collect(),
-            transcript: self.transcript.into_text(),
+            transcript: self.transcript.into_text().into(),
             connection: reusable.filter(Connection::is_usable),
         }
     }
@@ -161,10 +161,8 @@ impl<'a> Attempt<'a> {
                 }
                 let Some(mut connection) = self.open(host, address, &destination).await else { continue };
                 if self.requires_tls() && !connection.keeps_tls() {
-                    let trouble = Trouble {
-                        lacks_tls: true,
-                        ..Trouble::new(Phase::Hello, format!("{host} does not offer REQUIRETLS"))
-                    };
+                    let text = format!("{host} does not offer REQUIRETLS");
+                    let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
                     self.settle_trouble(&trouble, &connection.peer.clone());
                     self.core.tasks.spawn(connection.quit());
                     continue;
@@ -179,8 +177,9 @@ impl<'a> Attempt<'a> {
     fn settle_obstacle(&mut self, obstacle: Obstacle) {
         match obstacle {
             Obstacle::Final(ending) => self.settle_open(&ending),
-            Obstacle::Passing(text) => {
-                self.settle_trouble(&Trouble::new(Phase::Connect, text), &Arc::new(Peer::default()));
+            Obstacle::Passing(class, text) => {
+                let trouble = Trouble::new(Phase::Connect, text).of(class);
+                self.settle_trouble(&trouble, &Arc::new(Peer::default()));
             }
         }
     }
@@ -194,7 +193,7 @@ impl<'a> Attempt<'a> {
         let mut dial = match self.plan(host, address, destination) {
             Ok(dial) => dial,
             Err(text) => {
-                self.settle_obstacle(Obstacle::Passing(text.to_owned()));
+                self.settle_obstacle(Obstacle::Passing(OutcomeClass::Tls, text.to_owned()));
                 return None;
             }
         };

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::tls::{self, ClientTls, Trust};
 use super::transcript::Transcript;
 use crate::config::Timeouts;
-use crate::mail::Content;
+use crate::mail::{Content, OutcomeClass};
 use crate::smtp::Reply;
 use crate::smtp::client::{
     Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
@@ -70,6 +70,8 @@ pub struct Trouble {
     pub reply: Option<Reply>,
     /// In words, for people.
     pub text: String,
+    /// What kind of trouble, where it was not the server that said so.
+    pub class: OutcomeClass,
     /// Whether it was the TLS handshake that failed.
     pub in_handshake: bool,
     /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
@@ -77,9 +79,15 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Something that happened to us.
+    /// Something that happened to us: to TLS, or else to the connection.
     pub fn new(phase: Phase, text: impl Into<String>) -> Self {
-        Self { phase, reply: None, text: text.into(), in_handshake: false, lacks_tls: false }
+        let class = if phase == Phase::StartTls { OutcomeClass::Tls } else { OutcomeClass::Network };
+        Self { phase, reply: None, text: text.into(), class, in_handshake: false, lacks_tls: false }
+    }
+
+    /// The same of another kind.
+    pub fn of(self, class: OutcomeClass) -> Self {
+        Self { class, ..self }
     }
 }
 
@@ -197,11 +205,11 @@ impl Dialler {
             step = match step {
                 Step::Exchange(command, phase) => {
                     if let Some(command) = command {
-                        transcript.sent(&command.to_string());
+                        transcript.opening_sent(phase, &command.to_string());
                         wire.write(command.wire(), phase).await?;
                     }
                     let reply = wire.read_reply(phase).await?;
-                    transcript.received(&reply);
+                    transcript.opening_received(phase, &reply);
                     opening.reply(reply, wire.reader.has_leftover())
                 }
                 Step::UpgradeTls => {
@@ -283,8 +291,10 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
 fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
     trouble.lacks_tls = matches!(error, OpeningError::NoTls);
-    if let OpeningError::Refused(_, reply) = error {
-        trouble.reply = Some(reply);
+    match error {
+        OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
+        OpeningError::NoMechanism => trouble.class = OutcomeClass::Authentication,
+        OpeningError::NoTls | OpeningError::Injection => {}
     }
     trouble
 }
@@ -361,17 +371,25 @@ impl Wire {
                     transaction.reply(reply);
                 }
                 Next::Content => {
+                    // It would be taken for the reply to the message.
+                    if self.reader.has_leftover() {
+                        return Err(Trouble::new(Phase::Data, "the server spoke unasked before the message"));
+                    }
                     transcript.remark(&format!("the message, {} octets", content.len()));
-                    let written = self.write_content(content).await;
-                    transaction.content_sent();
-                    if let Err(trouble) = written {
-                        // Servers that refuse in mid-message say why and close: look whether something was said.
+                    if let Err(trouble) = self.write_content(content).await {
+                        // Servers that refuse in mid-message say why and close: look whether something was said. It
+                        // can be nothing good, for the end of the message was not sent.
                         let reply = timeout(Duration::from_secs(1), self.read_reply(Phase::Content)).await;
-                        let Ok(Ok(reply)) = reply else { return Err(trouble) };
-                        transcript.received(&reply);
-                        transaction.reply(reply);
+                        if let Ok(Ok(reply)) = reply {
+                            transcript.received(&reply);
+                            if reply.code >= 400 {
+                                transaction.content_sent();
+                                transaction.reply(reply);
+                            }
+                        }
                         return Err(trouble);
                     }
+                    transaction.content_sent();
                 }
                 Next::Done => return Ok(()),
             }
@@ -427,7 +445,10 @@ impl Wire {
             match self.reader.next_reply() {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => {}
-                Err(error) => return Err(Trouble::new(phase, format!("at {}: {error}", phase.as_str()))),
+                Err(error) => {
+                    let text = format!("at {}: {error}", phase.as_str());
+                    return Err(Trouble::new(phase, text).of(OutcomeClass::Protocol));
+                }
             }
             match timeout_at(deadline, self.read_some()).await {
                 Ok(Ok(0)) => return Err(lost(phase, "closed by the server")),

@@ -6,7 +6,7 @@ use super::Core;
 use super::ending::Ending;
 use super::route::{Lane, SmartHostRoute};
 use crate::dns::{DnsError, MailHosts};
-use crate::mail::{DomainName, EnhancedStatus, Host};
+use crate::mail::{DomainName, EnhancedStatus, Host, OutcomeClass};
 use crate::network;
 
 /// Where a lane leads.
@@ -26,7 +26,7 @@ pub enum Obstacle {
     /// Nobody takes mail for the destination, now or later.
     Final(Box<Ending>),
     /// Another time may do better.
-    Passing(String),
+    Passing(OutcomeClass, String),
 }
 
 impl Obstacle {
@@ -43,8 +43,9 @@ impl Destination {
     pub async fn find(core: &Core, lane: &Lane, destination: &Host) -> Result<Self, Obstacle> {
         let relay = &core.settings;
         let smart_host = core.router.smart_host(lane).await;
-        let smart_host =
-            smart_host.map_err(|error| Obstacle::Passing(format!("the smart host's password: {error}")))?;
+        let smart_host = smart_host.map_err(|error| {
+            Obstacle::Passing(OutcomeClass::Temporary, format!("the smart host's password: {error}"))
+        })?;
         if let Some(route) = smart_host {
             let (hosts, port) = (vec![route.host.clone()], route.port);
             return Ok(Self { hosts, port, route: Some(route), domain: None });
@@ -82,7 +83,7 @@ impl Destination {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     Obstacle::refusal(550, EnhancedStatus::new(5, 4, 4), text)
                 } else {
-                    Obstacle::Passing(format!("addresses of {host}: {error}"))
+                    Obstacle::Passing(OutcomeClass::Dns, format!("addresses of {host}: {error}"))
                 });
             }
         };
@@ -97,12 +98,13 @@ impl Destination {
             .map(|ip| SocketAddr::new(*ip, self.port))
             .collect();
         if usable.is_empty() {
-            return Err(Obstacle::Passing(match found.iter().find(|ip| !permitted(ip)) {
+            let text = match found.iter().find(|ip| !permitted(ip)) {
                 Some(ip) => {
                     format!("{host} is at {ip}, a private address that the configuration does not allow")
                 }
                 None => format!("{host} has no address of the family of our source address"),
-            }));
+            };
+            return Err(Obstacle::Passing(OutcomeClass::Network, text));
         }
         Ok(usable)
     }
@@ -119,6 +121,6 @@ async fn mail_hosts(core: &Core, domain: &DomainName) -> Result<Vec<String>, Obs
             let text = format!("the domain {domain} does not exist");
             Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text))
         }
-        Err(error) => Err(Obstacle::Passing(format!("MX of {domain}: {error}"))),
+        Err(error) => Err(Obstacle::Passing(OutcomeClass::Dns, format!("MX of {domain}: {error}"))),
     }
 }

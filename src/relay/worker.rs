@@ -15,10 +15,12 @@ use super::report::Report;
 use super::route::Lane;
 use super::sandbox::{self, Wish};
 use super::{Core, LOADED_KIB_MAX};
-use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
+use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::smtp::client::Phase;
-use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
+use crate::store::{
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
+};
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
 pub struct Claim {
@@ -196,15 +198,16 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
+        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: String::new(), connection: None };
+        let tried = Tried { endings, transcript: "".into(), connection: None };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
     }
 
     async fn expire(&self, claim: Claim) {
         let now = Timestamp::now();
-        let account = Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let account =
+            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
@@ -243,7 +246,8 @@ impl Worker {
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let wish = Wish::of(&delivery.recipient);
-            let transcript = sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts));
+            let transcript =
+                sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts)).into();
             let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
             let account =
                 Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
@@ -260,11 +264,26 @@ impl Worker {
         let Outcomes { records, notices } = outcomes;
         let report = match notices.as_slice() {
             [] => None,
-            notices => self.report(&claim.batch.message, content, notices).await,
+            notices if self.reports_by_mail(&claim.batch.message).await => {
+                self.report(&claim.batch.message, content, notices).await
+            }
+            _ => None,
         };
         // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
         if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
             claim.settle();
+        }
+    }
+
+    /// Whether there is somebody to report to, and the tenant wants it so.
+    async fn reports_by_mail(&self, message: &Message) -> bool {
+        if message.reverse_path == ReversePath::Null {
+            return false;
+        }
+        match self.core.store.tenant(message.tenant_id).await {
+            Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
+            // What is not known is reported: a failure that nobody hears of is worse than a report too many.
+            Err(_) => true,
         }
     }
 
@@ -275,10 +294,8 @@ impl Worker {
         notices: &[Notice],
     ) -> Option<NewMessage> {
         let read = match content {
-            None if message.reverse_path.mailbox().is_some() => {
-                self.core.store.content(message.id).await.ok().flatten()
-            }
-            _ => None,
+            None => self.core.store.content(message.id).await.ok().flatten(),
+            Some(_) => None,
         };
         let report = Report {
             hostname: &self.core.settings.hostname,
@@ -326,6 +343,7 @@ fn log(delivery: &Delivery, record: &AttemptRecord) {
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,
+        class = record.class.map(tracing::field::display),
         code = attempt.and_then(|attempt| attempt.code),
         status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
         duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),

@@ -79,6 +79,7 @@ impl ApiStage {
         let waiting = Arc::new(Board::default());
         let api = Api::new(Parts {
             settings,
+            expiry_max: 240 * HOUR,
             verification: verification.clone(),
             store: store.clone(),
             webhooks: local_webhooks(),

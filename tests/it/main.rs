@@ -36,6 +36,8 @@ mod idempotency;
 mod layers;
 mod lettre;
 mod logs;
+mod misbehaviour;
+mod outcomes;
 mod proxy;
 mod quickstart;
 mod release;

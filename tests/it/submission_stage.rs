@@ -71,6 +71,7 @@ impl SubmissionStage {
         let settings = Settings {
             hostname: hostname.clone(),
             expiry: std::time::Duration::from_secs(3600),
+            expiry_max: std::time::Duration::from_secs(7200),
             takes_null_sender: true,
             names_client_address: false,
         };

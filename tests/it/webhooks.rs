@@ -166,6 +166,8 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
         reply: "250 ok".into(),
         suppress: None,
         complained: false,
+        class: None,
+        delayed: false,
         at: Timestamp::now(),
     };
     stage.api.store.record(RecordBatch { records: vec![record], report: None }).await.unwrap();

@@ -5,8 +5,8 @@ mod timeline;
 use serde::Serialize;
 
 use crate::mail::{
-    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
-    TenantId, Timestamp,
+    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, OutcomeClass, RefusalCode,
+    ReversePath, TenantId, Timestamp,
 };
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
 
@@ -36,6 +36,8 @@ struct EmailView {
     size: u64,
     dkim_domain: Option<DomainName>,
     created_at: Timestamp,
+    /// Not before this time, if the sender chose one.
+    send_at: Option<Timestamp>,
     expires_at: Timestamp,
     /// Only for a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +53,8 @@ struct DeliveryView {
     attempts: u32,
     next_attempt_at: Option<Timestamp>,
     last_reply: Option<String>,
+    /// Why the last try did not deliver.
+    last_class: Option<OutcomeClass>,
     updated_at: Timestamp,
 }
 
@@ -73,6 +77,7 @@ impl EmailView {
             size: message.size,
             dkim_domain: message.dkim_domain,
             created_at: message.created_at,
+            send_at: message.parameters.release_at,
             expires_at: message.expires_at,
             deliveries: None,
         }
@@ -89,6 +94,7 @@ impl From<Delivery> for DeliveryView {
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
             last_reply: delivery.last_reply,
+            last_class: delivery.last_class,
             updated_at: delivery.updated_at,
         }
     }

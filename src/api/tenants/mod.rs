@@ -5,7 +5,7 @@ mod smart_host;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::mail::{Address, TenantId, TenantStatus, Timestamp, TlsMode};
+use crate::mail::{Address, DeliveryReports, TenantId, TenantStatus, Timestamp, TlsMode};
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
     TenantSettings,
@@ -67,6 +67,10 @@ struct SettingsPatch {
     from_name: Option<Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     reply_to: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    delivery_reports: Option<Option<DeliveryReports>>,
+    #[serde(default, deserialize_with = "nullable")]
+    expiry_hours: Option<Option<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -150,7 +154,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     body.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
     check_external_ref(body.external_ref.as_deref(), &mut checks);
     check_metadata(&body.metadata, &mut checks);
-    check_settings(&body.settings, &mut checks);
+    check_settings(&body.settings, call.expiry_hours_max(), &mut checks);
     check_rate_limit(&body.rate_limit, &mut checks);
     check_retention(body.retention_days, &mut checks);
     let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
@@ -229,7 +233,7 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     {
         return Err(ApiError::platform_only(&format!("changing {field}")));
     }
-    let patch = body.resolve(&tenant)?;
+    let patch = body.resolve(&tenant, call.expiry_hours_max())?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
     Answer::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
@@ -251,7 +255,7 @@ impl Update {
     }
 
     /// Merges into what is there, and checks the outcome.
-    fn resolve(self, tenant: &Tenant) -> Result<TenantPatch> {
+    fn resolve(self, tenant: &Tenant, expiry_hours_max: u32) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
@@ -259,11 +263,8 @@ impl Update {
         check_retention(self.retention_days.flatten(), &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
         metadata.iter().for_each(|metadata| check_metadata(metadata, &mut checks));
-        let settings = self.settings.map(|patch| TenantSettings {
-            from_name: patch.from_name.unwrap_or_else(|| tenant.settings.from_name.clone()),
-            reply_to: patch.reply_to.unwrap_or_else(|| tenant.settings.reply_to.clone()),
-        });
-        settings.iter().for_each(|settings| check_settings(settings, &mut checks));
+        let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
+        settings.iter().for_each(|settings| check_settings(settings, expiry_hours_max, &mut checks));
         let limit = tenant.rate_limit;
         let rate_limit = self.rate_limit.map(|patch| RateLimit {
             requests_per_minute: patch.requests_per_minute.unwrap_or(limit.requests_per_minute),
@@ -286,6 +287,19 @@ impl Update {
             retention_days: self.retention_days,
             status: self.status,
         })
+    }
+}
+
+impl SettingsPatch {
+    fn merge(self, old: &TenantSettings) -> TenantSettings {
+        TenantSettings {
+            from_name: self.from_name.unwrap_or_else(|| old.from_name.clone()),
+            reply_to: self.reply_to.unwrap_or_else(|| old.reply_to.clone()),
+            delivery_reports: self
+                .delivery_reports
+                .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
+            expiry_hours: self.expiry_hours.unwrap_or(old.expiry_hours),
+        }
     }
 }
 
@@ -334,13 +348,16 @@ fn check_metadata(metadata: &Map<String, Value>, checks: &mut Checks) {
     checks.length(bytes, "metadata", METADATA_BYTES_MAX, "bytes");
 }
 
-fn check_settings(settings: &TenantSettings, checks: &mut Checks) {
+fn check_settings(settings: &TenantSettings, expiry_hours_max: u32, checks: &mut Checks) {
     if let Some(name) = &settings.from_name {
         checks.line(name, "settings.from_name", NAME_CHARS_MAX);
     }
     if let Some(address) = &settings.reply_to {
         checks.read(Address::parse(address), "settings.reply_to");
     }
+    let in_range = settings.expiry_hours.is_none_or(|hours| (1..=expiry_hours_max).contains(&hours));
+    let message = format!("this must be from 1 to {expiry_hours_max}");
+    checks.require(in_range, "settings.expiry_hours", "invalid", &message);
 }
 
 fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
@@ -419,8 +436,16 @@ mod tests {
         assert_eq!(fields(&|c| check_retention(Some(0), c)), ["retention_days"]);
         let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
-        let settings = TenantSettings { from_name: Some("a\nb".into()), reply_to: Some("nobody".into()) };
-        assert_eq!(fields(&|c| check_settings(&settings, c)), ["settings.from_name", "settings.reply_to"]);
+        let settings = TenantSettings {
+            from_name: Some("a\nb".into()),
+            reply_to: Some("nobody".into()),
+            expiry_hours: Some(241),
+            ..TenantSettings::default()
+        };
+        let wrong = ["settings.from_name", "settings.reply_to", "settings.expiry_hours"];
+        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), wrong);
+        let settings = TenantSettings { expiry_hours: Some(0), ..TenantSettings::default() };
+        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), ["settings.expiry_hours"]);
     }
 
     #[test]

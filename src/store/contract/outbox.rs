@@ -160,7 +160,7 @@ async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhoo
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
     let told = waiting(&bed, webhook).await.remove(0);
-    let policy = RetentionPolicy { body_days: 30, row_days: 30, webhook_days: 7 };
+    let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
     assert_eq!(bed.store.prune(policy, days(6), 10).await.unwrap().webhook_deliveries, 0);
     assert_eq!(bed.store.prune(policy, days(8), 10).await.unwrap().webhook_deliveries, 1);

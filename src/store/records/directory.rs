@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::mail::{
-    Address, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, DomainStatus, Environment,
-    Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TenantId, TenantStatus,
-    Timestamp, TlsMode, Verification,
+    Address, DeliveryReports, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, DomainStatus,
+    Environment, Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TenantId,
+    TenantStatus, Timestamp, TlsMode, Verification,
 };
 
 /// A customer of the platform.
@@ -33,12 +33,18 @@ pub struct Tenant {
     pub updated_at: Timestamp,
 }
 
-/// Defaults for messages that are sent over HTTP.
+/// What a tenant chooses for all of its mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
+    /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
+    /// Reply-To of messages that are sent over HTTP and give none.
     pub reply_to: Option<String>,
+    /// Whether reports of failure, delay and success go to the reverse path, or are events only.
+    pub delivery_reports: DeliveryReports,
+    /// Hours in which delivery is tried; the server's default if absent.
+    pub expiry_hours: Option<u32>,
 }
 
 /// Limits of a tenant; absent means unlimited.

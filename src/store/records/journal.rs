@@ -165,6 +165,8 @@ pub struct QueueDepth {
 pub struct RetentionPolicy {
     /// Bodies, after the last delivery of a message is finished.
     pub body_days: u32,
+    /// Transcripts of attempts, after the attempt.
+    pub transcript_days: u32,
     /// Messages, deliveries, attempts, events and rejections; a tenant's own value goes first.
     pub row_days: u32,
     /// What webhooks were told or could not be told.
@@ -175,6 +177,7 @@ pub struct RetentionPolicy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub bodies: u64,
+    pub transcripts: u64,
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,

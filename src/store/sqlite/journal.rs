@@ -99,6 +99,10 @@ impl Store {
             pruned.bodies += self.write(move |tx| retention::remove_bodies(tx, &of_job)).await?;
             self.remove_files(ids).await?;
         }
+        for ids in due.transcripts.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.transcripts += self.write(move |tx| retention::remove_transcripts(tx, &ids)).await?;
+        }
         for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());
             let of_job = Arc::clone(&ids);

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
-    EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent,
-    ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
-    Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
+    EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
+    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
+    TenantStatus, Timestamp, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
 };
 use crate::store::{Result, StoreError};
 
@@ -82,6 +82,7 @@ stored_as_name!(
     DkimKeyState,
     SuppressionReason,
     DeliveryState,
+    OutcomeClass,
     Stage,
     EventKind,
     ReturnContent,

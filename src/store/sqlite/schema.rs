@@ -7,7 +7,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_extensions.sql"),
     include_str!("migrations/0003_scram.sql"),
-    include_str!("migrations/0004_webhooks.sql"),
+    include_str!("migrations/0004_outcomes.sql"),
+    include_str!("migrations/0005_webhooks.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -279,7 +279,7 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, row_days: 9, webhook_days: 7 };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id).await.unwrap().is_none());
@@ -296,7 +296,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
-    let policy = RetentionPolicy { body_days: 9, row_days: 9, webhook_days: 7 };
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
     let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
     assert_eq!(prune(100).await, 0);
     for file in &files {

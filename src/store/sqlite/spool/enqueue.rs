@@ -170,6 +170,7 @@ fn batches_of(new: &NewMessage) -> Vec<Batch> {
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
+            last_class: None,
             updated_at: message.created_at,
         };
         let host = recipient.address.host();
