@@ -154,7 +154,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::AlreadyExists
         | C::LimitReached
         | C::IdempotencyKeyReused
-        | C::MessageFinished => (StatusCode::CONFLICT, "conflict"),
+        | C::MessageFinished
+        | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),

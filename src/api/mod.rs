@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `verification` and the configuration.
+//! `sign`, `dns`, `store`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;
@@ -12,6 +12,7 @@ mod call;
 mod domains;
 mod emails;
 mod error;
+mod events;
 mod health;
 mod idle;
 mod json;
@@ -23,13 +24,13 @@ mod route;
 mod server;
 mod suppressions;
 mod tenants;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
@@ -46,10 +47,11 @@ use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::Board;
 
-use self::answer::Answer;
+use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::Result;
+use self::events::Tail;
 use self::page::Query;
 use self::route::Routes;
 
@@ -62,6 +64,10 @@ const KEY_GENERATIONS_MAX: u32 = 1;
 const LOOK_UPS_MAX: u32 = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
 const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
+/// Live tails of events that are open at the same time.
+const STREAMS_MAX: u32 = 200;
+/// Of one tenant; the platform counts as one.
+const STREAMS_OF_TENANT_MAX: u32 = 10;
 
 /// What the API is made of.
 pub struct Parts {
@@ -73,6 +79,8 @@ pub struct Parts {
     pub verification: verification::Settings,
     /// Where everything is.
     pub store: Arc<Store>,
+    /// What endpoints of webhooks may be.
+    pub webhooks: config::Webhooks,
     /// For the records of domains.
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
@@ -91,6 +99,9 @@ pub struct Api {
     expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
+    webhooks: config::Webhooks,
+    tail: Arc<Tail>,
+    streams: Turns,
     resolver: Resolver,
     bans: Arc<Bans>,
     source_pools: Vec<String>,
@@ -112,14 +123,27 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, expiry_max, verification, store, resolver, bans, source_pools, waiting, tls } =
-            parts;
+        let Parts {
+            settings,
+            expiry_max,
+            verification,
+            store,
+            webhooks,
+            resolver,
+            bans,
+            source_pools,
+            waiting,
+            tls,
+        } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             expiry_max,
             verification,
+            tail: Arc::new(Tail::new(store.clone())),
+            streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
+            webhooks,
             resolver,
             bans,
             source_pools,
@@ -144,22 +168,22 @@ impl Api {
         request: Request<Incoming>,
         client: IpAddr,
         stop: &CancellationToken,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<ResponseBody> {
         let started = Instant::now();
         let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
         let result = self.process(request, client, now, stop, &mut trace).await;
-        let response = answer::respond(&result, request_id, method == Method::HEAD);
-        let status = response.status();
         if let Err(error) = &result
-            && status.is_server_error()
+            && error.status().is_server_error()
         {
-            let cause = error.cause.as_deref().unwrap_or_default();
+            let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
+        let response = answer::respond(result, request_id, method == Method::HEAD);
+        let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
         tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
@@ -193,7 +217,19 @@ impl Api {
         } else {
             Bytes::new()
         };
-        let call = Call { api: self, caller, tenant_id: matched.tenant_id, id: matched.id, query, body, now };
+        let call = Call {
+            api: self,
+            operation,
+            caller,
+            client,
+            headers: head.headers,
+            tenant_id: matched.tenant_id,
+            id: matched.id,
+            query,
+            body,
+            now,
+            stop: stop.clone(),
+        };
         dispatch(operation.endpoint, call).await
     }
 
@@ -260,6 +296,17 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ResumeQueue => queue::resume(call).await,
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::ListEvents => events::list(call).await,
+        Endpoint::CreateWebhook => webhooks::create(call).await,
+        Endpoint::ListWebhooks => webhooks::list(call).await,
+        Endpoint::GetWebhook => webhooks::get(call).await,
+        Endpoint::UpdateWebhook => webhooks::update(call).await,
+        Endpoint::DeleteWebhook => webhooks::delete(call).await,
+        Endpoint::TestWebhook => webhooks::test(call).await,
+        Endpoint::RotateWebhookSecret => webhooks::rotate_secret(call).await,
+        Endpoint::ListWebhookDeliveries => webhooks::list_deliveries(call).await,
+        Endpoint::GetWebhookDelivery => webhooks::get_delivery(call).await,
+        Endpoint::ReplayWebhookDelivery => webhooks::replay_delivery(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),
     }

@@ -114,6 +114,8 @@ codes! {
     LimitReached = "limit_reached";
     /// Nothing of the message is on its way any more.
     MessageFinished = "message_finished";
+    /// The webhook is disabled, and nothing is told there.
+    WebhookDisabled = "webhook_disabled";
     /// A fault of ours.
     Internal = "internal_error";
 }

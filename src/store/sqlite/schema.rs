@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_source_pool.sql"),
     include_str!("migrations/0006_holds.sql"),
     include_str!("migrations/0007_weight.sql"),
+    include_str!("migrations/0008_webhooks.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
