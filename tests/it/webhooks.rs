@@ -156,7 +156,7 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
     let room = ClaimRoom {
         deliveries_max: 10,
         per_tenant_max: 10,
-        admits: Arc::new(|_: &pillarbox::mail::Host| true),
+        admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
     };
     let claimed = stage.api.store.claim_due(Timestamp::now(), &room).await.unwrap();
     let batch = &claimed.batches[0];
