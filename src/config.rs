@@ -44,6 +44,8 @@ pub struct Config {
     pub domains: Domains,
     /// Delivery.
     pub relay: Relay,
+    /// Events for web servers.
+    pub webhooks: Webhooks,
     /// How long things are kept.
     pub retention: Retention,
     /// The store.
@@ -159,6 +161,10 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Open connections in all.
     pub connections_max: usize,
+    /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
+    pub requests_per_minute: u32,
+    /// Requests that one key of a tenant may make in a minute; 0 is any number.
+    pub key_requests_per_minute: u32,
 }
 
 /// Sending domains and their proof.
@@ -247,6 +253,25 @@ pub struct Timeouts {
     pub quit: Duration,
 }
 
+/// Events for web servers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Networks that events may go to although they are private, loopback or link-local.
+    pub allowed_private_networks: Vec<IpNet>,
+    /// Hosts, as URLs name them, that may be told without TLS.
+    pub plain_http_hosts: Vec<String>,
+    /// PEM with certificate authorities for endpoints, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How long an endpoint may take for its whole answer.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Requests at one time in all.
+    pub requests_max: usize,
+    /// Requests at one time to one webhook.
+    pub requests_per_webhook_max: usize,
+}
+
 /// How long things are kept after the last delivery of a message is finished.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -257,6 +282,8 @@ pub struct Retention {
     pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
+    /// What webhooks were told or could not be told, after the event.
+    pub webhook_days: u32,
 }
 
 /// The store.
@@ -286,6 +313,7 @@ impl Default for Config {
             api: Api::default(),
             domains: Domains::default(),
             relay: Relay::default(),
+            webhooks: Webhooks::default(),
             retention: Retention::default(),
             store: Store::default(),
         }
@@ -346,6 +374,8 @@ impl Default for Api {
             body_max: ByteSize::mib(1),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
+            requests_per_minute: 12_000,
+            key_requests_per_minute: 6000,
         }
     }
 }
@@ -398,9 +428,22 @@ impl Default for Timeouts {
     }
 }
 
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            allowed_private_networks: Vec::new(),
+            plain_http_hosts: Vec::new(),
+            ca_file: None,
+            timeout: Duration::from_secs(15),
+            requests_max: 256,
+            requests_per_webhook_max: 8,
+        }
+    }
+}
+
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, transcript_days: 7, message_days: 30 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7 }
     }
 }
 
@@ -477,10 +520,19 @@ impl Config {
             ("relay.connections_max", self.relay.connections_max == 0),
             ("relay.connections_per_destination_max", self.relay.connections_per_destination_max == 0),
             ("relay.messages_per_connection_max", self.relay.messages_per_connection_max == 0),
+            ("webhooks.requests_max", self.webhooks.requests_max == 0),
+            ("webhooks.requests_per_webhook_max", self.webhooks.requests_per_webhook_max == 0),
             ("store.readers", self.store.readers == 0),
         ];
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
+        }
+        if self.webhooks.timeout.is_zero() {
+            return Some(("webhooks.timeout", "must be longer: nothing could be told in no time"));
+        }
+        // A try that failed is repeated for more than three days.
+        if self.retention.webhook_days < 4 {
+            return Some(("retention.webhook_days", "must be at least 4: so long is an event told again"));
         }
         if self.relay.expiry_max < self.relay.expiry {
             return Some(("relay.expiry_max", "must be at least relay.expiry"));
@@ -565,6 +617,7 @@ mod tests {
         let config = parse(&all).unwrap();
         assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
         assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
+        assert!(config.webhooks.ca_file.is_some());
         assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
     }
 

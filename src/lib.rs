@@ -23,3 +23,4 @@ pub mod tls;
 pub mod turns;
 pub mod verification;
 pub mod waiting;
+pub mod webhook;

@@ -5,36 +5,45 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::mail::TenantId;
 
 /// The turns there are.
 pub struct Turns {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     of_one_max: u32,
     /// Of those who have a turn or wait for one; the platform counts as one of them.
     of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
 }
 
 /// The right to go on, given back when dropped.
-pub struct Turn<'a> {
-    _of_all: SemaphorePermit<'a>,
+pub struct Turn {
+    _of_all: OwnedSemaphorePermit,
     _of_one: OwnedSemaphorePermit,
+}
+
+/// Who has the turns, if there is none left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The one who asks.
+    ByOneself,
+    /// Everybody together.
+    ByAll,
 }
 
 impl Turns {
     /// So many in all, and so many for one tenant.
     pub fn new(all_max: u32, of_one_max: u32) -> Self {
         let of_one_max = of_one_max.min(all_max);
-        Self { all: Semaphore::new(all_max as usize), of_one_max, of_each: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(all_max as usize)), of_one_max, of_each: Mutex::default() }
     }
 
     /// Waits for a turn.
     ///
     /// # Errors
     /// None: the turns are never closed.
-    pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn<'_>, AcquireError> {
+    pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn, AcquireError> {
         self.take_weighed(tenant, 1).await
     }
 
@@ -42,15 +51,21 @@ impl Turns {
     ///
     /// # Errors
     /// None: the turns are never closed.
-    pub async fn take_weighed(
-        &self,
-        tenant: Option<TenantId>,
-        weight: u64,
-    ) -> Result<Turn<'_>, AcquireError> {
+    pub async fn take_weighed(&self, tenant: Option<TenantId>, weight: u64) -> Result<Turn, AcquireError> {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
         // In this order only one's own requests wait here, and few of anybody's wait for the others.
         let of_one = self.of(tenant).acquire_many_owned(weight).await?;
-        Ok(Turn { _of_all: self.all.acquire_many(weight).await?, _of_one: of_one })
+        Ok(Turn { _of_all: self.all.clone().acquire_many_owned(weight).await?, _of_one: of_one })
+    }
+
+    /// Takes a turn if there is one now.
+    ///
+    /// # Errors
+    /// Whose limit is reached.
+    pub fn try_take(&self, tenant: Option<TenantId>) -> Result<Turn, Taken> {
+        let of_one = self.of(tenant).try_acquire_owned().map_err(|_| Taken::ByOneself)?;
+        let of_all = self.all.clone().try_acquire_owned().map_err(|_| Taken::ByAll)?;
+        Ok(Turn { _of_all: of_all, _of_one: of_one })
     }
 
     /// How many requests of a tenant have a turn or wait for one.

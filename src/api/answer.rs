@@ -1,7 +1,10 @@
 //! What goes back to the client: bodies and the headers that every answer has.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -12,12 +15,19 @@ use crate::mail::RequestId;
 
 use super::error::{ApiError, Result};
 
+/// The body of a response, which may go on for as long as the client listens.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+
 /// An answer before its headers.
-#[derive(Debug)]
 pub struct Answer {
     status: StatusCode,
     content_type: &'static str,
-    body: Bytes,
+    content: Content,
+}
+
+enum Content {
+    Whole(Bytes),
+    Endless(ResponseBody),
 }
 
 /// The answer to a removal.
@@ -46,36 +56,49 @@ impl Answer {
 
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, content_type: "message/rfc822", body: bytes.into() }
+        Self { status: StatusCode::OK, content_type: "message/rfc822", content: Content::Whole(bytes.into()) }
+    }
+
+    /// 200 with server-sent events, each as it happens.
+    pub fn events(body: ResponseBody) -> Self {
+        Self { status: StatusCode::OK, content_type: "text/event-stream", content: Content::Endless(body) }
+    }
+
+    /// 202 with what will be done.
+    pub fn accepted(body: &impl Serialize) -> Result<Self> {
+        Self::json(StatusCode::ACCEPTED, body)
     }
 
     fn json(status: StatusCode, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Self { status, content_type: "application/json", body: body.into() })
+        Ok(Self { status, content_type: "application/json", content: Content::Whole(body.into()) })
     }
 
     fn error(error: &ApiError, request_id: RequestId) -> Self {
-        let body = error.body(request_id).into();
-        Self { status: error.status(), content_type: "application/json", body }
+        let content = Content::Whole(error.body(request_id).into());
+        Self { status: error.status(), content_type: "application/json", content }
     }
 }
 
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
-pub fn respond(result: &Result<Answer>, request_id: RequestId, is_head: bool) -> Response<Full<Bytes>> {
-    let failure;
-    let answer = match result {
-        Ok(answer) => answer,
-        Err(error) => {
-            failure = Answer::error(error, request_id);
-            &failure
-        }
+pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
+    let (answer, allow, retry_after_s) = match result {
+        Ok(answer) => (answer, None, None),
+        Err(error) => (Answer::error(&error, request_id), error.allow, error.retry_after_s),
     };
-    let body = if is_head { Bytes::new() } else { answer.body.clone() };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = answer.status;
+    let Answer { status, content_type, content } = answer;
+    let (length, body) = match content {
+        Content::Whole(body) => (Some(body.len()), Full::new(body).boxed_unsync()),
+        Content::Endless(body) => (None, body),
+    };
+    let body = if is_head { Empty::new().boxed_unsync() } else { body };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    headers.insert(CONTENT_LENGTH, answer.body.len().into());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
     // Answers hold what only this key may see, and secrets.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
@@ -83,10 +106,13 @@ pub fn respond(result: &Result<Answer>, request_id: RequestId, is_head: bool) ->
     if let Some(id) = text(&request_id.to_string()) {
         headers.insert("x-request-id", id);
     }
-    if let Some(allow) = result.as_ref().err().and_then(|error| text(error.allow.as_deref()?)) {
+    if let Some(allow) = allow.and_then(|methods| text(&methods)) {
         headers.insert(ALLOW, allow);
     }
-    match answer.status {
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    match status {
         // RFC 9110 §11.6.1: a 401 has to say how to authenticate.
         StatusCode::UNAUTHORIZED => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pillarbox\""));

@@ -1,9 +1,12 @@
 //! One request on its way to its resource: who calls, with what, and whose objects are meant.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::mail::{TenantId, Timestamp};
 use crate::store::{Conflict, Directory, Store, Tenant};
@@ -13,13 +16,20 @@ use super::auth::Caller;
 use super::error::{ApiError, Result};
 use super::json;
 use super::page::Query;
+use super::route::Operation;
 
 /// An admitted request.
 pub struct Call<'a> {
     /// What it is asked of.
     pub api: &'a Api,
+    /// What is asked.
+    pub operation: &'static Operation,
     /// Who asks.
     pub caller: Caller,
+    /// Where from.
+    pub client: IpAddr,
+    /// As they came.
+    pub headers: HeaderMap,
     /// `{tenant_id}` of the path.
     pub tenant_id: Option<String>,
     /// `{id}` of the path.
@@ -30,6 +40,8 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// When it came.
     pub now: Timestamp,
+    /// Ends what goes on after the answer has begun.
+    pub stop: CancellationToken,
 }
 
 impl Call<'_> {

@@ -17,6 +17,8 @@ pub struct ApiError {
     pub fields: Vec<FieldError>,
     /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
     pub allow: Option<Box<str>>,
+    /// Seconds after which it makes sense to try again, where they are known.
+    pub retry_after_s: Option<u64>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
 }
@@ -45,7 +47,13 @@ impl FieldError {
 impl ApiError {
     /// A refusal in words.
     pub fn new(code: RefusalCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { refusal: Refusal::new(code, message, hint), fields: Vec::new(), allow: None, cause: None }
+        Self {
+            refusal: Refusal::new(code, message, hint),
+            fields: Vec::new(),
+            allow: None,
+            retry_after_s: None,
+            cause: None,
+        }
     }
 
     /// There is no such object, or not for this key: the two are not told apart.
@@ -154,7 +162,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::AlreadyExists
         | C::LimitReached
         | C::IdempotencyKeyReused
-        | C::MessageFinished => (StatusCode::CONFLICT, "conflict"),
+        | C::MessageFinished
+        | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
             (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
         }
@@ -191,7 +200,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, fields: Vec::new(), allow: None, cause: None }
+        Self { refusal, fields: Vec::new(), allow: None, retry_after_s: None, cause: None }
     }
 }
 

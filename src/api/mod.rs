@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `verification` and the configuration.
+//! `sign`, `dns`, `store`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;
@@ -12,6 +12,7 @@ mod call;
 mod domains;
 mod emails;
 mod error;
+mod events;
 mod health;
 mod idle;
 mod json;
@@ -19,17 +20,19 @@ mod keys;
 mod page;
 mod queue;
 mod rejections;
+mod requests;
 mod route;
 mod server;
 mod suppressions;
 mod tenants;
+mod usage;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
@@ -46,11 +49,13 @@ use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::Board;
 
-use self::answer::Answer;
+use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::Result;
+use self::events::Tail;
 use self::page::Query;
+use self::requests::Requests;
 use self::route::Routes;
 
 pub use self::auth::Access;
@@ -62,6 +67,10 @@ const KEY_GENERATIONS_MAX: u32 = 1;
 const LOOK_UPS_MAX: u32 = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
 const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
+/// Live tails of events that are open at the same time.
+const STREAMS_MAX: u32 = 200;
+/// Of one tenant; the platform counts as one.
+const STREAMS_OF_TENANT_MAX: u32 = 10;
 
 /// What the API is made of.
 pub struct Parts {
@@ -73,6 +82,8 @@ pub struct Parts {
     pub verification: verification::Settings,
     /// Where everything is.
     pub store: Arc<Store>,
+    /// What endpoints of webhooks may be.
+    pub webhooks: config::Webhooks,
     /// For the records of domains.
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
@@ -91,6 +102,9 @@ pub struct Api {
     expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
+    webhooks: config::Webhooks,
+    tail: Arc<Tail>,
+    streams: Turns,
     resolver: Resolver,
     bans: Arc<Bans>,
     source_pools: Vec<String>,
@@ -98,28 +112,45 @@ pub struct Api {
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
+    requests: Requests,
     connections: Arc<Semaphore>,
     key_generations: Turns,
     look_ups: Turns,
 }
 
-/// What the log says of a request, as far as it is known.
+/// What the log and the headers of the answer say of a request, as far as it is known.
 struct Trace {
     path: &'static str,
     key: Option<KeyId>,
+    /// How the caller's limits stand.
+    limits: HeaderMap,
 }
 
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, expiry_max, verification, store, resolver, bans, source_pools, waiting, tls } =
-            parts;
+        let Parts {
+            settings,
+            expiry_max,
+            verification,
+            store,
+            webhooks,
+            resolver,
+            bans,
+            source_pools,
+            waiting,
+            tls,
+        } = parts;
+        let requests = Requests::new(&settings);
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             expiry_max,
             verification,
+            tail: Arc::new(Tail::new(store.clone())),
+            streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
+            webhooks,
             resolver,
             bans,
             source_pools,
@@ -127,6 +158,7 @@ impl Api {
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
+            requests,
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
@@ -139,27 +171,33 @@ impl Api {
         server::serve(self, listener, stop).await;
     }
 
+    /// Writes how many requests tenants make, every few seconds and when it is told to stop.
+    pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
+        self.requests.write_until(&self.store, stop).await;
+    }
+
     async fn answer(
         &self,
         request: Request<Incoming>,
         client: IpAddr,
         stop: &CancellationToken,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<ResponseBody> {
         let started = Instant::now();
         let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
-        let mut trace = Trace { path: "", key: None };
+        let mut trace = Trace { path: "", key: None, limits: HeaderMap::new() };
         let result = self.process(request, client, now, stop, &mut trace).await;
-        let response = answer::respond(&result, request_id, method == Method::HEAD);
-        let status = response.status();
         if let Err(error) = &result
-            && status.is_server_error()
+            && error.status().is_server_error()
         {
-            let cause = error.cause.as_deref().unwrap_or_default();
+            let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
+        let mut response = answer::respond(result, request_id, method == Method::HEAD);
+        response.headers_mut().extend(trace.limits);
+        let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
         tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
@@ -185,6 +223,7 @@ impl Api {
         }
         let caller = self.authenticate(&head.headers, operation.access, client, now).await?;
         trace.key = Some(caller.key.id);
+        self.requests.admit(&caller, &mut trace.limits, now)?;
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
         query.finish()?;
         let body = if [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
@@ -193,7 +232,19 @@ impl Api {
         } else {
             Bytes::new()
         };
-        let call = Call { api: self, caller, tenant_id: matched.tenant_id, id: matched.id, query, body, now };
+        let call = Call {
+            api: self,
+            operation,
+            caller,
+            client,
+            headers: head.headers,
+            tenant_id: matched.tenant_id,
+            id: matched.id,
+            query,
+            body,
+            now,
+            stop: stop.clone(),
+        };
         dispatch(operation.endpoint, call).await
     }
 
@@ -231,6 +282,8 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetTenant => tenants::get(call).await,
         Endpoint::UpdateTenant => tenants::update(call).await,
         Endpoint::DeleteTenant => tenants::delete(call).await,
+        Endpoint::GetUsage => usage::month(call).await,
+        Endpoint::GetUsageSeries => usage::series(call).await,
         Endpoint::CreateDomain => domains::create(call).await,
         Endpoint::ListDomains => domains::list(call).await,
         Endpoint::GetDomain => domains::get(call).await,
@@ -260,6 +313,17 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ResumeQueue => queue::resume(call).await,
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::ListEvents => events::list(call).await,
+        Endpoint::CreateWebhook => webhooks::create(call).await,
+        Endpoint::ListWebhooks => webhooks::list(call).await,
+        Endpoint::GetWebhook => webhooks::get(call).await,
+        Endpoint::UpdateWebhook => webhooks::update(call).await,
+        Endpoint::DeleteWebhook => webhooks::delete(call).await,
+        Endpoint::TestWebhook => webhooks::test(call).await,
+        Endpoint::RotateWebhookSecret => webhooks::rotate_secret(call).await,
+        Endpoint::ListWebhookDeliveries => webhooks::list_deliveries(call).await,
+        Endpoint::GetWebhookDelivery => webhooks::get_delivery(call).await,
+        Endpoint::ReplayWebhookDelivery => webhooks::replay_delivery(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),
     }

@@ -135,6 +135,11 @@ impl<T> List<T> {
         Self { object: "list", data, has_more: false, next_cursor: None }
     }
 
+    /// A page that says itself where to go on.
+    pub fn resumed(data: Vec<T>, next_cursor: Option<String>) -> Self {
+        Self { object: "list", data, has_more: next_cursor.is_some(), next_cursor }
+    }
+
     /// A list that goes on without a cursor.
     pub fn cut(data: Vec<T>, has_more: bool) -> Self {
         Self { object: "list", data, has_more, next_cursor: None }

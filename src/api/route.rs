@@ -20,6 +20,8 @@ pub enum Endpoint {
     GetTenant,
     UpdateTenant,
     DeleteTenant,
+    GetUsage,
+    GetUsageSeries,
     CreateDomain,
     ListDomains,
     GetDomain,
@@ -49,6 +51,17 @@ pub enum Endpoint {
     ResumeQueue,
     FlushQueue,
     ListRejections,
+    ListEvents,
+    CreateWebhook,
+    ListWebhooks,
+    GetWebhook,
+    UpdateWebhook,
+    DeleteWebhook,
+    TestWebhook,
+    RotateWebhookSecret,
+    ListWebhookDeliveries,
+    GetWebhookDelivery,
+    ReplayWebhookDelivery,
     ListBans,
     LiftBan,
 }
@@ -92,12 +105,33 @@ const fn list(endpoint: Endpoint, access: Access, parameters: &'static [&'static
     Operation { method: Method::GET, endpoint, access, is_list: true, parameters }
 }
 
+const fn usage(endpoint: Endpoint, parameters: &'static [&'static str]) -> Operation {
+    let access = Access::Scope(Scope::UsageRead);
+    Operation { method: Method::GET, endpoint, access, is_list: false, parameters }
+}
+
 const TENANTS: Access = Access::Scope(Scope::TenantManage);
 const DOMAINS: Access = Access::Scope(Scope::DomainsManage);
 const KEYS: Access = Access::Scope(Scope::KeysManage);
 const SUPPRESSIONS: Access = Access::Scope(Scope::SuppressionsManage);
 const EMAILS: Access = Access::Scope(Scope::EmailsRead);
 const SENDING: Access = Access::Scope(Scope::EmailsSend);
+
+const WEBHOOKS: Access = Access::Scope(Scope::WebhooksManage);
+
+const ALL_WEBHOOKS: &[Operation] = &[
+    list(Endpoint::ListWebhooks, WEBHOOKS, &["tenant_id", "status"]),
+    operation(Method::POST, Endpoint::CreateWebhook, WEBHOOKS),
+];
+const ONE_WEBHOOK: &[Operation] = &[
+    operation(Method::GET, Endpoint::GetWebhook, WEBHOOKS),
+    operation(Method::PATCH, Endpoint::UpdateWebhook, WEBHOOKS),
+    operation(Method::PUT, Endpoint::UpdateWebhook, WEBHOOKS),
+    operation(Method::DELETE, Endpoint::DeleteWebhook, WEBHOOKS),
+];
+const TEST_WEBHOOK: &[Operation] = &[operation(Method::POST, Endpoint::TestWebhook, WEBHOOKS)];
+const ROTATE_SECRET: &[Operation] = &[operation(Method::POST, Endpoint::RotateWebhookSecret, WEBHOOKS)];
+const WEBHOOK_DELIVERIES: &[Operation] = &[list(Endpoint::ListWebhookDeliveries, WEBHOOKS, &["status"])];
 
 const ALL_DOMAINS: &[Operation] = &[
     list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
@@ -144,6 +178,14 @@ pub const ROUTES: &[Route] = &[
                 parameters: &["dry_run"],
             },
         ],
+    },
+    Route {
+        path: "/v1/tenants/{tenant_id}/usage",
+        operations: &[usage(Endpoint::GetUsage, &["period", "environment"])],
+    },
+    Route {
+        path: "/v1/tenants/{tenant_id}/usage/timeseries",
+        operations: &[usage(Endpoint::GetUsageSeries, &["from", "to", "interval", "environment"])],
     },
     Route { path: "/v1/tenants/{tenant_id}/domains", operations: ALL_DOMAINS },
     Route { path: "/v1/tenants/{tenant_id}/api-keys", operations: ALL_KEYS },
@@ -233,6 +275,28 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/v1/queue/flush",
         operations: &[operation(Method::POST, Endpoint::FlushQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/events",
+        operations: &[list(Endpoint::ListEvents, EMAILS, &["tenant_id", "type", "message_id"])],
+    },
+    Route { path: "/v1/webhooks", operations: ALL_WEBHOOKS },
+    Route { path: "/v1/webhooks/{id}", operations: ONE_WEBHOOK },
+    Route { path: "/v1/webhooks/{id}/test", operations: TEST_WEBHOOK },
+    Route { path: "/v1/webhooks/{id}/rotate-secret", operations: ROTATE_SECRET },
+    Route { path: "/v1/webhooks/{id}/deliveries", operations: WEBHOOK_DELIVERIES },
+    Route { path: "/v1/webhooks/endpoints", operations: ALL_WEBHOOKS },
+    Route { path: "/v1/webhooks/endpoints/{id}", operations: ONE_WEBHOOK },
+    Route { path: "/v1/webhooks/endpoints/{id}/test", operations: TEST_WEBHOOK },
+    Route { path: "/v1/webhooks/endpoints/{id}/rotate-secret", operations: ROTATE_SECRET },
+    Route { path: "/v1/webhooks/endpoints/{id}/deliveries", operations: WEBHOOK_DELIVERIES },
+    Route {
+        path: "/v1/webhooks/deliveries/{id}",
+        operations: &[operation(Method::GET, Endpoint::GetWebhookDelivery, WEBHOOKS)],
+    },
+    Route {
+        path: "/v1/webhooks/deliveries/{id}/replay",
+        operations: &[operation(Method::POST, Endpoint::ReplayWebhookDelivery, WEBHOOKS)],
     },
     Route { path: "/v1/bans", operations: &[operation(Method::GET, Endpoint::ListBans, Access::Platform)] },
     Route {

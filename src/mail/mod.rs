@@ -32,7 +32,7 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TenantId,
+    TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
@@ -40,9 +40,9 @@ pub use queue_part::QueuePart;
 pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
-    DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment,
-    EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode,
-    UnknownName, UsageInterval, Verification, WaitReason,
+    DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
+    Environment, EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus,
+    TlsMode, UnknownName, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use weight::{Weight, WeightError};

@@ -118,6 +118,8 @@ codes! {
     MessageFinished = "message_finished";
     /// The key or its tenant makes more requests than it may.
     RateLimited = "rate_limited";
+    /// The webhook is disabled, and nothing is told there.
+    WebhookDisabled = "webhook_disabled";
     /// A fault of ours.
     Internal = "internal_error";
 }

@@ -242,6 +242,36 @@ vocabulary! {
         Day = "day",
     }
 
+    /// Whether a webhook is told of events.
+    WebhookStatus("webhook status") {
+        /// It is.
+        Enabled = "enabled",
+        /// It is not, until somebody enables it again.
+        Disabled = "disabled",
+    }
+
+    /// Why a webhook is not told of events.
+    DisabledReason("reason of a disabled webhook") {
+        /// Somebody disabled it.
+        Manual = "manual",
+        /// It answered 410.
+        Gone = "gone",
+        /// It failed for days.
+        Failing = "failing",
+        /// It took events more slowly than they came, until too many waited.
+        BacklogFull = "backlog_full",
+    }
+
+    /// How far the telling of an event is.
+    WebhookDeliveryState("webhook delivery state") {
+        /// To be tried, or tried again.
+        Pending = "pending",
+        /// The endpoint took it.
+        Delivered = "delivered",
+        /// Given up.
+        Failed = "failed",
+    }
+
     /// How a tenant hears what became of its mail, beside the events of the journal.
     #[derive(Default)]
     DeliveryReports("way of reporting") {
@@ -326,6 +356,17 @@ vocabulary! {
         SmartHostLoginFailed = "smart_host.login_failed",
         /// It takes our login again, or was changed: what was on hold goes on.
         SmartHostResumed = "smart_host.resumed",
+        /// A webhook is not served any more.
+        WebhookDisabled = "webhook.disabled",
+        /// Somebody asked for a try of a webhook; in no journal, and nothing to subscribe to.
+        WebhookTest = "webhook.test",
+    }
+}
+
+impl EventKind {
+    /// Whether a webhook can ask for events of this kind.
+    pub fn is_subscribable(self) -> bool {
+        self != Self::WebhookTest
     }
 }
 

@@ -3,6 +3,7 @@
 mod claims;
 mod directory;
 mod journal;
+mod outbox;
 mod queue;
 mod spool;
 mod usage;
@@ -21,6 +22,11 @@ use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
     MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
+
+pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
+    let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
+    NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
+}
 
 /// A store in a directory of its own.
 pub(in crate::store) struct Bed {

@@ -5,6 +5,7 @@
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Ledger`]: how much tenants used.
+//! * [`Outbox`]: where events are told, and what is still to be told there.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
@@ -16,9 +17,12 @@ mod sqlite;
 
 use std::future::Future;
 
+use tokio::sync::watch;
+
 use crate::mail::{
-    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, Host, KeyId, MessageId, QueuePart,
-    SecretDigest, SignedDuration, SuppressionId, TenantId, Timestamp, UsageInterval,
+    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
+    QueuePart, SecretDigest, SignedDuration, SuppressionId, TenantId, Timestamp, UsageInterval,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
@@ -355,7 +359,18 @@ pub trait Journal {
     ) -> impl Future<Output = Result<Vec<Event>>> + Send;
     /// Notes that something happened which no other verb tells of.
     fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
-    /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
+    /// A page of events, newest first. A page looks at a bounded part of the journal, so it may hold less than was asked
+    /// for and still not be the last.
+    fn list_events(
+        &self,
+        filter: EventFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<EventPage>> + Send;
+    /// At most `limit` events after one, oldest first, of all tenants.
+    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
+    fn watch_events(&self) -> watch::Receiver<EventId>;
+    /// Notes a refused submission and its event. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.
     fn list_rejections(
@@ -374,4 +389,82 @@ pub trait Journal {
     fn checkpoint(&self) -> impl Future<Output = Result<()>> + Send;
     /// One round trip to the writer and to a reader, for health checks.
     fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Where events are told. What an endpoint is to be told is written in the transaction of the event.
+pub trait Outbox {
+    /// Adds an endpoint. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
+    fn create_webhook(&self, new: NewWebhook, now: Timestamp)
+    -> impl Future<Output = Result<Webhook>> + Send;
+    /// One endpoint.
+    fn webhook(
+        &self,
+        scope: Option<TenantId>,
+        id: WebhookId,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// A page of endpoints, newest first.
+    fn list_webhooks(
+        &self,
+        filter: WebhookFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Webhook>>> + Send;
+    /// Changes what the patch names.
+    fn update_webhook(
+        &self,
+        id: WebhookId,
+        patch: WebhookPatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// Puts a new secret in the place of the present one, which signs too until `previous_until`.
+    fn rotate_webhook_secret(
+        &self,
+        id: WebhookId,
+        secret: WebhookSecret,
+        previous_until: Timestamp,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// Removes an endpoint and what it was told, step by step. Broken off, it leaves a disabled endpoint: ask again.
+    /// False if it was not there.
+    fn delete_webhook(&self, id: WebhookId) -> impl Future<Output = Result<bool>> + Send;
+    /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+    fn test_webhook(
+        &self,
+        id: WebhookId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+    /// A page of what an endpoint was told or is to be told, newest first.
+    fn list_webhook_deliveries(
+        &self,
+        webhook: WebhookId,
+        state: Option<WebhookDeliveryState>,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<WebhookDelivery>>> + Send;
+    /// One of them.
+    fn webhook_delivery(
+        &self,
+        id: WebhookDeliveryId,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+    /// Makes it due now, as if it had never been tried.
+    fn replay_webhook_delivery(
+        &self,
+        id: WebhookDeliveryId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+
+    /// Takes the endpoints that may have something due, and says when the next will.
+    fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>);
+    /// Completes when there may be something due earlier than the last answer said.
+    fn wait_for_webhook_work(&self) -> impl Future<Output = ()> + Send;
+    /// At most `limit` of what an endpoint is to be told now, beside what is in flight. `None` if it is gone or disabled.
+    fn claim_webhook(
+        &self,
+        id: WebhookId,
+        flights: WebhookFlights,
+        limit: usize,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<ServedWebhook>>> + Send;
+    /// Has [`Outbox::take_due_webhooks`] answer the endpoint at a time.
+    fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
+    /// Writes what came of a try; what was deleted meanwhile is passed over.
+    fn record_webhook(&self, outcome: WebhookOutcome) -> impl Future<Output = Result<()>> + Send;
 }

@@ -82,6 +82,7 @@ impl ApiStage {
             expiry_max: 240 * HOUR,
             verification: verification.clone(),
             store: store.clone(),
+            webhooks: local_webhooks(),
             resolver: resolver.clone(),
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
             source_pools: vec!["bulk".into()],
@@ -91,7 +92,10 @@ impl ApiStage {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(Arc::new(api).serve(listener, stop.clone()));
+        let api = Arc::new(api);
+        let counting = api.clone().count_requests(stop.clone());
+        let serving = api.serve(listener, stop.clone());
+        let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
         Self {
             address,
@@ -170,6 +174,15 @@ impl ApiStage {
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store.enqueue(NewMessage { message, recipients, content, submission_key: None }).await.unwrap();
         id
+    }
+}
+
+/// Endpoints may be on this machine, and do without TLS.
+pub fn local_webhooks() -> config::Webhooks {
+    config::Webhooks {
+        allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        plain_http_hosts: vec!["127.0.0.1".into()],
+        ..config::Webhooks::default()
     }
 }
 

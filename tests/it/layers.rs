@@ -38,12 +38,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "verification",
             "bans",
             "turns",
+            "network",
             "waiting",
             "config",
             "tls",
             "telemetry",
         ],
     ),
+    ("webhook", &["mail", "store", "https", "config", "telemetry"]),
     ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "config", "tls", "telemetry"]),
 ];
 

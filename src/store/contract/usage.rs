@@ -211,7 +211,7 @@ async fn hours_go_after_ninety_days_and_days_stay() {
         (UsedBy { tenant_id: tenant, environment: Environment::Live, at }, 1)
     });
     bed.store.count_requests(hours.collect()).await.unwrap();
-    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1 };
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
     let prune = async |days: i64| {
         let at = start + SignedDuration::from_hours(24 * days + 23);
         bed.store.prune(policy, at, 100).await.unwrap().usage_hours

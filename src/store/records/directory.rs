@@ -142,6 +142,7 @@ pub enum Limited {
     Domains,
     Keys,
     Suppressions,
+    Webhooks,
 }
 
 impl Limited {
@@ -153,6 +154,7 @@ impl Limited {
             // Tests come to the end sooner.
             Self::Suppressions if cfg!(test) => 1000,
             Self::Suppressions => 1_000_000,
+            Self::Webhooks => 20,
         }
     }
 
@@ -161,6 +163,7 @@ impl Limited {
             Self::Domains => "domains",
             Self::Keys => "keys",
             Self::Suppressions => "suppressions",
+            Self::Webhooks => "webhooks",
         }
     }
 }
@@ -171,6 +174,7 @@ pub struct TenantCounts {
     pub domains: u64,
     pub keys: u64,
     pub suppressions: u64,
+    pub webhooks: u64,
     pub messages: u64,
     pub deliveries: u64,
     pub events: u64,
@@ -181,6 +185,7 @@ impl AddAssign for TenantCounts {
         self.domains += more.domains;
         self.keys += more.keys;
         self.suppressions += more.suppressions;
+        self.webhooks += more.webhooks;
         self.messages += more.messages;
         self.deliveries += more.deliveries;
         self.events += more.events;

@@ -5,6 +5,7 @@ mod journal;
 mod queue;
 mod spool;
 mod usage;
+mod webhook;
 
 use crate::mail::Timestamp;
 
@@ -13,6 +14,7 @@ pub use journal::*;
 pub use queue::*;
 pub use spool::*;
 pub use usage::*;
+pub use webhook::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,7 @@ mod dkim_keys;
 mod domains;
 mod keys;
 mod removal;
-mod room;
+pub(super) mod room;
 mod suppressions;
 mod tenants;
 

@@ -7,12 +7,14 @@ pub(super) mod retention;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::spool::submission_key;
-use super::{Store, events, usage};
-use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
+use super::{Store, events, outbox, usage};
+use crate::mail::{DeliveryId, EventId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, NewEvent, Page, PageRequest,
-    Pruned, Rejection, Result, RetentionPolicy,
+    Attempt, Delivery, Event, EventFilter, EventPage, Journal, Message, MessageFilter, MessageSummary,
+    NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -55,6 +57,18 @@ impl Journal for Store {
             tx.append(*kind, subject, data, *at)
         })
         .await
+    }
+
+    async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage> {
+        self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
+    }
+
+    async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
+        self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
+    }
+
+    fn watch_events(&self) -> watch::Receiver<EventId> {
+        self.last_event.clone()
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -118,6 +132,10 @@ impl Store {
             pruned.usage_hours += self
                 .write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX))
                 .await?;
+        }
+        for ids in due.webhook_deliveries.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.webhook_deliveries += self.write(move |tx| outbox::remove(tx, &ids)).await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         // A look at every file, so only once in a round: when nothing else is left to do.

@@ -6,6 +6,7 @@ mod directory;
 mod events;
 mod journal;
 mod open;
+mod outbox;
 mod page;
 mod queue;
 mod readers;
@@ -24,13 +25,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
+use tokio::sync::watch;
 
 use self::bodies::BodyFiles;
+use self::outbox::Agenda;
 use self::queue::Surveys;
 use self::readers::Readers;
 use self::spool::{FreeSpace, Memory};
 use self::writer::{Tx, Writer};
 use super::{Conflict, Result, StoreError};
+use crate::mail::EventId;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -116,6 +120,10 @@ pub struct Store {
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,
     access: Access,
+    /// See [`super::Journal::watch_events`].
+    last_event: watch::Receiver<EventId>,
+    /// Which webhooks have something to be told.
+    agenda: Arc<Agenda>,
     /// See [`super::Directory::directory_version`].
     directory_version: Arc<AtomicU64>,
     /// Held while this process serves the data directory.

@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
-    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
-    TenantStatus, Timestamp, UsageInterval, Verification, Weight,
+    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
+    DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
+    EventKind, Host, KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode,
+    RequestId, ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
+    TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+    WebhookStatus, Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -64,6 +65,8 @@ stored_as_text!(
     EventId,
     SuppressionId,
     RequestId,
+    WebhookId,
+    WebhookDeliveryId,
     Address,
     EnhancedStatus,
     EnvelopeId,
@@ -86,6 +89,9 @@ stored_as_name!(
     ReturnContent,
     UsageInterval,
     LimitPeriod,
+    WebhookStatus,
+    DisabledReason,
+    WebhookDeliveryState,
 );
 
 impl ToSql for Host {

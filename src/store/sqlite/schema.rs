@@ -11,7 +11,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_source_pool.sql"),
     include_str!("migrations/0006_holds.sql"),
     include_str!("migrations/0007_weight.sql"),
-    include_str!("migrations/0008_usage.sql"),
+    include_str!("migrations/0008_webhooks.sql"),
+    include_str!("migrations/0009_usage.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

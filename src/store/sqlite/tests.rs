@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant, now,
-    options, outcomes,
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant,
+    new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, NewSmartHost, RetentionPolicy, Spool};
+use crate::store::{Directory, Journal, NewSmartHost, Outbox, RetentionPolicy, Spool};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -280,7 +280,7 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9 };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id).await.unwrap().is_none());
@@ -297,7 +297,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
-    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9 };
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
     let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
     assert_eq!(prune(100).await, 0);
     for file in &files {
@@ -376,6 +376,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     bed.store.create_key(key, now()).await.unwrap();
+    for owner in [Some(tenant), None] {
+        bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
+    }
     bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
     bed.store.enqueue(large.clone()).await.unwrap();

@@ -9,12 +9,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::EventClock;
 use super::lock;
+use super::outbox::{Agenda, Subscriptions};
 use super::seal::Sealer;
 use super::usage::Tally;
+use crate::mail::EventId;
 use crate::store::{Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
@@ -35,6 +37,8 @@ pub(super) struct Tx<'a> {
     pub(super) sealer: &'a Sealer,
     /// What the jobs used.
     pub(super) tally: Tally,
+    /// Who is to be told of events.
+    pub(super) subscriptions: &'a Subscriptions,
 }
 
 impl Deref for Tx<'_> {
@@ -63,9 +67,10 @@ impl Writer {
         connection: Connection,
         clock: EventClock,
         sealer: Arc<Sealer>,
+        heralds: Heralds,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let bench = Bench { connection, clock, sealer };
+        let bench = Bench { connection, clock, sealer, subscriptions: Subscriptions::default(), heralds };
         let thread =
             std::thread::Builder::new().name("store-writer".into()).spawn(move || bench.serve(receiver))?;
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
@@ -248,6 +253,16 @@ struct Bench {
     connection: Connection,
     clock: EventClock,
     sealer: Arc<Sealer>,
+    subscriptions: Subscriptions,
+    heralds: Heralds,
+}
+
+/// Who hears what was committed.
+pub(super) struct Heralds {
+    /// The last event.
+    pub(super) last_event: watch::Sender<EventId>,
+    /// The webhooks that have something to be told.
+    pub(super) agenda: Arc<Agenda>,
 }
 
 impl Bench {
@@ -282,7 +297,10 @@ impl Bench {
             self.roll_back();
         }
         let committed = match &tried {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.tell_heralds();
+                Ok(())
+            }
             Err(Fault::Lost(error)) => Err(error),
             // Cannot be with savepoints; to be told of a failure is right in any case.
             Err(Fault::HalfDone) => Err(&CommitError::DiskFull),
@@ -293,12 +311,8 @@ impl Bench {
     }
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let tx = Tx {
-            connection: &self.connection,
-            clock: &self.clock,
-            sealer: &self.sealer,
-            tally: Tally::default(),
-        };
+        let Self { connection, clock, sealer, subscriptions, .. } = self;
+        let tx = Tx { connection, clock, sealer, subscriptions, tally: Tally::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             let counted = tx.tally.len();
@@ -334,13 +348,22 @@ impl Bench {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
+            self.subscriptions.forget();
             self.execute("ROLLBACK TO job")?;
         }
         self.execute("RELEASE job")?;
         Ok(is_done)
     }
 
+    fn tell_heralds(&self) {
+        let last = self.clock.last();
+        self.heralds.last_event.send_if_modified(|told| std::mem::replace(told, last) != last);
+        self.heralds.agenda.note_all(self.subscriptions.take_touched());
+    }
+
     fn roll_back(&self) {
+        self.subscriptions.forget();
+        self.subscriptions.take_touched();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
         {

@@ -42,6 +42,7 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
         domains: own("domain")?,
         keys: own("key")?,
         suppressions: own("suppression")?,
+        webhooks: own("webhook")?,
         messages: own("message")?,
         deliveries: of_messages("delivery")?,
         events: of_messages("event")? + count("event WHERE tenant_id = ?1 AND message_id IS NULL")?,
@@ -104,13 +105,17 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     remove("usage", "(tenant_id, span, start_us, environment)", own)?;
     remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
+    // Those of the platform's webhooks too: what they say is the tenant's.
+    remove("webhook_delivery", "id", own)?;
+    let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let keys = remove("key", "id", own)?;
     remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
     // While keys are left there is no room for their domains.
     let domains = remove("domain", "id", own)?;
+    tx.subscriptions.forget();
     Ok(Step {
-        counts: TenantCounts { events, suppressions, keys, domains, ..TenantCounts::default() },
+        counts: TenantCounts { events, webhooks, suppressions, keys, domains, ..TenantCounts::default() },
         messages: Vec::new(),
         is_last: left > 0,
     })

@@ -2,7 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
-use crate::mail::{AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp};
+use crate::mail::{
+    AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
+};
 use crate::store::sqlite::rows::{sql_limit, us};
 use crate::store::sqlite::usage;
 use crate::store::sqlite::writer::Tx;
@@ -22,6 +24,7 @@ pub(super) struct Due {
     pub(super) rejections: Vec<String>,
     /// Whose old hours of usage go.
     pub(super) usage: Vec<TenantId>,
+    pub(super) webhook_deliveries: Vec<String>,
 }
 
 /// Finds at most `limit` of each.
@@ -55,6 +58,9 @@ pub(super) fn find_due(
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
     let sql = "SELECT id FROM event WHERE tenant_id IS ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
     collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
+    let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
+    let sql = "SELECT id FROM webhook_delivery WHERE id < ?1 ORDER BY id LIMIT ?2";
+    collect(connection, sql, params![end], limit, &mut due.webhook_deliveries)?;
     Ok(due)
 }
 
@@ -114,7 +120,7 @@ pub(super) fn remove_transcripts(tx: &Tx<'_>, ids: &[AttemptId]) -> Result<u64> 
     Ok(removed as u64)
 }
 
-/// Adds ids until there are `limit`; the query's third parameter is how many may still come.
+/// Adds ids until there are `limit`; the query's last parameter is how many may still come.
 fn collect(
     connection: &Connection,
     sql: &str,
