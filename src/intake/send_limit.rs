@@ -215,3 +215,57 @@ fn refuse(period: LimitPeriod, standing: Standing, count: u64) -> Refusal {
         format!("try again at {resets_at}, when the {period} ends, or ask the operator to raise the limit"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Access, StoreOptions};
+
+    fn limits() -> (tempfile::TempDir, SendLimits) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: dir.path().to_owned(),
+            master_key_file: None,
+            readers: 1,
+            inline_body_bytes_max: 1024,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 0,
+            access: Access::Serve,
+        };
+        (dir, SendLimits::new(Arc::new(Store::open(options).unwrap())))
+    }
+
+    fn wish(account: Account, per_day: Option<u32>, at: &str) -> Wish {
+        let limits = RateLimit { emails_per_day: per_day, ..RateLimit::default() };
+        Wish { account, limits, at: at.parse().unwrap() }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_written_is_given_back() {
+        let (_dir, limits) = limits();
+        let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
+        let wish = wish(account, Some(10), "2026-11-22T12:00:00Z");
+        let used = async || limits.standing(&wish).await.unwrap().unwrap().used;
+        let dropped = limits.take(wish, 4).await.unwrap().unwrap();
+        assert_eq!(used().await, 4);
+        assert!(limits.take(wish, 7).await.unwrap().is_err(), "what is on its way counts");
+        drop(dropped);
+        assert_eq!(used().await, 0);
+        let kept = limits.take(wish, 4).await.unwrap().unwrap().keep();
+        assert_eq!(used().await, 4);
+        limits.give_back(&kept);
+        assert_eq!(used().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_was_lifted_for_a_while_does_not_remember_a_count_with_a_hole() {
+        let (_dir, limits) = limits();
+        let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
+        let at = |per_day| wish(account, per_day, "2026-11-22T12:00:00Z");
+        let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().keep();
+        let _ = limits.take(at(None), 100).await.unwrap().unwrap().keep();
+        assert!(limits.standing(&at(None)).await.unwrap().is_none());
+        let standing = limits.standing(&at(Some(10))).await.unwrap().unwrap();
+        assert_eq!(standing.used, 0, "the store, which has seen none of this, is asked again");
+    }
+}
