@@ -14,6 +14,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod tlsa;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
@@ -35,7 +36,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    SuppressionReason, TenantStatus, TlsMinimum, TlsMode, UnknownName, Verification,
 };
 pub use status::EnhancedStatus;
+pub use tlsa::Tlsa;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};
