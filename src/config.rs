@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::{DomainName, TlsMode};
+use crate::mail::{DomainName, TlsMinimum, TlsMode};
 
 /// Everything that the file can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -184,8 +184,14 @@ pub struct Relay {
     pub source_address: Option<IpAddr>,
     /// Networks that mail may go to although they are private, loopback or link-local.
     pub allowed_private_networks: Vec<IpNet>,
-    /// PEM with certificate authorities for smart hosts, beside the system's.
+    /// PEM with certificate authorities, beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether DNSSEC is used, and with it DANE.
+    pub dnssec: Dnssec,
+    /// The root's keys, as DNSKEY records; those that the program knows if absent.
+    pub trust_anchor_file: Option<PathBuf>,
+    /// Destinations that must have more TLS than they ask for themselves.
+    pub tls_minimum: Vec<DestinationTls>,
     /// Connections in all.
     pub connections_max: usize,
     /// Connections to one destination.
@@ -225,6 +231,26 @@ pub struct Timeouts {
     pub final_dot: Duration,
     #[serde(with = "duration")]
     pub quit: Duration,
+}
+
+/// Whether DNSSEC is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dnssec {
+    /// Signatures are checked here, if the name servers pass them on.
+    Validate,
+    /// Nobody asks.
+    Off,
+}
+
+/// The least TLS for the mail of a domain and of those under it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationTls {
+    /// The domain of the recipients.
+    pub domain: DomainName,
+    /// `encrypted`, `verified` or `dane`.
+    pub minimum: TlsMinimum,
 }
 
 /// A smart host of the whole platform.
@@ -370,6 +396,9 @@ impl Default for Relay {
             source_address: None,
             allowed_private_networks: Vec::new(),
             ca_file: None,
+            dnssec: Dnssec::Validate,
+            trust_anchor_file: None,
+            tls_minimum: Vec::new(),
             connections_max: 500,
             connections_per_destination_max: 20,
             messages_per_connection_max: 100,
@@ -558,6 +587,7 @@ mod tests {
         assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
         assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
         assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
+        assert!(config.relay.trust_anchor_file.is_some() && !config.relay.tls_minimum.is_empty());
     }
 
     #[test]

@@ -84,7 +84,9 @@ impl StsPolicy {
     /// Whether the policy means this host (RFC 8461 §4.1), given in lower-case A-labels without a final dot.
     pub fn names(&self, host: &str) -> bool {
         self.mx.iter().any(|pattern| match pattern.strip_prefix("*.") {
-            Some(parent) => host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
+            Some(parent) => {
+                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
+            }
             None => pattern == host,
         })
     }
@@ -113,9 +115,7 @@ impl StsMode {
 /// RFC 8461 §3.2, sts-policy-ext-name: at most 32 characters, of which the first is a letter or a digit.
 fn is_field_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    name.len() <= 32
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(inner)
+    name.len() <= 32 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(inner)
 }
 
 fn read_max_age(text: &str) -> Option<u64> {
@@ -150,7 +150,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GOOD: &str = "version: STSv1\r\nmode: enforce\r\nmx: mx1.example.com\r\nmx: *.Example.net\r\nmax_age: 604800\r\n";
+    const GOOD: &str =
+        "version: STSv1\r\nmode: enforce\r\nmx: mx1.example.com\r\nmx: *.Example.net\r\nmax_age: 604800\r\n";
 
     #[test]
     fn a_policy_file_is_read() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::mta_sts::{StsMode, StsPolicy};
-use crate::mail::{DomainName, EnhancedStatus, Tlsa, TlsMinimum};
+use crate::mail::{DomainName, EnhancedStatus, TlsMinimum, Tlsa};
 
 /// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
 pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
@@ -156,7 +156,9 @@ pub fn decide(
     // RFC 8461 §2: what DANE says is never overridden by MTA-STS.
     let found = match by_dane(facts, host, tlsa)? {
         Some(policy) if policy.requirement != Requirement::Encrypted => policy,
-        unauthenticated => by_sts(facts, host)?.or(unauthenticated).unwrap_or_else(|| without_policy(facts, tlsa)),
+        unauthenticated => {
+            by_sts(facts, host)?.or(unauthenticated).unwrap_or_else(|| without_policy(facts, tlsa))
+        }
     };
     let policy = raise_to_minimum(facts, host, found)?;
     if require_tls { raise_for_message(facts, host, policy) } else { Ok(policy) }
@@ -175,7 +177,8 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
     let usable = strongest(records);
     if usable.is_empty() {
         // RFC 7672 §2.2: it has TLS, but nothing to know it by.
-        let ground = format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
+        let ground =
+            format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
         return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground }));
     }
     let kinds: Vec<String> = usable.iter().map(Tlsa::to_string).collect();
@@ -260,7 +263,8 @@ fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Res
             "the MTA-STS policy names the host"
         }
         (_, sts) => {
-            let text = format_args!("neither DNSSEC nor MTA-STS proves that {host} takes the mail of {domain}");
+            let text =
+                format_args!("neither DNSSEC nor MTA-STS proves that {host} takes the mail of {domain}");
             let unmet = Unmet::passing("requiretls_mx", "requiretls: the MX is not proved", text);
             let lasting = !matches!(sts, StsAnswer::Unavailable(_));
             return Err(Unmet { lasting, ..unmet });
@@ -350,8 +354,20 @@ mod tests {
             (MxProof::Secure(vec!["other.test".into()]), &none, absent(), Opportunistic, "dnssec_mx_host"),
             (MxProof::Insecure, &none, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
             (MxProof::Insecure, &none, no.clone(), Opportunistic, "mta_sts_host"),
-            (MxProof::Off, &none, sts("testing", "mx.b.test"), Opportunistic, "opportunistic by mta-sts testing"),
-            (MxProof::Off, &none, sts("testing", "other.test"), Opportunistic, "opportunistic by mta-sts testing"),
+            (
+                MxProof::Off,
+                &none,
+                sts("testing", "mx.b.test"),
+                Opportunistic,
+                "opportunistic by mta-sts testing",
+            ),
+            (
+                MxProof::Off,
+                &none,
+                sts("testing", "other.test"),
+                Opportunistic,
+                "opportunistic by mta-sts testing",
+            ),
             (MxProof::Off, &none, sts("none", "other.test"), Opportunistic, "opportunistic by opportunistic"),
             // DANE goes first, whatever MTA-STS says.
             (secure(), &ee, no.clone(), Opportunistic, "dane by dane"),

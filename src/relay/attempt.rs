@@ -13,9 +13,11 @@ use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
 use super::route::Lane;
 use super::tls::Trust;
+use super::tls_policy::{Need, Protection};
 use super::transcript::Transcript;
-use crate::mail::{BodyType, Content, EnhancedStatus, TlsMode};
+use crate::mail::{BodyType, Content, EnhancedStatus, Host, TlsMode};
 use crate::policy::outcome::Verdict;
+use crate::policy::tls::{HostPolicy, Requirement, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -67,7 +69,10 @@ impl<'a> Attempt<'a> {
 
     /// Tries until nothing is left to try.
     pub async fn run(mut self, mut idle: Option<Connection>) -> Tried {
-        if let Some(unfit) = idle.take_if(|idle| self.requires_tls() && !idle.keeps_tls()) {
+        if let Some(connection) = &mut idle
+            && !self.may_use(connection).await
+            && let Some(unfit) = idle.take()
+        {
             self.core.tasks.spawn(unfit.quit());
         }
         let mut used = None;
@@ -118,6 +123,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Whether the message may go over a connection that another one was sent over.
+    async fn may_use(&self, connection: &mut Connection) -> bool {
+        if self.requires_tls() && !connection.keeps_tls() {
+            return false;
+        }
+        let (Lane::Mx(_), Host::Domain(domain)) = (self.lane, &self.batch.destination) else { return true };
+        let host = connection.peer.host.clone();
+        let need =
+            Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
+        let allowed = self.core.tls_policies.allows(self.core, &need, connection);
+        timeout_at(self.deadline, allowed).await.unwrap_or(false)
+    }
+
     fn has_open(&self) -> bool {
         self.endings.iter().any(is_open)
     }
@@ -136,11 +154,21 @@ impl<'a> Attempt<'a> {
                 return last;
             }
         };
+        let protection = Protection::of(self.core, &destination, self.requires_tls());
+        let Ok(protection) = timeout_at(self.deadline, protection).await else { return last };
         let mut dialled = 0;
         for host in &destination.hosts {
             if Instant::now() >= self.deadline {
                 return last;
             }
+            let policy = match timeout_at(self.deadline, protection.of_host(self.core, host)).await {
+                Ok(Ok(policy)) => policy,
+                Ok(Err(unmet)) => {
+                    self.settle_unmet(unmet, host);
+                    continue;
+                }
+                Err(_) => return last,
+            };
             let addresses = match destination.addresses_of(self.core, host).await {
                 Ok(addresses) => addresses,
                 Err(obstacle) => {
@@ -159,7 +187,9 @@ impl<'a> Attempt<'a> {
                 if let Some(previous) = last.take() {
                     self.core.tasks.spawn(previous.quit());
                 }
-                let Some(mut connection) = self.open(host, address, &destination).await else { continue };
+                let Some(mut connection) = self.open(host, address, &destination, &policy).await else {
+                    continue;
+                };
                 if self.requires_tls() && !connection.keeps_tls() {
                     let trouble = Trouble {
                         lacks_tls: true,
@@ -185,13 +215,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// The host gets no mail now, whatever it offers.
+    fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
+        let Unmet { text, status, lasting, ground } = unmet;
+        let trouble =
+            Trouble { lacks_tls: lasting, status: Some(status), ..Trouble::new(Phase::Connect, text) };
+        let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
+        self.settle_trouble(&trouble, &Arc::new(peer));
+    }
+
     async fn open(
         &mut self,
         host: &str,
         address: SocketAddr,
         destination: &Destination,
+        policy: &HostPolicy,
     ) -> Option<Connection> {
-        let mut dial = match self.plan(host, address, destination) {
+        let mut dial = match self.plan(host, address, destination, policy) {
             Ok(dial) => dial,
             Err(text) => {
                 self.settle_obstacle(Obstacle::Passing(text.to_owned()));
@@ -213,7 +253,9 @@ impl<'a> Attempt<'a> {
                 dial.starttls = StartTls::Never;
                 continue;
             }
-            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), ..Peer::default() };
+            let tls_policy = Some(policy.ground.clone());
+            let peer =
+                Peer { host: host.to_owned(), address: Some(address.ip()), tls_policy, ..Peer::default() };
             self.settle_trouble(&trouble, &Arc::new(peer));
             return None;
         }
@@ -236,11 +278,22 @@ impl<'a> Attempt<'a> {
         self.core.connections.clone().acquire_owned().await.ok()
     }
 
-    fn plan(&self, host: &str, address: SocketAddr, destination: &Destination) -> Result<Dial, &'static str> {
+    fn plan(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        destination: &Destination,
+        policy: &HostPolicy,
+    ) -> Result<Dial, &'static str> {
         let route = destination.route.as_ref();
         let mode = route.map_or(TlsMode::Opportunistic, |route| route.tls);
         let login = route.and_then(|route| route.login.clone());
-        let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls) || self.requires_tls();
+        let trust = match &policy.requirement {
+            Requirement::Opportunistic | Requirement::Encrypted => Trust::Any,
+            Requirement::Verified => Trust::Verified,
+            Requirement::Dane(set) => Trust::Dane(set.clone()),
+        };
+        let checked = trust != Trust::Any;
         let local = mode == TlsMode::None && address.ip().is_loopback();
         if login.is_some() && !checked && !local {
             return Err(
@@ -253,12 +306,13 @@ impl<'a> Attempt<'a> {
             source: self.core.settings.source_address,
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
-                TlsMode::Opportunistic | TlsMode::None if self.requires_tls() => StartTls::Required,
-                TlsMode::Starttls => StartTls::Required,
-                TlsMode::Opportunistic => StartTls::IfOffered,
-                TlsMode::Implicit | TlsMode::None => StartTls::Never,
+                TlsMode::Implicit => StartTls::Never,
+                _ if policy.requirement != Requirement::Opportunistic => StartTls::Required,
+                TlsMode::None => StartTls::Never,
+                TlsMode::Opportunistic | TlsMode::Starttls => StartTls::IfOffered,
             },
-            trust: if checked { Trust::Verified } else { Trust::Any },
+            trust,
+            tls_policy: policy.ground.clone(),
             hello_name: self.core.settings.hello_name.clone(),
             login,
         })

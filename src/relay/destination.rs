@@ -18,7 +18,7 @@ pub struct Destination {
     /// The smart host, if it is one.
     pub route: Option<SmartHostRoute>,
     /// The domain of the recipients if its own mail hosts are meant.
-    domain: Option<DomainName>,
+    pub domain: Option<DomainName>,
 }
 
 /// Why there is no host, or no address.

@@ -53,7 +53,7 @@ impl Ending {
             None => Self {
                 verdict: Verdict::Deferred { brief: trouble.phase != Phase::Content },
                 code: None,
-                enhanced: None,
+                enhanced: trouble.status,
                 text: trouble.text.clone(),
                 peer: peer.clone(),
                 conclusive: false,

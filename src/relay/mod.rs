@@ -4,6 +4,7 @@
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
 //! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
 //!   `pool`,
+//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -11,6 +12,7 @@
 
 mod attempt;
 mod connection;
+mod dane;
 mod destination;
 mod ending;
 mod notice;
@@ -25,6 +27,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tls_policy;
 mod transcript;
 mod worker;
 
@@ -40,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::dns::Resolver;
+use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, TenantId};
 use crate::policy::fairness::{Fairness, SlotLimits};
 use crate::store::Store;
@@ -48,6 +51,7 @@ use connection::Dialler;
 use pool::Pool;
 use route::{Lane, Router};
 use tasks::Tasks;
+use tls_policy::TlsPolicies;
 use worker::Claim;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
@@ -72,6 +76,9 @@ pub enum RelayError {
         /// What is wrong with it.
         message: String,
     },
+    /// The file with the root's keys is of no use.
+    #[error("relay.trust_anchor_file: {0}")]
+    TrustAnchor(DnsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),
@@ -102,6 +109,7 @@ struct Core {
     resolver: Resolver,
     router: Router,
     dialler: Dialler,
+    tls_policies: TlsPolicies,
     pool: Pool,
     fairness: Mutex<Fairness<TenantId, Lane, Claim>>,
     /// One for each open connection.
@@ -144,6 +152,7 @@ struct Settings {
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
+    TlsPolicies::new(config)?;
     config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
 }
 
@@ -179,6 +188,7 @@ impl Relay {
             store,
             resolver,
             dialler,
+            tls_policies: TlsPolicies::new(config)?,
             pool: Pool::new(config.connection_idle),
             fairness: Mutex::new(Fairness::new(limits)),
             connections: Arc::new(Semaphore::new(config.connections_max)),

@@ -135,8 +135,8 @@ fn kind_of(state: DeliveryState) -> Option<EventKind> {
 
 fn insert_attempt(tx: &Tx<'_>, attempt: &Attempt) -> Result<()> {
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
-                                    code, enhanced, text, transcript, outcome, reason)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+                                    code, enhanced, text, transcript, outcome, reason, tls_policy)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     tx.prepare_cached(sql)?.execute(params![
         attempt.id,
         attempt.message_id,
@@ -152,6 +152,7 @@ fn insert_attempt(tx: &Tx<'_>, attempt: &Attempt) -> Result<()> {
         shorten(&attempt.transcript, TRANSCRIPT_OCTETS_MAX),
         attempt.outcome,
         attempt.reason,
+        attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
     ])?;
     Ok(())
 }
