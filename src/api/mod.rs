@@ -43,6 +43,7 @@ use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::verification;
+use crate::waiting::Board;
 
 use self::answer::Answer;
 use self::auth::{Caller, Touched};
@@ -74,6 +75,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// What the relay holds back.
+    pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -85,6 +88,7 @@ pub struct Api {
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -102,7 +106,7 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, waiting, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -110,6 +114,7 @@ impl Api {
             store,
             resolver,
             bans,
+            waiting,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

@@ -36,7 +36,7 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMinimum, TlsMode, UnknownName, Verification,
+    SuppressionReason, TenantStatus, TlsMinimum, TlsMode, UnknownName, Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;

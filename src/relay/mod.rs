@@ -47,6 +47,8 @@ use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, TenantId};
 use crate::policy::fairness::{Fairness, SlotLimits};
 use crate::store::Store;
+use crate::tls::TlsError;
+use crate::waiting::Board;
 use connection::Dialler;
 use pool::Pool;
 use route::{Lane, Router};
@@ -69,13 +71,8 @@ pub enum RelayError {
         source: std::io::Error,
     },
     /// The file with certificate authorities is of no use.
-    #[error("relay.ca_file {path}: {message}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error("relay.ca_file {0}")]
+    CaFile(TlsError),
     /// The file with the root's keys is of no use.
     #[error("relay.trust_anchor_file: {0}")]
     TrustAnchor(DnsError),
@@ -119,6 +116,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// What is held back, and why.
+    waiting: Arc<Board>,
     stop: CancellationToken,
 }
 
@@ -195,6 +194,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
@@ -203,6 +203,11 @@ impl Relay {
     /// To wait for after [`Relay::run`], also if that was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
+    }
+
+    /// Where it posts what it holds back.
+    pub fn waiting(&self) -> Arc<Board> {
+        self.core.waiting.clone()
     }
 
     /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.

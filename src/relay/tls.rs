@@ -7,10 +7,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{
-    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
-};
-use rustls_pki_types::pem::PemObject;
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme, WantsVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::RelayError;
 use super::dane::DaneVerifier;
 use crate::policy::tls::DaneSet;
+use crate::tls;
 
 /// Whether the server must prove its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +44,9 @@ impl ClientTls {
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RelayError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = || builder(&provider).map_err(|error| RelayError::Tls(error.to_string()));
-        let verified = builder()?.with_root_certificates(load_roots(ca_file)?).with_no_client_auth();
+        let verified = builder()?
+            .with_root_certificates(tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?)
+            .with_no_client_auth();
         let any = builder()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AcceptAny(provider.clone())))
@@ -102,27 +102,6 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
         Some(suite) => format!("{version} {:?}", suite.suite()),
         None => version.to_owned(),
     }
-}
-
-fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RelayError> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
-    }
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let fault = |message: String| RelayError::CaFile { path: path.to_owned(), message };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))? {
-            let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(fault("there is no certificate in it".into()));
-        }
-    }
-    Ok(roots)
 }
 
 /// Takes any certificate. Its signature is not checked either: a stranger's signature proves nothing, and certificates
