@@ -191,6 +191,8 @@ pub struct Relay {
     pub dnssec: Dnssec,
     /// The root's keys, as DNSKEY records; those that the program knows if absent.
     pub trust_anchor_file: Option<PathBuf>,
+    /// Policies that destinations publish over HTTPS (RFC 8461).
+    pub mta_sts: MtaSts,
     /// Destinations that must have more TLS than they ask for themselves.
     pub tls_minimum: Vec<DestinationTls>,
     /// Connections in all.
@@ -242,6 +244,19 @@ pub enum Dnssec {
     Validate,
     /// Nobody asks.
     Off,
+}
+
+/// MTA-STS policies of destinations.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MtaSts {
+    /// Whether anybody asks for them.
+    pub enabled: bool,
+    /// The port of the servers that have them.
+    pub port: u16,
+    /// How long a policy may take to arrive.
+    #[serde(with = "duration")]
+    pub fetch_timeout: Duration,
 }
 
 /// The least TLS for the mail of a domain and of those under it.
@@ -399,6 +414,7 @@ impl Default for Relay {
             ca_file: None,
             dnssec: Dnssec::Validate,
             trust_anchor_file: None,
+            mta_sts: MtaSts::default(),
             tls_minimum: Vec::new(),
             connections_max: 500,
             connections_per_destination_max: 20,
@@ -408,6 +424,12 @@ impl Default for Relay {
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
         }
+    }
+}
+
+impl Default for MtaSts {
+    fn default() -> Self {
+        Self { enabled: true, port: 443, fetch_timeout: Duration::from_secs(30) }
     }
 }
 

@@ -72,6 +72,8 @@ pub enum TlsaAnswer {
 pub enum Requirement {
     /// Nothing; TLS if it is offered.
     Opportunistic,
+    /// Nothing, but TLS with the right certificate is tried first, and its failure noted.
+    Tested,
     /// TLS with anybody.
     Encrypted,
     /// TLS with a certificate for the host's name from an authority we trust.
@@ -212,6 +214,8 @@ fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> 
     let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
     match policy.mode {
         StsMode::None => Ok(None),
+        // RFC 8461 §5: mail goes on whatever fails.
+        StsMode::Testing if named => Ok(Some(HostPolicy { requirement: Requirement::Tested, ground })),
         StsMode::Testing => Ok(Some(HostPolicy { requirement: Requirement::Opportunistic, ground })),
         StsMode::Enforce if named => Ok(Some(HostPolicy { requirement: Requirement::Verified, ground })),
         // RFC 8461 §4.1, §5.
@@ -280,7 +284,7 @@ impl Requirement {
     /// The least that a connection has which meets it.
     pub fn strength(&self) -> TlsMinimum {
         match self {
-            Self::Opportunistic => TlsMinimum::Opportunistic,
+            Self::Opportunistic | Self::Tested => TlsMinimum::Opportunistic,
             Self::Encrypted => TlsMinimum::Encrypted,
             Self::Verified => TlsMinimum::Verified,
             Self::Dane(_) => TlsMinimum::Dane,

@@ -15,7 +15,7 @@ use super::route::Lane;
 use super::tls::Trust;
 use super::tls_policy::{Need, Protection};
 use super::transcript::Transcript;
-use crate::mail::{BodyType, Content, EnhancedStatus, Host, TlsMode};
+use crate::mail::{BodyType, Content, EnhancedStatus, Host, TlsMinimum, TlsMode};
 use crate::policy::outcome::Verdict;
 use crate::policy::tls::{HostPolicy, Requirement, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
@@ -249,8 +249,15 @@ impl<'a> Attempt<'a> {
             // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
             if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
                 self.transcript.remark(&trouble.text);
-                self.transcript.remark("again, without TLS");
-                dial.starttls = StartTls::Never;
+                if dial.trust == Trust::Any {
+                    self.transcript.remark("again, without TLS");
+                    dial.starttls = StartTls::Never;
+                } else {
+                    tracing::info!(host, domain = %self.batch.destination, reason = %trouble.text,
+                        "fails an MTA-STS policy that is being tested");
+                    self.transcript.remark("again, with any certificate: the policy is only being tested");
+                    dial.trust = Trust::Any;
+                }
                 continue;
             }
             let tls_policy = Some(policy.ground.clone());
@@ -290,7 +297,7 @@ impl<'a> Attempt<'a> {
         let login = route.and_then(|route| route.login.clone());
         let trust = match &policy.requirement {
             Requirement::Opportunistic | Requirement::Encrypted => Trust::Any,
-            Requirement::Verified => Trust::Verified,
+            Requirement::Verified | Requirement::Tested => Trust::Verified,
             Requirement::Dane(set) => Trust::Dane(set.clone()),
         };
         let checked = trust != Trust::Any;
@@ -307,7 +314,7 @@ impl<'a> Attempt<'a> {
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
                 TlsMode::Implicit => StartTls::Never,
-                _ if policy.requirement != Requirement::Opportunistic => StartTls::Required,
+                _ if policy.requirement.strength() > TlsMinimum::Opportunistic => StartTls::Required,
                 TlsMode::None => StartTls::Never,
                 TlsMode::Opportunistic | TlsMode::Starttls => StartTls::IfOffered,
             },

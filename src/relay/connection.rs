@@ -289,7 +289,7 @@ impl Dialler {
         let (text, lacks_tls) = match timeout(self.timeouts.starttls, handshake).await {
             Ok(Ok(stream)) => return Ok(stream),
             // What TLS itself objects to comes as invalid data, a lost connection as something else.
-            Ok(Err(error)) => (error.to_string(), error.kind() == std::io::ErrorKind::InvalidData),
+            Ok(Err(error)) => (tls::explain(&error), error.kind() == std::io::ErrorKind::InvalidData),
             Err(_) => ("time-out".to_owned(), false),
         };
         let code = if dial.trust == Trust::Any { "" } else { "[tls_not_trusted] " };

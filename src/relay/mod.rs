@@ -15,6 +15,7 @@ mod connection;
 mod dane;
 mod destination;
 mod ending;
+mod mta_sts;
 mod notice;
 mod pool;
 mod record;
@@ -151,7 +152,7 @@ struct Settings {
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
-    TlsPolicies::new(config)?;
+    TlsPolicies::check(config)?;
     config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
 }
 
@@ -184,10 +185,10 @@ impl Relay {
         let core = Core {
             settings,
             router: Router::new(store.clone(), config.smart_host.as_ref())?,
+            tls_policies: TlsPolicies::new(config, &store, &resolver)?,
             store,
             resolver,
             dialler,
-            tls_policies: TlsPolicies::new(config)?,
             pool: Pool::new(config.connection_idle),
             fairness: Mutex::new(Fairness::new(limits)),
             connections: Arc::new(Semaphore::new(config.connections_max)),
@@ -218,6 +219,9 @@ impl Relay {
         let (recordings, waiting) = mpsc::channel(recorder::WAITING_MAX);
         let _end = End(core.clone());
         let recorder = self.recording.0.spawn(recorder::run(core.clone(), waiting));
+        if let Some(sts) = core.tls_policies.sts() {
+            core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
+        }
         scheduler::run(&core, &recordings).await;
         // Dropping a claim gives it back.
         drop(core.fairness().drain());

@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::dns::Resolver;
+use crate::store::Store;
+
 use super::connection::{Connection, Peer};
 use super::destination::Destination;
+use super::mta_sts::MtaSts;
 use super::{Core, RelayError};
 use crate::config::{self, Dnssec};
 use crate::dns::{SecureResolver, Signed};
@@ -20,6 +24,7 @@ const FITNESS_LIFETIME: Duration = Duration::from_secs(60);
 /// Where policies come from.
 pub struct TlsPolicies {
     secure: Option<SecureResolver>,
+    sts: Option<Arc<MtaSts>>,
     minimums: HashMap<DomainName, TlsMinimum>,
 }
 
@@ -58,20 +63,31 @@ pub enum Protection {
 }
 
 impl TlsPolicies {
-    /// Reads the file with the root's keys.
+    /// Whether the file with the root's keys can be used.
     ///
     /// # Errors
     /// [`RelayError::TrustAnchor`].
-    pub fn new(config: &config::Relay) -> Result<Self, RelayError> {
-        let secure = match config.dnssec {
-            Dnssec::Off => None,
-            Dnssec::Validate => {
-                let resolver = SecureResolver::new(&config.name_servers, config.trust_anchor_file.as_deref());
-                Some(resolver.map_err(RelayError::TrustAnchor)?)
-            }
+    pub fn check(config: &config::Relay) -> Result<(), RelayError> {
+        secure_resolver(config).map(drop)
+    }
+
+    /// Reads the file with the root's keys and the one with certificate authorities.
+    ///
+    /// # Errors
+    /// [`RelayError::TrustAnchor`], [`RelayError::CaFile`].
+    pub fn new(config: &config::Relay, store: &Arc<Store>, resolver: &Resolver) -> Result<Self, RelayError> {
+        let secure = secure_resolver(config)?;
+        let sts = match config.mta_sts.enabled {
+            true => Some(Arc::new(MtaSts::new(config, store.clone(), resolver.clone())?)),
+            false => None,
         };
         let minimums = config.tls_minimum.iter().map(|entry| (entry.domain.clone(), entry.minimum)).collect();
-        Ok(Self { secure, minimums })
+        Ok(Self { secure, sts, minimums })
+    }
+
+    /// What fetches and keeps MTA-STS policies, if they are asked for.
+    pub fn sts(&self) -> Option<&Arc<MtaSts>> {
+        self.sts.as_ref()
     }
 
     /// Whether a connection is as the domain and the message need it. What is found fit is not asked about again for a
@@ -98,16 +114,17 @@ impl TlsPolicies {
         true
     }
 
-    async fn facts_of(&self, _core: &Core, domain: &DomainName) -> DomainFacts {
-        let mx = self.mx_proof(domain).await;
+    async fn facts_of(&self, core: &Core, domain: &DomainName) -> DomainFacts {
+        let sts = async {
+            match &self.sts {
+                Some(sts) => sts.answer(core, domain).await,
+                None => StsAnswer::Absent,
+            }
+        };
+        let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
         let minimum =
             domain.ancestors().find_map(|name| Some(*self.minimums.get(&DomainName::parse(name).ok()?)?));
-        DomainFacts {
-            domain: domain.clone(),
-            mx,
-            sts: StsAnswer::Absent,
-            minimum: minimum.unwrap_or(TlsMinimum::Opportunistic),
-        }
+        DomainFacts { domain: domain.clone(), mx, sts, minimum: minimum.unwrap_or(TlsMinimum::Opportunistic) }
     }
 
     async fn mx_proof(&self, domain: &DomainName) -> MxProof {
@@ -152,6 +169,16 @@ impl TlsPolicies {
         admit(facts, host)?;
         let tlsa = self.tlsa_of(facts, host, port).await;
         decide(facts, host, &tlsa, require_tls)
+    }
+}
+
+fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, RelayError> {
+    match config.dnssec {
+        Dnssec::Off => Ok(None),
+        Dnssec::Validate => {
+            let resolver = SecureResolver::new(&config.name_servers, config.trust_anchor_file.as_deref());
+            resolver.map(Some).map_err(RelayError::TrustAnchor)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod claims;
 mod directory;
 mod journal;
+mod policies;
 mod spool;
 
 use std::net::IpAddr;

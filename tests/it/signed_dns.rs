@@ -26,7 +26,7 @@ impl Signing {
         let private_key = Ed25519SigningKey::generate_pkcs8().unwrap();
         let private_key = Ed25519SigningKey::from_pkcs8(&private_key).unwrap();
         let key = DNSKEY::from_key(&private_key.to_public_key().unwrap());
-        let lifetime = Duration::from_secs(3600);
+        let lifetime = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         let signer = DnssecSigner::new(key.clone(), Box::new(private_key), Name::root(), lifetime);
         Self { signer, key, unsigned: BTreeSet::new(), tampered: BTreeSet::new() }
     }
@@ -41,7 +41,9 @@ impl Signing {
     /// What only a signed zone has: its keys, and its delegations.
     pub fn own_records(&self, owner: &Name, kind: RecordType) -> Vec<RData> {
         match kind {
-            RecordType::DNSKEY if owner.is_root() => vec![RData::DNSSEC(DNSSECRData::DNSKEY(self.key.clone()))],
+            RecordType::DNSKEY if owner.is_root() => {
+                vec![RData::DNSSEC(DNSSECRData::DNSKEY(self.key.clone()))]
+            }
             RecordType::NS if owner.is_root() || self.unsigned.contains(owner) => {
                 vec![RData::NS(NS(Name::from_ascii("ns.test.").unwrap()))]
             }
@@ -53,7 +55,8 @@ impl Signing {
     pub fn sign(&self, records: Vec<Record>) -> Vec<Record> {
         let mut sets: Vec<RecordSet> = Vec::new();
         for record in records {
-            let known = sets.iter_mut().find(|s| *s.name() == record.name && s.record_type() == record.record_type());
+            let known =
+                sets.iter_mut().find(|s| *s.name() == record.name && s.record_type() == record.record_type());
             let set = match known {
                 Some(set) => set,
                 None => {
@@ -80,10 +83,26 @@ impl Signing {
             authority.name = self.unsigned.iter().find(|cut| cut.zone_of(owner)).unwrap().clone();
             return vec![authority];
         }
-        let next = owner.prepend_label(b"\0").unwrap();
+        self.prove_absence(owner, present, authority)
+    }
+
+    /// That a delegation has no DS records: the parent says so, which is signed.
+    pub fn deny_delegation(&self, cut: &Name, authority: Record) -> Vec<Record> {
+        self.prove_absence(cut, [RecordType::NS].into(), authority)
+    }
+
+    fn prove_absence(&self, owner: &Name, present: BTreeSet<RecordType>, authority: Record) -> Vec<Record> {
+        let next = owner.prepend_label(&b"\0"[..]).unwrap();
         let nsec = NSEC::new_cover_self(next, present);
         let nsec = Record::from_rdata(owner.clone(), 0, RData::DNSSEC(DNSSECRData::NSEC(nsec)));
-        self.sign(vec![authority, nsec])
+        let sets = [authority, nsec].into_iter().flat_map(|record| {
+            let mut set = RecordSet::new(record.name.clone(), record.record_type(), 0);
+            set.insert(record.clone(), 0);
+            let lost = self.tampered.contains(&record.name);
+            let signature = (!lost).then(|| self.signature_of(&set));
+            std::iter::once(record).chain(signature)
+        });
+        sets.collect()
     }
 
     fn is_signed(&self, owner: &Name) -> bool {
@@ -91,7 +110,7 @@ impl Signing {
     }
 
     fn signature_of(&self, set: &RecordSet) -> Record {
-        let inception = time::OffsetDateTime::now_utc() - Duration::from_secs(60);
+        let inception = rcgen::date_time_ymd(2025, 1, 1);
         let signature = RRSIG::from_rrset(set, DNSClass::IN, inception, &self.signer).unwrap();
         Record::from_rdata(set.name().clone(), 0, RData::DNSSEC(DNSSECRData::RRSIG(signature)))
     }

@@ -3,12 +3,14 @@
 mod directory;
 mod journal;
 mod spool;
+mod sts;
 
 use crate::mail::Timestamp;
 
 pub use directory::*;
 pub use journal::*;
 pub use spool::*;
+pub use sts::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
 #[derive(Debug, Clone, Default)]

@@ -7,6 +7,7 @@ mod events;
 mod journal;
 mod open;
 mod page;
+mod policies;
 mod readers;
 mod rows;
 mod schema;
