@@ -37,6 +37,7 @@ mod idempotency;
 mod layers;
 mod lettre;
 mod logs;
+mod mta_sts;
 mod proxy;
 mod quickstart;
 mod release;
