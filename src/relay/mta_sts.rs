@@ -17,7 +17,7 @@ use url::Url;
 
 use super::{Core, RelayError};
 use crate::config;
-use crate::dns::Resolver;
+use crate::dns::{DnsError, Resolver};
 use crate::https::{self, Excess, Limits, Request};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
@@ -100,7 +100,12 @@ impl MtaSts {
         let known = self.known(domain).await;
         let now = Timestamp::now();
         let held = known.held.filter(|held| now < held.expires_at);
-        let Some(id) = self.record_id(domain).await else { return answer_of(held) };
+        let id = match (self.record_id(domain).await, &held) {
+            (Ok(Some(id)), _) => id,
+            (Err(error), None) => return StsAnswer::Unavailable(error.to_string()),
+            // Whoever can hide the record must not be able to lift the policy.
+            (Ok(None) | Err(_), _) => return answer_of(held),
+        };
         let failure =
             known.failure.filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
         let is_same = held.as_ref().is_some_and(|held| held.id == id);
@@ -157,10 +162,13 @@ impl MtaSts {
         domains.entry(domain.clone()).or_insert_with(|| Domain { held, ..Domain::default() }).clone()
     }
 
-    /// The id of the policy that the DNS tells of. No answer is as good as no record: a policy that is held goes on.
-    async fn record_id(&self, domain: &DomainName) -> Option<String> {
-        let texts = self.resolver.texts(&format!("_mta-sts.{domain}")).await.ok()?;
-        read_record(texts.iter().map(String::as_str))
+    /// The id of the policy that the DNS tells of, if it tells of one.
+    async fn record_id(&self, domain: &DomainName) -> Result<Option<String>, DnsError> {
+        match self.resolver.texts(&format!("_mta-sts.{domain}")).await {
+            Ok(texts) => Ok(read_record(texts.iter().map(String::as_str))),
+            Err(DnsError::NoSuchDomain | DnsError::NoRecords) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Joins the fetch that is under way, or starts one; `None` if there are too many.
@@ -285,7 +293,7 @@ pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
                 }
             };
             for record in stale {
-                let id = sts.record_id(&record.domain).await.unwrap_or(record.policy_id);
+                let id = sts.record_id(&record.domain).await.ok().flatten().unwrap_or(record.policy_id);
                 sts.refresh(&record.domain, id).await;
             }
         }

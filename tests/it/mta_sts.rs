@@ -64,8 +64,12 @@ impl Stage {
 
     /// Submits a message to a domain; its state and the attempt.
     async fn send(&self, domain: usize) -> (String, Value) {
+        self.send_to(&format!("d{domain}.test")).await
+    }
+
+    async fn send_to(&self, domain: &str) -> (String, Value) {
         let message = message(&self.account, "policy");
-        let id = self.server.submit(&self.account, &[&format!("bob@d{domain}.test")], &message).await;
+        let id = self.server.submit(&self.account, &[&format!("bob@{domain}")], &message).await;
         let email = self.server.wait_for_status(&id, &["delivered", "deferred", "bounced"]).await;
         let timeline = self.server.control.get(&format!("/v1/emails/{id}/timeline")).await;
         let entries = timeline["data"].as_array().unwrap();
@@ -166,14 +170,16 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
         stage.check(stage.send(n).await, "delivered", reason);
     }
     assert_eq!(stage.policies.requests().len(), count);
-    // Its certificate is for another name; its name has no address.
-    stage.dns.text(&format!("_mta-sts.sub.d{count}.test"), "v=STSv1; id=1");
-    stage.dns.mx(&format!("sub.d{count}.test"), &[(10, &format!("mx.d{count}.test"))]);
-    stage.dns.addresses(&format!("mta-sts.d{}.test", count + 1), &[]);
-    stage.check(stage.send(count + 1).await, "delivered", "no records of this type in the DNS");
-    let message = message(&stage.account, "sub");
-    let id = stage.server.submit(&stage.account, &[&format!("bob@sub.d{count}.test")], &message).await;
-    stage.server.wait_for_status(&id, &["delivered"]).await;
+    // Its name has no address, its record cannot be read, its certificate is for other names.
+    stage.dns.addresses(&format!("mta-sts.d{count}.test"), &[]);
+    stage.check(stage.send(count).await, "delivered", "no records of this type in the DNS");
+    stage.dns.fail(&format!("_mta-sts.d{}.test", count + 1));
+    stage.check(stage.send(count + 1).await, "delivered", "DNS look-up failed");
+    let other = "d0.d0.test";
+    stage.dns.text(&format!("_mta-sts.{other}"), "v=STSv1; id=1");
+    stage.dns.mx(other, &[(10, "mx.d0.test")]);
+    stage.dns.addresses(&format!("mta-sts.{other}"), &[stage.policies.address.ip()]);
+    stage.check(stage.send_to(other).await, "delivered", "certificate not valid for name");
     assert_eq!(stage.policies.requests().len(), count);
 }
 

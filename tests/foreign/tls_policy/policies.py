@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import pathlib
+import smtplib
 import ssl
 import subprocess
 import sys
@@ -14,7 +15,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "clients"))
 
 import postfix as mx  # noqa: E402
-import smtplib  # noqa: E402
 from server import PATIENCE_SECONDS, REPOSITORY, Server  # noqa: E402
 
 from signed_zone import SignedZone  # noqa: E402
@@ -200,7 +200,7 @@ def verify(server, postfix, sent):
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(postfix.mail()) < len(expected) and time.monotonic() < deadline:
         time.sleep(0.05)
-    taken = [mail for mail in postfix.mail()]
+    taken = postfix.mail()
     for domain in CASES:
         copies = [mail for mail in taken if f"Subject: to {domain}\r\n".encode() in mail]
         if len(copies) != int(domain in expected):
