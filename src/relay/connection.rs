@@ -292,8 +292,8 @@ impl Dialler {
             Ok(Err(error)) => (tls::explain(&error), error.kind() == std::io::ErrorKind::InvalidData),
             Err(_) => ("time-out".to_owned(), false),
         };
-        let code = if dial.trust == Trust::Any { "" } else { "[tls_not_trusted] " };
-        let text = format!("{code}the TLS handshake with {} [{}] failed: {text}", dial.host, dial.address);
+        let code = if lacks_tls { "tls_not_trusted" } else { "tls_handshake_lost" };
+        let text = format!("[{code}] the TLS handshake with {} [{}] failed: {text}", dial.host, dial.address);
         let status = Some(NOT_TRUSTED);
         Err(Trouble { in_handshake: true, lacks_tls, status, ..Trouble::new(Phase::StartTls, text) })
     }

@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dns::Resolver;
-use crate::store::Store;
-
 use super::connection::{Connection, Peer};
 use super::destination::Destination;
 use super::mta_sts::MtaSts;
 use super::{Core, RelayError};
 use crate::config::{self, Dnssec};
-use crate::dns::{SecureResolver, Signed};
+use crate::dns::{Resolver, SecureResolver, Signed};
 use crate::mail::{DomainName, TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
 };
+use crate::store::Store;
 
 /// How long a connection that was found fit for a domain counts as fit.
 const FITNESS_LIFETIME: Duration = Duration::from_secs(60);
@@ -25,7 +23,8 @@ const FITNESS_LIFETIME: Duration = Duration::from_secs(60);
 pub struct TlsPolicies {
     secure: Option<SecureResolver>,
     sts: Option<Arc<MtaSts>>,
-    minimums: HashMap<DomainName, TlsMinimum>,
+    /// By domain.
+    minimums: HashMap<String, TlsMinimum>,
 }
 
 /// What a message needs of a connection that is open already.
@@ -81,7 +80,8 @@ impl TlsPolicies {
             true => Some(Arc::new(MtaSts::new(config, store.clone(), resolver.clone())?)),
             false => None,
         };
-        let minimums = config.tls_minimum.iter().map(|entry| (entry.domain.clone(), entry.minimum)).collect();
+        let minimums =
+            config.tls_minimum.iter().map(|entry| (entry.domain.to_string(), entry.minimum)).collect();
         Ok(Self { secure, sts, minimums })
     }
 
@@ -122,8 +122,7 @@ impl TlsPolicies {
             }
         };
         let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
-        let minimum =
-            domain.ancestors().find_map(|name| Some(*self.minimums.get(&DomainName::parse(name).ok()?)?));
+        let minimum = domain.ancestors().find_map(|name| self.minimums.get(name).copied());
         DomainFacts { domain: domain.clone(), mx, sts, minimum: minimum.unwrap_or(TlsMinimum::Opportunistic) }
     }
 

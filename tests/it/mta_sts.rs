@@ -237,3 +237,34 @@ async fn the_configuration_may_demand_more_than_a_domain_does() {
     stage.check(stage.send(2).await, "delivered", "minimum verified: ");
     stage.check(stage.send(3).await, "dane_missing", "minimum dane: ");
 }
+
+#[tokio::test]
+async fn a_policy_of_yesterday_is_fetched_anew_although_nobody_sends() {
+    use pillarbox::mail::{SignedDuration, Timestamp};
+    use pillarbox::store::{Policies, StsRecord};
+    let mut stage = Stage::set(&[Right, Right], 10_000).await;
+    for (domain, hours) in [("d0.test", 25), ("d1.test", 23)] {
+        let fetched_at = Timestamp::now() - SignedDuration::from_hours(hours);
+        let record = StsRecord {
+            domain: domain.parse().unwrap(),
+            policy_id: "1".into(),
+            policy: format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n"),
+            fetched_at,
+            expires_at: fetched_at + SignedDuration::from_hours(168),
+        };
+        stage.server.running().store().keep_sts_policy(record).await.unwrap();
+    }
+    stage.policies.script([policy("enforce", "mx.other.test")]);
+    stage.server.restart(|_| ()).await;
+    let requests = stage.policies.wait_for(1).await;
+    assert!(requests[0].header("host").starts_with("mta-sts.d0.test:"), "{}", requests[0].head);
+    let domain = "d0.test".parse().unwrap();
+    crate::wait::until("the new policy holds", async || {
+        let found = stage.server.running().store().sts_policy(&domain, Timestamp::now());
+        found.await.unwrap().filter(|record| record.policy.contains("mx.other.test"))
+    })
+    .await;
+    stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
+    stage.check(stage.send(1).await, "delivered", "mta-sts enforce: the policy of d1.test names the host");
+    assert_eq!(stage.policies.requests().len(), 1);
+}
