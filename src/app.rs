@@ -150,6 +150,7 @@ impl Running {
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
+            expiry_max: config.relay.expiry_max,
             takes_null_sender: config.smtp.null_sender,
             names_client_address: config.smtp.received_client_address,
         };
@@ -165,10 +166,12 @@ impl Running {
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
+            expiry_max: config.relay.expiry_max,
             verification: checks.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
             bans,
+            source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             waiting: relay.waiting(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
@@ -195,6 +198,7 @@ impl Running {
         }
         let retention = RetentionPolicy {
             body_days: config.retention.body_days,
+            transcript_days: config.retention.transcript_days,
             row_days: config.retention.message_days,
         };
         stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));

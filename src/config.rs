@@ -3,6 +3,8 @@
 //! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
 //! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
 
+mod routing;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::{DomainName, TlsMinimum, TlsMode};
+use crate::mail::{DomainName, TlsMinimum};
+pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
 
 /// Everything that the file can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -175,13 +178,21 @@ pub struct Domains {
 pub struct Relay {
     /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
     pub smart_host: Option<PlatformSmartHost>,
+    /// Ways to destinations, which go before the platform's smart host.
+    pub routes: Vec<Route>,
+    /// What connections may come from.
+    pub sources: Vec<Source>,
+    /// Sources that belong together.
+    pub pools: Vec<Pool>,
+    /// The pool of whoever has none of its own; without it, `source_address` and `ehlo_name` are the only source.
+    pub source_pool: Option<String>,
     /// The name servers; the system's if empty.
     pub name_servers: Vec<SocketAddr>,
     /// The port of an MX.
     pub port: u16,
-    /// The name in EHLO; the server's host name if absent.
+    /// The name in EHLO, unless the source or the route has its own; the server's host name if absent.
     pub ehlo_name: Option<DomainName>,
-    /// The address that connections come from.
+    /// The address that connections come from: the short form of a pool with one source.
     pub source_address: Option<IpAddr>,
     /// Networks that mail may go to although they are private, loopback or link-local.
     pub allowed_private_networks: Vec<IpNet>,
@@ -204,9 +215,12 @@ pub struct Relay {
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
     pub connection_idle: Duration,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
+    /// The longest time that a tenant or a message may have.
+    #[serde(with = "duration")]
+    pub expiry_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
@@ -269,38 +283,14 @@ pub struct DestinationTls {
     pub minimum: TlsMinimum,
 }
 
-/// A smart host of the whole platform.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlatformSmartHost {
-    /// A host name or an IP address.
-    pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// `implicit`, `starttls`, `opportunistic` or `none`.
-    #[serde(default = "starttls")]
-    pub tls: TlsMode,
-    /// The account, if it wants one.
-    pub user: Option<String>,
-    /// The file with the password.
-    pub password_file: Option<PathBuf>,
-}
-
-fn submission_port() -> u16 {
-    587
-}
-
-fn starttls() -> TlsMode {
-    TlsMode::Starttls
-}
-
 /// How long things are kept after the last delivery of a message is finished.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Bodies.
     pub body_days: u32,
+    /// What was said in each attempt.
+    pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
 }
@@ -406,6 +396,10 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             smart_host: None,
+            routes: Vec::new(),
+            sources: Vec::new(),
+            pools: Vec::new(),
+            source_pool: None,
             name_servers: Vec::new(),
             port: 25,
             ehlo_name: None,
@@ -421,6 +415,7 @@ impl Default for Relay {
             messages_per_connection_max: 100,
             connection_idle: Duration::from_secs(30),
             expiry: 5 * DAY,
+            expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
         }
@@ -450,7 +445,7 @@ impl Default for Timeouts {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, message_days: 30 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30 }
     }
 }
 
@@ -532,6 +527,9 @@ impl Config {
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
         }
+        if self.relay.expiry_max < self.relay.expiry {
+            return Some(("relay.expiry_max", "must be at least relay.expiry"));
+        }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
         }
@@ -549,11 +547,7 @@ impl Config {
         if self.tls.certificate.is_some() != self.tls.private_key.is_some() {
             return Some(("tls", "certificate and private_key go together: set both or neither"));
         }
-        let smart_host = self.relay.smart_host.as_ref()?;
-        if smart_host.user.is_some() != smart_host.password_file.is_some() {
-            return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
-        }
-        None
+        routing::find_fault(&self.relay)
     }
 }
 
@@ -620,6 +614,7 @@ mod tests {
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
             ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
             ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
+            ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),

@@ -180,6 +180,7 @@ mod tests {
             settings: TenantSettings::default(),
             rate_limit: RateLimit::default(),
             smart_host: None,
+            source_pool: None,
             retention_days: None,
             status,
             created_at: now(),

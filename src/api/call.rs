@@ -38,6 +38,16 @@ impl Call<'_> {
         &self.api.store
     }
 
+    /// Hours that a tenant may have delivery tried.
+    pub fn expiry_hours_max(&self) -> u32 {
+        u32::try_from(self.api.expiry_max.as_secs() / 3600).unwrap_or(u32::MAX)
+    }
+
+    /// The pools of source addresses that the configuration has.
+    pub fn source_pools(&self) -> &[String] {
+        &self.api.source_pools
+    }
+
     /// The tenant that the caller is confined to; `None` is the platform.
     pub fn scope(&self) -> Option<TenantId> {
         self.caller.scope()

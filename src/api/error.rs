@@ -150,9 +150,11 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists | C::LimitReached | C::IdempotencyKeyReused => {
-            (StatusCode::CONFLICT, "conflict")
-        }
+        C::DomainTaken
+        | C::AlreadyExists
+        | C::LimitReached
+        | C::IdempotencyKeyReused
+        | C::MessageFinished => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -209,6 +211,10 @@ impl From<Conflict> for ApiError {
             Conflict::LimitReached(_) => (
                 RefusalCode::LimitReached,
                 "remove what is no longer used; a key makes room by being revoked",
+            ),
+            Conflict::TooManyHolds => (
+                RefusalCode::LimitReached,
+                "resume what need not be paused any more, or pause a whole tenant",
             ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -305,6 +311,7 @@ mod tests {
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
+            (Conflict::TooManyHolds, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

@@ -17,16 +17,16 @@ mod idle;
 mod json;
 mod keys;
 mod page;
+mod queue;
 mod rejections;
 mod route;
 mod server;
 mod suppressions;
 mod tenants;
-mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -42,6 +42,7 @@ use crate::dns::Resolver;
 use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
+use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::Board;
 
@@ -51,22 +52,23 @@ use self::call::Call;
 use self::error::Result;
 use self::page::Query;
 use self::route::Routes;
-use self::turns::Turns;
 
 pub use self::auth::Access;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
-const KEY_GENERATIONS_MAX: usize = 1;
+const KEY_GENERATIONS_MAX: u32 = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
-const LOOK_UPS_MAX: usize = 16;
+const LOOK_UPS_MAX: u32 = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
-const LOOK_UPS_OF_TENANT_MAX: usize = 4;
+const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
 
 /// What the API is made of.
 pub struct Parts {
     /// Its limits.
     pub settings: config::Api,
+    /// The longest time that a tenant may have delivery tried.
+    pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
     /// Where everything is.
@@ -75,6 +77,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// The names of the pools of source addresses that a tenant may have.
+    pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
@@ -84,10 +88,12 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
+    expiry_max: Duration,
     verification: verification::Settings,
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    source_pools: Vec<String>,
     waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
@@ -106,14 +112,17 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, waiting, tls } = parts;
+        let Parts { settings, expiry_max, verification, store, resolver, bans, source_pools, waiting, tls } =
+            parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
+            expiry_max,
             verification,
             store,
             resolver,
             bans,
+            source_pools,
             waiting,
             tls,
             routes: Routes::new(),
@@ -244,6 +253,12 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetEmail => emails::get(call).await,
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
+        Endpoint::RetryEmail => emails::retry(call).await,
+        Endpoint::CancelEmail => emails::cancel(call).await,
+        Endpoint::ShowQueue => queue::show(call).await,
+        Endpoint::PauseQueue => queue::pause(call).await,
+        Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),

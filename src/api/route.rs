@@ -42,6 +42,12 @@ pub enum Endpoint {
     GetEmail,
     GetTimeline,
     GetRaw,
+    RetryEmail,
+    CancelEmail,
+    ShowQueue,
+    PauseQueue,
+    ResumeQueue,
+    FlushQueue,
     ListRejections,
     ListBans,
     LiftBan,
@@ -91,6 +97,7 @@ const DOMAINS: Access = Access::Scope(Scope::DomainsManage);
 const KEYS: Access = Access::Scope(Scope::KeysManage);
 const SUPPRESSIONS: Access = Access::Scope(Scope::SuppressionsManage);
 const EMAILS: Access = Access::Scope(Scope::EmailsRead);
+const SENDING: Access = Access::Scope(Scope::EmailsSend);
 
 const ALL_DOMAINS: &[Operation] = &[
     list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
@@ -197,6 +204,36 @@ pub const ROUTES: &[Route] = &[
         }],
     },
     Route { path: "/v1/emails/{id}/raw", operations: &[operation(Method::GET, Endpoint::GetRaw, EMAILS)] },
+    Route {
+        path: "/v1/emails/{id}/retry",
+        operations: &[operation(Method::POST, Endpoint::RetryEmail, SENDING)],
+    },
+    Route {
+        path: "/v1/emails/{id}/cancel",
+        operations: &[operation(Method::POST, Endpoint::CancelEmail, SENDING)],
+    },
+    Route {
+        path: "/v1/queue",
+        operations: &[Operation {
+            method: Method::GET,
+            endpoint: Endpoint::ShowQueue,
+            access: Access::Platform,
+            is_list: false,
+            parameters: &["tenant_id", "destination", "limit", "after"],
+        }],
+    },
+    Route {
+        path: "/v1/queue/pause",
+        operations: &[operation(Method::POST, Endpoint::PauseQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/queue/resume",
+        operations: &[operation(Method::POST, Endpoint::ResumeQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/queue/flush",
+        operations: &[operation(Method::POST, Endpoint::FlushQueue, Access::Platform)],
+    },
     Route { path: "/v1/bans", operations: &[operation(Method::GET, Endpoint::ListBans, Access::Platform)] },
     Route {
         path: "/v1/bans/{id}",

@@ -173,6 +173,7 @@ fn demo_tenant() -> NewTenant {
         settings: Default::default(),
         rate_limit: Default::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
     }
 }

@@ -5,11 +5,13 @@
 mod address;
 mod content;
 mod credential;
+mod destination;
 mod domain;
 mod envelope;
 mod header;
 mod id;
 mod mailbox_list;
+mod queue_part;
 mod refusal;
 mod scram;
 mod state;
@@ -20,6 +22,7 @@ mod xtext;
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
 pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use destination::DestinationPattern;
 pub use domain::{DomainError, DomainName};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
@@ -32,11 +35,13 @@ pub use id::{
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
+pub use queue_part::QueuePart;
 pub use refusal::{Refusal, RefusalCode};
-pub use scram::ScramVerifier;
+pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
-    DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMinimum, TlsMode, UnknownName, Verification, WaitReason,
+    DeliveryReports, DeliveryState, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus, Environment,
+    EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMinimum, TlsMode, UnknownName,
+    Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;

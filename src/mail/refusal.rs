@@ -112,6 +112,8 @@ codes! {
     AlreadyExists = "already_exists";
     /// The tenant has as many of these objects as a tenant may.
     LimitReached = "limit_reached";
+    /// Nothing of the message is on its way any more.
+    MessageFinished = "message_finished";
     /// A fault of ours.
     Internal = "internal_error";
 }

@@ -8,14 +8,18 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::Core;
-use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Trouble, end_of_try};
+use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, end_of_try};
 use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
-use super::route::Lane;
+use super::login::Login;
+use super::reach::{Race, is_our_fault};
+use super::route::{Lane, Route, Way};
+use super::source::Source;
 use super::tls::Trust;
 use super::tls_policy::{Need, Protection};
 use super::transcript::Transcript;
-use crate::mail::{BodyType, Content, EnhancedStatus, Host, TlsMinimum, TlsMode};
+use crate::config::Endpoint;
+use crate::mail::{BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsMinimum, TlsMode};
 use crate::policy::outcome::Verdict;
 use crate::policy::tls::{HostPolicy, Requirement, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
@@ -35,9 +39,16 @@ pub struct Attempt<'a> {
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
+    login: Login,
     /// Whether something else than the lack of TLS kept the message from a host.
     may_do_better: bool,
     deadline: Instant,
+}
+
+/// How to speak to a host, and where it is.
+struct Approach {
+    dial: Dial,
+    addresses: Vec<SocketAddr>,
 }
 
 /// What came of it.
@@ -45,7 +56,9 @@ pub struct Tried {
     /// One for each delivery of the batch.
     pub endings: Vec<Ending>,
     /// What was said.
-    pub transcript: String,
+    pub transcript: Arc<str>,
+    /// Whether our account was taken.
+    pub login: Login,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
 }
@@ -62,6 +75,7 @@ impl<'a> Attempt<'a> {
             endings,
             transcript: Transcript::default(),
             sessions: 0,
+            login: Login::Untold,
             may_do_better: false,
             deadline: end_of_try(&core.dialler.timeouts, content.len() as u64),
         }
@@ -104,7 +118,8 @@ impl<'a> Attempt<'a> {
         });
         Tried {
             endings: endings.collect(),
-            transcript: self.transcript.into_text(),
+            transcript: self.transcript.into_text().into(),
+            login: self.login,
             connection: reusable.filter(Connection::is_usable),
         }
     }
@@ -128,7 +143,9 @@ impl<'a> Attempt<'a> {
         if self.requires_tls() && !connection.keeps_tls() {
             return false;
         }
-        let (Lane::Mx(_), Host::Domain(domain)) = (self.lane, &self.batch.destination) else { return true };
+        let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
+            return true;
+        };
         let host = connection.peer.host.clone();
         let need =
             Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
@@ -147,7 +164,7 @@ impl<'a> Attempt<'a> {
         used: Option<SocketAddr>,
         mut last: Option<Connection>,
     ) -> Option<Connection> {
-        let destination = match Destination::find(self.core, self.lane, &self.batch.destination).await {
+        let destination = match Destination::find(self.core, &self.lane.way, &self.batch.destination).await {
             Ok(destination) => destination,
             Err(obstacle) => {
                 self.settle_obstacle(obstacle);
@@ -157,11 +174,12 @@ impl<'a> Attempt<'a> {
         let protection = Protection::of(self.core, &destination, self.requires_tls());
         let Ok(protection) = timeout_at(self.deadline, protection).await else { return last };
         let mut dialled = 0;
-        for host in &destination.hosts {
+        for endpoint in &destination.hosts {
             if Instant::now() >= self.deadline {
                 return last;
             }
-            let policy = match timeout_at(self.deadline, protection.of_host(self.core, host)).await {
+            let host = &endpoint.host;
+            let policy = match timeout_at(self.deadline, protection.of_host(self.core, endpoint)).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
                     self.settle_unmet(unmet, host);
@@ -169,32 +187,28 @@ impl<'a> Attempt<'a> {
                 }
                 Err(_) => return last,
             };
-            let addresses = match destination.addresses_of(self.core, host).await {
-                Ok(addresses) => addresses,
+            let approach = match self.approach(&destination, endpoint, &policy).await {
+                Ok(approach) => approach,
                 Err(obstacle) => {
                     self.settle_obstacle(obstacle);
                     continue;
                 }
             };
-            for address in addresses {
-                if Some(address) == used {
-                    continue;
-                }
-                if dialled == ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
+            let Approach { dial, mut addresses } = approach;
+            addresses.retain(|address| Some(*address) != used);
+            while !addresses.is_empty() {
+                if dialled >= ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
                     return last;
                 }
-                dialled += 1;
                 if let Some(previous) = last.take() {
                     self.core.tasks.spawn(previous.quit());
                 }
-                let Some(mut connection) = self.open(host, address, &destination, &policy).await else {
-                    continue;
-                };
+                addresses.truncate(ADDRESSES_MAX - dialled);
+                let Some(reached) = self.reach(&dial, &mut addresses, &mut dialled).await else { break };
+                let Some(mut connection) = self.open(&dial, reached).await else { continue };
                 if self.requires_tls() && !connection.keeps_tls() {
-                    let trouble = Trouble {
-                        lacks_tls: true,
-                        ..Trouble::new(Phase::Hello, format!("{host} does not offer REQUIRETLS"))
-                    };
+                    let text = format!("{host} does not offer REQUIRETLS");
+                    let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
                     self.settle_trouble(&trouble, &connection.peer.clone());
                     self.core.tasks.spawn(connection.quit());
                     continue;
@@ -209,8 +223,9 @@ impl<'a> Attempt<'a> {
     fn settle_obstacle(&mut self, obstacle: Obstacle) {
         match obstacle {
             Obstacle::Final(ending) => self.settle_open(&ending),
-            Obstacle::Passing(text) => {
-                self.settle_trouble(&Trouble::new(Phase::Connect, text), &Arc::new(Peer::default()));
+            Obstacle::Passing(class, text) => {
+                let trouble = Trouble::new(Phase::Connect, text).of(class);
+                self.settle_trouble(&trouble, &Arc::new(Peer::default()));
             }
         }
     }
@@ -218,54 +233,105 @@ impl<'a> Attempt<'a> {
     /// The host gets no mail now, whatever it offers.
     fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
         let Unmet { text, status, lasting, ground } = unmet;
-        let trouble =
-            Trouble { lacks_tls: lasting, status: Some(status), ..Trouble::new(Phase::Connect, text) };
+        let trouble = Trouble::new(Phase::Connect, text).of(OutcomeClass::Tls);
+        let trouble = Trouble { lacks_tls: lasting, status: Some(status), ..trouble };
         let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
         self.settle_trouble(&trouble, &Arc::new(peer));
     }
 
-    async fn open(
-        &mut self,
-        host: &str,
-        address: SocketAddr,
+    /// How to speak to a host, and where it is.
+    async fn approach(
+        &self,
         destination: &Destination,
+        endpoint: &Endpoint,
         policy: &HostPolicy,
-    ) -> Option<Connection> {
-        let mut dial = match self.plan(host, address, destination, policy) {
-            Ok(dial) => dial,
-            Err(text) => {
-                self.settle_obstacle(Obstacle::Passing(text.to_owned()));
+    ) -> Result<Approach, Obstacle> {
+        let Some(pool) = self.lane.sources else {
+            let text = "the tenant's source_pool is not one of relay.pools in the configuration";
+            return Err(Obstacle::Passing(OutcomeClass::Temporary, text.into()));
+        };
+        let host = &endpoint.host;
+        let mut addresses = destination.addresses_of(self.core, endpoint).await?;
+        let source = self.core.sources.choose(pool, &addresses).ok_or_else(|| {
+            let text = format!("{host} has no address of the family of our source address");
+            Obstacle::Passing(OutcomeClass::Network, text)
+        })?;
+        addresses.retain(|address| source.reaches(address.ip()));
+        let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+        let dial = self.plan(host, is_local, &destination.route, policy, source);
+        let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
+        Ok(Approach { dial, addresses })
+    }
+
+    /// Connects to one of the addresses; takes it out, and those that failed.
+    async fn reach(
+        &mut self,
+        dial: &Dial,
+        addresses: &mut Vec<SocketAddr>,
+        dialled: &mut usize,
+    ) -> Option<Reached> {
+        let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
+        let race = self.core.dialler.reach(addresses, &dial.source);
+        let Race { won, mut failed } = match timeout_at(self.deadline, race).await {
+            Ok(race) => race,
+            Err(_) => {
+                let trouble = Trouble::new(Phase::Connect, OUT_OF_TIME);
+                self.settle_trouble(&trouble, &dial.peer(None));
                 return None;
             }
         };
-        loop {
-            let Ok(permit) = timeout_at(self.deadline, self.permit()).await else { return None };
-            let opening = self.core.dialler.open(&dial, permit?, &mut self.transcript);
-            let trouble = match timeout_at(self.deadline, opening).await {
-                Ok(Ok(connection)) => return Some(connection),
-                Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::new(Phase::Connect, OUT_OF_TIME),
-            };
-            // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
-            if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
-                self.transcript.remark(&trouble.text);
-                if dial.trust == Trust::Any {
-                    self.transcript.remark("again, without TLS");
-                    dial.starttls = StartTls::Never;
-                } else {
-                    tracing::info!(host, domain = %self.batch.destination, reason = %trouble.text,
-                        "fails an MTA-STS policy that is being tested");
-                    self.transcript.remark("again, with any certificate: the policy is only being tested");
-                    dial.trust = Trust::Any;
-                }
-                continue;
-            }
-            let tls_policy = Some(policy.ground.clone());
-            let peer =
-                Peer { host: host.to_owned(), address: Some(address.ip()), tls_policy, ..Peer::default() };
-            self.settle_trouble(&trouble, &Arc::new(peer));
-            return None;
+        let won_at = won.as_ref().map(|(address, _)| *address);
+        addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));
+        *dialled += failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
+        *dialled += usize::from(won.is_some());
+        // What the host did says more than what our own network could not do, so it comes last.
+        failed.sort_by_key(|(_, error)| !is_our_fault(error));
+        for (address, error) in failed {
+            let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
+            let peer = dial.peer(Some(address.ip()));
+            self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
         }
+        won.map(|(address, stream)| Reached { address, stream, permit })
+    }
+
+    async fn open(&mut self, dial: &Dial, reached: Reached) -> Option<Connection> {
+        let address = reached.address;
+        let trouble = match self.converse(dial, reached).await {
+            Ok(connection) => return Some(connection),
+            Err(trouble) => trouble,
+        };
+        // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
+        if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
+            self.transcript.remark(&trouble.text);
+            let lesser = if dial.trust == Trust::Any {
+                self.transcript.remark("again, without TLS");
+                Dial { starttls: StartTls::Never, ..dial.clone() }
+            } else {
+                tracing::info!(host = %dial.host, domain = %self.batch.destination, reason = %trouble.text,
+                    "fails an MTA-STS policy that is being tested");
+                self.transcript.remark("again, with any certificate: the policy is only being tested");
+                Dial { trust: Trust::Any, ..dial.clone() }
+            };
+            let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
+            return Box::pin(self.open(&lesser, reached)).await;
+        }
+        self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
+        None
+    }
+
+    async fn converse(&mut self, dial: &Dial, reached: Reached) -> Result<Connection, Trouble> {
+        let opening = self.core.dialler.open(dial, reached, &mut self.transcript);
+        let opened = timeout_at(self.deadline, opening).await;
+        let opened = opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)));
+        match &opened {
+            Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
+            Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
+                let ending = Ending::of_trouble(trouble, &Arc::default());
+                self.login = Login::Refused(ending.to_reply_text());
+            }
+            _ => {}
+        }
+        opened
     }
 
     fn settle_trouble(&mut self, trouble: &Trouble, peer: &Arc<Peer>) {
@@ -288,20 +354,20 @@ impl<'a> Attempt<'a> {
     fn plan(
         &self,
         host: &str,
-        address: SocketAddr,
-        destination: &Destination,
+        is_local: bool,
+        route: &Route,
         policy: &HostPolicy,
+        source: Arc<Source>,
     ) -> Result<Dial, &'static str> {
-        let route = destination.route.as_ref();
-        let mode = route.map_or(TlsMode::Opportunistic, |route| route.tls);
-        let login = route.and_then(|route| route.login.clone());
+        let mode = route.tls;
+        let login = route.login.clone();
         let trust = match &policy.requirement {
             Requirement::Opportunistic | Requirement::Encrypted => Trust::Any,
             Requirement::Verified | Requirement::Tested => Trust::Verified,
             Requirement::Dane(set) => Trust::Dane(set.clone()),
         };
         let checked = trust != Trust::Any;
-        let local = mode == TlsMode::None && address.ip().is_loopback();
+        let local = mode == TlsMode::None && is_local;
         if login.is_some() && !checked && !local {
             return Err(
                 "the password of a smart host is sent over verified TLS only: set its tls to starttls or implicit",
@@ -309,8 +375,6 @@ impl<'a> Attempt<'a> {
         }
         Ok(Dial {
             host: host.to_owned(),
-            address,
-            source: self.core.settings.source_address,
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
                 TlsMode::Implicit => StartTls::Never,
@@ -320,7 +384,8 @@ impl<'a> Attempt<'a> {
             },
             trust,
             tls_policy: policy.ground.clone(),
-            hello_name: self.core.settings.hello_name.clone(),
+            hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
+            source,
             login,
         })
     }

@@ -2,9 +2,10 @@
 //!
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
-//!   `pool`,
-//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
+//!   `reach`es from a `source`, and kept in `pool`,
+//! * `login` and `holds` keep back what a smart host does not take from our account,
+//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it, `mta_sts` keeps policies,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -15,15 +16,19 @@ mod connection;
 mod dane;
 mod destination;
 mod ending;
+mod holds;
+mod login;
 mod mta_sts;
 mod notice;
 mod pool;
+mod reach;
 mod record;
 mod recorder;
 mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+mod source;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -32,7 +37,6 @@ mod tls_policy;
 mod transcript;
 mod worker;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,8 +55,10 @@ use crate::store::Store;
 use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
+use holds::Holds;
 use pool::Pool;
 use route::{Lane, Router};
+use source::Sources;
 use tasks::Tasks;
 use tls_policy::TlsPolicies;
 use worker::Claim;
@@ -63,8 +69,8 @@ const LOADED_KIB_MAX: usize = 256 * 1024;
 /// Why the relay cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The smart host's password cannot be read.
-    #[error("relay.smart_host.password_file {path}: {source}")]
+    /// The password of a smart host or route cannot be read.
+    #[error("password_file {path}: {source}")]
     PasswordFile {
         /// The file.
         path: PathBuf,
@@ -106,6 +112,7 @@ struct Core {
     store: Arc<Store>,
     resolver: Resolver,
     router: Router,
+    sources: Arc<Sources>,
     dialler: Dialler,
     tls_policies: TlsPolicies,
     pool: Pool,
@@ -117,6 +124,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// Accounts at smart hosts that were refused.
+    holds: Holds,
     /// What is held back, and why.
     waiting: Arc<Board>,
     stop: CancellationToken,
@@ -138,9 +147,7 @@ impl Drop for End {
 /// What the configuration says, in the form in which it is used.
 struct Settings {
     hostname: DomainName,
-    hello_name: String,
     port: u16,
-    source_address: Option<IpAddr>,
     allowed_private_networks: Vec<IpNet>,
     messages_per_connection_max: u32,
     expiry: Duration,
@@ -153,7 +160,7 @@ struct Settings {
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
     TlsPolicies::check(config)?;
-    config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
+    route::check(config)
 }
 
 impl Relay {
@@ -169,9 +176,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let settings = Settings {
             hostname: hostname.clone(),
-            hello_name: config.ehlo_name.as_ref().unwrap_or(hostname).to_string(),
             port: config.port,
-            source_address: config.source_address,
             allowed_private_networks: config.allowed_private_networks.clone(),
             messages_per_connection_max: config.messages_per_connection_max,
             expiry: config.expiry,
@@ -182,10 +187,12 @@ impl Relay {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
+        let sources = Arc::new(Sources::new(config, hostname));
         let core = Core {
             settings,
-            router: Router::new(store.clone(), config.smart_host.as_ref())?,
             tls_policies: TlsPolicies::new(config, &store, &resolver)?,
+            router: Router::new(store.clone(), config, sources.clone())?,
+            sources,
             store,
             resolver,
             dialler,
@@ -195,6 +202,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            holds: Holds::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::Core;
-use super::route::Lane;
+use super::route::{Lane, Way};
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
 use crate::policy::fairness::Turn;
@@ -105,9 +105,9 @@ fn tenant_share_of(deliveries_free: usize) -> usize {
 }
 
 fn crowded_destinations(core: &Core) -> Vec<Host> {
-    let mx = |lane: &Lane| match lane {
-        Lane::Mx(host) => Some(host.clone()),
-        Lane::Sandbox(_) | Lane::PlatformSmartHost | Lane::TenantSmartHost(..) => None,
+    let mx = |lane: &Lane| match &lane.way {
+        Way::Mx(host, _) => Some(host.clone()),
+        Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => None,
     };
     core.fairness().crowded(CROWD).filter_map(mx).collect()
 }

@@ -14,7 +14,7 @@ use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
-    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, ReversePath,
+    Address, Content, DeliveryId, DeliveryState, DkimPolicy, DomainName, Environment, MessageId, ReversePath,
     SignedDuration, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
@@ -135,6 +135,7 @@ impl Stage {
             settings: TenantSettings::default(),
             rate_limit: RateLimit::default(),
             smart_host: None,
+            source_pool: None,
             retention_days: None,
         };
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
@@ -482,8 +483,15 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
     use crate::store::{NewSmartHost, SmartHost, TenantPatch};
     let (server, seen) = serve(Script::default()).await;
     let stage = Stage::set(server, |_| {}).await;
-    let smart_host =
-        SmartHost { host: server.ip().to_string(), port: server.port(), user: None, tls: TlsMode::None };
+    let smart_host = SmartHost {
+        host: server.ip().to_string(),
+        port: server.port(),
+        user: None,
+        tls: TlsMode::None,
+        destinations: Vec::new(),
+        dkim: DkimPolicy::Dual,
+        password_revision: 0,
+    };
     let patch = TenantPatch {
         smart_host: Some(Some(NewSmartHost { smart_host, password: None })),
         ..TenantPatch::default()

@@ -8,7 +8,7 @@ use super::connection::{Connection, Peer};
 use super::destination::Destination;
 use super::mta_sts::MtaSts;
 use super::{Core, RelayError};
-use crate::config::{self, Dnssec};
+use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
 use crate::mail::{DomainName, TlsMinimum, TlsMode};
 use crate::policy::tls::{
@@ -48,14 +48,12 @@ pub struct Fitness {
 
 /// What holds for the hosts of one destination.
 pub enum Protection {
-    /// The route says it; all of them are one host, named in the configuration or by the tenant.
+    /// The route says it, in which the configuration or the tenant names the hosts.
     Route(HostPolicy),
     /// Each host's own matter.
     Domain {
         /// What is known of the domain.
         facts: Box<DomainFacts>,
-        /// The port that its hosts are dialled at.
-        port: u16,
         /// The message came with REQUIRETLS.
         require_tls: bool,
     },
@@ -187,8 +185,11 @@ impl Protection {
         match &destination.domain {
             None => Self::Route(policy_of_route(destination, require_tls)),
             Some(domain) => {
-                let facts = Box::new(core.tls_policies.facts_of(core, domain).await);
-                Self::Domain { facts, port: destination.port, require_tls }
+                let mut facts = Box::new(core.tls_policies.facts_of(core, domain).await);
+                if matches!(destination.route.tls, TlsMode::Implicit | TlsMode::Starttls) {
+                    facts.minimum = facts.minimum.max(TlsMinimum::Verified);
+                }
+                Self::Domain { facts, require_tls }
             }
         }
     }
@@ -197,10 +198,11 @@ impl Protection {
     ///
     /// # Errors
     /// It must not get the message at all.
-    pub async fn of_host(&self, core: &Core, host: &str) -> Result<HostPolicy, Unmet> {
+    pub async fn of_host(&self, core: &Core, endpoint: &Endpoint) -> Result<HostPolicy, Unmet> {
+        let Endpoint { host, port } = endpoint;
         match self {
             Self::Route(policy) => Ok(policy.clone()),
-            Self::Domain { facts, port, require_tls } => {
+            Self::Domain { facts, require_tls } => {
                 core.tls_policies.policy_of(facts, host, *port, *require_tls).await
             }
         }
@@ -209,16 +211,11 @@ impl Protection {
 
 /// A smart host is what the configuration or the tenant names, so there is no MX to prove (RFC 8689 §4.2.1).
 fn policy_of_route(destination: &Destination, require_tls: bool) -> HostPolicy {
-    let mode = destination.route.as_ref().map(|route| route.tls);
+    let mode = destination.route.tls;
     let (requirement, rule) = match mode {
-        Some(TlsMode::Implicit | TlsMode::Starttls) => (Requirement::Verified, "route"),
-        _ if require_tls => (Requirement::Verified, "requiretls"),
-        Some(TlsMode::Opportunistic | TlsMode::None) => (Requirement::Opportunistic, "route"),
-        None => (Requirement::Opportunistic, "opportunistic"),
+        TlsMode::Implicit | TlsMode::Starttls => (Requirement::Verified, "route"),
+        TlsMode::Opportunistic | TlsMode::None if require_tls => (Requirement::Verified, "requiretls"),
+        TlsMode::Opportunistic | TlsMode::None => (Requirement::Opportunistic, "route"),
     };
-    let ground = match mode {
-        Some(mode) => format!("{rule}: a smart host with tls {mode}"),
-        None => format!("{rule}: an address literal"),
-    };
-    HostPolicy { requirement, ground }
+    HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}") }
 }

@@ -75,7 +75,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         // Of the API only; here for the day when one of them is asked over SMTP.
         PlatformKeyRequired | NotFound | MethodNotAllowed | ValidationFailed | UnknownField | InvalidJson
         | UnsupportedMediaType | PayloadTooLarge | RequestTimeout | DomainTaken | AlreadyExists
-        | LimitReached => (550, 7, 1),
+        | LimitReached | MessageFinished => (550, 7, 1),
     };
     // RFC 2034 §4: the first digits agree.
     let class = if code < 500 { 4 } else { 5 };

@@ -4,6 +4,7 @@ mod claims;
 mod directory;
 mod journal;
 mod policies;
+mod queue;
 mod spool;
 
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
-    MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
 
 /// A store in a directory of its own.
@@ -103,6 +104,7 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
     }
 }
@@ -182,6 +184,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
+            deliver_by: None,
         },
         size: content.len() as u64,
         subject: Some("hello".to_owned()),
@@ -211,10 +214,15 @@ pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> 
         code: Some(250),
         enhanced: Some(EnhancedStatus::new(2, 0, 0)),
         text: "fine".to_owned(),
-        transcript: "RCPT TO:<…>".to_owned(),
+        transcript: "RCPT TO:<…>".into(),
         outcome,
+        class: class_of(outcome),
         reason: String::new(),
     }
+}
+
+fn class_of(state: DeliveryState) -> Option<OutcomeClass> {
+    (state != DeliveryState::Delivered).then_some(OutcomeClass::Policy)
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.
@@ -229,11 +237,13 @@ pub(in crate::store) fn outcome(
         tenant_id: tenant,
         delivery_id: delivery.id,
         state,
+        class: class_of(state),
         next_attempt_at: state.is_open().then(|| at + SignedDuration::from_secs(60)),
         attempt: Some(attempt(delivery, state)),
         reply: "250 2.0.0 fine".to_owned(),
         suppress: None,
         complained: false,
+        delayed: false,
         at,
     }
 }

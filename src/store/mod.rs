@@ -2,6 +2,7 @@
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions: what may be sent by whom.
 //! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
+//! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Policies`]: what destinations ask of those who send to them.
 //!
@@ -16,8 +17,8 @@ mod sqlite;
 use std::future::Future;
 
 use crate::mail::{
-    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, KeyId, MessageId, SecretDigest,
-    SignedDuration, SuppressionId, TenantId, Timestamp,
+    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, Host, KeyId, MessageId, QueuePart,
+    SecretDigest, SignedDuration, SuppressionId, TenantId, Timestamp,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
@@ -67,6 +68,9 @@ pub enum Conflict {
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
+    /// There are as many pauses of the queue as there may be.
+    #[error("there are as many pauses as there may be: 1000")]
+    TooManyHolds,
     /// The tenant has as many of these as a tenant may.
     #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
     LimitReached(Limited),
@@ -89,7 +93,8 @@ pub trait Directory {
     fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// A page of tenants, newest first.
     fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
-    /// Changes what the patch names; a change of status appends its event and wakes the relay.
+    /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
+    /// or comes from changes, what waits for another try is due ([`Queue::flush`]).
     fn update_tenant(
         &self,
         id: TenantId,
@@ -271,6 +276,34 @@ pub trait Spool {
     fn depth(&self) -> impl Future<Output = Result<QueueDepth>> + Send;
 }
 
+/// What waits, for people to see and to steer.
+pub trait Queue {
+    /// Counts what waits, by tenant and destination, the deepest group first. The count may be as old as ten times
+    /// the time it takes, and costs nobody else anything.
+    fn overview(
+        &self,
+        request: QueueRequest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<QueueOverview>> + Send;
+    /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
+    /// What the relay has already is delivered. [`Conflict::NoTenant`], [`Conflict::LimitReached`].
+    fn pause(&self, hold: Hold) -> impl Future<Output = Result<Hold>> + Send;
+    /// Ends the pause of exactly this part and makes what it held due. False if there was none.
+    fn resume(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<bool>> + Send;
+    /// The pauses that hold at a time, the latest first.
+    fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Hold>>> + Send;
+    /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
+    fn tidy_holds(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
+    /// Whether a pause holds a tenant's mail for a destination; without a look at the database.
+    fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool;
+    /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
+    fn flush(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;
+    /// The same for the deliveries of one message.
+    fn retry(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+    /// Ends the open deliveries of a message that the relay does not have, each with its event.
+    fn cancel(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+}
+
 /// What happened, for people.
 pub trait Journal {
     /// One message.
@@ -302,6 +335,8 @@ pub trait Journal {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// Notes that something happened which no other verb tells of.
+    fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
     /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.

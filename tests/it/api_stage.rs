@@ -79,10 +79,12 @@ impl ApiStage {
         let waiting = Arc::new(Board::default());
         let api = Api::new(Parts {
             settings,
+            expiry_max: 240 * HOUR,
             verification: verification.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
+            source_pools: vec!["bulk".into()],
             waiting: waiting.clone(),
             tls,
         });

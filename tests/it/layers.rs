@@ -13,13 +13,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["mail"]),
     ("bans", &["mail"]),
     ("network", &[]),
+    ("turns", &["mail"]),
     ("waiting", &["mail"]),
     ("config", &["mail"]),
     ("tls", &["mail", "config"]),
     ("https", &["dns", "network", "tls"]),
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
-    ("intake", &["mail", "policy", "sign", "store", "config", "telemetry"]),
+    ("intake", &["mail", "policy", "sign", "store", "turns", "config", "telemetry"]),
     (
         "relay",
         &[
@@ -48,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "intake",
             "verification",
             "bans",
+            "turns",
             "waiting",
             "config",
             "tls",

@@ -71,6 +71,7 @@ impl SubmissionStage {
         let settings = Settings {
             hostname: hostname.clone(),
             expiry: std::time::Duration::from_secs(3600),
+            expiry_max: std::time::Duration::from_secs(7200),
             takes_null_sender: true,
             names_client_address: false,
         };
@@ -142,6 +143,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
     };
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;

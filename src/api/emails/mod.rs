@@ -1,12 +1,13 @@
-//! Accepted messages: what became of them. `timeline` tells it step by step.
+//! Accepted messages: what became of them. `timeline` tells it step by step, `steering` hurries and cancels.
 
+mod steering;
 mod timeline;
 
 use serde::Serialize;
 
 use crate::mail::{
-    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
-    TenantId, Timestamp,
+    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, OutcomeClass, RefusalCode,
+    ReversePath, TenantId, Timestamp,
 };
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
 
@@ -15,6 +16,7 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
+pub use steering::{cancel, retry};
 pub use timeline::get as timeline;
 
 #[derive(Serialize)]
@@ -36,6 +38,8 @@ struct EmailView {
     size: u64,
     dkim_domain: Option<DomainName>,
     created_at: Timestamp,
+    /// Not before this time, if the sender chose one.
+    send_at: Option<Timestamp>,
     expires_at: Timestamp,
     /// Only for a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +55,8 @@ struct DeliveryView {
     attempts: u32,
     next_attempt_at: Option<Timestamp>,
     last_reply: Option<String>,
+    /// Why the last try did not deliver.
+    last_class: Option<OutcomeClass>,
     updated_at: Timestamp,
 }
 
@@ -73,6 +79,7 @@ impl EmailView {
             size: message.size,
             dkim_domain: message.dkim_domain,
             created_at: message.created_at,
+            send_at: message.parameters.release_at,
             expires_at: message.expires_at,
             deliveries: None,
         }
@@ -89,6 +96,7 @@ impl From<Delivery> for DeliveryView {
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
             last_reply: delivery.last_reply,
+            last_class: delivery.last_class,
             updated_at: delivery.updated_at,
         }
     }

@@ -23,6 +23,16 @@ pub struct Event {
     pub created_at: Timestamp,
 }
 
+/// Something that happened which the store does not see for itself.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub kind: EventKind,
+    /// Whom it is about; `None` is the platform.
+    pub tenant_id: Option<TenantId>,
+    pub data: serde_json::Value,
+    pub at: Timestamp,
+}
+
 /// A refused submission.
 #[derive(Debug, Clone)]
 pub struct Rejection {
@@ -82,6 +92,8 @@ pub struct QueueDepth {
 pub struct RetentionPolicy {
     /// Bodies, after the last delivery of a message is finished.
     pub body_days: u32,
+    /// Transcripts of attempts, after the attempt.
+    pub transcript_days: u32,
     /// Messages, deliveries, attempts, events and rejections; a tenant's own value goes first.
     pub row_days: u32,
 }
@@ -90,6 +102,7 @@ pub struct RetentionPolicy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub bodies: u64,
+    pub transcripts: u64,
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,

@@ -2,6 +2,7 @@
 
 mod directory;
 mod journal;
+mod queue;
 mod spool;
 mod sts;
 
@@ -9,6 +10,7 @@ use crate::mail::Timestamp;
 
 pub use directory::*;
 pub use journal::*;
+pub use queue::*;
 pub use spool::*;
 pub use sts::*;
 

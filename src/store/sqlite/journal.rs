@@ -11,8 +11,8 @@ use super::spool::submission_key;
 use super::{Store, events};
 use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, Page, PageRequest, Pruned,
-    Rejection, Result, RetentionPolicy,
+    Attempt, Delivery, Event, Journal, Message, MessageFilter, MessageSummary, NewEvent, Page, PageRequest,
+    Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -46,6 +46,15 @@ impl Journal for Store {
         limit: usize,
     ) -> Result<Vec<Event>> {
         self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
+    }
+
+    async fn append(&self, event: NewEvent) -> Result<()> {
+        self.write(move |tx| {
+            let NewEvent { kind, tenant_id, data, at } = &event;
+            let subject = events::Subject { tenant_id: *tenant_id, ..events::Subject::default() };
+            tx.append(*kind, subject, data, *at)
+        })
+        .await
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -84,6 +93,10 @@ impl Store {
             let of_job = Arc::clone(&ids);
             pruned.bodies += self.write(move |tx| retention::remove_bodies(tx, &of_job)).await?;
             self.remove_files(ids).await?;
+        }
+        for ids in due.transcripts.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.transcripts += self.write(move |tx| retention::remove_transcripts(tx, &ids)).await?;
         }
         for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());

@@ -1,4 +1,4 @@
-//! SQLite behind the three roles: one writer on its own thread that commits everything waiting in one
+//! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
 //! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
 
 mod bodies;
@@ -8,6 +8,7 @@ mod journal;
 mod open;
 mod page;
 mod policies;
+mod queue;
 mod readers;
 mod rows;
 mod schema;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 
 use self::bodies::BodyFiles;
+use self::queue::Surveys;
 use self::readers::Readers;
 use self::spool::{FreeSpace, Memory};
 use self::writer::{Tx, Writer};
@@ -109,6 +111,7 @@ pub struct Store {
     writer: Writer,
     readers: Readers,
     memory: Arc<Memory>,
+    surveys: Surveys,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,

@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification,
+    KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId, ReturnContent,
+    ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
+    Verification,
 };
 use crate::store::{Result, StoreError};
 
@@ -79,6 +80,7 @@ stored_as_name!(
     DkimKeyState,
     SuppressionReason,
     DeliveryState,
+    OutcomeClass,
     Stage,
     EventKind,
     ReturnContent,

@@ -100,6 +100,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let own = "tenant_id = ?1";
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
+    remove("hold", "(tenant_id, destination)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let keys = remove("key", "id", own)?;

@@ -69,9 +69,50 @@ impl ReadyList {
         let batches = lane.queues.into_values().flatten();
         batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
+
+    /// Forgets what a tenant has for a destination and answers which deliveries they were.
+    pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = lane.remove(host);
+        if lane.queues.is_empty() {
+            self.remove(tenant);
+        }
+        removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
+    }
+
+    /// Forgets one delivery. False if it does not wait here.
+    pub(super) fn remove_delivery(&mut self, tenant: TenantId, host: &Host, id: DeliveryId) -> bool {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return false };
+        let Some(queue) = lane.queues.get_mut(host) else { return false };
+        let is_it = |delivery: &Delivery| delivery.id == id;
+        let Some(at) = queue.iter().position(|batch| batch.deliveries.iter().any(is_it)) else {
+            return false;
+        };
+        if let Some(batch) = queue.get_mut(at) {
+            batch.deliveries.retain(|delivery| !is_it(delivery));
+            if batch.deliveries.is_empty() {
+                queue.remove(at);
+            }
+        }
+        if queue.is_empty() {
+            self.remove_destination(tenant, host);
+        }
+        true
+    }
+
+    /// Who has something for a destination.
+    pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
+        let with = self.tenants.iter().filter(|(_, lane)| lane.queues.contains_key(host));
+        with.map(|(tenant, _)| *tenant).collect()
+    }
 }
 
 impl Lane {
+    fn remove(&mut self, host: &Host) -> VecDeque<Batch> {
+        self.turns.retain(|other| other != host);
+        self.queues.remove(host).unwrap_or_default()
+    }
+
     fn take(&mut self, deliveries_max: usize, saturated: &HashSet<Host>) -> Vec<Batch> {
         let mut taken = Vec::new();
         let (mut room, mut skipped) = (deliveries_max, 0);
