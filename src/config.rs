@@ -4,6 +4,7 @@
 //! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
 
 mod routing;
+mod shaping;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use serde::Deserialize;
 
 use crate::mail::{DomainName, TlsMinimum};
 pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
+
+pub use shaping::SiteRule;
 
 /// Everything that the file can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -225,6 +228,8 @@ pub struct Relay {
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
     pub timeouts: Timeouts,
+    /// What some sites take; these go before what is built in.
+    pub shaping: Vec<SiteRule>,
 }
 
 /// How long to wait for each step of a delivery (RFC 5321 §4.5.3.2).
@@ -418,6 +423,7 @@ impl Default for Relay {
             expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
+            shaping: Vec::new(),
         }
     }
 }
@@ -547,6 +553,13 @@ impl Config {
         if self.tls.certificate.is_some() != self.tls.private_key.is_some() {
             return Some(("tls", "certificate and private_key go together: set both or neither"));
         }
+        let known = Relay::default().site_rules();
+        if self.relay.shaping.iter().any(|rule| rule.has_fault(&known)) {
+            return Some((
+                "relay.shaping",
+                "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
+            ));
+        }
         routing::find_fault(&self.relay)
     }
 }
@@ -617,6 +630,11 @@ mod tests {
             ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
+            ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
+            (
+                "[[relay.shaping]]\nname = \"google\"\nconnections_max = 0\n",
+                ["test.toml", "relay.shaping", "at least 1"],
+            ),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
             ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
             (

@@ -182,6 +182,7 @@ mod tests {
             smart_host: None,
             source_pool: None,
             retention_days: None,
+            weight: Default::default(),
             status,
             created_at: now(),
             updated_at: now(),

@@ -17,6 +17,7 @@ mod scram;
 mod state;
 mod status;
 mod tlsa;
+mod weight;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
@@ -45,4 +46,5 @@ pub use state::{
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;
+pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

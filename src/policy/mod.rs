@@ -8,5 +8,8 @@ pub mod fairness;
 pub mod mta_sts;
 pub mod outcome;
 pub mod retry;
+pub mod rounds;
+pub mod shaping;
+pub mod site;
 pub mod submission;
 pub mod tls;

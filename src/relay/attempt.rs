@@ -21,6 +21,7 @@ use super::transcript::Transcript;
 use crate::config::Endpoint;
 use crate::mail::{BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsMinimum, TlsMode};
 use crate::policy::outcome::Verdict;
+use crate::policy::shaping::{Lesson, lesson_of};
 use crate::policy::tls::{HostPolicy, Requirement, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
@@ -61,6 +62,27 @@ pub struct Tried {
     pub login: Login,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
+    /// Servers that were offered the message.
+    pub sessions: usize,
+}
+
+impl Tried {
+    /// What it taught about the site: the best that it did for any recipient. `None` if no server was reached or dialled.
+    pub fn lesson(&self) -> Option<Lesson> {
+        let opened = self.sessions > 0;
+        let lesson = |ending: &Ending| {
+            if ending.peer.host.is_empty() || ending.lacks_tls {
+                return None;
+            }
+            Some(match ending.code {
+                Some(code) => lesson_of(code, ending.enhanced, &ending.text, opened),
+                // What the message or the way did to a dialogue is no proof against the site.
+                None if opened => Lesson::Deferred,
+                None => Lesson::Closed { reason: ending.text.clone() },
+            })
+        };
+        self.endings.iter().filter_map(lesson).min_by_key(Lesson::severity)
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -121,6 +143,7 @@ impl<'a> Attempt<'a> {
             transcript: self.transcript.into_text().into(),
             login: self.login,
             connection: reusable.filter(Connection::is_usable),
+            sessions: self.sessions,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Delivery: takes due mail out of the spool, finds the way, speaks to other servers and writes down what came of it.
 //!
-//! * `scheduler` claims what is due and hands it out in fair turns,
+//! * `scheduler` claims what is due and hands it out in fair `turns`, under the limits of each `site`, which `lookup`
+//!   finds and `status` shows,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
 //! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
 //!   `reach`es from a `source`, and kept in `pool`,
@@ -11,6 +12,7 @@
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store` and the configuration.
 
+mod admission;
 mod attempt;
 mod connection;
 mod dane;
@@ -18,6 +20,7 @@ mod destination;
 mod ending;
 mod holds;
 mod login;
+mod lookup;
 mod mta_sts;
 mod notice;
 mod pool;
@@ -28,13 +31,16 @@ mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+mod site;
 mod source;
+mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod tls_policy;
 mod transcript;
+mod turns;
 mod worker;
 
 use std::path::PathBuf;
@@ -43,25 +49,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{DomainName, TenantId};
-use crate::policy::fairness::{Fairness, SlotLimits};
+use crate::mail::DomainName;
 use crate::store::Store;
 use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
 use holds::Holds;
+use lookup::Lookups;
 use pool::Pool;
-use route::{Lane, Router};
+use route::Router;
+use site::Sites;
 use source::Sources;
+pub use status::{SiteControl, SiteStatus};
 use tasks::Tasks;
 use tls_policy::TlsPolicies;
-use worker::Claim;
+use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
 const LOADED_KIB_MAX: usize = 256 * 1024;
@@ -116,7 +124,11 @@ struct Core {
     dialler: Dialler,
     tls_policies: TlsPolicies,
     pool: Pool,
-    fairness: Mutex<Fairness<TenantId, Lane, Claim>>,
+    sites: Arc<Sites>,
+    lookups: Lookups,
+    turns: Arc<Mutex<Turns>>,
+    /// Tells the scheduler that something may have its turn that could not before.
+    wake: Arc<Notify>,
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
@@ -138,8 +150,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.tasks.abandon();
         // Outside of the lock, which a claim may need.
-        let waiting = self.0.fairness().drain();
-        drop(waiting);
+        self.0.give_back();
         drop(self.0.pool.take_all());
     }
 }
@@ -149,7 +160,6 @@ struct Settings {
     hostname: DomainName,
     port: u16,
     allowed_private_networks: Vec<IpNet>,
-    messages_per_connection_max: u32,
     expiry: Duration,
 }
 
@@ -178,11 +188,10 @@ impl Relay {
             hostname: hostname.clone(),
             port: config.port,
             allowed_private_networks: config.allowed_private_networks.clone(),
-            messages_per_connection_max: config.messages_per_connection_max,
             expiry: config.expiry,
         };
-        let limits =
-            SlotLimits { total: config.connections_max, per_lane: config.connections_per_destination_max };
+        let sites = Sites::new(config, resolver.clone());
+        let turns = Turns::new(config.connections_max, sites.default_rule().clone());
         let dialler = Dialler {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
@@ -197,7 +206,10 @@ impl Relay {
             resolver,
             dialler,
             pool: Pool::new(config.connection_idle),
-            fairness: Mutex::new(Fairness::new(limits)),
+            sites: Arc::new(sites),
+            lookups: Lookups::new(),
+            turns: Arc::new(Mutex::new(turns)),
+            wake: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
@@ -212,6 +224,17 @@ impl Relay {
     /// To wait for after [`Relay::run`], also if that was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
+    }
+
+    /// To see how it does, and to end holds, while it runs.
+    pub fn sites(&self) -> SiteControl {
+        let Core { turns, sites, wake, waiting, .. } = &self.core;
+        SiteControl {
+            turns: turns.clone(),
+            sites: sites.clone(),
+            wake: wake.clone(),
+            waiting: waiting.clone(),
+        }
     }
 
     /// Where it posts what it holds back.
@@ -231,8 +254,7 @@ impl Relay {
             core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
         }
         scheduler::run(&core, &recordings).await;
-        // Dropping a claim gives it back.
-        drop(core.fairness().drain());
+        core.give_back();
         for connection in core.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
@@ -245,8 +267,16 @@ impl Relay {
 }
 
 impl Core {
-    fn fairness(&self) -> MutexGuard<'_, Fairness<TenantId, Lane, Claim>> {
-        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what waits: dropping a claim does, which must not be under a lock that the store may want.
+    fn give_back(&self) {
+        let waiting = self.turns().drain();
+        drop(waiting);
+        let unplaced = self.lookups.drain();
+        drop(unplaced);
     }
 
     /// So many claims have ended.

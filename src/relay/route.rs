@@ -9,9 +9,12 @@ use zeroize::Zeroizing;
 
 use super::RelayError;
 use super::holds::SmartHostAccount;
+use super::site::Site;
 use super::source::{PoolId, Sources};
 use crate::config::{self, Endpoint};
-use crate::mail::{DestinationPattern, DkimPolicy, Environment, Host, TenantId, TenantStatus, TlsMode};
+use crate::mail::{
+    DestinationPattern, DkimPolicy, Environment, Host, TenantId, TenantStatus, TlsMode, Weight,
+};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
@@ -33,8 +36,8 @@ pub struct Lane {
 pub enum Way {
     /// Mail of the test environment, which stays here.
     Sandbox(TenantId),
-    /// The hosts that take mail for a domain, spoken to as a route says.
-    Mx(Host, RouteId),
+    /// The hosts that take mail for some domains, spoken to as a route says.
+    Mx(Arc<Site>, RouteId),
     /// The hosts that a route names.
     Hosts(RouteId),
     /// A tenant's own smart host with its account.
@@ -44,6 +47,44 @@ pub enum Way {
 /// A route of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RouteId(usize);
+
+/// Where a batch goes.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// How.
+    pub course: Course,
+    /// Its tenant's weight among others.
+    pub weight: Weight,
+}
+
+/// How a batch gets to its destination.
+#[derive(Debug, Clone)]
+pub enum Course {
+    /// Over this lane, wherever it goes.
+    Lane(Lane),
+    /// Over the lane of its destination's site.
+    Mx(MxCourse),
+}
+
+/// How mail is sent to the hosts of a site, whichever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MxCourse {
+    route: RouteId,
+    sources: Option<PoolId>,
+}
+
+impl MxCourse {
+    /// The lane at a site.
+    pub fn lane_to(self, site: Arc<Site>) -> Lane {
+        Lane { way: Way::Mx(site, self.route), sources: self.sources }
+    }
+}
+
+impl std::fmt::Display for RouteId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "route {} of the configuration", self.0 + 1)
+    }
+}
 
 /// How hosts are found and spoken to.
 #[derive(Debug, Clone)]
@@ -82,7 +123,14 @@ pub struct Router {
 #[derive(Default)]
 struct Tenants {
     version: u64,
-    directions: HashMap<TenantId, Direction>,
+    standings: HashMap<TenantId, Standing>,
+}
+
+/// What the relay knows of one tenant.
+#[derive(Clone)]
+struct Standing {
+    direction: Direction,
+    weight: Weight,
 }
 
 /// Where the mail of one tenant goes.
@@ -92,6 +140,14 @@ enum Direction {
     Out { smart_host: Option<Arc<SmartHost>>, sources: Option<PoolId> },
     /// Nowhere, while the tenant is suspended.
     Held,
+}
+
+impl Standing {
+    /// Of a tenant that was not looked at yet: like most.
+    fn unknown(sources: &Sources) -> Self {
+        let direction = Direction::Out { smart_host: None, sources: sources.pool(None) };
+        Self { direction, weight: Weight::default() }
+    }
 }
 
 impl Router {
@@ -117,57 +173,81 @@ impl Router {
         Ok(Self { store, configured, sources, tenants: Mutex::default() })
     }
 
-    /// The lane of a batch; `None` if its tenant is gone or suspended.
+    /// Where a batch goes; `None` if its tenant is gone or suspended.
     ///
     /// # Errors
     /// The store's.
-    pub async fn lane_of(&self, batch: &Batch) -> Result<Option<Lane>, StoreError> {
+    pub async fn place(&self, batch: &Batch) -> Result<Option<Placed>, StoreError> {
         let tenant = batch.message.tenant_id;
         // Read before the tenant, so that what changes meanwhile is not remembered as new.
         let version = self.store.directory_version();
-        let direction = match self.remembered(tenant, version) {
-            Some(direction) => direction,
+        let standing = match self.remembered(tenant, version) {
+            Some(standing) => standing,
             None => match self.store.tenant(tenant).await? {
-                Some(found) => self.remember(tenant, self.direction_of(found), version),
+                Some(found) => self.remember(tenant, self.standing_of(found), version),
                 None => return Ok(None),
             },
         };
-        let Direction::Out { smart_host, sources } = direction else { return Ok(None) };
-        if batch.message.environment == Environment::Test {
-            return Ok(Some(Lane { way: Way::Sandbox(tenant), sources: None }));
-        }
-        if let Some(smart_host) = smart_host.filter(|host| host.takes(&batch.destination)) {
-            return Ok(Some(Lane { way: Way::TenantSmartHost(tenant, smart_host), sources }));
-        }
-        let id = self.route_to(&batch.destination);
-        let Configured { sources: own, route, .. } = &self.configured[id.0];
-        let way =
-            if route.hosts.is_empty() { Way::Mx(batch.destination.clone(), id) } else { Way::Hosts(id) };
-        Ok(Some(Lane { way, sources: own.or(sources) }))
+        Ok(self
+            .course_of(tenant, &batch.destination, batch.message.environment, &standing)
+            .map(|course| Placed { course, weight: standing.weight }))
     }
 
-    fn direction_of(&self, tenant: Tenant) -> Direction {
-        match tenant.status {
+    /// The course of a tenant's live mail as far as it is known without asking the store.
+    pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<Course> {
+        let standing = self.remembered(tenant, self.store.directory_version());
+        let standing = standing.unwrap_or_else(|| Standing::unknown(&self.sources));
+        self.course_of(tenant, destination, Environment::Live, &standing)
+    }
+
+    fn course_of(
+        &self,
+        tenant: TenantId,
+        destination: &Host,
+        environment: Environment,
+        standing: &Standing,
+    ) -> Option<Course> {
+        let Direction::Out { smart_host, sources } = &standing.direction else { return None };
+        if environment == Environment::Test {
+            return Some(Course::Lane(Lane { way: Way::Sandbox(tenant), sources: None }));
+        }
+        if let Some(smart_host) = smart_host.as_ref().filter(|host| host.takes(destination)) {
+            let way = Way::TenantSmartHost(tenant, smart_host.clone());
+            return Some(Course::Lane(Lane { way, sources: *sources }));
+        }
+        let id = self.route_to(destination);
+        let Configured { sources: own, route, .. } = &self.configured[id.0];
+        let sources = own.or(*sources);
+        Some(if route.hosts.is_empty() {
+            Course::Mx(MxCourse { route: id, sources })
+        } else {
+            Course::Lane(Lane { way: Way::Hosts(id), sources })
+        })
+    }
+
+    fn standing_of(&self, tenant: Tenant) -> Standing {
+        let direction = match tenant.status {
             TenantStatus::Suspended => Direction::Held,
             TenantStatus::Active => Direction::Out {
                 smart_host: tenant.smart_host.map(Arc::new),
                 sources: self.sources.pool(tenant.source_pool.as_deref()),
             },
-        }
+        };
+        Standing { direction, weight: tenant.weight }
     }
 
-    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Direction> {
+    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Standing> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.version == version).then(|| tenants.directions.get(&tenant).cloned()).flatten()
+        (tenants.version == version).then(|| tenants.standings.get(&tenant).cloned()).flatten()
     }
 
-    fn remember(&self, tenant: TenantId, direction: Direction, version: u64) -> Direction {
+    fn remember(&self, tenant: TenantId, standing: Standing, version: u64) -> Standing {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.version != version || tenants.directions.len() >= TENANTS_MAX {
-            *tenants = Tenants { version, directions: HashMap::new() };
+        if tenants.version != version || tenants.standings.len() >= TENANTS_MAX {
+            *tenants = Tenants { version, standings: HashMap::new() };
         }
-        tenants.directions.insert(tenant, direction.clone());
-        direction
+        tenants.standings.insert(tenant, standing.clone());
+        standing
     }
 
     /// The closest route; the first of equal ones, which is only the case with `*`.
@@ -197,7 +277,7 @@ impl Router {
 
     /// The account of a tenant's own smart host, as far as it is remembered.
     pub fn tenant_account(&self, tenant: TenantId) -> Option<SmartHostAccount> {
-        match self.remembered(tenant, self.store.directory_version())? {
+        match self.remembered(tenant, self.store.directory_version())?.direction {
             Direction::Out { smart_host, .. } => account_at(tenant, smart_host.as_deref()?),
             Direction::Held => None,
         }

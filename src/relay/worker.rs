@@ -14,11 +14,12 @@ use super::login::Login;
 use super::notice::{Notice, notice_of};
 use super::record::Account;
 use super::report::Report;
-use super::route::{Lane, Way};
+use super::route::{Course, Lane, Way};
 use super::sandbox::{self, Wish};
-use super::{Core, LOADED_KIB_MAX};
+use super::{Core, LOADED_KIB_MAX, status};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
+use crate::policy::shaping::Lesson;
 use crate::smtp::client::Phase;
 use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
@@ -71,20 +72,21 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.core.fairness().free(&self.lane, &self.holder);
+        self.core.turns().free(&self.lane, &self.holder);
     }
 }
 
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = core.pool.take(&slot.lane);
+    let mut connection = None;
     loop {
+        connection = fit(&core, &slot.lane, &claim.batch, connection);
         connection = worker.deliver(&slot.lane, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.fairness().keep_turn(&slot.lane, &slot.holder);
+        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
@@ -96,18 +98,35 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                     core.pool.put(&slot.lane, connection);
                 }
                 drop(slot);
-                let turn = core.fairness().take_turn();
+                // This worker takes one turn at most; there may be more.
+                core.wake.notify_one();
+                let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);
                 job
             }
         };
-        if connection.is_none() {
-            connection = core.pool.take(&slot.lane);
-        }
     }
     if let Some(connection) = connection {
         connection.quit().await;
+    }
+}
+
+/// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
+/// need not take mail for another one.
+fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
+    let fits = |connection: &Connection| match &lane.way {
+        Way::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
+        Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => true,
+    };
+    match connection {
+        Some(connection) if fits(&connection) => Some(connection),
+        unfit => {
+            if let Some(unfit) = unfit {
+                core.tasks.spawn(unfit.quit());
+            }
+            core.pool.take(lane, fits)
+        }
     }
 }
 
@@ -159,6 +178,9 @@ impl Worker {
         };
         let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
+        if connection.is_none() {
+            self.core.turns().begin_connection(lane, started);
+        }
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
         let hold = match &tried.login {
             Login::Untold => None,
@@ -171,17 +193,38 @@ impl Worker {
             }
         };
         match hold {
+            // It says nothing of how the host does.
             Some(hold) => self.hold(claim, &hold).await,
-            None => self.conclude(claim, Some(&content), &tried, started_at, started).await,
+            None => {
+                self.conclude(claim, Some(&content), &tried, started_at, started).await;
+                if let Some(lesson) = tried.lesson() {
+                    self.learn(lane, &lesson, started);
+                }
+            }
         }
-        let used_up =
-            |connection: &Connection| connection.messages >= self.core.settings.messages_per_connection_max;
+        let messages_max = self.core.turns().messages_per_connection_max(lane);
+        let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
                 self.core.tasks.spawn(connection.quit());
                 None
             }
             other => other,
+        }
+    }
+
+    /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
+    fn learn(&self, lane: &Lane, lesson: &Lesson, began: Instant) {
+        let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
+        if let Some(hold) = &learned.hold {
+            status::post(&self.core, lane, hold);
+            let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
+            tracing::warn!(site = %status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
+                "the site is left alone for a time");
+        }
+        drop(learned.evicted);
+        if learned.grew {
+            self.core.wake.notify_one();
         }
     }
 
@@ -220,7 +263,8 @@ impl Worker {
         let peer = Arc::new(Peer::default());
         let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: "".into(), login: Login::Untold, connection: None };
+        let tried =
+            Tried { endings, transcript: "".into(), login: Login::Untold, connection: None, sessions: 0 };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
     }
 
@@ -365,8 +409,20 @@ fn has_expired(batch: &Batch, now: Timestamp) -> bool {
 
 /// Whether the lane is no longer the one that the claim belongs in.
 async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
-    // Where the store cannot be asked, what was right when it was claimed is good enough.
-    core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
+    match core.router.place(&claim.batch).await {
+        Ok(Some(placed)) => match (placed.course, &lane.way) {
+            (Course::Lane(now), _) => now != *lane,
+            // Where the site is not known any more, what was right when it was placed is good enough.
+            (Course::Mx(course), Way::Mx(site, _)) => {
+                let now = core.sites.find(&claim.batch.destination).unwrap_or_else(|| site.clone());
+                course.lane_to(now) != *lane
+            }
+            (Course::Mx(_), _) => true,
+        },
+        Ok(None) => true,
+        // The same where the store cannot be asked.
+        Err(_) => false,
+    }
 }
 
 /// Whether it was paused while it waited here.

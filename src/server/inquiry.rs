@@ -80,7 +80,8 @@ impl Inquiry {
             }
             Question::Accept { envelope, message, protocol } => {
                 let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };
-                let submission = Submission { submitter: submitter.clone(), envelope, message, trace };
+                let submission =
+                    Submission { submitter: submitter.clone(), envelope: *envelope, message, trace };
                 match self.server.intake.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),
                     Err(refusal) => (Stage::Data, Err(refusal)),

@@ -92,7 +92,7 @@ pub(in crate::store) fn later(seconds: i64) -> Timestamp {
 }
 
 pub(in crate::store) fn plenty() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, saturated: Vec::new() }
+    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &crate::mail::Host| true) }
 }
 
 pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
@@ -106,6 +106,7 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         smart_host: None,
         source_pool: None,
         retention_days: None,
+        weight: Default::default(),
     }
 }
 

@@ -14,6 +14,7 @@ mod program;
 mod receiver;
 mod report;
 mod server;
+mod shaping;
 mod signed_dns;
 mod submission_stage;
 mod wait;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::mail::{
     Address, DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, Timestamp, TlsMode,
+    Weight,
 };
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
@@ -44,6 +45,8 @@ struct Create {
     smtp: Option<SmartHostBody>,
     source_pool: Option<String>,
     retention_days: Option<u32>,
+    #[serde(default)]
+    weight: Weight,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +65,7 @@ struct Update {
     source_pool: Option<Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
+    weight: Option<Weight>,
     status: Option<TenantStatus>,
 }
 
@@ -102,6 +106,7 @@ struct TenantView {
     smtp: Option<SmartHostView>,
     source_pool: Option<String>,
     retention_days: Option<u32>,
+    weight: Weight,
     status: TenantStatus,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -141,6 +146,7 @@ impl From<Tenant> for TenantView {
             smtp: tenant.smart_host.map(SmartHostView::from),
             source_pool: tenant.source_pool,
             retention_days: tenant.retention_days,
+            weight: tenant.weight,
             status: tenant.status,
             created_at: tenant.created_at,
             updated_at: tenant.updated_at,
@@ -179,6 +185,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         smart_host,
         source_pool: body.source_pool,
         retention_days: body.retention_days,
+        weight: body.weight,
     };
     let tenant = match body.slug {
         Some(_) => call.store().create_tenant(new, call.now).await?,
@@ -261,6 +268,7 @@ impl Update {
             ("smtp", self.smtp.is_some()),
             ("source_pool", self.source_pool.is_some()),
             ("retention_days", self.retention_days.is_some()),
+            ("weight", self.weight.is_some()),
             ("status", self.status.is_some()),
         ];
         fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
@@ -300,6 +308,7 @@ impl Update {
             smart_host,
             source_pool: self.source_pool,
             retention_days: self.retention_days,
+            weight: self.weight,
             status: self.status,
         })
     }
@@ -480,6 +489,7 @@ mod tests {
             (r#"{"rate_limit":{}}"#, "rate_limit"),
             (r#"{"smtp":null}"#, "smtp"),
             (r#"{"retention_days":null}"#, "retention_days"),
+            (r#"{"weight":100}"#, "weight"),
             (r#"{"status":"active"}"#, "status"),
         ] {
             assert_eq!(field(text), Some(name));

@@ -132,7 +132,7 @@ async fn more_than_one_step_holds_is_made_due() {
     for _ in 0..5 {
         bed.enqueue(tenant.id, &recipients).await;
     }
-    let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, saturated: Vec::new() };
+    let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
     let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
     let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
     assert_eq!(records.records.len(), 5000);

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::mail::{
     Address, DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy,
     DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, Scope, ScramVerifier,
-    SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification, Weight,
 };
 
 /// A customer of the platform.
@@ -30,6 +30,8 @@ pub struct Tenant {
     pub source_pool: Option<String>,
     /// How long finished messages stay readable; the server's default if absent.
     pub retention_days: Option<u32>,
+    /// Its part of connections and turns where they are scarce.
+    pub weight: Weight,
     pub status: TenantStatus,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -101,6 +103,7 @@ pub struct NewTenant {
     pub smart_host: Option<NewSmartHost>,
     pub source_pool: Option<String>,
     pub retention_days: Option<u32>,
+    pub weight: Weight,
 }
 
 /// A smart host with its password in clear, on its way to be sealed.
@@ -129,6 +132,7 @@ pub struct TenantPatch {
     pub smart_host: Option<Option<NewSmartHost>>,
     pub source_pool: Option<Option<String>>,
     pub retention_days: Option<Option<u32>>,
+    pub weight: Option<Weight>,
     pub status: Option<TenantStatus>,
 }
 

@@ -95,14 +95,28 @@ pub struct Batch {
 }
 
 /// How much the caller of [`super::Spool::claim_due`] can take.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct ClaimRoom {
     /// Deliveries in all.
     pub deliveries_max: usize,
     /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
     pub per_tenant_max: usize,
-    /// Destinations that have enough waiting already.
-    pub saturated: Vec<Host>,
+    /// What is passed over.
+    pub admits: Arc<dyn Admits>,
+}
+
+/// Says what of all that is due may be claimed.
+pub trait Admits: Send + Sync {
+    /// Whether so many deliveries of a tenant to a destination may be claimed: they are if so. Asked under a lock of the
+    /// store, so it must not call the store.
+    fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool;
+}
+
+/// Passes over what a function of the destination says.
+impl<F: Fn(&Host) -> bool + Send + Sync> Admits for F {
+    fn admits(&self, _: TenantId, destination: &Host, _: usize) -> bool {
+        self(destination)
+    }
 }
 
 /// What was claimed.

@@ -10,7 +10,7 @@ use crate::mail::{
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
     KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId, ReturnContent,
     ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp,
-    Verification,
+    Verification, Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -98,6 +98,18 @@ impl ToSql for Host {
 impl FromSql for Host {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         Self::parse(value.as_str()?).map_err(unreadable)
+    }
+}
+
+impl ToSql for Weight {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(u32::from(*self)))
+    }
+}
+
+impl FromSql for Weight {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        u32::column_result(value)?.try_into().map_err(unreadable)
     }
 }
 

@@ -10,7 +10,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_outcomes.sql"),
     include_str!("migrations/0005_source_pool.sql"),
     include_str!("migrations/0006_holds.sql"),
-    include_str!("migrations/0007_tls_policy.sql"),
+    include_str!("migrations/0007_weight.sql"),
+    include_str!("migrations/0008_tls_policy.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, Environment, KeySecret, MessageId, QueuePart, ReversePath,
+    Address, BodyType, Content, DeliveryId, Environment, Host, KeySecret, MessageId, QueuePart, ReversePath,
     SignedDuration, TenantId, Timestamp,
 };
 use pillarbox::store::{
@@ -55,6 +55,7 @@ async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
             smart_host: None,
             retention_days: None,
             source_pool: None,
+            weight: Default::default(),
         };
         tenants.push(store.create_tenant(new, now).await.unwrap().id);
     }
@@ -124,7 +125,7 @@ async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later
 
 /// Claims and releases 100 at a time; the median and the worst in microseconds.
 async fn claim(store: &Store, rounds: usize) -> (u128, u128) {
-    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1024, saturated: vec![] };
+    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
     let mut took = Vec::new();
     for _ in 0..rounds {
         let started = Instant::now();

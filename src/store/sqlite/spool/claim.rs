@@ -1,7 +1,7 @@
 //! One pass over what is due: first what is ready in memory, then rows of the database, the room split evenly
 //! between the tenants that have something. What a pass reads is bounded, however deep the queue is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::memory::{Cursor, DueRow, Memory, Parked, Wanted};
 use crate::mail::{DeliveryId, Host, MessageId, TenantId, Timestamp};
 use crate::store::sqlite::journal::{deliveries, messages};
-use crate::store::{Batch, ClaimRoom, Claimed, Delivery, Message, Result};
+use crate::store::{Admits, Batch, ClaimRoom, Claimed, Delivery, Message, Result};
 
 /// Deliveries in one batch.
 pub(super) const BATCH_DELIVERIES_MAX: usize = 100;
@@ -27,7 +27,7 @@ pub(super) struct Pass {
     memory: Arc<Memory>,
     now_us: i64,
     room: usize,
-    saturated: HashSet<Host>,
+    admits: Arc<dyn Admits>,
     tenants: Vec<Candidate>,
     granted: Granted,
     is_over: bool,
@@ -161,7 +161,7 @@ impl Pass {
             memory,
             now_us,
             room: room.deliveries_max,
-            saturated: room.saturated.iter().cloned().collect(),
+            admits: Arc::clone(&room.admits),
             tenants: Vec::new(),
             granted,
             is_over: false,
@@ -229,14 +229,14 @@ impl Pass {
         if wanted == 0 {
             return 0;
         }
-        let batches = self.memory.take_ready(self.tenants[index].tenant, wanted, &self.saturated);
+        let batches = self.memory.take_ready(self.tenants[index].tenant, wanted, &*self.admits);
         let count = batches.iter().map(|batch| batch.deliveries.len()).sum();
         self.granted.batches.extend(batches);
         count
     }
 
     fn take_due(&mut self, index: usize, wanted: usize, connection: &Connection) -> Result<usize> {
-        let Self { memory, saturated, tenants, granted, now_us, .. } = self;
+        let Self { memory, admits, tenants, granted, now_us, .. } = self;
         let candidate = &mut tenants[index];
         let tenant = candidate.tenant;
         let Some(scan) = candidate.scan.as_mut() else { return Ok(0) };
@@ -246,7 +246,8 @@ impl Pass {
             let end = rows.last().map(|row| row.at);
             let is_last_page = rows.len() < PAGE_ROWS;
             scan.rows_left = scan.rows_left.saturating_sub(rows.len());
-            let wanted = Wanted { tenant, now_us: *now_us, deliveries_max: wanted - taken, saturated };
+            let wanted =
+                Wanted { tenant, now_us: *now_us, deliveries_max: wanted - taken, admits: &**admits };
             let choice = memory.choose(&wanted, rows);
             granted.parked.extend(choice.parked);
             scan.skipped |= choice.skipped;

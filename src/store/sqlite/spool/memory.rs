@@ -17,7 +17,7 @@ use super::ready::ReadyList;
 use crate::mail::{DeliveryId, Host, QueuePart, TenantId, TenantStatus, Timestamp};
 use crate::store::sqlite::lock;
 use crate::store::sqlite::queue::holds;
-use crate::store::{Batch, ClaimRoom, Message, NewMessage};
+use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
@@ -74,7 +74,7 @@ pub(super) struct Choice {
     pub(super) claimed: Vec<DeliveryId>,
     /// The last row that was looked at.
     pub(super) last: Option<Cursor>,
-    /// Whether a row was passed over because its destination has enough waiting.
+    /// Whether a row was passed over because it may not be claimed now.
     pub(super) skipped: bool,
     /// Rows that are to be set aside because their destination is paused.
     pub(super) parked: Vec<Parked>,
@@ -92,7 +92,7 @@ pub(super) struct Wanted<'a> {
     pub(super) tenant: TenantId,
     pub(super) now_us: i64,
     pub(super) deliveries_max: usize,
-    pub(super) saturated: &'a HashSet<Host>,
+    pub(super) admits: &'a dyn Admits,
 }
 
 impl State {
@@ -401,11 +401,11 @@ impl Memory {
         &self,
         tenant: TenantId,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Vec<Batch> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let batches = state.ready.take(tenant, deliveries_max, saturated);
+        let batches = state.ready.take(tenant, deliveries_max, admits);
         for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
             if let Some(claim) = state.claims.get_mut(&delivery.id) {
                 claim.is_handed_out = true;
@@ -420,7 +420,7 @@ impl Memory {
 
     /// Claims of a page of due rows those that are free, until there are enough.
     pub(super) fn choose(&self, wanted: &Wanted<'_>, rows: Vec<DueRow>) -> Choice {
-        let &Wanted { tenant, now_us, deliveries_max, saturated } = wanted;
+        let &Wanted { tenant, now_us, deliveries_max, admits } = wanted;
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let mut choice = Choice::default();
@@ -438,7 +438,7 @@ impl Memory {
                 choice.parked.push(Parked { tenant, at: row.at, until_us });
                 continue;
             }
-            if saturated.contains(&row.destination) {
+            if !admits.admits(tenant, &row.destination, 1) {
                 choice.skipped = true;
                 continue;
             }
