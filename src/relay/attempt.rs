@@ -71,7 +71,10 @@ impl Tried {
     pub fn lesson(&self) -> Option<Lesson> {
         let opened = self.sessions > 0;
         let lesson = |ending: &Ending| {
-            if ending.peer.host.is_empty() || ending.lacks_tls {
+            // A policy that stood in the way before anything was dialled is its domain's, not that of the site.
+            let by_policy =
+                ending.verdict.class() == Some(OutcomeClass::Tls) && ending.peer.address.is_none();
+            if ending.peer.host.is_empty() || ending.lacks_tls || by_policy {
                 return None;
             }
             Some(match ending.code {
