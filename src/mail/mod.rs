@@ -16,6 +16,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod tlsa;
 mod weight;
 mod xtext;
 
@@ -40,9 +41,10 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
-    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode,
+    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMinimum, TlsMode,
     UnknownName, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
+pub use tlsa::Tlsa;
 pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

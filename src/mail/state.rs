@@ -214,6 +214,18 @@ vocabulary! {
         None = "none",
     }
 
+    /// The least that connections to a destination must have; each includes those before it.
+    TlsMinimum("TLS minimum") {
+        /// Nothing: TLS if it is offered, certificate not checked.
+        Opportunistic = "opportunistic",
+        /// TLS with anybody.
+        Encrypted = "encrypted",
+        /// TLS with a certificate for the host's name, or one that DANE vouches for.
+        Verified = "verified",
+        /// TLS with a certificate that DANE vouches for.
+        Dane = "dane",
+    }
+
     /// Where a submission was refused.
     Stage("stage") {
         /// At MAIL.

@@ -4,6 +4,7 @@ mod claims;
 mod directory;
 mod journal;
 mod outbox;
+mod policies;
 mod queue;
 mod spool;
 
@@ -216,6 +217,7 @@ pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> 
         host: "mx.example.net".to_owned(),
         address: Some(IpAddr::from([192, 0, 2, 1])),
         tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384".to_owned()),
+        tls_policy: Some("dane: validated".to_owned()),
         code: Some(250),
         enhanced: Some(EnhancedStatus::new(2, 0, 0)),
         text: "fine".to_owned(),

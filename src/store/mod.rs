@@ -5,6 +5,7 @@
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Outbox`]: where events are told, and what is still to be told there.
+//! * [`Policies`]: what destinations ask of those who send to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
@@ -26,6 +27,9 @@ use crate::mail::{
 
 /// How long a [`SubmissionKey`] is remembered.
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// MTA-STS policies that are kept; of more, those that expire first go.
+pub const STS_POLICIES_MAX: usize = 10_000;
 
 pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions};
@@ -445,4 +449,24 @@ pub trait Outbox {
     fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
     /// Writes what came of a try; what was deleted meanwhile is passed over.
     fn record_webhook(&self, outcome: WebhookOutcome) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What destinations ask of those who send to them, so that a restart forgets none of it.
+pub trait Policies {
+    /// The MTA-STS policy of a domain, unless it has expired.
+    fn sts_policy(
+        &self,
+        domain: &DomainName,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<StsRecord>>> + Send;
+    /// Keeps a policy in the place of the domain's earlier one, and drops expired ones, and of more than
+    /// [`STS_POLICIES_MAX`] those that expire first.
+    fn keep_sts_policy(&self, record: StsRecord) -> impl Future<Output = Result<()>> + Send;
+    /// Policies that were fetched before a time and have not expired: at most `limit`, the oldest first.
+    fn stale_sts_policies(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<StsRecord>>> + Send;
 }

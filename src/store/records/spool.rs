@@ -173,6 +173,8 @@ pub struct Attempt {
     pub address: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
+    /// Which TLS policy held for the host, and on what ground; `None` if no host was reached for.
+    pub tls_policy: Option<String>,
     /// The reply's code; `None` if there was no reply.
     pub code: Option<u16>,
     pub enhanced: Option<EnhancedStatus>,
