@@ -210,6 +210,10 @@ impl From<Conflict> for ApiError {
                 RefusalCode::LimitReached,
                 "remove what is no longer used; a key makes room by being revoked",
             ),
+            Conflict::TemplateName => (
+                RefusalCode::AlreadyExists,
+                "choose another name, or change the template that is there: GET /v1/templates lists them",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }

@@ -21,6 +21,7 @@ mod rejections;
 mod route;
 mod server;
 mod suppressions;
+mod templates;
 mod tenants;
 mod turns;
 

@@ -95,6 +95,8 @@ ids! {
     EventId = "evt_";
     /// An address that must not be sent to.
     SuppressionId = "sup_";
+    /// A template of messages.
+    TemplateId = "tpl_";
     /// One API request or one refused SMTP command.
     RequestId = "req_";
 }

@@ -26,7 +26,7 @@ pub use envelope::{
 };
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
-    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId, TemplateId,
     TenantId,
 };
 pub use jiff::{SignedDuration, Timestamp};

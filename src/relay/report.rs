@@ -52,6 +52,7 @@ impl Report<'_> {
             reverse_path: ReversePath::Null,
             body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             smtputf8: to.needs_smtputf8(),
+            annotations: Default::default(),
             // RFC 8689 §5: what the message must not be sent over, its report must not either.
             parameters: MailParameters {
                 require_tls: self.message.parameters.require_tls,
@@ -290,6 +291,7 @@ pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
         reverse_path: ReversePath::parse(reverse_path).unwrap(),
         body: BodyType::SevenBit,
         smtputf8: false,
+        annotations: Default::default(),
         parameters: Default::default(),
         size: 1,
         subject: Some("Grüße".into()),

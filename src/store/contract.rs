@@ -176,6 +176,10 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
         reverse_path: ReversePath::Mailbox(address("sender@example.com")),
         body: BodyType::EightBitMime,
         smtputf8: true,
+        annotations: Annotations {
+            tags: vec!["welcome".into(), "b".into()],
+            metadata: serde_json::Map::from_iter([("order".into(), 7.into())]),
+        },
         parameters: MailParameters {
             return_content: Some(ReturnContent::Full),
             envelope_id: "id+2B1".parse().ok(),

@@ -135,6 +135,7 @@ impl ApiStage {
             reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
             body: BodyType::SevenBit,
             smtputf8: false,
+            annotations: Default::default(),
             parameters: Default::default(),
             size: 23,
             subject: Some("hello".into()),

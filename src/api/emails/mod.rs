@@ -1,5 +1,7 @@
 //! Accepted messages: what became of them. `timeline` tells it step by step.
 
+mod compose;
+mod mailbox;
 mod timeline;
 
 use serde::Serialize;

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use crate::mail::{
     Address, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, DomainStatus, Environment,
-    Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TenantId, TenantStatus,
-    Timestamp, TlsMode, Verification,
+    Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TemplateId, TenantId,
+    TenantStatus, Timestamp, TlsMode, Verification,
 };
 
 /// A customer of the platform.
@@ -107,6 +107,7 @@ pub enum Limited {
     Domains,
     Keys,
     Suppressions,
+    Templates,
 }
 
 impl Limited {
@@ -114,7 +115,7 @@ impl Limited {
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
-            Self::Keys => 1000,
+            Self::Keys | Self::Templates => 1000,
             // Tests come to the end sooner.
             Self::Suppressions if cfg!(test) => 1000,
             Self::Suppressions => 1_000_000,
@@ -126,6 +127,7 @@ impl Limited {
             Self::Domains => "domains",
             Self::Keys => "keys",
             Self::Suppressions => "suppressions",
+            Self::Templates => "templates",
         }
     }
 }
@@ -136,6 +138,7 @@ pub struct TenantCounts {
     pub domains: u64,
     pub keys: u64,
     pub suppressions: u64,
+    pub templates: u64,
     pub messages: u64,
     pub deliveries: u64,
     pub events: u64,
@@ -146,6 +149,7 @@ impl AddAssign for TenantCounts {
         self.domains += more.domains;
         self.keys += more.keys;
         self.suppressions += more.suppressions;
+        self.templates += more.templates;
         self.messages += more.messages;
         self.deliveries += more.deliveries;
         self.events += more.events;
@@ -366,4 +370,37 @@ pub struct SuppressionFilter {
     /// Folded.
     pub address: Option<String>,
     pub reason: Option<SuppressionReason>,
+}
+
+/// Subject and bodies with places for data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub id: TemplateId,
+    pub tenant_id: TenantId,
+    /// Unique within the tenant.
+    pub name: String,
+    pub subject: String,
+    pub text: Option<String>,
+    pub html: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A template to be made.
+#[derive(Debug, Clone)]
+pub struct NewTemplate {
+    pub tenant_id: TenantId,
+    pub name: String,
+    pub subject: String,
+    pub text: Option<String>,
+    pub html: Option<String>,
+}
+
+/// Changes to a template.
+#[derive(Debug, Clone, Default)]
+pub struct TemplatePatch {
+    pub name: Option<String>,
+    pub subject: Option<String>,
+    pub text: Option<Option<String>>,
+    pub html: Option<Option<String>>,
 }

@@ -42,6 +42,7 @@ pub struct Message {
     pub body: BodyType,
     pub smtputf8: bool,
     pub parameters: MailParameters,
+    pub annotations: Annotations,
     /// Octets as sent, our fields included.
     pub size: u64,
     /// The decoded Subject, shortened to 255 characters, for lists.
@@ -62,6 +63,14 @@ impl Message {
     pub fn begins_at(&self) -> Timestamp {
         self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
     }
+}
+
+/// What the sender attached to a message for itself; no recipient sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// By which messages are found again; each once.
+    pub tags: Vec<String>,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One recipient of one message.

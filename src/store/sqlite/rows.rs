@@ -9,7 +9,8 @@ use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
     DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
     KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, Verification,
+    SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp,
+    Verification,
 };
 use crate::store::{Result, StoreError};
 
@@ -63,6 +64,7 @@ stored_as_text!(
     EventId,
     SuppressionId,
     RequestId,
+    TemplateId,
     Address,
     EnhancedStatus,
     EnvelopeId,

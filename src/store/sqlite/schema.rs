@@ -7,6 +7,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_extensions.sql"),
     include_str!("migrations/0003_scram.sql"),
+    include_str!("migrations/0004_sending.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -22,6 +22,7 @@ pub(super) fn require(
         Limited::Domains => "domain",
         Limited::Keys => "key",
         Limited::Suppressions => "suppression",
+        Limited::Templates => "template",
     };
     let sql = format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");
     if connection.prepare_cached(&sql)?.exists(params![tenant, sql_limit(rows_max)])? {

@@ -13,9 +13,9 @@ use super::submission_key;
 use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::rows::us;
+use crate::store::sqlite::rows::{to_json, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Batch, Delivery, Message, NewMessage, Result};
+use crate::store::{Annotations, Batch, Delivery, Message, NewMessage, Result};
 
 /// A message on its way into the database. Dropped before its commit, its claims are void.
 pub(super) struct Incoming {
@@ -100,9 +100,10 @@ impl Drop for Incoming {
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
-                                    return_content, envelope_id, require_tls, release_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                                    return_content, envelope_id, require_tls, release_us, tags, metadata)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
     let parameters = &message.parameters;
+    let Annotations { tags, metadata } = &message.annotations;
     tx.prepare_cached(sql)?.execute(params![
         message.id,
         message.tenant_id,
@@ -122,7 +123,14 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         parameters.envelope_id,
         parameters.require_tls,
         parameters.release_at.map(us),
+        (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
+        (!metadata.is_empty()).then(|| to_json(metadata)).transpose()?,
     ])?;
+    for tag in tags {
+        let sql = "INSERT INTO message_tag (tenant_id, tag, message_id) VALUES (?1, ?2, ?3)
+                   ON CONFLICT DO NOTHING";
+        tx.prepare_cached(sql)?.execute(params![message.tenant_id, tag, message.id])?;
+    }
     Ok(())
 }
 
