@@ -162,15 +162,16 @@ impl Running {
         }));
         let parts = server::Parts { intake: intake_role, tls: certificate.shared(), bans: bans.clone() };
         let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
+        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             verification: checks.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
             bans,
+            waiting: relay.waiting(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
-        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
 
         let mut running = Self {
             submission_addresses: addresses(&submission),

@@ -74,7 +74,8 @@ pub struct Smtp {
     pub submissions: Vec<SocketAddr>,
     /// The largest message, header included.
     pub message_size_max: ByteSize,
-    /// Recipients of one message.
+    /// Recipients of one message. A session is closed when more than twice as many were named in vain without a message
+    /// being accepted.
     pub recipients_max: usize,
     /// Open connections in all; more are answered 421.
     pub connections_max: usize,
@@ -86,7 +87,7 @@ pub struct Smtp {
     pub receiving_bytes_max: ByteSize,
     /// Errors after which a session is closed.
     pub errors_max: u32,
-    /// Commands without a message, after which a session is closed.
+    /// Commands without a message, after which a session is closed; RCPT and DATA are counted apart.
     pub commands_without_message_max: u32,
     /// Octets in a second, on average, that a message must come with; 0 for any.
     pub data_rate_min: ByteSize,

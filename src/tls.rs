@@ -1,11 +1,12 @@
-//! The server's certificate: loading, making one where there is none, and following changes. A leaf.
+//! The server's certificate: loading, making one where there is none, and following changes; and the authorities that
+//! other servers' certificates must lead to. A leaf.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -41,6 +42,9 @@ pub enum TlsError {
         /// What is wrong with it.
         message: String,
     },
+    /// The TLS library refuses its own defaults.
+    #[error("TLS: {0}")]
+    Library(rustls::Error),
 }
 
 /// The files of a certificate, and the settings made from them.
@@ -116,6 +120,31 @@ fn read_config(certificate: &Path, private_key: &Path) -> Result<ServerConfig, T
 /// The only crypto provider of the program.
 pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The authorities that other servers' certificates must lead to: the system's and those in `ca_file` (PEM).
+///
+/// # Errors
+/// [`TlsError`] if the file cannot be read or holds none.
+pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let fault = |message: String| TlsError::Content { path: path.to_owned(), message };
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
+            let certificate = certificate.map_err(|error| fault(error.to_string()))?;
+            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(fault("there is no certificate in it".into()));
+        }
+    }
+    Ok(roots)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -44,6 +44,7 @@ use crate::mail::{KeyId, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::verification;
+use crate::waiting::Board;
 
 use self::answer::Answer;
 use self::auth::{Caller, Touched};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// What the relay holds back.
+    pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -86,6 +89,7 @@ pub struct Api {
     store: Arc<Store>,
     resolver: Resolver,
     bans: Arc<Bans>,
+    waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -103,7 +107,7 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, store, resolver, bans, tls } = parts;
+        let Parts { settings, verification, store, resolver, bans, waiting, tls } = parts;
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -111,6 +115,7 @@ impl Api {
             store,
             resolver,
             bans,
+            waiting,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

@@ -35,7 +35,7 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::ScramVerifier;
 pub use state::{
     DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification,
+    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WaitReason,
 };
 pub use status::EnhancedStatus;
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -170,6 +170,28 @@ vocabulary! {
         Cancelled = "cancelled",
     }
 
+    /// Why mail in the queue waits.
+    WaitReason("reason to wait") {
+        /// Due, and waits for its turn.
+        Due = "due",
+        /// Being delivered now.
+        InFlight = "in_flight",
+        /// Tried, and to be tried again.
+        Deferred = "deferred",
+        /// The sender wants it to leave later.
+        Scheduled = "scheduled",
+        /// The platform paused it.
+        Paused = "paused",
+        /// The platform suspended its tenant.
+        TenantSuspended = "tenant_suspended",
+        /// The receiving site asked for a rest.
+        SiteHeld = "site_held",
+        /// The receiving site has as many connections or messages as it gets.
+        SiteLimited = "site_limited",
+        /// A smart host refuses the tenant's account.
+        CredentialsRefused = "credentials_refused",
+    }
+
     /// How a connection to a smart host is secured.
     TlsMode("TLS mode") {
         /// TLS from the first octet, certificate checked.

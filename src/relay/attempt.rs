@@ -1,7 +1,7 @@
 //! One try of one batch: over an idle connection if there is one, else host by host until each recipient has an
 //! ending that another host cannot better.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -9,13 +9,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Core;
 use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Trouble, end_of_try};
+use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
-use super::route::{Lane, SmartHostRoute};
+use super::route::Lane;
 use super::tls::Trust;
 use super::transcript::Transcript;
-use crate::dns::{DnsError, MailHosts};
-use crate::mail::{BodyType, Content, DomainName, EnhancedStatus, Host, TlsMode};
-use crate::network;
+use crate::mail::{BodyType, Content, EnhancedStatus, TlsMode};
 use crate::policy::outcome::Verdict;
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
@@ -37,13 +36,6 @@ pub struct Attempt<'a> {
     /// Whether something else than the lack of TLS kept the message from a host.
     may_do_better: bool,
     deadline: Instant,
-}
-
-/// Where a lane leads.
-struct Destination {
-    hosts: Vec<String>,
-    port: u16,
-    route: Option<SmartHostRoute>,
 }
 
 /// What came of it.
@@ -137,10 +129,10 @@ impl<'a> Attempt<'a> {
         used: Option<SocketAddr>,
         mut last: Option<Connection>,
     ) -> Option<Connection> {
-        let destination = match self.locate().await {
+        let destination = match Destination::find(self.core, self.lane, &self.batch.destination).await {
             Ok(destination) => destination,
-            Err(ending) => {
-                self.settle_open(&ending);
+            Err(obstacle) => {
+                self.settle_obstacle(obstacle);
                 return last;
             }
         };
@@ -149,7 +141,14 @@ impl<'a> Attempt<'a> {
             if Instant::now() >= self.deadline {
                 return last;
             }
-            for address in self.addresses_of(host, &destination).await {
+            let addresses = match destination.addresses_of(self.core, host).await {
+                Ok(addresses) => addresses,
+                Err(obstacle) => {
+                    self.settle_obstacle(obstacle);
+                    continue;
+                }
+            };
+            for address in addresses {
                 if Some(address) == used {
                     continue;
                 }
@@ -177,93 +176,13 @@ impl<'a> Attempt<'a> {
         last
     }
 
-    /// Finds the hosts of the lane.
-    async fn locate(&mut self) -> Result<Destination, Ending> {
-        let relay = &self.core.settings;
-        match self.core.router.smart_host(self.lane).await {
-            Ok(Some(route)) => {
-                let (hosts, port) = (vec![route.host.clone()], route.port);
-                return Ok(Destination { hosts, port, route: Some(route) });
+    fn settle_obstacle(&mut self, obstacle: Obstacle) {
+        match obstacle {
+            Obstacle::Final(ending) => self.settle_open(&ending),
+            Obstacle::Passing(text) => {
+                self.settle_trouble(&Trouble::new(Phase::Connect, text), &Arc::new(Peer::default()));
             }
-            Ok(None) => {}
-            Err(error) => return Err(self.trouble_ending(&format!("the smart host's password: {error}"))),
         }
-        let (hosts, port) = match &self.batch.destination {
-            Host::Domain(domain) => (self.mail_hosts(domain).await?, relay.port),
-            Host::Literal(ip)
-                if relay.allowed_private_networks.iter().any(|network| network.contains(ip)) =>
-            {
-                (vec![ip.to_string()], relay.port)
-            }
-            Host::Literal(_) => {
-                let text = "mail to address literals is not relayed";
-                return Err(Ending::unroutable(550, EnhancedStatus::new(5, 1, 2), text));
-            }
-        };
-        Ok(Destination { hosts, port, route: None })
-    }
-
-    async fn mail_hosts(&mut self, domain: &DomainName) -> Result<Vec<String>, Ending> {
-        match self.core.resolver.mail_hosts(domain).await {
-            Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
-            Ok(MailHosts::NullMx) => {
-                let text = format!("{domain} takes no mail: it has a null MX");
-                Err(Ending::unroutable(556, EnhancedStatus::new(5, 1, 10), text))
-            }
-            Err(DnsError::NoSuchDomain) => {
-                let text = format!("the domain {domain} does not exist");
-                Err(Ending::unroutable(550, EnhancedStatus::new(5, 1, 2), text))
-            }
-            Err(error) => Err(self.trouble_ending(&format!("MX of {domain}: {error}"))),
-        }
-    }
-
-    fn trouble_ending(&mut self, text: &str) -> Ending {
-        self.may_do_better = true;
-        self.transcript.remark(text);
-        let peer = Arc::new(Peer::default());
-        Ending::of_trouble(&Trouble::new(Phase::Connect, text), &peer)
-    }
-
-    /// The addresses of a host that may be dialled; what is in the way of others is noted.
-    async fn addresses_of(&mut self, host: &str, destination: &Destination) -> Vec<SocketAddr> {
-        let found = match self.core.resolver.addresses(host).await {
-            Ok(found) => found,
-            Err(error) => {
-                let gone = matches!(error, DnsError::NoRecords | DnsError::NoSuchDomain);
-                // RFC 5321 §5.1: without an MX the domain's own address counts, and there is none.
-                let own = matches!(&self.batch.destination, Host::Domain(d) if d.as_str() == host);
-                if gone && own && destination.route.is_none() {
-                    let text = format!("the domain {host} has neither mail hosts nor addresses");
-                    self.settle_open(&Ending::unroutable(550, EnhancedStatus::new(5, 4, 4), text));
-                } else {
-                    let ending = self.trouble_ending(&format!("addresses of {host}: {error}"));
-                    self.settle_open(&ending);
-                }
-                return Vec::new();
-            }
-        };
-        let relay = &self.core.settings;
-        let trusted = destination.route.as_ref().is_some_and(|route| route.trusted);
-        let permitted = |ip: &IpAddr| trusted || network::is_permitted(*ip, &relay.allowed_private_networks);
-        let same_family =
-            |ip: &IpAddr| relay.source_address.is_none_or(|source| source.is_ipv4() == ip.is_ipv4());
-        let usable: Vec<SocketAddr> = found
-            .iter()
-            .filter(|ip| permitted(ip) && same_family(ip))
-            .map(|ip| SocketAddr::new(*ip, destination.port))
-            .collect();
-        if usable.is_empty() {
-            let text = match found.iter().find(|ip| !permitted(ip)) {
-                Some(ip) => {
-                    format!("{host} is at {ip}, a private address that the configuration does not allow")
-                }
-                None => format!("{host} has no address of the family of our source address"),
-            };
-            let ending = self.trouble_ending(&text);
-            self.settle_open(&ending);
-        }
-        usable
     }
 
     async fn open(
@@ -275,8 +194,7 @@ impl<'a> Attempt<'a> {
         let mut dial = match self.plan(host, address, destination) {
             Ok(dial) => dial,
             Err(text) => {
-                let ending = self.trouble_ending(text);
-                self.settle_open(&ending);
+                self.settle_obstacle(Obstacle::Passing(text.to_owned()));
                 return None;
             }
         };

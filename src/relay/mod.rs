@@ -2,7 +2,8 @@
 //!
 //! * `scheduler` claims what is due and hands it out in fair turns,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s found by `route` and kept in `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
+//!   `pool`,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -10,6 +11,7 @@
 
 mod attempt;
 mod connection;
+mod destination;
 mod ending;
 mod notice;
 mod pool;
@@ -42,6 +44,8 @@ use crate::dns::Resolver;
 use crate::mail::{DomainName, TenantId};
 use crate::policy::fairness::{Fairness, SlotLimits};
 use crate::store::Store;
+use crate::tls::TlsError;
+use crate::waiting::Board;
 use connection::Dialler;
 use pool::Pool;
 use route::{Lane, Router};
@@ -63,13 +67,8 @@ pub enum RelayError {
         source: std::io::Error,
     },
     /// The file with certificate authorities is of no use.
-    #[error("relay.ca_file {path}: {message}")]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    #[error("relay.ca_file {0}")]
+    CaFile(TlsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),
@@ -109,6 +108,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// What is held back, and why.
+    waiting: Arc<Board>,
     stop: CancellationToken,
 }
 
@@ -183,6 +184,7 @@ impl Relay {
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
@@ -191,6 +193,11 @@ impl Relay {
     /// To wait for after [`Relay::run`], also if that was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
+    }
+
+    /// Where it posts what it holds back.
+    pub fn waiting(&self) -> Arc<Board> {
+        self.core.waiting.clone()
     }
 
     /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.

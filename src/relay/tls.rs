@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
+use crate::tls;
 
 /// Whether the server must prove its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,9 @@ impl ClientTls {
                 .with_safe_default_protocol_versions()
                 .map_err(|error| RelayError::Tls(error.to_string()))
         };
-        let verified = builder()?.with_root_certificates(load_roots(ca_file)?).with_no_client_auth();
+        let verified = builder()?
+            .with_root_certificates(tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?)
+            .with_no_client_auth();
         let any = builder()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AcceptAny(provider.clone())))
@@ -80,27 +82,6 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
         Some(suite) => format!("{version} {:?}", suite.suite()),
         None => version.to_owned(),
     }
-}
-
-fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RelayError> {
-    let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
-    }
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let fault = |message: String| RelayError::CaFile { path: path.to_owned(), message };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))? {
-            let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(fault("there is no certificate in it".into()));
-        }
-    }
-    Ok(roots)
 }
 
 /// Takes any certificate. Its signature is not checked either: a stranger's signature proves nothing, and certificates

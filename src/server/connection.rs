@@ -116,11 +116,11 @@ impl Connection {
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        // Between the chunks of a message its room stays taken.
-        if self.session.body_memory_octets() == 0 {
+        // Between the chunks of a message its room stays taken and its time runs on.
+        if !self.session.is_receiving() {
             self.room.release();
+            self.progress = pace::Progress::default();
         }
-        self.progress = pace::Progress::default();
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
@@ -205,7 +205,8 @@ impl Connection {
         }
         self.input.reserve(octets);
         let now = Instant::now();
-        let (patience, ended) = self.find_patience(now, in_body);
+        let receiving = self.session.is_receiving();
+        let (patience, ended) = self.find_patience(now, receiving);
         // A client that always has something to say would win every race below.
         if now >= patience {
             return Ok(ended);
@@ -217,7 +218,9 @@ impl Connection {
             biased;
             read = self.stream.read(&mut self.input) => {
                 let octets = read?;
-                self.progress.note(octets, now.elapsed());
+                if receiving {
+                    self.progress.note(octets, now.elapsed());
+                }
                 Ok(if octets == 0 { Received::Eof } else { Received::Octets })
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
@@ -226,10 +229,10 @@ impl Connection {
     }
 
     /// How long to wait for octets, and what it means when none have come by then.
-    fn find_patience(&self, now: Instant, in_body: bool) -> (Instant, Received) {
+    fn find_patience(&self, now: Instant, receiving: bool) -> (Instant, Received) {
         let idle = (now + self.server.idle_timeout).min(self.ends_at);
         let slow = self.server.pace.patience(&self.progress).map(|patience| now + patience);
-        match slow.filter(|&slow| in_body && slow < idle) {
+        match slow.filter(|&slow| receiving && slow < idle) {
             Some(slow) => (slow, Received::TooSlow),
             None => (idle, Received::Idle),
         }

@@ -46,6 +46,8 @@ replies! {
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
     /// The client of this tenant has all the connections that it may have.
     too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections of your account, close some or try again later";
+    /// The session names recipients and sends nothing (RFC 5321 §7.8).
+    too_many_refused_421 = 421 4 . 7 . 0 "Too many recipients in vain without a message, closing";
     /// The session gives commands and sends nothing.
     too_many_commands_421 = 421 4 . 7 . 0 "Too many commands without a message, closing";
     /// RFC 5321 §4.5.3.2 gives each block its time; this bounds what a trickle can hold.

@@ -31,12 +31,13 @@ pub struct Settings {
     pub hostname: DomainName,
     /// What a message may be.
     pub data: DataLimits,
-    /// Recipients of one message.
+    /// Recipients of one message. A session is closed when more than twice as many RCPTs were in vain without a
+    /// message being accepted.
     pub recipients_max: usize,
     /// Errors that a session may make; the next one closes it.
     pub errors_max: u32,
-    /// Commands that a session may give without a message being accepted; the next one closes it. What belongs to a
-    /// transaction (RCPT, DATA) does not count.
+    /// Commands that a session may give without a message being accepted; the next one closes it. RCPT and DATA are
+    /// counted apart, if they were in vain.
     pub commands_without_message_max: u32,
     /// Whether STARTTLS can be offered.
     pub starttls: bool,
@@ -163,6 +164,8 @@ pub struct Session {
     /// What the shell said last.
     now: Option<Timestamp>,
     commands_without_message: u32,
+    /// RCPTs that added no recipient, and DATAs that began no message, since the last accepted message.
+    in_vain: usize,
     phase: Phase,
 }
 
@@ -223,6 +226,7 @@ impl Session {
             errors: 0,
             now: None,
             commands_without_message: 0,
+            in_vain: 0,
             phase: Phase::Opening,
         }
     }
@@ -241,6 +245,15 @@ impl Session {
     /// The name in EHLO or HELO, fit for a `Received` field; empty before.
     pub fn helo(&self) -> &str {
         self.hello.as_ref().map_or("", |hello| &hello.name)
+    }
+
+    /// Whether a message, or what is in its place, has begun to come and not ended.
+    pub fn is_receiving(&self) -> bool {
+        match &self.phase {
+            Phase::Data(_) | Phase::Chunk(_) => true,
+            Phase::Transaction(draft) => draft.content.is_some(),
+            _ => false,
+        }
     }
 
     /// Octets of memory that the message being received takes.
@@ -311,6 +324,14 @@ impl Session {
         self.ready(draft, if patience { reply } else { replies::too_many_errors_421() })
     }
 
+    /// Answers what leaves the transaction where it was. A list of nothing but dead addresses is no error, and neither
+    /// is the list behind it; who goes on after that is probing (RFC 5321 §7.8).
+    fn resign(&mut self, draft: Box<Draft>, reply: Reply) -> Step {
+        self.in_vain += 1;
+        let patience = self.in_vain <= self.settings.recipients_max.saturating_mul(2);
+        self.ready(Some(draft), if patience { reply } else { replies::too_many_refused_421() })
+    }
+
     fn ask(&mut self, pending: Pending, question: Question) -> Step {
         self.phase = Phase::Waiting(pending);
         Step::silent(Next::Ask(question))
@@ -329,9 +350,15 @@ impl Session {
             return self.begin_chunk(draft, arguments);
         }
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
-            return self.fail(draft, obstacle);
+            return match draft {
+                // RFC 2920 §3.1: in a group the client cannot know yet that nobody is left.
+                Some(draft) if verb == Verb::Data && draft.recipients.is_empty() => {
+                    self.resign(draft, obstacle)
+                }
+                draft => self.fail(draft, obstacle),
+            };
         }
-        if !self.has_patience_for(verb) {
+        if brings_no_message(verb) && !self.has_patience() {
             return Step::reply(replies::too_many_commands_421(), Next::Close);
         }
         match (verb, draft) {
@@ -358,12 +385,7 @@ impl Session {
     }
 
     /// Counts a command that by itself brings no message nearer.
-    fn has_patience_for(&mut self, verb: Verb) -> bool {
-        match verb {
-            Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => {}
-            Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => {}
-            _ => return true,
-        }
+    fn has_patience(&mut self) -> bool {
         self.commands_without_message += 1;
         self.commands_without_message <= self.settings.commands_without_message_max
     }
@@ -451,7 +473,7 @@ impl Session {
         };
         // Twice the same is once: it was admitted, and gets one copy.
         if draft.recipients.iter().any(|earlier| earlier.address == address) {
-            return self.ready(Some(draft), replies::recipient_ok_250());
+            return self.resign(draft, replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
         if draft.recipients.len() >= recipients_max {
@@ -470,9 +492,11 @@ impl Session {
         match pending {
             Pending::Authenticate | Pending::User(_) | Pending::Proof => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
-            Pending::Recipient(draft, _) | Pending::StartData(draft) => self.ready(Some(draft), refusal),
+            Pending::Recipient(draft, _) | Pending::StartData(draft) => self.resign(draft, refusal),
             Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
-            Pending::Refuse(draft) => self.ready(draft, refusal),
+            // Of what the protocol refuses only a recipient leaves the transaction open.
+            Pending::Refuse(Some(draft)) => self.resign(draft, refusal),
+            Pending::Refuse(None) => self.ready(None, refusal),
         }
     }
 
@@ -495,6 +519,7 @@ impl Session {
             (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
             (Pending::Accept, Verdict::Queued(id)) => {
                 self.commands_without_message = 0;
+                self.in_vain = 0;
                 self.ready(None, replies::queued_250(id))
             }
             // None can be consented to like that: a message without an id was not stored, a proof not checked.
@@ -503,6 +528,15 @@ impl Session {
             }
             (Pending::Refuse(draft), _) => self.ready(draft, replies::local_error_451()),
         }
+    }
+}
+
+/// Whether the command is counted while no message is accepted.
+fn brings_no_message(verb: Verb) -> bool {
+    match verb {
+        Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => true,
+        Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => true,
+        Verb::Rcpt | Verb::Data | Verb::Bdat | Verb::Quit => false,
     }
 }
 

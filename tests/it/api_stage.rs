@@ -15,6 +15,7 @@ use pillarbox::mail::{
 use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
+use pillarbox::waiting::Board;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ pub struct ApiStage {
     pub dns: FakeDns,
     pub resolver: Resolver,
     pub verification: Settings,
+    /// Where the relay would post what it holds back.
+    pub waiting: Arc<Board>,
     /// The secret of a platform key.
     pub platform: String,
     pub stop: CancellationToken,
@@ -73,12 +76,14 @@ impl ApiStage {
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
         let verification = Settings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
+        let waiting = Arc::new(Board::default());
         let api = Api::new(Parts {
             settings,
             verification: verification.clone(),
             store: store.clone(),
             resolver: resolver.clone(),
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
+            waiting: waiting.clone(),
             tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -86,7 +91,18 @@ impl ApiStage {
         let stop = CancellationToken::new();
         let serving = tokio::spawn(Arc::new(api).serve(listener, stop.clone()));
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, dns, resolver, verification, platform, stop, serving, _data_dir: data_dir }
+        Self {
+            address,
+            store,
+            dns,
+            resolver,
+            verification,
+            waiting,
+            platform,
+            stop,
+            serving,
+            _data_dir: data_dir,
+        }
     }
 
     /// Sends a request and reads the answer.

@@ -74,6 +74,73 @@ async fn a_message_that_drips_is_given_up_and_one_that_flows_is_not() {
 }
 
 #[tokio::test]
+async fn a_message_that_drips_in_chunks_is_given_up_as_well() {
+    let stage = SubmissionStage::with(|limits| {
+        limits.data_rate_min = ByteSize::kib(1);
+        limits.data_rate_grace = Duration::from_millis(600);
+    })
+    .await;
+    let mut slow = log_in(&stage).await;
+    slow.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+    slow.command("RCPT TO:<b@other.example>").await.expect_code(250);
+    let mut chunks = 0;
+    let last = loop {
+        slow.write(b"BDAT 1\r\nx").await;
+        let reply = slow.read_reply().await;
+        if reply.code != 250 {
+            break reply;
+        }
+        chunks += 1;
+        assert!(chunks < 100, "each chunk gets a time of its own");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    last.expect_saying(421, "4.4.2 The message comes too slowly");
+    slow.expect_close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_thinks_before_its_message_is_not_slow() {
+    const GRACE: Duration = Duration::from_secs(1);
+    let stage = SubmissionStage::with(|limits| {
+        limits.data_rate_min = ByteSize::kib(1);
+        limits.data_rate_grace = GRACE;
+    })
+    .await;
+    let mut client = log_in(&stage).await;
+    client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+    client.command("RCPT TO:<b@other.example>").await.expect_code(250);
+    tokio::time::sleep(GRACE + Duration::from_millis(100)).await;
+    client.data(MESSAGE).await.expect_code(250);
+}
+
+#[tokio::test]
+async fn a_client_that_probes_recipients_is_closed() {
+    // The stage takes five recipients of a message.
+    let stage = SubmissionStage::start().await;
+    let mut client = log_in(&stage).await;
+    client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+    for _ in 0..10 {
+        client.command("RCPT TO:<suppressed@other.example>").await.expect_code(550);
+    }
+    let reply = client.command("RCPT TO:<suppressed@other.example>").await;
+    reply.expect_saying(421, "4.7.0 Too many recipients in vain");
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn what_follows_a_chunk_of_unknown_length_is_never_read_as_commands() {
+    let stage = SubmissionStage::start().await;
+    let mut client = log_in(&stage).await;
+    client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+    client.command("RCPT TO:<b@other.example>").await.expect_code(250);
+    let message = String::from_utf8_lossy(MESSAGE).into_owned();
+    let smuggled = "MAIL FROM:<app@own.example>\r\nRCPT TO:<c@other.example>\r\nDATA\r\n".to_owned() + &message;
+    client.write(format!("BDAT {}x LAST\r\n{smuggled}.\r\n", smuggled.len()).as_bytes()).await;
+    client.read_reply().await.expect_saying(501, "5.5.4 Syntax: BDAT");
+    client.expect_close().await;
+}
+
+#[tokio::test]
 async fn each_failed_login_is_answered_later_than_the_one_before() {
     let stage = SubmissionStage::start().await;
     let mut client = secured(&stage).await;

@@ -36,7 +36,7 @@ enum Fate {
     Kept(Box<Draft>),
     /// It came at the wrong time.
     Misplaced(Reply),
-    /// There is no room for it.
+    /// There is no room for it, or nobody to get it.
     Refused(Reply),
 }
 
@@ -80,14 +80,21 @@ impl Session {
         Step::silent(Next::ReadBody)
     }
 
-    /// BDAT. A length that cannot be read leaves nothing to be read over.
+    /// BDAT. Where its length cannot be read, nobody knows where the chunk ends, and what comes next would be content
+    /// taken for commands: RFC 5321 §7.8 lets a server hang up to defend itself, and Postfix does so here too.
     pub(super) fn begin_chunk(&mut self, draft: Option<Box<Draft>>, arguments: &str) -> Step {
         let chunk = match command::parse_bdat(arguments) {
             Ok(chunk) => chunk,
-            Err(error) => return self.fail(None, replies::for_command(&error)),
+            Err(error) => return Step::reply(replies::for_command(&error), Next::Close),
         };
         if let Some(obstacle) = self.find_obstacle(Verb::Bdat, arguments, draft.as_deref()) {
-            return self.read_chunk(chunk, Fate::Misplaced(obstacle));
+            // In a group the client cannot know yet that nobody is left (RFC 2920 §3.1).
+            let fate = if draft.is_some() { Fate::Refused(obstacle) } else { Fate::Misplaced(obstacle) };
+            return self.read_chunk(chunk, fate);
+        }
+        // An empty one that is not the last brings the message no nearer.
+        if chunk.octets == 0 && !chunk.last && !self.has_patience() {
+            return Step::reply(replies::too_many_commands_421(), Next::Close);
         }
         match draft {
             Some(draft) if draft.content.is_some() => self.read_chunk(chunk, Fate::Kept(draft)),
