@@ -18,6 +18,8 @@ pub struct Answer {
     status: StatusCode,
     content_type: &'static str,
     body: Bytes,
+    /// It was given before (`Idempotency-Key`).
+    is_repeated: bool,
 }
 
 /// The answer to a removal.
@@ -39,6 +41,27 @@ impl Answer {
         Self::json(StatusCode::CREATED, body)
     }
 
+    /// 202 with what was accepted.
+    pub fn accepted(body: &impl Serialize) -> Result<Self> {
+        Self::json(StatusCode::ACCEPTED, body)
+    }
+
+    /// An earlier answer, again.
+    pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
+        let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
+        Ok(Self { status, content_type: "application/json", body: body.into(), is_repeated: true })
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its content.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// 200 for an object that is gone now.
     pub fn deleted(object: &'static str, id: impl ToString) -> Result<Self> {
         Self::ok(&Deleted { id: id.to_string(), object, deleted: true })
@@ -46,17 +69,23 @@ impl Answer {
 
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, content_type: "message/rfc822", body: bytes.into() }
+        Self {
+            status: StatusCode::OK,
+            content_type: "message/rfc822",
+            body: bytes.into(),
+            is_repeated: false,
+        }
     }
 
     fn json(status: StatusCode, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Self { status, content_type: "application/json", body: body.into() })
+        Ok(Self { status, content_type: "application/json", body: body.into(), is_repeated: false })
     }
 
-    fn error(error: &ApiError, request_id: RequestId) -> Self {
+    /// A refusal as an answer.
+    pub fn error(error: &ApiError, request_id: RequestId) -> Self {
         let body = error.body(request_id).into();
-        Self { status: error.status(), content_type: "application/json", body }
+        Self { status: error.status(), content_type: "application/json", body, is_repeated: false }
     }
 }
 
@@ -85,6 +114,9 @@ pub fn respond(result: &Result<Answer>, request_id: RequestId, is_head: bool) ->
     }
     if let Some(allow) = result.as_ref().err().and_then(|error| text(error.allow.as_deref()?)) {
         headers.insert(ALLOW, allow);
+    }
+    if answer.is_repeated {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     match answer.status {
         // RFC 9110 §11.6.1: a 401 has to say how to authenticate.

@@ -1,11 +1,12 @@
 //! One request on its way to its resource: who calls, with what, and whose objects are meant.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::mail::{TenantId, Timestamp};
+use crate::mail::{RequestId, TenantId, Timestamp};
 use crate::store::{Conflict, Directory, Store, Tenant};
 
 use super::Api;
@@ -20,6 +21,12 @@ pub struct Call<'a> {
     pub api: &'a Api,
     /// Who asks.
     pub caller: Caller,
+    /// Where the request came from.
+    pub client: IpAddr,
+    /// Its id.
+    pub request_id: RequestId,
+    /// By what a repetition of it is known.
+    pub idempotency_key: Option<String>,
     /// `{tenant_id}` of the path.
     pub tenant_id: Option<String>,
     /// `{id}` of the path.

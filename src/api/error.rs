@@ -150,9 +150,11 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::PlatformKeyRequired
         | C::DomainNotAllowedForKey => (StatusCode::FORBIDDEN, "permission_error"),
         C::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        C::DomainTaken | C::AlreadyExists | C::LimitReached | C::IdempotencyKeyReused => {
-            (StatusCode::CONFLICT, "conflict")
-        }
+        C::DomainTaken
+        | C::AlreadyExists
+        | C::LimitReached
+        | C::IdempotencyKeyReused
+        | C::IdempotencyInProgress => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -179,6 +181,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::BareNewline
         | C::LineTooLong
         | C::ConversionRequired
+        | C::TemplateFailed
         | C::MailLoop
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),

@@ -26,8 +26,8 @@ pub use envelope::{
 };
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
-    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId, TemplateId,
-    TenantId,
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
+    TemplateId, TenantId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};

@@ -13,11 +13,11 @@ pub struct UnknownName {
 }
 
 macro_rules! vocabulary {
-    ($($(#[$doc:meta])* $name:ident($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
-        $(#[$doc])*
+    ($($(#[doc = $doc:literal])* $name:ident($what:literal) { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* })*) => {$(
+        $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
-            $($(#[$vdoc])* $variant,)*
+            $($(#[doc = $vdoc])* $variant,)*
         }
 
         impl $name {
@@ -51,6 +51,21 @@ macro_rules! vocabulary {
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 s.serialize_str(self.as_str())
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let members = [$(concat!("`", $text, "`:", $($vdoc),*)),*];
+                schemars::json_schema!({
+                    "type": "string",
+                    "description": format!("{} {}", concat!($($doc),*).trim(), members.join(" ")),
+                    "enum": [$($text),*],
+                })
             }
         }
 

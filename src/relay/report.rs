@@ -68,7 +68,7 @@ impl Report<'_> {
         };
         let content = Content { prefix: bytes::Bytes::new(), submitted: bytes.into() };
         let recipients = vec![(DeliveryId::generate(self.now), to.clone().into())];
-        Some(NewMessage { message, recipients, content, submission_key: None })
+        Some(NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None })
     }
 
     fn sender(&self) -> String {

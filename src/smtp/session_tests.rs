@@ -299,7 +299,10 @@ fn after_too_many_errors_the_session_is_closed_but_refused_recipients_are_none()
     for _ in 0..50 {
         assert!(it.say("RCPT TO:<suppressed@d.example>\r\nRCPT TO:<nobody>\r\n").starts_with("550"));
     }
-    assert!(it.say(&"DATA\r\n".repeat(20)).ends_with("554 5.5.1 No valid recipients\r\n"), "nor what follows");
+    assert!(
+        it.say(&"DATA\r\n".repeat(20)).ends_with("554 5.5.1 No valid recipients\r\n"),
+        "nor what follows"
+    );
     for _ in 0..10 {
         assert!(it.say("XYZZY\r\n").starts_with("500"));
     }

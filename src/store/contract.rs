@@ -196,7 +196,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
     };
     let recipients =
         recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
-    NewMessage { message, recipients, content, submission_key: None }
+    NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None }
 }
 
 pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {

@@ -134,7 +134,8 @@ async fn what_follows_a_chunk_of_unknown_length_is_never_read_as_commands() {
     client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
     client.command("RCPT TO:<b@other.example>").await.expect_code(250);
     let message = String::from_utf8_lossy(MESSAGE).into_owned();
-    let smuggled = "MAIL FROM:<app@own.example>\r\nRCPT TO:<c@other.example>\r\nDATA\r\n".to_owned() + &message;
+    let smuggled =
+        "MAIL FROM:<app@own.example>\r\nRCPT TO:<c@other.example>\r\nDATA\r\n".to_owned() + &message;
     client.write(format!("BDAT {}x LAST\r\n{smuggled}.\r\n", smuggled.len()).as_bytes()).await;
     client.read_reply().await.expect_saying(501, "5.5.4 Syntax: BDAT");
     client.expect_close().await;

@@ -17,6 +17,20 @@ pub struct Mailbox {
     pub address: Address,
 }
 
+impl schemars::JsonSchema for Mailbox {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mailbox".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "An address, alone or with a display name in front.",
+            "examples": ["bob@example.com", "Bob <bob@example.com>"],
+        })
+    }
+}
+
 /// Why a text is not a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MailboxError {

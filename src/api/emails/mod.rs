@@ -1,10 +1,14 @@
-//! Accepted messages: what became of them. `timeline` tells it step by step.
+//! Messages: `send` takes them (described in `draft`, made by `compose`), the rest tells what became of them, `timeline`
+//! step by step.
 
 mod compose;
+mod draft;
 mod mailbox;
+mod send;
 mod timeline;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::mail::{
     Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
@@ -17,6 +21,8 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
+pub use draft::Limits as SendLimits;
+pub use send::{send, send_batch};
 pub use timeline::get as timeline;
 
 #[derive(Serialize)]
@@ -37,6 +43,10 @@ struct EmailView {
     message_id: Option<String>,
     size: u64,
     dkim_domain: Option<DomainName>,
+    tags: Vec<String>,
+    metadata: Map<String, Value>,
+    /// When delivery begins, if not at once.
+    send_at: Option<Timestamp>,
     created_at: Timestamp,
     expires_at: Timestamp,
     /// Only for a single message.
@@ -74,6 +84,9 @@ impl EmailView {
             message_id: message.header_message_id,
             size: message.size,
             dkim_domain: message.dkim_domain,
+            tags: message.annotations.tags,
+            metadata: message.annotations.metadata,
+            send_at: message.parameters.release_at,
             created_at: message.created_at,
             expires_at: message.expires_at,
             deliveries: None,
@@ -119,6 +132,7 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
         state: query.value("status"),
         to: query.value("to"),
         from: query.value_by("from", ReversePath::parse),
+        tag: query.text("tag").map(str::to_owned),
         header_message_id: query.text("message_id").map(|id| id.trim_matches(['<', '>']).to_owned()),
     };
     query.finish()?;

@@ -304,7 +304,7 @@ mod tests {
         let long = put(
             "{% for a in x %}{% for b in x %}{{ y }}{% endfor %}{% endfor %}",
             Form::Text,
-            json!({"x": [1; 100].map(|n| n).to_vec(), "y": "z".repeat(1000)}),
+            json!({"x": vec![1; 100], "y": "z".repeat(1000)}),
         );
         assert!(long.unwrap_err().contains("1048576 octets"));
         let many = put(

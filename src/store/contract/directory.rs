@@ -158,8 +158,15 @@ async fn removing_a_tenant_counts_first_and_leaves_the_others() {
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Deferred)).await.unwrap();
     // Accepted, twice deferred, the suppression and the domain.
-    let expected =
-        TenantCounts { domains: 1, keys: 1, suppressions: 1, messages: 1, deliveries: 2, events: 5 };
+    let expected = TenantCounts {
+        domains: 1,
+        keys: 1,
+        suppressions: 1,
+        templates: 0,
+        messages: 1,
+        deliveries: 2,
+        events: 5,
+    };
     assert_eq!(bed.store.remove_tenant(gone.id, false).await.unwrap(), Some(expected));
     assert!(bed.store.tenant(gone.id).await.unwrap().is_some());
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), Some(expected));

@@ -17,6 +17,8 @@ use super::NewSuppression;
 pub struct NewMessage {
     pub message: Message,
     pub recipients: Vec<(DeliveryId, Recipient)>,
+    /// Recipients that were left out because they are suppressed; the story of the message tells them.
+    pub suppressed: Vec<Address>,
     pub content: Content,
     pub submission_key: Option<SubmissionKey>,
 }

@@ -35,6 +35,12 @@ struct Told<'a> {
     size: u64,
 }
 
+/// What the event of a suppressed recipient says.
+#[derive(Serialize)]
+struct LeftOut<'a> {
+    recipient: &'a str,
+}
+
 impl Incoming {
     pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
         // What is held until later (RFC 4865) waits in the database.
@@ -46,7 +52,7 @@ impl Incoming {
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
-        let NewMessage { message, recipients, content, submission_key } = &*self.new;
+        let NewMessage { message, recipients, suppressed, content, submission_key } = &*self.new;
         if let Some(key) = submission_key
             && let Some(earlier) = submission_key::take(tx, key, message)?
         {
@@ -63,6 +69,10 @@ impl Incoming {
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        for recipient in suppressed {
+            let told = LeftOut { recipient: &recipient.to_string() };
+            tx.append(EventKind::MessageSuppressed, subject, &told, message.created_at)?;
+        }
         Ok(message.id)
     }
 
