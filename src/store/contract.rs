@@ -3,6 +3,7 @@
 mod claims;
 mod directory;
 mod journal;
+mod sending;
 mod spool;
 
 use std::net::IpAddr;
@@ -16,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
-    MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
+    KeySecret, MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
 
 /// A store in a directory of its own.
@@ -159,6 +160,20 @@ pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) ->
         reason: crate::mail::SuppressionReason::Manual,
         evidence: Some("asked on the phone".to_owned()),
         expires_at: None,
+    }
+}
+
+fn page(limit: usize) -> PageRequest {
+    PageRequest { limit, ..PageRequest::default() }
+}
+
+pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
+    NewTemplate {
+        tenant_id: tenant,
+        name: name.to_owned(),
+        subject: "Hello {{ name }}".to_owned(),
+        text: Some("Dear {{ name }}".to_owned()),
+        html: None,
     }
 }
 

@@ -14,6 +14,7 @@ struct Belongings {
     domain: String,
     key: String,
     suppression: String,
+    template: String,
     email: String,
 }
 
@@ -27,8 +28,10 @@ impl Belongings {
         let domain = post("/v1/domains", json!({"name": format!("{name}.example")})).await;
         let key = post("/v1/keys", json!({"name": name, "scopes": ["smtp:send"]})).await;
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
+        let template = json!({"name": name, "subject": "s", "text": "t"});
+        let template = post("/v1/templates", template).await;
         let email = stage.enqueue(tenant.id).await.to_string();
-        Self { tenant, domain, key, suppression, email }
+        Self { tenant, domain, key, suppression, template, email }
     }
 
     /// The path of a route with the ids of these objects.
@@ -37,6 +40,7 @@ impl Belongings {
             Some("domains") => &self.domain,
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,
+            Some("templates") => &self.template,
             _ => &self.email,
         };
         route.path.replace("{tenant_id}", &self.tenant.id.to_string()).replace("{id}", id)
@@ -51,6 +55,7 @@ impl Belongings {
             format!("/v1/domains/{}/dkim", self.domain),
             format!("/v1/keys/{}", self.key),
             format!("/v1/suppressions/{}", self.suppression),
+            format!("/v1/templates/{}", self.template),
             format!("/v1/emails/{}", self.email),
             format!("/v1/domains?tenant_id={}", self.tenant.id),
             format!("/v1/suppressions?tenant_id={}", self.tenant.id),
@@ -76,6 +81,9 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
         ("POST", "domains") => json!({"name": "new.example"}),
         ("POST", "keys" | "api-keys") => json!({"name": "new", "scopes": ["smtp:send"]}),
         ("POST", "suppressions") => json!({"address": "new@x.example"}),
+        ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
+        ("POST", "emails") => return email(),
+        ("POST", "batch") if route.path == "/v1/emails/batch" => return json!({"emails": [email()]}),
         ("POST", "batch") => {
             return json!({"suppressions": [{"address": "new@x.example", "tenant_id": owner}]});
         }
@@ -86,8 +94,13 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
     body
 }
 
+fn email() -> Value {
+    json!({"from": "a@own.example", "to": ["b@x.example"], "subject": "s", "text": "t"})
+}
+
+/// Whether the body names the owner of something new; a message is always the caller's own.
 fn is_post_of_new(route: &Route, operation: &Operation) -> bool {
-    operation.method == Method::POST && !route.path.contains("{id}")
+    operation.method == Method::POST && !route.path.contains("{id}") && !operation.has_large_body
 }
 
 #[tokio::test]
@@ -156,6 +169,7 @@ async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
         domain: "dom_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         key: "key_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         suppression: "sup_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        template: "tpl_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         email: "msg_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
     };
     let before = own.look(&stage).await;
@@ -185,7 +199,8 @@ async fn a_list_shows_the_callers_tenant_only() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let other = Belongings::make(&stage, "other").await;
-    let ids = |of: &Belongings| [of.domain.clone(), of.key.clone(), of.suppression.clone(), of.email.clone()];
+    let ids =
+        |of: &Belongings| [&of.domain, &of.key, &of.suppression, &of.template, &of.email].map(String::clone);
     let mut shown = 0;
     for (route, _) in operations().filter(|(route, operation)| operation.is_list && !route.path.contains('{'))
     {
@@ -206,7 +221,7 @@ async fn a_list_shows_the_callers_tenant_only() {
             assert!(ids(&own).iter().all(|id| !theirs.contains(id)), "{path} shows {theirs}");
         }
     }
-    assert!(shown >= 4, "each own object is in a list, and {shown} were seen");
+    assert!(shown >= 5, "each own object is in a list, and {shown} were seen");
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ mod release;
 mod require_tls;
 mod retry;
 mod scram;
+mod sending;
 mod smart_host;
 mod stage;
 mod start_errors;

@@ -54,7 +54,7 @@ struct Ready {
 /// `POST /v1/emails`
 pub async fn send(call: Call<'_>) -> Result<Answer> {
     let request: EmailRequest = call.json()?;
-    let submitter = submitter(&call)?;
+    let submitter = submitter(&call).await?;
     let ready = prepare(&call, &submitter, request, None).await?;
     Answer::accepted(&accept(&call, ready).await?)
 }
@@ -65,7 +65,7 @@ pub async fn send_batch(call: Call<'_>) -> Result<Answer> {
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("from 1 to {BATCH_MAX} are taken at once")));
     }
-    let submitter = submitter(&call)?;
+    let submitter = submitter(&call).await?;
     let mut ready = Vec::with_capacity(emails.len());
     for (place, request) in emails.into_iter().enumerate() {
         ready.push(prepare(&call, &submitter, request, Some(place)).await?);
@@ -94,7 +94,9 @@ fn interrupted(error: ApiError, sent: usize) -> ApiError {
     ApiError { refusal: Refusal { hint, ..refusal.clone() }, ..error }
 }
 
-fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
+async fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
+    // A tenant in the path must be the caller's own.
+    call.owner(None).await?;
     let Some(tenant) = call.caller.tenant.clone() else {
         return Err(ApiError::new(
             RefusalCode::InsufficientScope,

@@ -30,10 +30,6 @@ fn check(status: DomainStatus) -> DomainCheck {
     }
 }
 
-fn page(limit: usize) -> PageRequest {
-    PageRequest { limit, ..PageRequest::default() }
-}
-
 #[tokio::test]
 async fn a_tenant_is_read_back_as_it_was_written_and_changed() {
     let bed = Bed::new();
