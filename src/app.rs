@@ -15,6 +15,7 @@ use crate::api::{self, Api};
 use crate::bans::{self, Bans};
 use crate::config::Config;
 use crate::dns::{DnsError, Resolver};
+use crate::https::Client;
 use crate::intake::{self, Intake};
 use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
 use crate::relay::{Recording, Relay, RelayError};
@@ -23,6 +24,7 @@ use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
 };
 use crate::tls::{Certificate, TlsError};
+use crate::webhook::{self, Teller};
 use crate::{janitor, sign, verification};
 
 /// Between two looks at whether the certificate's files have changed.
@@ -59,6 +61,9 @@ pub enum StartError {
     /// The relay's settings cannot be used.
     #[error("relay: {0}")]
     Relay(#[from] RelayError),
+    /// The certificate authorities for webhooks cannot be used.
+    #[error("webhooks.ca_file {0}")]
+    Webhooks(TlsError),
     /// The sandbox domain cannot be made.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
@@ -150,6 +155,7 @@ impl Running {
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
+            expiry_max: config.relay.expiry_max,
             takes_null_sender: config.smtp.null_sender,
             names_client_address: config.smtp.received_client_address,
         };
@@ -166,18 +172,23 @@ impl Running {
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
+            expiry_max: config.relay.expiry_max,
             verification: checks.clone(),
             sending: api::SendLimits {
                 recipients_max: config.smtp.recipients_max,
                 message_octets_max: config.smtp.message_size_max.as_u64(),
             },
+            webhooks: config.webhooks.clone(),
             store: store.clone(),
             intake: intake_role.clone(),
             resolver: resolver.clone(),
             bans,
+            source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             waiting: relay.waiting(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
+
+        let teller = build_teller(config, &store, &resolver)?;
 
         let mut running = Self {
             submission_addresses: addresses(&submission),
@@ -201,13 +212,16 @@ impl Running {
         }
         let retention = RetentionPolicy {
             body_days: config.retention.body_days,
+            transcript_days: config.retention.transcript_days,
             row_days: config.retention.message_days,
+            webhook_days: config.retention.webhook_days,
         };
         stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));
         stage.spawn("domain check", verification::recheck_loop(store, resolver, checks, stage.stop.clone()));
         stage.spawn("certificate watch", watch_certificate(certificate, stage.stop.clone()));
         let stage = &mut running.delivery;
         stage.spawn("relay", relay.run(stage.stop.clone()));
+        stage.spawn("webhooks", teller.run(stage.stop.clone()));
         tracing::info!(
             hostname = %config.hostname,
             submission = ?running.submission_addresses,
@@ -269,6 +283,13 @@ fn load_certificate(config: &Config) -> Result<Certificate, TlsError> {
             Certificate::load_or_make(&config.data_dir, &config.hostname)
         }
     }
+}
+
+fn build_teller(config: &Config, store: &Arc<Store>, resolver: &Resolver) -> Result<Teller, StartError> {
+    let settings = webhook::Settings { config: config.webhooks.clone(), retries: webhook::RETRIES };
+    let networks = &config.webhooks.allowed_private_networks;
+    let client = Client::new(resolver.clone(), config.webhooks.ca_file.as_deref(), networks);
+    Ok(Teller::new(store.clone(), client.map_err(StartError::Webhooks)?, settings))
 }
 
 async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {

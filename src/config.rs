@@ -3,6 +3,9 @@
 //! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
 //! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
 
+mod routing;
+mod shaping;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +14,10 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::{DomainName, TlsMode};
+use crate::mail::DomainName;
+pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
+
+pub use shaping::SiteRule;
 
 /// Everything that the file can say.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -38,6 +44,8 @@ pub struct Config {
     pub domains: Domains,
     /// Delivery.
     pub relay: Relay,
+    /// Events for web servers.
+    pub webhooks: Webhooks,
     /// How long things are kept.
     pub retention: Retention,
     /// The store.
@@ -179,13 +187,21 @@ pub struct Domains {
 pub struct Relay {
     /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
     pub smart_host: Option<PlatformSmartHost>,
+    /// Ways to destinations, which go before the platform's smart host.
+    pub routes: Vec<Route>,
+    /// What connections may come from.
+    pub sources: Vec<Source>,
+    /// Sources that belong together.
+    pub pools: Vec<Pool>,
+    /// The pool of whoever has none of its own; without it, `source_address` and `ehlo_name` are the only source.
+    pub source_pool: Option<String>,
     /// The name servers; the system's if empty.
     pub name_servers: Vec<SocketAddr>,
     /// The port of an MX.
     pub port: u16,
-    /// The name in EHLO; the server's host name if absent.
+    /// The name in EHLO, unless the source or the route has its own; the server's host name if absent.
     pub ehlo_name: Option<DomainName>,
-    /// The address that connections come from.
+    /// The address that connections come from: the short form of a pool with one source.
     pub source_address: Option<IpAddr>,
     /// Networks that mail may go to although they are private, loopback or link-local.
     pub allowed_private_networks: Vec<IpNet>,
@@ -200,13 +216,18 @@ pub struct Relay {
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
     pub connection_idle: Duration,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
+    /// The longest time that a tenant or a message may have.
+    #[serde(with = "duration")]
+    pub expiry_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
     pub timeouts: Timeouts,
+    /// What some sites take; these go before what is built in.
+    pub shaping: Vec<SiteRule>,
 }
 
 /// How long to wait for each step of a delivery (RFC 5321 §4.5.3.2).
@@ -232,30 +253,23 @@ pub struct Timeouts {
     pub quit: Duration,
 }
 
-/// A smart host of the whole platform.
+/// Events for web servers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlatformSmartHost {
-    /// A host name or an IP address.
-    pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// `implicit`, `starttls`, `opportunistic` or `none`.
-    #[serde(default = "starttls")]
-    pub tls: TlsMode,
-    /// The account, if it wants one.
-    pub user: Option<String>,
-    /// The file with the password.
-    pub password_file: Option<PathBuf>,
-}
-
-fn submission_port() -> u16 {
-    587
-}
-
-fn starttls() -> TlsMode {
-    TlsMode::Starttls
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Networks that events may go to although they are private, loopback or link-local.
+    pub allowed_private_networks: Vec<IpNet>,
+    /// Hosts, as URLs name them, that may be told without TLS.
+    pub plain_http_hosts: Vec<String>,
+    /// PEM with certificate authorities for endpoints, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How long an endpoint may take for its whole answer.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Requests at one time in all.
+    pub requests_max: usize,
+    /// Requests at one time to one webhook.
+    pub requests_per_webhook_max: usize,
 }
 
 /// How long things are kept after the last delivery of a message is finished.
@@ -264,8 +278,12 @@ fn starttls() -> TlsMode {
 pub struct Retention {
     /// Bodies.
     pub body_days: u32,
+    /// What was said in each attempt.
+    pub transcript_days: u32,
     /// What is known of a message; a tenant's own value goes first.
     pub message_days: u32,
+    /// What webhooks were told or could not be told, after the event.
+    pub webhook_days: u32,
 }
 
 /// The store.
@@ -295,6 +313,7 @@ impl Default for Config {
             api: Api::default(),
             domains: Domains::default(),
             relay: Relay::default(),
+            webhooks: Webhooks::default(),
             retention: Retention::default(),
             store: Store::default(),
         }
@@ -371,6 +390,10 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             smart_host: None,
+            routes: Vec::new(),
+            sources: Vec::new(),
+            pools: Vec::new(),
+            source_pool: None,
             name_servers: Vec::new(),
             port: 25,
             ehlo_name: None,
@@ -382,8 +405,10 @@ impl Default for Relay {
             messages_per_connection_max: 100,
             connection_idle: Duration::from_secs(30),
             expiry: 5 * DAY,
+            expiry_max: 10 * DAY,
             handover_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
+            shaping: Vec::new(),
         }
     }
 }
@@ -403,9 +428,22 @@ impl Default for Timeouts {
     }
 }
 
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            allowed_private_networks: Vec::new(),
+            plain_http_hosts: Vec::new(),
+            ca_file: None,
+            timeout: Duration::from_secs(15),
+            requests_max: 256,
+            requests_per_webhook_max: 8,
+        }
+    }
+}
+
 impl Default for Retention {
     fn default() -> Self {
-        Self { body_days: 3, message_days: 30 }
+        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7 }
     }
 }
 
@@ -482,10 +520,22 @@ impl Config {
             ("relay.connections_max", self.relay.connections_max == 0),
             ("relay.connections_per_destination_max", self.relay.connections_per_destination_max == 0),
             ("relay.messages_per_connection_max", self.relay.messages_per_connection_max == 0),
+            ("webhooks.requests_max", self.webhooks.requests_max == 0),
+            ("webhooks.requests_per_webhook_max", self.webhooks.requests_per_webhook_max == 0),
             ("store.readers", self.store.readers == 0),
         ];
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
+        }
+        if self.webhooks.timeout.is_zero() {
+            return Some(("webhooks.timeout", "must be longer: nothing could be told in no time"));
+        }
+        // A try that failed is repeated for more than three days.
+        if self.retention.webhook_days < 4 {
+            return Some(("retention.webhook_days", "must be at least 4: so long is an event told again"));
+        }
+        if self.relay.expiry_max < self.relay.expiry {
+            return Some(("relay.expiry_max", "must be at least relay.expiry"));
         }
         if let Some((key, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
             return Some((key, "must be at least 1"));
@@ -504,11 +554,14 @@ impl Config {
         if self.tls.certificate.is_some() != self.tls.private_key.is_some() {
             return Some(("tls", "certificate and private_key go together: set both or neither"));
         }
-        let smart_host = self.relay.smart_host.as_ref()?;
-        if smart_host.user.is_some() != smart_host.password_file.is_some() {
-            return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
+        let known = Relay::default().site_rules();
+        if self.relay.shaping.iter().any(|rule| rule.has_fault(&known)) {
+            return Some((
+                "relay.shaping",
+                "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
+            ));
         }
-        None
+        routing::find_fault(&self.relay)
     }
 }
 
@@ -564,6 +617,7 @@ mod tests {
         let config = parse(&all).unwrap();
         assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
         assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
+        assert!(config.webhooks.ca_file.is_some());
         assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
     }
 
@@ -574,8 +628,14 @@ mod tests {
             ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
             ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
             ("[relay]\nexpiry = \"0s\"\n", ["test.toml", "relay.expiry", "must be longer"]),
+            ("[relay]\nexpiry = \"300h\"\n", ["test.toml", "relay.expiry_max", "at least relay.expiry"]),
             ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
             ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
+            ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
+            (
+                "[[relay.shaping]]\nname = \"google\"\nconnections_max = 0\n",
+                ["test.toml", "relay.shaping", "at least 1"],
+            ),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
             ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
             (

@@ -1,4 +1,4 @@
-//! What has served its time: bodies and rows past their retention, files without a row, the write-ahead log.
+//! What has served its time: bodies and rows past their retention, files without a row, pauses, the write-ahead log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::mail::Timestamp;
-use crate::store::{Journal, RetentionPolicy, Store};
+use crate::store::{Journal, Queue, RetentionPolicy, Store};
 
 const ROUND_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows removed in one transaction: few enough that acceptance does not wait.
@@ -39,6 +39,9 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
         if stop.is_cancelled() {
             return;
         }
+    }
+    if let Err(error) = store.tidy_holds(Timestamp::now()).await {
+        tracing::warn!(%error, "cannot tidy up the pauses of the queue; trying again in a minute");
     }
     if let Err(error) = store.checkpoint().await {
         tracing::warn!(%error, "cannot shorten the write-ahead log; trying again in a minute");

@@ -1,43 +1,16 @@
 //! Why mail waits, where only the relay knows it: a board on which it posts what it holds back, and from which the
 //! API tells people. What the store knows itself (pauses, suspensions, times of the next try) is not posted here.
 //!
-//! A notice is about a tenant, a destination, or a tenant's mail for a destination. It ends with its time or when it
+//! A notice is about a part of the queue. It ends with its time or when it
 //! is lifted. In memory only: what holds after a restart is posted anew. A leaf: imports `mail`.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::mail::{Host, TenantId, Timestamp, WaitReason};
+use crate::mail::{QueuePart, Timestamp, WaitReason};
 
 /// Notices kept; more are not taken, for a board that nobody can read to its end tells nothing.
 const NOTICES_MAX: usize = 10_000;
-
-/// What a notice is about. Empty is everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Subject {
-    /// Only this tenant's mail.
-    pub tenant_id: Option<TenantId>,
-    /// Only mail for this destination.
-    pub destination: Option<Host>,
-}
-
-impl Subject {
-    /// All mail for a destination.
-    pub fn destination(host: Host) -> Self {
-        Self { tenant_id: None, destination: Some(host) }
-    }
-
-    /// All mail of a tenant.
-    pub fn tenant(id: TenantId) -> Self {
-        Self { tenant_id: Some(id), destination: None }
-    }
-
-    /// Whether a tenant's mail for a destination is meant.
-    pub fn covers(&self, tenant: TenantId, destination: &Host) -> bool {
-        self.tenant_id.is_none_or(|own| own == tenant)
-            && self.destination.as_ref().is_none_or(|own| own == destination)
-    }
-}
 
 /// Why something waits, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,18 +25,18 @@ pub struct Notice {
     pub until: Option<Timestamp>,
 }
 
-/// What is posted. One notice for each subject and reason.
+/// What is posted. One notice for each part and reason.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<HashMap<(Subject, WaitReason), Notice>>);
+pub struct Board(Mutex<HashMap<(QueuePart, WaitReason), Notice>>);
 
 impl Board {
-    /// Posts a notice in place of an earlier one with the same subject and reason, whose beginning it keeps.
-    pub fn post(&self, subject: Subject, notice: Notice, now: Timestamp) {
+    /// Posts a notice in place of an earlier one with the same part and reason, whose beginning it keeps.
+    pub fn post(&self, part: QueuePart, notice: Notice, now: Timestamp) {
         let mut notices = self.lock();
         if notices.len() >= NOTICES_MAX {
             notices.retain(|_, notice| notice.holds_at(now));
         }
-        let key = (subject, notice.reason);
+        let key = (part, notice.reason);
         let has_room = notices.len() < NOTICES_MAX;
         match notices.get_mut(&key) {
             Some(earlier) if earlier.holds_at(now) => *earlier = Notice { since: earlier.since, ..notice },
@@ -74,18 +47,18 @@ impl Board {
     }
 
     /// Takes a notice down.
-    pub fn lift(&self, subject: &Subject, reason: WaitReason) {
-        self.lock().remove(&(subject.clone(), reason));
+    pub fn lift(&self, part: &QueuePart, reason: WaitReason) {
+        self.lock().remove(&(part.clone(), reason));
     }
 
     /// What holds at a time, in no order.
-    pub fn notices(&self, now: Timestamp) -> Vec<(Subject, Notice)> {
+    pub fn notices(&self, now: Timestamp) -> Vec<(QueuePart, Notice)> {
         let notices = self.lock();
         let holding = notices.iter().filter(|(_, notice)| notice.holds_at(now));
-        holding.map(|((subject, _), notice)| (subject.clone(), notice.clone())).collect()
+        holding.map(|((part, _), notice)| (part.clone(), notice.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Subject, WaitReason), Notice>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(QueuePart, WaitReason), Notice>> {
         // Each change is one step of the map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,6 +73,7 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Host;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -109,8 +83,8 @@ mod tests {
         Notice { reason: WaitReason::SiteHeld, detail: "421".into(), since: at(since), until: until.map(at) }
     }
 
-    fn site(name: &str) -> Subject {
-        Subject::destination(Host::parse(name).unwrap())
+    fn site(name: &str) -> QueuePart {
+        QueuePart::destination(Host::parse(name).unwrap())
     }
 
     #[test]
@@ -144,16 +118,5 @@ mod tests {
         assert_eq!(board.notices(at(1)).len(), NOTICES_MAX);
         board.post(site("late.example"), notice(11, None), at(11));
         assert_eq!(board.notices(at(11)).len(), 1);
-    }
-
-    #[test]
-    fn a_subject_covers_what_it_does_not_exclude() {
-        let (own, other) = (TenantId::generate(at(1)), TenantId::generate(at(2)));
-        let host = Host::parse("a.example").unwrap();
-        let both = Subject { tenant_id: Some(own), destination: Some(host.clone()) };
-        assert!(both.covers(own, &host) && !both.covers(other, &host));
-        assert!(Subject::tenant(own).covers(own, &host) && !Subject::tenant(own).covers(other, &host));
-        assert!(site("a.example").covers(other, &host) && !site("b.example").covers(other, &host));
-        assert!(Subject::default().covers(own, &host));
     }
 }

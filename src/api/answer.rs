@@ -1,7 +1,10 @@
 //! What goes back to the client: bodies and the headers that every answer has.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -12,14 +15,23 @@ use crate::mail::RequestId;
 
 use super::error::{ApiError, Result};
 
+/// The body of a response, which may go on for as long as the client listens.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+
+const JSON: &str = "application/json";
+
 /// An answer before its headers.
-#[derive(Debug)]
 pub struct Answer {
     status: StatusCode,
     content_type: &'static str,
-    body: Bytes,
+    content: Content,
     /// It was given before (`Idempotency-Key`).
     is_repeated: bool,
+}
+
+enum Content {
+    Whole(Bytes),
+    Endless(ResponseBody),
 }
 
 /// The answer to a removal.
@@ -41,27 +53,6 @@ impl Answer {
         Self::json(StatusCode::CREATED, body)
     }
 
-    /// 202 with what was accepted.
-    pub fn accepted(body: &impl Serialize) -> Result<Self> {
-        Self::json(StatusCode::ACCEPTED, body)
-    }
-
-    /// An earlier answer, again.
-    pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
-        let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
-        Ok(Self { status, content_type: "application/json", body: body.into(), is_repeated: true })
-    }
-
-    /// Its status.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// Its content.
-    pub fn body(&self) -> &Bytes {
-        &self.body
-    }
-
     /// 200 for an object that is gone now.
     pub fn deleted(object: &'static str, id: impl ToString) -> Result<Self> {
         Self::ok(&Deleted { id: id.to_string(), object, deleted: true })
@@ -69,42 +60,73 @@ impl Answer {
 
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type: "message/rfc822",
-            body: bytes.into(),
-            is_repeated: false,
+        Self::whole(StatusCode::OK, "message/rfc822", bytes)
+    }
+
+    /// 200 with server-sent events, each as it happens.
+    pub fn events(body: ResponseBody) -> Self {
+        let content = Content::Endless(body);
+        Self { status: StatusCode::OK, content_type: "text/event-stream", content, is_repeated: false }
+    }
+
+    /// An earlier answer, again.
+    pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
+        let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
+        Ok(Self { is_repeated: true, ..Self::whole(status, JSON, body) })
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its content, unless that has no end.
+    pub fn body(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(body) => Some(body),
+            Content::Endless(_) => None,
         }
+    }
+
+    fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { status, content_type, content: Content::Whole(body.into()), is_repeated: false }
+    }
+
+    /// 202 with what will be done.
+    pub fn accepted(body: &impl Serialize) -> Result<Self> {
+        Self::json(StatusCode::ACCEPTED, body)
     }
 
     fn json(status: StatusCode, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Self { status, content_type: "application/json", body: body.into(), is_repeated: false })
+        Ok(Self::whole(status, JSON, body))
     }
 
     /// A refusal as an answer.
     pub fn error(error: &ApiError, request_id: RequestId) -> Self {
-        let body = error.body(request_id).into();
-        Self { status: error.status(), content_type: "application/json", body, is_repeated: false }
+        Self::whole(error.status(), JSON, error.body(request_id))
     }
 }
 
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
-pub fn respond(result: &Result<Answer>, request_id: RequestId, is_head: bool) -> Response<Full<Bytes>> {
-    let failure;
-    let answer = match result {
-        Ok(answer) => answer,
-        Err(error) => {
-            failure = Answer::error(error, request_id);
-            &failure
-        }
+pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
+    let (answer, allow) = match result {
+        Ok(answer) => (answer, None),
+        Err(error) => (Answer::error(&error, request_id), error.allow),
     };
-    let body = if is_head { Bytes::new() } else { answer.body.clone() };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = answer.status;
+    let Answer { status, content_type, content, is_repeated } = answer;
+    let (length, body) = match content {
+        Content::Whole(body) => (Some(body.len()), Full::new(body).boxed_unsync()),
+        Content::Endless(body) => (None, body),
+    };
+    let body = if is_head { Empty::new().boxed_unsync() } else { body };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    headers.insert(CONTENT_LENGTH, answer.body.len().into());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
     // Answers hold what only this key may see, and secrets.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
@@ -112,13 +134,13 @@ pub fn respond(result: &Result<Answer>, request_id: RequestId, is_head: bool) ->
     if let Some(id) = text(&request_id.to_string()) {
         headers.insert("x-request-id", id);
     }
-    if let Some(allow) = result.as_ref().err().and_then(|error| text(error.allow.as_deref()?)) {
+    if let Some(allow) = allow.and_then(|methods| text(&methods)) {
         headers.insert(ALLOW, allow);
     }
-    if answer.is_repeated {
+    if is_repeated {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
-    match answer.status {
+    match status {
         // RFC 9110 §11.6.1: a 401 has to say how to authenticate.
         StatusCode::UNAUTHORIZED => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pillarbox\""));

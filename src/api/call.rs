@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::mail::{RequestId, TenantId, Timestamp};
 use crate::store::{Conflict, Directory, Store, Tenant};
@@ -14,15 +16,20 @@ use super::auth::Caller;
 use super::error::{ApiError, Result};
 use super::json;
 use super::page::Query;
+use super::route::Operation;
 
 /// An admitted request.
 pub struct Call<'a> {
     /// What it is asked of.
     pub api: &'a Api,
+    /// What is asked.
+    pub operation: &'static Operation,
     /// Who asks.
     pub caller: Caller,
     /// Where the request came from.
     pub client: IpAddr,
+    /// As they came.
+    pub headers: HeaderMap,
     /// Its id.
     pub request_id: RequestId,
     /// By what a repetition of it is known.
@@ -37,12 +44,24 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// When it came.
     pub now: Timestamp,
+    /// Ends what goes on after the answer has begun.
+    pub stop: CancellationToken,
 }
 
 impl Call<'_> {
     /// Where everything is.
     pub fn store(&self) -> &Store {
         &self.api.store
+    }
+
+    /// Hours that a tenant may have delivery tried.
+    pub fn expiry_hours_max(&self) -> u32 {
+        u32::try_from(self.api.expiry_max.as_secs() / 3600).unwrap_or(u32::MAX)
+    }
+
+    /// The pools of source addresses that the configuration has.
+    pub fn source_pools(&self) -> &[String] {
+        &self.api.source_pools
     }
 
     /// The tenant that the caller is confined to; `None` is the platform.

@@ -154,7 +154,9 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::AlreadyExists
         | C::LimitReached
         | C::IdempotencyKeyReused
-        | C::IdempotencyInProgress => (StatusCode::CONFLICT, "conflict"),
+        | C::IdempotencyInProgress
+        | C::MessageFinished
+        | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -216,6 +218,10 @@ impl From<Conflict> for ApiError {
             Conflict::TemplateName => (
                 RefusalCode::AlreadyExists,
                 "choose another name, or change the template that is there: GET /v1/templates lists them",
+            ),
+            Conflict::TooManyHolds => (
+                RefusalCode::LimitReached,
+                "resume what need not be paused any more, or pause a whole tenant",
             ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -312,6 +318,7 @@ mod tests {
             (Conflict::DomainTaken, 409, "domain_taken"),
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
+            (Conflict::TooManyHolds, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

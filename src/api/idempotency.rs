@@ -13,7 +13,6 @@ use super::answer::Answer;
 use super::call::Call;
 use super::dispatch;
 use super::error::{ApiError, Result};
-use super::route::Operation;
 
 /// The header that names a request.
 pub const HEADER: &str = "idempotency-key";
@@ -71,21 +70,22 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// Does what is asked, or answers what was answered before. Bound to key, path and body.
-pub async fn answer(operation: &Operation, target: &str, name: &str, call: Call<'_>) -> Result<Answer> {
+pub async fn answer(target: &str, name: &str, call: Call<'_>) -> Result<Answer> {
+    let endpoint = call.operation.endpoint;
     let (api, key, request_id, now) = (call.api, call.caller.key.id, call.request_id, call.now);
     let _turn = api.in_progress.enter(key, name)?;
     let digest = digest_of(target, &call.body);
     if let Some(kept) = api.store.kept_answer(key, name, now).await? {
         return repeat(kept, digest);
     }
-    let result = dispatch(operation.endpoint, call).await;
+    let result = dispatch(endpoint, call).await;
     let answer = match result {
         Ok(answer) => answer,
         Err(error) if is_passing(error.status()) => return Err(error),
         Err(error) => Answer::error(&error, request_id),
     };
-    if answer.body().len() <= ANSWER_OCTETS_MAX {
-        let kept = KeptAnswer { digest, status: answer.status().as_u16(), body: answer.body().to_vec() };
+    if let Some(body) = answer.body().filter(|body| body.len() <= ANSWER_OCTETS_MAX) {
+        let kept = KeptAnswer { digest, status: answer.status().as_u16(), body: body.to_vec() };
         if let Err(error) = api.store.keep_answer(key, name, kept, now).await {
             // What was asked is done; only a repetition would be done again.
             tracing::warn!(%request_id, %error, "an answer could not be kept for its repetition");

@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `intake`, `verification` and the configuration.
+//! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;
@@ -12,26 +12,27 @@ mod call;
 mod domains;
 mod emails;
 mod error;
+mod events;
 mod health;
 mod idempotency;
 mod idle;
 mod json;
 mod keys;
 mod page;
+mod queue;
 mod rejections;
 mod route;
 mod server;
 mod suppressions;
 mod templates;
 mod tenants;
-mod turns;
+mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
@@ -45,33 +46,40 @@ use crate::intake::Intake;
 use crate::mail::{KeyId, RefusalCode, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
+use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::Board;
 
-use self::answer::Answer;
+use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::error::{ApiError, Result};
+use self::events::Tail;
 use self::idempotency::InProgress;
 use self::page::Query;
 use self::route::Routes;
-use self::turns::Turns;
 
 pub use self::auth::Access;
 pub use self::emails::SendLimits;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
-const KEY_GENERATIONS_MAX: usize = 1;
+const KEY_GENERATIONS_MAX: u32 = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
-const LOOK_UPS_MAX: usize = 16;
+const LOOK_UPS_MAX: u32 = 16;
 /// Of one tenant: a DNS that does not answer takes half a minute for each.
-const LOOK_UPS_OF_TENANT_MAX: usize = 4;
+const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
+/// Live tails of events that are open at the same time.
+const STREAMS_MAX: u32 = 200;
+/// Of one tenant; the platform counts as one.
+const STREAMS_OF_TENANT_MAX: u32 = 10;
 
 /// What the API is made of.
 pub struct Parts {
     /// Its limits.
     pub settings: config::Api,
+    /// The longest time that a tenant may have delivery tried.
+    pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
     /// What messages may be.
@@ -80,10 +88,14 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// Where messages go.
     pub intake: Arc<Intake>,
+    /// What endpoints of webhooks may be.
+    pub webhooks: config::Webhooks,
     /// For the records of domains.
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
     pub bans: Arc<Bans>,
+    /// The names of the pools of source addresses that a tenant may have.
+    pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
     /// The certificate, if it speaks TLS.
@@ -93,12 +105,17 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
+    expiry_max: Duration,
     verification: verification::Settings,
     sending: SendLimits,
     store: Arc<Store>,
     intake: Arc<Intake>,
+    webhooks: config::Webhooks,
+    tail: Arc<Tail>,
+    streams: Turns,
     resolver: Resolver,
     bans: Arc<Bans>,
+    source_pools: Vec<String>,
     waiting: Arc<Board>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
@@ -128,19 +145,37 @@ struct Trace {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, verification, sending, store, intake, resolver, bans, waiting, tls } = parts;
+        let Parts {
+            settings,
+            expiry_max,
+            verification,
+            sending,
+            store,
+            intake,
+            webhooks,
+            resolver,
+            bans,
+            source_pools,
+            waiting,
+            tls,
+        } = parts;
         let receiving_kib =
             usize::try_from(settings.receiving_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX);
         let receiving_kib = receiving_kib.min(Semaphore::MAX_PERMITS);
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
+            expiry_max,
             verification,
             sending,
+            tail: Arc::new(Tail::new(store.clone())),
+            streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
             intake,
+            webhooks,
             resolver,
             bans,
+            source_pools,
             waiting,
             tls,
             routes: Routes::new(),
@@ -164,7 +199,7 @@ impl Api {
         request: Request<Incoming>,
         client: IpAddr,
         stop: &CancellationToken,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<ResponseBody> {
         let started = Instant::now();
         let now = now();
         let request_id = RequestId::generate(now);
@@ -172,15 +207,15 @@ impl Api {
         let mut trace = Trace { path: "", key: None };
         let origin = Origin { client, request_id, now };
         let result = self.process(request, origin, stop, &mut trace).await;
-        let response = answer::respond(&result, request_id, method == Method::HEAD);
-        let status = response.status();
         if let Err(error) = &result
-            && status.is_server_error()
+            && error.status().is_server_error()
         {
-            let cause = error.cause.as_deref().unwrap_or_default();
+            let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
+        let response = answer::respond(result, request_id, method == Method::HEAD);
+        let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
         tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
@@ -215,10 +250,13 @@ impl Api {
         let _room = if operation.has_large_body { Some(self.reserve(&body)?) } else { None };
         let body =
             if has_body { self.read_body(operation, &head.headers, body).await? } else { Bytes::new() };
+        let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let call = Call {
             api: self,
+            operation,
             caller,
             client,
+            headers: head.headers,
             request_id,
             idempotency_key: idempotency_key.clone(),
             tenant_id: matched.tenant_id,
@@ -226,12 +264,10 @@ impl Api {
             query,
             body,
             now,
+            stop: stop.clone(),
         };
         match idempotency_key {
-            Some(name) => {
-                let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-                idempotency::answer(operation, target, &name, call).await
-            }
+            Some(name) => idempotency::answer(&target, &name, call).await,
             None => dispatch(operation.endpoint, call).await,
         }
     }
@@ -314,6 +350,12 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetEmail => emails::get(call).await,
         Endpoint::GetTimeline => emails::timeline(call).await,
         Endpoint::GetRaw => emails::raw(call).await,
+        Endpoint::RetryEmail => emails::retry(call).await,
+        Endpoint::CancelEmail => emails::cancel(call).await,
+        Endpoint::ShowQueue => queue::show(call).await,
+        Endpoint::PauseQueue => queue::pause(call).await,
+        Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::CreateTemplate => templates::create(call).await,
         Endpoint::ListTemplates => templates::list(call).await,
@@ -321,6 +363,17 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::UpdateTemplate => templates::update(call).await,
         Endpoint::DeleteTemplate => templates::delete(call).await,
         Endpoint::RenderTemplate => templates::render(call).await,
+        Endpoint::ListEvents => events::list(call).await,
+        Endpoint::CreateWebhook => webhooks::create(call).await,
+        Endpoint::ListWebhooks => webhooks::list(call).await,
+        Endpoint::GetWebhook => webhooks::get(call).await,
+        Endpoint::UpdateWebhook => webhooks::update(call).await,
+        Endpoint::DeleteWebhook => webhooks::delete(call).await,
+        Endpoint::TestWebhook => webhooks::test(call).await,
+        Endpoint::RotateWebhookSecret => webhooks::rotate_secret(call).await,
+        Endpoint::ListWebhookDeliveries => webhooks::list_deliveries(call).await,
+        Endpoint::GetWebhookDelivery => webhooks::get_delivery(call).await,
+        Endpoint::ReplayWebhookDelivery => webhooks::replay_delivery(call).await,
         Endpoint::ListBans => bans::list(&call),
         Endpoint::LiftBan => bans::lift(&call),
     }

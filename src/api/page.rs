@@ -70,14 +70,19 @@ impl Query {
         }
     }
 
-    /// Which part of the list is wanted; `Id` is the kind of id that its cursors are.
-    pub fn page<Id: FromStr<Err: Display> + Display>(&mut self) -> PageRequest {
+    /// How many objects are wanted.
+    pub fn limit(&mut self) -> usize {
         let limit = self.value_by("limit", |text| match text.parse() {
             Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
             _ => Err(format!("this must be a number from 1 to {LIMIT_MAX}")),
         });
+        limit.unwrap_or(LIMIT_DEFAULT)
+    }
+
+    /// Which part of the list is wanted; `Id` is the kind of id that its cursors are.
+    pub fn page<Id: FromStr<Err: Display> + Display>(&mut self) -> PageRequest {
         let page = PageRequest {
-            limit: limit.unwrap_or(LIMIT_DEFAULT),
+            limit: self.limit(),
             after: self.value::<Id>("after").map(|id| id.to_string()),
             before: self.value::<Id>("before").map(|id| id.to_string()),
             created_after: self.value_by("created_after", read_time),
@@ -128,6 +133,11 @@ impl<T> List<T> {
     /// A list that is complete.
     pub fn whole(data: Vec<T>) -> Self {
         Self { object: "list", data, has_more: false, next_cursor: None }
+    }
+
+    /// A page that says itself where to go on.
+    pub fn resumed(data: Vec<T>, next_cursor: Option<String>) -> Self {
+        Self { object: "list", data, has_more: next_cursor.is_some(), next_cursor }
     }
 
     /// A list that goes on without a cursor.

@@ -44,6 +44,12 @@ pub enum Endpoint {
     GetEmail,
     GetTimeline,
     GetRaw,
+    RetryEmail,
+    CancelEmail,
+    ShowQueue,
+    PauseQueue,
+    ResumeQueue,
+    FlushQueue,
     ListRejections,
     CreateTemplate,
     ListTemplates,
@@ -51,6 +57,17 @@ pub enum Endpoint {
     UpdateTemplate,
     DeleteTemplate,
     RenderTemplate,
+    ListEvents,
+    CreateWebhook,
+    ListWebhooks,
+    GetWebhook,
+    UpdateWebhook,
+    DeleteWebhook,
+    TestWebhook,
+    RotateWebhookSecret,
+    ListWebhookDeliveries,
+    GetWebhookDelivery,
+    ReplayWebhookDelivery,
     ListBans,
     LiftBan,
 }
@@ -114,6 +131,23 @@ const KEYS: Access = Access::Scope(Scope::KeysManage);
 const SUPPRESSIONS: Access = Access::Scope(Scope::SuppressionsManage);
 const EMAILS: Access = Access::Scope(Scope::EmailsRead);
 const TEMPLATES: Access = Access::Scope(Scope::TemplatesManage);
+const SENDING: Access = Access::Scope(Scope::EmailsSend);
+
+const WEBHOOKS: Access = Access::Scope(Scope::WebhooksManage);
+
+const ALL_WEBHOOKS: &[Operation] = &[
+    list(Endpoint::ListWebhooks, WEBHOOKS, &["tenant_id", "status"]),
+    operation(Method::POST, Endpoint::CreateWebhook, WEBHOOKS),
+];
+const ONE_WEBHOOK: &[Operation] = &[
+    operation(Method::GET, Endpoint::GetWebhook, WEBHOOKS),
+    operation(Method::PATCH, Endpoint::UpdateWebhook, WEBHOOKS),
+    operation(Method::PUT, Endpoint::UpdateWebhook, WEBHOOKS),
+    operation(Method::DELETE, Endpoint::DeleteWebhook, WEBHOOKS),
+];
+const TEST_WEBHOOK: &[Operation] = &[operation(Method::POST, Endpoint::TestWebhook, WEBHOOKS)];
+const ROTATE_SECRET: &[Operation] = &[operation(Method::POST, Endpoint::RotateWebhookSecret, WEBHOOKS)];
+const WEBHOOK_DELIVERIES: &[Operation] = &[list(Endpoint::ListWebhookDeliveries, WEBHOOKS, &["status"])];
 
 const ALL_DOMAINS: &[Operation] = &[
     list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
@@ -245,6 +279,59 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/v1/templates/{id}/render",
         operations: &[operation(Method::POST, Endpoint::RenderTemplate, TEMPLATES)],
+    },
+    Route {
+        path: "/v1/emails/{id}/retry",
+        operations: &[operation(Method::POST, Endpoint::RetryEmail, SENDING)],
+    },
+    Route {
+        path: "/v1/emails/{id}/cancel",
+        operations: &[operation(Method::POST, Endpoint::CancelEmail, SENDING)],
+    },
+    Route {
+        path: "/v1/queue",
+        operations: &[Operation {
+            method: Method::GET,
+            endpoint: Endpoint::ShowQueue,
+            access: Access::Platform,
+            is_list: false,
+            parameters: &["tenant_id", "destination", "limit", "after"],
+            has_large_body: false,
+        }],
+    },
+    Route {
+        path: "/v1/queue/pause",
+        operations: &[operation(Method::POST, Endpoint::PauseQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/queue/resume",
+        operations: &[operation(Method::POST, Endpoint::ResumeQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/queue/flush",
+        operations: &[operation(Method::POST, Endpoint::FlushQueue, Access::Platform)],
+    },
+    Route {
+        path: "/v1/events",
+        operations: &[list(Endpoint::ListEvents, EMAILS, &["tenant_id", "type", "message_id"])],
+    },
+    Route { path: "/v1/webhooks", operations: ALL_WEBHOOKS },
+    Route { path: "/v1/webhooks/{id}", operations: ONE_WEBHOOK },
+    Route { path: "/v1/webhooks/{id}/test", operations: TEST_WEBHOOK },
+    Route { path: "/v1/webhooks/{id}/rotate-secret", operations: ROTATE_SECRET },
+    Route { path: "/v1/webhooks/{id}/deliveries", operations: WEBHOOK_DELIVERIES },
+    Route { path: "/v1/webhooks/endpoints", operations: ALL_WEBHOOKS },
+    Route { path: "/v1/webhooks/endpoints/{id}", operations: ONE_WEBHOOK },
+    Route { path: "/v1/webhooks/endpoints/{id}/test", operations: TEST_WEBHOOK },
+    Route { path: "/v1/webhooks/endpoints/{id}/rotate-secret", operations: ROTATE_SECRET },
+    Route { path: "/v1/webhooks/endpoints/{id}/deliveries", operations: WEBHOOK_DELIVERIES },
+    Route {
+        path: "/v1/webhooks/deliveries/{id}",
+        operations: &[operation(Method::GET, Endpoint::GetWebhookDelivery, WEBHOOKS)],
+    },
+    Route {
+        path: "/v1/webhooks/deliveries/{id}/replay",
+        operations: &[operation(Method::POST, Endpoint::ReplayWebhookDelivery, WEBHOOKS)],
     },
     Route { path: "/v1/bans", operations: &[operation(Method::GET, Endpoint::ListBans, Access::Platform)] },
     Route {

@@ -1,9 +1,12 @@
 //! The command line: one file for each subcommand.
 
+mod api_client;
 mod check_config;
 mod key;
+mod queue;
 mod quickstart;
 mod serve;
+mod table;
 
 use std::path::PathBuf;
 
@@ -34,6 +37,10 @@ enum Command {
     /// This is how a new server gets its first key. It works whether or not the server is running; a running server
     /// sees the change within a second.
     Key(key::Arguments),
+    /// Shows what waits at a running server and why; pauses, resumes and flushes parts of it
+    ///
+    /// Asks the API at --url or $PILLARBOX_URL with the platform key in $PILLARBOX_KEY.
+    Queue(queue::Arguments),
     /// Starts a ready-made server on loopback, with a demo tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
@@ -52,6 +59,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Queue(arguments) => queue::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
     }
 }

@@ -173,7 +173,9 @@ fn demo_tenant() -> NewTenant {
         settings: Default::default(),
         rate_limit: Default::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
+        weight: Default::default(),
     }
 }
 

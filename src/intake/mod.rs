@@ -1,10 +1,12 @@
 //! Accepting mail: who is it, may it, then stamp, sign and enqueue in one transaction. Used by SMTP and by the
-//! HTTP send API. Imports `mail`, `policy`, `sign` and `store`.
+//! HTTP send API. Imports `mail`, `policy`, `sign`, `store` and `turns`.
 
 mod facts;
 mod quota;
 mod recent;
 mod stamp;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,11 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 
 use crate::mail::{
-    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MessageId, Refusal, RefusalCode,
-    RequestId, ReversePath, Scope, SignedDuration, Stage, Timestamp,
+    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MailParameters, MessageId, Refusal,
+    RefusalCode, RequestId, ReversePath, Scope, SignedDuration, Stage, TenantId, Timestamp,
 };
 use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
@@ -25,6 +26,7 @@ use crate::store::{
     Annotations, Conflict, Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool,
     Store, StoreError, SubmissionKey, Tenant,
 };
+use crate::turns::Turns;
 use facts::Facts;
 use quota::Quota;
 use stamp::Receipt;
@@ -34,8 +36,10 @@ use stamp::Receipt;
 pub struct Settings {
     /// Who we are in `Received`.
     pub hostname: DomainName,
-    /// How long delivery is tried.
+    /// How long delivery is tried, unless the tenant or the message has its own time.
     pub expiry: Duration,
+    /// The longest such time.
+    pub expiry_max: Duration,
     /// Whether the null reverse path is taken.
     pub takes_null_sender: bool,
     /// Whether `Received` names the client's address.
@@ -49,7 +53,9 @@ pub struct Intake {
     notes: Quota,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
-    signing: Semaphore,
+    signing: Turns,
+    /// Weight of what is on its way to disk.
+    storing: Turns,
 }
 
 /// Who submits: a tenant through one of its keys.
@@ -115,17 +121,24 @@ pub struct Trace {
 
 /// Between two notes of when a key was last used.
 const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// A message on its way to disk weighs one, and one more for each so many octets.
+const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
+/// What all tenants together have on its way to disk at one time.
+const STORING_WEIGHT_MAX: u32 = 512;
+/// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
+const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 
 impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         Self {
             facts: Facts::new(store.clone()),
             notes: Quota::default(),
             store,
             settings,
-            signing: Semaphore::new(cores),
+            signing: Turns::new(cores, cores),
+            storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX),
         }
     }
 
@@ -250,9 +263,10 @@ impl Intake {
         let added = checked.complete(id, now);
         let summary = checked.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
-        let (content, dkim_domain) = self.sign(domain, receipt.field(), unsigned).await?;
+        let (content, dkim_domain) =
+            self.sign(submitter.tenant.id, domain, receipt.field(), unsigned).await?;
 
-        let release_at = envelope.parameters.release_at;
+        let expires_at = self.expiry_of(&submitter, &envelope.parameters, now).await?;
         let new = NewMessage {
             message: Message {
                 id,
@@ -270,8 +284,7 @@ impl Intake {
                 header_message_id: summary.message_id,
                 dkim_domain,
                 created_at: now,
-                // RFC 4865 §4.2: the time while it is held does not count.
-                expires_at: release_at.unwrap_or(now).max(now) + self.settings.expiry,
+                expires_at,
             },
             recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
             suppressed: extras.suppressed,
@@ -279,7 +292,7 @@ impl Intake {
             submission_key,
         };
         let (recipients, size) = (new.recipients.len(), new.message.size);
-        let stored = self.store.enqueue(new).await.map_err(refuse_storage)?;
+        let stored = self.store(new).await.map_err(refuse_storage)?;
         if stored != id {
             tracing::info!(message_id = %stored, tenant = %submitter.tenant.slug, "accepted before");
             return Ok(stored);
@@ -334,6 +347,25 @@ impl Intake {
         })
     }
 
+    /// When delivery is given up: the message's own time, else the tenant's, else ours.
+    async fn expiry_of(
+        &self,
+        submitter: &Submitter,
+        parameters: &MailParameters,
+        now: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
+        let Settings { expiry, expiry_max, .. } = self.settings;
+        // RFC 4865 §4.2: the time while it is held does not count.
+        let begins_at = parameters.release_at.unwrap_or(now).max(now);
+        let latest = begins_at + expiry_max;
+        if let Some(deliver_by) = parameters.deliver_by {
+            return Ok(deliver_by.min(latest));
+        }
+        let hours = self.look_again(submitter).await?.1.settings.expiry_hours;
+        let lifetime = hours.map_or(expiry, |hours| Duration::from_secs(u64::from(hours) * 3600));
+        Ok(begins_at.checked_add(lifetime).map_or(latest, |at| at.min(latest)))
+    }
+
     async fn covering(
         &self,
         submitter: &Submitter,
@@ -362,9 +394,18 @@ impl Intake {
         first.ok_or_else(|| crate::policy::submission::refuse_from_count(0))
     }
 
+    /// Enqueues, when it is the tenant's turn.
+    async fn store(&self, new: NewMessage) -> Result<MessageId, StoreError> {
+        let weight = 1 + new.message.size / STORING_OCTETS_PER_WEIGHT;
+        let turn = self.storing.take_weighed(Some(new.message.tenant_id), weight).await;
+        let _turn = turn.map_err(|_| StoreError::Closed)?;
+        self.store.enqueue(new).await
+    }
+
     /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
     async fn sign(
         &self,
+        tenant: TenantId,
         domain: SendingDomain,
         received: String,
         unsigned: Content,
@@ -375,7 +416,7 @@ impl Intake {
         };
         let signers = self.facts.signers(&domain).await.map_err(|error| fail(&error))?;
         let to_sign = unsigned.clone();
-        let _permit = self.signing.acquire().await.map_err(|error| fail(&error))?;
+        let _turn = self.signing.take(Some(tenant)).await.map_err(|error| fail(&error))?;
         let signatures = tokio::task::spawn_blocking(move || {
             signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
         })

@@ -55,6 +55,9 @@ pub struct MailParameters {
     pub require_tls: bool,
     /// `HOLDFOR` and `HOLDUNTIL` (RFC 4865): not before this time.
     pub release_at: Option<Timestamp>,
+    /// When delivery is to be given up, if the submitter chose it. It ends in the message's own lifetime and is not
+    /// kept beside that.
+    pub deliver_by: Option<Timestamp>,
 }
 
 /// What RCPT asked for beside the path.

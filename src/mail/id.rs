@@ -42,6 +42,12 @@ macro_rules! ids {
             }
         }
 
+        impl From<Ulid> for $name {
+            fn from(ulid: Ulid) -> Self {
+                Self(ulid)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}{}", $prefix, self.0)
@@ -112,6 +118,10 @@ ids! {
     SuppressionId = "sup_";
     /// A template of messages.
     TemplateId = "tpl_";
+    /// Where events are to be told.
+    WebhookId = "whk_";
+    /// One event for one webhook.
+    WebhookDeliveryId = "whd_";
     /// One API request or one refused SMTP command.
     RequestId = "req_";
 }

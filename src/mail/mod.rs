@@ -5,20 +5,24 @@
 mod address;
 mod content;
 mod credential;
+mod destination;
 mod domain;
 mod envelope;
 mod header;
 mod id;
 mod mailbox_list;
+mod queue_part;
 mod refusal;
 mod scram;
 mod state;
 mod status;
+mod weight;
 mod xtext;
 
 pub use address::{Address, AddressError, Host, LocalPart};
 pub use content::Content;
 pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use destination::DestinationPattern;
 pub use domain::{DomainError, DomainName};
 pub use envelope::{
     BodyType, Envelope, MailParameters, Notify, ParameterError, RcptParameters, Recipient, ReturnContent,
@@ -27,15 +31,18 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TemplateId, TenantId,
+    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
+pub use queue_part::QueuePart;
 pub use refusal::{Refusal, RefusalCode};
-pub use scram::ScramVerifier;
+pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
-    DeliveryState, DkimAlgorithm, DkimKeyState, DomainStatus, Environment, EventKind, Scope, Stage,
-    SuppressionReason, TenantStatus, TlsMode, UnknownName, Verification, WaitReason,
+    DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
+    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode,
+    UnknownName, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
+pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

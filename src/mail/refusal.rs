@@ -116,6 +116,10 @@ codes! {
     TemplateFailed = "template_failed";
     /// A request with the same Idempotency-Key is still being worked on.
     IdempotencyInProgress = "idempotency_in_progress";
+    /// Nothing of the message is on its way any more.
+    MessageFinished = "message_finished";
+    /// The webhook is disabled, and nothing is told there.
+    WebhookDisabled = "webhook_disabled";
     /// A fault of ours.
     Internal = "internal_error";
 }

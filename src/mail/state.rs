@@ -13,7 +13,7 @@ pub struct UnknownName {
 }
 
 macro_rules! vocabulary {
-    ($($(#[doc = $doc:literal])* $name:ident($what:literal) { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* })*) => {$(
+    ($($(#[doc = $doc:literal])* $name:ident($what:literal $(, default $default:ident)?) { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* })*) => {$(
         $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
@@ -31,6 +31,12 @@ macro_rules! vocabulary {
                 }
             }
         }
+
+        $(impl Default for $name {
+            fn default() -> Self {
+                Self::$default
+            }
+        })?
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +153,16 @@ vocabulary! {
         Ed25519 = "ed25519-sha256",
     }
 
+    /// Which of our DKIM signatures go over a route.
+    DkimPolicy("DKIM policy") {
+        /// All of them.
+        Dual = "dual",
+        /// Those by RSA: for receivers that make mistakes over a second one.
+        Rsa = "rsa",
+        /// None: the smart host signs.
+        None = "none",
+    }
+
     /// Whether a DKIM key signs.
     DkimKeyState("DKIM key state") {
         /// Its record has not been seen yet.
@@ -231,6 +247,78 @@ vocabulary! {
         Api = "api",
     }
 
+    /// Whether a webhook is told of events.
+    WebhookStatus("webhook status") {
+        /// It is.
+        Enabled = "enabled",
+        /// It is not, until somebody enables it again.
+        Disabled = "disabled",
+    }
+
+    /// Why a webhook is not told of events.
+    DisabledReason("reason of a disabled webhook") {
+        /// Somebody disabled it.
+        Manual = "manual",
+        /// It answered 410.
+        Gone = "gone",
+        /// It failed for days.
+        Failing = "failing",
+        /// It took events more slowly than they came, until too many waited.
+        BacklogFull = "backlog_full",
+    }
+
+    /// How far the telling of an event is.
+    WebhookDeliveryState("webhook delivery state") {
+        /// To be tried, or tried again.
+        Pending = "pending",
+        /// The endpoint took it.
+        Delivered = "delivered",
+        /// Given up.
+        Failed = "failed",
+    }
+
+    /// How a tenant hears what became of its mail, beside the events of the journal.
+    DeliveryReports("way of reporting", default Mail) {
+        /// Reports go to the reverse path, as RFC 3461 has it.
+        Mail = "mail",
+        /// Nothing but the events.
+        Event = "event",
+    }
+
+    /// Why a try did not deliver, as far as what was said tells.
+    OutcomeClass("outcome class") {
+        /// There is no such mailbox, or its domain takes no mail.
+        RecipientUnknown = "recipient_unknown",
+        /// There was such a mailbox; it is closed.
+        RecipientInactive = "recipient_inactive",
+        /// The mailbox has no room.
+        MailboxFull = "mailbox_full",
+        /// A rule of the receiver's: relaying, proof of the sender, who may write to whom.
+        Policy = "policy",
+        /// What the receiver thinks of our address or of the sender's domain.
+        Reputation = "reputation",
+        /// The message itself: spam, a virus, its size, its form.
+        Content = "content",
+        /// Too much, too fast, or too many at one time.
+        Rate = "rate",
+        /// Trouble at the receiver's that passes, greylisting among it.
+        Temporary = "temporary",
+        /// The server cannot be reached, or the connection was lost.
+        Network = "network",
+        /// No TLS where it is needed, or none that holds.
+        Tls = "tls",
+        /// The domain does not exist, or its records lead nowhere.
+        Dns = "dns",
+        /// The smart host does not take our credentials.
+        Authentication = "authentication",
+        /// One side does not understand the other.
+        Protocol = "protocol",
+        /// The lifetime ended before anything else was in the way.
+        Expired = "expired",
+        /// A refusal that says nothing.
+        Unclassified = "unclassified",
+    }
+
     /// What an event says.
     EventKind("event type") {
         /// A message was accepted.
@@ -263,6 +351,28 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+        /// A smart host refused our login; what goes there is on hold.
+        SmartHostLoginFailed = "smart_host.login_failed",
+        /// It takes our login again, or was changed: what was on hold goes on.
+        SmartHostResumed = "smart_host.resumed",
+        /// A webhook is not served any more.
+        WebhookDisabled = "webhook.disabled",
+        /// Somebody asked for a try of a webhook; in no journal, and nothing to subscribe to.
+        WebhookTest = "webhook.test",
+    }
+}
+
+impl EventKind {
+    /// Whether a webhook can ask for events of this kind.
+    pub fn is_subscribable(self) -> bool {
+        self != Self::WebhookTest
+    }
+}
+
+impl OutcomeClass {
+    /// Whether mail to this address cannot arrive at any time.
+    pub fn is_address_gone(self) -> bool {
+        matches!(self, Self::RecipientUnknown | Self::RecipientInactive)
     }
 }
 

@@ -2,7 +2,11 @@
 //!
 //! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
 
+pub mod classes;
 pub mod fairness;
 pub mod outcome;
 pub mod retry;
+pub mod rounds;
+pub mod shaping;
+pub mod site;
 pub mod submission;

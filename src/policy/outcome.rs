@@ -1,6 +1,8 @@
 //! What a reply means for a recipient: delivered, to be tried again, refused, and whether the address is gone.
 
-use crate::mail::EnhancedStatus;
+use super::classes::classify;
+use super::retry::Pace;
+use crate::mail::{EnhancedStatus, OutcomeClass};
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 
@@ -11,85 +13,92 @@ pub enum Verdict {
     Delivered,
     /// Another host, or another time, may do better.
     Deferred {
-        /// Whether the cause is likely to pass within a minute: the connection, greylisting, load.
-        brief: bool,
+        /// Why.
+        class: OutcomeClass,
+        /// How soon the cause may pass.
+        pace: Pace,
     },
     /// Refused for good.
     Bounced {
+        /// Why.
+        class: OutcomeClass,
         /// Whether the address does not exist, so that mailing it again would harm the sender's name.
         suppress: bool,
     },
 }
 
+impl Verdict {
+    /// Why it is no success.
+    pub fn class(&self) -> Option<OutcomeClass> {
+        match *self {
+            Self::Delivered => None,
+            Self::Deferred { class, .. } | Self::Bounced { class, .. } => Some(class),
+        }
+    }
+}
+
 /// Judges the reply to `phase`. `alone`: whether it speaks of this recipient only.
 pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
-    let brief = matches!(reply.code, 421 | 450 | 451);
     match (phase, reply.code / 100) {
-        // Before MAIL a refusal is about us or the host and not about the message (RFC 5321 §3.1: 554 greeting).
-        (Phase::Connect | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth, _) => {
-            Verdict::Deferred { brief: true }
-        }
         (Phase::Content, 2) => Verdict::Delivered,
-        (_, 4) => Verdict::Deferred { brief },
         // RFC 5321 §4.5.3.1.10: a client treats 552 to RCPT as 452, too many recipients.
-        (Phase::Rcpt, _) if reply.code == 552 => Verdict::Deferred { brief: false },
-        (Phase::Mail | Phase::Data, 5) => Verdict::Bounced { suppress: false },
-        (Phase::Rcpt, 5) => Verdict::Bounced { suppress: is_address_gone(reply) },
-        (Phase::Content, 5) => Verdict::Bounced { suppress: alone && is_address_gone(reply) },
+        (Phase::Rcpt, 5) if reply.code == 552 => defer(phase, reply),
+        (Phase::Rcpt, 5) => bounce(phase, reply, true),
+        (Phase::Content, 5) => bounce(phase, reply, alone),
+        (Phase::Mail | Phase::Data, 5) => bounce(phase, reply, false),
+        // Before MAIL a refusal is about us or the host and not about the message (RFC 5321 §3.1: 554 greeting).
         // Success where none was asked for, 3xx out of place: whatever it is, it is no answer.
-        _ => Verdict::Deferred { brief: false },
+        _ => defer(phase, reply),
     }
 }
 
-/// Whether a refusal says that there is no such mailbox. Only then is the address suppressed: never for policy
-/// (5.7.x), content (5.6.x) or a full mailbox (5.2.2).
-pub fn is_address_gone(reply: &Reply) -> bool {
-    if reply.code / 100 != 5 {
-        return false;
-    }
-    let text = reply.lines.join(" ").to_ascii_lowercase();
-    match reply.enhanced.map(|status| (status.class, status.subject, status.detail)) {
-        // RFC 3463 §3.2, RFC 7505 §4.2: no such mailbox, no mail at all.
-        Some((5, 1, 1 | 10)) => true,
-        // RFC 3463 §3.3: disabled. One provider says the same of a mailbox that receives too fast.
-        Some((5, 2, 1)) => !text.contains("rate") && !text.contains("too quickly"),
-        None | Some((5, 0 | 1 | 5, 0) | (5, 4, 1)) => says_no_such_user(reply.enhanced, &text),
-        _ => false,
+/// What the refusal for good is that we answer in a server's place, before there is one to ask: of this recipient.
+pub fn judge_own(reply: &Reply) -> Verdict {
+    bounce(Phase::Rcpt, reply, true)
+}
+
+/// What trouble without a reply means. A lost connection may be better at once, a message that may have been taken not.
+pub fn judge_trouble(phase: Phase, class: OutcomeClass) -> Verdict {
+    let is_brief = phase != Phase::Content;
+    Verdict::Deferred { class, pace: pace_of(class, is_brief) }
+}
+
+fn defer(phase: Phase, reply: &Reply) -> Verdict {
+    let class = classify(phase, reply);
+    let before_mail =
+        matches!(phase, Phase::Connect | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth);
+    let is_brief = before_mail || matches!(reply.code, 421 | 450 | 451);
+    Verdict::Deferred { class, pace: pace_of(class, is_brief) }
+}
+
+/// `is_brief`: whether nothing but the class is against a second try at once.
+fn pace_of(class: OutcomeClass, is_brief: bool) -> Pace {
+    match class {
+        // Nobody empties a mailbox, lifts a listing or mends a password within minutes.
+        OutcomeClass::MailboxFull | OutcomeClass::Reputation | OutcomeClass::Authentication => Pace::Slow,
+        // Who is told that it is too fast does not come back in a minute.
+        OutcomeClass::Rate => Pace::Usual,
+        _ if is_brief => Pace::Brief,
+        _ => Pace::Usual,
     }
 }
 
-/// Words of large providers whose status is absent or says nothing.
-fn says_no_such_user(status: Option<EnhancedStatus>, text: &str) -> bool {
-    /// With no status, or one that is as good as none.
-    const VAGUE: &[&str] = &[
-        // Yahoo, AOL
-        "user doesn't have a",
-        "mailbox not found",
-        "this mailbox is disabled",
-        // Microsoft's consumer mail: 5.5.0
-        "requested action not taken: mailbox unavailable",
-        // mail.ru, qq.com, 163.com and the defaults of common servers
-        "no such user",
-        "user unknown",
-        "unknown user",
-        "user not found",
-        "recipient not found",
-        "no such recipient",
-        "invalid mailbox",
-        "mailbox does not exist",
-        "account does not exist",
-        "user does not exist",
-        "does not exist here",
-        "no mailbox here by that name",
-        "not our customer",
-        "account has been disabled",
-    ];
-    /// Microsoft 365 with directory-based blocking.
-    const BLOCKED: &str = "recipient address rejected: access denied";
-    match status.map(|status| (status.subject, status.detail)) {
-        Some((4, 1)) => text.contains(BLOCKED),
-        _ => VAGUE.iter().any(|words| text.contains(words)),
-    }
+/// `of_recipient`: whether it speaks of one recipient only.
+fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
+    let class = classify(phase, reply);
+    let suppress = of_recipient && class.is_address_gone() && !contradicts(reply.enhanced);
+    Verdict::Bounced { class, suppress }
+}
+
+/// Whether the status says that it is not the address, whatever the words say: policy (5.7.x), content (5.6.x),
+/// a full mailbox (5.2.2), a way to the host (5.4.x, but for the one that Microsoft 365 gives unknown addresses).
+fn contradicts(status: Option<EnhancedStatus>) -> bool {
+    status.is_some_and(|status| match (status.subject, status.detail) {
+        (0, _) | (5, 0) | (4, 1) => false,
+        (1, detail) => detail == 2,
+        (2, detail) => detail > 1,
+        _ => true,
+    })
 }
 
 #[cfg(test)]
@@ -102,36 +111,48 @@ mod tests {
         Reply { code: code.parse().unwrap(), enhanced: status, lines: vec![rest.to_owned()] }
     }
 
+    /// `ok`, `no`, or how soon again.
+    fn said(verdict: Verdict) -> &'static str {
+        match verdict {
+            Verdict::Delivered => "ok",
+            Verdict::Bounced { .. } => "no",
+            Verdict::Deferred { pace: Pace::Brief, .. } => "brief",
+            Verdict::Deferred { pace: Pace::Usual, .. } => "usual",
+            Verdict::Deferred { pace: Pace::Slow, .. } => "slow",
+        }
+    }
+
     #[test]
     fn replies_and_phases_give_verdicts() {
-        const LATER: Verdict = Verdict::Deferred { brief: false };
-        const SOON: Verdict = Verdict::Deferred { brief: true };
-        const NO: Verdict = Verdict::Bounced { suppress: false };
         for (phase, text, verdict) in [
-            (Phase::Content, "250 2.0.0 ok", Verdict::Delivered),
-            (Phase::Content, "252 maybe", Verdict::Delivered),
-            (Phase::Data, "250 what", LATER),
-            (Phase::Rcpt, "354 what", LATER),
-            (Phase::Mail, "354 what", LATER),
-            (Phase::Content, "354 what", LATER),
-            (Phase::Rcpt, "450 4.2.0 greylisted", SOON),
-            (Phase::Rcpt, "451 later", SOON),
-            (Phase::Mail, "421 busy", SOON),
-            (Phase::Rcpt, "452 4.2.2 full", LATER),
-            (Phase::Content, "452 4.3.1 disk", LATER),
-            (Phase::Rcpt, "552 5.5.3 too many", LATER),
-            (Phase::Content, "552 5.3.4 too big", NO),
-            (Phase::Mail, "552 5.3.4 too big", NO),
-            (Phase::Mail, "550 5.7.1 no", NO),
-            (Phase::Data, "554 5.5.1 no", NO),
-            (Phase::Rcpt, "550 5.7.1 no", NO),
-            (Phase::Greeting, "554 5.7.1 you are listed", SOON),
-            (Phase::Greeting, "421 busy", SOON),
-            (Phase::Hello, "550 bad name", SOON),
-            (Phase::Auth, "535 5.7.8 no", SOON),
-            (Phase::StartTls, "454 no", SOON),
+            (Phase::Content, "250 2.0.0 ok", "ok"),
+            (Phase::Content, "252 maybe", "ok"),
+            (Phase::Data, "250 what", "usual"),
+            (Phase::Rcpt, "354 what", "usual"),
+            (Phase::Mail, "354 what", "usual"),
+            (Phase::Content, "354 what", "usual"),
+            (Phase::Rcpt, "450 4.2.0 greylisted", "brief"),
+            (Phase::Rcpt, "451 later", "brief"),
+            (Phase::Mail, "421 busy", "brief"),
+            (Phase::Mail, "421 too many connections", "usual"),
+            (Phase::Rcpt, "452 4.2.2 full", "slow"),
+            (Phase::Rcpt, "450 4.2.2 full", "slow"),
+            (Phase::Content, "452 4.3.1 disk", "usual"),
+            (Phase::Rcpt, "552 5.5.3 too many", "usual"),
+            (Phase::Content, "552 5.3.4 too big", "no"),
+            (Phase::Mail, "552 5.3.4 too big", "no"),
+            (Phase::Mail, "550 5.7.1 no", "no"),
+            (Phase::Data, "554 5.5.1 no", "no"),
+            (Phase::Rcpt, "550 5.7.1 no", "no"),
+            (Phase::Greeting, "554 5.7.1 you are blacklisted", "slow"),
+            (Phase::Greeting, "554 no", "brief"),
+            (Phase::Greeting, "421 busy", "brief"),
+            (Phase::Hello, "550 bad name", "brief"),
+            (Phase::Auth, "535 5.7.8 no", "slow"),
+            (Phase::Auth, "454 4.7.0 later", "brief"),
+            (Phase::StartTls, "454 no", "brief"),
         ] {
-            assert_eq!(judge(phase, &reply(text), true), verdict, "{phase:?} {text}");
+            assert_eq!(said(judge(phase, &reply(text), true)), verdict, "{phase:?} {text}");
         }
     }
 
@@ -140,12 +161,14 @@ mod tests {
         for (text, gone) in [
             ("550 5.1.1 no", true),
             ("556 5.1.10 null MX", true),
+            ("550 5.1.6 moved", true),
             ("550 5.2.1 disabled", true),
             ("550 5.2.1 The user is receiving mail at a rate that prevents more", false),
             ("550 5.2.2 over quota; user unknown", false),
             ("550 5.7.1 no such user", false),
             ("550 5.6.0 user unknown", false),
-            ("550 5.1.2 no such domain", false),
+            ("550 5.2.2 user unknown", false),
+            ("550 5.1.2 no such domain; user unknown", false),
             ("450 4.1.1 user unknown", false),
             ("550 No such user here", true),
             ("554 delivery error: dd This user doesn't have a yahoo.com account", true),
@@ -156,15 +179,24 @@ mod tests {
             ("554 5.0.0 service unavailable", false),
         ] {
             let verdict = judge(Phase::Rcpt, &reply(text), false);
-            assert_eq!(verdict == Verdict::Bounced { suppress: true }, gone, "{text}");
+            assert_eq!(matches!(verdict, Verdict::Bounced { suppress: true, .. }), gone, "{text}");
         }
     }
 
     #[test]
     fn a_refusal_of_the_message_suppresses_only_a_recipient_who_was_alone() {
         let gone = reply("550 5.1.1 no");
-        assert_eq!(judge(Phase::Content, &gone, true), Verdict::Bounced { suppress: true });
-        assert_eq!(judge(Phase::Content, &gone, false), Verdict::Bounced { suppress: false });
-        assert_eq!(judge(Phase::Mail, &gone, true), Verdict::Bounced { suppress: false });
+        let bounced = |suppress| Verdict::Bounced { class: OutcomeClass::RecipientUnknown, suppress };
+        assert_eq!(judge(Phase::Content, &gone, true), bounced(true));
+        assert_eq!(judge(Phase::Content, &gone, false), bounced(false));
+        assert_eq!(judge(Phase::Mail, &gone, true), bounced(false));
+        assert_eq!(judge_own(&gone), bounced(true));
+    }
+
+    #[test]
+    fn trouble_without_a_reply_defers_and_a_doubtful_message_waits_longer() {
+        assert_eq!(said(judge_trouble(Phase::Connect, OutcomeClass::Network)), "brief");
+        assert_eq!(said(judge_trouble(Phase::Content, OutcomeClass::Network)), "usual");
+        assert_eq!(said(judge_trouble(Phase::Auth, OutcomeClass::Authentication)), "slow");
     }
 }

@@ -5,21 +5,30 @@ use std::time::Duration;
 use crate::mail::Timestamp;
 
 const MINUTE_S: u64 = 60;
-/// Before the first of [`DELAYS_S`], if the cause is likely to pass at once.
-const BRIEF_DELAY_S: u64 = MINUTE_S;
 /// After the first failure, the second and so on; the last one repeats.
-const DELAYS_S: [u64; 6] =
-    [5 * MINUTE_S, 15 * MINUTE_S, 30 * MINUTE_S, 60 * MINUTE_S, 120 * MINUTE_S, 180 * MINUTE_S];
+const DELAYS_S: [u64; 7] =
+    [MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S, 30 * MINUTE_S, 60 * MINUTE_S, 120 * MINUTE_S, 180 * MINUTE_S];
 /// So that what failed together does not return together.
 const JITTER: f64 = 0.1;
+
+/// How soon the cause of a failure may pass, and so where in the row of delays the tries begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Within a minute: the connection, greylisting, load.
+    Brief,
+    /// Some minutes.
+    Usual,
+    /// Not before half an hour: a full mailbox, a block list, a wrong password.
+    Slow,
+}
 
 /// A failed delivery that may be tried again.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
     /// Attempts made, this one included: 1 and more.
     pub attempts: u32,
-    /// Whether the cause is likely to pass within a minute.
-    pub brief: bool,
+    /// How soon the cause may pass.
+    pub pace: Pace,
     /// When it failed.
     pub at: Timestamp,
     /// When the delivery is given up.
@@ -36,10 +45,17 @@ impl Failure {
 
     fn delay_s(&self) -> u64 {
         let failures = usize::try_from(self.attempts.saturating_sub(1)).unwrap_or(usize::MAX);
-        let steps = if self.brief { failures.checked_sub(1) } else { Some(failures) };
-        match steps {
-            None => BRIEF_DELAY_S,
-            Some(step) => DELAYS_S[step.min(DELAYS_S.len() - 1)],
+        let step = failures.saturating_add(self.pace.first_step());
+        DELAYS_S[step.min(DELAYS_S.len() - 1)]
+    }
+}
+
+impl Pace {
+    fn first_step(self) -> usize {
+        match self {
+            Self::Brief => 0,
+            Self::Usual => 1,
+            Self::Slow => 3,
         }
     }
 }
@@ -52,26 +68,28 @@ mod tests {
 
     const DAY_S: i64 = 24 * 60 * 60;
 
-    fn failure(attempts: u32, brief: bool) -> Failure {
+    fn failure(attempts: u32, pace: Pace) -> Failure {
         let expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(5 * DAY_S);
-        Failure { attempts, brief, at: Timestamp::UNIX_EPOCH, expires_at }
+        Failure { attempts, pace, at: Timestamp::UNIX_EPOCH, expires_at }
     }
 
-    fn minutes(attempts: u32, brief: bool) -> i64 {
-        failure(attempts, brief).next_attempt_at(0.0).unwrap().as_second() / 60
+    fn minutes(attempts: u32, pace: Pace) -> i64 {
+        failure(attempts, pace).next_attempt_at(0.0).unwrap().as_second() / 60
     }
 
     #[test]
     fn the_schedule() {
-        let brief: Vec<i64> = (1..=9).map(|n| minutes(n, true)).collect();
+        let brief: Vec<i64> = (1..=9).map(|n| minutes(n, Pace::Brief)).collect();
         assert_eq!(brief, [1, 5, 15, 30, 60, 120, 180, 180, 180]);
-        let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, false)).collect();
+        let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, Pace::Usual)).collect();
         assert_eq!(lasting, [5, 15, 30, 60, 120, 180, 180, 180]);
+        let slow: Vec<i64> = (1..=5).map(|n| minutes(n, Pace::Slow)).collect();
+        assert_eq!(slow, [30, 60, 120, 180, 180]);
     }
 
     #[test]
     fn nothing_is_tried_past_its_lifetime() {
-        let mut late = failure(3, false);
+        let mut late = failure(3, Pace::Usual);
         late.expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(30);
         assert_eq!(late.next_attempt_at(0.0), None);
         assert!(late.next_attempt_at(-1.0).is_some());
@@ -81,8 +99,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_delay_stays_within_a_tenth(attempts in 0u32.., brief: bool, jitter: f64) {
-            let failure = failure(attempts, brief);
+        fn the_delay_stays_within_a_tenth(attempts in 0u32.., step in 0..3usize, jitter: f64) {
+            let failure = failure(attempts, [Pace::Brief, Pace::Usual, Pace::Slow][step]);
             let plain = failure.next_attempt_at(0.0).unwrap().as_second() as f64;
             let spread = failure.next_attempt_at(jitter).unwrap().as_second() as f64;
             prop_assert!((spread - plain).abs() <= plain * JITTER + 1.0);

@@ -8,14 +8,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::Core;
-use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Trouble, end_of_try};
+use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, end_of_try};
 use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
-use super::route::Lane;
+use super::login::Login;
+use super::reach::{Race, is_our_fault};
+use super::route::{Lane, Route};
+use super::source::Source;
 use super::tls::Trust;
 use super::transcript::Transcript;
-use crate::mail::{BodyType, Content, EnhancedStatus, TlsMode};
+use crate::config::Endpoint;
+use crate::mail::{BodyType, Content, EnhancedStatus, OutcomeClass, TlsMode};
 use crate::policy::outcome::Verdict;
+use crate::policy::shaping::{Lesson, lesson_of};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -33,9 +38,16 @@ pub struct Attempt<'a> {
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
+    login: Login,
     /// Whether something else than the lack of TLS kept the message from a host.
     may_do_better: bool,
     deadline: Instant,
+}
+
+/// How to speak to a host, and where it is.
+struct Approach {
+    dial: Dial,
+    addresses: Vec<SocketAddr>,
 }
 
 /// What came of it.
@@ -43,9 +55,32 @@ pub struct Tried {
     /// One for each delivery of the batch.
     pub endings: Vec<Ending>,
     /// What was said.
-    pub transcript: String,
+    pub transcript: Arc<str>,
+    /// Whether our account was taken.
+    pub login: Login,
     /// A connection that can be used again.
     pub connection: Option<Connection>,
+    /// Servers that were offered the message.
+    pub sessions: usize,
+}
+
+impl Tried {
+    /// What it taught about the site: the best that it did for any recipient. `None` if no server was reached or dialled.
+    pub fn lesson(&self) -> Option<Lesson> {
+        let opened = self.sessions > 0;
+        let lesson = |ending: &Ending| {
+            if ending.peer.host.is_empty() || ending.lacks_tls {
+                return None;
+            }
+            Some(match ending.code {
+                Some(code) => lesson_of(code, ending.enhanced, &ending.text, opened),
+                // What the message or the way did to a dialogue is no proof against the site.
+                None if opened => Lesson::Deferred,
+                None => Lesson::Closed { reason: ending.text.clone() },
+            })
+        };
+        self.endings.iter().filter_map(lesson).min_by_key(Lesson::severity)
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -60,6 +95,7 @@ impl<'a> Attempt<'a> {
             endings,
             transcript: Transcript::default(),
             sessions: 0,
+            login: Login::Untold,
             may_do_better: false,
             deadline: end_of_try(&core.dialler.timeouts, content.len() as u64),
         }
@@ -99,8 +135,10 @@ impl<'a> Attempt<'a> {
         });
         Tried {
             endings: endings.collect(),
-            transcript: self.transcript.into_text(),
+            transcript: self.transcript.into_text().into(),
+            login: self.login,
             connection: reusable.filter(Connection::is_usable),
+            sessions: self.sessions,
         }
     }
 
@@ -129,7 +167,7 @@ impl<'a> Attempt<'a> {
         used: Option<SocketAddr>,
         mut last: Option<Connection>,
     ) -> Option<Connection> {
-        let destination = match Destination::find(self.core, self.lane, &self.batch.destination).await {
+        let destination = match Destination::find(self.core, &self.lane.way, &self.batch.destination).await {
             Ok(destination) => destination,
             Err(obstacle) => {
                 self.settle_obstacle(obstacle);
@@ -137,34 +175,33 @@ impl<'a> Attempt<'a> {
             }
         };
         let mut dialled = 0;
-        for host in &destination.hosts {
+        for endpoint in &destination.hosts {
             if Instant::now() >= self.deadline {
                 return last;
             }
-            let addresses = match destination.addresses_of(self.core, host).await {
-                Ok(addresses) => addresses,
+            let host = &endpoint.host;
+            let approach = match self.approach(&destination, endpoint).await {
+                Ok(approach) => approach,
                 Err(obstacle) => {
                     self.settle_obstacle(obstacle);
                     continue;
                 }
             };
-            for address in addresses {
-                if Some(address) == used {
-                    continue;
-                }
-                if dialled == ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
+            let Approach { dial, mut addresses } = approach;
+            addresses.retain(|address| Some(*address) != used);
+            while !addresses.is_empty() {
+                if dialled >= ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
                     return last;
                 }
-                dialled += 1;
                 if let Some(previous) = last.take() {
                     self.core.tasks.spawn(previous.quit());
                 }
-                let Some(mut connection) = self.open(host, address, &destination).await else { continue };
+                addresses.truncate(ADDRESSES_MAX - dialled);
+                let Some(reached) = self.reach(&dial, &mut addresses, &mut dialled).await else { break };
+                let Some(mut connection) = self.open(&dial, reached).await else { continue };
                 if self.requires_tls() && !connection.keeps_tls() {
-                    let trouble = Trouble {
-                        lacks_tls: true,
-                        ..Trouble::new(Phase::Hello, format!("{host} does not offer REQUIRETLS"))
-                    };
+                    let text = format!("{host} does not offer REQUIRETLS");
+                    let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
                     self.settle_trouble(&trouble, &connection.peer.clone());
                     self.core.tasks.spawn(connection.quit());
                     continue;
@@ -179,44 +216,100 @@ impl<'a> Attempt<'a> {
     fn settle_obstacle(&mut self, obstacle: Obstacle) {
         match obstacle {
             Obstacle::Final(ending) => self.settle_open(&ending),
-            Obstacle::Passing(text) => {
-                self.settle_trouble(&Trouble::new(Phase::Connect, text), &Arc::new(Peer::default()));
+            Obstacle::Passing(class, text) => {
+                let trouble = Trouble::new(Phase::Connect, text).of(class);
+                self.settle_trouble(&trouble, &Arc::new(Peer::default()));
             }
         }
     }
 
-    async fn open(
+    /// How to speak to a host, and where it is.
+    async fn approach(&self, destination: &Destination, endpoint: &Endpoint) -> Result<Approach, Obstacle> {
+        let Some(pool) = self.lane.sources else {
+            let text = "the tenant's source_pool is not one of relay.pools in the configuration";
+            return Err(Obstacle::Passing(OutcomeClass::Temporary, text.into()));
+        };
+        let host = &endpoint.host;
+        let mut addresses = destination.addresses_of(self.core, endpoint).await?;
+        let source = self.core.sources.choose(pool, &addresses).ok_or_else(|| {
+            let text = format!("{host} has no address of the family of our source address");
+            Obstacle::Passing(OutcomeClass::Network, text)
+        })?;
+        addresses.retain(|address| source.reaches(address.ip()));
+        let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+        let dial = self.plan(host, is_local, &destination.route, source);
+        let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
+        Ok(Approach { dial, addresses })
+    }
+
+    /// Connects to one of the addresses; takes it out, and those that failed.
+    async fn reach(
         &mut self,
-        host: &str,
-        address: SocketAddr,
-        destination: &Destination,
-    ) -> Option<Connection> {
-        let mut dial = match self.plan(host, address, destination) {
-            Ok(dial) => dial,
-            Err(text) => {
-                self.settle_obstacle(Obstacle::Passing(text.to_owned()));
+        dial: &Dial,
+        addresses: &mut Vec<SocketAddr>,
+        dialled: &mut usize,
+    ) -> Option<Reached> {
+        let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
+        let race = self.core.dialler.reach(addresses, &dial.source);
+        let Race { won, mut failed } = match timeout_at(self.deadline, race).await {
+            Ok(race) => race,
+            Err(_) => {
+                let trouble = Trouble::new(Phase::Connect, OUT_OF_TIME);
+                self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, None)));
                 return None;
             }
         };
-        loop {
-            let Ok(permit) = timeout_at(self.deadline, self.permit()).await else { return None };
-            let opening = self.core.dialler.open(&dial, permit?, &mut self.transcript);
-            let trouble = match timeout_at(self.deadline, opening).await {
-                Ok(Ok(connection)) => return Some(connection),
-                Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::new(Phase::Connect, OUT_OF_TIME),
-            };
-            // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
-            if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
-                self.transcript.remark(&trouble.text);
-                self.transcript.remark("again, without TLS");
-                dial.starttls = StartTls::Never;
-                continue;
-            }
-            let peer = Peer { host: host.to_owned(), address: Some(address.ip()), ..Peer::default() };
-            self.settle_trouble(&trouble, &Arc::new(peer));
-            return None;
+        let won_at = won.as_ref().map(|(address, _)| *address);
+        addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));
+        *dialled += failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
+        *dialled += usize::from(won.is_some());
+        // What the host did says more than what our own network could not do, so it comes last.
+        failed.sort_by_key(|(_, error)| !is_our_fault(error));
+        for (address, error) in failed {
+            let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
+            let peer = Arc::new(Peer::at(&dial.host, Some(address.ip())));
+            self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
         }
+        won.map(|(address, stream)| Reached { address, stream, permit })
+    }
+
+    async fn open(&mut self, dial: &Dial, reached: Reached) -> Option<Connection> {
+        let address = reached.address;
+        let trouble = match self.converse(dial, reached).await {
+            Ok(connection) => return Some(connection),
+            Err(trouble) => trouble,
+        };
+        // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
+        if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
+            self.transcript.remark(&trouble.text);
+            self.transcript.remark("again, without TLS");
+            let plain = Dial { starttls: StartTls::Never, ..dial.clone() };
+            let reached = self.reach(&plain, &mut vec![address], &mut 0).await?;
+            return match self.converse(&plain, reached).await {
+                Ok(connection) => Some(connection),
+                Err(trouble) => {
+                    self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, Some(address.ip()))));
+                    None
+                }
+            };
+        }
+        self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, Some(address.ip()))));
+        None
+    }
+
+    async fn converse(&mut self, dial: &Dial, reached: Reached) -> Result<Connection, Trouble> {
+        let opening = self.core.dialler.open(dial, reached, &mut self.transcript);
+        let opened = timeout_at(self.deadline, opening).await;
+        let opened = opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)));
+        match &opened {
+            Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
+            Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
+                let ending = Ending::of_trouble(trouble, &Arc::default());
+                self.login = Login::Refused(ending.to_reply_text());
+            }
+            _ => {}
+        }
+        opened
     }
 
     fn settle_trouble(&mut self, trouble: &Trouble, peer: &Arc<Peer>) {
@@ -236,12 +329,17 @@ impl<'a> Attempt<'a> {
         self.core.connections.clone().acquire_owned().await.ok()
     }
 
-    fn plan(&self, host: &str, address: SocketAddr, destination: &Destination) -> Result<Dial, &'static str> {
-        let route = destination.route.as_ref();
-        let mode = route.map_or(TlsMode::Opportunistic, |route| route.tls);
-        let login = route.and_then(|route| route.login.clone());
+    fn plan(
+        &self,
+        host: &str,
+        is_local: bool,
+        route: &Route,
+        source: Arc<Source>,
+    ) -> Result<Dial, &'static str> {
+        let mode = route.tls;
+        let login = route.login.clone();
         let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls) || self.requires_tls();
-        let local = mode == TlsMode::None && address.ip().is_loopback();
+        let local = mode == TlsMode::None && is_local;
         if login.is_some() && !checked && !local {
             return Err(
                 "the password of a smart host is sent over verified TLS only: set its tls to starttls or implicit",
@@ -249,8 +347,6 @@ impl<'a> Attempt<'a> {
         }
         Ok(Dial {
             host: host.to_owned(),
-            address,
-            source: self.core.settings.source_address,
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
                 TlsMode::Opportunistic | TlsMode::None if self.requires_tls() => StartTls::Required,
@@ -259,7 +355,8 @@ impl<'a> Attempt<'a> {
                 TlsMode::Implicit | TlsMode::None => StartTls::Never,
             },
             trust: if checked { Trust::Verified } else { Trust::Any },
-            hello_name: self.core.settings.hello_name.clone(),
+            hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
+            source,
             login,
         })
     }

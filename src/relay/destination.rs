@@ -1,22 +1,23 @@
 //! Where a batch goes: the hosts of its lane, and those of their addresses that may be dialled.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::Core;
 use super::ending::Ending;
-use super::route::{Lane, SmartHostRoute};
+use super::reach::interleave;
+use super::route::{Route, Way};
+use crate::config::Endpoint;
 use crate::dns::{DnsError, MailHosts};
-use crate::mail::{DomainName, EnhancedStatus, Host};
+use crate::mail::{DomainName, EnhancedStatus, Host, OutcomeClass};
 use crate::network;
 
 /// Where a lane leads.
 pub struct Destination {
     /// In the order in which they are tried.
-    pub hosts: Vec<String>,
-    /// Of each of them.
-    pub port: u16,
-    /// The smart host, if it is one.
-    pub route: Option<SmartHostRoute>,
+    pub hosts: Vec<Endpoint>,
+    /// How to speak to them.
+    pub route: Arc<Route>,
     /// The domain of the recipients if its own mail hosts are meant.
     domain: Option<DomainName>,
 }
@@ -26,7 +27,7 @@ pub enum Obstacle {
     /// Nobody takes mail for the destination, now or later.
     Final(Box<Ending>),
     /// Another time may do better.
-    Passing(String),
+    Passing(OutcomeClass, String),
 }
 
 impl Obstacle {
@@ -36,42 +37,44 @@ impl Obstacle {
 }
 
 impl Destination {
-    /// Finds the hosts of a lane.
+    /// Finds the hosts on a way.
     ///
     /// # Errors
     /// What is in the way.
-    pub async fn find(core: &Core, lane: &Lane, destination: &Host) -> Result<Self, Obstacle> {
+    pub async fn find(core: &Core, way: &Way, destination: &Host) -> Result<Self, Obstacle> {
         let relay = &core.settings;
-        let smart_host = core.router.smart_host(lane).await;
-        let smart_host =
-            smart_host.map_err(|error| Obstacle::Passing(format!("the smart host's password: {error}")))?;
-        if let Some(route) = smart_host {
-            let (hosts, port) = (vec![route.host.clone()], route.port);
-            return Ok(Self { hosts, port, route: Some(route), domain: None });
+        let route = core.router.route_of(way).await;
+        let route = route.map_err(|error| {
+            Obstacle::Passing(OutcomeClass::Temporary, format!("the smart host's password: {error}"))
+        })?;
+        if !route.hosts.is_empty() {
+            return Ok(Self { hosts: route.hosts.clone(), route, domain: None });
         }
-        let port = relay.port;
-        match destination {
-            Host::Domain(domain) => {
-                let hosts = mail_hosts(core, domain).await?;
-                Ok(Self { hosts, port, route: None, domain: Some(domain.clone()) })
-            }
+        let (hosts, domain) = match destination {
+            Host::Domain(domain) => (mail_hosts(core, domain).await?, Some(domain.clone())),
             Host::Literal(ip)
                 if relay.allowed_private_networks.iter().any(|network| network.contains(ip)) =>
             {
-                Ok(Self { hosts: vec![ip.to_string()], port, route: None, domain: None })
+                (vec![ip.to_string()], None)
             }
             Host::Literal(_) => {
                 let text = "mail to address literals is not relayed";
-                Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text))
+                return Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text));
             }
-        }
+        };
+        let hosts = hosts.into_iter().map(|host| Endpoint { host, port: relay.port }).collect();
+        Ok(Self { hosts, route, domain })
     }
 
     /// The addresses of a host that may be dialled; at least one.
     ///
     /// # Errors
     /// What is in the way.
-    pub async fn addresses_of(&self, core: &Core, host: &str) -> Result<Vec<SocketAddr>, Obstacle> {
+    pub async fn addresses_of(
+        &self,
+        core: &Core,
+        Endpoint { host, port }: &Endpoint,
+    ) -> Result<Vec<SocketAddr>, Obstacle> {
         let found = match core.resolver.addresses(host).await {
             Ok(found) => found,
             Err(error) => {
@@ -82,29 +85,21 @@ impl Destination {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     Obstacle::refusal(550, EnhancedStatus::new(5, 4, 4), text)
                 } else {
-                    Obstacle::Passing(format!("addresses of {host}: {error}"))
+                    Obstacle::Passing(OutcomeClass::Dns, format!("addresses of {host}: {error}"))
                 });
             }
         };
-        let relay = &core.settings;
-        let trusted = self.route.as_ref().is_some_and(|route| route.trusted);
-        let permitted = |ip: &IpAddr| trusted || network::is_permitted(*ip, &relay.allowed_private_networks);
-        let same_family =
-            |ip: &IpAddr| relay.source_address.is_none_or(|source| source.is_ipv4() == ip.is_ipv4());
-        let usable: Vec<SocketAddr> = found
-            .iter()
-            .filter(|ip| permitted(ip) && same_family(ip))
-            .map(|ip| SocketAddr::new(*ip, self.port))
-            .collect();
-        if usable.is_empty() {
-            return Err(Obstacle::Passing(match found.iter().find(|ip| !permitted(ip)) {
-                Some(ip) => {
-                    format!("{host} is at {ip}, a private address that the configuration does not allow")
-                }
-                None => format!("{host} has no address of the family of our source address"),
-            }));
+        let allowed = &core.settings.allowed_private_networks;
+        let permitted = |ip: &IpAddr| self.route.trusted || network::is_permitted(*ip, allowed);
+        let usable: Vec<SocketAddr> =
+            found.iter().filter(|ip| permitted(ip)).map(|ip| SocketAddr::new(*ip, *port)).collect();
+        match found.first() {
+            Some(ip) if usable.is_empty() => Err(Obstacle::Passing(
+                OutcomeClass::Network,
+                format!("{host} is at {ip}, a private address that the configuration does not allow"),
+            )),
+            _ => Ok(interleave(&usable)),
         }
-        Ok(usable)
     }
 }
 
@@ -119,6 +114,6 @@ async fn mail_hosts(core: &Core, domain: &DomainName) -> Result<Vec<String>, Obs
             let text = format!("the domain {domain} does not exist");
             Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text))
         }
-        Err(error) => Err(Obstacle::Passing(format!("MX of {domain}: {error}"))),
+        Err(error) => Err(Obstacle::Passing(OutcomeClass::Dns, format!("MX of {domain}: {error}"))),
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::connection::{Peer, Trouble};
 use crate::mail::EnhancedStatus;
-use crate::policy::outcome::{Verdict, judge};
+use crate::policy::outcome::{Verdict, judge, judge_own, judge_trouble};
 use crate::smtp::Reply;
-use crate::smtp::client::{Outcome, Phase};
+use crate::smtp::client::Outcome;
 
 /// The end of one try for one recipient.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Ending {
         match &trouble.reply {
             Some(reply) => Self::of_reply(judge(trouble.phase, reply, false), reply, peer),
             None => Self {
-                verdict: Verdict::Deferred { brief: trouble.phase != Phase::Content },
+                verdict: judge_trouble(trouble.phase, trouble.class),
                 code: None,
                 enhanced: None,
                 text: trouble.text.clone(),
@@ -67,8 +67,7 @@ impl Ending {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
         let peer = Arc::new(Peer::default());
         // RFC 7505 §4.2: a null MX says of every address that it does not exist.
-        let suppress = crate::policy::outcome::is_address_gone(&reply);
-        Self::of_reply(Verdict::Bounced { suppress }, &reply, &peer)
+        Self::of_reply(judge_own(&reply), &reply, &peer)
     }
 
     /// The code and the status in front of the text, as a server would say it.

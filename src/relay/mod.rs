@@ -1,56 +1,70 @@
 //! Delivery: takes due mail out of the spool, finds the way, speaks to other servers and writes down what came of it.
 //!
-//! * `scheduler` claims what is due and hands it out in fair turns,
+//! * `scheduler` claims what is due and hands it out in fair `turns`, under the limits of each `site`, which `lookup`
+//!   finds and `status` shows,
 //! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route` and kept in
-//!   `pool`,
+//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
+//!   `reach`es from a `source`, and kept in `pool`,
+//! * `login` and `holds` keep back what a smart host does not take from our account,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store` and the configuration.
 
+mod admission;
 mod attempt;
 mod connection;
 mod destination;
 mod ending;
+mod holds;
+mod login;
+mod lookup;
 mod notice;
 mod pool;
+mod reach;
 mod record;
 mod recorder;
 mod report;
 mod route;
 mod sandbox;
 mod scheduler;
+mod site;
+mod source;
+mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod transcript;
+mod turns;
 mod worker;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::dns::Resolver;
-use crate::mail::{DomainName, TenantId};
-use crate::policy::fairness::{Fairness, SlotLimits};
+use crate::mail::DomainName;
 use crate::store::Store;
 use crate::tls::TlsError;
 use crate::waiting::Board;
 use connection::Dialler;
+use holds::Holds;
+use lookup::Lookups;
 use pool::Pool;
-use route::{Lane, Router};
+use route::Router;
+use site::Sites;
+use source::Sources;
+pub use status::{SiteControl, SiteStatus};
 use tasks::Tasks;
-use worker::Claim;
+use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
 const LOADED_KIB_MAX: usize = 256 * 1024;
@@ -58,8 +72,8 @@ const LOADED_KIB_MAX: usize = 256 * 1024;
 /// Why the relay cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The smart host's password cannot be read.
-    #[error("relay.smart_host.password_file {path}: {source}")]
+    /// The password of a smart host or route cannot be read.
+    #[error("password_file {path}: {source}")]
     PasswordFile {
         /// The file.
         path: PathBuf,
@@ -98,9 +112,14 @@ struct Core {
     store: Arc<Store>,
     resolver: Resolver,
     router: Router,
+    sources: Arc<Sources>,
     dialler: Dialler,
     pool: Pool,
-    fairness: Mutex<Fairness<TenantId, Lane, Claim>>,
+    sites: Arc<Sites>,
+    lookups: Lookups,
+    turns: Arc<Mutex<Turns>>,
+    /// Tells the scheduler that something may have its turn that could not before.
+    wake: Arc<Notify>,
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
@@ -108,6 +127,8 @@ struct Core {
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
+    /// Accounts at smart hosts that were refused.
+    holds: Holds,
     /// What is held back, and why.
     waiting: Arc<Board>,
     stop: CancellationToken,
@@ -120,8 +141,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.tasks.abandon();
         // Outside of the lock, which a claim may need.
-        let waiting = self.0.fairness().drain();
-        drop(waiting);
+        self.0.give_back();
         drop(self.0.pool.take_all());
     }
 }
@@ -129,11 +149,8 @@ impl Drop for End {
 /// What the configuration says, in the form in which it is used.
 struct Settings {
     hostname: DomainName,
-    hello_name: String,
     port: u16,
-    source_address: Option<IpAddr>,
     allowed_private_networks: Vec<IpNet>,
-    messages_per_connection_max: u32,
     expiry: Duration,
 }
 
@@ -143,7 +160,7 @@ struct Settings {
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
-    config.smart_host.as_ref().map(route::read_platform_route).transpose().map(|_| ())
+    route::check(config)
 }
 
 impl Relay {
@@ -159,31 +176,34 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let settings = Settings {
             hostname: hostname.clone(),
-            hello_name: config.ehlo_name.as_ref().unwrap_or(hostname).to_string(),
             port: config.port,
-            source_address: config.source_address,
             allowed_private_networks: config.allowed_private_networks.clone(),
-            messages_per_connection_max: config.messages_per_connection_max,
             expiry: config.expiry,
         };
-        let limits =
-            SlotLimits { total: config.connections_max, per_lane: config.connections_per_destination_max };
+        let sites = Sites::new(config, resolver.clone());
+        let turns = Turns::new(config.connections_max, sites.default_rule().clone());
         let dialler = Dialler {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
+        let sources = Arc::new(Sources::new(config, hostname));
         let core = Core {
             settings,
-            router: Router::new(store.clone(), config.smart_host.as_ref())?,
+            router: Router::new(store.clone(), config, sources.clone())?,
+            sources,
             store,
             resolver,
             dialler,
             pool: Pool::new(config.connection_idle),
-            fairness: Mutex::new(Fairness::new(limits)),
+            sites: Arc::new(sites),
+            lookups: Lookups::new(),
+            turns: Arc::new(Mutex::new(turns)),
+            wake: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: Semaphore::new(LOADED_KIB_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
+            holds: Holds::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
@@ -193,6 +213,17 @@ impl Relay {
     /// To wait for after [`Relay::run`], also if that was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
+    }
+
+    /// To see how it does, and to end holds, while it runs.
+    pub fn sites(&self) -> SiteControl {
+        let Core { turns, sites, wake, waiting, .. } = &self.core;
+        SiteControl {
+            turns: turns.clone(),
+            sites: sites.clone(),
+            wake: wake.clone(),
+            waiting: waiting.clone(),
+        }
     }
 
     /// Where it posts what it holds back.
@@ -209,8 +240,7 @@ impl Relay {
         let _end = End(core.clone());
         let recorder = self.recording.0.spawn(recorder::run(core.clone(), waiting));
         scheduler::run(&core, &recordings).await;
-        // Dropping a claim gives it back.
-        drop(core.fairness().drain());
+        core.give_back();
         for connection in core.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
@@ -223,8 +253,16 @@ impl Relay {
 }
 
 impl Core {
-    fn fairness(&self) -> MutexGuard<'_, Fairness<TenantId, Lane, Claim>> {
-        self.fairness.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what waits: dropping a claim does, which must not be under a lock that the store may want.
+    fn give_back(&self) {
+        let waiting = self.turns().drain();
+        drop(waiting);
+        let unplaced = self.lookups.drain();
+        drop(unplaced);
     }
 
     /// So many claims have ended.

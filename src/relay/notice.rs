@@ -21,6 +21,8 @@ pub struct Notice {
     pub host: Option<String>,
     /// Its reply, or what went wrong.
     pub diagnostic: String,
+    /// When it was last tried, if it was.
+    pub last_attempt_at: Option<Timestamp>,
 }
 
 /// RFC 3464 §2.3.3.
@@ -60,9 +62,7 @@ pub fn notice_of(
     let action = match record.state {
         DeliveryState::Bounced if wants.failure => Action::Failed { expired: false },
         DeliveryState::Expired if wants.failure => Action::Failed { expired: true },
-        DeliveryState::Deferred if wants.delay && crosses_delay(message, delivery, record) => {
-            Action::Delayed(message.expires_at)
-        }
+        DeliveryState::Deferred if wants.delay && record.delayed => Action::Delayed(message.expires_at),
         // RFC 3461 §5.2.2.
         DeliveryState::Delivered if wants.success && !passed_on => Action::Relayed,
         _ => return None,
@@ -76,13 +76,18 @@ pub fn notice_of(
         status: status_of(action, said),
         host: attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty()),
         diagnostic: record.reply.clone(),
+        last_attempt_at: match attempt {
+            Some(attempt) => Some(attempt.started_at),
+            // What changed it last was its last try.
+            None => (delivery.attempts > 0).then_some(delivery.updated_at),
+        },
     })
 }
 
-/// Whether this try is the first to end after the time at which delay is told.
-fn crosses_delay(message: &Message, delivery: &Delivery, record: &AttemptRecord) -> bool {
+/// Whether a try that ended at this time is the first to end after the time at which delay is told.
+pub fn crosses_delay(message: &Message, delivery: &Delivery, ended_at: Timestamp) -> bool {
     let told_at = message.begins_at().checked_add(DELAY).unwrap_or(Timestamp::MAX);
-    delivery.updated_at < told_at && told_at <= record.at
+    delivery.updated_at < told_at && told_at <= ended_at
 }
 
 /// RFC 3463: what the server said, as far as its class agrees with what became of it.
@@ -119,6 +124,7 @@ mod tests {
             attempts: 0,
             next_attempt_at: None,
             last_reply: None,
+            last_class: None,
             updated_at: Timestamp::from_second(last_try_s).unwrap(),
         }
     }
@@ -136,17 +142,20 @@ mod tests {
     ) -> Option<(String, String)> {
         let message = sample_message("a@a.example");
         let delivery = delivery(notify, last_try_s);
+        let at = Timestamp::from_second(now_s).unwrap();
         let record = AttemptRecord {
             message_id: message.id,
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
+            class: None,
             next_attempt_at: None,
             attempt: None,
             reply: "452 4.2.2 mailbox full".into(),
             suppress: None,
             complained: false,
-            at: Timestamp::from_second(now_s).unwrap(),
+            delayed: crosses_delay(&message, &delivery, at),
+            at,
         };
         let notice = notice_of(&message, &delivery, &record, passed_on)?;
         assert_eq!(notice.original.unwrap().decoded(), "rfc822;old@x.example");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::route::Lane;
 
-/// Idle connections by lane: the lane holds destination, account and with them the TLS policy.
+/// Idle connections by lane: the lane holds the site or the smart host with its account.
 pub struct Pool {
     idle: Mutex<HashMap<Lane, Vec<(Instant, Connection)>>>,
     idle_max: Duration,
@@ -19,15 +19,18 @@ impl Pool {
         Self { idle: Mutex::default(), idle_max }
     }
 
-    /// The connection of a lane that was used last.
-    pub fn take(&self, lane: &Lane) -> Option<Connection> {
+    /// Of the connections of a lane that fit, the one that was used last.
+    pub fn take(&self, lane: &Lane, fits: impl Fn(&Connection) -> bool) -> Option<Connection> {
         let mut idle = self.lock();
         let connections = idle.get_mut(lane)?;
-        let (since, connection) = connections.pop()?;
+        let place = connections
+            .iter()
+            .rposition(|(since, connection)| since.elapsed() < self.idle_max && fits(connection))?;
+        let (_, connection) = connections.remove(place);
         if connections.is_empty() {
             idle.remove(lane);
         }
-        (since.elapsed() < self.idle_max).then_some(connection)
+        Some(connection)
     }
 
     /// Keeps a connection for the next message.

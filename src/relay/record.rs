@@ -1,8 +1,11 @@
 //! What is written down of a try: the state that follows for each recipient, when the next try is and why, whether
 //! the address is suppressed.
 
+use std::sync::Arc;
+
 use super::ending::Ending;
-use crate::mail::{AttemptId, DeliveryState, SuppressionReason, Timestamp};
+use super::notice::crosses_delay;
+use crate::mail::{AttemptId, DeliveryState, OutcomeClass, SuppressionReason, Timestamp};
 use crate::policy::outcome::Verdict;
 use crate::policy::retry::Failure;
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
@@ -22,7 +25,7 @@ pub struct Account<'a> {
     /// How long it took.
     pub duration_ms: u64,
     /// What was said.
-    pub transcript: &'a str,
+    pub transcript: &'a Arc<str>,
 }
 
 /// What follows for one recipient.
@@ -38,13 +41,14 @@ impl Account<'_> {
         let message = &self.batch.message;
         let Consequence { state, next_attempt_at, reason } = self.consequence(delivery, ending, jitter);
         let reply = shorten(&ending.to_reply_text());
-        let suppress = (ending.verdict == Verdict::Bounced { suppress: true }).then(|| NewSuppression {
-            tenant_id: Some(message.tenant_id),
-            address: delivery.recipient.clone(),
-            reason: SuppressionReason::Bounce,
-            evidence: Some(reply.clone()),
-            expires_at: None,
-        });
+        let suppress =
+            matches!(ending.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
+                tenant_id: Some(message.tenant_id),
+                address: delivery.recipient.clone(),
+                reason: SuppressionReason::Bounce,
+                evidence: Some(reply.clone()),
+                expires_at: None,
+            });
         let attempt = Attempt {
             id: AttemptId::generate(self.now),
             message_id: message.id,
@@ -57,8 +61,9 @@ impl Account<'_> {
             code: ending.code,
             enhanced: ending.enhanced,
             text: shorten(&ending.text),
-            transcript: self.transcript.to_owned(),
+            transcript: self.transcript.clone(),
             outcome: state,
+            class: ending.verdict.class(),
             reason,
         };
         AttemptRecord {
@@ -66,11 +71,13 @@ impl Account<'_> {
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
+            class: ending.verdict.class(),
             next_attempt_at,
             attempt: Some(attempt),
             reply,
             suppress,
             complained: false,
+            delayed: state == DeliveryState::Deferred && crosses_delay(message, delivery, self.now),
             at: self.now,
         }
     }
@@ -80,7 +87,7 @@ impl Account<'_> {
             status if status.is_empty() => ending.text.clone(),
             status => status,
         };
-        let brief = match ending.verdict {
+        let pace = match ending.verdict {
             Verdict::Delivered => {
                 return Consequence::last(DeliveryState::Delivered, "delivered".into());
             }
@@ -88,10 +95,10 @@ impl Account<'_> {
                 let reason = format!("refused for good by {}: no next try", shorten(&cause));
                 return Consequence::last(DeliveryState::Bounced, reason);
             }
-            Verdict::Deferred { brief } => brief,
+            Verdict::Deferred { pace, .. } => pace,
         };
         let attempts = delivery.attempts.saturating_add(1);
-        let failure = Failure { attempts, brief, at: self.now, expires_at: self.batch.message.expires_at };
+        let failure = Failure { attempts, pace, at: self.now, expires_at: self.batch.message.expires_at };
         match failure.next_attempt_at(jitter) {
             Some(next) => Consequence::retry(&cause, attempts, self.now, next),
             None => {
@@ -104,6 +111,17 @@ impl Account<'_> {
         }
     }
 
+    /// A delivery that waits until then for a reason that is not its own: no try, and none counted.
+    pub fn record_held(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
+        AttemptRecord {
+            state: delivery.state,
+            // Its lifetime goes on.
+            next_attempt_at: Some(until.min(self.batch.message.expires_at)),
+            reply: shorten(reason),
+            ..self.record_expired(delivery)
+        }
+    }
+
     /// A delivery that was claimed at the end of its lifetime: no other try.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
         let last = delivery.last_reply.as_deref().unwrap_or("it was not tried");
@@ -112,11 +130,14 @@ impl Account<'_> {
             tenant_id: self.batch.message.tenant_id,
             delivery_id: delivery.id,
             state: DeliveryState::Expired,
+            // What was in the way until then says more than that the time is over.
+            class: Some(delivery.last_class.unwrap_or(OutcomeClass::Expired)),
             next_attempt_at: None,
             attempt: None,
             reply: shorten(last),
             suppress: None,
             complained: false,
+            delayed: false,
             at: self.now,
         }
     }
@@ -159,7 +180,6 @@ mod tests {
     use crate::relay::report::sample_message;
     use crate::smtp::Reply;
     use crate::smtp::client::{Outcome, Phase};
-    use std::sync::Arc;
 
     fn batch(attempts: u32) -> Batch {
         let message = sample_message("a@a.example");
@@ -172,6 +192,7 @@ mod tests {
             attempts,
             next_attempt_at: None,
             last_reply: Some("451 later".into()),
+            last_class: None,
             updated_at: message.created_at,
         };
         Batch {
@@ -191,7 +212,8 @@ mod tests {
     fn record(attempts: u32, age: SignedDuration, ending: &Ending) -> AttemptRecord {
         let batch = batch(attempts);
         let now = batch.message.created_at + age;
-        let account = Account { batch: &batch, started_at: now, now, duration_ms: 1, transcript: "> x" };
+        let account =
+            Account { batch: &batch, started_at: now, now, duration_ms: 1, transcript: &"> x".into() };
         account.record(&batch.deliveries[0], ending, 0.0)
     }
 
@@ -224,7 +246,7 @@ mod tests {
         let mut batch = batch(9);
         batch.deliveries[0].last_reply = Some("452 4.2.2 mailbox full".into());
         let now = batch.message.expires_at;
-        let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
         let record = account.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
         assert_eq!(status_told(&batch, &record), "4.4.7");

@@ -1,4 +1,5 @@
-//! Reports to the reverse path of what became of a message (RFC 3464 in the multipart of RFC 6522).
+//! Reports to the reverse path of what became of a message (RFC 3464 in the multipart of RFC 6522, and the forms of
+//! RFC 6533 for a sender who has shown with SMTPUTF8 that it reads them).
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -92,29 +93,26 @@ impl Report<'_> {
     fn render(&self, to: &Address, id: MessageId) -> Option<Vec<u8>> {
         let boundary = format!("report-{id}");
         let kind = format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"");
-        let mut parts = MultiPart::builder().header(ContentType::parse(&kind).ok()?);
-        let returned = match self.whole_original() {
-            Some(original) => {
-                let encoding = if original.is_ascii() {
-                    ContentTransferEncoding::SevenBit
-                } else {
-                    ContentTransferEncoding::EightBit
-                };
-                // RFC 2045 §6.4: the outer part has the encoding of the most demanding inner one.
-                parts = parts.header(encoding);
-                encoded_part("message/rfc822", original, encoding)?
-            }
+        let status = self.status_fields();
+        // RFC 3464 §2.1: message/delivery-status must be 7bit; RFC 6533 §4 has another type for what is not.
+        let status_kind = if status.is_ascii() { "delivery-status" } else { "global-delivery-status" };
+        let original = self.original();
+        let is_ascii =
+            status.is_ascii() && original.as_ref().is_none_or(|original| original.octets.is_ascii());
+        let returned = match original {
+            Some(Original { kind, octets }) => verbatim_part(kind, octets)?,
             // RFC 6522 §4: the third part may be the header alone.
             None => SinglePart::builder()
                 .header(ContentType::parse("text/rfc822-headers; charset=utf-8").ok()?)
                 .body(self.original_header()),
         };
-        let status = self.status_fields().into_bytes();
-        let parts = parts
+        let parts = MultiPart::builder()
+            .header(ContentType::parse(&kind).ok()?)
+            // RFC 2045 §6.4: the outer part has the encoding of the most demanding inner one.
+            .header(encoding_of(is_ascii))
             .build()
             .singlepart(SinglePart::plain(self.explain()))
-            // RFC 3464 §2.1: it must be 7bit.
-            .singlepart(encoded_part("message/delivery-status", status, ContentTransferEncoding::SevenBit)?)
+            .singlepart(verbatim_part(status_kind, status.into_bytes())?)
             .singlepart(returned);
         let date = date(self.now);
         // RFC 3834 §5: what is sent by itself says so, and answers nobody.
@@ -187,7 +185,7 @@ impl Report<'_> {
             let _ = write!(
                 text,
                 "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
-                typed_address(&notice.recipient),
+                typed_address(&notice.recipient, self.message.smtputf8),
                 notice.action.as_str(),
                 notice.status
             );
@@ -198,6 +196,9 @@ impl Report<'_> {
             // RFC 3464 §2.3.6: `smtp` is for replies; our own words are no reply.
             let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
             let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
+            if let Some(at) = notice.last_attempt_at {
+                let _ = write!(text, "Last-Attempt-Date: {}\r\n", date(at));
+            }
             if let Action::Delayed(until) = notice.action {
                 let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
             }
@@ -205,15 +206,29 @@ impl Report<'_> {
         text
     }
 
-    /// The message, where it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
-    fn whole_original(&self) -> Option<Vec<u8>> {
-        let content = self.content.filter(|content| content.len() <= RETURNED_OCTETS_MAX)?;
+    /// The message as the third part returns it without a change of its octets, if it does.
+    fn original(&self) -> Option<Original> {
+        let content = self.content?;
+        let header = self.header_octets(content);
+        // RFC 6532 §3.7, RFC 6533 §5: with UTF-8 in its header a message is of another type, which not all can read.
+        let is_global = !header.is_ascii();
+        let is_readable = !is_global || self.message.smtputf8;
+        if is_readable && self.is_wanted_whole(content) {
+            return Some(Original {
+                kind: if is_global { "global" } else { "rfc822" },
+                octets: content.to_vec(),
+            });
+        }
+        let fits = header.len() <= HEADER_OCTETS_MAX && std::str::from_utf8(&header).is_ok();
+        (is_global && is_readable && fits).then_some(Original { kind: "global-headers", octets: header })
+    }
+
+    /// Whether all of it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
+    fn is_wanted_whole(&self, content: &Content) -> bool {
         let MailParameters { return_content, require_tls, .. } = self.message.parameters;
         // RFC 8689 §5: as if RET=HDRS had been asked for.
-        let wanted = return_content == Some(ReturnContent::Full) && !require_tls;
-        // RFC 6532 §3.7: with UTF-8 in its header it would be message/global, which asks for SMTPUTF8 on the way back.
-        let is_plain = self.header_octets(content).is_ascii();
-        (wanted && is_plain && self.has_failure()).then(|| content.to_vec())
+        let is_asked_for = return_content == Some(ReturnContent::Full) && !require_tls;
+        is_asked_for && content.len() <= RETURNED_OCTETS_MAX && self.has_failure()
     }
 
     /// The original's header as it was sent, or what we know of it.
@@ -241,21 +256,36 @@ impl Report<'_> {
     }
 }
 
-/// A part whose octets stand as they are.
-fn encoded_part(kind: &str, octets: Vec<u8>, encoding: ContentTransferEncoding) -> Option<SinglePart> {
+/// What is returned of a message, octet for octet.
+struct Original {
+    /// The subtype of `message`.
+    kind: &'static str,
+    octets: Vec<u8>,
+}
+
+/// A part of type `message` whose octets stand as they are.
+fn verbatim_part(kind: &str, octets: Vec<u8>) -> Option<SinglePart> {
+    let encoding = encoding_of(octets.is_ascii());
     let body = Body::dangerous_pre_encoded(octets, encoding);
-    Some(SinglePart::builder().header(ContentType::parse(kind).ok()?).body(body))
+    Some(SinglePart::builder().header(ContentType::parse(&format!("message/{kind}")).ok()?).body(body))
+}
+
+fn encoding_of(is_ascii: bool) -> ContentTransferEncoding {
+    if is_ascii { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit }
 }
 
 fn date(time: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
 }
 
-/// RFC 6533 §3: an address beyond ASCII in a form that ASCII holds.
-fn typed_address(address: &Address) -> String {
+/// An address beyond ASCII as it is, or in the form of RFC 6533 §3 that ASCII holds.
+fn typed_address(address: &Address, reads_utf8: bool) -> String {
     let text = address.to_string();
     if text.is_ascii() {
         return format!("rfc822; {text}");
+    }
+    if reads_utf8 {
+        return format!("utf-8; {text}");
     }
     let escaped: String = text
         .chars()
@@ -316,6 +346,7 @@ mod tests {
             status: crate::mail::EnhancedStatus::new(5, 1, 1),
             host: host.map(str::to_owned),
             diagnostic: diagnostic.into(),
+            last_attempt_at: Some(Timestamp::UNIX_EPOCH),
         }
     }
 
@@ -379,6 +410,7 @@ mod tests {
             texts[1]
                 .contains("Final-Recipient: rfc822; bob@x.example\r\nAction: failed\r\nStatus: 5.1.1\r\n")
         );
+        assert!(texts[1].contains("Last-Attempt-Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n"), "{}", texts[1]);
         assert!(texts[1].contains("Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n"));
         assert!(texts[1].contains("Diagnostic-Code: X-Pillarbox; time-out  Action: delivered\r\n"));
         assert!(texts[1].contains("Final-Recipient: utf-8; \\x{E9}@y.example\r\n"));
@@ -447,5 +479,30 @@ mod tests {
         assert_eq!(whole(&message, "Subject: \u{fc}\r\n\r\n", &failed), (None, BodyType::SevenBit));
         let large = format!("Subject: x\r\n\r\n{}", "x\r\n".repeat(RETURNED_OCTETS_MAX / 3));
         assert_eq!(whole(&message, &large, &failed).0, None);
+    }
+
+    #[test]
+    fn a_sender_that_speaks_smtputf8_gets_addresses_and_headers_as_they_are() {
+        let failed = [failure("é@y.example", None, "550 no")];
+        let text = "Subject: Grüße\r\n\r\nbody\r\n";
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        message.smtputf8 = true;
+        let new = compose_for(&message, text, &failed).unwrap();
+        let bytes = &new.content.submitted;
+        assert_eq!((new.message.body, new.message.smtputf8), (BodyType::EightBitMime, false));
+        let status = part(bytes, "message/global-delivery-status").unwrap();
+        assert!(status.contains("Final-Recipient: utf-8; é@y.example\r\n"), "{status}");
+        let header = part(bytes, "message/global-headers").unwrap();
+        assert_eq!(header, "Received: by us\r\nSubject: Grüße\r\n");
+        message.parameters.return_content = Some(ReturnContent::Full);
+        let new = compose_for(&message, text, &failed).unwrap();
+        let whole = part(&new.content.submitted, "message/global\r\n").unwrap();
+        assert_eq!(whole, format!("Received: by us\r\n{text}"));
+        let plain =
+            compose_for(&message, "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
+        assert!(part(&plain.content.submitted, "message/delivery-status").is_some());
+        assert!(
+            part(&plain.content.submitted, "message/rfc822").is_some() && plain.content.submitted.is_ascii()
+        );
     }
 }

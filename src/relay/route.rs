@@ -1,13 +1,20 @@
-//! How a message reaches its destination: the tenant's smart host, else the platform's, else the MX.
+//! How a message reaches its destination: the tenant's smart host, else the closest route of the configuration, else
+//! the platform's smart host, else the MX.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
 use super::RelayError;
-use crate::config;
-use crate::mail::{Environment, Host, TenantId, TenantStatus, TlsMode};
+use super::holds::SmartHostAccount;
+use super::site::Site;
+use super::source::{PoolId, Sources};
+use crate::config::{self, Endpoint};
+use crate::mail::{
+    DestinationPattern, DkimPolicy, Environment, Host, TenantId, TenantStatus, TlsMode, Weight,
+};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
@@ -15,38 +22,100 @@ use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 const TENANTS_MAX: usize = 10_000;
 
 /// What connections, limits and idle connections belong to: mail of two lanes never shares a connection, so no
-/// tenant's account ever carries another's mail.
+/// tenant's account ever carries another's mail, and none leaves from a source that is not its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Lane {
+pub struct Lane {
+    /// Where to.
+    pub way: Way,
+    /// Where from; `None` if the tenant's pool is not in the configuration (any more).
+    pub sources: Option<PoolId>,
+}
+
+/// Where mail goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Way {
     /// Mail of the test environment, which stays here.
     Sandbox(TenantId),
-    /// The hosts that take mail for a domain.
-    Mx(Host),
-    /// The smart host of the configuration.
-    PlatformSmartHost,
+    /// The hosts that take mail for some domains, spoken to as a route says.
+    Mx(Arc<Site>, RouteId),
+    /// The hosts that a route names.
+    Hosts(RouteId),
     /// A tenant's own smart host with its account.
     TenantSmartHost(TenantId, Arc<SmartHost>),
 }
 
-/// A smart host, and how to log in there.
+/// A route of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouteId(usize);
+
+/// Where a batch goes.
 #[derive(Debug, Clone)]
-pub struct SmartHostRoute {
-    /// A host name or an IP address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
+pub struct Placed {
+    /// How.
+    pub course: Course,
+    /// Its tenant's weight among others.
+    pub weight: Weight,
+}
+
+/// How a batch gets to its destination.
+#[derive(Debug, Clone)]
+pub enum Course {
+    /// Over this lane, wherever it goes.
+    Lane(Lane),
+    /// Over the lane of its destination's site.
+    Mx(MxCourse),
+}
+
+/// How mail is sent to the hosts of a site, whichever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MxCourse {
+    route: RouteId,
+    sources: Option<PoolId>,
+}
+
+impl MxCourse {
+    /// The lane at a site.
+    pub fn lane_to(self, site: Arc<Site>) -> Lane {
+        Lane { way: Way::Mx(site, self.route), sources: self.sources }
+    }
+}
+
+impl std::fmt::Display for RouteId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "route {} of the configuration", self.0 + 1)
+    }
+}
+
+/// How hosts are found and spoken to.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// In the order in which they are tried; the destination's MX if empty.
+    pub hosts: Vec<Endpoint>,
     /// How the connection is secured.
     pub tls: TlsMode,
     /// The account.
     pub login: Option<Login>,
-    /// Whether it may be in a private network: only the configuration says so.
+    /// Which of our signatures go along.
+    pub dkim: DkimPolicy,
+    /// The name in EHLO, before that of the source.
+    pub hello_name: Option<String>,
+    /// Whether the hosts may be in a private network: only the configuration says so.
     pub trusted: bool,
+}
+
+/// A route of the configuration with what it is for.
+struct Configured {
+    destinations: Vec<DestinationPattern>,
+    sources: Option<PoolId>,
+    route: Arc<Route>,
 }
 
 /// Finds routes.
 pub struct Router {
     store: Arc<Store>,
-    platform: Option<SmartHostRoute>,
+    /// The last one is for everything.
+    configured: Vec<Configured>,
+    sources: Arc<Sources>,
     tenants: Mutex<Tenants>,
 }
 
@@ -54,90 +123,184 @@ pub struct Router {
 #[derive(Default)]
 struct Tenants {
     version: u64,
-    directions: HashMap<TenantId, Direction>,
+    standings: HashMap<TenantId, Standing>,
+}
+
+/// What the relay knows of one tenant.
+#[derive(Clone)]
+struct Standing {
+    direction: Direction,
+    weight: Weight,
 }
 
 /// Where the mail of one tenant goes.
 #[derive(Clone)]
 enum Direction {
-    /// To its own smart host.
-    SmartHost(Arc<SmartHost>),
-    /// Where everybody's goes.
-    Default,
+    /// To its own smart host, if it has one that takes the destination.
+    Out { smart_host: Option<Arc<SmartHost>>, sources: Option<PoolId> },
     /// Nowhere, while the tenant is suspended.
     Held,
 }
 
-impl From<Tenant> for Direction {
-    fn from(tenant: Tenant) -> Self {
-        match (tenant.status, tenant.smart_host) {
-            (TenantStatus::Suspended, _) => Self::Held,
-            (TenantStatus::Active, Some(smart_host)) => Self::SmartHost(Arc::new(smart_host)),
-            (TenantStatus::Active, None) => Self::Default,
-        }
+impl Standing {
+    /// Of a tenant that was not looked at yet: like most.
+    fn unknown(sources: &Sources) -> Self {
+        let direction = Direction::Out { smart_host: None, sources: sources.pool(None) };
+        Self { direction, weight: Weight::default() }
     }
 }
 
 impl Router {
-    /// Reads the password of the platform's smart host.
+    /// Reads the passwords that the configuration names.
     ///
     /// # Errors
     /// [`RelayError::PasswordFile`].
-    pub fn new(
-        store: Arc<Store>,
-        smart_host: Option<&config::PlatformSmartHost>,
-    ) -> Result<Self, RelayError> {
-        let platform = smart_host.map(read_platform_route).transpose()?;
-        Ok(Self { store, platform, tenants: Mutex::default() })
+    pub fn new(store: Arc<Store>, config: &config::Relay, sources: Arc<Sources>) -> Result<Self, RelayError> {
+        let mut configured = Vec::new();
+        for route in &config.routes {
+            configured.push(Configured {
+                destinations: route.destinations.clone(),
+                sources: route.source_pool.as_deref().and_then(|name| sources.pool(Some(name))),
+                route: Arc::new(read_route(route)?),
+            });
+        }
+        let last = config.smart_host.as_ref().map(read_smart_host).transpose()?;
+        configured.push(Configured {
+            destinations: vec![DestinationPattern::Any],
+            sources: None,
+            route: Arc::new(last.unwrap_or_else(Route::to_mx)),
+        });
+        Ok(Self { store, configured, sources, tenants: Mutex::default() })
     }
 
-    /// The lane of a batch; `None` if its tenant is gone or suspended.
+    /// Where a batch goes; `None` if its tenant is gone or suspended.
     ///
     /// # Errors
     /// The store's.
-    pub async fn lane_of(&self, batch: &Batch) -> Result<Option<Lane>, StoreError> {
+    pub async fn place(&self, batch: &Batch) -> Result<Option<Placed>, StoreError> {
         let tenant = batch.message.tenant_id;
         // Read before the tenant, so that what changes meanwhile is not remembered as new.
         let version = self.store.directory_version();
-        let direction = match self.remembered(tenant, version) {
-            Some(direction) => direction,
+        let standing = match self.remembered(tenant, version) {
+            Some(standing) => standing,
             None => match self.store.tenant(tenant).await? {
-                Some(found) => self.remember(tenant, found.into(), version),
+                Some(found) => self.remember(tenant, self.standing_of(found), version),
                 None => return Ok(None),
             },
         };
-        Ok(match (direction, &self.platform) {
-            (Direction::Held, _) => None,
-            _ if batch.message.environment == Environment::Test => Some(Lane::Sandbox(tenant)),
-            (Direction::SmartHost(smart_host), _) => Some(Lane::TenantSmartHost(tenant, smart_host)),
-            (Direction::Default, Some(_)) => Some(Lane::PlatformSmartHost),
-            (Direction::Default, None) => Some(Lane::Mx(batch.destination.clone())),
+        Ok(self
+            .course_of(tenant, &batch.destination, batch.message.environment, &standing)
+            .map(|course| Placed { course, weight: standing.weight }))
+    }
+
+    /// The course of a tenant's live mail as far as it is known without asking the store.
+    pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<Course> {
+        let standing = self.remembered(tenant, self.store.directory_version());
+        let standing = standing.unwrap_or_else(|| Standing::unknown(&self.sources));
+        self.course_of(tenant, destination, Environment::Live, &standing)
+    }
+
+    fn course_of(
+        &self,
+        tenant: TenantId,
+        destination: &Host,
+        environment: Environment,
+        standing: &Standing,
+    ) -> Option<Course> {
+        let Direction::Out { smart_host, sources } = &standing.direction else { return None };
+        if environment == Environment::Test {
+            return Some(Course::Lane(Lane { way: Way::Sandbox(tenant), sources: None }));
+        }
+        if let Some(smart_host) = smart_host.as_ref().filter(|host| host.takes(destination)) {
+            let way = Way::TenantSmartHost(tenant, smart_host.clone());
+            return Some(Course::Lane(Lane { way, sources: *sources }));
+        }
+        let id = self.route_to(destination);
+        let Configured { sources: own, route, .. } = &self.configured[id.0];
+        let sources = own.or(*sources);
+        Some(if route.hosts.is_empty() {
+            Course::Mx(MxCourse { route: id, sources })
+        } else {
+            Course::Lane(Lane { way: Way::Hosts(id), sources })
         })
     }
 
-    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Direction> {
+    fn standing_of(&self, tenant: Tenant) -> Standing {
+        let direction = match tenant.status {
+            TenantStatus::Suspended => Direction::Held,
+            TenantStatus::Active => Direction::Out {
+                smart_host: tenant.smart_host.map(Arc::new),
+                sources: self.sources.pool(tenant.source_pool.as_deref()),
+            },
+        };
+        Standing { direction, weight: tenant.weight }
+    }
+
+    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Standing> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.version == version).then(|| tenants.directions.get(&tenant).cloned()).flatten()
+        (tenants.version == version).then(|| tenants.standings.get(&tenant).cloned()).flatten()
     }
 
-    fn remember(&self, tenant: TenantId, direction: Direction, version: u64) -> Direction {
+    fn remember(&self, tenant: TenantId, standing: Standing, version: u64) -> Standing {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.version != version || tenants.directions.len() >= TENANTS_MAX {
-            *tenants = Tenants { version, directions: HashMap::new() };
+        if tenants.version != version || tenants.standings.len() >= TENANTS_MAX {
+            *tenants = Tenants { version, standings: HashMap::new() };
         }
-        tenants.directions.insert(tenant, direction.clone());
-        direction
+        tenants.standings.insert(tenant, standing.clone());
+        standing
     }
 
-    /// The smart host of a lane that has one, with its password.
+    /// The closest route; the first of equal ones, which is only the case with `*`.
+    fn route_to(&self, destination: &Host) -> RouteId {
+        let closeness = |configured: &Configured| {
+            let patterns = configured.destinations.iter();
+            patterns.filter_map(|pattern| pattern.closeness_to(destination)).max()
+        };
+        let fitting = self.configured.iter().enumerate().rev();
+        let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
+        RouteId(fitting.max_by_key(|(closeness, _)| *closeness).map_or(0, |(_, at)| at))
+    }
+
+    /// The account that a way logs in with.
+    pub fn account_of(&self, way: &Way) -> Option<SmartHostAccount> {
+        match way {
+            Way::Sandbox(_) | Way::Mx(..) => None,
+            Way::Hosts(id) => {
+                let route = &self.configured[id.0].route;
+                let hosts = route.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let user = route.login.as_ref()?.user.clone();
+                Some(SmartHostAccount { tenant: None, host: hosts.join(", "), user, password_revision: 0 })
+            }
+            Way::TenantSmartHost(tenant, smart_host) => account_at(*tenant, smart_host),
+        }
+    }
+
+    /// The account of a tenant's own smart host, as far as it is remembered.
+    pub fn tenant_account(&self, tenant: TenantId) -> Option<SmartHostAccount> {
+        match self.remembered(tenant, self.store.directory_version())?.direction {
+            Direction::Out { smart_host, .. } => account_at(tenant, smart_host.as_deref()?),
+            Direction::Held => None,
+        }
+    }
+
+    /// Which of our signatures go over a way.
+    pub fn dkim_policy(&self, way: &Way) -> DkimPolicy {
+        match way {
+            Way::Sandbox(_) => DkimPolicy::Dual,
+            Way::Mx(_, id) | Way::Hosts(id) => self.configured[id.0].route.dkim,
+            Way::TenantSmartHost(_, smart_host) => smart_host.dkim,
+        }
+    }
+
+    /// The route of a way, with its password.
     ///
     /// # Errors
     /// The store's, if the password cannot be read.
-    pub async fn smart_host(&self, lane: &Lane) -> Result<Option<SmartHostRoute>, StoreError> {
-        let (tenant, smart_host) = match lane {
-            Lane::Sandbox(_) | Lane::Mx(_) => return Ok(None),
-            Lane::PlatformSmartHost => return Ok(self.platform.clone()),
-            Lane::TenantSmartHost(tenant, smart_host) => (*tenant, smart_host),
+    pub async fn route_of(&self, way: &Way) -> Result<Arc<Route>, StoreError> {
+        let (tenant, smart_host) = match way {
+            Way::Sandbox(_) => return Ok(Arc::new(Route::to_mx())),
+            Way::Mx(_, id) | Way::Hosts(id) => return Ok(self.configured[id.0].route.clone()),
+            Way::TenantSmartHost(tenant, smart_host) => (*tenant, smart_host),
         };
         let login = match &smart_host.user {
             None => None,
@@ -146,31 +309,77 @@ impl Router {
                 Some(Login { user: user.clone(), password: Zeroizing::new(password) })
             }
         };
-        Ok(Some(SmartHostRoute {
-            host: smart_host.host.clone(),
-            port: smart_host.port,
+        Ok(Arc::new(Route {
+            hosts: vec![Endpoint { host: smart_host.host.clone(), port: smart_host.port }],
             tls: smart_host.tls,
             login,
+            dkim: smart_host.dkim,
+            hello_name: None,
             trusted: false,
         }))
     }
 }
 
-pub fn read_platform_route(smart_host: &config::PlatformSmartHost) -> Result<SmartHostRoute, RelayError> {
-    let login = match (&smart_host.user, &smart_host.password_file) {
-        (Some(user), Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| RelayError::PasswordFile { path: path.clone(), source })?;
-            let password = Zeroizing::new(Zeroizing::new(text).trim_end_matches(['\r', '\n']).to_owned());
-            Some(Login { user: user.clone(), password })
-        }
-        _ => None,
-    };
-    Ok(SmartHostRoute {
-        host: smart_host.host.clone(),
-        port: smart_host.port,
-        tls: smart_host.tls,
-        login,
-        trusted: true,
+fn account_at(tenant: TenantId, smart_host: &SmartHost) -> Option<SmartHostAccount> {
+    let SmartHost { host, port, user, password_revision, .. } = smart_host;
+    let endpoint = Endpoint { host: host.clone(), port: *port };
+    Some(SmartHostAccount {
+        tenant: Some(tenant),
+        host: endpoint.to_string(),
+        user: user.clone()?,
+        password_revision: *password_revision,
     })
+}
+
+impl Route {
+    /// What holds where nothing is configured.
+    fn to_mx() -> Self {
+        Self {
+            hosts: Vec::new(),
+            tls: TlsMode::Opportunistic,
+            login: None,
+            dkim: DkimPolicy::Dual,
+            hello_name: None,
+            trusted: false,
+        }
+    }
+}
+
+/// Whether the password files of a configuration can be read.
+///
+/// # Errors
+/// [`RelayError::PasswordFile`].
+pub fn check(config: &config::Relay) -> Result<(), RelayError> {
+    config.smart_host.as_ref().map(read_smart_host).transpose()?;
+    config.routes.iter().try_for_each(|route| read_route(route).map(drop))
+}
+
+fn read_smart_host(smart_host: &config::PlatformSmartHost) -> Result<Route, RelayError> {
+    let config::PlatformSmartHost { host, port, tls, user, password_file } = smart_host;
+    Ok(Route {
+        hosts: vec![Endpoint { host: host.clone(), port: *port }],
+        tls: *tls,
+        login: read_login(user.as_ref(), password_file.as_ref())?,
+        trusted: true,
+        ..Route::to_mx()
+    })
+}
+
+fn read_route(route: &config::Route) -> Result<Route, RelayError> {
+    Ok(Route {
+        hosts: route.hosts.clone(),
+        tls: route.tls(),
+        login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
+        dkim: route.dkim,
+        hello_name: route.ehlo_name.as_ref().map(ToString::to_string),
+        trusted: !route.hosts.is_empty(),
+    })
+}
+
+fn read_login(user: Option<&String>, file: Option<&PathBuf>) -> Result<Option<Login>, RelayError> {
+    let (Some(user), Some(path)) = (user, file) else { return Ok(None) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RelayError::PasswordFile { path: path.clone(), source })?;
+    let password = Zeroizing::new(Zeroizing::new(text).trim_end_matches(['\r', '\n']).to_owned());
+    Ok(Some(Login { user: user.clone(), password }))
 }

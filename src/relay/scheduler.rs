@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::Core;
-use super::route::Lane;
+use super::admission::Admission;
+use super::lookup::{self, Unplaced};
+use super::route::{Course, Placed};
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
 use crate::policy::fairness::Turn;
@@ -18,8 +20,6 @@ use crate::store::{ClaimRoom, RecordBatch, Spool, StoreError};
 const WINDOW: usize = 4096;
 /// Of one tenant: the rest stays for others, whatever one has waiting.
 const WINDOW_PER_TENANT: usize = WINDOW / 4;
-/// Batches that wait for one destination before no more are claimed for it.
-const CROWD: usize = 256;
 /// After a failure of the store.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two claims while more is due than there is room for: each should find a little room and not one place.
@@ -57,11 +57,15 @@ pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
             }
         };
         loop {
+            let reopening = core.turns().next_reopening();
+            let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
             tokio::select! {
                 () = core.stop.cancelled() => return,
                 () = core.store.wait_for_work() => break,
                 () = sleep_until(claim_at) => break,
-                _ = sweep.tick() => end_idle(core),
+                () = core.wake.notified() => hand_out(core, recordings),
+                () = sleep_until(reopening) => hand_out(core, recordings),
+                _ = sweep.tick() => tidy(core),
             }
         }
     }
@@ -75,7 +79,7 @@ async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
     let room = ClaimRoom {
         deliveries_max,
         per_tenant_max: tenant_share_of(deliveries_max),
-        saturated: crowded_destinations(core),
+        admits: Admission::begin(core),
     };
     let claimed = core.store.claim_due(now, &room).await?;
     // Claims first, so that all of them are given back if one fails.
@@ -83,9 +87,8 @@ async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
         claimed.batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
     for claim in claims {
         // Without its tenant a batch is about to be deleted; dropping it gives it back.
-        if let Some(lane) = core.router.lane_of(&claim.batch).await? {
-            let tenant = claim.batch.message.tenant_id;
-            core.fairness().push(tenant, lane, claim);
+        if let Some(placed) = core.router.place(&claim.batch).await? {
+            line_up(core, placed, claim);
         }
     }
     Ok(match claimed.next_due_at {
@@ -104,28 +107,41 @@ fn tenant_share_of(deliveries_free: usize) -> usize {
     WINDOW_PER_TENANT.min(deliveries_free.div_ceil(2))
 }
 
-fn crowded_destinations(core: &Core) -> Vec<Host> {
-    let mx = |lane: &Lane| match lane {
-        Lane::Mx(host) => Some(host.clone()),
-        Lane::Sandbox(_) | Lane::PlatformSmartHost | Lane::TenantSmartHost(..) => None,
+/// Puts a claim into its lane, or where lanes are found.
+fn line_up(core: &Core, placed: Placed, claim: Claim) {
+    let Placed { course, weight } = placed;
+    let lane = match course {
+        Course::Lane(lane) => lane,
+        Course::Mx(course) => match (core.sites.find(&claim.batch.destination), &claim.batch.destination) {
+            (Some(site), _) => course.lane_to(site),
+            (None, Host::Domain(domain)) => {
+                let domain = domain.clone();
+                return core.lookups.push(domain, Unplaced { course, weight, claim });
+            }
+            (None, destination) => course.lane_to(core.sites.provisional(destination)),
+        },
     };
-    core.fairness().crowded(CROWD).filter_map(mx).collect()
+    let refused = core.turns().push(lane, weight, claim, Moment::now());
+    drop(refused);
 }
 
-/// Gives each piece of work that has a free slot to a worker of its own.
+/// Gives each piece of work that has a free slot to a worker of its own, and what has no lane yet to the look-ups.
 fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+    lookup::begin(core);
+    core.turns().reopen(Moment::now());
     loop {
-        let turn = core.fairness().take_turn();
+        let turn = core.turns().take(Moment::now());
         let Some(Turn { tenant, lane, job }) = turn else { return };
         let slot = Slot::new(core.clone(), lane, tenant);
         core.tasks.spawn(worker::run(core.clone(), recordings.clone(), slot, job));
     }
 }
 
-fn end_idle(core: &Core) {
+fn tidy(core: &Core) {
     for connection in core.pool.take_expired() {
         core.tasks.spawn(connection.quit());
     }
+    core.turns().sweep(Moment::now());
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::report::sample_message;
-use super::{Recording, Relay};
+use super::{Recording, Relay, SiteControl};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
-    Address, Content, DeliveryId, DeliveryState, DomainName, Environment, MessageId, ReversePath,
+    Address, Content, DeliveryId, DeliveryState, DkimPolicy, DomainName, Environment, MessageId, ReversePath,
     SignedDuration, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
@@ -112,6 +112,7 @@ struct Stage {
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
+    sites: SiteControl,
 }
 
 impl Stage {
@@ -135,7 +136,9 @@ impl Stage {
             settings: TenantSettings::default(),
             rate_limit: RateLimit::default(),
             smart_host: None,
+            source_pool: None,
             retention_days: None,
+            weight: Default::default(),
         };
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
         let mut settings = config::Relay {
@@ -153,9 +156,9 @@ impl Stage {
         let resolver = Resolver::new(&settings.name_servers).unwrap();
         let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
         let stop = CancellationToken::new();
-        let recording = relay.recording();
+        let (recording, sites) = (relay.recording(), relay.sites());
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Self { _dir: dir, store, tenant, stop, relay, recording }
+        Self { _dir: dir, store, tenant, stop, relay, recording, sites }
     }
 
     fn message(&self, environment: Environment, recipients: &[&str]) -> NewMessage {
@@ -483,8 +486,15 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
     use crate::store::{NewSmartHost, SmartHost, TenantPatch};
     let (server, seen) = serve(Script::default()).await;
     let stage = Stage::set(server, |_| {}).await;
-    let smart_host =
-        SmartHost { host: server.ip().to_string(), port: server.port(), user: None, tls: TlsMode::None };
+    let smart_host = SmartHost {
+        host: server.ip().to_string(),
+        port: server.port(),
+        user: None,
+        tls: TlsMode::None,
+        destinations: Vec::new(),
+        dkim: DkimPolicy::Dual,
+        password_revision: 0,
+    };
     let patch = TenantPatch {
         smart_host: Some(Some(NewSmartHost { smart_host, password: None })),
         ..TenantPatch::default()
@@ -537,6 +547,34 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
     stage.end().await;
 }
 
+#[tokio::test]
+async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_over() {
+    let refusal = ("greeting", "421 4.7.0 too many connections");
+    let (server, seen) = serve(Script { replies: [refusal].into(), ..Script::default() }).await;
+    let stage = Stage::set(server, |_| {}).await;
+    let first = stage.send(Environment::Live, &["a@x.example"]).await;
+    stage.expect(first, &[Deferred]).await;
+    let status = loop {
+        match stage.sites.snapshot().pop() {
+            Some(status) if status.held_until.is_some() => break status,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(status.reason.as_deref(), Some("421 4.7.0 too many connections"));
+    let rest = status.held_until.unwrap().duration_since(Timestamp::now()).as_secs();
+    assert!((20..=30).contains(&rest), "{rest}");
+    let second = stage.send(Environment::Live, &["b@x.example"]).await;
+    // Past it.
+    let sandboxed = stage.send(Environment::Test, &["c@x.example"]).await;
+    stage.expect(sandboxed, &[Delivered]).await;
+    let waiting = &stage.store.deliveries(second).await.unwrap()[0];
+    assert_eq!((waiting.state, waiting.attempts), (DeliveryState::Queued, 0));
+    assert_eq!(seen.lock().unwrap().connections, 1);
+    stage.sites.lift_holds(None);
+    stage.expect(second, &[Deferred]).await;
+    stage.end().await;
+}
+
 fn nothing() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, saturated: Vec::new() }
+    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &crate::mail::Host| true) }
 }

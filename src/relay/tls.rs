@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
+use crate::smtp::ChannelBinding;
 use crate::tls;
 
 /// Whether the server must prove its name.
@@ -82,6 +83,15 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
         Some(suite) => format!("{version} {:?}", suite.suite()),
         None => version.to_owned(),
     }
+}
+
+/// What binds a login to this channel. RFC 9266 §3: of TLS 1.3 only.
+pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> {
+    let session = &stream.get_ref().1;
+    if session.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+        return None;
+    }
+    session.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
 /// Takes any certificate. Its signature is not checked either: a stranger's signature proves nothing, and certificates

@@ -1,20 +1,31 @@
 //! What was said in one try, for people to read later.
 
 use crate::smtp::Reply;
+use crate::smtp::client::Phase;
+use crate::store::Attempt;
 
 /// Octets that are kept.
-const OCTETS_MAX: usize = 4096;
+const OCTETS_MAX: usize = Attempt::TRANSCRIPT_OCTETS_MAX;
 /// Octets kept from the start if there is more; the end is kept too, where the decisive reply stands.
-const HEAD_OCTETS: usize = 2560;
+const HEAD_OCTETS: usize = OCTETS_MAX / 2;
 /// Octets of one line; a reply may have lines of 4 KiB.
 const LINE_OCTETS_MAX: usize = 512;
 /// Octets collected before the middle is cut out.
 const COLLECTED_OCTETS_MAX: usize = 4 * OCTETS_MAX;
 
+/// Ends the remark that stands for what was cut out.
+const LEFT_OUT: &str = " of the dialogue left out";
+/// The remark with its number.
+const REMARK_OCTETS_MAX: usize = 64;
+/// Stands where a secret stood.
+const MASK: &str = "****";
+
 /// Commands (`>`), replies (`<`) and remarks (`*`), one line each.
 #[derive(Debug, Default)]
 pub struct Transcript {
     text: String,
+    /// Octets that were cut out of the middle.
+    left_out: usize,
 }
 
 impl Transcript {
@@ -33,6 +44,28 @@ impl Transcript {
         }
     }
 
+    /// A command that opens the connection. Of AUTH the verb and the mechanism are shown and nothing else, whatever the
+    /// command would show of itself.
+    pub fn opening_sent(&mut self, phase: Phase, line: &str) {
+        if phase != Phase::Auth {
+            return self.sent(line);
+        }
+        let mut words = line.split_ascii_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("AUTH"), Some(mechanism), None) => self.sent(&format!("AUTH {mechanism}")),
+            (Some("AUTH"), Some(mechanism), Some(_)) => self.sent(&format!("AUTH {mechanism} {MASK}")),
+            _ => self.sent(MASK),
+        }
+    }
+
+    /// The reply to it. What a server asks for in AUTH may hold half of a proof (RFC 5802 §5).
+    pub fn opening_received(&mut self, phase: Phase, reply: &Reply) {
+        match (phase, reply.code) {
+            (Phase::Auth, 334) => self.push("< ", &format!("334 {MASK}")),
+            _ => self.received(reply),
+        }
+    }
+
     /// A remark of ours.
     pub fn remark(&mut self, text: &str) {
         self.push("* ", text);
@@ -43,24 +76,34 @@ impl Transcript {
         self.text.push_str(&line[..line.floor_char_boundary(LINE_OCTETS_MAX)]);
         self.text.push('\n');
         if self.text.len() > COLLECTED_OCTETS_MAX {
-            self.text = cut_middle(&self.text);
+            self.text = self.cut_middle();
         }
     }
 
     /// The text, shortened.
-    pub fn into_text(self) -> String {
-        if self.text.len() > OCTETS_MAX { cut_middle(&self.text) } else { self.text }
+    pub fn into_text(mut self) -> String {
+        if self.text.len() > OCTETS_MAX {
+            self.text = self.cut_middle();
+        }
+        self.text
+    }
+
+    /// Keeps whole lines of the start and of the end, and says how much is missing between them.
+    fn cut_middle(&mut self) -> String {
+        let head = whole_lines(&self.text[..self.text.floor_char_boundary(HEAD_OCTETS)]);
+        let tail_octets = OCTETS_MAX - HEAD_OCTETS - REMARK_OCTETS_MAX;
+        let tail = &self.text[self.text.ceil_char_boundary(self.text.len() - tail_octets)..];
+        let tail = &tail[tail.find('\n').map_or(tail.len(), |at| at + 1)..];
+        // A remark of an earlier cut stands where the head ends or behind it, and so is never kept beside the new one.
+        let head = head.split_once(LEFT_OUT).map_or(head, |(head, _)| whole_lines(head));
+        self.left_out += self.text.len() - head.len() - tail.len();
+        format!("{head}* {} octets{LEFT_OUT}\n{tail}", self.left_out)
     }
 }
 
-fn cut_middle(text: &str) -> String {
-    const MARK: &str = "* …\n";
-    let head = &text[..text.floor_char_boundary(HEAD_OCTETS)];
-    let head = &head[..head.rfind('\n').map_or(0, |at| at + 1)];
-    let tail = &text[text.ceil_char_boundary(text.len() - (OCTETS_MAX - HEAD_OCTETS - MARK.len()))..];
-    let tail = &tail[tail.find('\n').map_or(tail.len(), |at| at + 1)..];
-    let head = head.strip_suffix(MARK).unwrap_or(head);
-    [head, MARK, tail].concat()
+/// Up to the last line's end.
+fn whole_lines(text: &str) -> &str {
+    &text[..text.rfind('\n').map_or(0, |at| at + 1)]
 }
 
 #[cfg(test)]
@@ -81,17 +124,48 @@ mod tests {
     }
 
     #[test]
-    fn a_long_dialogue_keeps_its_start_and_its_end() {
+    fn a_long_dialogue_keeps_its_start_and_its_end_and_says_what_is_missing() {
         let mut transcript = Transcript::default();
         transcript.remark("first");
-        for n in 0..2000 {
-            transcript.sent(&format!("RCPT TO:<é{n}@example.com>"));
+        let mut octets = "* first\n* last\n".len();
+        for n in 0..9000 {
+            let line = format!("RCPT TO:<é{n}@example.com>");
+            octets += line.len() + 3;
+            transcript.sent(&line);
         }
         transcript.remark("last");
         let text = transcript.into_text();
-        assert!(text.len() <= OCTETS_MAX, "{}", text.len());
+        assert!(text.len() <= OCTETS_MAX && text.len() > OCTETS_MAX - 256, "{}", text.len());
         assert!(text.starts_with("* first\n") && text.ends_with("* last\n"));
-        assert_eq!(text.matches("* …").count(), 1, "{text}");
+        assert_eq!(text.matches(LEFT_OUT).count(), 1, "{text}");
         assert!(text.lines().all(|line| line.starts_with(['>', '*'])));
+        let remark = text.lines().find(|line| line.ends_with(LEFT_OUT)).unwrap();
+        let left_out: usize = remark.split(' ').nth(1).unwrap().parse().unwrap();
+        let kept = text.len() - remark.len() - 1;
+        assert!(left_out.abs_diff(octets - kept) < 1024, "{left_out} of {octets}, {kept} kept");
+    }
+
+    #[test]
+    fn nothing_of_an_auth_exchange_is_shown_whatever_the_mechanism() {
+        let mut transcript = Transcript::default();
+        let reply = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.into()] };
+        transcript.opening_sent(Phase::Hello, "EHLO a.example");
+        for line in [
+            "AUTH PLAIN AHUAcA==",
+            "AUTH LOGIN",
+            "dXNlcg==",
+            "AUTH SCRAM-SHA-256 biwsbj11c2Vy",
+            "c=biws",
+            "*",
+        ] {
+            transcript.opening_sent(Phase::Auth, line);
+        }
+        transcript.opening_received(Phase::Auth, &reply(334, "cj1ub25jZQ=="));
+        transcript.opening_received(Phase::Auth, &reply(535, "wrong"));
+        assert_eq!(
+            transcript.into_text(),
+            "> EHLO a.example\n> AUTH PLAIN ****\n> AUTH LOGIN\n> ****\n> AUTH SCRAM-SHA-256 ****\n> ****\n> ****\n\
+             < 334 ****\n< 535 wrong\n"
+        );
     }
 }

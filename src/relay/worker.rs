@@ -9,16 +9,21 @@ use tokio::sync::{SemaphorePermit, mpsc};
 use super::attempt::{Attempt, Tried};
 use super::connection::{Connection, Peer, Trouble};
 use super::ending::Ending;
+use super::holds::Hold;
+use super::login::Login;
 use super::notice::{Notice, notice_of};
 use super::record::Account;
 use super::report::Report;
-use super::route::Lane;
+use super::route::{Course, Lane, Way};
 use super::sandbox::{self, Wish};
-use super::{Core, LOADED_KIB_MAX};
-use crate::mail::{Content, DeliveryId, TenantId, Timestamp};
+use super::{Core, LOADED_KIB_MAX, status};
+use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
+use crate::policy::shaping::Lesson;
 use crate::smtp::client::Phase;
-use crate::store::{AttemptRecord, Batch, Delivery, Message, NewMessage, RecordBatch, Spool, StoreError};
+use crate::store::{
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
+};
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
 pub struct Claim {
@@ -67,20 +72,21 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.core.fairness().free(&self.lane, &self.holder);
+        self.core.turns().free(&self.lane, &self.holder);
     }
 }
 
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = core.pool.take(&slot.lane);
+    let mut connection = None;
     loop {
+        connection = fit(&core, &slot.lane, &claim.batch, connection);
         connection = worker.deliver(&slot.lane, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.fairness().keep_turn(&slot.lane, &slot.holder);
+        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
@@ -92,18 +98,35 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                     core.pool.put(&slot.lane, connection);
                 }
                 drop(slot);
-                let turn = core.fairness().take_turn();
+                // This worker takes one turn at most; there may be more.
+                core.wake.notify_one();
+                let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);
                 job
             }
         };
-        if connection.is_none() {
-            connection = core.pool.take(&slot.lane);
-        }
     }
     if let Some(connection) = connection {
         connection.quit().await;
+    }
+}
+
+/// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
+/// need not take mail for another one.
+fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
+    let fits = |connection: &Connection| match &lane.way {
+        Way::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
+        Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => true,
+    };
+    match connection {
+        Some(connection) if fits(&connection) => Some(connection),
+        unfit => {
+            if let Some(unfit) = unfit {
+                core.tasks.spawn(unfit.quit());
+            }
+            core.pool.take(lane, fits)
+        }
     }
 }
 
@@ -122,14 +145,18 @@ impl Worker {
     ) -> Option<Connection> {
         // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
         // it back, to be held or to be claimed for its new lane.
-        if is_out_of_place(&self.core, lane, &claim).await {
+        if is_out_of_place(&self.core, lane, &claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
-        if Timestamp::now() >= claim.batch.message.expires_at {
+        if has_expired(&claim.batch, Timestamp::now()) {
             self.expire(claim).await;
             return connection;
         }
-        if matches!(lane, Lane::Sandbox(_)) {
+        if let Some(hold) = self.core.hold_of(&lane.way, &claim.batch, Timestamp::now()).await {
+            self.hold(claim, &hold).await;
+            return connection;
+        }
+        if matches!(lane.way, Way::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -149,17 +176,55 @@ impl Worker {
                 }
             }
         };
+        let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
+        if connection.is_none() {
+            self.core.turns().begin_connection(lane, started);
+        }
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        self.conclude(claim, Some(&content), &tried, started_at, started).await;
-        let used_up =
-            |connection: &Connection| connection.messages >= self.core.settings.messages_per_connection_max;
+        let hold = match &tried.login {
+            Login::Untold => None,
+            Login::Accepted => {
+                self.core.login_accepted(&lane.way, &claim.batch, Timestamp::now()).await;
+                None
+            }
+            Login::Refused(words) => {
+                self.core.login_refused(&lane.way, &claim.batch, words, Timestamp::now()).await
+            }
+        };
+        match hold {
+            // It says nothing of how the host does.
+            Some(hold) => self.hold(claim, &hold).await,
+            None => {
+                self.conclude(claim, Some(&content), &tried, started_at, started).await;
+                if let Some(lesson) = tried.lesson() {
+                    self.learn(lane, &lesson, started);
+                }
+            }
+        }
+        let messages_max = self.core.turns().messages_per_connection_max(lane);
+        let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
                 self.core.tasks.spawn(connection.quit());
                 None
             }
             other => other,
+        }
+    }
+
+    /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
+    fn learn(&self, lane: &Lane, lesson: &Lesson, began: Instant) {
+        let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
+        if let Some(hold) = &learned.hold {
+            status::post(&self.core, lane, hold);
+            let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
+            tracing::warn!(site = %status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
+                "the site is left alone for a time");
+        }
+        drop(learned.evicted);
+        if learned.grew {
+            self.core.wake.notify_one();
         }
     }
 
@@ -196,15 +261,28 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read");
+        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried = Tried { endings, transcript: String::new(), connection: None };
+        let tried =
+            Tried { endings, transcript: "".into(), login: Login::Untold, connection: None, sessions: 0 };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
+    }
+
+    /// The account is refused: the mail waits as it is.
+    async fn hold(&self, claim: Claim, hold: &Hold) {
+        let now = Timestamp::now();
+        let account =
+            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let records = claim.batch.deliveries.iter();
+        let records =
+            records.map(|delivery| account.record_held(delivery, &hold.explain(), hold.until)).collect();
+        self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
         let now = Timestamp::now();
-        let account = Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: "" };
+        let account =
+            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
@@ -243,7 +321,8 @@ impl Worker {
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let wish = Wish::of(&delivery.recipient);
-            let transcript = sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts));
+            let transcript =
+                sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts)).into();
             let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
             let account =
                 Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
@@ -260,11 +339,26 @@ impl Worker {
         let Outcomes { records, notices } = outcomes;
         let report = match notices.as_slice() {
             [] => None,
-            notices => self.report(&claim.batch.message, content, notices).await,
+            notices if self.reports_by_mail(&claim.batch.message).await => {
+                self.report(&claim.batch.message, content, notices).await
+            }
+            _ => None,
         };
         // A recorder that is gone leaves the claim to be dropped, and the mail to be delivered again.
         if self.recordings.send(RecordBatch { records, report }).await.is_ok() {
             claim.settle();
+        }
+    }
+
+    /// Whether there is somebody to report to, and the tenant wants it so.
+    async fn reports_by_mail(&self, message: &Message) -> bool {
+        if message.reverse_path == ReversePath::Null {
+            return false;
+        }
+        match self.core.store.tenant(message.tenant_id).await {
+            Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
+            // What is not known is reported: a failure that nobody hears of is worse than a report too many.
+            Err(_) => true,
         }
     }
 
@@ -275,10 +369,8 @@ impl Worker {
         notices: &[Notice],
     ) -> Option<NewMessage> {
         let read = match content {
-            None if message.reverse_path.mailbox().is_some() => {
-                self.core.store.content(message.id).await.ok().flatten()
-            }
-            _ => None,
+            None => self.core.store.content(message.id).await.ok().flatten(),
+            Some(_) => None,
         };
         let report = Report {
             hostname: &self.core.settings.hostname,
@@ -308,10 +400,34 @@ impl Outcomes {
     }
 }
 
+/// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
+fn has_expired(batch: &Batch, now: Timestamp) -> bool {
+    let end = batch.message.expires_at;
+    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due < end);
+    now >= end && batch.deliveries.iter().all(is_due_in_time)
+}
+
 /// Whether the lane is no longer the one that the claim belongs in.
 async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
-    // Where the store cannot be asked, what was right when it was claimed is good enough.
-    core.router.lane_of(&claim.batch).await.is_ok_and(|now| now.as_ref() != Some(lane))
+    match core.router.place(&claim.batch).await {
+        Ok(Some(placed)) => match (placed.course, &lane.way) {
+            (Course::Lane(now), _) => now != *lane,
+            // Where the site is not known any more, what was right when it was placed is good enough.
+            (Course::Mx(course), Way::Mx(site, _)) => {
+                let now = core.sites.find(&claim.batch.destination).unwrap_or_else(|| site.clone());
+                course.lane_to(now) != *lane
+            }
+            (Course::Mx(_), _) => true,
+        },
+        Ok(None) => true,
+        // The same where the store cannot be asked.
+        Err(_) => false,
+    }
+}
+
+/// Whether it was paused while it waited here.
+fn is_paused(core: &Core, claim: &Claim) -> bool {
+    core.store.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
 }
 
 /// From -1 to 1.
@@ -326,6 +442,7 @@ fn log(delivery: &Delivery, record: &AttemptRecord) {
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,
+        class = record.class.map(tracing::field::display),
         code = attempt.and_then(|attempt| attempt.code),
         status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
         duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),

@@ -85,6 +85,8 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | DomainTaken
         | AlreadyExists
         | LimitReached
+        | MessageFinished
+        | WebhookDisabled
         | TemplateFailed
         | IdempotencyInProgress => (550, 7, 1),
     };

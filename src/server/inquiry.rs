@@ -82,7 +82,7 @@ impl Inquiry {
                 let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };
                 let submission = Submission {
                     submitter: submitter.clone(),
-                    envelope,
+                    envelope: *envelope,
                     message,
                     trace,
                     extras: Extras::default(),

@@ -122,7 +122,7 @@ pub enum Question {
     /// Take this message.
     Accept {
         /// As admitted.
-        envelope: Envelope,
+        envelope: Box<Envelope>,
         /// CRLF throughout, no NUL, no lone CR or LF.
         message: Bytes,
         /// For `Received`: `ESMTPSA` and the like.

@@ -184,7 +184,7 @@ impl Conversation {
             Question::Accept { message, .. } if message.starts_with(b"Stop") => no(421, 3, 2, "Stopping"),
             Question::Accept { message, .. } if message.starts_with(b"Refuse") => no(550, 7, 1, "No"),
             Question::Accept { envelope, message, protocol } => {
-                self.accepted.push((envelope, message.to_vec(), protocol));
+                self.accepted.push((*envelope, message.to_vec(), protocol));
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }
             Question::AdmitRecipient { address, smtputf8 } if address.needs_smtputf8() && !smtputf8 => {

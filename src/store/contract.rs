@@ -3,6 +3,8 @@
 mod claims;
 mod directory;
 mod journal;
+mod outbox;
+mod queue;
 mod sending;
 mod spool;
 
@@ -18,8 +20,13 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
-    KeySecret, MailParameters, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
+
+pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
+    let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
+    NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
+}
 
 /// A store in a directory of its own.
 pub(in crate::store) struct Bed {
@@ -91,7 +98,7 @@ pub(in crate::store) fn later(seconds: i64) -> Timestamp {
 }
 
 pub(in crate::store) fn plenty() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, saturated: Vec::new() }
+    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &crate::mail::Host| true) }
 }
 
 pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
@@ -103,7 +110,9 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
+        weight: Default::default(),
     }
 }
 
@@ -200,6 +209,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
+            deliver_by: None,
         },
         size: content.len() as u64,
         subject: Some("hello".to_owned()),
@@ -228,10 +238,15 @@ pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> 
         code: Some(250),
         enhanced: Some(EnhancedStatus::new(2, 0, 0)),
         text: "fine".to_owned(),
-        transcript: "RCPT TO:<…>".to_owned(),
+        transcript: "RCPT TO:<…>".into(),
         outcome,
+        class: class_of(outcome),
         reason: String::new(),
     }
+}
+
+fn class_of(state: DeliveryState) -> Option<OutcomeClass> {
+    (state != DeliveryState::Delivered).then_some(OutcomeClass::Policy)
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.
@@ -246,11 +261,13 @@ pub(in crate::store) fn outcome(
         tenant_id: tenant,
         delivery_id: delivery.id,
         state,
+        class: class_of(state),
         next_attempt_at: state.is_open().then(|| at + SignedDuration::from_secs(60)),
         attempt: Some(attempt(delivery, state)),
         reply: "250 2.0.0 fine".to_owned(),
         suppress: None,
         complained: false,
+        delayed: false,
         at,
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions: what may be sent by whom.
 //! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
+//! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
+//! * [`Outbox`]: where events are told, and what is still to be told there.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
@@ -14,9 +16,12 @@ mod sqlite;
 
 use std::future::Future;
 
+use tokio::sync::watch;
+
 use crate::mail::{
-    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, KeyId, MessageId, SecretDigest,
-    SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp,
+    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
+    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
@@ -68,6 +73,9 @@ pub enum Conflict {
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
+    /// There are as many pauses of the queue as there may be.
+    #[error("there are as many pauses as there may be: 1000")]
+    TooManyHolds,
     /// The tenant has as many of these as a tenant may.
     #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
     LimitReached(Limited),
@@ -90,7 +98,8 @@ pub trait Directory {
     fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// A page of tenants, newest first.
     fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
-    /// Changes what the patch names; a change of status appends its event and wakes the relay.
+    /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
+    /// or comes from changes, what waits for another try is due ([`Queue::flush`]).
     fn update_tenant(
         &self,
         id: TenantId,
@@ -304,6 +313,34 @@ pub trait Spool {
     fn depth(&self) -> impl Future<Output = Result<QueueDepth>> + Send;
 }
 
+/// What waits, for people to see and to steer.
+pub trait Queue {
+    /// Counts what waits, by tenant and destination, the deepest group first. The count may be as old as ten times
+    /// the time it takes, and costs nobody else anything.
+    fn overview(
+        &self,
+        request: QueueRequest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<QueueOverview>> + Send;
+    /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
+    /// What the relay has already is delivered. [`Conflict::NoTenant`], [`Conflict::LimitReached`].
+    fn pause(&self, hold: Hold) -> impl Future<Output = Result<Hold>> + Send;
+    /// Ends the pause of exactly this part and makes what it held due. False if there was none.
+    fn resume(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<bool>> + Send;
+    /// The pauses that hold at a time, the latest first.
+    fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Hold>>> + Send;
+    /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
+    fn tidy_holds(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
+    /// Whether a pause holds a tenant's mail for a destination; without a look at the database.
+    fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool;
+    /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
+    fn flush(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;
+    /// The same for the deliveries of one message.
+    fn retry(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+    /// Ends the open deliveries of a message that the relay does not have, each with its event.
+    fn cancel(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+}
+
 /// What happened, for people.
 pub trait Journal {
     /// One message.
@@ -335,7 +372,20 @@ pub trait Journal {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Event>>> + Send;
-    /// Notes a refused submission. Never waits for the disk: when too many wait to be written, it is dropped.
+    /// Notes that something happened which no other verb tells of.
+    fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
+    /// A page of events, newest first. A page looks at a bounded part of the journal, so it may hold less than was asked
+    /// for and still not be the last.
+    fn list_events(
+        &self,
+        filter: EventFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<EventPage>> + Send;
+    /// At most `limit` events after one, oldest first, of all tenants.
+    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
+    fn watch_events(&self) -> watch::Receiver<EventId>;
+    /// Notes a refused submission and its event. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.
     fn list_rejections(
@@ -369,4 +419,82 @@ pub trait Journal {
     fn checkpoint(&self) -> impl Future<Output = Result<()>> + Send;
     /// One round trip to the writer and to a reader, for health checks.
     fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Where events are told. What an endpoint is to be told is written in the transaction of the event.
+pub trait Outbox {
+    /// Adds an endpoint. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
+    fn create_webhook(&self, new: NewWebhook, now: Timestamp)
+    -> impl Future<Output = Result<Webhook>> + Send;
+    /// One endpoint.
+    fn webhook(
+        &self,
+        scope: Option<TenantId>,
+        id: WebhookId,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// A page of endpoints, newest first.
+    fn list_webhooks(
+        &self,
+        filter: WebhookFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Webhook>>> + Send;
+    /// Changes what the patch names.
+    fn update_webhook(
+        &self,
+        id: WebhookId,
+        patch: WebhookPatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// Puts a new secret in the place of the present one, which signs too until `previous_until`.
+    fn rotate_webhook_secret(
+        &self,
+        id: WebhookId,
+        secret: WebhookSecret,
+        previous_until: Timestamp,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Webhook>>> + Send;
+    /// Removes an endpoint and what it was told, step by step. Broken off, it leaves a disabled endpoint: ask again.
+    /// False if it was not there.
+    fn delete_webhook(&self, id: WebhookId) -> impl Future<Output = Result<bool>> + Send;
+    /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+    fn test_webhook(
+        &self,
+        id: WebhookId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+    /// A page of what an endpoint was told or is to be told, newest first.
+    fn list_webhook_deliveries(
+        &self,
+        webhook: WebhookId,
+        state: Option<WebhookDeliveryState>,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<WebhookDelivery>>> + Send;
+    /// One of them.
+    fn webhook_delivery(
+        &self,
+        id: WebhookDeliveryId,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+    /// Makes it due now, as if it had never been tried.
+    fn replay_webhook_delivery(
+        &self,
+        id: WebhookDeliveryId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
+
+    /// Takes the endpoints that may have something due, and says when the next will.
+    fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>);
+    /// Completes when there may be something due earlier than the last answer said.
+    fn wait_for_webhook_work(&self) -> impl Future<Output = ()> + Send;
+    /// At most `limit` of what an endpoint is to be told now, beside what is in flight. `None` if it is gone or disabled.
+    fn claim_webhook(
+        &self,
+        id: WebhookId,
+        flights: WebhookFlights,
+        limit: usize,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<ServedWebhook>>> + Send;
+    /// Has [`Outbox::take_due_webhooks`] answer the endpoint at a time.
+    fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
+    /// Writes what came of a try; what was deleted meanwhile is passed over.
+    fn record_webhook(&self, outcome: WebhookOutcome) -> impl Future<Output = Result<()>> + Send;
 }

@@ -28,7 +28,10 @@ async fn a_tenant_is_made_changed_and_found_again() {
     assert!(!made.to_string().contains("do-not-show"));
     let made = made.expect(201);
     assert_eq!(made["slug"], "acme-ltd");
-    assert_eq!(made["smtp"], json!({"host": "relay.example", "port": 587, "user": "u", "tls": "starttls"}));
+    let smart_host = json!({
+        "host": "relay.example", "port": 587, "user": "u", "tls": "starttls", "destinations": [], "dkim": "dual",
+    });
+    assert_eq!(made["smtp"], smart_host);
     assert_eq!((&made["object"], &made["status"]), (&json!("tenant"), &json!("active")));
     let path = format!("/v1/tenants/{}", text(&made, "/id"));
     let patch = json!({
@@ -37,7 +40,9 @@ async fn a_tenant_is_made_changed_and_found_again() {
     });
     let changed = stage.patch(&stage.platform, &path, patch).await.expect(200);
     assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));
-    assert_eq!(changed["settings"], json!({"from_name": "Acme", "reply_to": null}));
+    let settings =
+        json!({"from_name": "Acme", "reply_to": null, "delivery_reports": "mail", "expiry_hours": null});
+    assert_eq!(changed["settings"], settings);
     let limits = json!({"requests_per_minute": null, "emails_per_day": 100, "emails_per_minute": 5});
     assert_eq!(changed["rate_limit"], limits);
     assert_eq!((&changed["retention_days"], &changed["smtp"]), (&Value::Null, &Value::Null));

@@ -16,6 +16,8 @@ struct Belongings {
     suppression: String,
     template: String,
     email: String,
+    webhook: String,
+    webhook_delivery: String,
 }
 
 impl Belongings {
@@ -30,8 +32,11 @@ impl Belongings {
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
         let template = json!({"name": name, "subject": "s", "text": "t"});
         let template = post("/v1/templates", template).await;
+        let webhook = post("/v1/webhooks", json!({"url": format!("https://{name}.example/")})).await;
         let email = stage.enqueue(tenant.id).await.to_string();
-        Self { tenant, domain, key, suppression, template, email }
+        let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
+        let webhook_delivery = text(&told, "/data/0/id");
+        Self { tenant, domain, key, suppression, template, email, webhook, webhook_delivery }
     }
 
     /// The path of a route with the ids of these objects.
@@ -41,6 +46,8 @@ impl Belongings {
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,
             Some("templates") => &self.template,
+            Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
+            Some("webhooks") => &self.webhook,
             _ => &self.email,
         };
         route.path.replace("{tenant_id}", &self.tenant.id.to_string()).replace("{id}", id)
@@ -57,6 +64,8 @@ impl Belongings {
             format!("/v1/suppressions/{}", self.suppression),
             format!("/v1/templates/{}", self.template),
             format!("/v1/emails/{}", self.email),
+            format!("/v1/webhooks/{}", self.webhook),
+            format!("/v1/webhooks/{}/deliveries", self.webhook),
             format!("/v1/domains?tenant_id={}", self.tenant.id),
             format!("/v1/suppressions?tenant_id={}", self.tenant.id),
         ] {
@@ -80,6 +89,7 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
         ("POST", "tenants") => return json!({"name": "new"}),
         ("POST", "domains") => json!({"name": "new.example"}),
         ("POST", "keys" | "api-keys") => json!({"name": "new", "scopes": ["smtp:send"]}),
+        ("POST", "webhooks" | "endpoints") => json!({"url": "https://new.example/"}),
         ("POST", "suppressions") => json!({"address": "new@x.example"}),
         ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
         ("POST", "emails") => return email(),
@@ -171,6 +181,8 @@ async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
         suppression: "sup_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         template: "tpl_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         email: "msg_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        webhook: "whk_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        webhook_delivery: "whd_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
     };
     let before = own.look(&stage).await;
     let mut compared = 0;
@@ -199,8 +211,9 @@ async fn a_list_shows_the_callers_tenant_only() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let other = Belongings::make(&stage, "other").await;
-    let ids =
-        |of: &Belongings| [&of.domain, &of.key, &of.suppression, &of.template, &of.email].map(String::clone);
+    let ids = |of: &Belongings| {
+        [&of.domain, &of.key, &of.suppression, &of.template, &of.email, &of.webhook].map(String::clone)
+    };
     let mut shown = 0;
     for (route, _) in operations().filter(|(route, operation)| operation.is_list && !route.path.contains('{'))
     {
@@ -221,7 +234,7 @@ async fn a_list_shows_the_callers_tenant_only() {
             assert!(ids(&own).iter().all(|id| !theirs.contains(id)), "{path} shows {theirs}");
         }
     }
-    assert!(shown >= 5, "each own object is in a list, and {shown} were seen");
+    assert!(shown >= 6, "each own object is in a list, and {shown} were seen");
 }
 
 #[tokio::test]

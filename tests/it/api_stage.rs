@@ -81,17 +81,21 @@ impl ApiStage {
         let intake_settings = pillarbox::intake::Settings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
             expiry: 120 * HOUR,
+            expiry_max: 240 * HOUR,
             takes_null_sender: true,
             names_client_address: false,
         };
         let api = Api::new(Parts {
             settings,
+            expiry_max: 240 * HOUR,
             verification: verification.clone(),
             sending: SendLimits { recipients_max: 50, message_octets_max: 4 * 1024 * 1024 },
             intake: Arc::new(Intake::new(store.clone(), intake_settings)),
             store: store.clone(),
+            webhooks: local_webhooks(),
             resolver: resolver.clone(),
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
+            source_pools: vec!["bulk".into()],
             waiting: waiting.clone(),
             tls,
         });
@@ -187,6 +191,15 @@ impl ApiStage {
             .await
             .unwrap();
         id
+    }
+}
+
+/// Endpoints may be on this machine, and do without TLS.
+pub fn local_webhooks() -> config::Webhooks {
+    config::Webhooks {
+        allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        plain_http_hosts: vec!["127.0.0.1".into()],
+        ..config::Webhooks::default()
     }
 }
 

@@ -181,6 +181,44 @@ async fn a_domain_with_an_ed25519_key_has_two_signatures() {
 }
 
 #[tokio::test]
+async fn a_route_says_which_signatures_go_along_and_what_goes_verifies() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    let routes = [("both.test", "dual"), ("rsa.test", "rsa"), ("none.test", "none")];
+    let text = routes.map(|(domain, dkim)| {
+        dns.mx(domain, &[(10, "mx.b.test")]);
+        format!("[[relay.routes]]\ndestinations = [\"{domain}\"]\ndkim = \"{dkim}\"\n")
+    });
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let parsed = pillarbox::config::Config::parse(&text.concat(), "routes.toml".as_ref()).unwrap();
+    let server =
+        TestServer::start_with(&dns, mx.address.port(), |config| config.relay.routes = parsed.relay.routes)
+            .await;
+    let account = server.create_account("acme.test").await;
+    let path = format!("/v1/domains/{}/dkim", account.domain_id);
+    let pem = private_key_pem(DkimAlgorithm::Ed25519);
+    server.control.ok("POST", &path, json!({"selector": "ed", "private_key": pem})).await;
+    publish(&dns, &domain(&server, &account).await, &[]);
+    let recipients = routes.map(|(domain, _)| format!("bob@{domain}"));
+    server.submit(&account, &recipients.each_ref().map(String::as_str), CONTENT).await;
+    for transaction in mx.wait_for(3).await {
+        let results = verify(&dns, &transaction.content).await;
+        let mut algorithms: Vec<_> = results.iter().map(|(_, _, algorithm, _)| algorithm.as_str()).collect();
+        algorithms.sort_unstable();
+        let expected: &[&str] = match transaction.recipients[0].as_str() {
+            "bob@both.test" => &["Ed25519Sha256", "RsaSha256"],
+            "bob@rsa.test" => &["RsaSha256"],
+            _ => &[],
+        };
+        assert_eq!(algorithms, expected, "{:?}", transaction.recipients);
+        assert!(results.iter().all(|(.., holds)| *holds), "{results:?}");
+        let prefix = transaction.prefix_before(CONTENT);
+        assert_eq!(prefix.matches("DKIM-Signature:").count(), expected.len());
+        assert!(prefix.contains("Received: "), "{prefix}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_the_tenant_brings_signs() {
     let (dns, mx, server, account) = setting().await;
     let pem = private_key_pem(DkimAlgorithm::Rsa);

@@ -114,6 +114,7 @@ async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() 
     expect_report(&report.content, "a@b.test", "delayed", "4.2.1");
     let text = String::from_utf8_lossy(&report.content).into_owned();
     assert!(text.contains("\r\nWill-Retry-Until: ") && !text.contains("rfc822; b@b.test"), "{text}");
+    assert!(text.contains("\r\nLast-Attempt-Date: "), "{text}");
     server.restart(crate::server::make_everything_due).await;
     crate::wait::until("a third try", async || {
         let email = server.control.get(&format!("/v1/emails/{id}")).await;
@@ -121,4 +122,9 @@ async fn delay_is_reported_once_after_four_hours_to_those_who_did_not_decline() 
     })
     .await;
     assert_eq!(own.transactions().len(), 1, "told once");
+    let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
+    let delayed = |entry: &&serde_json::Value| entry["data"]["delayed"] == true;
+    let events: Vec<_> = timeline["data"].as_array().unwrap().iter().filter(delayed).collect();
+    assert_eq!(events.len(), 2, "one for each recipient, whatever it asked to hear: {timeline}");
+    assert!(events.iter().all(|event| event["type"] == "message.deferred"), "{timeline}");
 }

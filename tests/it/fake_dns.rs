@@ -26,6 +26,7 @@ pub struct FakeDns {
 struct Zone {
     records: BTreeMap<String, Vec<RData>>,
     failing: BTreeSet<String>,
+    silent: BTreeSet<String>,
     queries: Vec<(String, RecordType)>,
 }
 
@@ -83,6 +84,11 @@ impl FakeDns {
         self.zone.lock().unwrap().failing.remove(&key(owner));
     }
 
+    /// Never answers questions about a name or what is under it.
+    pub fn silence(&self, owner: &str) {
+        self.zone.lock().unwrap().silent.insert(key(owner));
+    }
+
     /// How often a name was asked for, with any type.
     pub fn queries(&self, owner: &str) -> usize {
         let owner = key(owner);
@@ -129,6 +135,9 @@ impl RequestHandler for Answerer {
         let info = request.request_info().expect("resolvers ask one question at a time");
         let owner = Name::from(info.query.name().clone());
         let (code, answers) = self.0.lock().unwrap().answer(&owner, info.query.query_type());
+        if self.0.lock().unwrap().is_silent(&owner) {
+            std::future::pending::<()>().await;
+        }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
         metadata.recursion_available = true;
@@ -146,6 +155,11 @@ fn start_of_authority() -> SOA {
 }
 
 impl Zone {
+    fn is_silent(&self, owner: &Name) -> bool {
+        let owner = key(&owner.to_ascii());
+        self.silent.iter().any(|name| owner == *name || owner.ends_with(&format!(".{name}")))
+    }
+
     /// The answer a recursive server gives: aliases are followed.
     fn answer(&mut self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let mut owner = owner.clone();

@@ -13,6 +13,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::wait::until;
 use crate::wire::Wire;
 
+mod script;
+
+use script::Rule;
+pub use script::{Fault, Phase};
+
 pub struct FakeMx {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -30,12 +35,14 @@ pub struct Offer {
     pub implicit_tls: bool,
     /// AUTH PLAIN and LOGIN are offered, and MAIL is refused without: user, password.
     pub account: Option<(&'static str, &'static str)>,
+    /// One more account.
+    pub second_account: Option<(&'static str, &'static str)>,
 }
 
 impl Default for Offer {
     fn default() -> Self {
         let extensions = vec!["PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
-        Self { extensions, tls: None, implicit_tls: false, account: None }
+        Self { extensions, tls: None, implicit_tls: false, account: None, second_account: None }
     }
 }
 
@@ -44,6 +51,8 @@ impl Default for Offer {
 pub struct Transaction {
     /// Which connection, counted from 0.
     pub connection: usize,
+    /// Where it came from.
+    pub source: IpAddr,
     pub tls: bool,
     pub user: Option<String>,
     pub ehlo: String,
@@ -69,44 +78,6 @@ impl Transaction {
     }
 }
 
-/// Where in a session a fault happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Greeting,
-    Ehlo,
-    Starttls,
-    Auth,
-    Mail,
-    Rcpt,
-    Data,
-    /// The first octets of the message were read.
-    Body,
-    Dot,
-}
-
-/// What happens there instead of the usual.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// This reply; a message is then not counted unless it is 2xx.
-    Reply(&'static str),
-    /// This reply, then the connection closes.
-    ReplyAndClose(&'static str),
-    /// The connection closes without a word.
-    Drop,
-    /// The message is counted as received, then the connection closes without a word.
-    CountAndDrop,
-    /// Nothing more is ever said.
-    Hang,
-}
-
-struct Rule {
-    phase: Phase,
-    /// Must be part of the line; empty fits all.
-    part: String,
-    times: usize,
-    fault: Fault,
-}
-
 #[derive(Default)]
 struct State {
     offer: Offer,
@@ -118,6 +89,7 @@ struct State {
 /// What a client did.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
+    pub source: Option<IpAddr>,
     pub tls: bool,
     pub user: Option<String>,
     /// The command lines as they came.
@@ -148,6 +120,11 @@ impl FakeMx {
     /// At the same port as another, at an address of its own.
     pub async fn beside(other: &Self) -> Self {
         Self::listen(SocketAddr::new(own_address(), other.address.port()), Offer::default()).await
+    }
+
+    /// At this address; port 0 for any.
+    pub async fn at(address: SocketAddr) -> Self {
+        Self::listen(address, Offer::default()).await
     }
 
     async fn listen(address: SocketAddr, offer: Offer) -> Self {
@@ -191,10 +168,10 @@ fn own_address() -> IpAddr {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, peer)) = listener.accept().await {
         let id = {
             let mut connections = state.connections.lock().unwrap();
-            connections.push(Connection::default());
+            connections.push(Connection { source: Some(peer.ip()), ..Connection::default() });
             connections.len() - 1
         };
         let session = Session { id, state: state.clone(), ehlo: String::new(), draft: None };
@@ -239,7 +216,7 @@ impl Session {
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb.to_ascii_uppercase().as_str() {
                 "EHLO" => self.greet(&mut wire, rest).await?,
-                "HELO" => say(&mut wire, "250 fake.test").await?,
+                "HELO" => drop(self.reply(&mut wire, Phase::Helo, rest, "250 fake.test").await?),
                 "STARTTLS" => {
                     if self.reply(&mut wire, Phase::Starttls, &line, "220 go ahead").await? {
                         wire = self.start_tls(wire).await?;
@@ -251,11 +228,11 @@ impl Session {
                 "DATA" => self.data(&mut wire, &line).await?,
                 "RSET" => {
                     self.draft = None;
-                    say(&mut wire, "250 2.0.0 flushed").await?;
+                    self.reply(&mut wire, Phase::Rset, &line, "250 2.0.0 flushed").await?;
                 }
                 "NOOP" => say(&mut wire, "250 2.0.0 ok").await?,
                 "QUIT" => {
-                    say(&mut wire, "221 2.0.0 bye").await?;
+                    self.reply(&mut wire, Phase::Quit, &line, "221 2.0.0 bye").await?;
                     return Ok(());
                 }
                 _ => say(&mut wire, "500 5.5.1 what?").await?,
@@ -263,7 +240,13 @@ impl Session {
         }
     }
 
-    async fn start_tls(&mut self, wire: Wire) -> Step<Wire> {
+    async fn start_tls(&mut self, mut wire: Wire) -> Step<Wire> {
+        if let Some(fault) = self.fault(Phase::Handshake, "") {
+            // In answer to the ClientHello.
+            wire.fill().await.map_err(|_| Over)?;
+            fault.commit(&mut wire).await?;
+            return Err(Over);
+        }
         assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
         let config = self.state.offer.tls.clone().expect("a fake with TLS has a certificate");
         let wire = wire.accept_tls(config).await.map_err(|_| Over)?;
@@ -302,8 +285,10 @@ impl Session {
             let user = if initial.is_empty() { ask(wire, "Username:").await? } else { decode(initial) };
             Some((user, ask(wire, "Password:").await?))
         };
-        let account = self.state.offer.account;
-        let right = given.is_some() && given.as_ref().map(|(u, p)| (u.as_str(), p.as_str())) == account;
+        let offer = &self.state.offer;
+        let accounts = [offer.account, offer.second_account];
+        let right =
+            given.is_some() && accounts.contains(&given.as_ref().map(|(u, p)| (u.as_str(), p.as_str())));
         let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
         if self.reply(wire, Phase::Auth, rest, usual).await? {
             self.note(|connection| connection.user = given.map(|(user, _)| user));
@@ -340,8 +325,9 @@ impl Session {
         if !self.reply(wire, Phase::Data, line, usual).await? {
             return Ok(());
         }
-        if self.fault(Phase::Body, "").is_some() {
+        if let Some(fault) = self.fault(Phase::Body, "") {
             wire.fill().await.map_err(|_| Over)?;
+            fault.commit(wire).await?;
             return Err(Over);
         }
         // CRLF.CRLF ends the data, and `.CRLF` right at its start: the CRLF of DATA itself counts (RFC 5321 §4.1.1.4).
@@ -351,11 +337,6 @@ impl Session {
             received.extend_from_slice(&more);
         }
         let transaction = self.transaction(draft, received);
-        if let Some(Fault::CountAndDrop) = self.peek(Phase::Dot, &transaction.reverse_path) {
-            self.fault(Phase::Dot, &transaction.reverse_path);
-            self.state.transactions.lock().unwrap().push(transaction);
-            return Err(Over);
-        }
         // Counted before the reply is sent, so that a client that has its reply finds the message counted.
         let position = self.state.clone();
         let reverse_path = transaction.reverse_path.clone();
@@ -370,6 +351,7 @@ impl Session {
         let connection = self.connection();
         Transaction {
             connection: self.id,
+            source: connection.source.expect("an accepted connection has a peer"),
             tls: connection.tls,
             user: connection.user,
             ehlo: self.ehlo.clone(),
@@ -381,7 +363,7 @@ impl Session {
         }
     }
 
-    /// Says what the script wants, else the usual. Whether it was a 2xx or 3xx.
+    /// Says what the script wants, else the usual. Whether the client may go on.
     async fn reply(&mut self, wire: &mut Wire, phase: Phase, line: &str, usual: &str) -> Step<bool> {
         self.reply_then(wire, phase, line, usual, || ()).await
     }
@@ -394,19 +376,19 @@ impl Session {
         usual: &str,
         on_success: impl FnOnce(),
     ) -> Step<bool> {
-        let (reply, close) = match self.fault(phase, line) {
-            None => (usual, false),
-            Some(Fault::Reply(reply)) => (reply, false),
-            Some(Fault::ReplyAndClose(reply)) => (reply, true),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Drop | Fault::CountAndDrop) => return Err(Over),
+        let fault = self.fault(phase, line);
+        let success = match &fault {
+            None => phase.succeeds(usual.as_bytes()),
+            Some(fault) => fault.succeeds(phase),
         };
-        let success = reply.starts_with(['2', '3']);
         if success {
             on_success();
         }
-        say(wire, reply).await?;
-        if close { Err(Over) } else { Ok(success) }
+        match fault {
+            Some(fault) => fault.commit(wire).await?,
+            None => say(wire, usual).await?,
+        }
+        Ok(success)
     }
 
     /// Takes the first rule that fits.
@@ -417,23 +399,12 @@ impl Session {
         Some(rule.fault.clone())
     }
 
-    fn peek(&self, phase: Phase, line: &str) -> Option<Fault> {
-        let rules = self.state.rules.lock().unwrap();
-        rules.iter().find(|rule| rule.fits(phase, line)).map(|rule| rule.fault.clone())
-    }
-
     fn connection(&self) -> Connection {
         self.state.connections.lock().unwrap()[self.id].clone()
     }
 
     fn note(&self, change: impl FnOnce(&mut Connection)) {
         change(&mut self.state.connections.lock().unwrap()[self.id]);
-    }
-}
-
-impl Rule {
-    fn fits(&self, phase: Phase, line: &str) -> bool {
-        self.times > 0 && self.phase == phase && line.contains(&self.part)
     }
 }
 

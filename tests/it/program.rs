@@ -18,7 +18,13 @@ fn program(arguments: &[&str]) -> Command {
 
 /// Runs to the end: whether it went well, and all that it said.
 pub async fn run(arguments: &[&str]) -> (bool, String) {
+    run_with(arguments, &[]).await
+}
+
+/// The same with more in its environment.
+pub async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
     let mut command = program(arguments);
+    command.envs(environment.iter().copied());
     let running = spawn_blocking(move || command.output());
     let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
     let said = [output.stdout, output.stderr].concat();

@@ -75,7 +75,7 @@ async fn every_kind_of_trouble_defers_and_nothing_is_lost() {
 async fn a_drop_after_the_final_dot_may_duplicate_and_never_loses() {
     let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
-    mx.script(Phase::Dot, "", 1, Fault::CountAndDrop);
+    mx.script(Phase::Dot, "", 1, Fault::Counted(&Fault::Drop));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "twice")).await;
     server.wait_for_status(&id, &["deferred"]).await;
     server.restart(make_everything_due).await;

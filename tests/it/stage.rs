@@ -81,7 +81,7 @@ async fn the_fake_mx_keeps_exact_bytes_and_follows_its_script() {
 async fn several_fakes_share_a_port_and_can_drop_after_counting() {
     let servers = FakeMx::several(vec![Offer::default(), Offer::default()]).await;
     assert_eq!(servers[0].address.port(), servers[1].address.port());
-    servers[1].script(Phase::Dot, "", 1, Fault::CountAndDrop);
+    servers[1].script(Phase::Dot, "", 1, Fault::Counted(&Fault::Drop));
     let mut client = Client::connect(servers[1].address, "fake.test").await;
     client.ehlo().await;
     client.command("MAIL FROM:<>").await.expect_code(250);

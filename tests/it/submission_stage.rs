@@ -71,6 +71,7 @@ impl SubmissionStage {
         let settings = Settings {
             hostname: hostname.clone(),
             expiry: std::time::Duration::from_secs(3600),
+            expiry_max: std::time::Duration::from_secs(7200),
             takes_null_sender: true,
             names_client_address: false,
         };
@@ -142,7 +143,9 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         settings: TenantSettings::default(),
         rate_limit: RateLimit::default(),
         smart_host: None,
+        source_pool: None,
         retention_days: None,
+        weight: Default::default(),
     };
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;
     let pair = sign::generate(DkimAlgorithm::Ed25519).unwrap();

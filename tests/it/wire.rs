@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -14,6 +16,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub struct Wire {
     stream: Box<dyn Duplex>,
+    /// The same socket, whatever is spoken over it.
+    socket: Socket,
     /// Read and not yet asked for.
     buffer: Vec<u8>,
     /// What RFC 9266 binds a login to, for a client.
@@ -23,13 +27,14 @@ pub struct Wire {
 impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a fresh socket takes options");
-        Self { stream: Box::new(stream), buffer: Vec::new(), exporter: None }
+        let socket = SockRef::from(&stream).try_clone().expect("there are file descriptors left");
+        Self { stream: Box::new(stream), socket, buffer: Vec::new(), exporter: None }
     }
 
     /// Becomes the server's side of a TLS session. What was read before is lost, as RFC 3207 §4.2 wants.
     pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<Self> {
         let stream = TlsAcceptor::from(config).accept(self.stream).await?;
-        Ok(Self { stream: Box::new(stream), buffer: Vec::new(), exporter: None })
+        Ok(Self { stream: Box::new(stream), socket: self.socket, buffer: Vec::new(), exporter: None })
     }
 
     /// Becomes the client's side of a TLS session.
@@ -38,11 +43,17 @@ impl Wire {
         let stream = TlsConnector::from(config).connect(name, self.stream).await?;
         let exported =
             stream.get_ref().1.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
-        Ok(Self { stream: Box::new(stream), buffer: Vec::new(), exporter: exported.ok() })
+        let exporter = exported.ok();
+        Ok(Self { stream: Box::new(stream), socket: self.socket, buffer: Vec::new(), exporter })
     }
 
     pub fn exporter(&self) -> Option<[u8; 32]> {
         self.exporter
+    }
+
+    /// The peer will see a reset instead of an end.
+    pub fn reset_when_closed(&self) {
+        self.socket.set_linger(Some(Duration::ZERO)).expect("an open socket takes options");
     }
 
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

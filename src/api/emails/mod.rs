@@ -1,18 +1,19 @@
 //! Messages: `send` takes them (described in `draft`, made by `compose`), the rest tells what became of them, `timeline`
-//! step by step.
+//! step by step; `steering` hurries and cancels.
 
 mod compose;
 mod draft;
 mod mailbox;
 mod send;
+mod steering;
 mod timeline;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{
-    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, RefusalCode, ReversePath,
-    TenantId, Timestamp,
+    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, OutcomeClass, RefusalCode,
+    ReversePath, TenantId, Timestamp,
 };
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
 
@@ -23,6 +24,7 @@ use super::page::List;
 
 pub use draft::Limits as SendLimits;
 pub use send::{send, send_batch};
+pub use steering::{cancel, retry};
 pub use timeline::get as timeline;
 
 #[derive(Serialize)]
@@ -45,9 +47,9 @@ struct EmailView {
     dkim_domain: Option<DomainName>,
     tags: Vec<String>,
     metadata: Map<String, Value>,
-    /// When delivery begins, if not at once.
-    send_at: Option<Timestamp>,
     created_at: Timestamp,
+    /// Not before this time, if the sender chose one.
+    send_at: Option<Timestamp>,
     expires_at: Timestamp,
     /// Only for a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +65,8 @@ struct DeliveryView {
     attempts: u32,
     next_attempt_at: Option<Timestamp>,
     last_reply: Option<String>,
+    /// Why the last try did not deliver.
+    last_class: Option<OutcomeClass>,
     updated_at: Timestamp,
 }
 
@@ -86,8 +90,8 @@ impl EmailView {
             dkim_domain: message.dkim_domain,
             tags: message.annotations.tags,
             metadata: message.annotations.metadata,
-            send_at: message.parameters.release_at,
             created_at: message.created_at,
+            send_at: message.parameters.release_at,
             expires_at: message.expires_at,
             deliveries: None,
         }
@@ -104,6 +108,7 @@ impl From<Delivery> for DeliveryView {
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
             last_reply: delivery.last_reply,
+            last_class: delivery.last_class,
             updated_at: delivery.updated_at,
         }
     }

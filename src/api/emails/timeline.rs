@@ -9,7 +9,9 @@ use crate::api::answer::Answer;
 use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::mail::{Address, AttemptId, DeliveryId, DeliveryState, EventId, EventKind, Timestamp};
+use crate::mail::{
+    Address, AttemptId, DeliveryId, DeliveryState, EventId, EventKind, OutcomeClass, Timestamp,
+};
 use crate::store::{Attempt, Event, Journal};
 
 /// More are told of by `has_more`; one recipient's are asked for with `delivery_id`.
@@ -50,6 +52,8 @@ struct AttemptEntry {
     transcript: String,
     duration_ms: u64,
     outcome: DeliveryState,
+    /// Why it did not deliver; `null` if it did.
+    class: Option<OutcomeClass>,
     /// Why the next try is when it is.
     reason: String,
 }
@@ -110,9 +114,10 @@ fn merge(
             reply_code: attempt.code,
             enhanced_code: attempt.enhanced.map(|status| status.to_string()),
             reply: attempt.text,
-            transcript: attempt.transcript,
+            transcript: attempt.transcript.to_string(),
             duration_ms: attempt.duration_ms,
             outcome: attempt.outcome,
+            class: attempt.class,
             reason: attempt.reason,
         })
     });
@@ -151,8 +156,9 @@ mod tests {
             code: Some(250),
             enhanced: "2.0.0".parse().ok(),
             text: "ok".into(),
-            transcript: String::new(),
+            transcript: "".into(),
             outcome,
+            class: None,
             reason: String::new(),
         };
         let entries = merge(

@@ -5,7 +5,10 @@ mod smart_host;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::mail::{Address, TenantId, TenantStatus, Timestamp, TlsMode};
+use crate::mail::{
+    Address, DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, Timestamp, TlsMode,
+    Weight,
+};
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
     TenantSettings,
@@ -38,7 +41,10 @@ struct Create {
     #[serde(default)]
     rate_limit: RateLimit,
     smtp: Option<SmartHostBody>,
+    source_pool: Option<String>,
     retention_days: Option<u32>,
+    #[serde(default)]
+    weight: Weight,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +60,10 @@ struct Update {
     #[serde(default, deserialize_with = "nullable")]
     smtp: Option<Option<SmartHostBody>>,
     #[serde(default, deserialize_with = "nullable")]
+    source_pool: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
+    weight: Option<Weight>,
     status: Option<TenantStatus>,
 }
 
@@ -65,6 +74,10 @@ struct SettingsPatch {
     from_name: Option<Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     reply_to: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    delivery_reports: Option<Option<DeliveryReports>>,
+    #[serde(default, deserialize_with = "nullable")]
+    expiry_hours: Option<Option<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +102,9 @@ struct TenantView {
     settings: TenantSettings,
     rate_limit: RateLimit,
     smtp: Option<SmartHostView>,
+    source_pool: Option<String>,
     retention_days: Option<u32>,
+    weight: Weight,
     status: TenantStatus,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -102,6 +117,8 @@ struct SmartHostView {
     port: u16,
     user: Option<String>,
     tls: TlsMode,
+    destinations: Vec<DestinationPattern>,
+    dkim: DkimPolicy,
 }
 
 #[derive(Serialize)]
@@ -125,7 +142,9 @@ impl From<Tenant> for TenantView {
             settings: tenant.settings,
             rate_limit: tenant.rate_limit,
             smtp: tenant.smart_host.map(SmartHostView::from),
+            source_pool: tenant.source_pool,
             retention_days: tenant.retention_days,
+            weight: tenant.weight,
             status: tenant.status,
             created_at: tenant.created_at,
             updated_at: tenant.updated_at,
@@ -135,8 +154,8 @@ impl From<Tenant> for TenantView {
 
 impl From<SmartHost> for SmartHostView {
     fn from(smart_host: SmartHost) -> Self {
-        let SmartHost { host, port, user, tls } = smart_host;
-        Self { host, port, user, tls }
+        let SmartHost { host, port, user, tls, destinations, dkim, password_revision: _ } = smart_host;
+        Self { host, port, user, tls, destinations, dkim }
     }
 }
 
@@ -148,10 +167,11 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     body.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
     check_external_ref(body.external_ref.as_deref(), &mut checks);
     checks.metadata(&body.metadata);
-    check_settings(&body.settings, &mut checks);
+    check_settings(&body.settings, call.expiry_hours_max(), &mut checks);
     check_rate_limit(&body.rate_limit, &mut checks);
     check_retention(body.retention_days, &mut checks);
     let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
+    check_source_pool(body.source_pool.as_deref(), call.source_pools(), &mut checks);
     checks.finish()?;
     let new = NewTenant {
         slug: body.slug.clone().unwrap_or_else(|| slug_of(&body.name)),
@@ -161,7 +181,9 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         settings: body.settings,
         rate_limit: body.rate_limit,
         smart_host,
+        source_pool: body.source_pool,
         retention_days: body.retention_days,
+        weight: body.weight,
     };
     let tenant = match body.slug {
         Some(_) => call.store().create_tenant(new, call.now).await?,
@@ -227,7 +249,7 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     {
         return Err(ApiError::platform_only(&format!("changing {field}")));
     }
-    let patch = body.resolve(&tenant)?;
+    let patch = body.resolve(&tenant, call.expiry_hours_max(), call.source_pools())?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
     Answer::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
@@ -242,26 +264,27 @@ impl Update {
             ("metadata", self.metadata.is_some()),
             ("rate_limit", self.rate_limit.is_some()),
             ("smtp", self.smtp.is_some()),
+            ("source_pool", self.source_pool.is_some()),
             ("retention_days", self.retention_days.is_some()),
+            ("weight", self.weight.is_some()),
             ("status", self.status.is_some()),
         ];
         fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
     /// Merges into what is there, and checks the outcome.
-    fn resolve(self, tenant: &Tenant) -> Result<TenantPatch> {
+    fn resolve(self, tenant: &Tenant, expiry_hours_max: u32, source_pools: &[String]) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
         check_external_ref(self.external_ref.as_ref().and_then(|r| r.as_deref()), &mut checks);
         check_retention(self.retention_days.flatten(), &mut checks);
+        let source_pool = self.source_pool.as_ref().and_then(|pool| pool.as_deref());
+        check_source_pool(source_pool, source_pools, &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
         metadata.iter().for_each(|metadata| checks.metadata(metadata));
-        let settings = self.settings.map(|patch| TenantSettings {
-            from_name: patch.from_name.unwrap_or_else(|| tenant.settings.from_name.clone()),
-            reply_to: patch.reply_to.unwrap_or_else(|| tenant.settings.reply_to.clone()),
-        });
-        settings.iter().for_each(|settings| check_settings(settings, &mut checks));
+        let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
+        settings.iter().for_each(|settings| check_settings(settings, expiry_hours_max, &mut checks));
         let limit = tenant.rate_limit;
         let rate_limit = self.rate_limit.map(|patch| RateLimit {
             requests_per_minute: patch.requests_per_minute.unwrap_or(limit.requests_per_minute),
@@ -281,9 +304,24 @@ impl Update {
             settings,
             rate_limit,
             smart_host,
+            source_pool: self.source_pool,
             retention_days: self.retention_days,
+            weight: self.weight,
             status: self.status,
         })
+    }
+}
+
+impl SettingsPatch {
+    fn merge(self, old: &TenantSettings) -> TenantSettings {
+        TenantSettings {
+            from_name: self.from_name.unwrap_or_else(|| old.from_name.clone()),
+            reply_to: self.reply_to.unwrap_or_else(|| old.reply_to.clone()),
+            delivery_reports: self
+                .delivery_reports
+                .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
+            expiry_hours: self.expiry_hours.unwrap_or(old.expiry_hours),
+        }
     }
 }
 
@@ -326,13 +364,16 @@ fn check_external_ref(external_ref: Option<&str>, checks: &mut Checks) {
     }
 }
 
-fn check_settings(settings: &TenantSettings, checks: &mut Checks) {
+fn check_settings(settings: &TenantSettings, expiry_hours_max: u32, checks: &mut Checks) {
     if let Some(name) = &settings.from_name {
         checks.line(name, "settings.from_name", NAME_CHARS_MAX);
     }
     if let Some(address) = &settings.reply_to {
         checks.read(Address::parse(address), "settings.reply_to");
     }
+    let in_range = settings.expiry_hours.is_none_or(|hours| (1..=expiry_hours_max).contains(&hours));
+    let message = format!("this must be from 1 to {expiry_hours_max}");
+    checks.require(in_range, "settings.expiry_hours", "invalid", &message);
 }
 
 fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
@@ -348,6 +389,12 @@ fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
             "this must be at least 1; suspend the tenant to stop it",
         );
     }
+}
+
+fn check_source_pool(name: Option<&str>, configured: &[String], checks: &mut Checks) {
+    let is_known = name.is_none_or(|name| configured.iter().any(|pool| pool == name));
+    let message = "there is no pool of this name under relay.pools in the server's configuration";
+    checks.require(is_known, "source_pool", "invalid", message);
 }
 
 fn check_retention(days: Option<u32>, checks: &mut Checks) {
@@ -411,8 +458,16 @@ mod tests {
         assert_eq!(fields(&|c| check_retention(Some(0), c)), ["retention_days"]);
         let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
-        let settings = TenantSettings { from_name: Some("a\nb".into()), reply_to: Some("nobody".into()) };
-        assert_eq!(fields(&|c| check_settings(&settings, c)), ["settings.from_name", "settings.reply_to"]);
+        let settings = TenantSettings {
+            from_name: Some("a\nb".into()),
+            reply_to: Some("nobody".into()),
+            expiry_hours: Some(241),
+            ..TenantSettings::default()
+        };
+        let wrong = ["settings.from_name", "settings.reply_to", "settings.expiry_hours"];
+        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), wrong);
+        let settings = TenantSettings { expiry_hours: Some(0), ..TenantSettings::default() };
+        assert_eq!(fields(&|c| check_settings(&settings, 240, c)), ["settings.expiry_hours"]);
     }
 
     #[test]
@@ -426,6 +481,7 @@ mod tests {
             (r#"{"rate_limit":{}}"#, "rate_limit"),
             (r#"{"smtp":null}"#, "smtp"),
             (r#"{"retention_days":null}"#, "retention_days"),
+            (r#"{"weight":100}"#, "weight"),
             (r#"{"status":"active"}"#, "status"),
         ] {
             assert_eq!(field(text), Some(name));

@@ -6,11 +6,13 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::api::json::{Checks, nullable};
-use crate::mail::{DomainName, TlsMode};
+use crate::mail::{DestinationPattern, DkimPolicy, DomainName, TlsMode};
 use crate::store::{NewSmartHost, SmartHost};
 
 /// RFC 4954 has no limit; that of a command line leaves about this much.
 const CREDENTIAL_CHARS_MAX: usize = 255;
+/// Of one smart host.
+const DESTINATIONS_MAX: usize = 1000;
 const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
@@ -24,6 +26,8 @@ pub struct SmartHostBody {
     user: Option<Option<String>>,
     pass: Option<String>,
     tls: Option<TlsMode>,
+    destinations: Option<Vec<DestinationPattern>>,
+    dkim: Option<DkimPolicy>,
 }
 
 /// Merges what is given into the smart host that is there. `None` if something is wrong, which `checks` then has.
@@ -43,7 +47,16 @@ pub fn resolve(
     let tls = body.tls.or(current.map(|c| c.tls)).unwrap_or(default_tls);
     let default_port = if tls == TlsMode::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT };
     let user = body.user.unwrap_or_else(|| current.and_then(|c| c.user.clone()));
-    let smart_host = SmartHost { host, port: given_port.unwrap_or(default_port), user, tls };
+    let destinations = body.destinations.or_else(|| current.map(|c| c.destinations.clone()));
+    let smart_host = SmartHost {
+        host,
+        port: given_port.unwrap_or(default_port),
+        user,
+        tls,
+        destinations: destinations.unwrap_or_default(),
+        dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or(DkimPolicy::Dual),
+        password_revision: current.map_or(0, |c| c.password_revision),
+    };
     check(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);
     Some(NewSmartHost { smart_host, password })
 }
@@ -53,6 +66,7 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
     let is_host = address.is_some() || DomainName::parse(&wanted.host).is_ok();
     checks.require(is_host, "smtp.host", "invalid", "this must be a host name or an IP address");
     checks.require(wanted.port != 0, "smtp.port", "invalid", "this must be from 1 to 65535");
+    checks.length(wanted.destinations.len(), "smtp.destinations", DESTINATIONS_MAX, "entries");
     if let Some(user) = &wanted.user {
         checks.line(user, "smtp.user", CREDENTIAL_CHARS_MAX);
     }
@@ -89,7 +103,15 @@ mod tests {
     }
 
     fn current() -> SmartHost {
-        SmartHost { host: "mx.example".into(), port: 587, user: Some("u".into()), tls: TlsMode::Starttls }
+        SmartHost {
+            host: "mx.example".into(),
+            port: 587,
+            user: Some("u".into()),
+            tls: TlsMode::Starttls,
+            destinations: vec!["b.example".parse().unwrap()],
+            dkim: DkimPolicy::Rsa,
+            password_revision: 1,
+        }
     }
 
     #[test]
@@ -121,6 +143,20 @@ mod tests {
             assert_eq!(run(text, None).1, [fault], "{text}");
         }
         assert_eq!(run(r#"{"host":"127.0.0.1","user":"u","pass":"p","tls":"none"}"#, None).1, [""; 0]);
+    }
+
+    #[test]
+    fn destinations_and_the_dkim_policy_stay_unless_they_are_given() {
+        let of = |text: &str, current: Option<&SmartHost>| {
+            let host = run(text, current).0.unwrap().smart_host;
+            (host.destinations.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), host.dkim)
+        };
+        assert_eq!(of(r#"{"host":"a.b"}"#, None), ("".into(), DkimPolicy::Dual));
+        assert_eq!(of(r#"{"tls":"implicit"}"#, Some(&current())), ("b.example".into(), DkimPolicy::Rsa));
+        let given = r#"{"destinations":["a.b",".c.d"],"dkim":"none"}"#;
+        assert_eq!(of(given, Some(&current())), ("a.b .c.d".into(), DkimPolicy::None));
+        let many = format!(r#"{{"host":"a.b","destinations":[{}"*"]}}"#, r#""*","#.repeat(DESTINATIONS_MAX));
+        assert_eq!(run(&many, None).1, ["smtp.destinations"]);
     }
 
     #[test]

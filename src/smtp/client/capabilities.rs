@@ -19,6 +19,10 @@ pub struct Capabilities {
     pub require_tls: bool,
     /// RFC 3207.
     pub starttls: bool,
+    /// RFC 4954 with the mechanism SCRAM-SHA-256-PLUS (RFC 7677).
+    pub auth_scram_plus: bool,
+    /// RFC 4954 with the mechanism SCRAM-SHA-256 (RFC 7677).
+    pub auth_scram: bool,
     /// RFC 4954 with the mechanism PLAIN (RFC 4616).
     pub auth_plain: bool,
     /// RFC 4954 with the mechanism LOGIN.
@@ -56,6 +60,8 @@ impl Capabilities {
     }
 
     fn note_mechanism(&mut self, name: &str) {
+        self.auth_scram_plus |= name.eq_ignore_ascii_case("SCRAM-SHA-256-PLUS");
+        self.auth_scram |= name.eq_ignore_ascii_case("SCRAM-SHA-256");
         self.auth_plain |= name.eq_ignore_ascii_case("PLAIN");
         self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
     }
@@ -79,10 +85,10 @@ mod tests {
             "STARTTLS",
             "SMTPUTF8",
             "dsn",
-            "AUTH GSSAPI login plain",
+            "AUTH GSSAPI login plain Scram-SHA-256",
         ]);
         assert!(!all.pipelining && all.eight_bit_mime && all.starttls && all.smtputf8 && all.dsn);
-        assert!(all.auth_plain && all.auth_login);
+        assert!(all.auth_plain && all.auth_login && all.auth_scram && !all.auth_scram_plus);
         assert_eq!(all.size_octets_max, Some(1000));
         assert!(read(&["mx", "PIPELINING"]).pipelining);
     }

@@ -10,12 +10,14 @@
 mod capabilities;
 mod opening;
 mod reply_reader;
+mod scram;
 mod stuffing;
 mod transaction;
 
 pub use capabilities::Capabilities;
 pub use opening::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
 pub use reply_reader::{ReplyError, ReplyReader};
+pub use scram::ScramError;
 pub use stuffing::Stuffing;
 pub use transaction::{Next, Outcome, Request, Target, Transaction};
 

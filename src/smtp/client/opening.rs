@@ -7,8 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
+use super::scram::{Binding, Scram, ScramError};
 use super::{Capabilities, Phase};
-use crate::smtp::Reply;
+use crate::smtp::{ChannelBinding, Reply};
 
 /// RFC 4954 §4: longer initial responses wait for a 334 of their own.
 const AUTH_LINE_OCTETS_MAX: usize = 510;
@@ -22,6 +23,10 @@ pub struct OpeningOptions {
     pub starttls: StartTls,
     /// Whether the connection has TLS from its first byte.
     pub secured: bool,
+    /// What its TLS gives to bind a login to it, if anything.
+    pub channel: Option<ChannelBinding>,
+    /// Fresh, printable ASCII without a comma, for SCRAM.
+    pub nonce: String,
     /// The account, where the server wants one.
     pub login: Option<Login>,
 }
@@ -112,8 +117,11 @@ pub enum OpeningError {
     #[error("the server sent data in clear after its reply to STARTTLS")]
     Injection,
     /// No mechanism that we know, or none at all.
-    #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
+    #[error("the server offers none of AUTH SCRAM-SHA-256, PLAIN and LOGIN")]
     NoMechanism,
+    /// SCRAM went wrong on the server's side.
+    #[error("{0}")]
+    Scram(#[from] ScramError),
 }
 
 /// The machine. Begins with [`Opening::begin`]; each reply moves it on.
@@ -122,6 +130,7 @@ pub struct Opening {
     options: OpeningOptions,
     capabilities: Capabilities,
     state: State,
+    scram: Option<Scram>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +143,10 @@ enum State {
     PlainAtOnce,
     /// PLAIN, the response asked for by the 334 that comes.
     PlainAsked,
+    /// The challenge of SCRAM comes.
+    ScramChallenge,
+    /// The server's own proof comes.
+    ScramSignature,
     LoginUser,
     LoginPassword,
     /// The last response was sent.
@@ -143,7 +156,8 @@ enum State {
 impl Opening {
     /// The machine and its first step, which is to wait for the greeting.
     pub fn begin(options: OpeningOptions) -> (Self, Step) {
-        let machine = Self { options, capabilities: Capabilities::default(), state: State::Greeting };
+        let capabilities = Capabilities::default();
+        let machine = Self { options, capabilities, state: State::Greeting, scram: None };
         (machine, Step::Exchange(None, Phase::Greeting))
     }
 
@@ -166,6 +180,21 @@ impl Opening {
             (State::StartTls, code) if self.options.starttls == StartTls::IfOffered && code != 421 => {
                 self.authenticate()
             }
+            (State::ScramChallenge, 334) => self.answer_challenge(&reply),
+            (State::ScramSignature, 334) => match self.check_signature(&reply) {
+                Ok(()) => self.respond(State::AuthEnd, |_| String::new()),
+                Err(error) => Step::Failed(error.into()),
+            },
+            // Who is taken without a proof of the server's may be anybody's victim.
+            (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
+            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism.
+            (State::ScramChallenge | State::ScramSignature, 500..=599)
+                if self.capabilities.auth_plain || self.capabilities.auth_login =>
+            {
+                self.capabilities.auth_scram = false;
+                self.capabilities.auth_scram_plus = false;
+                self.authenticate()
+            }
             (State::PlainAsked, 334) => self.respond(State::AuthEnd, plain_response),
             (State::LoginUser, 334) => self.respond(State::LoginPassword, |login| BASE64.encode(&login.user)),
             (State::LoginPassword, 334) => {
@@ -176,9 +205,10 @@ impl Opening {
         }
     }
 
-    /// The TLS handshake is done.
-    pub fn secured(&mut self) -> Step {
+    /// The TLS handshake is done; `channel` binds a login to it.
+    pub fn secured(&mut self, channel: Option<ChannelBinding>) -> Step {
         self.options.secured = true;
+        self.options.channel = channel;
         // RFC 3207 §4.2: what was learnt in clear is forgotten.
         self.capabilities = Capabilities::default();
         self.hello(State::Ehlo)
@@ -209,6 +239,21 @@ impl Opening {
         let Some(login) = &self.options.login else {
             return Step::Ready(self.capabilities);
         };
+        let can = self.capabilities;
+        if (can.auth_scram || can.auth_scram_plus) && Scram::suits(login) {
+            let (name, binding) = match self.options.channel {
+                Some(channel) if can.auth_scram_plus => ("SCRAM-SHA-256-PLUS", Some(Binding::Bound(channel))),
+                Some(_) => ("SCRAM-SHA-256", Some(Binding::Unasked)),
+                None => ("SCRAM-SHA-256", can.auth_scram.then_some(Binding::Unable)),
+            };
+            if let Some(binding) = binding {
+                let scram = Scram::new(&login.user, &self.options.nonce, binding);
+                let line = format!("AUTH {name} {}\r\n", scram.first());
+                self.scram = Some(scram);
+                self.state = State::ScramChallenge;
+                return Step::Exchange(Some(Command::plain(line)), Phase::Auth);
+            }
+        }
         if self.capabilities.auth_plain {
             let line = Zeroizing::new(format!("AUTH PLAIN {}", plain_response(login)));
             if line.len() <= AUTH_LINE_OCTETS_MAX {
@@ -226,6 +271,21 @@ impl Opening {
         Step::Failed(OpeningError::NoMechanism)
     }
 
+    fn answer_challenge(&mut self, reply: &Reply) -> Step {
+        let (Some(scram), Some(login)) = (&mut self.scram, &self.options.login) else {
+            return Step::Failed(OpeningError::NoMechanism);
+        };
+        match scram.answer(&reply.lines.concat(), &login.password) {
+            Ok(answer) => self.respond(State::ScramSignature, |_| answer.clone()),
+            Err(error) => Step::Failed(error.into()),
+        }
+    }
+
+    fn check_signature(&self, reply: &Reply) -> Result<(), ScramError> {
+        let scram = self.scram.as_ref().ok_or(ScramError::Unproven)?;
+        scram.check(&reply.lines.concat())
+    }
+
     fn respond(&mut self, next: State, response: impl Fn(&Login) -> String) -> Step {
         self.state = next;
         let text = self.options.login.as_ref().map(response).unwrap_or_default();
@@ -239,9 +299,13 @@ impl State {
             Self::Greeting => Phase::Greeting,
             Self::Ehlo | Self::Helo => Phase::Hello,
             Self::StartTls => Phase::StartTls,
-            Self::PlainAtOnce | Self::PlainAsked | Self::LoginUser | Self::LoginPassword | Self::AuthEnd => {
-                Phase::Auth
-            }
+            Self::ScramChallenge
+            | Self::ScramSignature
+            | Self::PlainAtOnce
+            | Self::PlainAsked
+            | Self::LoginUser
+            | Self::LoginPassword
+            | Self::AuthEnd => Phase::Auth,
         }
     }
 }
@@ -257,7 +321,7 @@ impl OpeningError {
         match self {
             Self::Refused(phase, _) => *phase,
             Self::NoTls | Self::Injection => Phase::StartTls,
-            Self::NoMechanism => Phase::Auth,
+            Self::NoMechanism | Self::Scram(_) => Phase::Auth,
         }
     }
 
@@ -276,7 +340,14 @@ mod tests {
 
     fn options(starttls: StartTls, login: bool) -> OpeningOptions {
         let login = login.then(|| Login { user: "user".into(), password: Zeroizing::new("pa ss".into()) });
-        OpeningOptions { hello_name: "relay.example".into(), starttls, secured: false, login }
+        OpeningOptions {
+            hello_name: "relay.example".into(),
+            starttls,
+            secured: false,
+            channel: None,
+            nonce: "fresh".into(),
+            login,
+        }
     }
 
     fn reply(text: &str) -> Reply {
@@ -305,7 +376,7 @@ mod tests {
                 }
                 Step::UpgradeTls => {
                     seen.push("TLS".into());
-                    step = machine.secured();
+                    step = machine.secured(None);
                 }
                 Step::Ready(capabilities) => {
                     seen.push(format!("ready pipelining={}", capabilities.pipelining));
@@ -401,6 +472,47 @@ mod tests {
         let mut long = login;
         long.login = Some(Login { user: "u".repeat(600), password: Zeroizing::new("p".into()) });
         assert_eq!(play(long, &["220 hi", "250-mx|250 AUTH PLAIN", "334 "])[1], "AUTH PLAIN");
+    }
+
+    #[test]
+    fn the_strongest_mechanism_that_is_offered_is_used() {
+        let login = options(StartTls::Never, true);
+        let bound = OpeningOptions { channel: Some([1; 32]), ..login.clone() };
+        for (options, offer, begins) in [
+            (
+                &bound,
+                "LOGIN PLAIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS",
+                "AUTH SCRAM-SHA-256-PLUS cD10bHMtZXhwb3J0ZXIs",
+            ),
+            (&bound, "PLAIN SCRAM-SHA-256", "AUTH SCRAM-SHA-256 eSws"),
+            (&login, "PLAIN SCRAM-SHA-256-PLUS SCRAM-SHA-256", "AUTH SCRAM-SHA-256 biws"),
+            (&login, "LOGIN PLAIN SCRAM-SHA-256-PLUS", "AUTH PLAIN "),
+            (&login, "LOGIN CRAM-MD5", "AUTH LOGIN"),
+        ] {
+            let said = play(options.clone(), &["220 hi", &format!("250-mx|250 AUTH {offer}")]);
+            assert!(said[1].starts_with(begins), "{offer}: {said:?}");
+        }
+        let foreign = OpeningOptions {
+            login: Some(Login { user: "ü".into(), password: Zeroizing::new("p".into()) }),
+            ..bound
+        };
+        let said = play(foreign, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256 PLAIN"]);
+        assert!(said[1].starts_with("AUTH PLAIN"), "what SASLprep might change: {said:?}");
+    }
+
+    #[test]
+    fn a_server_without_a_verifier_gets_the_password_and_one_without_a_proof_gets_nothing() {
+        let login = options(StartTls::Never, true);
+        let offer = "250-mx|250 AUTH PLAIN SCRAM-SHA-256";
+        let said = play(login.clone(), &["220 hi", offer, "535 no verifier", "235 in"]);
+        assert_eq!(said[2..], ["AUTH PLAIN AHVzZXIAcGEgc3M=", "ready pipelining=false"]);
+        let said = play(login.clone(), &["220 hi", offer, "235 come in"]);
+        assert_eq!(said[2], ScramError::Unproven.to_string());
+        let challenge = BASE64.encode("r=fresher,s=AAAA,i=4096");
+        let said = play(login.clone(), &["220 hi", offer, &format!("334 {challenge}"), "334 dj1BQUFB"]);
+        assert_eq!(said[3], ScramError::Unproven.to_string());
+        let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
+        assert_eq!(said[2], "the server refused at AUTH");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Transaction {
         // RFC 5321 §3.8: after 421 the server closes; nothing that is still to come can be relied on.
         let closing = reply.code == 421;
         self.unusable |= closing;
-        self.progressed |= !closing;
+        self.progressed |= !closing && !self.awaits_reset();
         let mut phase = Phase::Content;
         match self.state {
             State::Envelope => {
@@ -179,11 +179,15 @@ impl Transaction {
                     self.take_envelope_reply(verb, reply.clone());
                 }
             }
-            State::FinalReply => {
-                self.settle_accepted(Phase::Content, &reply);
-                self.end_draft();
+            State::FinalReply | State::EmptyReply => {
+                // A server that asks for more would take the next commands for content.
+                self.unusable |= reply.code / 100 == 3;
+                if self.state == State::FinalReply {
+                    self.settle_accepted(Phase::Content, &reply);
+                }
+                self.draft_open = false;
+                self.state = State::Done;
             }
-            State::EmptyReply => self.end_draft(),
             State::Content | State::EmptyContent | State::Done => self.unusable = true,
         }
         if closing && self.state != State::Done {
@@ -192,9 +196,9 @@ impl Transaction {
         }
     }
 
-    fn end_draft(&mut self) {
-        self.draft_open = false;
-        self.state = State::Done;
+    /// Whether what is answered next says nothing of this message yet.
+    fn awaits_reset(&self) -> bool {
+        self.commands.get(self.answered).is_some_and(|command| command.verb == Verb::Reset)
     }
 
     fn take_envelope_reply(&mut self, verb: Verb, reply: Reply) {
@@ -260,8 +264,8 @@ impl Transaction {
         }
     }
 
-    /// Whether the server has answered with anything but a 421. If not, a connection that was idle before
-    /// was dead already.
+    /// Whether the server has answered any command for this message with anything but a 421. If not, a connection that
+    /// was idle before was of no use already.
     pub fn has_progressed(&self) -> bool {
         self.progressed
     }
@@ -383,6 +387,8 @@ mod tests {
         dsn: false,
         require_tls: false,
         starttls: false,
+        auth_scram_plus: false,
+        auth_scram: false,
         auth_plain: false,
         auth_login: false,
     };
@@ -516,13 +522,23 @@ mod tests {
         let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
         play(&mut failed, &[502]);
         assert!(failed.is_unusable());
-        // Nothing was said of the message, so nobody may be bounced for it.
+        // Nothing was said of the message, so nobody may be bounced for it, and it may go over another connection.
+        assert!(!failed.has_progressed());
         assert_eq!(results(failed), [Some((Phase::Hello, 502))]);
     }
 
     #[test]
     fn a_421_or_a_reply_out_of_place_ends_the_connection() {
-        for codes in [&[421][..], &[250, 421], &[250, 250, 421], &[354], &[250, 354], &[250, 250, 250]] {
+        const CODES: [&[u16]; 7] = [
+            &[421],
+            &[250, 421],
+            &[250, 250, 421],
+            &[354],
+            &[250, 354],
+            &[250, 250, 250],
+            &[250, 250, 354, 354],
+        ];
+        for codes in CODES {
             let mut transaction = start(&PIPELINING, &["a@x.example"], 1, false);
             play(&mut transaction, codes);
             assert!(transaction.is_unusable(), "{codes:?}");

@@ -179,7 +179,7 @@ impl Session {
         let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
         let protocol =
             extension::transmission_type(extended, envelope.smtputf8, self.tls, self.authenticated);
-        self.ask(Pending::Accept, Question::Accept { envelope, message, protocol })
+        self.ask(Pending::Accept, Question::Accept { envelope: Box::new(envelope), message, protocol })
     }
 
     fn refuse_content(&mut self, draft: &Draft, fault: Fault) -> Step {

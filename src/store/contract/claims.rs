@@ -31,7 +31,7 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
             bed.enqueue(small.id, &[&format!("x@d{number}.example")]).await;
         }
         bed.enqueue(tiny.id, &["x@one.example"]).await;
-        let room = ClaimRoom { deliveries_max: 60, per_tenant_max: 1000, saturated: Vec::new() };
+        let room = ClaimRoom { deliveries_max: 60, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
         let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
         let counts = per_tenant(&claimed.batches);
         assert_eq!(counts[&tiny.id], 1);
@@ -49,7 +49,7 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
         for _ in 0..30 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
         }
-        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 7, saturated: Vec::new() };
+        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 7, admits: Arc::new(|_: &Host| true) };
         let first = bed.store.claim_due(later(0), &room).await.unwrap();
         assert_eq!(ids(&first.batches).len(), 7);
         let none = bed.store.claim_due(later(0), &room).await.unwrap();
@@ -74,7 +74,11 @@ async fn a_saturated_destination_holds_up_nothing_but_itself() {
         }
         let free = bed.enqueue(tenant.id, &["x@free.example", "y@busy.example"]).await;
         let busy = Host::parse("busy.example").unwrap();
-        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1000, saturated: vec![busy] };
+        let room = ClaimRoom {
+            deliveries_max: 100,
+            per_tenant_max: 1000,
+            admits: Arc::new(move |host: &Host| *host != busy),
+        };
         let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
         assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
         assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));
@@ -95,7 +99,7 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
     let room = ClaimRoom {
         deliveries_max: 100,
         per_tenant_max: 1000,
-        saturated: vec![Host::parse("busy.example").unwrap()],
+        admits: Arc::new(|host: &Host| *host != Host::parse("busy.example").unwrap()),
     };
     for pass in 0.. {
         assert!(pass < 10, "the free destination was never reached");
@@ -234,7 +238,7 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     let done = |out: &HashMap<_, _>| out.values().filter(|state| **state == "done").count();
     let mut random = seed | 1;
     while done(&out.lock().unwrap()) < total {
-        let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, saturated: Vec::new() };
+        let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
         let claimed = bed.store.claim_due(later(600), &room).await.unwrap();
         for batch in claimed.batches {
             for delivery in &batch.deliveries {

@@ -1,7 +1,7 @@
 //! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
 use super::*;
-use crate::mail::{DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
+use crate::mail::{DkimPolicy, DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
     NewSmartHost {
@@ -10,6 +10,9 @@ fn smart_host(password: Option<&str>) -> NewSmartHost {
             port: 587,
             user: Some("user".to_owned()),
             tls: TlsMode::Starttls,
+            destinations: vec![".example.net".parse().unwrap()],
+            dkim: DkimPolicy::Rsa,
+            password_revision: 0,
         },
         password: password.map(|text| Zeroizing::new(text.to_owned())),
     }
@@ -85,7 +88,8 @@ async fn a_smart_host_password_is_kept_replaced_and_cleared() {
     assert_eq!(password().await.as_deref(), Some("one"));
     change(Some(smart_host(None))).await;
     assert_eq!(password().await.as_deref(), Some("one"));
-    change(Some(smart_host(Some("two")))).await;
+    let changed = change(Some(smart_host(Some("two")))).await;
+    assert_eq!(changed.smart_host.unwrap().password_revision, 2, "two passwords were given");
     assert_eq!(password().await.as_deref(), Some("two"));
     assert!(change(None).await.smart_host.is_none());
     assert_eq!(password().await, None);
@@ -159,6 +163,7 @@ async fn removing_a_tenant_counts_first_and_leaves_the_others() {
         keys: 1,
         suppressions: 1,
         templates: 0,
+        webhooks: 0,
         messages: 1,
         deliveries: 2,
         events: 5,

@@ -216,7 +216,7 @@ async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
     let mut batches = bed.claim(later(0)).await.batches;
     batches.retain(|batch| batch.message.id != open.message.id);
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy { body_days: 1, row_days: 10 };
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 10, row_days: 10, webhook_days: 7 };
     let day = |days: i64| later(days * 24 * 3600 + 60);
     let prune = async |at| bed.store.prune(policy, at, 100).await.unwrap();
     let has_body = async |new: &NewMessage| bed.store.content(new.message.id).await.unwrap().is_some();
@@ -245,10 +245,44 @@ async fn pruning_takes_no_more_than_its_limit() {
     }
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, row_days: 0 };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, webhook_days: 7 };
     for expected in [15, 5, 0] {
         let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
         assert_eq!(pruned.messages, expected);
         assert!(pruned.bodies <= 15);
     }
+}
+
+#[tokio::test]
+async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attempts_do() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let new = bed.enqueue(tenant, &["x@one.example", "y@one.example", "z@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let mut records = outcomes(&batches, DeliveryState::Deferred);
+    let dialogue: Arc<str> = "> MAIL FROM:<>".into();
+    for record in &mut records.records {
+        record.attempt.as_mut().unwrap().transcript = dialogue.clone();
+    }
+    bed.store.record(records).await.unwrap();
+    let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap();
+    let told: Vec<_> = attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.class)).collect();
+    assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(OutcomeClass::Policy)); 3]);
+    let delivery = bed.store.deliveries(new.message.id).await.unwrap().remove(1);
+    assert_eq!(delivery.last_class, Some(OutcomeClass::Policy));
+    let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap();
+    assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
+
+    let policy = RetentionPolicy { body_days: 30, transcript_days: 2, row_days: 30, webhook_days: 7 };
+    let prune = async |days: i64, limit| {
+        bed.store.prune(policy, later(days * 24 * 3600 + 60), limit).await.unwrap().transcripts
+    };
+    assert_eq!(prune(1, 100).await, 0);
+    assert_eq!(prune(2, 2).await, 2, "no more than the limit");
+    assert_eq!((prune(2, 100).await, prune(2, 100).await), (1, 0), "none is looked at twice");
+    let left = attempts().await;
+    assert!(
+        left.len() == 3
+            && left.iter().all(|attempt| attempt.transcript.is_empty() && attempt.code == Some(250))
+    );
 }

@@ -13,8 +13,9 @@ async fn a_template_is_its_tenants_own_and_its_name_unique_there() {
     assert!(matches!(taken, Err(StoreError::Conflict(Conflict::TemplateName))), "{taken:?}");
     bed.store.create_template(new_template(b, "hello"), now()).await.unwrap();
     let patch = TemplatePatch { text: Some(None), html: Some(Some("<p>".into())), ..Default::default() };
-    let changed = bed.store.update_template(made.id, patch, later(9)).await.unwrap().unwrap();
-    let expected = Template { text: None, html: Some("<p>".into()), updated_at: later(9), ..made.clone() };
+    let changed_at = later(9);
+    let changed = bed.store.update_template(made.id, patch, changed_at).await.unwrap().unwrap();
+    let expected = Template { text: None, html: Some("<p>".into()), updated_at: changed_at, ..made.clone() };
     assert_eq!(changed, expected);
     let listed = bed.store.list_templates(Some(a), page(10)).await.unwrap().items;
     assert_eq!(listed, [expected]);
@@ -31,17 +32,19 @@ async fn an_answer_is_kept_for_a_day_and_the_first_one_stays() {
     let key = bed.store.create_key(new(), now()).await.unwrap().id;
     let other = bed.store.create_key(new(), now()).await.unwrap().id;
     let answer = |body: &str| KeptAnswer { digest: [7; 32], status: 201, body: body.into() };
-    bed.store.keep_answer(key, "n", answer("first"), now()).await.unwrap();
-    bed.store.keep_answer(key, "n", answer("second"), later(60)).await.unwrap();
+    let start = now();
+    let after = |seconds| start + SignedDuration::from_secs(seconds);
+    bed.store.keep_answer(key, "n", answer("first"), start).await.unwrap();
+    bed.store.keep_answer(key, "n", answer("second"), after(60)).await.unwrap();
     let day = 24 * 60 * 60;
-    assert_eq!(bed.store.kept_answer(key, "n", later(day)).await.unwrap(), Some(answer("first")));
-    assert_eq!(bed.store.kept_answer(other, "n", now()).await.unwrap(), None);
-    assert_eq!(bed.store.kept_answer(key, "n", later(day + 1)).await.unwrap(), None);
+    assert_eq!(bed.store.kept_answer(key, "n", after(day)).await.unwrap(), Some(answer("first")));
+    assert_eq!(bed.store.kept_answer(other, "n", start).await.unwrap(), None);
+    assert_eq!(bed.store.kept_answer(key, "n", after(day + 1)).await.unwrap(), None);
     // As if it had never been, even before the janitor has come by.
-    bed.store.keep_answer(key, "n", answer("third"), later(day + 1)).await.unwrap();
-    assert_eq!(bed.store.kept_answer(key, "n", later(day + 2)).await.unwrap(), Some(answer("third")));
-    let policy = RetentionPolicy { body_days: 3, row_days: 30 };
-    assert_eq!(bed.store.prune(policy, later(3 * day), 10).await.unwrap().kept_answers, 1);
+    bed.store.keep_answer(key, "n", answer("third"), after(day + 1)).await.unwrap();
+    assert_eq!(bed.store.kept_answer(key, "n", after(day + 2)).await.unwrap(), Some(answer("third")));
+    let policy = RetentionPolicy { body_days: 3, transcript_days: 7, row_days: 30, webhook_days: 7 };
+    assert_eq!(bed.store.prune(policy, after(3 * day), 10).await.unwrap().kept_answers, 1);
 }
 
 #[tokio::test]

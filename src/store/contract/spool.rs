@@ -83,6 +83,67 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
+    for state in [DeliveryState::Queued, DeliveryState::Deferred] {
+        let batches = bed.claim(later(0)).await.batches;
+        let mut records = outcomes(&batches, state);
+        records.records[0] =
+            AttemptRecord { attempt: None, reply: "on hold".into(), ..records.records[0].clone() };
+        records.records[0].next_attempt_at = Some(later(0));
+        bed.store.record(records).await.unwrap();
+        let delivery = &bed.store.deliveries(new.message.id).await.unwrap()[0];
+        assert_eq!((delivery.state, delivery.attempts), (state, 0));
+        assert_eq!(delivery.last_reply.as_deref(), Some("on hold"));
+    }
+    let events = bed.store.message_events(new.message.id, None, 10).await.unwrap();
+    assert_eq!(events.len(), 1, "that it was accepted: {events:?}");
+}
+
+#[tokio::test]
+async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
+    let bed = Bed::without_hand_over();
+    let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
+    for owner in [tenant.id, other.id] {
+        bed.enqueue(owner, &["x@one.example", "y@two.example"]).await;
+    }
+    let mut records = outcomes(&bed.claim(later(0)).await.batches, DeliveryState::Deferred);
+    records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
+    bed.store.record(records).await.unwrap();
+    let mut scheduled = new_message(tenant.id, &["z@one.example"], "body");
+    scheduled.message.parameters.release_at = Some(later(7200));
+    bed.store.enqueue(scheduled).await.unwrap();
+    assert!(bed.claim(later(60)).await.batches.is_empty());
+
+    bed.store.flush(QueuePart::tenant(tenant.id), later(60)).await.unwrap();
+    let due = bed.claim(later(60)).await.batches;
+    assert_eq!(ids(&due).len(), 2);
+    assert!(due.iter().all(|batch| batch.message.tenant_id == tenant.id));
+}
+
+#[tokio::test]
+async fn more_than_one_step_holds_is_made_due() {
+    let bed = Bed::without_hand_over();
+    let tenant = bed.tenant("a").await;
+    let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for _ in 0..5 {
+        bed.enqueue(tenant.id, &recipients).await;
+    }
+    let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
+    let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+    let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
+    assert_eq!(records.records.len(), 5000);
+    records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
+    bed.store.record(records).await.unwrap();
+    bed.store.flush(QueuePart::tenant(tenant.id), later(60)).await.unwrap();
+    let due = bed.store.claim_due(later(60), &room).await.unwrap();
+    assert_eq!(ids(&due.batches).len(), 5000);
+}
+
+#[tokio::test]
 async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
@@ -127,7 +188,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     a_day_later.message.created_at = first.message.created_at + SignedDuration::from_hours(25);
     assert_eq!(bed.store.enqueue(a_day_later.clone()).await.unwrap(), a_day_later.message.id);
     assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
-    let policy = RetentionPolicy { body_days: 30, row_days: 30 };
+    let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let at = first.message.created_at + SignedDuration::from_hours(26);
     assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
     bed.store.remove_tenant(tenant.id, true).await.unwrap();

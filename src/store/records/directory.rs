@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::mail::{
-    Address, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, DomainStatus, Environment,
-    Imprint, KeyId, Scope, ScramVerifier, SuppressionId, SuppressionReason, TemplateId, TenantId,
-    TenantStatus, Timestamp, TlsMode, Verification,
+    Address, DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy,
+    DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, Scope, ScramVerifier,
+    SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    Weight,
 };
 
 /// A customer of the platform.
@@ -26,19 +27,29 @@ pub struct Tenant {
     pub settings: TenantSettings,
     pub rate_limit: RateLimit,
     pub smart_host: Option<SmartHost>,
+    /// The configured pool of source addresses that its mail leaves from; the default one if absent.
+    pub source_pool: Option<String>,
     /// How long finished messages stay readable; the server's default if absent.
     pub retention_days: Option<u32>,
+    /// Its part of connections and turns where they are scarce.
+    pub weight: Weight,
     pub status: TenantStatus,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// Defaults for messages that are sent over HTTP.
+/// What a tenant chooses for all of its mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
+    /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
+    /// Reply-To of messages that are sent over HTTP and give none.
     pub reply_to: Option<String>,
+    /// Whether reports of failure, delay and success go to the reverse path, or are events only.
+    pub delivery_reports: DeliveryReports,
+    /// Hours in which delivery is tried; the server's default if absent.
+    pub expiry_hours: Option<u32>,
 }
 
 /// Limits of a tenant; absent means unlimited.
@@ -50,7 +61,7 @@ pub struct RateLimit {
     pub emails_per_minute: Option<u32>,
 }
 
-/// Where all mail of a tenant goes instead of to the MX. The password is kept sealed and apart.
+/// Where mail of a tenant goes instead of to the MX. The password is kept sealed and apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SmartHost {
     /// A host name or an IP address.
@@ -58,6 +69,27 @@ pub struct SmartHost {
     pub port: u16,
     pub user: Option<String>,
     pub tls: TlsMode,
+    /// What goes there; everything if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<DestinationPattern>,
+    #[serde(default = "SmartHost::default_dkim")]
+    pub dkim: DkimPolicy,
+    /// Counts the passwords: the store raises it with each new one, so that a connection that was opened with the
+    /// old one is another smart host's.
+    #[serde(default)]
+    pub password_revision: u32,
+}
+
+impl SmartHost {
+    fn default_dkim() -> DkimPolicy {
+        DkimPolicy::Dual
+    }
+
+    /// Whether mail for this destination goes there.
+    pub fn takes(&self, destination: &Host) -> bool {
+        let mut patterns = self.destinations.iter();
+        self.destinations.is_empty() || patterns.any(|pattern| pattern.closeness_to(destination).is_some())
+    }
 }
 
 /// A tenant to be made.
@@ -70,7 +102,9 @@ pub struct NewTenant {
     pub settings: TenantSettings,
     pub rate_limit: RateLimit,
     pub smart_host: Option<NewSmartHost>,
+    pub source_pool: Option<String>,
     pub retention_days: Option<u32>,
+    pub weight: Weight,
 }
 
 /// A smart host with its password in clear, on its way to be sealed.
@@ -97,7 +131,9 @@ pub struct TenantPatch {
     pub settings: Option<TenantSettings>,
     pub rate_limit: Option<RateLimit>,
     pub smart_host: Option<Option<NewSmartHost>>,
+    pub source_pool: Option<Option<String>>,
     pub retention_days: Option<Option<u32>>,
+    pub weight: Option<Weight>,
     pub status: Option<TenantStatus>,
 }
 
@@ -108,6 +144,7 @@ pub enum Limited {
     Keys,
     Suppressions,
     Templates,
+    Webhooks,
 }
 
 impl Limited {
@@ -119,6 +156,7 @@ impl Limited {
             // Tests come to the end sooner.
             Self::Suppressions if cfg!(test) => 1000,
             Self::Suppressions => 1_000_000,
+            Self::Webhooks => 20,
         }
     }
 
@@ -128,6 +166,7 @@ impl Limited {
             Self::Keys => "keys",
             Self::Suppressions => "suppressions",
             Self::Templates => "templates",
+            Self::Webhooks => "webhooks",
         }
     }
 }
@@ -139,6 +178,7 @@ pub struct TenantCounts {
     pub keys: u64,
     pub suppressions: u64,
     pub templates: u64,
+    pub webhooks: u64,
     pub messages: u64,
     pub deliveries: u64,
     pub events: u64,
@@ -150,6 +190,7 @@ impl AddAssign for TenantCounts {
         self.keys += more.keys;
         self.suppressions += more.suppressions;
         self.templates += more.templates;
+        self.webhooks += more.webhooks;
         self.messages += more.messages;
         self.deliveries += more.deliveries;
         self.events += more.events;

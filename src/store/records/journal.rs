@@ -3,6 +3,9 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use crate::mail::{
     Address, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
     RequestId, ReversePath, Stage, TenantId, Timestamp,
@@ -21,6 +24,96 @@ pub struct Event {
     /// What else there is to say; its fields depend on the kind.
     pub data: serde_json::Value,
     pub created_at: Timestamp,
+}
+
+/// Something that happened which the store does not see for itself.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub kind: EventKind,
+    /// Whom it is about; `None` is the platform.
+    pub tenant_id: Option<TenantId>,
+    pub data: serde_json::Value,
+    pub at: Timestamp,
+}
+
+/// An event as programs outside read it: in lists, in the live tail and in webhooks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventView<'a> {
+    /// Like `evt_…`; ids sort by time.
+    #[schema(value_type = String)]
+    pub id: EventId,
+    /// Always `event`.
+    pub object: &'static str,
+    /// What happened, like `message.delivered`.
+    #[serde(rename = "type")]
+    #[schema(value_type = String)]
+    pub kind: EventKind,
+    /// Whose it is; `null` for the platform's own.
+    #[schema(value_type = Option<String>)]
+    pub tenant_id: Option<TenantId>,
+    /// The message it is about.
+    #[schema(value_type = Option<String>)]
+    pub message_id: Option<MessageId>,
+    /// The delivery it is about.
+    #[schema(value_type = Option<String>)]
+    pub delivery_id: Option<DeliveryId>,
+    /// The recipient, if it is about one.
+    pub recipient: Option<&'a str>,
+    /// What else there is to say; its fields depend on the type.
+    #[schema(value_type = Object)]
+    pub data: &'a serde_json::Value,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl Event {
+    /// What programs outside read.
+    pub fn view(&self) -> EventView<'_> {
+        EventView {
+            id: self.id,
+            object: "event",
+            kind: self.kind,
+            tenant_id: self.tenant_id,
+            message_id: self.message_id,
+            delivery_id: self.delivery_id,
+            recipient: self.data.get("recipient").and_then(serde_json::Value::as_str),
+            data: &self.data,
+            created_at: self.created_at,
+        }
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.view().serialize(serializer)
+    }
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    pub tenant_id: Option<TenantId>,
+    pub kind: Option<EventKind>,
+    pub message_id: Option<MessageId>,
+}
+
+impl EventFilter {
+    /// Whether it lets an event through.
+    pub fn takes(&self, event: &Event) -> bool {
+        self.tenant_id.is_none_or(|tenant| event.tenant_id == Some(tenant))
+            && self.kind.is_none_or(|kind| event.kind == kind)
+            && self.message_id.is_none_or(|message| event.message_id == Some(message))
+    }
+}
+
+/// A part of the journal.
+#[derive(Debug, Clone, Default)]
+pub struct EventPage {
+    /// Newest first.
+    pub items: Vec<Event>,
+    /// Where to go on; `None` at the end. Not always the last item: a look at so much of the journal may find little.
+    pub next: Option<EventId>,
 }
 
 /// A refused submission.
@@ -101,17 +194,23 @@ pub struct QueueDepth {
 pub struct RetentionPolicy {
     /// Bodies, after the last delivery of a message is finished.
     pub body_days: u32,
+    /// Transcripts of attempts, after the attempt.
+    pub transcript_days: u32,
     /// Messages, deliveries, attempts, events and rejections; a tenant's own value goes first.
     pub row_days: u32,
+    /// What webhooks were told or could not be told.
+    pub webhook_days: u32,
 }
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     pub bodies: u64,
+    pub transcripts: u64,
     pub messages: u64,
     pub events: u64,
     pub rejections: u64,
+    pub webhook_deliveries: u64,
     pub submission_keys: u64,
     pub kept_answers: u64,
     pub orphan_files: u64,

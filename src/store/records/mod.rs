@@ -2,13 +2,17 @@
 
 mod directory;
 mod journal;
+mod queue;
 mod spool;
+mod webhook;
 
 use crate::mail::Timestamp;
 
 pub use directory::*;
 pub use journal::*;
+pub use queue::*;
 pub use spool::*;
+pub use webhook::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.
 #[derive(Debug, Clone, Default)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::mail::{
     Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DomainName, EnhancedStatus,
-    Environment, Host, KeyId, MailParameters, MessageId, RcptParameters, Recipient, ReversePath, TenantId,
-    Timestamp,
+    Environment, Host, KeyId, MailParameters, MessageId, OutcomeClass, RcptParameters, Recipient,
+    ReversePath, TenantId, Timestamp,
 };
 
 use super::NewSuppression;
@@ -85,10 +85,12 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,
-    /// `None` once nothing more will happen.
+    /// `None` once nothing more will happen, or while its destination is paused without end.
     pub next_attempt_at: Option<Timestamp>,
     /// The last reply, or what went wrong.
     pub last_reply: Option<String>,
+    /// Why the last try did not deliver.
+    pub last_class: Option<OutcomeClass>,
     pub updated_at: Timestamp,
 }
 
@@ -104,14 +106,28 @@ pub struct Batch {
 }
 
 /// How much the caller of [`super::Spool::claim_due`] can take.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct ClaimRoom {
     /// Deliveries in all.
     pub deliveries_max: usize,
     /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
     pub per_tenant_max: usize,
-    /// Destinations that have enough waiting already.
-    pub saturated: Vec<Host>,
+    /// What is passed over.
+    pub admits: Arc<dyn Admits>,
+}
+
+/// Says what of all that is due may be claimed.
+pub trait Admits: Send + Sync {
+    /// Whether so many deliveries of a tenant to a destination may be claimed: they are if so. Asked under a lock of the
+    /// store, so it must not call the store.
+    fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool;
+}
+
+/// Passes over what a function of the destination says.
+impl<F: Fn(&Host) -> bool + Send + Sync> Admits for F {
+    fn admits(&self, _: TenantId, destination: &Host, _: usize) -> bool {
+        self(destination)
+    }
 }
 
 /// What was claimed.
@@ -138,9 +154,11 @@ pub struct AttemptRecord {
     pub delivery_id: DeliveryId,
     /// The state afterwards.
     pub state: DeliveryState,
+    /// Why it was not delivered, if it was not.
+    pub class: Option<OutcomeClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
-    /// What was tried; `None` when a lifetime ended without another try.
+    /// What was tried; `None` when a lifetime ended without another try, or when the delivery was held back.
     pub attempt: Option<Attempt>,
     /// Shown as the delivery's last reply.
     pub reply: String,
@@ -148,6 +166,8 @@ pub struct AttemptRecord {
     pub suppress: Option<NewSuppression>,
     /// The recipient complained (sandbox), told by its own event after the delivery.
     pub complained: bool,
+    /// The first deferral after the time at which delay is told, which its event says.
+    pub delayed: bool,
     pub at: Timestamp,
 }
 
@@ -169,10 +189,18 @@ pub struct Attempt {
     pub enhanced: Option<EnhancedStatus>,
     /// The reply's text, or what went wrong.
     pub text: String,
-    /// The commands and replies of this try, secrets masked, shortened to 4 KiB.
-    pub transcript: String,
+    /// The commands and replies of this try, secrets masked, at most [`Attempt::TRANSCRIPT_OCTETS_MAX`]; empty once its
+    /// retention has ended. The deliveries of one batch share it.
+    pub transcript: Arc<str>,
     /// The state that followed.
     pub outcome: DeliveryState,
+    /// Why it did not deliver, if it did not.
+    pub class: Option<OutcomeClass>,
     /// Why the next try is when it is.
     pub reason: String,
+}
+
+impl Attempt {
+    /// Octets of a transcript that are kept.
+    pub const TRANSCRIPT_OCTETS_MAX: usize = 16 * 1024;
 }

@@ -4,12 +4,13 @@ mod dkim_keys;
 mod domains;
 mod keys;
 mod removal;
-mod room;
+pub(super) mod room;
 mod suppressions;
 mod templates;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
+pub(super) use self::tenants::note_resumed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,12 +22,12 @@ use zeroize::Zeroizing;
 use super::Store;
 use super::writer::Tx;
 use crate::mail::{
-    DkimKeyId, DomainId, DomainName, Environment, KeyId, SecretDigest, SuppressionId, TemplateId, TenantId,
-    TenantStatus, Timestamp,
+    DkimKeyId, DomainId, DomainName, Environment, KeyId, QueuePart, SecretDigest, SuppressionId, TemplateId,
+    TenantId, TenantStatus, Timestamp,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
-    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Result,
+    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
     ScramCredential, Suppression, SuppressionFilter, Template, TemplatePatch, Tenant, TenantCounts,
     TenantPatch,
 };
@@ -117,18 +118,23 @@ impl Directory for Store {
         now: Timestamp,
     ) -> Result<Option<Tenant>> {
         let status = patch.status;
+        let moves = patch.smart_host.is_some() || patch.source_pool.is_some();
         let memory = Arc::clone(&self.memory);
         let version = Arc::clone(&self.directory_version);
         let after = move |tenant: Option<Tenant>| {
             version.fetch_add(1, Ordering::Release);
             match (&tenant, status) {
                 (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
-                (Some(_), Some(TenantStatus::Active)) => memory.resume(id),
+                (Some(_), Some(TenantStatus::Active)) => memory.resume(id, now),
                 _ => {}
             }
             tenant
         };
-        self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await
+        let tenant = self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await?;
+        if tenant.is_some() && moves {
+            self.flush(QueuePart::tenant(id), now).await?;
+        }
+        Ok(tenant)
     }
 
     async fn smart_host_password(&self, id: TenantId) -> Result<Option<String>> {

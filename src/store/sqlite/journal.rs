@@ -8,12 +8,14 @@ pub(super) mod retention;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::spool::submission_key;
-use super::{Store, events};
-use crate::mail::{DeliveryId, KeyId, MessageId, TenantId, Timestamp};
+use super::{Store, events, outbox};
+use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, Journal, KeptAnswer, Message, MessageFilter, MessageSummary, Page, PageRequest,
-    Pruned, Rejection, Result, RetentionPolicy,
+    Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
+    MessageSummary, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -47,6 +49,27 @@ impl Journal for Store {
         limit: usize,
     ) -> Result<Vec<Event>> {
         self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
+    }
+
+    async fn append(&self, event: NewEvent) -> Result<()> {
+        self.write(move |tx| {
+            let NewEvent { kind, tenant_id, data, at } = &event;
+            let subject = events::Subject { tenant_id: *tenant_id, ..events::Subject::default() };
+            tx.append(*kind, subject, data, *at)
+        })
+        .await
+    }
+
+    async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage> {
+        self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
+    }
+
+    async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
+        self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
+    }
+
+    fn watch_events(&self) -> watch::Receiver<EventId> {
+        self.last_event.clone()
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -97,6 +120,10 @@ impl Store {
             pruned.bodies += self.write(move |tx| retention::remove_bodies(tx, &of_job)).await?;
             self.remove_files(ids).await?;
         }
+        for ids in due.transcripts.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.transcripts += self.write(move |tx| retention::remove_transcripts(tx, &ids)).await?;
+        }
         for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());
             let of_job = Arc::clone(&ids);
@@ -112,6 +139,10 @@ impl Store {
         for ids in due.rejections.chunks(retention::JOB_ROWS_MAX) {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
+        }
+        for ids in due.webhook_deliveries.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            pruned.webhook_deliveries += self.write(move |tx| outbox::remove(tx, &ids)).await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         pruned.kept_answers = self.write(move |tx| kept_answers::forget(tx, now, limit)).await?;

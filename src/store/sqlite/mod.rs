@@ -1,4 +1,4 @@
-//! SQLite behind the three roles: one writer on its own thread that commits everything waiting in one
+//! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
 //! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
 
 mod bodies;
@@ -6,7 +6,9 @@ mod directory;
 mod events;
 mod journal;
 mod open;
+mod outbox;
 mod page;
+mod queue;
 mod readers;
 mod rows;
 mod schema;
@@ -22,12 +24,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
+use tokio::sync::watch;
 
 use self::bodies::BodyFiles;
+use self::outbox::Agenda;
+use self::queue::Surveys;
 use self::readers::Readers;
 use self::spool::{FreeSpace, Memory};
 use self::writer::{Tx, Writer};
 use super::{Conflict, Result, StoreError};
+use crate::mail::EventId;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -108,10 +114,15 @@ pub struct Store {
     writer: Writer,
     readers: Readers,
     memory: Arc<Memory>,
+    surveys: Surveys,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,
     access: Access,
+    /// See [`super::Journal::watch_events`].
+    last_event: watch::Receiver<EventId>,
+    /// Which webhooks have something to be told.
+    agenda: Arc<Agenda>,
     /// See [`super::Directory::directory_version`].
     directory_version: Arc<AtomicU64>,
     /// Held while this process serves the data directory.

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use tokio::sync::watch;
 
 use super::bodies::BodyFiles;
 use super::events::EventClock;
+use super::outbox::Agenda;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::seal::{MasterKeyFile, Place, Sealer};
 use super::spool::{FreeSpace, Memory};
-use super::writer::Writer;
+use super::writer::{Heralds, Writer};
 use super::{Access, OpenError, Store, StoreOptions};
 
 const DATABASE_FILE: &str = "pillarbox.db";
@@ -66,18 +68,24 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     let sql = |error: rusqlite::Error| fault(error.to_string());
     let clock = EventClock::open(&connection).map_err(sql)?;
     let memory = Memory::open(&connection, options.handover_bytes_max).map_err(sql)?;
+    let (sender, last_event) = watch::channel(clock.last());
+    let agenda = Arc::new(Agenda::open(&connection).map_err(sql)?);
+    let heralds = Heralds { last_event: sender, agenda: Arc::clone(&agenda) };
     let readers =
         Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
-    let writer =
-        Writer::start(connection, clock, Arc::clone(&sealer)).map_err(|error| fault(error.to_string()))?;
+    let writer = Writer::start(connection, clock, Arc::clone(&sealer), heralds)
+        .map_err(|error| fault(error.to_string()))?;
     Ok(Store {
         writer,
         readers,
         memory: Arc::new(memory),
+        surveys: Default::default(),
         bodies: Arc::new(BodyFiles::new(&data_dir, options.inline_body_bytes_max)),
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
+        last_event,
+        agenda,
         directory_version: Arc::default(),
         lock: Mutex::new(lock),
     })

@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState,
-    DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId, EventKind, Host,
-    KeyId, MessageId, Notify, OriginalRecipient, RefusalCode, RequestId, ReturnContent, ReversePath,
-    SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp,
-    Verification,
+    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
+    DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
+    EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
+    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId,
+    TenantStatus, Timestamp, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
+    Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -65,6 +66,8 @@ stored_as_text!(
     SuppressionId,
     RequestId,
     TemplateId,
+    WebhookId,
+    WebhookDeliveryId,
     Address,
     EnhancedStatus,
     EnvelopeId,
@@ -81,9 +84,13 @@ stored_as_name!(
     DkimKeyState,
     SuppressionReason,
     DeliveryState,
+    OutcomeClass,
     Stage,
     EventKind,
     ReturnContent,
+    WebhookStatus,
+    DisabledReason,
+    WebhookDeliveryState,
 );
 
 impl ToSql for Host {
@@ -98,6 +105,18 @@ impl ToSql for Host {
 impl FromSql for Host {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         Self::parse(value.as_str()?).map_err(unreadable)
+    }
+}
+
+impl ToSql for Weight {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(u32::from(*self)))
+    }
+}
+
+impl FromSql for Weight {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        u32::column_result(value)?.try_into().map_err(unreadable)
     }
 }
 

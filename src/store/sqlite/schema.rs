@@ -7,7 +7,12 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_extensions.sql"),
     include_str!("migrations/0003_scram.sql"),
-    include_str!("migrations/0004_sending.sql"),
+    include_str!("migrations/0004_outcomes.sql"),
+    include_str!("migrations/0005_source_pool.sql"),
+    include_str!("migrations/0006_holds.sql"),
+    include_str!("migrations/0007_weight.sql"),
+    include_str!("migrations/0008_webhooks.sql"),
+    include_str!("migrations/0009_sending.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

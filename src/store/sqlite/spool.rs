@@ -4,6 +4,7 @@ mod agenda;
 mod claim;
 mod enqueue;
 mod free_space;
+mod holds;
 mod memory;
 mod ready;
 mod record;
@@ -12,7 +13,8 @@ pub(super) mod submission_key;
 use std::sync::Arc;
 
 pub(super) use self::free_space::FreeSpace;
-pub(super) use self::memory::Memory;
+pub(super) use self::holds::PARKED_US;
+pub(super) use self::memory::{Cursor, Memory, Parked, tenants_waiting};
 
 use self::enqueue::Incoming;
 use self::record::Outcome;
@@ -34,11 +36,12 @@ impl Spool for Store {
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
         self.refuse_unless_serving()?;
         let pass = Memory::begin_pass(&self.memory, now, room).await;
-        let granted = if pass.needs_database() {
+        let mut granted = if pass.needs_database() {
             self.read(move |connection| pass.run(Some(connection))).await?
         } else {
             pass.run(None)?
         };
+        self.park(granted.take_parked()).await;
         Ok(granted.accept())
     }
 

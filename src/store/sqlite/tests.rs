@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, TlsMode, Verification};
+use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
-    new_tenant, now, options, outcomes,
+    new_tenant, new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, KeptAnswer, NewSmartHost, RetentionPolicy, SmartHost, Spool};
+use crate::store::{Directory, Journal, KeptAnswer, NewSmartHost, Outbox, RetentionPolicy, Spool};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -28,7 +28,8 @@ fn contains(octets: &[u8], part: &[u8]) -> bool {
 async fn no_secret_stands_in_any_file_in_clear() {
     let bed = Bed::new();
     let mut new = new_tenant("a");
-    let smart_host = SmartHost { host: "h.example".into(), port: 25, user: None, tls: TlsMode::Implicit };
+    let smart_host =
+        serde_json::from_str(r#"{"host":"h.example","port":25,"user":null,"tls":"implicit"}"#).unwrap();
     let password = Some(Zeroizing::new("smart-host-password".to_owned()));
     new.smart_host = Some(NewSmartHost { smart_host, password });
     let tenant = bed.store.create_tenant(new, now()).await.unwrap().id;
@@ -279,7 +280,7 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
     bed.store.record(done).await.unwrap();
-    let policy = RetentionPolicy { body_days: 0, row_days: 9 };
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 9, row_days: 9, webhook_days: 7 };
     assert_eq!(bed.store.prune(policy, later(60), 100).await.unwrap().bodies, 2);
     assert!(!files[0].exists());
     assert!(bed.store.content(large.message.id).await.unwrap().is_none());
@@ -296,7 +297,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
-    let policy = RetentionPolicy { body_days: 9, row_days: 9 };
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
     let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
     assert_eq!(prune(100).await, 0);
     for file in &files {
@@ -377,6 +378,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let key = bed.store.create_key(key, now()).await.unwrap().id;
     let kept = KeptAnswer { digest: [0; 32], status: 200, body: b"{}".to_vec() };
     bed.store.keep_answer(key, "n", kept, now()).await.unwrap();
+    for owner in [Some(tenant), None] {
+        bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
+    }
     bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
     bed.store.create_template(new_template(tenant, "hello"), now()).await.unwrap();
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
@@ -388,6 +392,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
+    let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
+    database.execute(pause, [&id]).unwrap();
     let refusal = "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0)";
     database.execute(refusal, [&id]).unwrap();
     let seen = || {

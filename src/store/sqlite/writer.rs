@@ -9,11 +9,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::EventClock;
 use super::lock;
+use super::outbox::{Agenda, Subscriptions};
 use super::seal::Sealer;
+use crate::mail::EventId;
 use crate::store::{Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
@@ -32,6 +34,8 @@ pub(super) struct Tx<'a> {
     pub(super) clock: &'a EventClock,
     /// Seals secrets.
     pub(super) sealer: &'a Sealer,
+    /// Who is to be told of events.
+    pub(super) subscriptions: &'a Subscriptions,
 }
 
 impl Deref for Tx<'_> {
@@ -60,9 +64,10 @@ impl Writer {
         connection: Connection,
         clock: EventClock,
         sealer: Arc<Sealer>,
+        heralds: Heralds,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let bench = Bench { connection, clock, sealer };
+        let bench = Bench { connection, clock, sealer, subscriptions: Subscriptions::default(), heralds };
         let thread =
             std::thread::Builder::new().name("store-writer".into()).spawn(move || bench.serve(receiver))?;
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
@@ -245,6 +250,16 @@ struct Bench {
     connection: Connection,
     clock: EventClock,
     sealer: Arc<Sealer>,
+    subscriptions: Subscriptions,
+    heralds: Heralds,
+}
+
+/// Who hears what was committed.
+pub(super) struct Heralds {
+    /// The last event.
+    pub(super) last_event: watch::Sender<EventId>,
+    /// The webhooks that have something to be told.
+    pub(super) agenda: Arc<Agenda>,
 }
 
 impl Bench {
@@ -279,7 +294,10 @@ impl Bench {
             self.roll_back();
         }
         let committed = match &tried {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.tell_heralds();
+                Ok(())
+            }
             Err(Fault::Lost(error)) => Err(error),
             // Cannot be with savepoints; to be told of a failure is right in any case.
             Err(Fault::HalfDone) => Err(&CommitError::DiskFull),
@@ -290,7 +308,8 @@ impl Bench {
     }
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
-        let tx = Tx { connection: &self.connection, clock: &self.clock, sealer: &self.sealer };
+        let Self { connection, clock, sealer, subscriptions, .. } = self;
+        let tx = Tx { connection, clock, sealer, subscriptions };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             match savepoints {
@@ -317,12 +336,21 @@ impl Bench {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
+            self.subscriptions.forget();
             self.execute("ROLLBACK TO job")?;
         }
         Ok(self.execute("RELEASE job")?)
     }
 
+    fn tell_heralds(&self) {
+        let last = self.clock.last();
+        self.heralds.last_event.send_if_modified(|told| std::mem::replace(told, last) != last);
+        self.heralds.agenda.note_all(self.subscriptions.take_touched());
+    }
+
     fn roll_back(&self) {
+        self.subscriptions.forget();
+        self.subscriptions.take_touched();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
         {

@@ -43,6 +43,7 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
         keys: own("key")?,
         suppressions: own("suppression")?,
         templates: own("template")?,
+        webhooks: own("webhook")?,
         messages: own("message")?,
         deliveries: of_messages("delivery")?,
         events: of_messages("event")? + count("event WHERE tenant_id = ?1 AND message_id IS NULL")?,
@@ -101,7 +102,11 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let own = "tenant_id = ?1";
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
+    remove("hold", "(tenant_id, destination)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
+    // Those of the platform's webhooks too: what they say is the tenant's.
+    remove("webhook_delivery", "id", own)?;
+    let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let templates = remove("template", "id", own)?;
     remove("kept_answer", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
@@ -109,8 +114,17 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
     // While keys are left there is no room for their domains.
     let domains = remove("domain", "id", own)?;
+    tx.subscriptions.forget();
     Ok(Step {
-        counts: TenantCounts { events, suppressions, templates, keys, domains, ..TenantCounts::default() },
+        counts: TenantCounts {
+            events,
+            webhooks,
+            suppressions,
+            templates,
+            keys,
+            domains,
+            ..TenantCounts::default()
+        },
         messages: Vec::new(),
         is_last: left > 0,
     })

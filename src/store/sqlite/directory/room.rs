@@ -8,7 +8,7 @@ use crate::store::{Conflict, Limited, Result, StoreError};
 
 /// Refuses `more` rows that would be too many; the platform's own have no limit.
 /// [`Conflict::LimitReached`].
-pub(super) fn require(
+pub(in crate::store::sqlite) fn require(
     connection: &Connection,
     what: Limited,
     tenant: Option<TenantId>,
@@ -23,6 +23,7 @@ pub(super) fn require(
         Limited::Keys => "key",
         Limited::Suppressions => "suppression",
         Limited::Templates => "template",
+        Limited::Webhooks => "webhook",
     };
     let sql = format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");
     if connection.prepare_cached(&sql)?.exists(params![tenant, sql_limit(rows_max)])? {

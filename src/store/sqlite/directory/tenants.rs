@@ -9,7 +9,9 @@ use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{json, json_if_any, time, to_json, us};
 use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Conflict, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantPatch};
+use crate::store::{
+    Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantPatch,
+};
 
 const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
 
@@ -23,7 +25,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         settings: json(row, "settings")?,
         rate_limit: json(row, "rate_limit")?,
         smart_host: json_if_any(row, "smart_host")?,
+        source_pool: row.get("source_pool")?,
         retention_days: row.get("retention_days")?,
+        weight: row.get("weight")?,
         status: row.get("status")?,
         created_at: time(row, "created_us")?,
         updated_at: time(row, "updated_us")?,
@@ -42,7 +46,9 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
         settings: new.settings.clone(),
         rate_limit: new.rate_limit,
         smart_host: new.smart_host.as_ref().map(|new| new.smart_host.clone()),
+        source_pool: new.source_pool.clone(),
         retention_days: new.retention_days,
+        weight: new.weight,
         status: TenantStatus::Active,
         created_at: now,
         updated_at: now,
@@ -62,13 +68,14 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
 /// Inserts a tenant or replaces all of it but the password.
 fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
     let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
-                                   retention_days, status, created_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                                   source_pool, retention_days, weight, status, created_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                ON CONFLICT (id) DO UPDATE SET
                    name = excluded.name, slug = excluded.slug, external_ref = excluded.external_ref,
                    metadata = excluded.metadata, settings = excluded.settings,
                    rate_limit = excluded.rate_limit, smart_host = excluded.smart_host,
-                   retention_days = excluded.retention_days, status = excluded.status,
+                   source_pool = excluded.source_pool, retention_days = excluded.retention_days,
+                   weight = excluded.weight, status = excluded.status,
                    updated_us = excluded.updated_us";
     tx.prepare_cached(sql)?.execute(params![
         tenant.id,
@@ -79,7 +86,9 @@ fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
         to_json(&tenant.settings)?,
         to_json(&tenant.rate_limit)?,
         tenant.smart_host.as_ref().map(to_json).transpose()?,
+        tenant.source_pool,
         tenant.retention_days,
+        tenant.weight,
         tenant.status,
         us(tenant.created_at),
         us(tenant.updated_at),
@@ -142,6 +151,9 @@ pub(super) fn update(
     }
     write(tx, &tenant)?;
     if tenant.status != status_before {
+        if tenant.status == TenantStatus::Active {
+            note_resumed(tx, id, now)?;
+        }
         let kind = match tenant.status {
             TenantStatus::Active => EventKind::TenantActivated,
             TenantStatus::Suspended => EventKind::TenantSuspended,
@@ -150,6 +162,12 @@ pub(super) fn update(
         tx.append(kind, subject, &serde_json::json!({}), now)?;
     }
     Ok(Some(tenant))
+}
+
+/// What fell due until now could not be handed out.
+pub(in crate::store::sqlite) fn note_resumed(tx: &Tx<'_>, id: TenantId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE tenant SET resumed_us = ?2 WHERE id = ?1")?.execute(params![id, us(now)])?;
+    Ok(())
 }
 
 /// Changes what the patch names; answers what becomes of the password, if anything.
@@ -165,16 +183,20 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
     set(&mut tenant.metadata, patch.metadata);
     set(&mut tenant.settings, patch.settings);
     set(&mut tenant.rate_limit, patch.rate_limit);
+    set(&mut tenant.source_pool, patch.source_pool);
     set(&mut tenant.retention_days, patch.retention_days);
+    set(&mut tenant.weight, patch.weight);
     set(&mut tenant.status, patch.status);
     match patch.smart_host? {
         None => {
             tenant.smart_host = None;
             Some(None)
         }
-        Some(new) => {
-            tenant.smart_host = Some(new.smart_host);
-            new.password.map(Some)
+        Some(NewSmartHost { mut smart_host, password }) => {
+            let before = tenant.smart_host.as_ref().map_or(0, |old| old.password_revision);
+            smart_host.password_revision = before.wrapping_add(u32::from(password.is_some()));
+            tenant.smart_host = Some(smart_host);
+            password.map(Some)
         }
     }
 }

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::{Address, DeliveryId, DeliveryState, MessageId, RcptParameters};
-use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any};
+use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any, us};
+use crate::store::sqlite::spool::PARKED_US;
 use crate::store::{Attempt, Delivery, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
@@ -17,8 +18,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         },
         state: row.get("state")?,
         attempts: row.get("attempts")?,
-        next_attempt_at: time_if_any(row, "next_attempt_us")?,
+        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != PARKED_US),
         last_reply: row.get("last_reply")?,
+        last_class: row.get("last_class")?,
         updated_at: time(row, "updated_us")?,
     })
 }
@@ -61,8 +63,10 @@ pub(super) fn attempts(
     delivery: Option<DeliveryId>,
     limit: usize,
 ) -> Result<Vec<Attempt>> {
-    let sql = "SELECT * FROM attempt WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id = ?2)
-               ORDER BY started_us, id LIMIT ?3";
+    let sql = "SELECT attempt.*, coalesce(shared.transcript, attempt.transcript) AS said
+               FROM attempt LEFT JOIN attempt shared ON shared.id = attempt.transcript_of
+               WHERE attempt.message_id = ?1 AND (?2 IS NULL OR attempt.delivery_id = ?2)
+               ORDER BY attempt.started_us, attempt.id LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
     let attempts = statement.query_map(params![message, delivery, sql_limit(limit)], |row| {
         Ok(Attempt {
@@ -77,8 +81,9 @@ pub(super) fn attempts(
             code: row.get("code")?,
             enhanced: row.get("enhanced")?,
             text: row.get("text")?,
-            transcript: row.get("transcript")?,
+            transcript: row.get::<_, String>("said")?.into(),
             outcome: row.get("outcome")?,
+            class: row.get("class")?,
             reason: row.get("reason")?,
         })
     })?;

@@ -22,6 +22,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             envelope_id: row.get("envelope_id")?,
             require_tls: row.get("require_tls")?,
             release_at: time_if_any(row, "release_us")?,
+            deliver_by: None,
         },
         annotations: Annotations {
             tags: json_if_any(row, "tags")?.unwrap_or_default(),

@@ -1,8 +1,10 @@
 //! The rows of refused submissions.
 
 use rusqlite::{Connection, params};
+use serde::Serialize;
 
-use crate::mail::{RequestId, TenantId};
+use crate::mail::{EventKind, RefusalCode, RequestId, Stage, TenantId};
+use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{parsed_if_any, shorten, time, us};
 use crate::store::sqlite::writer::Tx;
@@ -24,7 +26,29 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
         rejection.client_address.map(|address| address.to_string()),
         us(rejection.created_at),
     ])?;
-    Ok(())
+    tell(tx, rejection)
+}
+
+/// What the event of a refused submission says.
+#[derive(Serialize)]
+struct Told<'a> {
+    rejection_id: RequestId,
+    stage: Stage,
+    code: &'static str,
+    message: &'a str,
+}
+
+/// A recipient that was left out because it is suppressed is told apart: nothing is wrong with the submission.
+fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
+    let kind = match rejection.code {
+        RefusalCode::RecipientSuppressed => EventKind::MessageSuppressed,
+        _ => EventKind::MessageRejected,
+    };
+    let subject = Subject { tenant_id: Some(rejection.tenant_id), ..Subject::default() };
+    let Rejection { id, stage, code, message, .. } = rejection;
+    let message = shorten(message, MESSAGE_OCTETS_MAX);
+    let told = Told { rejection_id: *id, stage: *stage, code: code.as_str(), message };
+    tx.append(kind, subject, &told, rejection.created_at)
 }
 
 pub(super) fn list(

@@ -1,9 +1,11 @@
 //! What has been kept long enough. Ids hold the time of creation, so the oldest rows come first by their keys.
 
-use rusqlite::{Connection, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
-use crate::mail::{EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp};
-use crate::store::sqlite::rows::us;
+use crate::mail::{
+    AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
+};
+use crate::store::sqlite::rows::{sql_limit, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Result, RetentionPolicy};
 
@@ -15,8 +17,11 @@ pub(super) const JOB_ROWS_MAX: usize = 50;
 pub(super) struct Due {
     pub(super) bodies: Vec<MessageId>,
     pub(super) messages: Vec<MessageId>,
+    /// Attempts, the oldest first.
+    pub(super) transcripts: Vec<AttemptId>,
     pub(super) events: Vec<String>,
     pub(super) rejections: Vec<String>,
+    pub(super) webhook_deliveries: Vec<String>,
 }
 
 /// Finds at most `limit` of each.
@@ -29,6 +34,7 @@ pub(super) fn find_due(
     let mut due = Due::default();
     let body_end = days_before(now, policy.body_days);
     due.bodies = finished_messages(connection, "body", "message_id", None, body_end, limit)?;
+    due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
     while let Some(row) = rows.next()? {
@@ -46,6 +52,9 @@ pub(super) fn find_due(
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
     let sql = "SELECT id FROM event WHERE tenant_id IS ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
     collect(connection, sql, params![None::<TenantId>, event_end], limit, &mut due.events)?;
+    let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
+    let sql = "SELECT id FROM webhook_delivery WHERE id < ?1 ORDER BY id LIMIT ?2";
+    collect(connection, sql, params![end], limit, &mut due.webhook_deliveries)?;
     Ok(due)
 }
 
@@ -82,7 +91,30 @@ fn finished_messages(
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Adds ids until there are `limit`; the query's third parameter is how many may still come.
+/// Attempts that were made before `end` and have not been looked at since.
+fn old_transcripts(connection: &Connection, end: Timestamp, limit: usize) -> Result<Vec<AttemptId>> {
+    let progress = "SELECT up_to FROM transcript_removal WHERE id = 1";
+    let up_to: Option<String> =
+        connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
+    let sql = "SELECT id FROM attempt WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let bounds = params![up_to.unwrap_or_default(), first_id(AttemptId::PREFIX, end), sql_limit(limit)];
+    let ids = statement.query_map(bounds, |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Removes the transcripts of attempts that follow one another.
+pub(super) fn remove_transcripts(tx: &Tx<'_>, ids: &[AttemptId]) -> Result<u64> {
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(0) };
+    let sql = "UPDATE attempt SET transcript = '' WHERE id >= ?1 AND id <= ?2";
+    let removed = tx.prepare_cached(sql)?.execute([first, last])?;
+    let sql = "INSERT INTO transcript_removal (id, up_to) VALUES (1, ?1)
+               ON CONFLICT (id) DO UPDATE SET up_to = excluded.up_to";
+    tx.prepare_cached(sql)?.execute([last])?;
+    Ok(removed as u64)
+}
+
+/// Adds ids until there are `limit`; the query's last parameter is how many may still come.
 fn collect(
     connection: &Connection,
     sql: &str,

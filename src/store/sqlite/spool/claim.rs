@@ -1,17 +1,17 @@
 //! One pass over what is due: first what is ready in memory, then rows of the database, the room split evenly
 //! between the tenants that have something. What a pass reads is bounded, however deep the queue is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 use tokio::sync::OwnedMutexGuard;
 
-use super::memory::{Cursor, DueRow, Memory};
+use super::memory::{Cursor, DueRow, Memory, Parked, Wanted};
 use crate::mail::{DeliveryId, Host, MessageId, TenantId, Timestamp};
 use crate::store::sqlite::journal::{deliveries, messages};
-use crate::store::{Batch, ClaimRoom, Claimed, Delivery, Message, Result};
+use crate::store::{Admits, Batch, ClaimRoom, Claimed, Delivery, Message, Result};
 
 /// Deliveries in one batch.
 pub(super) const BATCH_DELIVERIES_MAX: usize = 100;
@@ -19,13 +19,15 @@ pub(super) const BATCH_DELIVERIES_MAX: usize = 100;
 const PAGE_ROWS: usize = 256;
 /// Due rows that a pass looks at for one tenant; the next pass goes on from there.
 const SCAN_ROWS_MAX: usize = 8192;
+/// Due rows of paused destinations after which a pass looks for no more.
+const PARKED_ROWS_MAX: usize = 8192;
 
 /// A pass that was planned. Dropped unfinished, it leaves everything to the next one.
 pub(super) struct Pass {
     memory: Arc<Memory>,
     now_us: i64,
     room: usize,
-    saturated: HashSet<Host>,
+    admits: Arc<dyn Admits>,
     tenants: Vec<Candidate>,
     granted: Granted,
     is_over: bool,
@@ -60,6 +62,8 @@ pub(super) struct Granted {
     messages: HashMap<MessageId, Arc<Message>>,
     /// Claimed rows that are still to be read.
     unread: Vec<DeliveryId>,
+    /// Rows that were due at a paused destination.
+    parked: Vec<Parked>,
     next_due_at: Option<Timestamp>,
 }
 
@@ -72,12 +76,18 @@ impl Granted {
             open_batches: HashMap::new(),
             messages: HashMap::new(),
             unread: Vec::new(),
+            parked: Vec::new(),
             next_due_at: None,
         }
     }
 
     pub(super) fn accept(mut self) -> Claimed {
         Claimed { batches: mem::take(&mut self.batches), next_due_at: self.next_due_at }
+    }
+
+    /// What is to be set aside before anybody else may look.
+    pub(super) fn take_parked(&mut self) -> Vec<Parked> {
+        mem::take(&mut self.parked)
     }
 
     /// Reads the rows that were claimed.
@@ -96,13 +106,20 @@ impl Granted {
     }
 
     fn read(&mut self, connection: &Connection, id: DeliveryId) -> Result<Option<(Arc<Message>, Delivery)>> {
-        let Some(delivery) = deliveries::find(connection, id)? else { return Ok(None) };
-        if let Some(message) = self.messages.get(&delivery.message_id) {
-            return Ok(Some((Arc::clone(message), delivery)));
+        let Some(mut delivery) = deliveries::find(connection, id)? else { return Ok(None) };
+        let message = match self.messages.get(&delivery.message_id) {
+            Some(message) => Arc::clone(message),
+            None => {
+                let Some(message) = messages::find(connection, delivery.message_id)? else { return Ok(None) };
+                let message = Arc::new(message);
+                self.messages.insert(message.id, Arc::clone(&message));
+                message
+            }
+        };
+        if let Some(at) = delivery.next_attempt_at {
+            let due_us = self.memory.effective_due(message.tenant_id, at.as_microsecond());
+            delivery.next_attempt_at = Timestamp::from_microsecond(due_us).ok();
         }
-        let Some(message) = messages::find(connection, delivery.message_id)? else { return Ok(None) };
-        let message = Arc::new(message);
-        self.messages.insert(message.id, Arc::clone(&message));
         Ok(Some((message, delivery)))
     }
 
@@ -144,7 +161,7 @@ impl Pass {
             memory,
             now_us,
             room: room.deliveries_max,
-            saturated: room.saturated.iter().cloned().collect(),
+            admits: Arc::clone(&room.admits),
             tenants: Vec::new(),
             granted,
             is_over: false,
@@ -212,24 +229,27 @@ impl Pass {
         if wanted == 0 {
             return 0;
         }
-        let batches = self.memory.take_ready(self.tenants[index].tenant, wanted, &self.saturated);
+        let batches = self.memory.take_ready(self.tenants[index].tenant, wanted, &*self.admits);
         let count = batches.iter().map(|batch| batch.deliveries.len()).sum();
         self.granted.batches.extend(batches);
         count
     }
 
     fn take_due(&mut self, index: usize, wanted: usize, connection: &Connection) -> Result<usize> {
-        let Self { memory, saturated, tenants, granted, now_us, .. } = self;
+        let Self { memory, admits, tenants, granted, now_us, .. } = self;
         let candidate = &mut tenants[index];
         let tenant = candidate.tenant;
         let Some(scan) = candidate.scan.as_mut() else { return Ok(0) };
         let mut taken = 0;
-        while taken < wanted && !scan.is_over() {
+        while taken < wanted && !scan.is_over() && granted.parked.len() < PARKED_ROWS_MAX {
             let rows = scan.page(connection, tenant, *now_us)?;
             let end = rows.last().map(|row| row.at);
             let is_last_page = rows.len() < PAGE_ROWS;
             scan.rows_left = scan.rows_left.saturating_sub(rows.len());
-            let choice = memory.choose(tenant, rows, wanted - taken, saturated);
+            let wanted =
+                Wanted { tenant, now_us: *now_us, deliveries_max: wanted - taken, admits: &**admits };
+            let choice = memory.choose(&wanted, rows);
+            granted.parked.extend(choice.parked);
             scan.skipped |= choice.skipped;
             taken += choice.claimed.len();
             granted.read_claimed(connection, choice.claimed)?;

@@ -83,7 +83,7 @@ impl Incoming {
             return written;
         }
         if mem::take(&mut self.is_claimed) {
-            self.memory.make_ready(message.tenant_id, mem::take(&mut self.batches));
+            self.memory.make_ready(message, mem::take(&mut self.batches));
         } else {
             self.memory.note_due(message.tenant_id, message.begins_at());
         }
@@ -188,6 +188,7 @@ fn batches_of(new: &NewMessage) -> Vec<Batch> {
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
+            last_class: None,
             updated_at: message.created_at,
         };
         let host = recipient.address.host();

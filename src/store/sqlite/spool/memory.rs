@@ -12,10 +12,12 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::agenda::Agenda;
 use super::claim::Pass;
+use super::holds::{Holds, PARKED_US};
 use super::ready::ReadyList;
-use crate::mail::{DeliveryId, Host, TenantId, TenantStatus, Timestamp};
+use crate::mail::{DeliveryId, Host, QueuePart, TenantId, TenantStatus, Timestamp};
 use crate::store::sqlite::lock;
-use crate::store::{Batch, ClaimRoom, NewMessage};
+use crate::store::sqlite::queue::holds;
+use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
@@ -33,7 +35,7 @@ struct State {
     ready: ReadyList,
     /// Octets of content behind claims.
     held_octets: u64,
-    suspended: HashSet<TenantId>,
+    holds: Holds,
     agenda: Agenda,
     /// How far the scan of a tenant's due rows has come, where it did not reach the end.
     cursors: HashMap<TenantId, Cursor>,
@@ -55,9 +57,9 @@ struct HeldOctets(u64);
 
 /// A place among a tenant's due rows: behind this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Cursor {
-    pub(super) next_attempt_us: i64,
-    pub(super) id: DeliveryId,
+pub(in crate::store::sqlite) struct Cursor {
+    pub(in crate::store::sqlite) next_attempt_us: i64,
+    pub(in crate::store::sqlite) id: DeliveryId,
 }
 
 /// A due row, as far as the choice needs it.
@@ -72,8 +74,25 @@ pub(super) struct Choice {
     pub(super) claimed: Vec<DeliveryId>,
     /// The last row that was looked at.
     pub(super) last: Option<Cursor>,
-    /// Whether a row was passed over because its destination has enough waiting.
+    /// Whether a row was passed over because it may not be claimed now.
     pub(super) skipped: bool,
+    /// Rows that are to be set aside because their destination is paused.
+    pub(super) parked: Vec<Parked>,
+}
+
+/// A due row whose next try is put off to the end of a pause.
+pub(in crate::store::sqlite) struct Parked {
+    pub(in crate::store::sqlite) tenant: TenantId,
+    pub(in crate::store::sqlite) at: Cursor,
+    pub(in crate::store::sqlite) until_us: i64,
+}
+
+/// What a pass may choose of a page.
+pub(super) struct Wanted<'a> {
+    pub(super) tenant: TenantId,
+    pub(super) now_us: i64,
+    pub(super) deliveries_max: usize,
+    pub(super) admits: &'a dyn Admits,
 }
 
 impl State {
@@ -97,7 +116,19 @@ impl State {
     }
 
     fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
-        !self.suspended.contains(&tenant) && self.agenda.advance(tenant, at)
+        let begin = self.holds.begin_of(tenant);
+        begin.is_some_and(|begin| at != PARKED_US && self.agenda.advance(tenant, at.max(begin)))
+    }
+
+    /// Takes a tenant's fresh messages, all or those for a destination, back to the database.
+    fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
+        let withdrawn = match destination {
+            Some(host) => self.ready.remove_destination(tenant, host),
+            None => self.ready.remove(tenant),
+        };
+        for id in withdrawn {
+            self.end_claim(id);
+        }
     }
 }
 
@@ -108,22 +139,24 @@ impl Memory {
         handover_octets_max: u64,
     ) -> rusqlite::Result<Self> {
         let mut state = State::default();
-        let mut suspended = connection.prepare("SELECT id FROM tenant WHERE status = ?1")?;
-        for tenant in suspended.query_map([TenantStatus::Suspended], |row| row.get(0))? {
-            state.suspended.insert(tenant?);
-        }
-        // From one tenant's first due row to the next's, however many rows each has.
-        let mut waiting = connection.prepare(
-            "WITH RECURSIVE waiting (tenant_id) AS (
-                 SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL
-                 UNION ALL
-                 SELECT (SELECT min(tenant_id) FROM delivery
-                         WHERE next_attempt_us IS NOT NULL AND tenant_id > waiting.tenant_id)
-                 FROM waiting WHERE waiting.tenant_id IS NOT NULL)
-             SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
+        let mut tenants = connection.prepare(
+            "SELECT id, status, resumed_us FROM tenant WHERE status = ?1 OR resumed_us IS NOT NULL",
         )?;
-        for tenant in waiting.query_map([], |row| row.get(0))? {
-            state.advance(tenant?, i64::MIN);
+        let mut rows = tenants.query([TenantStatus::Suspended])?;
+        while let Some(row) = rows.next()? {
+            let tenant = row.get(0)?;
+            if row.get::<_, TenantStatus>(1)? == TenantStatus::Suspended {
+                state.holds.suspend(tenant);
+            }
+            if let Some(at) = row.get(2)? {
+                state.holds.note_resumed(tenant, at);
+            }
+        }
+        for (part, until_us) in holds::read_unlifted(connection)? {
+            state.holds.hold(&part, until_us);
+        }
+        for tenant in tenants_waiting(connection)? {
+            state.advance(tenant, i64::MIN);
         }
         Ok(Self { state: Mutex::new(state), work: Notify::new(), pass: Arc::default(), handover_octets_max })
     }
@@ -142,7 +175,8 @@ impl Memory {
         let tenant = new.message.tenant_id;
         let octets = new.content.len() as u64;
         let mut state = lock(&self.state);
-        if state.suspended.contains(&tenant) || state.held_octets + octets > self.handover_octets_max {
+        let now_us = new.message.created_at.as_microsecond();
+        if state.holds.holds_tenant(tenant, now_us) || state.held_octets + octets > self.handover_octets_max {
             return false;
         }
         state.held_octets += octets;
@@ -154,24 +188,27 @@ impl Memory {
         true
     }
 
-    /// Lines up a committed message whose deliveries were claimed before.
-    pub(super) fn make_ready(&self, tenant: TenantId, batches: Vec<Batch>) {
+    /// Lines up a committed message whose deliveries were claimed before; what is held waits in the database.
+    pub(super) fn make_ready(&self, message: &Message, batches: Vec<Batch>) {
+        let (tenant, now_us) = (message.tenant_id, message.created_at.as_microsecond());
         let mut state = lock(&self.state);
-        if state.suspended.contains(&tenant) {
-            for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
-                state.end_claim(delivery.id);
-            }
-            return;
-        }
+        let is_tenant_held = state.holds.holds_tenant(tenant, now_us);
         for batch in batches {
-            state.ready.push(tenant, batch);
+            if is_tenant_held || state.holds.end_at(tenant, &batch.destination, now_us).is_some() {
+                for delivery in &batch.deliveries {
+                    state.end_claim(delivery.id);
+                }
+                state.advance(tenant, now_us);
+            } else {
+                state.ready.push(tenant, batch);
+            }
         }
         drop(state);
         self.work.notify_one();
     }
 
     /// Claims of deliveries that are not in the database are void.
-    pub(super) fn forget(&self, ids: impl Iterator<Item = DeliveryId>) {
+    pub(in crate::store::sqlite) fn forget(&self, ids: impl Iterator<Item = DeliveryId>) {
         let mut state = lock(&self.state);
         for id in ids {
             state.end_claim(id);
@@ -179,7 +216,7 @@ impl Memory {
     }
 
     /// The database has work of a tenant from `at` on.
-    pub(super) fn note_due(&self, tenant: TenantId, at: Timestamp) {
+    pub(in crate::store::sqlite) fn note_due(&self, tenant: TenantId, at: Timestamp) {
         let is_first = lock(&self.state).advance(tenant, at.as_microsecond());
         if is_first {
             self.work.notify_one();
@@ -203,7 +240,7 @@ impl Memory {
     }
 
     /// Ends claims whose deliveries are due as they were.
-    pub(super) fn release(&self, ids: &[DeliveryId]) {
+    pub(in crate::store::sqlite) fn release(&self, ids: &[DeliveryId]) {
         let mut state = lock(&self.state);
         for id in ids {
             if let Some(tenant) = state.end_claim(*id) {
@@ -217,18 +254,16 @@ impl Memory {
     /// Nothing of the tenant is handed out until it is resumed.
     pub(in crate::store::sqlite) fn suspend(&self, tenant: TenantId) {
         let mut state = lock(&self.state);
-        state.suspended.insert(tenant);
+        state.holds.suspend(tenant);
         state.agenda.remove(tenant);
-        for id in state.ready.remove(tenant) {
-            state.end_claim(id);
-        }
+        state.withdraw(tenant, None);
     }
 
     /// What the tenant has in the database may be claimed again.
-    pub(in crate::store::sqlite) fn resume(&self, tenant: TenantId) {
+    pub(in crate::store::sqlite) fn resume(&self, tenant: TenantId, now: Timestamp) {
         let mut state = lock(&self.state);
-        if state.suspended.remove(&tenant) {
-            state.agenda.advance(tenant, i64::MIN);
+        if state.holds.end_suspension(tenant, now.as_microsecond()) {
+            state.advance(tenant, i64::MIN);
             drop(state);
             self.work.notify_one();
         }
@@ -238,8 +273,91 @@ impl Memory {
     pub(in crate::store::sqlite) fn forget_tenant(&self, tenant: TenantId) {
         self.suspend(tenant);
         let mut state = lock(&self.state);
-        state.suspended.remove(&tenant);
+        state.holds.forget_tenant(tenant);
         state.cursors.remove(&tenant);
+    }
+
+    /// Nothing of the part is handed out before a time.
+    pub(in crate::store::sqlite) fn hold(&self, part: &QueuePart, until_us: i64) {
+        let mut state = lock(&self.state);
+        state.holds.hold(part, until_us);
+        match (part.tenant_id, &part.destination) {
+            (Some(tenant), None) => {
+                state.agenda.remove(tenant);
+                state.withdraw(tenant, None);
+                state.advance(tenant, until_us);
+            }
+            (tenant, Some(host)) => {
+                let tenants = tenant.map_or_else(|| state.ready.tenants_with(host), |tenant| vec![tenant]);
+                for tenant in tenants {
+                    state.withdraw(tenant, Some(host));
+                    state.advance(tenant, i64::MIN);
+                }
+            }
+            (None, None) => {}
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// The pause of the part is over. What was set aside is not due by that yet.
+    pub(in crate::store::sqlite) fn lift(&self, part: &QueuePart, now: Timestamp) {
+        let mut state = lock(&self.state);
+        state.holds.lift(part, now.as_microsecond());
+        if let (Some(tenant), None) = (part.tenant_id, &part.destination) {
+            state.advance(tenant, i64::MIN);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Whether a tenant's mail for a destination is held.
+    pub(in crate::store::sqlite) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
+        let state = lock(&self.state);
+        let now_us = now.as_microsecond();
+        state.holds.end_at(tenant, host, now_us).is_some() || state.holds.holds_tenant(tenant, now_us)
+    }
+
+    /// Waits until the pass that runs, if any, has set aside what it found: the next one knows of earlier changes.
+    pub(in crate::store::sqlite) async fn wait_for_pass(&self) {
+        drop(self.pass.lock().await);
+    }
+
+    /// The deliveries that the relay has.
+    pub(in crate::store::sqlite) fn handed_out(&self) -> HashSet<DeliveryId> {
+        let state = lock(&self.state);
+        let mut ids = HashSet::with_capacity(state.handed_out.values().sum());
+        if state.handed_out.is_empty() {
+            return ids;
+        }
+        ids.extend(state.claims.iter().filter(|(_, claim)| claim.is_handed_out).map(|(id, _)| *id));
+        ids
+    }
+
+    /// Claims deliveries for a change of their rows, those that wait in memory too; answers which. The relay has the
+    /// others, or is about to. The claims end with [`Memory::end`] or [`Memory::release`].
+    pub(in crate::store::sqlite) fn take_back(
+        &self,
+        tenant: TenantId,
+        deliveries: &[(DeliveryId, Host)],
+    ) -> HashSet<DeliveryId> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let mut taken = HashSet::new();
+        for (id, host) in deliveries {
+            let is_free = match state.claims.get(id) {
+                None => {
+                    let claim = Claim { tenant, is_handed_out: false, held: None };
+                    state.claims.insert(*id, claim);
+                    true
+                }
+                Some(claim) => !claim.is_handed_out && state.ready.remove_delivery(tenant, host, *id),
+            };
+            if is_free {
+                taken.insert(*id);
+            }
+        }
+        taken
     }
 }
 
@@ -283,11 +401,11 @@ impl Memory {
         &self,
         tenant: TenantId,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Vec<Batch> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let batches = state.ready.take(tenant, deliveries_max, saturated);
+        let batches = state.ready.take(tenant, deliveries_max, admits);
         for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
             if let Some(claim) = state.claims.get_mut(&delivery.id) {
                 claim.is_handed_out = true;
@@ -301,13 +419,8 @@ impl Memory {
     }
 
     /// Claims of a page of due rows those that are free, until there are enough.
-    pub(super) fn choose(
-        &self,
-        tenant: TenantId,
-        rows: Vec<DueRow>,
-        deliveries_max: usize,
-        saturated: &HashSet<Host>,
-    ) -> Choice {
+    pub(super) fn choose(&self, wanted: &Wanted<'_>, rows: Vec<DueRow>) -> Choice {
+        let &Wanted { tenant, now_us, deliveries_max, admits } = wanted;
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let mut choice = Choice::default();
@@ -321,7 +434,11 @@ impl Memory {
             if has_ended || state.claims.contains_key(&id) {
                 continue;
             }
-            if saturated.contains(&row.destination) {
+            if let Some(until_us) = state.holds.end_at(tenant, &row.destination, now_us) {
+                choice.parked.push(Parked { tenant, at: row.at, until_us });
+                continue;
+            }
+            if !admits.admits(tenant, &row.destination, 1) {
                 choice.skipped = true;
                 continue;
             }
@@ -332,6 +449,11 @@ impl Memory {
             *state.handed_out.entry(tenant).or_default() += choice.claimed.len();
         }
         choice
+    }
+
+    /// When what fell due at `due_us` could first be handed out.
+    pub(super) fn effective_due(&self, tenant: TenantId, due_us: i64) -> i64 {
+        lock(&self.state).holds.effective_due(tenant, due_us)
     }
 
     /// Where the scan of a tenant stands and when there may be more.
@@ -355,6 +477,21 @@ impl Memory {
         state.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }
+}
+
+/// Who has open deliveries in the database.
+pub(in crate::store::sqlite) fn tenants_waiting(connection: &Connection) -> rusqlite::Result<Vec<TenantId>> {
+    // From one tenant's first due row to the next's, however many rows each has.
+    let mut waiting = connection.prepare_cached(
+        "WITH RECURSIVE waiting (tenant_id) AS (
+             SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL
+             UNION ALL
+             SELECT (SELECT min(tenant_id) FROM delivery
+                     WHERE next_attempt_us IS NOT NULL AND tenant_id > waiting.tenant_id)
+             FROM waiting WHERE waiting.tenant_id IS NOT NULL)
+         SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
+    )?;
+    waiting.query_map([], |row| row.get(0))?.collect()
 }
 
 /// How many deliveries of a tenant may still be handed out.

@@ -1,10 +1,10 @@
 //! Fresh messages that wait in memory for the relay: for each tenant a queue per destination, so that one busy
 //! destination holds up nothing but itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use crate::mail::{DeliveryId, Host, TenantId};
-use crate::store::{Batch, Delivery};
+use crate::mail::{DeliveryId, Environment, Host, TenantId};
+use crate::store::{Admits, Batch, Delivery};
 
 #[derive(Default)]
 pub(super) struct ReadyList {
@@ -16,9 +16,9 @@ pub(super) struct ReadyList {
 /// What one tenant has ready.
 #[derive(Default)]
 struct Lane {
-    queues: HashMap<Host, VecDeque<Batch>>,
+    queues: HashMap<(Environment, Host), VecDeque<Batch>>,
     /// Whose turn it is; each destination with something ready once.
-    turns: VecDeque<Host>,
+    turns: VecDeque<(Environment, Host)>,
 }
 
 impl ReadyList {
@@ -28,9 +28,10 @@ impl ReadyList {
             turns.push_back(tenant);
             Lane::default()
         });
-        let queue = lane.queues.entry(batch.destination.clone()).or_default();
+        let key = (batch.message.environment, batch.destination.clone());
+        let queue = lane.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            lane.turns.push_back(batch.destination.clone());
+            lane.turns.push_back(key);
         }
         queue.push_back(batch);
     }
@@ -47,15 +48,15 @@ impl ReadyList {
         next
     }
 
-    /// Takes at most `deliveries_max` deliveries of a tenant, none for a destination in `saturated`.
+    /// Takes at most `deliveries_max` deliveries of a tenant, none that `admits` passes over.
     pub(super) fn take(
         &mut self,
         tenant: TenantId,
         deliveries_max: usize,
-        saturated: &HashSet<Host>,
+        admits: &dyn Admits,
     ) -> Vec<Batch> {
         let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let taken = lane.take(deliveries_max, saturated);
+        let taken = lane.take(tenant, deliveries_max, admits);
         if lane.queues.is_empty() {
             self.remove(tenant);
         }
@@ -69,32 +70,99 @@ impl ReadyList {
         let batches = lane.queues.into_values().flatten();
         batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
+
+    /// Forgets what a tenant has for a destination and answers which deliveries they were.
+    pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = lane.remove(host);
+        if lane.queues.is_empty() {
+            self.remove(tenant);
+        }
+        removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
+    }
+
+    /// Forgets one delivery. False if it does not wait here.
+    pub(super) fn remove_delivery(&mut self, tenant: TenantId, host: &Host, id: DeliveryId) -> bool {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return false };
+        let is_removed = lane.remove_delivery(host, id);
+        if lane.queues.is_empty() {
+            self.remove(tenant);
+        }
+        is_removed
+    }
+
+    /// Who has something for a destination.
+    pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
+        let with = self.tenants.iter().filter(|(_, lane)| lane.has(host));
+        with.map(|(tenant, _)| *tenant).collect()
+    }
 }
 
 impl Lane {
-    fn take(&mut self, deliveries_max: usize, saturated: &HashSet<Host>) -> Vec<Batch> {
+    fn remove(&mut self, host: &Host) -> Vec<Batch> {
+        self.turns.retain(|(_, other)| other != host);
+        let environments = Environment::ALL.iter().copied();
+        environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
+    }
+
+    fn remove_delivery(&mut self, host: &Host, id: DeliveryId) -> bool {
+        for &environment in Environment::ALL {
+            let key = (environment, host.clone());
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            let is_it = |delivery: &Delivery| delivery.id == id;
+            let Some(at) = queue.iter().position(|batch| batch.deliveries.iter().any(is_it)) else {
+                continue;
+            };
+            if let Some(batch) = queue.get_mut(at) {
+                batch.deliveries.retain(|delivery| !is_it(delivery));
+                if batch.deliveries.is_empty() {
+                    queue.remove(at);
+                }
+            }
+            if queue.is_empty() {
+                self.queues.remove(&key);
+                self.turns.retain(|other| *other != key);
+            }
+            return true;
+        }
+        false
+    }
+
+    fn has(&self, host: &Host) -> bool {
+        Environment::ALL.iter().any(|&of| self.queues.contains_key(&(of, host.clone())))
+    }
+
+    fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
         let mut taken = Vec::new();
         let (mut room, mut skipped) = (deliveries_max, 0);
         while room > 0 && skipped < self.turns.len() {
-            let Some(host) = self.turns.pop_front() else { break };
-            if saturated.contains(&host) {
-                self.turns.push_back(host);
+            let Some(key) = self.turns.pop_front() else { break };
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
+                self.turns.push_back(key);
                 skipped += 1;
                 continue;
             }
-            let Some(queue) = self.queues.get_mut(&host) else { continue };
+            skipped = 0;
             if let Some(batch) = take_one(queue, room) {
                 room -= batch.deliveries.len();
                 taken.push(batch);
             }
             if queue.is_empty() {
-                self.queues.remove(&host);
+                self.queues.remove(&key);
             } else {
-                self.turns.push_back(host);
+                self.turns.push_back(key);
             }
         }
         taken
     }
+}
+
+/// Whether a batch, or as much of it as there is room for, may be claimed. Mail of the test environment goes nowhere, so
+/// no destination stands in its way.
+fn may_go(batch: &Batch, tenant: TenantId, room: usize, admits: &dyn Admits) -> bool {
+    batch.message.environment == Environment::Test
+        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(room))
 }
 
 /// The first batch, or as much of it as there is room for.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::enqueue::Incoming;
 use super::memory::Memory;
-use crate::mail::{DeliveryState, EventKind};
+use crate::mail::{AttemptId, DeliveryState, EventKind, OutcomeClass};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{shorten, us};
@@ -15,7 +15,6 @@ use crate::store::sqlite::writer::Tx;
 use crate::store::{Attempt, AttemptRecord, Result};
 
 const REPLY_OCTETS_MAX: usize = 1024;
-const TRANSCRIPT_OCTETS_MAX: usize = 4096;
 
 /// What came of a try. Its claims end with the commit; without one they stay: what was sent and could not be
 /// written must not be due again while the caller still tries to write it.
@@ -36,15 +35,27 @@ struct Told<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     enhanced: Option<String>,
     reply: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<OutcomeClass>,
     attempts: u32,
+    /// It has taken so long that the sender is told of the delay.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    delayed: bool,
+}
+
+/// The last transcript that was written, and in which attempt.
+struct Carrier<'a> {
+    attempt_id: AttemptId,
+    transcript: &'a Arc<str>,
 }
 
 impl Outcome {
     /// Answers whether any of the deliveries was still there.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
         let mut any_was_open = false;
+        let mut carrier = None;
         for record in &self.records {
-            any_was_open |= write_one(tx, record)?;
+            any_was_open |= write_one(tx, record, &mut carrier)?;
         }
         // A tenant that was removed meanwhile gets no report.
         if let Some(report) = self.report.as_ref().filter(|_| any_was_open) {
@@ -71,11 +82,11 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
 }
 
 /// False if the delivery is gone or finished already.
-fn write_one(tx: &Tx<'_>, record: &AttemptRecord) -> Result<bool> {
+fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Carrier<'a>>) -> Result<bool> {
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
     let sql =
         "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
-                   updated_us = ?6
+                   updated_us = ?6, last_class = ?7
                WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
     let row = params![
         record.delivery_id,
@@ -84,12 +95,13 @@ fn write_one(tx: &Tx<'_>, record: &AttemptRecord) -> Result<bool> {
         next_attempt_us(record),
         reply,
         us(record.at),
+        record.class,
     ];
     let changed: Option<(String, u32)> =
         tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((recipient, attempts)) = changed else { return Ok(false) };
     if let Some(attempt) = &record.attempt {
-        insert_attempt(tx, attempt)?;
+        insert_attempt(tx, attempt, carrier)?;
     }
     let attempt = record.attempt.as_ref();
     let told = Told {
@@ -98,7 +110,9 @@ fn write_one(tx: &Tx<'_>, record: &AttemptRecord) -> Result<bool> {
         code: attempt.and_then(|attempt| attempt.code),
         enhanced: attempt.and_then(|attempt| attempt.enhanced).map(|status| status.to_string()),
         reply,
+        class: record.class,
         attempts,
+        delayed: record.delayed,
     };
     write_events(tx, record, &told)?;
     Ok(true)
@@ -110,7 +124,9 @@ fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &Told<'_>) -> Result<
         message_id: Some(record.message_id),
         delivery_id: Some(record.delivery_id),
     };
-    if let Some(kind) = kind_of(record.state) {
+    // Nothing happened to what is open still and was not tried.
+    let has_news = record.attempt.is_some() || !record.state.is_open();
+    if let Some(kind) = kind_of(record.state).filter(|_| has_news) {
         tx.append(kind, subject, told, record.at)?;
     }
     if record.complained {
@@ -133,10 +149,16 @@ fn kind_of(state: DeliveryState) -> Option<EventKind> {
     }
 }
 
-fn insert_attempt(tx: &Tx<'_>, attempt: &Attempt) -> Result<()> {
+fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Carrier<'a>>) -> Result<()> {
+    let shared = carrier.as_ref().filter(|carrier| Arc::ptr_eq(carrier.transcript, &attempt.transcript));
+    let transcript_of = shared.map(|carrier| carrier.attempt_id);
+    let transcript = match transcript_of {
+        Some(_) => "",
+        None => shorten(&attempt.transcript, Attempt::TRANSCRIPT_OCTETS_MAX),
+    };
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
-                                    code, enhanced, text, transcript, outcome, reason)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+                                    code, enhanced, text, transcript, outcome, reason, class, transcript_of)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     tx.prepare_cached(sql)?.execute(params![
         attempt.id,
         attempt.message_id,
@@ -149,9 +171,14 @@ fn insert_attempt(tx: &Tx<'_>, attempt: &Attempt) -> Result<()> {
         attempt.code,
         attempt.enhanced,
         shorten(&attempt.text, REPLY_OCTETS_MAX),
-        shorten(&attempt.transcript, TRANSCRIPT_OCTETS_MAX),
+        transcript,
         attempt.outcome,
         attempt.reason,
+        attempt.class,
+        transcript_of,
     ])?;
+    if transcript_of.is_none() {
+        *carrier = Some(Carrier { attempt_id: attempt.id, transcript: &attempt.transcript });
+    }
     Ok(())
 }

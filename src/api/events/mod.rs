@@ -1,0 +1,84 @@
+//! Events: the journal as a list, and as a live tail.
+
+mod stream;
+mod tail;
+
+use hyper::header::ACCEPT;
+
+use crate::mail::{EventId, EventKind, MessageId, RefusalCode};
+use crate::store::{EventFilter, Journal};
+
+use super::answer::Answer;
+use super::auth;
+use super::call::Call;
+use super::error::{ApiError, FieldError, Result};
+use super::page::{self, List};
+use crate::turns::Taken;
+use stream::{Credential, Start};
+
+pub use tail::Tail;
+
+/// `GET /v1/events`; with `Accept: text/event-stream` the live tail.
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let filter = EventFilter {
+        tenant_id,
+        kind: call.query.value::<EventKind>("type"),
+        message_id: call.query.value::<MessageId>("message_id"),
+    };
+    if wants_stream(&call) {
+        return follow(call, filter);
+    }
+    let request = call.query.page::<EventId>();
+    call.query.finish()?;
+    let page = call.store().list_events(filter, request).await?;
+    Answer::ok(&List::resumed(page.items, page.next.map(|id| id.to_string())))
+}
+
+fn wants_stream(call: &Call<'_>) -> bool {
+    let accepted = call.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(',')).map(|one| one.split(';').next());
+    types.any(|media| media.is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream")))
+}
+
+fn follow(mut call: Call<'_>, filter: EventFilter) -> Result<Answer> {
+    call.query.finish()?;
+    if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
+        let message = "a live tail has no pages; it begins now, or behind the Last-Event-ID";
+        return Err(ApiError::invalid(vec![FieldError::new(*name, "invalid", message)]));
+    }
+    let last_event_id = call.headers.get("last-event-id").map(|value| {
+        let id = value.to_str().ok().and_then(|text| text.trim().parse::<EventId>().ok());
+        id.ok_or_else(|| ApiError::field("Last-Event-ID", "invalid", "this must be the id of an event"))
+    });
+    let credential = Credential {
+        digest: auth::read_secret(&call.headers)?.digest(),
+        access: call.operation.access,
+        client: call.client,
+    };
+    let start = Start {
+        store: call.api.store.clone(),
+        tail: call.api.tail.clone(),
+        filter,
+        after: last_event_id.transpose()?,
+        credential,
+        turn: call.api.streams.try_take(call.scope()).map_err(too_many)?,
+        stop: call.stop,
+    };
+    Ok(Answer::events(stream::open(start)))
+}
+
+fn too_many(taken: Taken) -> ApiError {
+    match taken {
+        Taken::ByOneself => ApiError::new(
+            RefusalCode::LimitReached,
+            format!("{} live tails of this tenant are open already", super::STREAMS_OF_TENANT_MAX),
+            "close one that is not read any more",
+        ),
+        Taken::ByAll => ApiError::new(
+            RefusalCode::Overloaded,
+            "as many live tails are open as the server has room for",
+            "try again later, or read the list of events from time to time",
+        ),
+    }
+}

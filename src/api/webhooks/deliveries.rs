@@ -1,0 +1,137 @@
+//! What a webhook was told, and how to have it told again.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::mail::{
+    RefusalCode, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
+};
+use crate::store::{Event, EventView, Outbox, Webhook, WebhookAttempt, WebhookDelivery};
+
+use super::super::answer::Answer;
+use super::super::call::Call;
+use super::super::error::{ApiError, Result};
+use super::super::page::List;
+
+/// One event for one webhook.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookDelivery)]
+struct DeliveryView {
+    /// Like `whd_…`: the `webhook-id` of every try.
+    #[schema(value_type = String)]
+    id: WebhookDeliveryId,
+    /// Always `webhook_delivery`.
+    object: &'static str,
+    /// Where it goes.
+    #[schema(value_type = String)]
+    webhook_id: WebhookId,
+    /// `pending`, `delivered` or `failed`.
+    #[schema(value_type = String)]
+    status: WebhookDeliveryState,
+    /// Tries so far, since it was last asked for.
+    attempts: u32,
+    /// When it is tried next; `null` unless it is pending.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_attempt_at: Option<Timestamp>,
+    /// What came of the last try.
+    last_attempt: Option<AttemptView>,
+    /// What is told.
+    #[schema(value_type = EventView)]
+    event: Event,
+    /// When the event happened.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+/// What came of one try.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookAttempt)]
+struct AttemptView {
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// How long it took.
+    duration_ms: u64,
+    /// The status of the answer; `null` if there was none.
+    response_code: Option<u16>,
+    /// The beginning of the answer's body.
+    response_body: String,
+    /// What went wrong, if there was no answer.
+    error: Option<String>,
+}
+
+impl From<WebhookDelivery> for DeliveryView {
+    fn from(delivery: WebhookDelivery) -> Self {
+        Self {
+            id: delivery.id,
+            object: "webhook_delivery",
+            webhook_id: delivery.webhook_id,
+            status: delivery.state,
+            attempts: delivery.attempts,
+            next_attempt_at: delivery.next_attempt_at,
+            last_attempt: delivery.last_attempt.map(AttemptView::from),
+            created_at: delivery.event.created_at,
+            event: delivery.event,
+        }
+    }
+}
+
+impl From<WebhookAttempt> for AttemptView {
+    fn from(attempt: WebhookAttempt) -> Self {
+        let WebhookAttempt { at, duration_ms, status, response, error } = attempt;
+        Self { at, duration_ms, response_code: status, response_body: response, error }
+    }
+}
+
+/// `GET /v1/webhooks/{id}/deliveries`
+pub async fn list_deliveries(mut call: Call<'_>) -> Result<Answer> {
+    let webhook = super::find(&call).await?;
+    let request = call.query.page::<WebhookDeliveryId>();
+    let state = call.query.value::<WebhookDeliveryState>("status");
+    call.query.finish()?;
+    let page = call.store().list_webhook_deliveries(webhook.id, state, request.clone()).await?;
+    Answer::ok(&List::page(page, &request, |delivery| delivery.id.to_string(), DeliveryView::from))
+}
+
+/// The delivery in the path, if its webhook is the caller's, with that webhook.
+async fn find(call: &Call<'_>) -> Result<(WebhookDelivery, Webhook)> {
+    let absent = || ApiError::not_found("webhook delivery");
+    let delivery = call.store().webhook_delivery(call.id("webhook delivery")?).await?.ok_or_else(absent)?;
+    let webhook = call.store().webhook(call.scope(), delivery.webhook_id).await?.ok_or_else(absent)?;
+    Ok((delivery, webhook))
+}
+
+/// `GET /v1/webhooks/deliveries/{id}`
+pub async fn get_delivery(call: Call<'_>) -> Result<Answer> {
+    let (delivery, _) = find(&call).await?;
+    Answer::ok(&DeliveryView::from(delivery))
+}
+
+/// `POST /v1/webhooks/deliveries/{id}/replay`: with the same id, so that who has it already can tell.
+pub async fn replay_delivery(call: Call<'_>) -> Result<Answer> {
+    let (delivery, webhook) = find(&call).await?;
+    require_enabled(&webhook)?;
+    let replayed = call.store().replay_webhook_delivery(delivery.id, call.now).await?;
+    let replayed = replayed.ok_or_else(|| ApiError::not_found("webhook delivery"))?;
+    Answer::accepted(&DeliveryView::from(replayed))
+}
+
+/// `POST /v1/webhooks/{id}/test`: an event `webhook.test`, whatever the webhook asked for.
+pub async fn test(call: Call<'_>) -> Result<Answer> {
+    let webhook = super::find(&call).await?;
+    require_enabled(&webhook)?;
+    let told = call.store().test_webhook(webhook.id, call.now).await?;
+    let delivery = told.ok_or_else(|| ApiError::not_found("webhook"))?;
+    Answer::accepted(&DeliveryView::from(delivery))
+}
+
+fn require_enabled(webhook: &Webhook) -> Result<()> {
+    match webhook.status {
+        WebhookStatus::Enabled => Ok(()),
+        WebhookStatus::Disabled => Err(ApiError::new(
+            RefusalCode::WebhookDisabled,
+            "the webhook is disabled, and nothing is posted there",
+            format!("enable it first: PATCH /v1/webhooks/{} with {{\"status\":\"enabled\"}}", webhook.id),
+        )),
+    }
+}

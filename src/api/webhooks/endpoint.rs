@@ -1,0 +1,80 @@
+//! What the URL of a webhook may be. Where its name leads is looked at again at every try; this is to tell early.
+
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use crate::config;
+use crate::network::is_permitted;
+
+const CHARS_MAX: usize = 2048;
+
+/// The URL in its normal form.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn check(text: &str, settings: &config::Webhooks) -> Result<String, &'static str> {
+    if text.len() > CHARS_MAX {
+        return Err("this is longer than 2048 characters");
+    }
+    let url = Url::parse(text).map_err(|_| "this is not a URL like https://example.com/hook")?;
+    let host = url.host_str().unwrap_or_default();
+    let is_plain_allowed = settings.plain_http_hosts.iter().any(|allowed| allowed == host);
+    match url.scheme() {
+        "https" => {}
+        "http" if is_plain_allowed => {}
+        "http" => return Err("use https; http goes only to the hosts that the operator allows"),
+        _ => return Err("this must begin with https://"),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("leave out the user name and the password; the signature proves who sends");
+    }
+    if url.fragment().is_some() {
+        return Err("leave out what follows the #; it would not be sent");
+    }
+    let literal = match url.host() {
+        Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+        Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+        _ => None,
+    };
+    if literal.is_some_and(|ip| !is_permitted(ip, &settings.allowed_private_networks)) {
+        return Err("this is a private, loopback or otherwise special address, where no events are posted");
+    }
+    Ok(url.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_urls_that_events_may_be_posted_to_are_taken() {
+        let settings = config::Webhooks {
+            plain_http_hosts: vec!["hooks.internal".into(), "127.0.0.1".into()],
+            allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            ..config::Webhooks::default()
+        };
+        for (text, expected) in [
+            ("https://example.com", Some("https://example.com/")),
+            ("HTTPS://Example.COM:8443/a?b=c", Some("https://example.com:8443/a?b=c")),
+            ("http://hooks.internal/x", Some("http://hooks.internal/x")),
+            ("http://127.0.0.1:80/x", Some("http://127.0.0.1/x")),
+            ("https://8.8.8.8/", Some("https://8.8.8.8/")),
+            ("http://example.com/", None),
+            ("http://hooks.internal.example.com/", None),
+            ("ftp://example.com/", None),
+            ("https://user:secret@example.com/", None),
+            ("https://example.com/#x", None),
+            ("https://10.0.0.1/", None),
+            ("https://0xa9fea9fe/", None),
+            ("https://[::1]/", None),
+            ("https://[::ffff:10.0.0.1]/", None),
+            ("https://", None),
+            ("/hook", None),
+            ("", None),
+        ] {
+            assert_eq!(check(text, &settings).ok().as_deref(), expected, "{text}");
+        }
+        assert!(check(&format!("https://example.com/{}", "x".repeat(2048)), &settings).is_err());
+    }
+}

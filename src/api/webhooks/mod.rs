@@ -1,0 +1,213 @@
+//! Webhooks: where events are told, with which secret, and how far it is.
+
+mod deliveries;
+mod endpoint;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use crate::mail::{DisabledReason, EventKind, SignedDuration, TenantId, Timestamp, WebhookId, WebhookStatus};
+use crate::store::{NewWebhook, Outbox, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::json::Checks;
+use super::page::List;
+
+pub use deliveries::{get_delivery, list_deliveries, replay_delivery, test};
+
+/// Octets of a secret; Standard Webhooks wants from 24 to 64.
+const SECRET_OCTETS: usize = 32;
+/// What a secret begins with, so that it is known for what it is.
+const SECRET_PREFIX: &str = "whsec_";
+/// How long a secret that was replaced signs too.
+const ROTATION_TIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// A webhook to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookCreate)]
+struct Create {
+    /// Where events are posted: `https`, or `http` to a host that the operator allows.
+    url: String,
+    /// Whose events; a platform key may leave it out for everybody's.
+    #[schema(value_type = Option<String>)]
+    tenant_id: Option<TenantId>,
+    /// Which events, like `message.bounced`; none for all.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    events: Vec<EventKind>,
+}
+
+/// What is to change of a webhook.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookUpdate)]
+struct Update {
+    /// Where events are posted from now on, those that wait included.
+    url: Option<String>,
+    /// Which events from now on; none for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    events: Option<Vec<EventKind>>,
+    /// `enabled` takes up what waited; `disabled` keeps it waiting.
+    #[schema(value_type = Option<String>)]
+    status: Option<WebhookStatus>,
+}
+
+/// A webhook.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+struct WebhookView {
+    /// Like `whk_…`.
+    #[schema(value_type = String)]
+    id: WebhookId,
+    /// Always `webhook`.
+    object: &'static str,
+    /// Whose events; `null` for everybody's.
+    #[schema(value_type = Option<String>)]
+    tenant_id: Option<TenantId>,
+    /// Where events are posted.
+    url: String,
+    /// Which events; none for all.
+    #[schema(value_type = Vec<String>)]
+    events: Vec<EventKind>,
+    /// `enabled` or `disabled`.
+    #[schema(value_type = String)]
+    status: WebhookStatus,
+    /// Why it is disabled: `manual`, `gone` (it answered 410), `failing` (for five days) or `backlog_full`.
+    #[schema(value_type = Option<String>)]
+    disabled_reason: Option<DisabledReason>,
+    /// Since when nothing arrived; `null` after a success.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    failing_since: Option<Timestamp>,
+    /// Until when the secret before the present one signs too.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    previous_secret_until: Option<Timestamp>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it was last changed.
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// `whsec_…`, in the answer that made it and never again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+impl WebhookView {
+    fn new(webhook: Webhook, now: Timestamp) -> Self {
+        Self {
+            id: webhook.id,
+            object: "webhook",
+            tenant_id: webhook.tenant_id,
+            url: webhook.url,
+            events: webhook.kinds,
+            status: webhook.status,
+            disabled_reason: webhook.disabled_reason,
+            failing_since: webhook.failing_since,
+            previous_secret_until: webhook.previous_secret_until.filter(|until| *until > now),
+            created_at: webhook.created_at,
+            updated_at: webhook.updated_at,
+            secret: None,
+        }
+    }
+
+    fn with_secret(self, secret: &WebhookSecret) -> Self {
+        let encoded = BASE64_STANDARD.encode(secret.0.as_slice());
+        Self { secret: Some(format!("{SECRET_PREFIX}{encoded}")), ..self }
+    }
+}
+
+fn new_secret() -> WebhookSecret {
+    WebhookSecret(Zeroizing::new(rand::random::<[u8; SECRET_OCTETS]>().to_vec()))
+}
+
+fn check_events(checks: &mut Checks, events: &[EventKind]) {
+    let is_right = events.iter().all(|kind| kind.is_subscribable());
+    checks.require(is_right, "events", "invalid", "webhook.test comes when it is asked for, and only then");
+}
+
+/// Each once, in the order of the vocabulary.
+fn sort(mut events: Vec<EventKind>) -> Vec<EventKind> {
+    events.sort();
+    events.dedup();
+    events
+}
+
+/// `POST /v1/webhooks`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: Create = call.json()?;
+    let mut checks = Checks::default();
+    let url = checks.read(endpoint::check(&body.url, &call.api.webhooks), "url");
+    check_events(&mut checks, &body.events);
+    checks.finish()?;
+    let tenant_id = call.owner(body.tenant_id).await?;
+    let secret = new_secret();
+    let new = NewWebhook {
+        tenant_id,
+        url: url.unwrap_or_default(),
+        kinds: sort(body.events),
+        secret: secret.clone(),
+    };
+    let webhook = call.store().create_webhook(new, call.now).await?;
+    Answer::created(&WebhookView::new(webhook, call.now).with_secret(&secret))
+}
+
+/// `GET /v1/webhooks`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant_id = call.listed_tenant().await?;
+    let request = call.query.page::<WebhookId>();
+    let filter = WebhookFilter { tenant_id, status: call.query.value("status") };
+    call.query.finish()?;
+    let page = call.store().list_webhooks(filter, request.clone()).await?;
+    let now = call.now;
+    Answer::ok(&List::page(page, &request, |w| w.id.to_string(), |webhook| WebhookView::new(webhook, now)))
+}
+
+async fn find(call: &Call<'_>) -> Result<Webhook> {
+    let found = call.store().webhook(call.scope(), call.id("webhook")?).await?;
+    found.ok_or_else(|| ApiError::not_found("webhook"))
+}
+
+/// `GET /v1/webhooks/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    Answer::ok(&WebhookView::new(find(&call).await?, call.now))
+}
+
+/// `PATCH /v1/webhooks/{id}`
+pub async fn update(call: Call<'_>) -> Result<Answer> {
+    let body: Update = call.json()?;
+    let id = find(&call).await?.id;
+    let mut checks = Checks::default();
+    let url = body.url.as_deref();
+    let url = url.and_then(|text| checks.read(endpoint::check(text, &call.api.webhooks), "url"));
+    check_events(&mut checks, body.events.as_deref().unwrap_or_default());
+    checks.finish()?;
+    let patch = WebhookPatch { url, kinds: body.events.map(sort), status: body.status };
+    let updated = call.store().update_webhook(id, patch, call.now).await?;
+    let webhook = updated.ok_or_else(|| ApiError::not_found("webhook"))?;
+    Answer::ok(&WebhookView::new(webhook, call.now))
+}
+
+/// `DELETE /v1/webhooks/{id}`
+pub async fn delete(call: Call<'_>) -> Result<Answer> {
+    let id = find(&call).await?.id;
+    if !call.store().delete_webhook(id).await? {
+        return Err(ApiError::not_found("webhook"));
+    }
+    Answer::deleted("webhook", id)
+}
+
+/// `POST /v1/webhooks/{id}/rotate-secret`: the secret before signs too for a day.
+pub async fn rotate_secret(call: Call<'_>) -> Result<Answer> {
+    let id = find(&call).await?.id;
+    let secret = new_secret();
+    let until = call.now + ROTATION_TIME;
+    let rotated = call.store().rotate_webhook_secret(id, secret.clone(), until, call.now).await?;
+    let webhook = rotated.ok_or_else(|| ApiError::not_found("webhook"))?;
+    Answer::ok(&WebhookView::new(webhook, call.now).with_secret(&secret))
+}

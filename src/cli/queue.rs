@@ -1,0 +1,247 @@
+//! `pillarbox queue`: what waits at a running server and why; pausing, resuming and flushing parts of it.
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::api_client::{ApiClient, Server};
+use super::serve::runtime;
+use super::table::{Table, relative};
+use crate::mail::{SignedDuration, Timestamp};
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: List,
+}
+
+/// A part of the queue.
+#[derive(Debug, clap::Args)]
+struct Part {
+    /// Only this tenant's mail (slug or id)
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only mail for this domain
+    #[arg(long, value_name = "DOMAIN")]
+    destination: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    part: Part,
+    /// How many groups are shown, the deepest first
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    limit: u8,
+    /// The server's answer as it is
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows what waits, by tenant and destination, and why (the default)
+    List(List),
+    /// Holds mail of a tenant, for a destination or both; what is in flight is finished
+    Pause {
+        #[command(flatten)]
+        part: Part,
+        /// Why, for those who look at the queue
+        #[arg(long)]
+        reason: Option<String>,
+        /// When it ends by itself, like 2h; else it has to be resumed
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<SignedDuration>,
+    },
+    /// Ends a pause of exactly this part
+    Resume {
+        #[command(flatten)]
+        part: Part,
+    },
+    /// Makes what was tried and waits for its next try due now
+    Flush {
+        #[command(flatten)]
+        part: Part,
+    },
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command, list } = arguments;
+    let client = server.client()?;
+    runtime()?.block_on(async {
+        match command.unwrap_or(Command::List(list)) {
+            Command::List(list) => list.run(&client).await,
+            Command::Pause { part, reason, duration } => pause(&client, &part, reason, duration).await,
+            Command::Resume { part } => resume(&client, &part).await,
+            Command::Flush { part } => flush(&client, &part).await,
+        }
+    })
+}
+
+impl Part {
+    async fn resolve(&self, client: &ApiClient) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut fields = Vec::new();
+        if let Some(tenant) = &self.tenant {
+            fields.push(("tenant_id", client.tenant_id(tenant).await?));
+        }
+        fields.extend(self.destination.clone().map(|destination| ("destination", destination)));
+        Ok(fields)
+    }
+
+    async fn body(&self, client: &ApiClient) -> anyhow::Result<Map<String, Value>> {
+        let fields = self.resolve(client).await?;
+        Ok(fields.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect())
+    }
+
+    fn is_named(&self) -> bool {
+        self.tenant.is_some() || self.destination.is_some()
+    }
+}
+
+impl List {
+    async fn run(&self, client: &ApiClient) -> anyhow::Result<()> {
+        let mut query = self.part.resolve(client).await?;
+        query.push(("limit", self.limit.to_string()));
+        let queue = client.get("/v1/queue", &query).await?;
+        if self.json {
+            println!("{queue:#}");
+        } else {
+            print!("{}", render(&queue, Timestamp::now()));
+        }
+        Ok(())
+    }
+}
+
+async fn pause(
+    client: &ApiClient,
+    part: &Part,
+    reason: Option<String>,
+    duration: Option<SignedDuration>,
+) -> anyhow::Result<()> {
+    if !part.is_named() {
+        bail!("name --tenant, --destination or both");
+    }
+    let mut body = part.body(client).await?;
+    body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    if let Some(duration) = duration {
+        let until = Timestamp::now().checked_add(duration).context("--for: past the end of the calendar")?;
+        body.insert("until".to_owned(), json!(until));
+    }
+    let pause = client.post("/v1/queue/pause", &body.into()).await?;
+    let end = pause["until"].as_str().map_or("it is resumed".to_owned(), str::to_owned);
+    println!("paused until {end}");
+    Ok(())
+}
+
+async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
+    if !part.is_named() {
+        bail!("name --tenant, --destination or both, as when it was paused");
+    }
+    client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
+    println!("resumed");
+    Ok(())
+}
+
+async fn flush(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
+    let flushed = client.post("/v1/queue/flush", &part.body(client).await?.into()).await?;
+    println!("{} deliveries are due now", flushed["flushed"]);
+    Ok(())
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
+/// The queue for people.
+fn render(queue: &Value, now: Timestamp) -> String {
+    let empty = Vec::new();
+    let list = |name: &str| queue[name].as_array().unwrap_or(&empty).clone();
+    let mut table = Table::new(["TENANT", "DESTINATION", "OPEN", "OLDEST", "NEXT", "WHY"]);
+    for group in list("data") {
+        let at = |name: &str| time(&group[name]).map_or("-".to_owned(), |at| relative(at, now));
+        let waiting = group["waiting"].as_array().unwrap_or(&empty);
+        table.add([
+            group["tenant_slug"].as_str().unwrap_or(text(&group, "tenant_id")).to_owned(),
+            text(&group, "destination").to_owned(),
+            group["open"].to_string(),
+            at("oldest_at"),
+            at("next_due_at"),
+            waiting.iter().map(|wait| describe(wait, now)).collect::<Vec<_>>().join("; "),
+        ]);
+    }
+    let mut shown = String::new();
+    for pause in list("pauses") {
+        let whose = pause["tenant_id"].as_str().map_or(String::new(), |tenant| format!(" of {tenant}"));
+        let place = pause["destination"].as_str().map_or(String::new(), |host| format!(" to {host}"));
+        let end = time(&pause["until"]).map_or("until resumed".to_owned(), |at| relative(at, now));
+        let reason = pause["reason"].as_str().map_or(String::new(), |reason| format!(": {reason}"));
+        shown += &format!("paused: mail{whose}{place}, {end}{reason}\n");
+    }
+    if !table.is_empty() {
+        shown += &table.render();
+    }
+    let [open, in_flight, due, aside, later] =
+        ["open", "in_flight", "due", "set_aside", "later"].map(|name| queue[name].as_u64().unwrap_or(0));
+    shown += &format!(
+        "{open} deliveries wait: {in_flight} in flight, {due} due, {later} due later, {aside} set aside by pauses\n"
+    );
+    let groups = queue["group_count"].as_u64().unwrap_or(0);
+    let (listed, is_cut) = (table_rows(queue), queue["is_cut"] == true);
+    if groups > listed || is_cut {
+        let more = if is_cut { "more than " } else { "" };
+        shown += &format!("{listed} of {more}{groups} groups are shown; --limit shows more\n");
+    }
+    shown
+}
+
+fn table_rows(queue: &Value) -> u64 {
+    queue["data"].as_array().map_or(0, |groups| groups.len() as u64)
+}
+
+/// Like `3 deferred in 5 m (451 4.7.1 greylisted)`.
+fn describe(wait: &Value, now: Timestamp) -> String {
+    let count = wait["count"].as_u64().map_or(String::new(), |count| format!("{count} "));
+    let until = time(&wait["until"]).map_or(String::new(), |at| format!(" {}", relative(at, now)));
+    let detail = wait["detail"].as_str().map_or(String::new(), |detail| format!(" ({detail})"));
+    format!("{count}{}{until}{detail}", text(wait, "reason").replace('_', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_reads_like_a_list_of_reasons() {
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let queue = json!({
+            "open": 5, "in_flight": 0, "due": 1, "set_aside": 0, "later": 4, "group_count": 2, "is_cut": false,
+            "pauses": [{"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null}],
+            "data": [{
+                "tenant_id": "tnt_1", "tenant_slug": "acme", "destination": "b.test", "open": 5,
+                "oldest_at": "2026-01-01T10:00:00Z", "next_due_at": "2026-01-01T12:05:00Z",
+                "waiting": [
+                    {"reason": "paused", "count": null, "until": null, "detail": "repairs"},
+                    {"reason": "deferred", "count": 4, "until": "2026-01-01T12:05:00Z", "detail": "451 later"},
+                ],
+            }],
+        });
+        let shown = render(&queue, now);
+        assert_eq!(
+            shown,
+            "paused: mail to b.test, until resumed: repairs\n\
+             TENANT  DESTINATION  OPEN  OLDEST   NEXT    WHY\n\
+             acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred in 5 m (451 later)\n\
+             5 deliveries wait: 0 in flight, 1 due, 4 due later, 0 set aside by pauses\n\
+             1 of 2 groups are shown; --limit shows more\n"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! Acceptance by two tenants at one time, against a real store.
+
+use tempfile::TempDir;
+use tokio::task::{JoinSet, yield_now};
+
+use super::*;
+use crate::mail::{
+    BodyType, DkimAlgorithm, DkimKeyState, Environment, MailParameters, TenantId, Verification,
+};
+use crate::store::{
+    Access, NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions, TenantSettings,
+};
+
+const BACKLOG: usize = 20;
+
+struct Bed {
+    _dir: TempDir,
+    store: Arc<Store>,
+    intake: Intake,
+}
+
+impl Bed {
+    async fn make() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            data_dir: dir.path().to_owned(),
+            master_key_file: None,
+            readers: 2,
+            inline_body_bytes_max: 1 << 18,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 1 << 20,
+            access: Access::Serve,
+        };
+        let store = Arc::new(Store::open(options).unwrap());
+        let pair = crate::sign::generate(DkimAlgorithm::Ed25519).unwrap();
+        let sandbox = NewDomain {
+            tenant_id: None,
+            name: DomainName::parse("sandbox.example").unwrap(),
+            verification: Verification::Manual,
+            subdomains: false,
+            ownership_token: String::new(),
+            dkim_keys: vec![NewDkimKey {
+                selector: "s".into(),
+                algorithm: pair.algorithm,
+                state: DkimKeyState::Active,
+                public_key: pair.public_key,
+                private_key: pair.private_key,
+            }],
+        };
+        store.ensure_sandbox_domain(sandbox, Timestamp::now()).await.unwrap();
+        let settings = Settings {
+            hostname: DomainName::parse("relay.example").unwrap(),
+            expiry: Duration::from_secs(3600),
+            expiry_max: Duration::from_secs(3600),
+            takes_null_sender: false,
+            names_client_address: false,
+        };
+        Self { _dir: dir, intake: Intake::new(store.clone(), settings), store }
+    }
+
+    async fn submitter(&self, slug: &str) -> Arc<Submitter> {
+        let new = NewTenant {
+            name: slug.into(),
+            slug: slug.into(),
+            external_ref: None,
+            metadata: Default::default(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            source_pool: None,
+            retention_days: None,
+            weight: Default::default(),
+        };
+        let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
+        let new = NewKey {
+            tenant_id: Some(tenant.id),
+            name: "app".into(),
+            environment: Environment::Test,
+            scopes: vec![Scope::SmtpSend],
+            allowed_domain_ids: Vec::new(),
+            allowed_cidrs: Vec::new(),
+            expires_at: None,
+            imprint: KeySecret::generate(Environment::Test).imprint(),
+        };
+        let key = self.store.create_key(new, Timestamp::now()).await.unwrap();
+        Arc::new(Submitter {
+            tenant,
+            key,
+            client_address: IpAddr::from([127, 0, 0, 1]),
+            scope: Scope::SmtpSend,
+        })
+    }
+}
+
+fn submission(submitter: &Arc<Submitter>) -> Submission {
+    let sender = Address::parse("a@sandbox.example").unwrap();
+    Submission {
+        submitter: submitter.clone(),
+        envelope: Envelope {
+            reverse_path: ReversePath::Mailbox(sender),
+            recipients: vec![Address::parse("b@else.example").unwrap().into()],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            parameters: MailParameters::default(),
+        },
+        message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
+        extras: Extras::default(),
+        trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
+    }
+}
+
+/// Accepts a backlog of one tenant and then one message of another while `turns` lets nobody go on, and answers
+/// the tenants in the order in which they were accepted once it does.
+async fn accept_backlog_and_one(bed: Bed, turns: fn(&Intake) -> &Turns) -> (Vec<TenantId>, TenantId) {
+    let [busy, calm] = [bed.submitter("busy").await, bed.submitter("calm").await];
+    let intake = Arc::new(bed.intake);
+    let (order, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+    let held = turns(&intake).take(None).await.unwrap();
+    let mut submissions = JoinSet::new();
+    for (submitter, count) in [(&busy, BACKLOG), (&calm, 1)] {
+        for _ in 0..count {
+            let (intake, order, submission) = (intake.clone(), order.clone(), submission(submitter));
+            submissions.spawn(async move {
+                let tenant = submission.submitter.tenant.id;
+                intake.accept(submission).await.unwrap();
+                order.send(tenant).unwrap();
+            });
+        }
+        while turns(&intake).requests_of(Some(submitter.tenant.id)) < count {
+            yield_now().await;
+        }
+    }
+    drop(held);
+    submissions.join_all().await;
+    drop(order);
+    let mut order = Vec::new();
+    while let Some(tenant) = accepted.recv().await {
+        order.push(tenant);
+    }
+    (order, calm.tenant.id)
+}
+
+fn assert_calm_came_early((order, calm): (Vec<TenantId>, TenantId)) {
+    assert_eq!(order.len(), BACKLOG + 1);
+    // One of the others was before it in turn; a few more may be answered sooner, for they are committed together.
+    let place = order.iter().position(|&tenant| tenant == calm).unwrap();
+    assert!(place < BACKLOG / 2, "{place}");
+}
+
+#[tokio::test]
+async fn a_message_is_not_signed_behind_the_backlog_of_another_tenant() {
+    let mut bed = Bed::make().await;
+    bed.intake.signing = Turns::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.signing).await);
+}
+
+#[tokio::test]
+async fn a_message_is_not_stored_behind_the_backlog_of_another_tenant() {
+    let mut bed = Bed::make().await;
+    bed.intake.storing = Turns::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.storing).await);
+}

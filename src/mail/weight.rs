@@ -1,0 +1,47 @@
+//! A tenant's part of what there is, against those of others.
+
+use serde::{Deserialize, Serialize};
+
+/// From 1 to 100; 10 unless the platform says otherwise. Who has twice as much gets twice as much where it is scarce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Weight(u32);
+
+/// A weight that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a weight is from 1 to 100")]
+pub struct WeightError;
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(10)
+    }
+}
+
+impl TryFrom<u32> for Weight {
+    type Error = WeightError;
+
+    fn try_from(number: u32) -> Result<Self, WeightError> {
+        if (1..=100).contains(&number) { Ok(Self(number)) } else { Err(WeightError) }
+    }
+}
+
+impl From<Weight> for u32 {
+    fn from(weight: Weight) -> Self {
+        weight.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_from_one_to_a_hundred() {
+        assert_eq!(serde_json::from_str::<Weight>("100").ok(), Weight::try_from(100).ok());
+        for wrong in ["0", "101", "-1", "1.5", "\"5\""] {
+            assert!(serde_json::from_str::<Weight>(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(serde_json::to_string(&Weight::default()).unwrap(), "10");
+    }
+}

@@ -1,0 +1,62 @@
+//! What may be claimed: nothing for a lane on hold, and of a crowded one only for tenants that have little waiting there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::Core;
+use super::route::{Course, Lane};
+use crate::mail::{Host, TenantId};
+use crate::store::Admits;
+
+/// One claim's view: what it admits counts for the rest of it.
+pub struct Admission {
+    core: Arc<Core>,
+    admitted: Mutex<Admitted>,
+}
+
+#[derive(Default)]
+struct Admitted {
+    by_lane: HashMap<Lane, usize>,
+    by_tenant: HashMap<(Lane, TenantId), usize>,
+}
+
+impl Admission {
+    /// For a claim that begins now.
+    pub fn begin(core: &Arc<Core>) -> Arc<dyn Admits> {
+        Arc::new(Self { core: core.clone(), admitted: Mutex::default() })
+    }
+
+    fn lane_of(&self, tenant: TenantId, destination: &Host) -> Option<(Lane, (usize, usize))> {
+        let core = &self.core;
+        let course = match core.router.known_course(tenant, destination)? {
+            Course::Lane(lane) => return Some((lane, (0, 0))),
+            Course::Mx(course) => course,
+        };
+        let known = core.sites.find(destination);
+        let waiting = match (&known, destination) {
+            (None, Host::Domain(domain)) => core.lookups.waiting(domain, &tenant),
+            _ => (0, 0),
+        };
+        let site = known.unwrap_or_else(|| core.sites.provisional(destination));
+        Some((course.lane_to(site), waiting))
+    }
+}
+
+impl Admits for Admission {
+    fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool {
+        // What is suspended is the store's to know.
+        let Some((lane, unplaced)) = self.lane_of(tenant, destination) else { return true };
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (lane, tenant);
+        let of_lane = admitted.by_lane.get(&key.0).copied().unwrap_or(0);
+        let of_tenant = admitted.by_tenant.get(&key).copied().unwrap_or(0);
+        let more = (unplaced.0 + of_lane, unplaced.1 + of_tenant);
+        if !self.core.turns().has_room(&key.0, &tenant, more, Instant::now()) {
+            return false;
+        }
+        *admitted.by_lane.entry(key.0.clone()).or_default() += deliveries;
+        *admitted.by_tenant.entry(key).or_default() += deliveries;
+        true
+    }
+}

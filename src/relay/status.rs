@@ -1,0 +1,151 @@
+//! How the relay does, site by site, for people who ask why something waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::Core;
+use super::route::{Lane, Way};
+use super::site::Sites;
+use super::turns::{LaneState, Turns};
+use crate::mail::{DomainName, Host, QueuePart, TenantId, Timestamp, WaitReason};
+use crate::policy::shaping::Hold;
+use crate::waiting::{Board, Notice};
+
+/// Domains of one site that are named.
+const DOMAINS_SHOWN_MAX: usize = 100;
+/// Domains of one site that a hold is posted for.
+const DOMAINS_POSTED_MAX: usize = 1000;
+
+/// Tells and changes what the relay holds against sites, while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct SiteControl {
+    pub(super) turns: Arc<Mutex<Turns>>,
+    pub(super) sites: Arc<Sites>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) waiting: Arc<Board>,
+}
+
+/// A site, or a smart host, that is in use, waited for, or on hold.
+#[derive(Debug, Clone)]
+pub struct SiteStatus {
+    /// The site's name, or the smart host's.
+    pub name: String,
+    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
+    pub tenant_id: Option<TenantId>,
+    /// Domains that are known to be there, in order; at most a hundred are named.
+    pub domains: Vec<String>,
+    /// Connections that it may have now.
+    pub limit: usize,
+    /// Connections that it has.
+    pub in_use: usize,
+    /// Deliveries that the relay has claimed and that wait for a connection.
+    pub waiting: usize,
+    /// Nothing is sent before this time.
+    pub held_until: Option<Timestamp>,
+    /// Why: the reply, or what happened.
+    pub reason: Option<String>,
+}
+
+impl SiteControl {
+    /// Every site that is in use, waited for, or on hold, by name.
+    pub fn snapshot(&self) -> Vec<SiteStatus> {
+        let lanes = self.turns().lanes(Instant::now());
+        let domains = self.sites.domains();
+        let mut statuses: Vec<SiteStatus> = lanes.iter().map(|lane| describe(lane, &domains)).collect();
+        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        statuses
+    }
+
+    /// Ends the holds of the site of this name, or of all, before their time.
+    pub fn lift_holds(&self, name: Option<&str>) {
+        let lifted = self.turns().lift_holds(|lane| name.is_none_or(|name| name_of(lane) == name));
+        for subject in lifted.iter().flat_map(|lane| subjects(lane, &self.sites)) {
+            self.waiting.lift(&subject, WaitReason::SiteHeld);
+        }
+        self.wake.notify_one();
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What people see of a lane.
+pub fn name_of(lane: &Lane) -> String {
+    match &lane.way {
+        Way::Mx(site, _) => site.name.clone(),
+        Way::Sandbox(_) => "sandbox".into(),
+        Way::Hosts(route) => route.to_string(),
+        Way::TenantSmartHost(_, smart_host) => smart_host.host.clone(),
+    }
+}
+
+/// Whose mail a lane carries.
+fn subjects(lane: &Lane, sites: &Sites) -> Vec<QueuePart> {
+    match &lane.way {
+        Way::Mx(site, _) => {
+            let domains = sites.domains_of(site, DOMAINS_POSTED_MAX).into_iter();
+            domains.map(|domain| QueuePart::destination(Host::Domain(domain))).collect()
+        }
+        Way::Sandbox(tenant) | Way::TenantSmartHost(tenant, _) => vec![QueuePart::tenant(*tenant)],
+        // The platform's own choice, which is never on hold.
+        Way::Hosts(_) => Vec::new(),
+    }
+}
+
+/// Tells people what is held back, and why.
+pub fn post(core: &Core, lane: &Lane, hold: &Hold) {
+    for subject in subjects(lane, &core.sites) {
+        post_for(core, subject, lane, hold);
+    }
+}
+
+/// The same for a domain that is found to be at a site on hold.
+pub fn post_if_held(core: &Core, domain: &DomainName, lane: &Lane) {
+    let hold = core.turns().hold(lane, Instant::now());
+    if let Some(hold) = hold {
+        post_for(core, QueuePart::destination(Host::Domain(domain.clone())), lane, &hold);
+    }
+}
+
+fn post_for(core: &Core, subject: QueuePart, lane: &Lane, hold: &Hold) {
+    let now = Timestamp::now();
+    let notice = Notice {
+        reason: WaitReason::SiteHeld,
+        detail: format!("{} is left alone for a time after: {}", name_of(lane), hold.reason),
+        since: now,
+        until: Some(time_of(hold.until)),
+    };
+    core.waiting.post(subject, notice, now);
+}
+
+fn time_of(moment: Instant) -> Timestamp {
+    let left = moment.saturating_duration_since(Instant::now());
+    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+}
+
+fn describe(state: &LaneState, domains: &HashMap<String, Vec<DomainName>>) -> SiteStatus {
+    let tenant_id = match &state.lane.way {
+        Way::Sandbox(tenant) | Way::TenantSmartHost(tenant, _) => Some(*tenant),
+        Way::Mx(..) | Way::Hosts(_) => None,
+    };
+    let mut domains: Vec<String> = match &state.lane.way {
+        Way::Mx(site, _) => domains.get(&site.name).into_iter().flatten().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    domains.sort();
+    domains.truncate(DOMAINS_SHOWN_MAX);
+    SiteStatus {
+        name: name_of(&state.lane),
+        tenant_id,
+        domains,
+        limit: state.limit,
+        in_use: state.in_use,
+        waiting: state.waiting,
+        held_until: state.hold.as_ref().map(|hold| time_of(hold.until)),
+        reason: state.hold.as_ref().map(|hold| hold.reason.clone()),
+    }
+}

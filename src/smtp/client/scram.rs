@@ -1,0 +1,216 @@
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677) as the client: the password is never sent, and the server
+//! proves that it knows it too.
+
+use std::num::NonZeroU32;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use subtle::ConstantTimeEq;
+
+use super::Login;
+use crate::mail::ScramProof;
+use crate::smtp::ChannelBinding;
+
+/// RFC 5802 §9: a server that was taken over might ask for work without end. This is about a tenth of a second.
+const ITERATIONS_MAX: u32 = 200_000;
+
+/// What the channel offers to bind the login to it (RFC 5802 §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// Nothing: no TLS, or one that has no exporter we use.
+    Unable,
+    /// It could, and the server did not offer PLUS.
+    Unasked,
+    /// This value (RFC 9266).
+    Bound(ChannelBinding),
+}
+
+impl Binding {
+    fn header(self) -> &'static str {
+        match self {
+            Self::Unable => "n,,",
+            Self::Unasked => "y,,",
+            Self::Bound(_) => "p=tls-exporter,,",
+        }
+    }
+}
+
+/// An exchange that has begun.
+#[derive(Debug)]
+pub struct Scram {
+    nonce: String,
+    bare: String,
+    binding: Binding,
+    /// What the server has to answer to our proof.
+    signature: Option<[u8; 32]>,
+}
+
+/// Why an exchange cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScramError {
+    /// Not the message that belongs there.
+    #[error("the server's part of SCRAM is malformed")]
+    Malformed,
+    /// The challenge is not an answer to what we sent.
+    #[error("the server's part of SCRAM does not belong to ours")]
+    Nonce,
+    /// More work than is reasonable.
+    #[error("the server asks for more than {ITERATIONS_MAX} iterations of SCRAM")]
+    Iterations,
+    /// It does not know the password: somebody poses as the server.
+    #[error("the server could not prove that it knows the password")]
+    Unproven,
+}
+
+impl Scram {
+    /// Whether a login can be done so: what SASLprep (RFC 4013) would change is left to other mechanisms.
+    pub fn suits(login: &Login) -> bool {
+        let is_plain = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        is_plain(&login.user) && is_plain(&login.password)
+    }
+
+    /// Begins. The nonce is fresh, printable ASCII without a comma.
+    pub fn new(user: &str, nonce: &str, binding: Binding) -> Self {
+        // RFC 5802 §5.1.
+        let name = user.replace('=', "=3D").replace(',', "=2C");
+        Self { nonce: nonce.to_owned(), bare: format!("n={name},r={nonce}"), binding, signature: None }
+    }
+
+    /// `client-first-message` in base64.
+    pub fn first(&self) -> String {
+        BASE64.encode(format!("{}{}", self.binding.header(), self.bare))
+    }
+
+    /// `client-final-message` in base64, for a `server-first-message` in base64.
+    pub fn answer(&mut self, challenge: &str, password: &str) -> Result<String, ScramError> {
+        let challenge = decode(challenge)?;
+        let mut parts = challenge.split(',');
+        // `m=` in front would be an extension that must be understood (RFC 5802 §5.1): there is none.
+        let mut part =
+            |name| parts.next().and_then(|part| part.strip_prefix(name)).ok_or(ScramError::Malformed);
+        let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
+        if nonce.len() <= self.nonce.len() || !nonce.starts_with(&self.nonce) {
+            return Err(ScramError::Nonce);
+        }
+        let salt = BASE64.decode(salt).map_err(|_| ScramError::Malformed)?;
+        let iterations: NonZeroU32 = iterations.parse().map_err(|_| ScramError::Malformed)?;
+        if iterations.get() > ITERATIONS_MAX {
+            return Err(ScramError::Iterations);
+        }
+        let mut binding = self.binding.header().as_bytes().to_vec();
+        if let Binding::Bound(value) = self.binding {
+            binding.extend_from_slice(&value);
+        }
+        let unproven = format!("c={},r={nonce}", BASE64.encode(binding));
+        let message = format!("{},{challenge},{unproven}", self.bare);
+        let proof = ScramProof::new(password, &salt, iterations, message.as_bytes());
+        self.signature = Some(proof.server_signature);
+        Ok(BASE64.encode(format!("{unproven},p={}", BASE64.encode(proof.client_proof))))
+    }
+
+    /// Holds the `server-final-message`, in base64, against what only the true server can say.
+    pub fn check(&self, text: &str) -> Result<(), ScramError> {
+        let text = decode(text)?;
+        let signature = text.strip_prefix("v=").ok_or(ScramError::Malformed)?;
+        let signature = signature.split(',').next().unwrap_or_default();
+        let signature = BASE64.decode(signature).map_err(|_| ScramError::Malformed)?;
+        let holds = self.signature.is_some_and(|expected| bool::from(expected[..].ct_eq(&signature)));
+        if holds { Ok(()) } else { Err(ScramError::Unproven) }
+    }
+}
+
+fn decode(text: &str) -> Result<String, ScramError> {
+    let octets = BASE64.decode(text).map_err(|_| ScramError::Malformed)?;
+    String::from_utf8(octets).map_err(|_| ScramError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::ScramVerifier;
+    use crate::smtp::sasl::{ClientFirst, Parameters};
+    use zeroize::Zeroizing;
+
+    const CHALLENGE: &str =
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    fn text(base64: &str) -> String {
+        decode(base64).unwrap()
+    }
+
+    fn begun() -> Scram {
+        Scram::new("user", "rOprNGfwEbeRWgbNEkqO", Binding::Unable)
+    }
+
+    /// RFC 7677 §3.
+    #[test]
+    fn the_example_of_the_standard_is_spoken() {
+        let mut scram = begun();
+        assert_eq!(text(&scram.first()), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        assert_eq!(
+            text(&scram.answer(&BASE64.encode(CHALLENGE), "pencil").unwrap()),
+            "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+             p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+        );
+        let last = BASE64.encode("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(scram.check(&last), Ok(()));
+        let other = BASE64.encode("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(scram.check(&other), Err(ScramError::Unproven));
+        assert_eq!(scram.check(&BASE64.encode("e=other-error")), Err(ScramError::Malformed));
+        assert_eq!(begun().check(&last), Err(ScramError::Unproven), "before any proof was sent");
+    }
+
+    #[test]
+    fn what_is_no_challenge_of_ours_ends_the_exchange() {
+        use ScramError::{Iterations, Malformed, Nonce};
+        for (challenge, fault) in [
+            ("", Malformed),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=AAAA", Malformed),
+            ("m=x,r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=1", Malformed),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=!,i=4096", Malformed),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=0", Malformed),
+            ("r=rOprNGfwEbeRWgbNEkqO,s=AAAA,i=4096", Nonce),
+            ("r=another,s=AAAA,i=4096", Nonce),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=200001", Iterations),
+        ] {
+            assert_eq!(begun().answer(&BASE64.encode(challenge), "p").unwrap_err(), fault, "{challenge}");
+        }
+        assert_eq!(begun().answer("not base64", "p").unwrap_err(), Malformed);
+    }
+
+    /// Both our roles, with and without a channel.
+    #[test]
+    fn our_own_server_is_satisfied_and_satisfies() {
+        let channel = [9; 32];
+        let verifier = ScramVerifier::new("pass, word");
+        for (binding, plus, offered) in [
+            (Binding::Unable, false, None),
+            (Binding::Unasked, false, None),
+            (Binding::Bound(channel), true, Some(&channel)),
+        ] {
+            let mut client = Scram::new("a=b,c", "fresh", binding);
+            let first = ClientFirst::read(&text(&client.first()), plus, offered).unwrap();
+            assert_eq!(first.username, "a=b,c");
+            let parameters = Parameters {
+                salt: verifier.salt().to_vec(),
+                iterations: verifier.iterations(),
+                nonce: "more".into(),
+            };
+            let challenge = first.challenge(&parameters);
+            let answer = client.answer(&BASE64.encode(&challenge.text), "pass, word").unwrap();
+            let proof = challenge.finish(&text(&answer)).unwrap();
+            let signature = verifier.check(proof.auth_message.as_bytes(), &proof.octets).unwrap();
+            assert_eq!(client.check(&BASE64.encode(format!("v={}", BASE64.encode(signature)))), Ok(()));
+        }
+    }
+
+    #[test]
+    fn only_what_needs_no_preparation_is_proved() {
+        let login = |user: &str, password: &str| Login {
+            user: user.into(),
+            password: Zeroizing::new(password.into()),
+        };
+        assert!(Scram::suits(&login("a b", "p~!")));
+        assert!(!Scram::suits(&login("ä", "p")) && !Scram::suits(&login("a", "\u{ad}")));
+    }
+}

@@ -1,0 +1,196 @@
+//! Where events are told: what is written with an event, what is claimed, and what follows from an outcome.
+
+use super::*;
+use crate::mail::{DisabledReason, EventKind, WebhookStatus};
+
+/// Makes an event of a tenant that has no message.
+async fn suppress(bed: &Bed, tenant: TenantId, address: &str) {
+    bed.store.suppress(new_suppression(Some(tenant), address), now()).await.unwrap();
+}
+
+async fn waiting(bed: &Bed, webhook: WebhookId) -> Vec<WebhookDelivery> {
+    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 100, later(0)).await.unwrap();
+    served.unwrap().work.deliveries
+}
+
+fn outcome(delivery: &WebhookDelivery, at: Timestamp, verdict: WebhookVerdict) -> WebhookOutcome {
+    let status = if verdict == WebhookVerdict::Delivered { 204 } else { 500 };
+    WebhookOutcome {
+        delivery_id: delivery.id,
+        webhook_id: delivery.webhook_id,
+        attempt: WebhookAttempt {
+            at,
+            duration_ms: 5,
+            status: Some(status),
+            response: "é".repeat(2000),
+            error: None,
+        },
+        verdict,
+        failing_since_max: at - SignedDuration::from_hours(120),
+    }
+}
+
+async fn disabled_reason(bed: &Bed, webhook: WebhookId) -> Option<DisabledReason> {
+    let webhook = bed.store.webhook(None, webhook).await.unwrap().unwrap();
+    assert_eq!(webhook.disabled_reason.is_some(), webhook.status == WebhookStatus::Disabled);
+    webhook.disabled_reason
+}
+
+#[tokio::test]
+async fn what_is_to_be_told_outlives_a_crash() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    suppress(&bed, tenant, "x@one.example").await;
+    let bed = bed.restart();
+    assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![webhook], None));
+    let told = waiting(&bed, webhook).await;
+    assert_eq!((told.len(), told[0].event.kind), (1, EventKind::SuppressionCreated));
+    let secrets =
+        bed.store.claim_webhook(webhook, WebhookFlights::default(), 1, now()).await.unwrap().unwrap();
+    assert_eq!(secrets.secrets, [WebhookSecret(Zeroizing::new(vec![7; 32]))]);
+    suppress(&bed, tenant, "y@one.example").await;
+    assert_eq!(waiting(&bed, webhook).await.len(), 2, "who is to be told is known after a restart");
+    bed.store.record_webhook(outcome(&told[0], now(), WebhookVerdict::Delivered)).await.unwrap();
+    let noted = bed.store.webhook_delivery(told[0].id).await.unwrap().unwrap();
+    let attempt = noted.last_attempt.unwrap();
+    assert_eq!((attempt.status, attempt.response.len()), (Some(204), 1024));
+    assert_eq!(waiting(&bed, webhook).await.len(), 1);
+}
+
+#[tokio::test]
+async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    bed.enqueue(tenant, &["x@one.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    suppress(&bed, tenant, "y@one.example").await;
+    let kinds = async || waiting(&bed, webhook).await.iter().map(|told| told.event.kind).collect::<Vec<_>>();
+    assert_eq!(kinds().await, [EventKind::MessageAccepted, EventKind::SuppressionCreated]);
+    let first = waiting(&bed, webhook).await.remove(0);
+    let busy = WebhookFlights { deliveries: vec![first.id], messages: vec![batches[0].message.id] };
+    let beside = bed.store.claim_webhook(webhook, busy, 10, later(0)).await.unwrap().unwrap().work.deliveries;
+    assert_eq!(beside.len(), 1, "only what has nothing to do with the message");
+    for _ in 0..2 {
+        let retry = outcome(&first, now(), WebhookVerdict::Retry(later(3600)));
+        bed.store.record_webhook(retry).await.unwrap();
+        assert_eq!(kinds().await, [EventKind::SuppressionCreated]);
+    }
+    bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Retry(later(3600)))).await.unwrap();
+    assert_eq!(kinds().await, [EventKind::MessageDelivered, EventKind::SuppressionCreated]);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    suppress(&bed, tenant, "x@one.example").await;
+    let told = waiting(&bed, webhook).await.remove(0);
+    let hours = |hours: i64| now() + SignedDuration::from_hours(hours);
+    let fail = async |at| {
+        let retry = outcome(&told, at, WebhookVerdict::Retry(now()));
+        bed.store.record_webhook(retry).await.unwrap();
+        disabled_reason(&bed, webhook).await
+    };
+    assert_eq!(fail(hours(0)).await, None);
+    assert_eq!(fail(hours(119)).await, None);
+    suppress(&bed, tenant, "y@one.example").await;
+    let other = waiting(&bed, webhook).await.remove(1);
+    bed.store.record_webhook(outcome(&other, hours(119), WebhookVerdict::Delivered)).await.unwrap();
+    assert_eq!(fail(hours(121)).await, None);
+    assert_eq!(fail(hours(241)).await, Some(DisabledReason::Failing));
+    let kind = Some(EventKind::WebhookDisabled);
+    let filter = EventFilter { tenant_id: Some(tenant), kind, message_id: None };
+    let page = PageRequest { limit: 10, ..PageRequest::default() };
+    let events = bed.store.list_events(filter, page).await.unwrap().items;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].data["reason"], "failing");
+    suppress(&bed, tenant, "z@one.example").await;
+    let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
+    bed.store.update_webhook(webhook, patch, now()).await.unwrap();
+    assert_eq!(
+        waiting(&bed, webhook).await.len(),
+        1,
+        "what waited is taken up; what came meanwhile is not told"
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    for number in 0..20 {
+        suppress(&bed, tenant, &format!("x{number}@one.example")).await;
+    }
+    assert_eq!(disabled_reason(&bed, webhook).await, None);
+    let told = async || {
+        let page = PageRequest { limit: 100, ..PageRequest::default() };
+        bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items
+    };
+    let first = told().await.pop().unwrap();
+    bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Delivered)).await.unwrap();
+    suppress(&bed, tenant, "one-more@one.example").await;
+    assert_eq!(disabled_reason(&bed, webhook).await, None, "there was room for one");
+    suppress(&bed, tenant, "too-many@one.example").await;
+    assert_eq!(disabled_reason(&bed, webhook).await, Some(DisabledReason::BacklogFull));
+    assert_eq!(told().await.len(), 21);
+}
+
+#[tokio::test]
+async fn what_a_transaction_took_back_is_not_told() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    suppress(&bed, tenant, "before@one.example").await;
+    // An unknown tenant: the webhook's row and all that followed from it are undone.
+    let unknown = TenantId::generate(now());
+    assert!(bed.store.create_webhook(new_webhook(Some(unknown)), now()).await.is_err());
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    suppress(&bed, tenant, "after@one.example").await;
+    assert_eq!(waiting(&bed, webhook).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    suppress(&bed, tenant, "x@one.example").await;
+    let told = waiting(&bed, webhook).await.remove(0);
+    let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
+    let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
+    assert_eq!(bed.store.prune(policy, days(6), 10).await.unwrap().webhook_deliveries, 0);
+    assert_eq!(bed.store.prune(policy, days(8), 10).await.unwrap().webhook_deliveries, 1);
+    assert!(bed.store.webhook_delivery(told.id).await.unwrap().is_none());
+    suppress(&bed, tenant, "y@one.example").await;
+    assert!(bed.store.delete_webhook(webhook).await.unwrap());
+    assert!(!bed.store.delete_webhook(webhook).await.unwrap());
+    assert_eq!(bed.store.webhook(None, webhook).await.unwrap().map(|w| w.id), None);
+}
+
+#[tokio::test]
+async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
+    let bed = Bed::new();
+    let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    suppress(&bed, quiet, "x@one.example").await;
+    for number in 0..120 {
+        suppress(&bed, busy, &format!("x{number}@one.example")).await;
+    }
+    suppress(&bed, quiet, "y@one.example").await;
+    let filter = EventFilter { tenant_id: Some(quiet), ..EventFilter::default() };
+    let mut request = PageRequest { limit: 10, ..PageRequest::default() };
+    let mut found = Vec::new();
+    let mut pages = 0;
+    loop {
+        let page = bed.store.list_events(filter.clone(), request.clone()).await.unwrap();
+        found.extend(page.items.into_iter().map(|event| event.data["address"].clone()));
+        pages += 1;
+        let Some(next) = page.next else { break };
+        request.after = Some(next.to_string());
+    }
+    assert_eq!(found, ["y@one.example", "x@one.example"]);
+    assert_eq!(pages, 3, "122 events, 50 or so at a time");
+}

@@ -1,0 +1,180 @@
+//! The rows of what webhooks are to be told and were told.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::webhooks;
+use crate::mail::{
+    DisabledReason, EventId, EventKind, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+};
+use crate::store::sqlite::events::{Subject, Told, read_event};
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{
+    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
+    WebhookOutcome, WebhookVerdict, WebhookWork,
+};
+
+/// Octets of an answer or an error that are kept.
+const EVIDENCE_OCTETS_MAX: usize = 1024;
+/// Tries of an event for which later ones of the same message wait: about five minutes. After that order costs more
+/// than it is worth.
+const TRIES_IN_ORDER: u32 = 3;
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
+    Ok(WebhookDelivery {
+        id: row.get("id")?,
+        webhook_id: row.get("webhook_id")?,
+        event: read_event(row, "event_id")?,
+        state: row.get("state")?,
+        attempts: row.get("attempts")?,
+        next_attempt_at: time_if_any(row, "next_attempt_us")?,
+        last_attempt: json_if_any(row, "last_attempt")?,
+    })
+}
+
+/// Has a webhook told of an event at once.
+pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result<WebhookDeliveryId> {
+    let id = WebhookDeliveryId::from(tx.clock.next(told.at));
+    let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
+                                             created_us, state, attempts, next_attempt_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?9)";
+    let Subject { tenant_id, message_id, delivery_id } = told.subject;
+    tx.prepare_cached(sql)?.execute(params![
+        id,
+        webhook,
+        told.id,
+        told.kind,
+        tenant_id,
+        message_id,
+        delivery_id,
+        told.data,
+        us(told.at),
+        WebhookDeliveryState::Pending,
+    ])?;
+    Ok(id)
+}
+
+/// A try that somebody asked for.
+pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
+    let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
+    let id = EventId::from(tx.clock.next(now));
+    let told = Told { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    let id = insert(tx, webhook.id, &told)?;
+    tx.subscriptions.count_pending(webhook.id);
+    tx.subscriptions.touch(webhook.id, us(now));
+    find(tx, id)
+}
+
+pub(super) fn find(connection: &Connection, id: WebhookDeliveryId) -> Result<Option<WebhookDelivery>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM webhook_delivery WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    webhook: WebhookId,
+    state: Option<WebhookDeliveryState>,
+    page: &PageRequest,
+) -> Result<Page<WebhookDelivery>> {
+    let mut list = List::of("webhook_delivery", WebhookDeliveryId::PREFIX);
+    list.only("webhook_id = ?", &webhook)?;
+    list.only_if("state = ?", &state)?;
+    list.read(connection, page, read_row)
+}
+
+/// Makes it due now, as if it had never been tried.
+pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
+    let Some(before) = find(tx, id)? else { return Ok(None) };
+    let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;
+    if before.next_attempt_at.is_none() {
+        tx.subscriptions.count_pending(before.webhook_id);
+    }
+    tx.subscriptions.touch(before.webhook_id, us(now));
+    find(tx, id)
+}
+
+/// What is due and may go, beside what is in flight.
+pub(super) fn claim(
+    connection: &Connection,
+    webhook: WebhookId,
+    flights: &WebhookFlights,
+    limit: usize,
+    now: Timestamp,
+) -> Result<WebhookWork> {
+    let sql = "SELECT * FROM webhook_delivery d WHERE webhook_id = ?1 AND next_attempt_us <= ?2
+               AND NOT EXISTS (SELECT 1 FROM webhook_delivery earlier
+                               WHERE earlier.webhook_id = ?1 AND earlier.message_id = d.message_id
+                               AND earlier.next_attempt_us IS NOT NULL AND earlier.id < d.id
+                               AND earlier.attempts < ?3)
+               ORDER BY next_attempt_us, id LIMIT ?4";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = sql_limit(limit + flights.deliveries.len());
+    let found = statement.query_map(params![webhook, us(now), TRIES_IN_ORDER, rows], read_row)?;
+    let mut work = WebhookWork::default();
+    let mut messages = flights.messages.clone();
+    for delivery in found {
+        let delivery = delivery?;
+        let message = delivery.event.message_id;
+        let is_busy = message.is_some_and(|id| messages.contains(&id));
+        if !is_busy && !flights.deliveries.contains(&delivery.id) && work.deliveries.len() < limit {
+            messages.extend(message);
+            work.deliveries.push(delivery);
+        }
+    }
+    let sql =
+        "SELECT min(next_attempt_us) FROM webhook_delivery WHERE webhook_id = ?1 AND next_attempt_us > ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    work.next_due_at = statement.query_row(params![webhook, us(now)], |row| time_if_any(row, 0))?;
+    Ok(work)
+}
+
+/// Writes what came of a try, and what follows from it for the webhook.
+pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
+    let WebhookOutcome { delivery_id, webhook_id, attempt, verdict, failing_since_max } = outcome;
+    let (state, next) = match verdict {
+        WebhookVerdict::Delivered => (WebhookDeliveryState::Delivered, None),
+        WebhookVerdict::Retry(at) => (WebhookDeliveryState::Pending, Some(us(*at))),
+        WebhookVerdict::GivenUp | WebhookVerdict::Gone => (WebhookDeliveryState::Failed, None),
+    };
+    let sql = "UPDATE webhook_delivery SET state = ?2, attempts = attempts + 1, next_attempt_us = ?3, last_attempt = ?4
+               WHERE id = ?1 AND next_attempt_us IS NOT NULL";
+    let shown = WebhookAttempt {
+        response: shorten(&attempt.response, EVIDENCE_OCTETS_MAX).to_owned(),
+        error: attempt.error.as_deref().map(|text| shorten(text, EVIDENCE_OCTETS_MAX).to_owned()),
+        ..attempt.clone()
+    };
+    if tx.prepare_cached(sql)?.execute(params![delivery_id, state, next, to_json(&shown)?])? == 0 {
+        return Ok(());
+    }
+    match next {
+        Some(at_us) => tx.subscriptions.touch(*webhook_id, at_us),
+        None => tx.subscriptions.count_finished(*webhook_id),
+    }
+    let is_arrived = *verdict == WebhookVerdict::Delivered;
+    let since = webhooks::note_health(tx, *webhook_id, (!is_arrived).then_some(attempt.at))?;
+    if *verdict == WebhookVerdict::Gone {
+        webhooks::disable(tx, *webhook_id, DisabledReason::Gone, attempt.at)?;
+    } else if since.is_some_and(|since| since <= *failing_since_max) {
+        webhooks::disable(tx, *webhook_id, DisabledReason::Failing, attempt.at)?;
+    }
+    Ok(())
+}
+
+/// Removes rows whose retention has ended.
+pub(in crate::store::sqlite) fn remove(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    let sql = "DELETE FROM webhook_delivery WHERE id = ?1 RETURNING webhook_id, next_attempt_us IS NOT NULL";
+    let mut delete = tx.prepare_cached(sql)?;
+    let mut removed = 0;
+    for id in ids {
+        let row = delete.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional();
+        if let Some((webhook, was_pending)) = row.map_err(StoreError::from)? {
+            removed += 1;
+            if was_pending {
+                tx.subscriptions.count_finished(webhook);
+            }
+        }
+    }
+    Ok(removed)
+}

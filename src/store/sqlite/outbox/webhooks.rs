@@ -1,0 +1,234 @@
+//! The rows of webhooks.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::mail::{DisabledReason, EventKind, TenantId, Timestamp, WebhookId, WebhookStatus};
+use crate::store::sqlite::directory::room;
+use crate::store::sqlite::events::Subject;
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
+use crate::store::sqlite::seal::{Place, Sealer};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{
+    Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
+};
+
+const SECRET_COLUMN: &str = "webhook.secret";
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
+    Ok(Webhook {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        url: row.get("url")?,
+        kinds: json(row, "kinds")?,
+        status: row.get("status")?,
+        disabled_reason: row.get("disabled_reason")?,
+        failing_since: time_if_any(row, "failing_since_us")?,
+        previous_secret_until: time_if_any(row, "previous_until_us")?,
+        created_at: time(row, "created_us")?,
+        updated_at: time(row, "updated_us")?,
+    })
+}
+
+pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<Webhook> {
+    room::require(tx, Limited::Webhooks, new.tenant_id, 1)?;
+    let webhook = Webhook {
+        id: WebhookId::generate(now),
+        tenant_id: new.tenant_id,
+        url: new.url.clone(),
+        kinds: new.kinds.clone(),
+        status: WebhookStatus::Enabled,
+        disabled_reason: None,
+        failing_since: None,
+        previous_secret_until: None,
+        created_at: now,
+        updated_at: now,
+    };
+    let sql = "INSERT INTO webhook (id, tenant_id, url, kinds, status, secret, created_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
+    tx.prepare_cached(sql)?.execute(params![
+        webhook.id,
+        webhook.tenant_id,
+        webhook.url,
+        to_json(&webhook.kinds)?,
+        webhook.status,
+        seal(tx.sealer, webhook.id, &new.secret)?,
+        us(now),
+    ])?;
+    tx.subscriptions.put(tx, &webhook)?;
+    Ok(webhook)
+}
+
+pub(super) fn find(connection: &Connection, id: WebhookId) -> Result<Option<Webhook>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM webhook WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn enabled(connection: &Connection) -> Result<Vec<Webhook>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM webhook WHERE status = ?1")?;
+    let found = statement.query_map([WebhookStatus::Enabled], read_row)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    filter: &WebhookFilter,
+    page: &PageRequest,
+) -> Result<Page<Webhook>> {
+    let mut list = List::of("webhook", WebhookId::PREFIX);
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("status = ?", &filter.status)?;
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn update(
+    tx: &Tx<'_>,
+    id: WebhookId,
+    patch: &WebhookPatch,
+    now: Timestamp,
+) -> Result<Option<Webhook>> {
+    let Some(mut webhook) = find(tx, id)? else { return Ok(None) };
+    if let Some(url) = &patch.url {
+        webhook.url = url.clone();
+    }
+    if let Some(kinds) = &patch.kinds {
+        webhook.kinds = kinds.clone();
+    }
+    match patch.status {
+        Some(WebhookStatus::Enabled) => {
+            (webhook.status, webhook.disabled_reason) = (WebhookStatus::Enabled, None);
+            webhook.failing_since = None;
+        }
+        Some(WebhookStatus::Disabled) if webhook.status == WebhookStatus::Enabled => {
+            webhook.status = WebhookStatus::Disabled;
+            webhook.disabled_reason = Some(DisabledReason::Manual);
+        }
+        _ => {}
+    }
+    webhook.updated_at = now;
+    write(tx, &webhook)?;
+    match webhook.status {
+        WebhookStatus::Enabled => {
+            tx.subscriptions.put(tx, &webhook)?;
+            tx.subscriptions.touch(id, us(now));
+        }
+        WebhookStatus::Disabled => tx.subscriptions.remove(id),
+    }
+    Ok(Some(webhook))
+}
+
+fn write(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
+    let sql =
+        "UPDATE webhook SET url = ?2, kinds = ?3, status = ?4, disabled_reason = ?5, failing_since_us = ?6,
+                      updated_us = ?7
+               WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![
+        webhook.id,
+        webhook.url,
+        to_json(&webhook.kinds)?,
+        webhook.status,
+        webhook.disabled_reason,
+        webhook.failing_since.map(us),
+        us(webhook.updated_at),
+    ])?;
+    Ok(())
+}
+
+/// Stops telling a webhook, with an event for everybody else.
+pub(super) fn disable(tx: &Tx<'_>, id: WebhookId, reason: DisabledReason, at: Timestamp) -> Result<()> {
+    let Some(mut webhook) = find(tx, id)? else { return Ok(()) };
+    webhook.status = WebhookStatus::Disabled;
+    webhook.disabled_reason = Some(reason);
+    webhook.updated_at = at;
+    write(tx, &webhook)?;
+    // Before the event: it is not for the one it is about.
+    tx.subscriptions.remove(id);
+    let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
+    // Without the URL: some are secrets, and more keys read events than webhooks.
+    let told = serde_json::json!({ "webhook_id": id, "reason": reason });
+    tx.append(EventKind::WebhookDisabled, subject, &told, at)
+}
+
+/// Notes that a try failed or arrived; answers since when tries fail.
+pub(super) fn note_health(
+    tx: &Tx<'_>,
+    id: WebhookId,
+    failed_at: Option<Timestamp>,
+) -> Result<Option<Timestamp>> {
+    let sql = match failed_at {
+        Some(_) => {
+            "UPDATE webhook SET failing_since_us = coalesce(failing_since_us, ?2) WHERE id = ?1
+                    RETURNING failing_since_us"
+        }
+        // Nearly always there is nothing to write.
+        None => {
+            "UPDATE webhook SET failing_since_us = ?2 WHERE id = ?1 AND failing_since_us IS NOT NULL
+                 RETURNING failing_since_us"
+        }
+    };
+    let mut statement = tx.prepare_cached(sql)?;
+    let since = statement.query_row(params![id, failed_at.map(us)], |row| time_if_any(row, 0)).optional()?;
+    Ok(since.flatten())
+}
+
+pub(super) fn rotate(
+    tx: &Tx<'_>,
+    id: WebhookId,
+    secret: &WebhookSecret,
+    previous_until: Timestamp,
+    now: Timestamp,
+) -> Result<Option<Webhook>> {
+    let sql =
+        "UPDATE webhook SET previous_secret = secret, previous_until_us = ?2, secret = ?3, updated_us = ?4
+               WHERE id = ?1";
+    let row = params![id, us(previous_until), seal(tx.sealer, id, secret)?, us(now)];
+    tx.prepare_cached(sql)?.execute(row)?;
+    find(tx, id)
+}
+
+/// The present secret, and the one before while it still signs.
+pub(super) fn secrets(
+    connection: &Connection,
+    sealer: &Sealer,
+    id: WebhookId,
+    now: Timestamp,
+) -> Result<Vec<WebhookSecret>> {
+    let sql =
+        "SELECT secret, CASE WHEN previous_until_us > ?2 THEN previous_secret END FROM webhook WHERE id = ?1";
+    let sealed: (Vec<u8>, Option<Vec<u8>>) = connection
+        .prepare_cached(sql)?
+        .query_row(params![id, us(now)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let row = id.to_string();
+    let open =
+        |sealed: Vec<u8>| sealer.open(Place { column: SECRET_COLUMN, row: &row }, &sealed).map(WebhookSecret);
+    [Some(sealed.0), sealed.1].into_iter().flatten().map(open).collect()
+}
+
+fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8>> {
+    sealer.seal(Place { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
+}
+
+/// Whether a webhook is in a scope.
+pub(super) fn is_in_scope(webhook: &Webhook, scope: Option<TenantId>) -> bool {
+    scope.is_none() || webhook.tenant_id == scope
+}
+
+/// Stops telling a webhook that is being removed. False if it is not there.
+pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
+    tx.subscriptions.remove(id);
+    let sql = "UPDATE webhook SET status = ?2, disabled_reason = ?3 WHERE id = ?1";
+    let row = params![id, WebhookStatus::Disabled, DisabledReason::Manual];
+    Ok(tx.prepare_cached(sql)?.execute(row)? > 0)
+}
+
+/// Removes at most `limit` of what it was told, and itself if there is no more. True if it is gone.
+pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
+    let sql = "DELETE FROM webhook_delivery WHERE id IN
+                   (SELECT id FROM webhook_delivery WHERE webhook_id = ?1 ORDER BY id LIMIT ?2)";
+    let limit_rows = crate::store::sqlite::rows::sql_limit(limit);
+    let is_last = tx.prepare_cached(sql)?.execute(params![id, limit_rows])? < limit;
+    if is_last {
+        tx.prepare_cached("DELETE FROM webhook WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(is_last)
+}

@@ -1,0 +1,220 @@
+//! Turns for what is scarce: so many at the same time in all, and few of them for one tenant, so that who asks for
+//! much waits behind its own requests and nobody else does. Of each tenant no more than its few wait with the others
+//! for the next one that comes free. Imports `mail` only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use crate::mail::TenantId;
+
+/// The turns there are.
+pub struct Turns {
+    all: Arc<Semaphore>,
+    of_one_max: u32,
+    /// Of those who have a turn or wait for one; the platform counts as one of them.
+    of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
+}
+
+/// The right to go on, given back when dropped.
+pub struct Turn {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: OwnedSemaphorePermit,
+}
+
+/// Who has the turns, if there is none left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The one who asks.
+    ByOneself,
+    /// Everybody together.
+    ByAll,
+}
+
+impl Turns {
+    /// So many in all, and so many for one tenant.
+    pub fn new(all_max: u32, of_one_max: u32) -> Self {
+        let of_one_max = of_one_max.min(all_max);
+        Self { all: Arc::new(Semaphore::new(all_max as usize)), of_one_max, of_each: Mutex::default() }
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// None: the turns are never closed.
+    pub async fn take(&self, tenant: Option<TenantId>) -> Result<Turn, AcquireError> {
+        self.take_weighed(tenant, 1).await
+    }
+
+    /// Waits for a turn that counts as so many; one that weighs more than a tenant may have counts as all of these.
+    ///
+    /// # Errors
+    /// None: the turns are never closed.
+    pub async fn take_weighed(&self, tenant: Option<TenantId>, weight: u64) -> Result<Turn, AcquireError> {
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
+        // In this order only one's own requests wait here, and few of anybody's wait for the others.
+        let of_one = self.of(tenant).acquire_many_owned(weight).await?;
+        Ok(Turn { _of_all: self.all.clone().acquire_many_owned(weight).await?, _of_one: of_one })
+    }
+
+    /// Takes a turn if there is one now.
+    ///
+    /// # Errors
+    /// Whose limit is reached.
+    pub fn try_take(&self, tenant: Option<TenantId>) -> Result<Turn, Taken> {
+        let of_one = self.of(tenant).try_acquire_owned().map_err(|_| Taken::ByOneself)?;
+        let of_all = self.all.clone().try_acquire_owned().map_err(|_| Taken::ByAll)?;
+        Ok(Turn { _of_all: of_all, _of_one: of_one })
+    }
+
+    /// How many requests of a tenant have a turn or wait for one.
+    #[cfg(test)]
+    pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
+        let of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        of_each.get(&tenant).map_or(0, Weak::strong_count)
+    }
+
+    fn of(&self, tenant: Option<TenantId>) -> Arc<Semaphore> {
+        let mut of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = of_each.get(&tenant).and_then(Weak::upgrade) {
+            return found;
+        }
+        of_each.retain(|_, turns| turns.strong_count() > 0);
+        let fresh = Arc::new(Semaphore::new(self.of_one_max as usize));
+        of_each.insert(tenant, Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::*;
+    use tokio::task::{JoinSet, yield_now};
+
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn tenants(range: Range<usize>) -> Vec<Option<TenantId>> {
+        range.map(|n| Some(TenantId::generate(Timestamp::from_second(n as i64).unwrap()))).collect()
+    }
+
+    fn block_on<T>(task: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(task)
+    }
+
+    /// What is counted while a turn lasts, however it ends.
+    struct Held<'a> {
+        weights: &'a Mutex<HashMap<Option<TenantId>, u64>>,
+        tenant: Option<TenantId>,
+        weight: u64,
+    }
+
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            *self.weights.lock().unwrap().get_mut(&self.tenant).unwrap() -= self.weight;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn limits_hold_and_whoever_stops_waiting_leaves_no_hole(
+            requests in prop::collection::vec((0usize..4, 1u64..9, any::<bool>()), 1..60),
+            all_max in 1u32..10,
+            of_one_max in 1u32..10,
+        ) {
+            block_on(async {
+                let of_one_max = of_one_max.min(all_max);
+                let turns = Arc::new(Turns::new(all_max, of_one_max));
+                let weights = Arc::new(Mutex::new(HashMap::new()));
+                let tenants = tenants(0..4);
+                let (mut staying, mut leaving) = (JoinSet::new(), Vec::new());
+                for (tenant, weight, leaves) in requests {
+                    let (turns, weights, tenant) = (turns.clone(), weights.clone(), tenants[tenant]);
+                    let request = async move {
+                        let _turn = turns.take_weighed(tenant, weight).await.unwrap();
+                        let weight = weight.min(u64::from(of_one_max));
+                        *weights.lock().unwrap().entry(tenant).or_default() += weight;
+                        let held = Held { weights: &weights, tenant, weight };
+                        let of_each: Vec<u64> = weights.lock().unwrap().values().copied().collect();
+                        assert!(of_each.iter().all(|&of_one| of_one <= u64::from(of_one_max)), "{of_each:?}");
+                        assert!(of_each.iter().sum::<u64>() <= u64::from(all_max), "{of_each:?}");
+                        yield_now().await;
+                        drop(held);
+                    };
+                    if leaves {
+                        leaving.push(tokio::spawn(request));
+                    } else {
+                        staying.spawn(request);
+                    }
+                }
+                yield_now().await;
+                leaving.iter().for_each(tokio::task::JoinHandle::abort);
+                staying.join_all().await;
+                for left in leaving {
+                    let _ = left.await;
+                }
+                assert_eq!(turns.all.available_permits(), all_max as usize);
+                assert!(tenants.iter().all(|&tenant| turns.requests_of(tenant) == 0));
+            });
+        }
+
+        #[test]
+        fn nobody_waits_behind_the_backlog_of_another(
+            backlogs in prop::collection::vec(0usize..30, 1..5),
+            all_max in 1u32..5,
+            of_one_max in 1u32..5,
+        ) {
+            block_on(async {
+                let turns = Arc::new(Turns::new(all_max, of_one_max));
+                let tenants = tenants(0..backlogs.len() + 1);
+                let (&newcomer, busy) = tenants.split_last().unwrap();
+                let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+                let mut taken = turns.all.acquire_many(all_max).await.unwrap();
+                let mut requests = JoinSet::new();
+                let waiting = busy.iter().zip(&backlogs).flat_map(|(&tenant, &n)| vec![tenant; n]);
+                for tenant in waiting.chain([newcomer]) {
+                    let (turns, order) = (turns.clone(), order.clone());
+                    requests.spawn(async move {
+                        let turn = turns.take(tenant).await.unwrap();
+                        order.send(tenant).unwrap();
+                        drop(turn);
+                    });
+                    // Each waits before the next one comes.
+                    yield_now().await;
+                }
+                // One at a time, or those with a turn would run in any order.
+                drop(taken.split(1));
+                requests.join_all().await;
+                let of_one_max = of_one_max.min(all_max) as usize;
+                let ahead_max: usize = backlogs.iter().map(|&backlog| backlog.min(of_one_max)).sum();
+                let mut ahead = 0;
+                while served.recv().await != Some(newcomer) {
+                    ahead += 1;
+                }
+                assert!(ahead <= ahead_max, "{ahead} of {backlogs:?}");
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_weighs_more_than_a_tenant_may_have_is_served_alone() {
+        let turns = Turns::new(8, 4);
+        let tenant = tenants(0..1)[0];
+        let heavy = turns.take_weighed(tenant, u64::MAX).await.unwrap();
+        assert_eq!(turns.all.available_permits(), 4);
+        drop(heavy);
+        assert_eq!(turns.all.available_permits(), 8);
+    }
+
+    #[tokio::test]
+    async fn those_who_have_gone_are_forgotten() {
+        let turns = Turns::new(1, 1);
+        for tenant in tenants(0..100) {
+            drop(turns.take(tenant).await.unwrap());
+        }
+        assert!(turns.of_each.lock().unwrap().len() <= 1);
+    }
+}

@@ -1,0 +1,110 @@
+//! One try: the request, and what its answer means.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{HeaderMap, Method, StatusCode};
+use serde::Serialize;
+use url::Url;
+
+use crate::https::{Client, Excess, Limits, Request};
+use crate::mail::{Timestamp, WebhookDeliveryId};
+use crate::store::{Event, EventView, WebhookAttempt, WebhookSecret};
+
+use super::signature::sign;
+
+const ID: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const AGENT: &str = concat!("pillarbox/", env!("CARGO_PKG_VERSION"));
+/// Octets of an answer that are read; what they say is for people.
+const RESPONSE_OCTETS_MAX: usize = 4096;
+
+/// What is told: an event, with the field that Standard Webhooks has for its time.
+#[derive(Serialize)]
+struct Payload<'a> {
+    #[serde(flatten)]
+    event: EventView<'a>,
+    timestamp: Timestamp,
+}
+
+/// What a try needs.
+pub struct Post<'a> {
+    /// The same at every try.
+    pub id: WebhookDeliveryId,
+    /// Where to.
+    pub url: &'a str,
+    /// The present one first.
+    pub secrets: &'a [WebhookSecret],
+    /// What is told.
+    pub event: &'a Event,
+}
+
+impl Post<'_> {
+    /// Makes the try.
+    pub async fn send(
+        &self,
+        client: &Client,
+        plain_http_hosts: &[String],
+        timeout: Duration,
+    ) -> WebhookAttempt {
+        let (at, started) = (Timestamp::now(), Instant::now());
+        let sent = match self.request(plain_http_hosts, at) {
+            Ok(request) => {
+                let limits = Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: Excess::Cut };
+                client.send(request, limits).await.map_err(|error| error.to_string())
+            }
+            Err(fault) => Err(fault),
+        };
+        let (status, response, error) = match sent {
+            Ok(response) => {
+                let text = String::from_utf8_lossy(&response.body).into_owned();
+                (Some(response.status.as_u16()), text, None)
+            }
+            Err(error) => (None, String::new(), Some(error)),
+        };
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        WebhookAttempt { at, duration_ms, status, response, error }
+    }
+
+    fn request(&self, plain_http_hosts: &[String], at: Timestamp) -> Result<Request, String> {
+        let url = Url::parse(self.url).map_err(|error| error.to_string())?;
+        // The configuration may have changed since the URL was taken.
+        let is_listed = |host: &str| plain_http_hosts.iter().any(|listed| listed == host);
+        if url.scheme() == "http" && !url.host_str().is_some_and(is_listed) {
+            return Err("plain http is not allowed to this host".into());
+        }
+        let payload = Payload { event: self.event.view(), timestamp: self.event.created_at };
+        let body = serde_json::to_vec(&payload).map_err(|error| error.to_string())?;
+        let id = self.id.to_string();
+        let signature = sign(self.secrets, &id, at, &body);
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        for (name, value) in [(ID, id), (TIMESTAMP, at.as_second().to_string()), (SIGNATURE, signature)] {
+            headers.insert(name, HeaderValue::try_from(value).map_err(|error| error.to_string())?);
+        }
+        Ok(Request { method: Method::POST, url, headers, body: Bytes::from(body) })
+    }
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// It was taken.
+    Taken,
+    /// It was not: a redirect is an answer like any other, and none at all is one too.
+    NotTaken,
+    /// The endpoint wants no more.
+    Gone,
+}
+
+/// Reads the status of an answer (Standard Webhooks 1.0.0, "Webhook consumers").
+pub fn meaning_of(attempt: &WebhookAttempt) -> Meaning {
+    match attempt.status.and_then(|code| StatusCode::from_u16(code).ok()) {
+        Some(status) if status.is_success() => Meaning::Taken,
+        Some(StatusCode::GONE) => Meaning::Gone,
+        _ => Meaning::NotTaken,
+    }
+}

@@ -1,0 +1,97 @@
+//! The queue over the API: what a request may say, what stands beside the counts, and whom an order touches.
+
+use pillarbox::mail::{Host, QueuePart, Scope, Timestamp, WaitReason};
+use pillarbox::waiting::Notice;
+use serde_json::json;
+
+use crate::api_stage::{ApiStage, text};
+use crate::wait::until;
+
+#[tokio::test]
+async fn a_pause_names_a_part_and_its_faults_are_told() {
+    let stage = ApiStage::start().await;
+    let pause = async |body| stage.post(&stage.platform, "/v1/queue/pause", body).await;
+    pause(json!({})).await.expect_error(422, "validation_failed");
+    let past = json!({"destination": "a..b", "until": "2020-01-01T00:00:00Z", "reason": "a\nb"});
+    let error = pause(past).await.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"].as_array().unwrap().len(), 3, "{error}");
+    pause(json!({"domain": "b.test"})).await.expect_error(422, "unknown_field");
+    let nobody = json!({"tenant_id": "tnt_01ARZ3NDEKTSV4RRFFQ69G5FAV"});
+    pause(nobody).await.expect_error(422, "validation_failed");
+    let made = pause(json!({"destination": "B.test"})).await.expect(200);
+    assert_eq!(made["destination"], "b.test");
+    let resume = json!({"destination": "b.test"});
+    stage.post(&stage.platform, "/v1/queue/resume", resume.clone()).await.expect(200);
+    stage.post(&stage.platform, "/v1/queue/resume", resume).await.expect_error(404, "not_found");
+}
+
+#[tokio::test]
+async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    stage.enqueue(tenant.id).await;
+    let notice = Notice {
+        reason: WaitReason::SiteHeld,
+        detail: "421 4.7.0 too many connections".into(),
+        since: Timestamp::now(),
+        until: None,
+    };
+    let part = QueuePart::destination(Host::parse("remote.example").unwrap());
+    stage.waiting.post(part, notice.clone(), Timestamp::now());
+    stage.waiting.post(QueuePart::destination(Host::parse("x.example").unwrap()), notice, Timestamp::now());
+    let queue = stage.get(&stage.platform, "/v1/queue").await.expect(200);
+    let waiting = queue["data"][0]["waiting"].as_array().unwrap();
+    let told: Vec<_> = waiting.iter().map(|wait| wait["reason"].as_str().unwrap()).collect();
+    assert_eq!(told, ["site_held", "due"], "{queue}");
+    assert_eq!(waiting[0]["detail"], "421 4.7.0 too many connections");
+}
+
+#[tokio::test]
+async fn the_queue_is_filtered_and_paged_by_its_cursor() {
+    let stage = ApiStage::start().await;
+    let mut deepest = String::new();
+    for (name, messages) in [("one", 1), ("two", 2), ("three", 3)] {
+        let tenant = stage.tenant(name).await;
+        for _ in 0..messages {
+            stage.enqueue(tenant.id).await;
+        }
+        deepest = tenant.id.to_string();
+    }
+    let get = async |query: &str| stage.get(&stage.platform, &format!("/v1/queue{query}")).await;
+    let first = get("?limit=2").await.expect(200);
+    assert_eq!((&first["open"], &first["data"][0]["tenant_id"]), (&json!(6), &json!(deepest)), "{first}");
+    let cursor = text(&first, "/next_cursor");
+    let second = get(&format!("?limit=2&after={cursor}")).await.expect(200);
+    assert_eq!((&second["data"][0]["open"], &second["has_more"]), (&json!(1), &json!(false)), "{second}");
+    let own = get(&format!("?tenant_id={deepest}&destination=remote.example")).await.expect(200);
+    assert_eq!((&own["open"], &own["group_count"]), (&json!(3), &json!(1)));
+    for wrong in ["?after=x", "?limit=0", "?destination=a..b", "?before=x"] {
+        get(wrong).await.expect_error(422, "validation_failed");
+    }
+}
+
+#[tokio::test]
+async fn an_order_touches_the_message_of_its_tenant_only_while_it_is_open() {
+    let stage = ApiStage::start().await;
+    let (own, stranger) = (stage.tenant("own").await, stage.tenant("stranger").await);
+    let id = stage.enqueue(own.id).await;
+    let key = stage.key(own.id, &[Scope::EmailsSend], |_| {}).await;
+    for order in ["retry", "cancel"] {
+        let path = format!("/v1/emails/{id}/{order}");
+        stage.post(&stranger.key, &path, json!(null)).await.expect_error(404, "not_found");
+    }
+    // It is due anyway: nothing to hurry.
+    let retried = stage.post(&key, &format!("/v1/emails/{id}/retry"), json!(null)).await.expect(200);
+    assert_eq!(retried["retried"], json!([]));
+    let cancelled = stage.post(&key, &format!("/v1/emails/{id}/cancel"), json!(null)).await.expect(200);
+    assert_eq!(cancelled["cancelled"][0]["recipient"], "to@remote.example");
+    for order in ["retry", "cancel"] {
+        let path = format!("/v1/emails/{id}/{order}");
+        stage.post(&key, &path, json!(null)).await.expect_error(409, "message_finished");
+    }
+    until("nothing waits", async || {
+        let queue = stage.get(&stage.platform, "/v1/queue").await.expect(200);
+        (queue["open"] == 0).then_some(())
+    })
+    .await;
+}

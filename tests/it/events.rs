@@ -1,0 +1,237 @@
+//! The journal over the API: as a list, and as it grows.
+
+use pillarbox::mail::{
+    Address, RefusalCode, RequestId, Stage as SubmissionStage, SuppressionReason, TenantId, Timestamp,
+};
+use pillarbox::store::{Directory, Journal, NewSuppression, Rejection};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::api_stage::{ApiStage, text};
+use crate::http::request;
+use crate::wait::{PATIENCE, until};
+
+/// A client that reads a live tail.
+struct Follower {
+    stream: TcpStream,
+    heard: String,
+}
+
+impl Follower {
+    async fn open(stage: &ApiStage, key: &str, target: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(stage.address).await.unwrap();
+        let text = format!(
+            "GET {target} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer {key}\r\n\
+             Accept: text/event-stream\r\n{headers}\r\n"
+        );
+        stream.write_all(text.as_bytes()).await.unwrap();
+        Self { stream, heard: String::new() }
+    }
+
+    /// Begins a tail; once this is answered, all that happens is heard.
+    async fn start(stage: &ApiStage, key: &str, target: &str, headers: &str) -> Self {
+        let mut follower = Self::open(stage, key, target, headers).await;
+        follower.until("from here on").await;
+        assert!(follower.heard.starts_with("HTTP/1.1 200 OK\r\n"), "{}", follower.heard);
+        assert!(follower.heard.contains("content-type: text/event-stream\r\n"), "{}", follower.heard);
+        follower
+    }
+
+    async fn until(&mut self, part: &str) {
+        while !self.heard.contains(part) {
+            assert!(self.read().await, "it ended without {part}: {}", self.heard);
+        }
+    }
+
+    /// Reads some; false at the end.
+    async fn read(&mut self) -> bool {
+        let mut chunk = vec![0; 64 * 1024];
+        let count =
+            timeout(PATIENCE, self.stream.read(&mut chunk)).await.expect("something in time").unwrap();
+        self.heard += std::str::from_utf8(&chunk[..count]).unwrap();
+        count > 0
+    }
+
+    async fn end(mut self) -> String {
+        // The last chunk has no octets (RFC 9112 §7.1).
+        while !self.heard.ends_with("\r\n0\r\n\r\n") && self.read().await {}
+        self.heard
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let lines = self.heard.lines().filter_map(|line| line.strip_prefix("data: "));
+        lines.filter_map(|data| serde_json::from_str(data).ok()).collect()
+    }
+}
+
+fn suppression(tenant: Option<TenantId>, address: &str) -> NewSuppression {
+    NewSuppression {
+        tenant_id: tenant,
+        address: Address::parse(address).unwrap(),
+        reason: SuppressionReason::Manual,
+        evidence: None,
+        expires_at: None,
+    }
+}
+
+async fn suppress(stage: &ApiStage, tenant: Option<TenantId>, address: &str) {
+    stage.store.suppress(suppression(tenant, address), Timestamp::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn events_are_listed_newest_first_by_kind_message_and_page() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let message = stage.enqueue(acme.id).await;
+    for number in 0..5 {
+        suppress(&stage, Some(acme.id), &format!("a{number}@x.example")).await;
+    }
+    let list = stage.get(&acme.key, "/v1/events?type=suppression.created&limit=3").await.expect(200);
+    let addresses = |list: &Value| -> Vec<String> {
+        list["data"].as_array().unwrap().iter().map(|event| text(event, "/data/address")).collect()
+    };
+    assert_eq!(addresses(&list), ["a4@x.example", "a3@x.example", "a2@x.example"]);
+    let next = format!("/v1/events?type=suppression.created&limit=3&after={}", text(&list, "/next_cursor"));
+    let rest = stage.get(&acme.key, &next).await.expect(200);
+    assert_eq!(
+        (addresses(&rest), &rest["has_more"]),
+        (vec!["a1@x.example".into(), "a0@x.example".into()], &json!(false))
+    );
+    let of_message = stage.get(&acme.key, &format!("/v1/events?message_id={message}")).await.expect(200);
+    assert_eq!(of_message["data"].as_array().unwrap().len(), 1);
+    let event = &of_message["data"][0];
+    assert_eq!((&event["type"], &event["object"]), (&json!("message.accepted"), &json!("event")));
+    assert_eq!(event["data"]["recipients"], 1);
+    stage.get(&acme.key, "/v1/events?type=message.read").await.expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
+async fn a_refused_submission_is_an_event_and_a_suppressed_recipient_one_of_its_own() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    for code in [RefusalCode::SenderDomainNotOwned, RefusalCode::RecipientSuppressed] {
+        let now = Timestamp::now();
+        stage.store.reject(Rejection {
+            id: RequestId::generate(now),
+            tenant_id: acme.id,
+            key_id: None,
+            stage: SubmissionStage::Rcpt,
+            code,
+            message: "no".into(),
+            client_address: None,
+            created_at: now,
+        });
+    }
+    let list = until("both are noted", async || {
+        let list = stage.get(&acme.key, "/v1/events").await.expect(200);
+        Some(list).filter(|list| list["data"].as_array().unwrap().len() == 2)
+    })
+    .await;
+    assert_eq!(text(&list, "/data/1/type"), "message.rejected");
+    assert_eq!(text(&list, "/data/1/data/code"), "sender_domain_not_owned");
+    assert_eq!(text(&list, "/data/0/type"), "message.suppressed");
+}
+
+#[tokio::test]
+async fn a_live_tail_shows_what_happens_to_its_own_tenant_and_goes_on_where_it_broke_off() {
+    let stage = ApiStage::start().await;
+    let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
+    suppress(&stage, Some(acme.id), "before@x.example").await;
+    let mut own = Follower::start(&stage, &acme.key, "/v1/events", "").await;
+    let mut all = Follower::start(&stage, &stage.platform, "/v1/events?type=suppression.created", "").await;
+    suppress(&stage, Some(other.id), "theirs@x.example").await;
+    suppress(&stage, None, "platform@x.example").await;
+    stage.enqueue(other.id).await;
+    suppress(&stage, Some(acme.id), "first@x.example").await;
+    own.until("first@x.example").await;
+    all.until("first@x.example").await;
+    assert_eq!(own.events().len(), 1, "{}", own.heard);
+    assert_eq!(all.events().len(), 3, "{}", all.heard);
+    let event = &own.events()[0];
+    let id = text(event, "/id");
+    assert!(own.heard.contains(&format!("id: {id}\nevent: suppression.created\ndata: {{")), "{}", own.heard);
+    let shown = stage.get(&acme.key, "/v1/events?limit=1").await.expect(200);
+    assert_eq!(shown["data"][0], *event, "the list and the tail have one shape");
+    drop(own);
+    suppress(&stage, Some(acme.id), "missed@x.example").await;
+    let headers = format!("Last-Event-ID: {id}\r\n");
+    let mut again = Follower::start(&stage, &acme.key, "/v1/events", &headers).await;
+    again.until("missed@x.example").await;
+    assert_eq!(again.events().len(), 1, "{}", again.heard);
+}
+
+#[tokio::test]
+async fn a_tail_ends_soon_when_its_key_or_tenant_does_and_when_the_server_stops() {
+    let stage = ApiStage::start().await;
+    let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
+    let suspended = Follower::start(&stage, &acme.key, "/v1/events", "").await;
+    let revoked = Follower::start(&stage, &other.key, "/v1/events", "").await;
+    let stopped = Follower::start(&stage, &stage.platform, "/v1/events?type=message.accepted", "").await;
+    let path = format!("/v1/tenants/{}", acme.id);
+    stage.patch(&stage.platform, &path, json!({"status": "suspended"})).await.expect(200);
+    let keys = stage.get(&other.key, "/v1/keys").await.expect(200);
+    stage.delete(&stage.platform, &format!("/v1/keys/{}", text(&keys, "/data/0/id"))).await.expect(200);
+    for follower in [suspended, revoked] {
+        let heard = follower.end().await;
+        assert!(heard.contains(": this key may not read events any more"), "{heard}");
+    }
+    stage.stop.cancel();
+    let heard = stopped.end().await;
+    assert!(heard.contains(": the server is stopping"), "{heard}");
+    timeout(PATIENCE, stage.serving).await.expect("the server stops").unwrap();
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_tails_and_one_that_is_closed_makes_room() {
+    let stage = ApiStage::start().await;
+    let (acme, other) = (stage.tenant("acme").await, stage.tenant("other").await);
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        open.push(Follower::start(&stage, &acme.key, "/v1/events", "").await);
+    }
+    let mut refused = Follower::open(&stage, &acme.key, "/v1/events", "Connection: close\r\n").await;
+    refused.until("limit_reached").await;
+    assert!(refused.heard.starts_with("HTTP/1.1 409"), "{}", refused.heard);
+    Follower::start(&stage, &other.key, "/v1/events", "").await;
+    open.pop();
+    until("there is room again", async || {
+        let mut follower = Follower::open(&stage, &acme.key, "/v1/events", "Connection: close\r\n").await;
+        follower.until("\r\n\r\n").await;
+        follower.heard.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    let error = request(stage.address, "GET", "/v1/events?after=evt_x", Some(&acme.key), None).await;
+    error.expect_error(422, "validation_failed");
+    for (target, headers) in [("/v1/events?limit=3", ""), ("/v1/events", "Last-Event-ID: 7\r\n")] {
+        let headers = format!("{headers}Connection: close\r\n");
+        let mut wrong = Follower::open(&stage, &other.key, target, &headers).await;
+        wrong.until("validation_failed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_keeps_nobody_waiting_and_loses_nothing() {
+    const BATCHES: usize = 6;
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    let mut slow = Follower::start(&stage, &acme.key, "/v1/events", "").await;
+    let mut quick = Follower::start(&stage, &stage.platform, "/v1/events", "").await;
+    for batch in 0..BATCHES {
+        let news = (0..800).map(|number| suppression(Some(acme.id), &format!("a{number}@x{batch}.example")));
+        stage.store.suppress_all(news.collect(), Timestamp::now()).await.unwrap();
+    }
+    let last = format!("a799@x{}.example", BATCHES - 1);
+    quick.until(&last).await;
+    // By now its first events are no longer in memory, and what waited in the sockets is less than all.
+    slow.until(&last).await;
+    for mut follower in [slow, quick] {
+        while !follower.heard.ends_with("\n\n\r\n") {
+            assert!(follower.read().await);
+        }
+        let ids: Vec<_> = follower.events().iter().map(|event| text(event, "/id")).collect();
+        assert!(ids.is_sorted());
+        assert_eq!(ids.len(), BATCHES * 800);
+    }
+}

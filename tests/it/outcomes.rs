@@ -1,0 +1,148 @@
+//! Why mail did not arrive, as tenants read it: the class of each outcome, and what follows from it.
+
+use serde_json::json;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::http::request;
+use crate::server::{Account, TestServer, expire_everything, make_everything_due, message};
+
+/// A server whose destinations are `b.test` and, for reports, `acme.test`, both at one MX.
+async fn stage() -> (FakeDns, FakeMx, TestServer, Account) {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    for domain in ["b.test", "acme.test"] {
+        dns.mx(domain, &[(10, "mx.b.test")]);
+    }
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    (dns, mx, server, account)
+}
+
+async fn set(server: &TestServer, account: &Account, settings: serde_json::Value) {
+    let path = format!("/v1/tenants/{}", account.tenant_id);
+    server.control.ok("PATCH", &path, json!({"settings": settings})).await;
+}
+
+/// Of one kind of entry in a message's timeline the last.
+async fn last_entry(server: &TestServer, id: &str, key: &str, value: &str) -> serde_json::Value {
+    let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
+    let entries = timeline["data"].as_array().unwrap();
+    let found = entries.iter().rev().find(|entry| entry[key] == value);
+    found.unwrap_or_else(|| panic!("no {key} {value} in {timeline}")).clone()
+}
+
+#[tokio::test]
+async fn each_outcome_has_a_class_in_delivery_attempt_and_event_and_only_unknown_addresses_are_suppressed() {
+    let (_dns, mx, server, account) = stage().await;
+    for (name, reply, status, class, suppressed) in [
+        (
+            "gone",
+            "550 5.1.1 The email account that you tried to reach does not exist",
+            "bounced",
+            "recipient_unknown",
+            1,
+        ),
+        ("closed", "550 5.2.1 This mailbox is disabled", "bounced", "recipient_inactive", 2),
+        ("rule", "550 5.7.1 Relaying denied", "bounced", "policy", 2),
+        ("listed", "554 5.7.1 blocked using zen.spamhaus.org", "bounced", "reputation", 2),
+        ("full", "452 4.2.2 mailbox full", "deferred", "mailbox_full", 2),
+        ("grey", "451 4.7.1 Greylisted", "deferred", "temporary", 2),
+    ] {
+        let recipient = format!("{name}@b.test");
+        mx.script(Phase::Rcpt, &format!("<{name}@"), 1, Fault::Reply(reply));
+        let id = server.submit(&account, &[&recipient], &message(&account, name)).await;
+        let email = server.wait_for_status(&id, &[status]).await;
+        assert_eq!(email["deliveries"][0]["last_class"], class, "{email}");
+        assert_eq!(last_entry(&server, &id, "object", "attempt").await["class"], class);
+        let event = last_entry(&server, &id, "type", &format!("message.{status}")).await;
+        assert_eq!(event["data"]["class"], class, "{event}");
+        let all = server.control.get("/v1/suppressions").await;
+        assert_eq!(all["data"].as_array().map(Vec::len), Some(suppressed), "{name}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_reached_says_so_and_what_arrived_has_no_class() {
+    let (dns, mx, mut server, account) = stage().await;
+    dns.fail("b.test");
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "dns")).await;
+    let email = server.wait_for_status(&id, &["deferred"]).await;
+    assert_eq!(email["deliveries"][0]["last_class"], "dns", "{email}");
+    dns.mend("b.test");
+    mx.script(Phase::Greeting, "", 1, Fault::Drop);
+    server.restart(make_everything_due).await;
+    crate::wait::until("the second try", async || {
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        (email["deliveries"][0]["last_class"] == "network").then_some(())
+    })
+    .await;
+    server.restart(make_everything_due).await;
+    let email = server.wait_for_status(&id, &["delivered"]).await;
+    assert!(email["deliveries"][0]["last_class"].is_null(), "{email}");
+    let event = last_entry(&server, &id, "type", "message.delivered").await;
+    assert!(event["data"]["class"].is_null(), "{event}");
+}
+
+#[tokio::test]
+async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
+    let (_dns, mx, mut server, account) = stage().await;
+    mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("452 4.2.2 mailbox full"));
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "full")).await;
+    let mut client = server.log_in(&account).await;
+    client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME HOLDFOR=864000").await.expect_code(250);
+    client.command("RCPT TO:<bob@b.test>").await.expect_code(250);
+    let reply = client.data(&message(&account, "held")).await.expect_code(250);
+    let held = crate::server::message_id(&reply);
+    server.wait_for_status(&id, &["deferred"]).await;
+    server
+        .restart(|config| {
+            expire_everything(config);
+            make_everything_due(config);
+        })
+        .await;
+    for (id, class) in [(&id, "mailbox_full"), (&held, "expired")] {
+        server.wait_for_status(id, &["expired"]).await;
+        let event = last_entry(&server, id, "type", "message.expired").await;
+        assert_eq!(event["data"]["class"], class, "{event}");
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_wants_events_only_gets_no_reports_by_mail() {
+    let (_dns, mx, server, account) = stage().await;
+    mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("550 5.2.0 no"));
+    set(&server, &account, json!({"delivery_reports": "event"})).await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "event")).await;
+    server.wait_for_status(&id, &["bounced"]).await;
+    last_entry(&server, &id, "type", "message.bounced").await;
+    let all = server.control.get("/v1/emails").await;
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(1), "{all}");
+    set(&server, &account, json!({"delivery_reports": null})).await;
+    server.submit(&account, &["bob@b.test"], &message(&account, "mail")).await;
+    mx.wait_for(1).await;
+    let all = server.control.get("/v1/emails").await;
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(3), "{all}");
+}
+
+#[tokio::test]
+async fn a_tenant_has_its_own_lifetime_within_the_servers_limit() {
+    let (_dns, mx, server, account) = stage().await;
+    mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("451 4.7.1 later"));
+    let lifetime_h = async || {
+        let id = server.submit(&account, &["bob@b.test"], &message(&account, "time")).await;
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        let at = |key: &str| email[key].as_str().unwrap().parse::<pillarbox::mail::Timestamp>().unwrap();
+        at("expires_at").duration_since(at("created_at")).as_hours()
+    };
+    assert_eq!(lifetime_h().await, 120);
+    set(&server, &account, json!({"expiry_hours": 7})).await;
+    assert_eq!(lifetime_h().await, 7);
+    let path = format!("/v1/tenants/{}", account.tenant_id);
+    let too_long = json!({"settings": {"expiry_hours": 241}});
+    let control = &server.control;
+    let refused = request(control.address, "PATCH", &path, Some(&control.secret), Some(&too_long)).await;
+    let error = refused.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "settings.expiry_hours", "{error}");
+}

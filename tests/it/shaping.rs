@@ -1,0 +1,112 @@
+//! Sites: destinations with the same mail hosts, what they are spared, and that none waits for another.
+
+use pillarbox::config::SiteRule;
+use serde_json::json;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
+use crate::server::{TestServer, message};
+use crate::wait::until;
+
+/// Domains that have all their mail at one host.
+fn host(dns: &FakeDns, host: &str, mx: &FakeMx, domains: &[&str]) {
+    dns.addresses(host, &[mx.address.ip()]);
+    domains.iter().for_each(|domain| dns.mx(domain, &[(10, host)]));
+}
+
+#[tokio::test]
+async fn domains_with_the_same_mail_hosts_share_a_connection() {
+    let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
+    host(&dns, "mx.host.test", &mx, &["b.test", "c.test"]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    for recipient in ["bob@b.test", "carol@c.test"] {
+        let id = server.submit(&account, &[recipient], &message(&account, "shared")).await;
+        server.wait_for_status(&id, &["delivered"]).await;
+    }
+    let used: Vec<usize> = mx.transactions().iter().map(|transaction| transaction.connection).collect();
+    assert_eq!(used, [0, 0]);
+}
+
+#[tokio::test]
+async fn domains_of_one_provider_with_hosts_of_their_own_share_no_connection() {
+    let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
+    host(&dns, "b.provider.test", &mx, &["b.test"]);
+    host(&dns, "c.provider.test", &mx, &["c.test"]);
+    let server = TestServer::start_with(&dns, mx.address.port(), |config| {
+        config.relay.shaping = vec![provider("provider.test")];
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    for (recipient, connection) in [("bob@b.test", 0), ("carol@c.test", 1), ("dave@b.test", 0)] {
+        let id = server.submit(&account, &[recipient], &message(&account, "apart")).await;
+        server.wait_for_status(&id, &["delivered"]).await;
+        assert_eq!(mx.transactions().last().unwrap().connection, connection, "{recipient}");
+    }
+}
+
+fn provider(suffix: &str) -> SiteRule {
+    SiteRule {
+        name: "provider".into(),
+        mx: vec![suffix.into()],
+        domains: Vec::new(),
+        apart: false,
+        connections_max: None,
+        messages_per_connection_max: None,
+        messages_per_minute: None,
+        connections_per_minute: None,
+    }
+}
+
+#[tokio::test]
+async fn what_a_site_says_to_one_domain_spares_the_mail_of_all_its_domains_a_try() {
+    let dns = FakeDns::start().await;
+    let servers = FakeMx::several(vec![Offer::default(); 2]).await;
+    host(&dns, "mx.host.test", &servers[0], &["b.test", "c.test"]);
+    host(&dns, "mx.other.test", &servers[1], &["d.test"]);
+    let server = TestServer::start(&dns, servers[0].address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let fault = Fault::ReplyAndClose("421 4.7.0 too many connections, come back later");
+    servers[0].script(Phase::Greeting, "", 9, fault);
+    let first = server.submit(&account, &["bob@b.test"], &message(&account, "one")).await;
+    server.wait_for_status(&first, &["deferred"]).await;
+    assert_eq!(servers[0].connections().len(), 1);
+
+    let spared = server.submit(&account, &["carol@c.test"], &message(&account, "two")).await;
+    // Later, and past it.
+    let other = server.submit(&account, &["dave@d.test"], &message(&account, "three")).await;
+    server.wait_for_status(&other, &["delivered"]).await;
+    let email = server.wait_for_status(&spared, &["queued"]).await;
+    assert_eq!(email["deliveries"][0]["attempts"], 0, "{email}");
+    assert_eq!(servers[0].connections().len(), 1);
+}
+
+#[tokio::test]
+async fn one_tenants_domains_without_an_answer_of_the_dns_hold_up_nobody() {
+    let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
+    host(&dns, "mx.b.test", &mx, &["b.test"]);
+    dns.silence("silent.test");
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let recipients: Vec<String> = (0..300).map(|n| format!("x@d{n}.silent.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    server.submit(&account, &recipients, &message(&account, "silence")).await;
+    until("the silence is heard", async || (dns.queries("d0.silent.test") > 0).then_some(())).await;
+    let other = server.create_account("other.test").await;
+    let id = server.submit(&other, &["bob@b.test"], &message(&other, "prompt")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+}
+
+#[tokio::test]
+async fn the_platform_gives_a_tenant_its_weight() {
+    let dns = FakeDns::start().await;
+    let server = TestServer::start(&dns, 25).await;
+    let control = &server.control;
+    let made = control.ok("POST", "/v1/tenants", json!({"name": "a"})).await;
+    assert_eq!(made["weight"], 10);
+    let path = format!("/v1/tenants/{}", made["id"].as_str().unwrap());
+    let changed = control.ok("PATCH", &path, json!({"weight": 40})).await;
+    assert_eq!(changed["weight"], 40);
+    assert_eq!(control.get(&path).await["weight"], 40);
+    assert_eq!(control.ok("POST", "/v1/tenants", json!({"name": "b", "weight": 100})).await["weight"], 100);
+}

@@ -1,0 +1,339 @@
+//! Events told to web servers: what arrives and that it can be trusted, what becomes of what does not arrive, and who
+//! is kept waiting by whom.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use pillarbox::config;
+use pillarbox::https::Client;
+use pillarbox::mail::{
+    Address, DeliveryState, DisabledReason, SuppressionReason, TenantId, Timestamp, WebhookId, WebhookStatus,
+};
+use pillarbox::store::{AttemptRecord, ClaimRoom, Directory, NewSuppression, Outbox, RecordBatch, Spool};
+use pillarbox::webhook::{Settings, Teller};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api_stage::{ApiStage, local_webhooks, text};
+use crate::receiver::{Reaction, Received, Receiver};
+use crate::wait::until;
+
+const QUICK: &[Duration] = &[Duration::from_millis(20), Duration::from_millis(20), Duration::from_millis(20)];
+
+struct Stage {
+    api: ApiStage,
+    stop: CancellationToken,
+    telling: JoinHandle<()>,
+}
+
+struct Hook {
+    id: WebhookId,
+    secret: String,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(adjust: impl FnOnce(&mut config::Webhooks)) -> Self {
+        let api = ApiStage::start().await;
+        let mut config = local_webhooks();
+        adjust(&mut config);
+        let client = Client::new(api.resolver.clone(), None, &config.allowed_private_networks).unwrap();
+        let teller = Teller::new(api.store.clone(), client, Settings { config, retries: QUICK });
+        let stop = CancellationToken::new();
+        let telling = tokio::spawn(teller.run(stop.clone()));
+        Self { api, stop, telling }
+    }
+
+    async fn hook(&self, key: &str, receiver: &Receiver, events: &[&str]) -> Hook {
+        let body = json!({"url": format!("http://{}/hook", receiver.address), "events": events});
+        let made = self.api.post(key, "/v1/webhooks", body).await.expect(201);
+        Hook { id: text(&made, "/id").parse().unwrap(), secret: text(&made, "/secret") }
+    }
+
+    /// An event of a tenant that has no message.
+    async fn suppress(&self, tenant: TenantId, address: &str) {
+        let new = NewSuppression {
+            tenant_id: Some(tenant),
+            address: Address::parse(address).unwrap(),
+            reason: SuppressionReason::Manual,
+            evidence: None,
+            expires_at: None,
+        };
+        self.api.store.suppress(new, Timestamp::now()).await.unwrap();
+    }
+
+    /// Waits until what a webhook was told looks like this.
+    async fn told(&self, hook: &Hook, what: &str, probe: impl Fn(&Value) -> bool) -> Value {
+        let path = format!("/v1/webhooks/{}/deliveries", hook.id);
+        until(what, async || {
+            let list = self.api.get(&self.api.platform, &path).await.expect(200);
+            Some(list["data"][0].clone()).filter(|first| probe(first))
+        })
+        .await
+    }
+}
+
+/// What one secret signs, made without the program's own code.
+fn signature(secret: &str, request: &Received) -> String {
+    let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+    assert!((24..=64).contains(&key.len()));
+    let id_and_time = format!("{}.{}.", request.header("webhook-id"), request.header("webhook-timestamp"));
+    let signed = [id_and_time.as_bytes(), &request.body].concat();
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), &signed);
+    format!("v1,{}", BASE64_STANDARD.encode(tag))
+}
+
+fn body(request: &Received) -> Value {
+    serde_json::from_slice(&request.body).unwrap()
+}
+
+fn answer(status: &str) -> Reaction {
+    Reaction::Write(format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nhello").into())
+}
+
+#[tokio::test]
+async fn an_event_arrives_signed_and_the_answer_is_kept_as_evidence() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let receiver = Receiver::start().await;
+    receiver.script([answer("201 Created")]);
+    let hook = stage.hook(&acme.key, &receiver, &["message.accepted"]).await;
+    let before = Timestamp::now().as_second();
+    let message = stage.api.enqueue(acme.id).await;
+    let request = &receiver.wait_for(1).await[0];
+    assert!(request.head.starts_with("POST /hook HTTP/1.1\r\n"), "{}", request.head);
+    assert_eq!(request.header("webhook-signature"), signature(&hook.secret, request));
+    assert_eq!(request.header("content-type"), "application/json");
+    let at: i64 = request.header("webhook-timestamp").parse().unwrap();
+    assert!((before..=Timestamp::now().as_second()).contains(&at));
+    let event = body(request);
+    assert_eq!((&event["type"], &event["object"]), (&json!("message.accepted"), &json!("event")), "{event}");
+    assert_eq!(
+        (text(&event, "/message_id"), text(&event, "/tenant_id")),
+        (message.to_string(), acme.id.to_string())
+    );
+    assert_eq!(event["timestamp"], event["created_at"]);
+    let shown = stage.told(&hook, "the delivery is noted", |first| first["status"] == "delivered").await;
+    assert_eq!(text(&shown, "/id"), request.header("webhook-id"));
+    assert_eq!(shown["last_attempt"]["response_code"], 201, "{shown}");
+    assert_eq!(shown["last_attempt"]["response_body"], "hello", "{shown}");
+    assert_eq!(shown["event"]["id"], event["id"]);
+    let listed = stage.api.get(&acme.key, &format!("/v1/webhooks/{}", hook.id)).await.expect(200);
+    assert!(listed.get("secret").is_none(), "{listed}");
+}
+
+#[tokio::test]
+async fn each_webhook_hears_what_it_asked_for_of_its_own_tenant_and_the_platform_of_all() {
+    let stage = Stage::start().await;
+    let (acme, other) = (stage.api.tenant("acme").await, stage.api.tenant("other").await);
+    let [own, platform] = [Receiver::start().await, Receiver::start().await];
+    stage.hook(&acme.key, &own, &["suppression.created"]).await;
+    stage.hook(&stage.api.platform, &platform, &[]).await;
+    stage.api.enqueue(acme.id).await;
+    stage.suppress(other.id, "theirs@x.example").await;
+    stage.suppress(acme.id, "own@x.example").await;
+    let heard = platform.wait_for(3).await;
+    assert_eq!(heard.len(), 3);
+    let heard = own.wait_for(1).await;
+    assert_eq!(body(&heard[0])["data"]["address"], "own@x.example");
+    assert_eq!(heard.len(), 1);
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_wait_for_it() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let receiver = Receiver::start().await;
+    receiver.script([answer("500 Oops"), answer("302 Found")]);
+    let hook = stage.hook(&acme.key, &receiver, &[]).await;
+    stage.api.enqueue(acme.id).await;
+    let room = ClaimRoom {
+        deliveries_max: 10,
+        per_tenant_max: 10,
+        admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
+    };
+    let claimed = stage.api.store.claim_due(Timestamp::now(), &room).await.unwrap();
+    let batch = &claimed.batches[0];
+    let record = AttemptRecord {
+        message_id: batch.message.id,
+        tenant_id: acme.id,
+        delivery_id: batch.deliveries[0].id,
+        state: DeliveryState::Delivered,
+        next_attempt_at: None,
+        attempt: None,
+        reply: "250 ok".into(),
+        suppress: None,
+        complained: false,
+        class: None,
+        delayed: false,
+        at: Timestamp::now(),
+    };
+    stage.api.store.record(RecordBatch { records: vec![record], report: None }).await.unwrap();
+    let heard = receiver.wait_for(4).await;
+    let kinds: Vec<_> = heard.iter().map(|request| text(&body(request), "/type")).collect();
+    assert_eq!(kinds, ["message.accepted", "message.accepted", "message.accepted", "message.delivered"]);
+    assert_eq!(body(&heard[3])["recipient"], "to@remote.example");
+    for again in &heard[1..3] {
+        assert_eq!(
+            (again.header("webhook-id"), &again.body),
+            (heard[0].header("webhook-id"), &heard[0].body)
+        );
+    }
+    assert_ne!(heard[3].header("webhook-id"), heard[0].header("webhook-id"));
+    let found = stage.told(&hook, "all is delivered", |first| first["status"] == "delivered").await;
+    assert_eq!(found["attempts"], 1);
+    let webhook = stage.api.store.webhook(None, hook.id).await.unwrap().unwrap();
+    assert_eq!(webhook.failing_since, None, "the success ended it");
+}
+
+#[tokio::test]
+async fn what_is_given_up_can_be_played_again_and_a_test_is_told_at_once() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let receiver = Receiver::start().await;
+    receiver.script((0..=QUICK.len()).map(|_| answer("503 No")));
+    let hook = stage.hook(&acme.key, &receiver, &["suppression.created"]).await;
+    stage.suppress(acme.id, "a@x.example").await;
+    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    assert_eq!((&failed["attempts"], &failed["next_attempt_at"]), (&json!(4), &Value::Null), "{failed}");
+    let path = format!("/v1/webhooks/deliveries/{}/replay", text(&failed, "/id"));
+    stage.api.post(&acme.key, &path, Value::Null).await.expect(202);
+    let heard = receiver.wait_for(QUICK.len() + 2).await;
+    assert_eq!(heard.last().unwrap().header("webhook-id"), text(&failed, "/id"));
+    stage.told(&hook, "it is delivered", |first| first["status"] == "delivered").await;
+    let path = format!("/v1/webhooks/endpoints/{}/test", hook.id);
+    let tested = stage.api.post(&acme.key, &path, Value::Null).await.expect(202);
+    let heard = receiver.wait_for(QUICK.len() + 3).await;
+    assert_eq!(body(heard.last().unwrap())["type"], "webhook.test");
+    assert_eq!(heard.last().unwrap().header("webhook-id"), text(&tested, "/id"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_disabled_with_an_event_and_told_what_waited_when_it_is_back() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let [gone, watching] = [Receiver::start().await, Receiver::start().await];
+    gone.script([answer("410 Gone")]);
+    let hook = stage.hook(&acme.key, &gone, &["suppression.created"]).await;
+    stage.hook(&stage.api.platform, &watching, &["webhook.disabled"]).await;
+    stage.suppress(acme.id, "a@x.example").await;
+    let told = body(&watching.wait_for(1).await[0]);
+    assert_eq!(
+        (text(&told, "/data/webhook_id"), text(&told, "/data/reason")),
+        (hook.id.to_string(), "gone".into())
+    );
+    let webhook = stage.api.store.webhook(None, hook.id).await.unwrap().unwrap();
+    assert_eq!(webhook.status, WebhookStatus::Disabled);
+    assert_eq!(webhook.disabled_reason, Some(DisabledReason::Gone));
+    let path = format!("/v1/webhooks/{}", hook.id);
+    stage
+        .api
+        .post(&acme.key, &format!("{path}/test"), Value::Null)
+        .await
+        .expect_error(409, "webhook_disabled");
+    stage.suppress(acme.id, "b@x.example").await;
+    let enabled = stage.api.patch(&acme.key, &path, json!({"status": "enabled"})).await.expect(200);
+    assert_eq!((&enabled["status"], &enabled["disabled_reason"]), (&json!("enabled"), &Value::Null));
+    stage.suppress(acme.id, "c@x.example").await;
+    let heard = gone.wait_for(2).await;
+    assert_eq!(body(&heard[1])["data"]["address"], "c@x.example", "nothing was told while it was disabled");
+}
+
+#[tokio::test]
+async fn for_a_day_after_a_rotation_both_secrets_sign() {
+    let stage = Stage::start().await;
+    let acme = stage.api.tenant("acme").await;
+    let receiver = Receiver::start().await;
+    let hook = stage.hook(&acme.key, &receiver, &["suppression.created"]).await;
+    let path = format!("/v1/webhooks/{}/rotate-secret", hook.id);
+    let rotated = stage.api.post(&acme.key, &path, Value::Null).await.expect(200);
+    let secret = text(&rotated, "/secret");
+    assert_ne!(secret, hook.secret);
+    let until: Timestamp = text(&rotated, "/previous_secret_until").parse().unwrap();
+    assert_eq!(until.duration_since(text(&rotated, "/updated_at").parse().unwrap()).as_hours(), 24);
+    stage.suppress(acme.id, "a@x.example").await;
+    let request = &receiver.wait_for(1).await[0];
+    let both = format!("{} {}", signature(&secret, request), signature(&hook.secret, request));
+    assert_eq!(request.header("webhook-signature"), both);
+}
+
+#[tokio::test]
+async fn one_dead_endpoint_of_a_hundred_keeps_no_other_waiting() {
+    const EVENTS: usize = 4;
+    let stage = Stage::with(|config| config.requests_max = 16).await;
+    let acme = stage.api.tenant("acme").await;
+    let [dead, alive] = [Receiver::start().await, Receiver::start().await];
+    dead.script((0..100).map(|_| Reaction::WriteAndHang(Vec::new())));
+    stage.hook(&stage.api.platform, &dead, &["suppression.created"]).await;
+    for _ in 1..100 {
+        stage.hook(&stage.api.platform, &alive, &["suppression.created"]).await;
+    }
+    for number in 0..EVENTS {
+        stage.suppress(acme.id, &format!("a{number}@x.example")).await;
+    }
+    // Its answers take longer than the patience of this test.
+    dead.wait_for(1).await;
+    assert_eq!(alive.wait_for(99 * EVENTS).await.len(), 99 * EVENTS);
+    assert!(dead.requests().len() <= 8);
+    stage.stop.cancel();
+    stage.telling.await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_posted_to_an_address_or_in_a_way_that_is_not_permitted() {
+    let stage = Stage::with(|config| config.allowed_private_networks.clear()).await;
+    let acme = stage.api.tenant("acme").await;
+    let receiver = Receiver::start().await;
+    stage.api.dns.addresses("inside.example", &["127.0.0.1".parse().unwrap()]);
+    let url = format!("https://inside.example:{}/", receiver.address.port());
+    let body = json!({"url": url, "events": ["suppression.created"]});
+    let made = stage.api.post(&acme.key, "/v1/webhooks", body).await.expect(201);
+    let hook = Hook { id: text(&made, "/id").parse().unwrap(), secret: text(&made, "/secret") };
+    stage.suppress(acme.id, "a@x.example").await;
+    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    assert!(text(&failed, "/last_attempt/error").contains("127.0.0.1 is a private"), "{failed}");
+    // The configuration no longer names the host, though it did when the webhook was made.
+    let stage = Stage::with(|config| config.plain_http_hosts.clear()).await;
+    let acme = stage.api.tenant("acme").await;
+    let hook = stage.hook(&acme.key, &receiver, &["suppression.created"]).await;
+    stage.suppress(acme.id, "a@x.example").await;
+    let failed = stage.told(&hook, "it is given up", |first| first["status"] == "failed").await;
+    assert!(text(&failed, "/last_attempt/error").contains("plain http"), "{failed}");
+    assert!(receiver.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_webhook_is_named_and_a_tenant_has_so_many() {
+    let stage = ApiStage::start().await;
+    let acme = stage.tenant("acme").await;
+    for (body, path) in [
+        (json!({"url": "http://hooks.example/"}), "url"),
+        (json!({"url": "https://10.0.0.1/"}), "url"),
+        (json!({"url": "https://hooks.example/", "events": ["message.read"]}), "events[0]"),
+        (json!({"url": "https://hooks.example/", "events": ["webhook.test"]}), "events"),
+        (json!({}), "url"),
+    ] {
+        let error = stage.post(&acme.key, "/v1/webhooks", body).await.expect_error(422, "validation_failed");
+        assert_eq!(error["errors"][0]["path"], path, "{error}");
+    }
+    let body = json!({"url": "https://hooks.example/", "events": ["message.bounced", "message.accepted"]});
+    let made = stage.post(&acme.key, "/v1/webhooks/endpoints", body.clone()).await.expect(201);
+    assert_eq!(made["events"], json!(["message.accepted", "message.bounced"]));
+    let path = format!("/v1/webhooks/{}", text(&made, "/id"));
+    let put =
+        stage.call(&acme.key, "PUT", &path, json!({"url": "https://other.example/x"})).await.expect(200);
+    assert_eq!((&put["url"], &put["events"]), (&json!("https://other.example/x"), &made["events"]));
+    for _ in 1..20 {
+        stage.post(&acme.key, "/v1/webhooks", body.clone()).await.expect(201);
+    }
+    stage.post(&acme.key, "/v1/webhooks", body).await.expect_error(409, "limit_reached");
+    stage.delete(&acme.key, &path).await.expect(200);
+    stage.get(&acme.key, &path).await.expect_error(404, "not_found");
+    stage.delete(&acme.key, &path).await.expect_error(404, "not_found");
+}
