@@ -156,6 +156,10 @@ pub struct Api {
     pub tls: bool,
     /// The largest request body.
     pub body_max: ByteSize,
+    /// The largest body of a request that sends mail.
+    pub send_body_max: ByteSize,
+    /// Octets of bodies of such requests at one time in all; more are answered 503.
+    pub receiving_bytes_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
@@ -409,6 +413,8 @@ impl Default for Api {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8587)],
             tls: false,
             body_max: ByteSize::mib(1),
+            send_body_max: ByteSize::mib(40),
+            receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
         }

@@ -32,7 +32,7 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TenantId, WebhookDeliveryId, WebhookId,
+    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};

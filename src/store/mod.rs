@@ -21,12 +21,14 @@ use tokio::sync::watch;
 
 use crate::mail::{
     Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
-    QueuePart, SecretDigest, SignedDuration, SuppressionId, TenantId, Timestamp, WebhookDeliveryId,
-    WebhookDeliveryState, WebhookId,
+    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// How long a [`KeptAnswer`] is.
+pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// MTA-STS policies that are kept; of more, those that expire first go.
 pub const STS_POLICIES_MAX: usize = 10_000;
@@ -69,6 +71,9 @@ pub enum Conflict {
     /// The tenant used this key for another submission within [`SUBMISSION_KEY_LIFETIME`].
     #[error("this idempotency key was used for another message")]
     SubmissionKey,
+    /// The tenant has a template of this name.
+    #[error("the tenant has a template of this name")]
+    TemplateName,
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
@@ -252,6 +257,38 @@ pub trait Directory {
         id: SuppressionId,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Adds a template. [`Conflict::TemplateName`], [`Conflict::LimitReached`], [`Conflict::NoTenant`].
+    fn create_template(
+        &self,
+        new: NewTemplate,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Template>> + Send;
+    /// One template.
+    fn template(
+        &self,
+        scope: Option<TenantId>,
+        id: TemplateId,
+    ) -> impl Future<Output = Result<Option<Template>>> + Send;
+    /// A page of templates, newest first.
+    fn list_templates(
+        &self,
+        tenant: Option<TenantId>,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Template>>> + Send;
+    /// Changes what the patch names. [`Conflict::TemplateName`].
+    fn update_template(
+        &self,
+        id: TemplateId,
+        patch: TemplatePatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Template>>> + Send;
+    /// Removes a template. False if it was not there.
+    fn delete_template(
+        &self,
+        scope: Option<TenantId>,
+        id: TemplateId,
+    ) -> impl Future<Output = Result<bool>> + Send;
 }
 
 /// Messages on their way.
@@ -360,6 +397,21 @@ pub trait Journal {
         scope: Option<TenantId>,
         page: PageRequest,
     ) -> impl Future<Output = Result<Page<Rejection>>> + Send;
+    /// The answer that a request under this key's name was given within [`KEPT_ANSWER_LIFETIME`].
+    fn kept_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<KeptAnswer>>> + Send;
+    /// Keeps an answer for whoever asks again; the first one stays.
+    fn keep_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        answer: KeptAnswer,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<()>> + Send;
     /// Removes at most `limit` each of bodies and rows whose retention has ended, and body files that no row refers to.
     fn prune(
         &self,

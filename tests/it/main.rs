@@ -51,6 +51,7 @@ mod require_tls;
 mod retry;
 mod routes;
 mod scram;
+mod sending;
 mod smart_host;
 mod stage;
 mod start_errors;

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_weight.sql"),
     include_str!("migrations/0008_webhooks.sql"),
     include_str!("migrations/0009_tls_policy.sql"),
+    include_str!("migrations/0010_sending.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
