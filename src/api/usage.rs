@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::{Environment, SignedDuration, TenantId, Timestamp, UsageInterval};
@@ -21,7 +22,7 @@ const DAYS_MAX: i64 = 366;
 const DAYS_DEFAULT: i64 = 30;
 
 /// What a tenant used in a month.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct UsageView {
     /// Always `usage`.
     object: &'static str,
@@ -36,7 +37,7 @@ struct UsageView {
 }
 
 /// What a tenant used in each of some hours or days.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct SeriesView {
     /// Always `usage_timeseries`.
     object: &'static str,
@@ -55,7 +56,7 @@ struct SeriesView {
 }
 
 /// One hour or day.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct PartView {
     /// Its beginning.
     date: Timestamp,
@@ -64,7 +65,7 @@ struct PartView {
 }
 
 /// How much was used.
-#[derive(Debug, Default, Clone, Serialize)]
+#[derive(Debug, Default, Clone, Serialize, JsonSchema)]
 struct Counts {
     /// Recipients of accepted messages.
     emails_sent: u64,

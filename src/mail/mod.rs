@@ -17,6 +17,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod tlsa;
 mod weight;
 mod xtext;
 
@@ -32,7 +33,7 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TenantId, WebhookDeliveryId, WebhookId,
+    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
@@ -42,8 +43,10 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
     Environment, EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus,
-    TlsMode, UnknownName, UsageInterval, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    TlsMinimum, TlsMode, UnknownName, UsageInterval, Verification, WaitReason, WebhookDeliveryState,
+    WebhookStatus,
 };
 pub use status::EnhancedStatus;
+pub use tlsa::Tlsa;
 pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

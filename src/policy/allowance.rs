@@ -25,6 +25,12 @@ pub struct Standing {
     pub resets_at: Timestamp,
 }
 
+/// Whole seconds until a time has come, at least one.
+pub fn seconds_until(time: Timestamp, now: Timestamp) -> u64 {
+    let left_ms = time.duration_since(now).as_millis();
+    u64::try_from(left_ms).unwrap_or(0).div_ceil(1000).max(1)
+}
+
 impl Standing {
     /// What may still be used.
     pub fn remaining(&self) -> u64 {
@@ -33,8 +39,7 @@ impl Standing {
 
     /// Whole seconds until the period has ended, at least one.
     pub fn wait_s(&self, now: Timestamp) -> u64 {
-        let left_ms = self.resets_at.duration_since(now).as_millis();
-        u64::try_from(left_ms).unwrap_or(0).div_ceil(1000).max(1)
+        seconds_until(self.resets_at, now)
     }
 
     /// Percent of the limit that were used, rounded down.

@@ -5,9 +5,11 @@ use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, Rat
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::api_stage::ApiStage;
 use crate::client::Client;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::FakeMx;
+use crate::http::request;
 use crate::server::{TestServer, message};
 use crate::submission::{MESSAGE, log_in};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
@@ -191,5 +193,54 @@ async fn the_count_of_a_day_survives_a_restart_and_is_the_tenants_own() {
     client.command("RCPT TO:<c@x.test>").await.expect_code(250);
     client.command("RCPT TO:<d@x.test>").await.expect_saying(452, "[send_limit_exceeded]");
     client.data(&message(&account, "second")).await.expect_code(250);
+    let email = json!({"from": "alice@acme.test", "to": ["e@x.test"], "subject": "x", "text": "x"});
+    let answer =
+        request(server.control.address, "POST", "/v1/emails", Some(&account.secret), Some(&email)).await;
+    answer.expect_error(429, "send_limit_exceeded");
     server.submit(&other, &["a@x.test", "b@x.test", "c@x.test"], &message(&other, "theirs")).await;
+}
+
+#[tokio::test]
+async fn over_http_the_same_limit_holds_and_every_answer_says_how_it_stands() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let domain = json!({"name": "acme.example", "tenant_id": tenant.id, "verification": "manual"});
+    stage.post(&stage.platform, "/v1/domains", domain).await.expect(201);
+    let email = |to: &[&str]| json!({"from": "a@acme.example", "to": to, "subject": "x", "text": "x"});
+    let free = stage.post(&tenant.key, "/v1/emails", email(&["a@x.example"])).await;
+    assert!(free.header("x-sendlimit-limit").is_none());
+    free.expect(202);
+    let limits = json!({"rate_limit": {"emails_per_day": 5, "emails_per_minute": 1000}});
+    stage.patch(&stage.platform, &format!("/v1/tenants/{}", tenant.id), limits).await.expect(200);
+
+    let sent = stage.post(&tenant.key, "/v1/emails", email(&["a@x.example", "b@x.example"])).await;
+    let stands = |answer: &crate::http::Answer| {
+        ["limit", "remaining", "reset"].map(|name| {
+            let value = answer.header(&format!("x-sendlimit-{name}")).unwrap_or_else(|| panic!("{answer}"));
+            value.parse::<i64>().unwrap()
+        })
+    };
+    let [limit, remaining, reset] = stands(&sent);
+    assert_eq!((limit, remaining), (5, 2), "what was sent before the limit counts: {sent}");
+    assert!((1..=LimitPeriod::Day.seconds()).contains(&reset), "{sent}");
+    sent.expect(202);
+
+    // A batch is sent as a whole or not at all.
+    let batch = json!({"emails": [email(&["c@x.example"]), email(&["d@x.example", "e@x.example"])]});
+    let refused = stage.post(&tenant.key, "/v1/emails/batch", batch).await;
+    assert_eq!(stands(&refused)[..2], [5, 2]);
+    let wait: i64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((reset - 60..=reset).contains(&wait), "{refused}");
+    let error = refused.expect_error(429, "send_limit_exceeded");
+    let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
+    assert!(error["hint"].as_str().unwrap().contains(&ends_at), "{error}");
+    assert_eq!(error["errors"][0]["path"], "emails[1]");
+
+    let too_many: Vec<_> = (0..6).map(|number| format!("{number}@x.example")).collect();
+    let too_many: Vec<_> = too_many.iter().map(String::as_str).collect();
+    let error = stage.post(&tenant.key, "/v1/emails", email(&too_many)).await;
+    error.expect_error(429, "send_limit_exceeded");
+    let rest = stage.post(&tenant.key, "/v1/emails", email(&["c@x.example", "d@x.example"])).await;
+    assert_eq!(stands(&rest)[..2], [5, 0]);
+    rest.expect(202);
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api_stage::ApiStage;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
-use crate::http::Answer;
+use crate::http::{Answer, request};
 use crate::server::{Account, TestServer, make_everything_due, message};
 use crate::wait::until;
 
@@ -41,6 +41,7 @@ async fn recount(server: &TestServer, account: &Account) -> Counts {
             match entry["type"].as_str().unwrap_or_default() {
                 "message.delivered" => add(&mut counts, "emails_delivered", 1),
                 "message.bounced" | "message.expired" => add(&mut counts, "emails_bounced", 1),
+                "message.suppressed" => add(&mut counts, "emails_suppressed", 1),
                 "message.complained" => add(&mut counts, "emails_complained", 1),
                 _ => {}
             }
@@ -112,6 +113,12 @@ async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
     client.command("RSET").await.expect_code(250);
     client.send("alice@acme.test", &["bob@b.test"], b"Subject: no From\r\n\r\nx\r\n").await.expect_code(550);
     server.log_in(&tester).await.command("MAIL FROM:<alice@foreign.test>").await.expect_code(550);
+    let email = json!({
+        "from": "alice@acme.test", "to": ["bob@b.test", "never@b.test"], "subject": "over HTTP", "text": "x",
+    });
+    let sent =
+        request(server.control.address, "POST", "/v1/emails", Some(&account.secret), Some(&email)).await;
+    ids.push(sent.expect(202)["id"].as_str().unwrap().to_owned());
     server.wait_for_status(&ids[1], &["deferred"]).await;
     server.restart(make_everything_due).await;
     for id in &ids {
@@ -126,10 +133,10 @@ async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
     })
     .await;
     let expected = Counts::from([
-        ("emails_sent", 5),
-        ("emails_delivered", 4),
+        ("emails_sent", 6),
+        ("emails_delivered", 5),
         ("emails_bounced", 1),
-        ("emails_suppressed", 1),
+        ("emails_suppressed", 2),
         ("emails_rejected", 2),
         ("email_test", 2),
     ]);
@@ -151,7 +158,7 @@ async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
         let series = server.control.get(&format!("{path}/timeseries?interval={interval}")).await;
         let parts = series["data"].as_array().unwrap();
         let sent: u64 = parts.iter().map(|part| part["emails_sent"].as_u64().unwrap()).sum();
-        assert_eq!(sent, 5, "{series}");
+        assert_eq!(sent, 6, "{series}");
     }
 }
 

@@ -37,6 +37,7 @@ async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> Usage
                 EventKind::MessageDelivered => counts.delivered += 1,
                 EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,
                 EventKind::MessageComplained => counts.complained += 1,
+                EventKind::MessageSuppressed => counts.suppressed += 1,
                 _ => {}
             }
         }
@@ -54,6 +55,11 @@ async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> Usage
 async fn send(bed: &Bed, tenant: TenantId, environment: Environment, recipients: &[&str]) {
     let mut new = new_message(tenant, recipients, "body");
     new.message.environment = environment;
+    new.suppressed = recipients
+        .iter()
+        .filter(|to| to.starts_with("complained@"))
+        .map(|_| address("s@x.example"))
+        .collect();
     bed.store.enqueue(new).await.unwrap();
 }
 
@@ -129,7 +135,7 @@ async fn what_was_used_is_what_the_journal_tells() {
         delivered: 9,
         bounced: 6,
         complained: 3,
-        suppressed: 1,
+        suppressed: 4,
         rejected: 2,
         api_requests: 0,
     };

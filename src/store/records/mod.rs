@@ -4,6 +4,7 @@ mod directory;
 mod journal;
 mod queue;
 mod spool;
+mod sts;
 mod usage;
 mod webhook;
 
@@ -13,6 +14,7 @@ pub use directory::*;
 pub use journal::*;
 pub use queue::*;
 pub use spool::*;
+pub use sts::*;
 pub use usage::*;
 pub use webhook::*;
 

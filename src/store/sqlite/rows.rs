@@ -9,9 +9,9 @@ use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
     EventKind, Host, KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode,
-    RequestId, ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
-    TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
-    WebhookStatus, Weight,
+    RequestId, ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId,
+    TenantId, TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState,
+    WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -65,6 +65,7 @@ stored_as_text!(
     EventId,
     SuppressionId,
     RequestId,
+    TemplateId,
     WebhookId,
     WebhookDeliveryId,
     Address,
