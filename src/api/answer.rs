@@ -138,7 +138,7 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
         headers.insert(ALLOW, allow);
     }
     if let Some(seconds) = retry_after_s {
-        headers.insert(RETRY_AFTER, seconds.into());
+        headers.insert(RETRY_AFTER, seconds.get().into());
     }
     if is_repeated {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));

@@ -1,6 +1,7 @@
 //! Refusals as answers: the status, the type and the shape of an error. The code is the one of the SMTP replies.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -18,7 +19,7 @@ pub struct ApiError {
     /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
     pub allow: Option<Box<str>>,
     /// Seconds after which it makes sense to try again, where they are known.
-    pub retry_after_s: Option<u64>,
+    pub retry_after_s: Option<NonZeroU32>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
 }

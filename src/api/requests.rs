@@ -115,9 +115,11 @@ impl Requests {
 
 /// Says how a limit stands in three headers: how much it is, what is left of it, and in how many seconds it begins anew.
 pub fn tell(name: &str, standing: Standing, headers: &mut HeaderMap, now: Timestamp) {
-    for (what, value) in
-        [("limit", standing.limit), ("remaining", standing.remaining()), ("reset", standing.wait_s(now))]
-    {
+    for (what, value) in [
+        ("limit", standing.limit),
+        ("remaining", standing.remaining()),
+        ("reset", standing.wait_s(now).get().into()),
+    ] {
         if let Ok(name) = format!("{name}-{what}").parse::<hyper::header::HeaderName>() {
             headers.insert(name, value.into());
         }

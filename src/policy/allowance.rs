@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 
 use crate::mail::{LimitPeriod, Timestamp};
 
@@ -26,9 +27,10 @@ pub struct Standing {
 }
 
 /// Whole seconds until a time has come, at least one.
-pub fn seconds_until(time: Timestamp, now: Timestamp) -> u64 {
-    let left_ms = time.duration_since(now).as_millis();
-    u64::try_from(left_ms).unwrap_or(0).div_ceil(1000).max(1)
+pub fn seconds_until(time: Timestamp, now: Timestamp) -> NonZeroU32 {
+    let left_ms = u64::try_from(time.duration_since(now).as_millis()).unwrap_or(0);
+    let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+    NonZeroU32::new(left_s).unwrap_or(NonZeroU32::MIN)
 }
 
 impl Standing {
@@ -38,7 +40,7 @@ impl Standing {
     }
 
     /// Whole seconds until the period has ended, at least one.
-    pub fn wait_s(&self, now: Timestamp) -> u64 {
+    pub fn wait_s(&self, now: Timestamp) -> NonZeroU32 {
         seconds_until(self.resets_at, now)
     }
 
@@ -124,7 +126,7 @@ mod tests {
         let standing = minute.standing(&"a", 5, now);
         assert_eq!((standing.used, standing.remaining()), (3, 2));
         assert_eq!(standing.resets_at, at("2026-11-22T05:43:00Z"));
-        assert_eq!(standing.wait_s(at("2026-11-22T05:42:27.5Z")), 33);
+        assert_eq!(standing.wait_s(at("2026-11-22T05:42:27.5Z")).get(), 33);
         assert_eq!(minute.standing(&"b", 5, now).remaining(), 5);
         assert_eq!(minute.standing(&"a", 2, now).remaining(), 0);
         let next = at("2026-11-22T05:43:00Z");
