@@ -48,7 +48,7 @@ use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
 use crate::verification;
-use crate::waiting::Board;
+use crate::waiting::{Board, Sites};
 
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
@@ -98,6 +98,8 @@ pub struct Parts {
     pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
+    /// Where mail goes.
+    pub sites: Arc<dyn Sites>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -117,6 +119,7 @@ pub struct Api {
     bans: Arc<Bans>,
     source_pools: Vec<String>,
     waiting: Arc<Board>,
+    sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -157,6 +160,7 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
         } = parts;
         let receiving_kib =
@@ -177,6 +181,7 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
@@ -355,6 +360,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ShowQueue => queue::show(call).await,
         Endpoint::PauseQueue => queue::pause(call).await,
         Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::ListSites => queue::list_sites(&call),
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::CreateTemplate => templates::create(call).await,

@@ -50,6 +50,7 @@ pub enum Endpoint {
     PauseQueue,
     ResumeQueue,
     FlushQueue,
+    ListSites,
     ListRejections,
     CreateTemplate,
     ListTemplates,
@@ -298,6 +299,10 @@ pub const ROUTES: &[Route] = &[
             parameters: &["tenant_id", "destination", "limit", "after"],
             has_large_body: false,
         }],
+    },
+    Route {
+        path: "/v1/queue/sites",
+        operations: &[operation(Method::GET, Endpoint::ListSites, Access::Platform)],
     },
     Route {
         path: "/v1/queue/pause",
