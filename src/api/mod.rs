@@ -50,7 +50,7 @@ use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
 use crate::verification;
-use crate::waiting::Board;
+use crate::waiting::{Board, Sites};
 
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
@@ -101,6 +101,8 @@ pub struct Parts {
     pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
+    /// Where mail goes.
+    pub sites: Arc<dyn Sites>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -120,6 +122,7 @@ pub struct Api {
     bans: Arc<Bans>,
     source_pools: Vec<String>,
     waiting: Arc<Board>,
+    sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -163,6 +166,7 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
         } = parts;
         let requests = Requests::new(&settings);
@@ -184,6 +188,7 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
@@ -383,6 +388,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ShowQueue => queue::show(call).await,
         Endpoint::PauseQueue => queue::pause(call).await,
         Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::ListSites => queue::list_sites(&call),
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::CreateTemplate => templates::create(call).await,

@@ -52,6 +52,7 @@ pub enum Endpoint {
     PauseQueue,
     ResumeQueue,
     FlushQueue,
+    ListSites,
     ListRejections,
     CreateTemplate,
     ListTemplates,
@@ -320,6 +321,10 @@ pub const ROUTES: &[Route] = &[
             parameters: &["tenant_id", "destination", "limit", "after"],
             has_large_body: false,
         }],
+    },
+    Route {
+        path: "/v1/queue/sites",
+        operations: &[operation(Method::GET, Endpoint::ListSites, Access::Platform)],
     },
     Route {
         path: "/v1/queue/pause",

@@ -133,6 +133,9 @@ const STORING_WEIGHT_MAX: u32 = 512;
 /// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 
+/// The same while other tenants submit too.
+const STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX: u32 = 8;
+
 impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
@@ -143,8 +146,9 @@ impl Intake {
             limits: SendLimits::new(store.clone()),
             store,
             settings,
-            signing: Turns::new(cores, cores),
-            storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX),
+            signing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
+                .with_fewer_in_company(STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX),
         }
     }
 
