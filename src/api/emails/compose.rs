@@ -75,7 +75,8 @@ impl Letter {
         }
         let _ = write!(header, "{others}MIME-Version: 1.0\r\n");
         let mut message = header.into_bytes();
-        message.extend(match assemble(self.text, self.html, self.attachments) {
+        let (text, html) = (self.text.map(mend_line_ends), self.html.map(mend_line_ends));
+        message.extend(match assemble(text, html, self.attachments) {
             Part::Single(part) => part.formatted(),
             Part::Multi(parts) => parts.formatted(),
         });
@@ -108,6 +109,11 @@ fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
     });
     drop(writer);
     value
+}
+
+/// RFC 5322 §2.3: a CR stands before an LF only. lettre adds those that are missing and leaves those that are too many.
+fn mend_line_ends(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 
 /// RFC 2046 §5.1: files beside the body; in it the HTML, with the files that it shows, as the better form of the text.
@@ -237,6 +243,12 @@ mod tests {
         let part = message.attachment(0).unwrap();
         assert_eq!(part.attachment_name(), Some("Größe, 1.png"));
         assert_eq!(part.contents(), [0, 255, b'\n', b'\r', 7]);
+    }
+
+    #[test]
+    fn a_lone_carriage_return_ends_a_line() {
+        let bytes = Letter { text: Some("a\rb".into()), html: Some("\r".into()), ..letter() }.compose();
+        assert!(!String::from_utf8_lossy(&bytes).replace("\r\n", "").contains(['\r', '\n']));
     }
 
     proptest! {
