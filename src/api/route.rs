@@ -143,7 +143,7 @@ const ONE_KEY: &[Operation] = &[
 const ALL_EMAILS: &[Operation] = &[list(
     Endpoint::ListEmails,
     EMAILS,
-    &["tenant_id", "status", "to", "from", "message_id", "environment"],
+    &["tenant_id", "status", "to", "from", "subject", "message_id", "environment"],
 )];
 
 /// Every path of the API.

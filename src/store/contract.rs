@@ -5,6 +5,7 @@ mod directory;
 mod journal;
 mod outbox;
 mod queue;
+mod search;
 mod spool;
 
 use std::net::IpAddr;

@@ -2,6 +2,7 @@
 //! What happened, as people read it, and how long it is kept.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -142,6 +143,50 @@ pub struct MessageFilter {
     pub from: Option<ReversePath>,
     /// The Message-ID field without its angle brackets.
     pub header_message_id: Option<String>,
+    pub subject: Option<SubjectWords>,
+}
+
+/// Words that all stand in a subject, the last of them perhaps as the beginning of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectWords(Vec<String>);
+
+/// The text has no words to search for, or too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this must be 1 to {} words with letters or digits, {} bytes at most",
+    SubjectWords::WORDS_MAX,
+    SubjectWords::OCTETS_MAX
+)]
+pub struct SubjectWordsError;
+
+impl SubjectWords {
+    const WORDS_MAX: usize = 10;
+    const OCTETS_MAX: usize = 200;
+
+    /// In their order, never none; each has a letter or a digit, and none a quotation mark.
+    pub fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromStr for SubjectWords {
+    type Err = SubjectWordsError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, SubjectWordsError> {
+        let words = text.split(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+        let words = words.filter(|word| word.contains(char::is_alphanumeric));
+        let words: Vec<_> = words.map(str::to_owned).collect();
+        let is_right = (1..=Self::WORDS_MAX).contains(&words.len()) && text.len() <= Self::OCTETS_MAX;
+        is_right.then_some(Self(words)).ok_or(SubjectWordsError)
+    }
+}
+
+/// A page of messages, newest first. It may be short, even empty, and have more behind it.
+#[derive(Debug, Clone)]
+pub struct MessagePage {
+    pub items: Vec<MessageSummary>,
+    /// Where to go on in the direction of the request.
+    pub next: Option<MessageId>,
 }
 
 /// A message as a list shows it: of many recipients the first, and of all what states there are.

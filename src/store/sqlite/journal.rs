@@ -1,9 +1,11 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
+mod index;
 pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
+mod search;
 
 use std::sync::Arc;
 
@@ -13,8 +15,8 @@ use super::spool::submission_key;
 use super::{Store, events, outbox};
 use crate::mail::{DeliveryId, EventId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, Journal, Message, MessageFilter, MessageSummary,
-    NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
+    Attempt, Delivery, Event, EventFilter, EventPage, Journal, Message, MessageFilter, MessagePage, NewEvent,
+    Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -23,8 +25,20 @@ impl Journal for Store {
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
-    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<Page<MessageSummary>> {
-        self.read_at_leisure(move |connection| messages::list(connection, &filter, &page)).await
+    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<MessagePage> {
+        if index::expression(&filter).is_some() {
+            self.index_messages().await?;
+        }
+        self.read_at_leisure(move |connection| search::list(connection, &filter, &page)).await
+    }
+
+    async fn index_messages(&self) -> Result<bool> {
+        // Two at once would write the same.
+        let _turn = self.indexing.lock().await;
+        let Some(news) = self.read_at_leisure(index::read_news).await? else { return Ok(false) };
+        let is_cut = news.is_cut;
+        self.write(move |tx| index::write(tx, &news)).await?;
+        Ok(is_cut)
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {

@@ -115,6 +115,8 @@ pub struct Store {
     readers: Readers,
     memory: Arc<Memory>,
     surveys: Surveys,
+    /// Held by who brings the index of messages up to date.
+    indexing: tokio::sync::Mutex<()>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
+use super::index;
 use crate::mail::{
     AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
 };
@@ -165,6 +166,7 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
         let sql = format!("DELETE FROM {table} WHERE message_id = ?1");
         Ok(tx.prepare_cached(&sql)?.execute([id])? as u64)
     };
+    index::remove(tx, id)?;
     remove("attempt")?;
     remove("body")?;
     let (deliveries, events) = (remove("delivery")?, remove("event")?);
