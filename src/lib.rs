@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod https;
+pub mod indexer;
 pub mod intake;
 pub mod janitor;
 pub mod mail;

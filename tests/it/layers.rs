@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("https", &["dns", "network", "tls"]),
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
+    ("indexer", &["store"]),
     ("intake", &["mail", "policy", "sign", "store", "turns", "config", "telemetry"]),
     (
         "relay",

@@ -21,7 +21,11 @@ async fn walk(bed: &Bed, filter: &MessageFilter, limit: usize, upwards: bool) ->
         let page = bed.store.list_messages(filter.clone(), request.clone()).await.unwrap();
         assert!(page.items.len() <= limit);
         let ids = page.items.into_iter().map(|summary| summary.message.id);
-        if upwards { found.extend(ids.rev()) } else { found.extend(ids) }
+        if upwards {
+            found.extend(ids.rev())
+        } else {
+            found.extend(ids)
+        }
         let Some(next) = page.next.map(|id| id.to_string()) else { break };
         let cursor = if upwards { &mut request.before } else { &mut request.after };
         *cursor = Some(next);
