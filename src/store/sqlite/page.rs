@@ -24,14 +24,20 @@ impl List {
 
     /// Only rows for which `condition` holds, `?` standing for the value.
     pub(super) fn only(&mut self, condition: &str, value: &dyn ToSql) -> Result<()> {
+        let place = self.bind(value)?;
+        self.conditions.push(condition.replace('?', &place));
+        Ok(())
+    }
+
+    /// Where the value stands among the parameters.
+    fn bind(&mut self, value: &dyn ToSql) -> Result<String> {
         let value = match value.to_sql()? {
             ToSqlOutput::Owned(value) => value,
             ToSqlOutput::Borrowed(value) => Value::try_from(value).map_err(rusqlite::Error::from)?,
             _ => return Err(StoreError::Failed("a value of a filter has no plain form".into())),
         };
         self.parameters.push(value);
-        self.conditions.push(condition.replace('?', &format!("?{}", self.parameters.len())));
-        Ok(())
+        Ok(format!("?{}", self.parameters.len()))
     }
 
     /// Only rows for which `condition` holds if there is a value.

@@ -15,8 +15,8 @@ use pillarbox::mail::{
     SignedDuration, TenantId, Timestamp,
 };
 use pillarbox::store::{
-    Access, AttemptRecord, ClaimRoom, Directory, Journal, Message, MessageFilter, NewMessage, NewTenant,
-    PageRequest, RateLimit, RecordBatch, Spool, Store, StoreOptions, TenantSettings,
+    Access, Annotations, AttemptRecord, ClaimRoom, Directory, Journal, Message, MessageFilter, NewMessage,
+    NewTenant, PageRequest, RateLimit, RecordBatch, Spool, Store, StoreOptions, TenantSettings,
 };
 use serde_json::json;
 
@@ -72,6 +72,10 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         body: BodyType::SevenBit,
         smtputf8: false,
         parameters: Default::default(),
+        annotations: Annotations {
+            tags: if number % 4 == 0 { vec![format!("campaign-{}", number / 4 % 100)] } else { vec![] },
+            metadata: Default::default(),
+        },
         size: content.len() as u64,
         subject: Some(subject),
         header_from: Some(sender),
@@ -81,7 +85,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         expires_at: now + SignedDuration::from_hours(96),
     };
     let recipients = vec![(DeliveryId::generate(now), address(&recipient).into())];
-    NewMessage { message, recipients, content, submission_key: None }
+    NewMessage { message, recipients, suppressed: vec![], content, submission_key: None }
 }
 
 async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::ops::Range<usize>) -> f64 {
@@ -167,6 +171,11 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ("from, a third of all", MessageFilter { from: from(common), ..all() }),
         ("from, a third of all, tenant", MessageFilter { from: from(common), ..small() }),
         ("from, nobody", MessageFilter { from: from("nobody@example.com"), ..all() }),
+        ("tag", MessageFilter { tag: Some("campaign-42".into()), ..all() }),
+        (
+            "tag and status bounced, tenant",
+            MessageFilter { tag: Some("campaign-42".into()), state: Some(in_state), ..large() },
+        ),
         ("environment test", MessageFilter { environment: Some(Environment::Test), ..all() }),
         ("subject, one in a million", MessageFilter { subject: subject("777"), ..all() }),
         ("subject, a sixth of all", MessageFilter { subject: subject("invoice"), ..all() }),

@@ -1,4 +1,4 @@
-//! The index that lists of messages are searched by: who sent, and the words of subjects.
+//! The index that lists of messages are searched by: senders, tags, words of subjects.
 //!
 //! It follows the journal. The order of event ids is the order of commits, so nothing is passed over, and how far it
 //! has come is written with what it wrote.
@@ -117,12 +117,13 @@ fn free_place(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
 }
 
 fn facets_of(message: &Message) -> String {
-    [
+    let mut facets = vec![
         tenant_facet(message.tenant_id),
         environment_facet(message.environment),
         sender_facet(&message.reverse_path),
-    ]
-    .join(" ")
+    ];
+    facets.extend(message.annotations.tags.iter().map(|tag| tag_facet(tag)));
+    facets.join(" ")
 }
 
 fn tenant_facet(tenant: TenantId) -> String {
@@ -137,6 +138,10 @@ fn sender_facet(reverse_path: &ReversePath) -> String {
     facet("from", &reverse_path.to_string())
 }
 
+fn tag_facet(tag: &str) -> String {
+    facet("tag", tag)
+}
+
 /// One word that stands for a value, whatever its characters. Those who read look at the value itself too.
 fn facet(kind: &str, value: &str) -> String {
     let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(value).finalize();
@@ -146,6 +151,7 @@ fn facet(kind: &str, value: &str) -> String {
 /// What to ask the index for, if a filter wants anything that it knows best.
 pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
+    terms.extend(filter.tag.as_deref().map(tag_facet));
     terms.extend(filter.environment.map(environment_facet));
     if terms.is_empty() && filter.subject.is_none() {
         return None;

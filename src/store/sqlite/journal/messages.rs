@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::deliveries;
 use crate::mail::{MailParameters, MessageId};
-use crate::store::sqlite::rows::{count, time, time_if_any};
-use crate::store::{Message, MessageSummary, Result};
+use crate::store::sqlite::rows::{count, json_if_any, time, time_if_any};
+use crate::store::{Annotations, Message, MessageSummary, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
@@ -22,6 +22,10 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             require_tls: row.get("require_tls")?,
             release_at: time_if_any(row, "release_us")?,
             deliver_by: None,
+        },
+        annotations: Annotations {
+            tags: json_if_any(row, "tags")?.unwrap_or_default(),
+            metadata: json_if_any(row, "metadata")?.unwrap_or_default(),
         },
         size: count(row, "size")?,
         subject: row.get("subject")?,

@@ -264,10 +264,11 @@ impl Search<'_> {
         fn is_wanted<T: PartialEq>(wanted: &Option<T>, value: &T) -> bool {
             wanted.as_ref().is_none_or(|wanted| wanted == value)
         }
-        let MessageFilter { tenant_id, environment, from, header_message_id, .. } = self.filter;
+        let MessageFilter { tenant_id, environment, from, tag, header_message_id, .. } = self.filter;
         is_wanted(tenant_id, &message.tenant_id)
             && is_wanted(environment, &message.environment)
             && is_wanted(from, &message.reverse_path)
+            && tag.as_ref().is_none_or(|tag| message.annotations.tags.contains(tag))
             && (header_message_id.is_none() || *header_message_id == message.header_message_id)
             && self.page.created_after.is_none_or(|time| us(message.created_at) >= us(time))
             && self.page.created_before.is_none_or(|time| us(message.created_at) < us(time))

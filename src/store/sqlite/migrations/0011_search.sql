@@ -19,3 +19,6 @@ CREATE TABLE search_progress (
 -- Troubles of everybody, the newest first. What is accepted and delivered at once never enters.
 CREATE INDEX delivery_in_trouble_anywhere ON delivery (state, message_id)
     WHERE state <> 'queued' AND state <> 'delivered';
+
+-- Tags are looked for in the index like senders, and nobody writes them while mail is accepted.
+DROP TABLE message_tag;
