@@ -14,6 +14,7 @@ pub mod janitor;
 pub mod mail;
 pub mod network;
 pub mod policy;
+pub mod recent;
 pub mod relay;
 pub mod server;
 pub mod sign;

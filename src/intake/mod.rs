@@ -3,7 +3,6 @@
 
 mod facts;
 mod quota;
-mod recent;
 mod stamp;
 #[cfg(test)]
 mod tests;

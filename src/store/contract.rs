@@ -114,6 +114,7 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         smart_host: None,
         source_pool: None,
         retention_days: None,
+        body_retention_days: None,
         weight: Default::default(),
     }
 }

@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["mail"]),
     ("bans", &["mail"]),
     ("network", &[]),
+    ("recent", &[]),
     ("turns", &["mail"]),
     ("waiting", &["mail"]),
     ("config", &["mail"]),
@@ -21,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
     ("indexer", &["store"]),
-    ("intake", &["mail", "policy", "sign", "store", "turns", "config", "telemetry"]),
+    ("intake", &["mail", "policy", "sign", "store", "recent", "turns", "config", "telemetry"]),
     (
         "relay",
         &[
@@ -50,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "intake",
             "verification",
             "bans",
+            "recent",
             "turns",
             "network",
             "waiting",

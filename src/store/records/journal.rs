@@ -237,7 +237,7 @@ pub struct QueueDepth {
 /// How long finished things are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionPolicy {
-    /// Bodies, after the last delivery of a message is finished.
+    /// Bodies, after the last delivery of a message is finished; a tenant's own value goes first.
     pub body_days: u32,
     /// Transcripts of attempts, after the attempt.
     pub transcript_days: u32,

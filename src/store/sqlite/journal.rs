@@ -10,10 +10,11 @@ mod search;
 
 use std::sync::Arc;
 
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, events, outbox};
+use super::{Store, events, lock, outbox};
 use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
@@ -124,9 +125,13 @@ impl Journal for Store {
 impl Store {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        let due = self
-            .read_at_leisure(move |connection| retention::find_due(connection, policy, now, limit))
-            .await?;
+        let mut progress = lock(&self.retention).clone();
+        let find = move |connection: &Connection| {
+            let due = retention::find_due(connection, policy, now, limit, &mut progress)?;
+            Ok((due, progress))
+        };
+        let (due, progress) = self.read_at_leisure(find).await?;
+        *lock(&self.retention) = progress;
         // Small jobs, so that no commit of others waits for a long deletion.
         for ids in due.bodies.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());

@@ -269,6 +269,7 @@ async fn run(dir: PathBuf, count: usize) {
             rate_limit: RateLimit::default(),
             smart_host: None,
             retention_days: None,
+            body_retention_days: None,
             source_pool: None,
             weight: Default::default(),
         };
