@@ -26,7 +26,7 @@ use crate::store::{
 use crate::tls::{Certificate, TlsError};
 use crate::waiting::Sites;
 use crate::webhook::{self, Teller};
-use crate::{janitor, sign, verification};
+use crate::{indexer, janitor, sign, verification};
 
 /// Between two looks at whether the certificate's files have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
@@ -221,6 +221,7 @@ impl Running {
             row_days: config.retention.message_days,
             webhook_days: config.retention.webhook_days,
         };
+        stage.spawn("indexer", indexer::run(store.clone(), stage.stop.clone()));
         stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));
         stage.spawn("domain check", verification::recheck_loop(store, resolver, checks, stage.stop.clone()));
         stage.spawn("certificate watch", watch_certificate(certificate, stage.stop.clone()));

@@ -158,7 +158,7 @@ pub struct Api {
     pub body_max: ByteSize,
     /// The largest body of a request that sends mail.
     pub send_body_max: ByteSize,
-    /// Octets of bodies of such requests at one time in all; more are answered 503.
+    /// Octets of the bodies of all requests at one time; more are answered 503.
     pub receiving_bytes_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]

@@ -184,6 +184,7 @@ mod tests {
             smart_host: None,
             source_pool: None,
             retention_days: None,
+            body_retention_days: None,
             weight: Default::default(),
             status,
             created_at: now(),

@@ -45,8 +45,9 @@ use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
 use crate::intake::Intake;
-use crate::mail::{KeyId, RefusalCode, RequestId, Timestamp};
-use crate::store::{Directory, Store};
+use crate::mail::{KeyId, RefusalCode, RequestId, SecretDigest, Timestamp};
+use crate::recent::Recent;
+use crate::store::{Directory, Key, Store, Tenant};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
 use crate::verification;
@@ -66,6 +67,10 @@ pub use self::auth::Access;
 pub use self::emails::SendLimits;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
+/// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
+/// another does (`pillarbox key revoke`).
+const KEY_LIFETIME: Duration = Duration::from_secs(1);
+const KEYS_MAX: usize = 10_000;
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: u32 = 1;
 /// Domains whose records are looked up at the same time because someone asked for it.
@@ -128,7 +133,8 @@ pub struct Api {
     touched: Touched,
     requests: Requests,
     in_progress: InProgress,
-    /// One for each KiB of a large body that is being received or worked on.
+    keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
+    /// One for each KiB of a body that is being received or worked on.
     receiving: Semaphore,
     connections: Arc<Semaphore>,
     key_generations: Turns,
@@ -194,6 +200,7 @@ impl Api {
             touched: Touched::default(),
             requests,
             in_progress: InProgress::default(),
+            keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
             receiving: Semaphore::new(receiving_kib),
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
@@ -266,10 +273,14 @@ impl Api {
         let is_post = head.method == Method::POST;
         let idempotency_key = if is_post { idempotency::read_name(&head.headers)? } else { None };
         let has_body = is_post || [Method::PATCH, Method::PUT].contains(&head.method);
-        // Held until the answer: what is made of a body takes as much room as the body.
-        let _room = if operation.has_large_body { Some(self.reserve(&body)?) } else { None };
-        let body =
-            if has_body { self.read_body(operation, &head.headers, body).await? } else { Bytes::new() };
+        let (body, _room) = if has_body {
+            let bytes_max = self.body_bytes_max(operation);
+            // Held until the answer: what is made of a body takes as much room as the body.
+            let room = self.reserve(size_of(&body, bytes_max))?;
+            (body::read(&head.headers, body, bytes_max, self.settings.request_timeout).await?, Some(room))
+        } else {
+            (Bytes::new(), None)
+        };
         let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
         let environment = caller.key.environment;
@@ -303,24 +314,38 @@ impl Api {
         result
     }
 
-    /// Room for a large body, whatever it turns out to be.
-    fn reserve(&self, body: &Incoming) -> Result<SemaphorePermit<'_>> {
-        let bytes_max = self.settings.send_body_max.as_u64();
-        let declared = body.size_hint().upper().unwrap_or(bytes_max).min(bytes_max);
-        let kib = u32::try_from(declared / 1024 + 1).unwrap_or(u32::MAX);
+    /// Room for a body among all that are being received or worked on.
+    fn reserve(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
         self.receiving.try_acquire_many(kib).map_err(|_| {
             ApiError::new(
                 RefusalCode::Overloaded,
-                "too many large requests are being received",
+                "too many requests with bodies are being received",
                 "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
             )
         })
     }
 
-    async fn read_body(&self, operation: &Operation, headers: &HeaderMap, body: Incoming) -> Result<Bytes> {
-        let bytes_max =
-            if operation.has_large_body { self.settings.send_body_max } else { self.settings.body_max };
-        body::read(headers, body, bytes_max.as_u64(), self.settings.request_timeout).await
+    fn body_bytes_max(&self, operation: &Operation) -> u64 {
+        let settings = &self.settings;
+        if operation.has_large_body { settings.send_body_max.as_u64() } else { settings.body_max.as_u64() }
+    }
+
+    /// The key with this secret and its tenant as they are now. One that is not there is not remembered, or guesses
+    /// would push out those that are.
+    async fn find_key(&self, digest: SecretDigest) -> Result<Option<Arc<(Key, Option<Tenant>)>>> {
+        let load = async {
+            match self.store.key_by_digest(digest).await {
+                Ok(Some(found)) => Ok(Arc::new(found)),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            }
+        };
+        match self.keys.get(digest, self.store.directory_version(), load).await {
+            Ok(found) => Ok(Some(found)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error.into()),
+        }
     }
 
     async fn authenticate(
@@ -331,8 +356,8 @@ impl Api {
         now: Timestamp,
     ) -> Result<Caller> {
         let secret = auth::read_secret(headers)?;
-        let found = self.store.key_by_digest(secret.digest()).await?;
-        let caller = auth::admit(found, access, client, now)?;
+        let found = self.find_key(secret.digest()).await?;
+        let caller = auth::admit(found.map(Arc::unwrap_or_clone), access, client, now)?;
         if self.touched.is_due(caller.key.id, now)
             && let Err(error) = self.store.touch_key(caller.key.id, now).await
         {
@@ -341,6 +366,11 @@ impl Api {
         }
         Ok(caller)
     }
+}
+
+/// What a body of at most `bytes_max` octets may come to, whatever it turns out to be.
+fn size_of(body: &Incoming, bytes_max: u64) -> u64 {
+    body.size_hint().upper().unwrap_or(bytes_max).min(bytes_max)
 }
 
 /// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.

@@ -182,7 +182,7 @@ const ALL_EMAILS: &[Operation] = &[
     list(
         Endpoint::ListEmails,
         EMAILS,
-        &["tenant_id", "status", "to", "from", "tag", "message_id", "environment"],
+        &["tenant_id", "status", "to", "from", "subject", "tag", "message_id", "environment"],
     ),
     sending(Endpoint::SendEmail),
 ];

@@ -35,6 +35,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 const STREAMS_MAX: u32 = 100;
+/// Streams that a client opened and gave up before anybody looked at them (CVE-2023-44487), and faults that it caused; one
+/// more, and the connection ends.
+const RESETS_MAX: usize = 20;
+const ERRORS_MAX: usize = 200;
+/// Octets that a client may send ahead of whoever reads, on all streams of its connection together.
+const UNREAD_BYTES_MAX: u32 = 256 * 1024;
+/// Octets of one stream that wait for a client to take them.
+const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs hyper's own tasks (the streams of HTTP/2) where the stop can wait for them.
 #[derive(Clone)]
@@ -111,6 +119,11 @@ fn configure(builder: &mut Builder<Tracked>) {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(ERRORS_MAX)
+        .initial_connection_window_size(UNREAD_BYTES_MAX)
+        .initial_stream_window_size(UNREAD_BYTES_MAX)
+        .max_send_buf_size(UNSENT_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(IDLE_TIMEOUT / 3)
         .keep_alive_timeout(HEADER_TIMEOUT);

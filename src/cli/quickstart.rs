@@ -175,6 +175,7 @@ fn demo_tenant() -> NewTenant {
         smart_host: None,
         source_pool: None,
         retention_days: None,
+        body_retention_days: None,
         weight: Default::default(),
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::recent::Recent;
 use crate::mail::{DkimKeyState, DomainId, DomainName, Environment, KeyId, TenantId};
 use crate::policy::submission::SendingDomain;
+use crate::recent::Recent;
 use crate::sign::{SignError, Signer};
 use crate::store::{Directory, Domain, Key, Store, StoreError, Tenant};
 

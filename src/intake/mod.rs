@@ -3,7 +3,6 @@
 
 mod facts;
 mod quota;
-mod recent;
 mod send_limit;
 mod stamp;
 #[cfg(test)]

@@ -69,6 +69,7 @@ impl Bed {
             smart_host: None,
             source_pool: None,
             retention_days: None,
+            body_retention_days: None,
             weight: Default::default(),
         };
         let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();

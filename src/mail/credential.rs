@@ -2,6 +2,7 @@
 //! a mistyped secret is told from an unknown one without a look-up.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -140,6 +141,12 @@ impl PartialEq for SecretDigest {
 }
 
 impl Eq for SecretDigest {}
+
+impl Hash for SecretDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl fmt::Debug for SecretDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

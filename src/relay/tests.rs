@@ -138,6 +138,7 @@ impl Stage {
             smart_host: None,
             source_pool: None,
             retention_days: None,
+            body_retention_days: None,
             weight: Default::default(),
         };
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();

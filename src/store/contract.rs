@@ -6,6 +6,7 @@ mod journal;
 mod outbox;
 mod policies;
 mod queue;
+mod search;
 mod sending;
 mod spool;
 mod usage;
@@ -114,6 +115,7 @@ pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
         smart_host: None,
         source_pool: None,
         retention_days: None,
+        body_retention_days: None,
         weight: Default::default(),
     }
 }

@@ -375,12 +375,15 @@ pub trait Journal {
         scope: Option<TenantId>,
         id: MessageId,
     ) -> impl Future<Output = Result<Option<Message>>> + Send;
-    /// A page of messages with what their deliveries come to, newest first.
+    /// A page of messages with what their deliveries come to, newest first. What came since the last
+    /// [`Journal::index_messages`] is found by sender, environment and words too, unless it is very much.
     fn list_messages(
         &self,
         filter: MessageFilter,
         page: PageRequest,
-    ) -> impl Future<Output = Result<Page<MessageSummary>>> + Send;
+    ) -> impl Future<Output = Result<MessagePage>> + Send;
+    /// Makes the next of what was accepted known to the search. True if there may be more.
+    fn index_messages(&self) -> impl Future<Output = Result<bool>> + Send;
     /// The deliveries of a message, in the order of its recipients.
     fn deliveries(&self, message: MessageId) -> impl Future<Output = Result<Vec<Delivery>>> + Send;
     /// The attempts of a message or of one of its deliveries: at most `limit`, the oldest first.

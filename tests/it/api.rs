@@ -20,7 +20,7 @@ async fn a_tenant_is_made_changed_and_found_again() {
             "/v1/tenants",
             json!({
                 "name": "Acme Ltd.", "external_ref": "c-1", "metadata": {"plan": "gold", "seats": 3},
-                "rate_limit": {"emails_per_day": 100}, "retention_days": 7,
+                "rate_limit": {"emails_per_day": 100}, "retention_days": 7, "body_retention_days": 3,
                 "smtp": {"host": "relay.example", "user": "u", "pass": "do-not-show"},
             }),
         )
@@ -36,7 +36,7 @@ async fn a_tenant_is_made_changed_and_found_again() {
     let path = format!("/v1/tenants/{}", text(&made, "/id"));
     let patch = json!({
         "metadata": {"plan": null, "region": "eu"}, "settings": {"from_name": "Acme"},
-        "rate_limit": {"emails_per_minute": 5}, "retention_days": null, "smtp": null,
+        "rate_limit": {"emails_per_minute": 5}, "retention_days": null, "body_retention_days": null, "smtp": null,
     });
     let changed = stage.patch(&stage.platform, &path, patch).await.expect(200);
     assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));

@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["mail"]),
     ("bans", &["mail"]),
     ("network", &[]),
+    ("recent", &[]),
     ("turns", &["mail"]),
     ("waiting", &["mail"]),
     ("config", &["mail"]),
@@ -20,7 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("https", &["dns", "network", "tls"]),
     ("telemetry", &["config"]),
     ("janitor", &["mail", "store", "config"]),
-    ("intake", &["mail", "policy", "sign", "store", "turns", "config", "telemetry"]),
+    ("indexer", &["store"]),
+    ("intake", &["mail", "policy", "sign", "store", "recent", "turns", "config", "telemetry"]),
     (
         "relay",
         &[
@@ -49,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "intake",
             "verification",
             "bans",
+            "recent",
             "turns",
             "network",
             "waiting",

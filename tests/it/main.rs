@@ -21,6 +21,7 @@ mod wait;
 mod wire;
 
 mod api;
+mod api_abuse;
 mod api_connections;
 mod api_isolation;
 mod api_queue;

@@ -145,6 +145,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         smart_host: None,
         source_pool: None,
         retention_days: None,
+        body_retention_days: None,
         weight: Default::default(),
     };
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;

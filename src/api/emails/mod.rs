@@ -137,12 +137,14 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
         state: query.value("status"),
         to: query.value("to"),
         from: query.value_by("from", ReversePath::parse),
+        subject: query.value("subject"),
         tag: query.text("tag").map(str::to_owned),
         header_message_id: query.text("message_id").map(|id| id.trim_matches(['<', '>']).to_owned()),
     };
     query.finish()?;
-    let page = call.store().list_messages(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |summary| summary.message.id.to_string(), EmailView::new))
+    let page = call.store().list_messages(filter, request).await?;
+    let data = page.items.into_iter().map(EmailView::new).collect();
+    Answer::ok(&List::resumed(data, page.next.map(|id| id.to_string())))
 }
 
 /// `GET /v1/emails/{id}`

@@ -43,6 +43,7 @@ struct Create {
     smtp: Option<SmartHostBody>,
     source_pool: Option<String>,
     retention_days: Option<u32>,
+    body_retention_days: Option<u32>,
     #[serde(default)]
     weight: Weight,
 }
@@ -63,6 +64,8 @@ struct Update {
     source_pool: Option<Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "nullable")]
+    body_retention_days: Option<Option<u32>>,
     weight: Option<Weight>,
     status: Option<TenantStatus>,
 }
@@ -104,6 +107,7 @@ struct TenantView {
     smtp: Option<SmartHostView>,
     source_pool: Option<String>,
     retention_days: Option<u32>,
+    body_retention_days: Option<u32>,
     weight: Weight,
     status: TenantStatus,
     created_at: Timestamp,
@@ -144,6 +148,7 @@ impl From<Tenant> for TenantView {
             smtp: tenant.smart_host.map(SmartHostView::from),
             source_pool: tenant.source_pool,
             retention_days: tenant.retention_days,
+            body_retention_days: tenant.body_retention_days,
             weight: tenant.weight,
             status: tenant.status,
             created_at: tenant.created_at,
@@ -169,7 +174,8 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     checks.metadata(&body.metadata);
     check_settings(&body.settings, call.expiry_hours_max(), &mut checks);
     check_rate_limit(&body.rate_limit, &mut checks);
-    check_retention(body.retention_days, &mut checks);
+    check_retention("retention_days", body.retention_days, &mut checks);
+    check_retention("body_retention_days", body.body_retention_days, &mut checks);
     let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
     check_source_pool(body.source_pool.as_deref(), call.source_pools(), &mut checks);
     checks.finish()?;
@@ -183,6 +189,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         smart_host,
         source_pool: body.source_pool,
         retention_days: body.retention_days,
+        body_retention_days: body.body_retention_days,
         weight: body.weight,
     };
     let tenant = match body.slug {
@@ -266,6 +273,7 @@ impl Update {
             ("smtp", self.smtp.is_some()),
             ("source_pool", self.source_pool.is_some()),
             ("retention_days", self.retention_days.is_some()),
+            ("body_retention_days", self.body_retention_days.is_some()),
             ("weight", self.weight.is_some()),
             ("status", self.status.is_some()),
         ];
@@ -278,7 +286,8 @@ impl Update {
         self.name.iter().for_each(|name| check_name(name, &mut checks));
         self.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
         check_external_ref(self.external_ref.as_ref().and_then(|r| r.as_deref()), &mut checks);
-        check_retention(self.retention_days.flatten(), &mut checks);
+        check_retention("retention_days", self.retention_days.flatten(), &mut checks);
+        check_retention("body_retention_days", self.body_retention_days.flatten(), &mut checks);
         let source_pool = self.source_pool.as_ref().and_then(|pool| pool.as_deref());
         check_source_pool(source_pool, source_pools, &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
@@ -306,6 +315,7 @@ impl Update {
             smart_host,
             source_pool: self.source_pool,
             retention_days: self.retention_days,
+            body_retention_days: self.body_retention_days,
             weight: self.weight,
             status: self.status,
         })
@@ -397,9 +407,9 @@ fn check_source_pool(name: Option<&str>, configured: &[String], checks: &mut Che
     checks.require(is_known, "source_pool", "invalid", message);
 }
 
-fn check_retention(days: Option<u32>, checks: &mut Checks) {
+fn check_retention(field: &str, days: Option<u32>, checks: &mut Checks) {
     let is_right = days.is_none_or(|days| (1..=RETENTION_DAYS_MAX).contains(&days));
-    checks.require(is_right, "retention_days", "invalid", "this must be from 1 to 3650");
+    checks.require(is_right, field, "invalid", "this must be from 1 to 3650");
 }
 
 #[cfg(test)]
@@ -455,7 +465,7 @@ mod tests {
         assert_eq!(fields(&|c| c.metadata(&many)), ["metadata"]);
         let large = Map::from_iter([("k".to_owned(), Value::from("x".repeat(8 * 1024)))]);
         assert_eq!(fields(&|c| c.metadata(&large)), ["metadata"]);
-        assert_eq!(fields(&|c| check_retention(Some(0), c)), ["retention_days"]);
+        assert_eq!(fields(&|c| check_retention("retention_days", Some(0), c)), ["retention_days"]);
         let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);
         let settings = TenantSettings {
@@ -481,6 +491,7 @@ mod tests {
             (r#"{"rate_limit":{}}"#, "rate_limit"),
             (r#"{"smtp":null}"#, "smtp"),
             (r#"{"retention_days":null}"#, "retention_days"),
+            (r#"{"body_retention_days":1}"#, "body_retention_days"),
             (r#"{"weight":100}"#, "weight"),
             (r#"{"status":"active"}"#, "status"),
         ] {

@@ -238,6 +238,53 @@ async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
 }
 
 #[tokio::test]
+async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows() {
+    let bed = Bed::new();
+    let (a, soon, late) =
+        (bed.tenant("a").await.id, bed.tenant("soon").await.id, bed.tenant("late").await.id);
+    for (tenant, days) in [(soon, 1), (late, 9)] {
+        let patch = TenantPatch { body_retention_days: Some(Some(days)), ..TenantPatch::default() };
+        let changed = bed.store.update_tenant(tenant, patch, now()).await.unwrap().unwrap();
+        assert_eq!(changed.body_retention_days, Some(days));
+    }
+    let mut messages = Vec::new();
+    for tenant in [soon, a, late] {
+        messages.push(bed.enqueue(tenant, &["x@one.example"]).await.message.id);
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let policy = RetentionPolicy { body_days: 3, transcript_days: 10, row_days: 10, webhook_days: 7 };
+    for (days, left) in [(1, 2), (2, 2), (3, 1), (8, 1), (9, 0)] {
+        bed.store.prune(policy, later(days * 24 * 3600 + 60), 100).await.unwrap();
+        for (place, id) in messages.iter().enumerate() {
+            let has_body = bed.store.content(*id).await.unwrap().is_some();
+            assert_eq!(has_body, place >= 3 - left, "message {place} after {days} days");
+            assert!(bed.store.message(None, *id).await.unwrap().is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older() {
+    let bed = Bed::without_hand_over();
+    let tenant = bed.tenant("a").await.id;
+    for _ in 0..50 {
+        bed.enqueue(tenant, &["open@one.example"]).await;
+    }
+    let last = bed.enqueue(tenant, &["x@one.example"]).await.message.id;
+    let mut batches = bed.claim(later(0)).await.batches;
+    batches.retain(|batch| batch.message.id == last);
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 7 };
+    let mut removed = Vec::new();
+    for _ in 0..6 {
+        let pruned = bed.store.prune(policy, later(2 * 24 * 3600), 100).await.unwrap();
+        removed.push((pruned.bodies, pruned.messages));
+    }
+    assert_eq!(removed, [(0, 0), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0)]);
+}
+
+#[tokio::test]
 async fn pruning_takes_no_more_than_its_limit() {
     let bed = Bed::new();
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];

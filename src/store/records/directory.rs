@@ -31,6 +31,8 @@ pub struct Tenant {
     pub source_pool: Option<String>,
     /// How long finished messages stay readable; the server's default if absent.
     pub retention_days: Option<u32>,
+    /// The same of the bodies of messages, which go with the rows at the latest.
+    pub body_retention_days: Option<u32>,
     /// Its part of connections and turns where they are scarce.
     pub weight: Weight,
     pub status: TenantStatus,
@@ -104,6 +106,7 @@ pub struct NewTenant {
     pub smart_host: Option<NewSmartHost>,
     pub source_pool: Option<String>,
     pub retention_days: Option<u32>,
+    pub body_retention_days: Option<u32>,
     pub weight: Weight,
 }
 
@@ -133,6 +136,7 @@ pub struct TenantPatch {
     pub smart_host: Option<Option<NewSmartHost>>,
     pub source_pool: Option<Option<String>>,
     pub retention_days: Option<Option<u32>>,
+    pub body_retention_days: Option<Option<u32>>,
     pub weight: Option<Weight>,
     pub status: Option<TenantStatus>,
 }

@@ -2,6 +2,7 @@
 //! What happened, as people read it, and how long it is kept.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -146,6 +147,50 @@ pub struct MessageFilter {
     pub header_message_id: Option<String>,
     /// One of [`super::Annotations::tags`], exactly.
     pub tag: Option<String>,
+    pub subject: Option<SubjectWords>,
+}
+
+/// Words that all stand in a subject, the last of them perhaps as the beginning of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectWords(Vec<String>);
+
+/// The text has no words to search for, or too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this must be 1 to {} words with letters or digits, {} bytes at most",
+    SubjectWords::WORDS_MAX,
+    SubjectWords::OCTETS_MAX
+)]
+pub struct SubjectWordsError;
+
+impl SubjectWords {
+    const WORDS_MAX: usize = 10;
+    const OCTETS_MAX: usize = 200;
+
+    /// In their order, never none; each has a letter or a digit, and none a quotation mark.
+    pub fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromStr for SubjectWords {
+    type Err = SubjectWordsError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, SubjectWordsError> {
+        let words = text.split(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+        let words = words.filter(|word| word.contains(char::is_alphanumeric));
+        let words: Vec<_> = words.map(str::to_owned).collect();
+        let is_right = (1..=Self::WORDS_MAX).contains(&words.len()) && text.len() <= Self::OCTETS_MAX;
+        is_right.then_some(Self(words)).ok_or(SubjectWordsError)
+    }
+}
+
+/// A page of messages, newest first. It may be short, even empty, and have more behind it.
+#[derive(Debug, Clone)]
+pub struct MessagePage {
+    pub items: Vec<MessageSummary>,
+    /// Where to go on in the direction of the request.
+    pub next: Option<MessageId>,
 }
 
 /// A message as a list shows it: of many recipients the first, and of all what states there are.
@@ -194,7 +239,7 @@ pub struct QueueDepth {
 /// How long finished things are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionPolicy {
-    /// Bodies, after the last delivery of a message is finished.
+    /// Bodies, after the last delivery of a message is finished; a tenant's own value goes first.
     pub body_days: u32,
     /// Transcripts of attempts, after the attempt.
     pub transcript_days: u32,

@@ -1,21 +1,24 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
+mod index;
 mod kept_answers;
 pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
+mod search;
 
 use std::sync::Arc;
 
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, events, outbox, usage};
+use super::{Store, events, lock, outbox, usage};
 use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
-    MessageSummary, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
+    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -24,8 +27,20 @@ impl Journal for Store {
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
-    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<Page<MessageSummary>> {
-        self.read_at_leisure(move |connection| messages::list(connection, &filter, &page)).await
+    async fn list_messages(&self, filter: MessageFilter, page: PageRequest) -> Result<MessagePage> {
+        if index::expression(&filter).is_some() {
+            self.index_messages().await?;
+        }
+        self.read_at_leisure(move |connection| search::list(connection, &filter, &page)).await
+    }
+
+    async fn index_messages(&self) -> Result<bool> {
+        // Two at once would write the same.
+        let _turn = self.indexing.lock().await;
+        let Some(news) = self.read_at_leisure(index::read_news).await? else { return Ok(false) };
+        let is_cut = news.is_cut;
+        self.write(move |tx| index::write(tx, &news)).await?;
+        Ok(is_cut)
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
@@ -110,9 +125,13 @@ impl Journal for Store {
 impl Store {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        let due = self
-            .read_at_leisure(move |connection| retention::find_due(connection, policy, now, limit))
-            .await?;
+        let mut progress = lock(&self.retention).clone();
+        let find = move |connection: &Connection| {
+            let due = retention::find_due(connection, policy, now, limit, &mut progress)?;
+            Ok((due, progress))
+        };
+        let (due, progress) = self.read_at_leisure(find).await?;
+        *lock(&self.retention) = progress;
         // Small jobs, so that no commit of others waits for a long deletion.
         for ids in due.bodies.chunks(retention::JOB_ROWS_MAX) {
             let ids = Arc::new(ids.to_vec());

@@ -29,6 +29,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::bodies::BodyFiles;
+use self::journal::retention;
 use self::outbox::Agenda;
 use self::queue::Surveys;
 use self::readers::Readers;
@@ -117,6 +118,9 @@ pub struct Store {
     readers: Readers,
     memory: Arc<Memory>,
     surveys: Surveys,
+    /// Held by who brings the index of messages up to date.
+    indexing: tokio::sync::Mutex<()>,
+    retention: Mutex<retention::Progress>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,

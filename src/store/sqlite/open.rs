@@ -80,6 +80,8 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         readers,
         memory: Arc::new(memory),
         surveys: Default::default(),
+        indexing: Default::default(),
+        retention: Default::default(),
         bodies: Arc::new(BodyFiles::new(&data_dir, options.inline_body_bytes_max)),
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,

@@ -29,13 +29,6 @@ impl List {
         Ok(())
     }
 
-    /// The same with two values, for `?` and `??`.
-    pub(super) fn only_both(&mut self, condition: &str, first: &dyn ToSql, second: &dyn ToSql) -> Result<()> {
-        let (first, second) = (self.bind(first)?, self.bind(second)?);
-        self.conditions.push(condition.replace("??", "\0").replace('?', &first).replace('\0', &second));
-        Ok(())
-    }
-
     /// Where the value stands among the parameters.
     fn bind(&mut self, value: &dyn ToSql) -> Result<String> {
         let value = match value.to_sql()? {

@@ -15,6 +15,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_tls_policy.sql"),
     include_str!("migrations/0010_sending.sql"),
     include_str!("migrations/0011_usage.sql"),
+    include_str!("migrations/0012_search.sql"),
+    include_str!("migrations/0013_body_retention.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

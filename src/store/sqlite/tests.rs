@@ -387,6 +387,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     bed.store.enqueue(large.clone()).await.unwrap();
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    bed.store.index_messages().await.unwrap();
     let id = tenant.to_string();
     let message = large.message.id.to_string();
     let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();

@@ -54,6 +54,7 @@ async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
             rate_limit: RateLimit::default(),
             smart_host: None,
             retention_days: None,
+            body_retention_days: None,
             source_pool: None,
             weight: Default::default(),
         };

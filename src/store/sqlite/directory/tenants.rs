@@ -27,6 +27,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         smart_host: json_if_any(row, "smart_host")?,
         source_pool: row.get("source_pool")?,
         retention_days: row.get("retention_days")?,
+        body_retention_days: row.get("body_retention_days")?,
         weight: row.get("weight")?,
         status: row.get("status")?,
         created_at: time(row, "created_us")?,
@@ -48,6 +49,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTenant, now: Timestamp) -> Result<Ten
         smart_host: new.smart_host.as_ref().map(|new| new.smart_host.clone()),
         source_pool: new.source_pool.clone(),
         retention_days: new.retention_days,
+        body_retention_days: new.body_retention_days,
         weight: new.weight,
         status: TenantStatus::Active,
         created_at: now,
@@ -68,15 +70,16 @@ fn refuse_slug_in_use(tx: &Tx<'_>, slug: &str, but_for: Option<TenantId>) -> Res
 /// Inserts a tenant or replaces all of it but the password.
 fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
     let sql = "INSERT INTO tenant (id, name, slug, external_ref, metadata, settings, rate_limit, smart_host,
-                                   source_pool, retention_days, weight, status, created_us, updated_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                                   source_pool, retention_days, weight, status, created_us, updated_us,
+                                   body_retention_days)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
                ON CONFLICT (id) DO UPDATE SET
                    name = excluded.name, slug = excluded.slug, external_ref = excluded.external_ref,
                    metadata = excluded.metadata, settings = excluded.settings,
                    rate_limit = excluded.rate_limit, smart_host = excluded.smart_host,
                    source_pool = excluded.source_pool, retention_days = excluded.retention_days,
                    weight = excluded.weight, status = excluded.status,
-                   updated_us = excluded.updated_us";
+                   updated_us = excluded.updated_us, body_retention_days = excluded.body_retention_days";
     tx.prepare_cached(sql)?.execute(params![
         tenant.id,
         tenant.name,
@@ -92,6 +95,7 @@ fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
         tenant.status,
         us(tenant.created_at),
         us(tenant.updated_at),
+        tenant.body_retention_days,
     ])?;
     Ok(())
 }
@@ -185,6 +189,7 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
     set(&mut tenant.rate_limit, patch.rate_limit);
     set(&mut tenant.source_pool, patch.source_pool);
     set(&mut tenant.retention_days, patch.retention_days);
+    set(&mut tenant.body_retention_days, patch.body_retention_days);
     set(&mut tenant.weight, patch.weight);
     set(&mut tenant.status, patch.status);
     match patch.smart_host? {

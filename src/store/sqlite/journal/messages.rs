@@ -3,10 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::deliveries;
-use crate::mail::{DeliveryState, MailParameters, MessageId, TenantId};
-use crate::store::sqlite::page::List;
+use crate::mail::{MailParameters, MessageId};
 use crate::store::sqlite::rows::{count, json_if_any, time, time_if_any};
-use crate::store::{Annotations, Message, MessageFilter, MessageSummary, Page, PageRequest, Result};
+use crate::store::{Annotations, Message, MessageSummary, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
@@ -43,74 +42,14 @@ pub(in crate::store::sqlite) fn find(connection: &Connection, id: MessageId) -> 
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
-pub(super) fn list(
-    connection: &Connection,
-    filter: &MessageFilter,
-    page: &PageRequest,
-) -> Result<Page<MessageSummary>> {
-    let mut list = List::of("message", MessageId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
-    list.only_if("environment = ?", &filter.environment)?;
-    list.only_if("reverse_path = ?", &filter.from)?;
-    list.only_if("header_message_id = ?", &filter.header_message_id)?;
-    list.only_if("id IN (SELECT message_id FROM delivery WHERE recipient = ?)", &filter.to)?;
-    if let Some(tag) = &filter.tag {
-        only_with_tag(&mut list, tag, filter.tenant_id)?;
-    }
-    if let Some(state) = filter.state {
-        only_in_state(&mut list, state, filter.tenant_id)?;
-    }
-    let found = list.read(connection, page, read_row)?;
-    let mut items = Vec::with_capacity(found.items.len());
-    for message in found.items {
-        let recipients =
-            deliveries::first_recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
-        let states = deliveries::states(connection, message.id)?;
-        items.push(MessageSummary {
-            message,
-            recipients,
-            recipient_count: states.iter().map(|(_, count)| count).sum(),
-            states: states.into_iter().map(|(state, _)| state).collect(),
-        });
-    }
-    Ok(Page { items, has_more: found.has_more })
-}
-
-fn only_with_tag(list: &mut List, tag: &str, tenant: Option<TenantId>) -> Result<()> {
-    match tenant {
-        Some(tenant) => {
-            let condition = "id IN (SELECT message_id FROM message_tag WHERE tag = ? AND tenant_id = ??)";
-            list.only_both(condition, &tag, &tenant)
-        }
-        None => list
-            .only("EXISTS (SELECT 1 FROM message_tag t WHERE t.message_id = message.id AND t.tag = ?)", &tag),
-    }
-}
-
-/// A state that few deliveries are in is looked up by an index of its own; the others are soon found on the way.
-fn only_in_state(list: &mut List, state: DeliveryState, tenant: Option<TenantId>) -> Result<()> {
-    let Some(tenant) = tenant else {
-        return list.only(
-            "EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = message.id AND d.state = ?)",
-            &state,
-        );
-    };
-    // The words of a partial index have to stand in the query.
-    let partition = match state {
-        DeliveryState::Delivered => {
-            return list.only(
-                "EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = message.id AND d.state = ?)",
-                &state,
-            );
-        }
-        DeliveryState::Queued => "next_attempt_us IS NOT NULL",
-        _ => "state <> 'queued' AND state <> 'delivered'",
-    };
-    let state_name = state.as_str();
-    list.only(
-        &format!(
-            "id IN (SELECT message_id FROM delivery WHERE tenant_id = ? AND state = '{state_name}' AND {partition})"
-        ),
-        &tenant,
-    )
+/// A message with what its deliveries come to.
+pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
+    let recipients = deliveries::first_recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+    let states = deliveries::states(connection, message.id)?;
+    Ok(MessageSummary {
+        message,
+        recipients,
+        recipient_count: states.iter().map(|(_, count)| count).sum(),
+        states: states.into_iter().map(|(state, _)| state).collect(),
+    })
 }

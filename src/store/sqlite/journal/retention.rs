@@ -1,7 +1,10 @@
 //! What has been kept long enough. Ids hold the time of creation, so the oldest rows come first by their keys.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
+use super::index;
 use crate::mail::{
     AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
 };
@@ -12,6 +15,16 @@ use crate::store::{Result, RetentionPolicy};
 
 /// Objects removed in one job of the writer.
 pub(super) const JOB_ROWS_MAX: usize = 50;
+
+/// Bodies, and messages of each tenant, that one step looks at: a million that are open may be older than what is to go.
+const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 20_000 };
+
+/// Where the next step goes on: behind these ids, or at the beginning.
+#[derive(Default, Clone)]
+pub(in crate::store::sqlite) struct Progress {
+    bodies: String,
+    messages: HashMap<TenantId, String>,
+}
 
 /// What is to be removed.
 #[derive(Default)]
@@ -33,10 +46,9 @@ pub(super) fn find_due(
     policy: RetentionPolicy,
     now: Timestamp,
     limit: usize,
+    progress: &mut Progress,
 ) -> Result<Due> {
-    let mut due = Due::default();
-    let body_end = days_before(now, policy.body_days);
-    due.bodies = finished_messages(connection, "body", "message_id", None, body_end, limit)?;
+    let mut due = Due { bodies: old_bodies(connection, policy, now, limit, progress)?, ..Due::default() };
     due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
@@ -44,7 +56,7 @@ pub(super) fn find_due(
         let tenant: TenantId = row.get(0)?;
         let end = days_before(now, row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days));
         let left = limit - due.messages.len();
-        due.messages.extend(finished_messages(connection, "message", "id", Some(tenant), end, left)?);
+        due.messages.extend(old_messages(connection, tenant, end, left, progress)?);
         let event_end = first_id(EventId::PREFIX, end);
         let sql = "SELECT id FROM event WHERE tenant_id = ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";
         collect(connection, sql, params![tenant, event_end], limit, &mut due.events)?;
@@ -74,27 +86,81 @@ fn first_id(prefix: &str, time: Timestamp) -> String {
     format!("{prefix}{}", ulid::Ulid::from_parts(milliseconds, 0))
 }
 
-/// Messages in `table` none of whose deliveries is open or was finished after `end`.
-fn finished_messages(
+/// Bodies that have been kept as long as their tenants want.
+fn old_bodies(
     connection: &Connection,
-    table: &str,
-    id: &str,
-    tenant: Option<TenantId>,
+    policy: RetentionPolicy,
+    now: Timestamp,
+    limit: usize,
+    progress: &mut Progress,
+) -> Result<Vec<MessageId>> {
+    let sql = "SELECT id, body_retention_days FROM tenant WHERE body_retention_days IS NOT NULL";
+    let mut statement = connection.prepare_cached(sql)?;
+    let own = statement.query_map([], |row| Ok((row.get(0)?, days_before(now, row.get(1)?))))?;
+    let own: HashMap<TenantId, Timestamp> = own.collect::<rusqlite::Result<_>>()?;
+    let end = days_before(now, policy.body_days);
+    let latest = own.values().fold(end, |latest, end| latest.max(*end));
+    let sql = "SELECT b.message_id, m.tenant_id FROM body b JOIN message m ON m.id = b.message_id
+               WHERE b.message_id > ?1 AND b.message_id < ?2 ORDER BY b.message_id LIMIT ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let from = std::mem::take(&mut progress.bodies);
+    let mut rows =
+        statement.query(params![from, first_id(MessageId::PREFIX, latest), sql_limit(LOOKED_AT_MAX)])?;
+    let (mut due, mut looked_at) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let (id, tenant) = (row.get(0)?, row.get(1)?);
+        looked_at += 1;
+        if is_finished(connection, id, own.get(&tenant).copied().unwrap_or(end))? {
+            due.push(id);
+        }
+        if due.len() == limit || looked_at == LOOKED_AT_MAX {
+            progress.bodies = id.to_string();
+            break;
+        }
+    }
+    Ok(due)
+}
+
+/// Messages of a tenant that have been kept as long as it wants.
+fn old_messages(
+    connection: &Connection,
+    tenant: TenantId,
     end: Timestamp,
     limit: usize,
+    progress: &mut Progress,
 ) -> Result<Vec<MessageId>> {
-    let of_tenant = if tenant.is_some() { "t.tenant_id = ?4" } else { "?4 IS NULL" };
-    let sql = format!(
-        "SELECT t.{id} FROM {table} t WHERE t.{id} < ?1 AND {of_tenant}
-         AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message_id = t.{id}
-                         AND (d.next_attempt_us IS NOT NULL OR d.updated_us >= ?2))
-         ORDER BY t.{id} LIMIT ?3"
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let bounds = params![first_id(MessageId::PREFIX, end), us(end), limit, tenant];
-    let ids = statement.query_map(bounds, |row| row.get(0))?;
-    Ok(ids.collect::<rusqlite::Result<_>>()?)
+    let mut due = Vec::new();
+    if limit == 0 {
+        return Ok(due);
+    }
+    let sql = "SELECT id FROM message WHERE tenant_id = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+    let mut statement = connection.prepare_cached(sql)?;
+    let from = progress.messages.remove(&tenant).unwrap_or_default();
+    let end_id = first_id(MessageId::PREFIX, end);
+    let mut rows = statement.query(params![tenant, from, end_id, sql_limit(LOOKED_AT_MAX)])?;
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        let id: MessageId = row.get(0)?;
+        looked_at += 1;
+        if is_finished(connection, id, end)? {
+            due.push(id);
+        }
+        if due.len() == limit || looked_at == LOOKED_AT_MAX {
+            progress.messages.insert(tenant, id.to_string());
+            break;
+        }
+    }
+    Ok(due)
+}
+
+/// Whether a message is from before `end`, and none of its deliveries is open or was finished after it.
+fn is_finished(connection: &Connection, id: MessageId, end: Timestamp) -> Result<bool> {
+    if id.to_string() >= first_id(MessageId::PREFIX, end) {
+        return Ok(false);
+    }
+    let sql =
+        "SELECT 1 FROM delivery WHERE message_id = ?1 AND (next_attempt_us IS NOT NULL OR updated_us >= ?2)";
+    Ok(!connection.prepare_cached(sql)?.exists(params![id, us(end)])?)
 }
 
 /// Attempts that were made before `end` and have not been looked at since.
@@ -171,9 +237,9 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
         let sql = format!("DELETE FROM {table} WHERE message_id = ?1");
         Ok(tx.prepare_cached(&sql)?.execute([id])? as u64)
     };
+    index::remove(tx, id)?;
     remove("attempt")?;
     remove("body")?;
-    remove("message_tag")?;
     let (deliveries, events) = (remove("delivery")?, remove("event")?);
     let messages = tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
     Ok(MessageRows { messages, deliveries, events })

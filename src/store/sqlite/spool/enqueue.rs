@@ -148,11 +148,6 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
         (!metadata.is_empty()).then(|| to_json(metadata)).transpose()?,
     ])?;
-    for tag in tags {
-        let sql = "INSERT INTO message_tag (tenant_id, tag, message_id) VALUES (?1, ?2, ?3)
-                   ON CONFLICT DO NOTHING";
-        tx.prepare_cached(sql)?.execute(params![message.tenant_id, tag, message.id])?;
-    }
     Ok(())
 }
 

@@ -1,0 +1,183 @@
+//! Messages are found by what people know of them, however many there are and however a page is cut.
+
+use super::*;
+
+fn of(tenant_id: Option<TenantId>) -> MessageFilter {
+    MessageFilter { tenant_id, ..MessageFilter::default() }
+}
+
+fn words(text: &str) -> MessageFilter {
+    MessageFilter { subject: Some(text.parse().unwrap()), ..of(None) }
+}
+
+/// All pages of a list from one end to the other, in the order of ids.
+async fn walk(bed: &Bed, filter: &MessageFilter, limit: usize, upwards: bool) -> Vec<MessageId> {
+    let mut request = PageRequest { limit, ..PageRequest::default() };
+    if upwards {
+        request.before = Some(MessageId::from(ulid::Ulid::nil()).to_string());
+    }
+    let mut found = Vec::new();
+    loop {
+        let page = bed.store.list_messages(filter.clone(), request.clone()).await.unwrap();
+        assert!(page.items.len() <= limit);
+        let ids = page.items.into_iter().map(|summary| summary.message.id);
+        if upwards {
+            found.extend(ids.rev())
+        } else {
+            found.extend(ids)
+        }
+        let Some(next) = page.next.map(|id| id.to_string()) else { break };
+        let cursor = if upwards { &mut request.before } else { &mut request.after };
+        *cursor = Some(next);
+    }
+    if upwards {
+        found.reverse();
+    }
+    found
+}
+
+async fn enqueue(bed: &Bed, tenant: TenantId, change: impl FnOnce(&mut NewMessage)) -> Message {
+    let mut new = new_message(tenant, &["x@one.example"], "body");
+    change(&mut new);
+    bed.store.enqueue(new.clone()).await.unwrap();
+    new.message
+}
+
+async fn with_subject(bed: &Bed, tenant: TenantId, subject: &str) -> MessageId {
+    enqueue(bed, tenant, |new| new.message.subject = Some(subject.to_owned())).await.id
+}
+
+#[tokio::test]
+async fn words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let invoice = with_subject(&bed, tenant, "Your Invoice 2026-17 for café AND tea").await;
+    let other = with_subject(&bed, tenant, "Re: invoices of May (tea*)").await;
+    with_subject(&bed, tenant, "").await;
+    for (text, expected) in [
+        ("invoice", vec![other, invoice]),
+        ("INVOICE 2026", vec![invoice]),
+        ("tea invoice", vec![other, invoice]),
+        ("invo tea", vec![]),
+        ("tea invo", vec![other, invoice]),
+        ("cafe", vec![invoice]),
+        ("2026-17", vec![invoice]),
+        ("17-2026", vec![]),
+        ("AND", vec![invoice]),
+        ("facets : x", vec![]),
+        ("invoice OR may", vec![]),
+        ("NEAR(invoice tea)", vec![]),
+        ("\"invoice\" * ) (", vec![other, invoice]),
+        ("^your", vec![invoice]),
+        ("-tea", vec![other, invoice]),
+        ("tea\0", vec![other, invoice]),
+    ] {
+        assert_eq!(walk(&bed, &words(text), 10, false).await, expected, "{text:?}");
+    }
+    for text in ["", " ", "*", "\"", "a b c d e f g h i j k", &"x".repeat(201)] {
+        assert!(text.parse::<SubjectWords>().is_err(), "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_combination_finds_what_it_means_in_pages_up_and_down() {
+    let bed = Bed::without_hand_over();
+    let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
+    let senders = ["one@example.com", "two@example.com"];
+    let mut all = Vec::new();
+    for number in 0..60 {
+        let message = enqueue(&bed, tenants[number % 2], |new| {
+            new.message.reverse_path = ReversePath::Mailbox(address(senders[number / 2 % 2]));
+            new.message.subject = Some(format!("number {} of many", number % 3));
+            if number % 5 == 0 {
+                new.recipients[0].1 = address("y@two.example").into();
+            }
+        })
+        .await;
+        all.push(message);
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    let mut states = std::collections::HashMap::new();
+    let mut records = outcomes(&batches, DeliveryState::Delivered);
+    for (number, (record, batch)) in records.records.iter_mut().zip(&batches).enumerate() {
+        record.state = match number {
+            0..40 => DeliveryState::Delivered,
+            40..57 => DeliveryState::Bounced,
+            _ => DeliveryState::Expired,
+        };
+        states.insert(batch.message.id, record.state);
+    }
+    bed.store.record(records).await.unwrap();
+    let to = [None, Some(address("x@one.example")), Some(address("y@two.example"))];
+    let from = [None, Some(ReversePath::Mailbox(address(senders[1])))];
+    let subject = [None, Some("many num".parse::<SubjectWords>().unwrap()), Some("2".parse().unwrap())];
+    let state =
+        [None, Some(DeliveryState::Delivered), Some(DeliveryState::Bounced), Some(DeliveryState::Expired)];
+    for choice in 0..2 * 3 * 2 * 3 * 4 {
+        let filter = MessageFilter {
+            tenant_id: [None, Some(tenants[0])][choice % 2],
+            to: to[choice / 2 % 3].clone(),
+            from: from[choice / 6 % 2].clone(),
+            subject: subject[choice / 12 % 3].clone(),
+            state: state[choice / 36],
+            ..MessageFilter::default()
+        };
+        let number = |message: &Message| all.iter().position(|one| one.id == message.id).unwrap();
+        let mut expected: Vec<_> = all
+            .iter()
+            .filter(|message| filter.tenant_id.is_none_or(|tenant| message.tenant_id == tenant))
+            .filter(|message| filter.from.as_ref().is_none_or(|from| message.reverse_path == *from))
+            .filter(|message| {
+                let is_fifth = number(message) % 5 == 0;
+                filter.to.as_ref().is_none_or(|to| (to.to_string() == "y@two.example") == is_fifth)
+            })
+            .filter(|message| choice / 12 % 3 != 2 || number(message) % 3 == 2)
+            .filter(|message| filter.state.is_none_or(|state| states[&message.id] == state))
+            .map(|message| message.id)
+            .collect();
+        expected.reverse();
+        for upwards in [false, true] {
+            assert_eq!(walk(&bed, &filter, 7, upwards).await, expected, "{filter:?}, upwards: {upwards}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_of_one_millisecond_are_all_found() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let at = now();
+    let mut expected = Vec::new();
+    for number in 0..100_u128 {
+        let message = enqueue(&bed, tenant, |new| {
+            let milliseconds = u64::try_from(at.as_millisecond()).unwrap();
+            // Two of each hundred share all that makes a place.
+            let random = ((number / 2) << 70) | number;
+            new.message.id = ulid::Ulid::from_parts(milliseconds, random).into();
+        })
+        .await;
+        expected.push(message.id);
+    }
+    let filter = MessageFilter { environment: Some(Environment::Live), ..of(None) };
+    let mut found = walk(&bed, &filter, 7, false).await;
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_is_forgotten() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let first = with_subject(&bed, tenant, "first of all").await;
+    assert!(!bed.store.index_messages().await.unwrap());
+    let second = with_subject(&bed, tenant, "second of all").await;
+    let bed = bed.restart();
+    assert_eq!(walk(&bed, &words("all"), 10, false).await, [second, first]);
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
+    let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, webhook_days: 7 };
+    assert_eq!(bed.store.prune(policy, later(60), 1).await.unwrap().messages, 1);
+    assert_eq!(walk(&bed, &words("all"), 10, false).await, [second]);
+    assert!(bed.store.remove_tenant(tenant, true).await.unwrap().is_some());
+    assert_eq!(walk(&bed, &words("all"), 10, false).await, []);
+}

@@ -1,0 +1,170 @@
+//! The index that lists of messages are searched by: senders, tags, words of subjects.
+//!
+//! It follows the journal. The order of event ids is the order of commits, so nothing is passed over, and how far it
+//! has come is written with what it wrote.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+use ulid::Ulid;
+
+use super::messages;
+use crate::mail::{Environment, EventId, EventKind, MessageId, ReversePath, TenantId};
+use crate::store::sqlite::rows::sql_limit;
+use crate::store::sqlite::writer::Tx;
+use crate::store::{Message, MessageFilter, Result};
+
+/// Events followed in one round: the job that writes what they tell holds up the commits of others.
+const ROUND_EVENTS_MAX: usize = 500;
+/// Of a message's id the bits of its millisecond and this many more make its place.
+const PLACE_RANDOM_BITS: u32 = 12;
+/// How far from where its id says a message may stand: as many as can be accepted in one millisecond, and more.
+const PLACE_SHIFT_MAX: i64 = 1 << PLACE_RANDOM_BITS;
+
+/// What the journal tells that the index does not know yet.
+pub(super) struct News {
+    up_to: EventId,
+    messages: Vec<Entry>,
+    /// Whether there may be more.
+    pub(super) is_cut: bool,
+}
+
+struct Entry {
+    id: MessageId,
+    facets: String,
+    subject: String,
+}
+
+pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
+    let progress = "SELECT up_to FROM search_progress WHERE id = 1";
+    let up_to: Option<String> =
+        connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
+    let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![up_to.unwrap_or_default(), sql_limit(ROUND_EVENTS_MAX)])?;
+    let (mut last, mut count) = (None, 0);
+    let mut messages = Vec::new();
+    while let Some(row) = rows.next()? {
+        (last, count) = (Some(row.get(0)?), count + 1);
+        let kind: EventKind = row.get(1)?;
+        if kind == EventKind::MessageAccepted
+            && let Some(id) = row.get::<_, Option<MessageId>>(2)?
+            && let Some(message) = messages::find(connection, id)?
+        {
+            let facets = facets_of(&message);
+            messages.push(Entry { id, facets, subject: message.subject.unwrap_or_default() });
+        }
+    }
+    // Segments of the index are written in the order of places.
+    messages.sort_unstable_by_key(|entry| entry.id);
+    Ok(last.map(|up_to| News { up_to, messages, is_cut: count == ROUND_EVENTS_MAX }))
+}
+
+pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
+    let mut is_there = tx.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
+    let mut put = tx.prepare_cached("INSERT INTO search_place (place, message_id) VALUES (?1, ?2)")?;
+    let mut index =
+        tx.prepare_cached("INSERT INTO message_search (rowid, facets, subject) VALUES (?1, ?2, ?3)")?;
+    for Entry { id, facets, subject } in &news.messages {
+        // It may have been removed since it was read.
+        if is_there.exists([id])?
+            && let Some(place) = free_place(tx, *id)?
+        {
+            put.execute(params![place, id])?;
+            index.execute(params![place, facets, subject])?;
+        }
+    }
+    let sql = "INSERT INTO search_progress (id, up_to) VALUES (1, ?1)
+               ON CONFLICT (id) DO UPDATE SET up_to = excluded.up_to";
+    tx.prepare_cached(sql)?.execute([news.up_to])?;
+    Ok(())
+}
+
+/// Forgets a message, if the index knows it.
+pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
+    if let Some(place) = place_of(tx, id)? {
+        tx.prepare_cached("DELETE FROM search_place WHERE place = ?1")?.execute([place])?;
+        tx.prepare_cached("DELETE FROM message_search WHERE rowid = ?1")?.execute([place])?;
+    }
+    Ok(())
+}
+
+/// Where a message would stand if no other did.
+pub(super) fn home_of(id: MessageId) -> i64 {
+    // 48 bits of milliseconds hold until the year 10889; 63 bits in all are those of a place until 3084.
+    let bits = u128::from(Ulid::from(id)) >> (80 - PLACE_RANDOM_BITS);
+    i64::try_from(bits).unwrap_or(i64::MAX - PLACE_SHIFT_MAX)
+}
+
+/// Where a message stands.
+pub(super) fn place_of(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
+    let sql = "SELECT place FROM search_place WHERE place >= ?1 AND place < ?2 AND message_id = ?3
+               ORDER BY place LIMIT 1";
+    let home = home_of(id);
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![home, home + PLACE_SHIFT_MAX, id], |row| row.get(0)).optional()?)
+}
+
+/// The first place from its home on where no other message stands.
+fn free_place(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
+    let mut is_taken = connection.prepare_cached("SELECT 1 FROM search_place WHERE place = ?1")?;
+    let home = home_of(id);
+    for place in home..home + PLACE_SHIFT_MAX {
+        if !is_taken.exists([place])? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+fn facets_of(message: &Message) -> String {
+    let mut facets = vec![
+        tenant_facet(message.tenant_id),
+        environment_facet(message.environment),
+        sender_facet(&message.reverse_path),
+    ];
+    facets.extend(message.annotations.tags.iter().map(|tag| tag_facet(tag)));
+    facets.join(" ")
+}
+
+fn tenant_facet(tenant: TenantId) -> String {
+    facet("tenant", &tenant.to_string())
+}
+
+fn environment_facet(environment: Environment) -> String {
+    facet("environment", environment.as_str())
+}
+
+fn sender_facet(reverse_path: &ReversePath) -> String {
+    facet("from", &reverse_path.to_string())
+}
+
+fn tag_facet(tag: &str) -> String {
+    facet("tag", tag)
+}
+
+/// One word that stands for a value, whatever its characters. Those who read look at the value itself too.
+fn facet(kind: &str, value: &str) -> String {
+    let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(value).finalize();
+    digest.iter().take(8).fold(String::from("x"), |word, octet| word + &format!("{octet:02x}"))
+}
+
+/// What to ask the index for, if a filter wants anything that it knows best.
+pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
+    let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
+    terms.extend(filter.tag.as_deref().map(tag_facet));
+    terms.extend(filter.environment.map(environment_facet));
+    if terms.is_empty() && filter.subject.is_none() {
+        return None;
+    }
+    terms.extend(filter.tenant_id.map(tenant_facet));
+    let facets = terms.into_iter().map(|term| format!("facets : {term}"));
+    Some(facets.chain(subject_expression(filter)).collect::<Vec<_>>().join(" AND "))
+}
+
+/// The part of it that asks for words of the subject.
+pub(super) fn subject_expression(filter: &MessageFilter) -> Option<String> {
+    let words = filter.subject.as_ref()?.words();
+    // In quotes nothing is syntax, and a word that the index takes for several is a phrase.
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    Some(format!("subject : ({}*)", quoted.join(" AND ")))
+}

@@ -1,0 +1,332 @@
+//! What a page of a list of messages costs, by what it is searched by.
+//!   cargo run --release --example search_bench -- DIR [COUNT]
+//! DIR must be new; it takes some 2 GB for a million. Prints one line of JSON for each figure. Target for 1,000,000: under
+//! 50 ms for every page. Pages are of 20, half of them at the top and half behind a random message. A page that came to
+//! the bound of what it may look at counts as one, full or not; `short` is how many did.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pillarbox::mail::{
+    Address, BodyType, Content, DeliveryId, DeliveryState, Environment, Host, MessageId, ReversePath,
+    SignedDuration, TenantId, Timestamp,
+};
+use pillarbox::store::{
+    Access, Annotations, AttemptRecord, ClaimRoom, Directory, Journal, Message, MessageFilter, NewMessage,
+    NewTenant, PageRequest, RateLimit, RecordBatch, Spool, Store, StoreOptions, TenantSettings,
+};
+use serde_json::json;
+
+const TENANTS: usize = 20;
+const SUBMITTERS: usize = 256;
+const PAGES: usize = 200;
+const WORDS: [&str; 12] = [
+    "order",
+    "invoice",
+    "reminder",
+    "newsletter",
+    "password",
+    "welcome",
+    "shipping",
+    "receipt",
+    "update",
+    "ticket",
+    "digest",
+    "alert",
+];
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+/// Half of all mail is the first tenant's, a third comes from one sender, a tenth has one recipient.
+fn message(tenants: &[TenantId], number: usize) -> NewMessage {
+    let now = Timestamp::now();
+    let tenant_id = if number % 2 == 0 { tenants[0] } else { tenants[number / 2 % tenants.len()] };
+    let sender = match number % 3 {
+        0 => "noreply@example.com".to_owned(),
+        _ => format!("sender{}@example.com", number * 31 % 5000),
+    };
+    let recipient = match number % 10 {
+        0 => "archive@example.net".to_owned(),
+        _ => format!("user{}@d{}.example", number * 7 % 300_000, number % 500),
+    };
+    let subject = format!(
+        "{} {} for customer {} in {}",
+        WORDS[number % 12],
+        number,
+        number * 17 % 50_000,
+        WORDS[number / 12 % 12]
+    );
+    let content =
+        Content { prefix: Bytes::new(), submitted: Bytes::from_static(b"From: a@example.com\r\n\r\nx\r\n") };
+    let message = Message {
+        id: MessageId::generate(now),
+        tenant_id,
+        key_id: None,
+        environment: if number % 50 == 1 { Environment::Test } else { Environment::Live },
+        reverse_path: ReversePath::Mailbox(address(&sender)),
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        parameters: Default::default(),
+        annotations: Annotations {
+            tags: if number % 4 == 0 { vec![format!("campaign-{}", number / 4 % 100)] } else { vec![] },
+            metadata: Default::default(),
+        },
+        size: content.len() as u64,
+        subject: Some(subject),
+        header_from: Some(sender),
+        header_message_id: Some(format!("{number}@example.com")),
+        dkim_domain: None,
+        created_at: now,
+        expires_at: now + SignedDuration::from_hours(96),
+    };
+    let recipients = vec![(DeliveryId::generate(now), address(&recipient).into())];
+    NewMessage { message, recipients, suppressed: vec![], content, submission_key: None }
+}
+
+async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::ops::Range<usize>) -> f64 {
+    let started = Instant::now();
+    let count = numbers.len();
+    let submitters: Vec<_> = (0..SUBMITTERS)
+        .map(|first| {
+            let (store, tenants, numbers) = (store.clone(), tenants.clone(), numbers.clone());
+            tokio::spawn(async move {
+                for number in numbers.skip(first).step_by(SUBMITTERS) {
+                    store.enqueue(message(&tenants, number)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for submitter in submitters {
+        submitter.await.unwrap();
+    }
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Ends what waits: of a thousand 10 bounce, 1 expires, the rest is delivered.
+async fn deliver(store: &Store) {
+    let room = ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
+    let mut number = 0_usize;
+    loop {
+        let batches = store.claim_due(Timestamp::now(), &room).await.unwrap().batches;
+        if batches.is_empty() {
+            return;
+        }
+        let mut records = Vec::new();
+        for batch in &batches {
+            for delivery in &batch.deliveries {
+                number += 1;
+                let state = match number % 1000 {
+                    0..10 => DeliveryState::Bounced,
+                    10 => DeliveryState::Expired,
+                    _ => DeliveryState::Delivered,
+                };
+                records.push(AttemptRecord {
+                    message_id: batch.message.id,
+                    tenant_id: batch.message.tenant_id,
+                    delivery_id: delivery.id,
+                    state,
+                    class: None,
+                    next_attempt_at: None,
+                    attempt: None,
+                    reply: "250 2.0.0 fine".into(),
+                    suppress: None,
+                    complained: false,
+                    delayed: false,
+                    at: Timestamp::now(),
+                });
+            }
+        }
+        store.record(RecordBatch { records, report: None }).await.unwrap();
+    }
+}
+
+async fn follow(store: &Store) -> f64 {
+    let started = Instant::now();
+    while store.index_messages().await.unwrap() {}
+    started.elapsed().as_secs_f64()
+}
+
+fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
+    let all = MessageFilter::default;
+    let large = || MessageFilter { tenant_id: Some(tenants[0]), ..all() };
+    let small = || MessageFilter { tenant_id: Some(tenants[7]), ..all() };
+    let from = |text: &str| Some(ReversePath::Mailbox(address(text)));
+    let to = |text: &str| Some(address(text));
+    let subject = |text: &str| Some(text.parse().unwrap());
+    let (common, rare) = ("noreply@example.com", "sender31@example.com");
+    let (archive, user) = ("archive@example.net", "user7@d1.example");
+    let in_state = DeliveryState::Bounced;
+    vec![
+        ("everything", all()),
+        ("tenant", small()),
+        ("to, rare", MessageFilter { to: to(user), ..all() }),
+        ("to, a tenth of all", MessageFilter { to: to(archive), ..all() }),
+        ("to, a tenth of all, tenant", MessageFilter { to: to(archive), ..small() }),
+        ("from, rare", MessageFilter { from: from(rare), ..all() }),
+        ("from, a third of all", MessageFilter { from: from(common), ..all() }),
+        ("from, a third of all, tenant", MessageFilter { from: from(common), ..small() }),
+        ("from, nobody", MessageFilter { from: from("nobody@example.com"), ..all() }),
+        ("tag", MessageFilter { tag: Some("campaign-42".into()), ..all() }),
+        (
+            "tag and status bounced, tenant",
+            MessageFilter { tag: Some("campaign-42".into()), state: Some(in_state), ..large() },
+        ),
+        ("environment test", MessageFilter { environment: Some(Environment::Test), ..all() }),
+        ("subject, one in a million", MessageFilter { subject: subject("777"), ..all() }),
+        ("subject, a sixth of all", MessageFilter { subject: subject("invoice"), ..all() }),
+        ("subject, a sixth of all, tenant", MessageFilter { subject: subject("invoice"), ..small() }),
+        ("subject, all of all", MessageFilter { subject: subject("customer"), ..all() }),
+        ("subject, two words", MessageFilter { subject: subject("shipping invoice"), ..large() }),
+        ("subject, beginning of a word", MessageFilter { subject: subject("customer inv"), ..all() }),
+        ("subject, one letter", MessageFilter { subject: subject("i"), ..all() }),
+        ("subject, one digit", MessageFilter { subject: subject("1"), ..all() }),
+        ("status delivered", MessageFilter { state: Some(DeliveryState::Delivered), ..all() }),
+        ("status queued", MessageFilter { state: Some(DeliveryState::Queued), ..all() }),
+        ("status queued, tenant", MessageFilter { state: Some(DeliveryState::Queued), ..small() }),
+        ("status bounced", MessageFilter { state: Some(in_state), ..all() }),
+        ("status bounced, tenant", MessageFilter { state: Some(in_state), ..small() }),
+        ("status expired", MessageFilter { state: Some(DeliveryState::Expired), ..all() }),
+        ("status cancelled, none", MessageFilter { state: Some(DeliveryState::Cancelled), ..large() }),
+        (
+            "from and subject, tenant",
+            MessageFilter { from: from(common), subject: subject("invoice"), ..large() },
+        ),
+        ("from and status bounced", MessageFilter { from: from(common), state: Some(in_state), ..all() }),
+        (
+            "from, subject and status expired, tenant",
+            MessageFilter {
+                from: from(common),
+                subject: subject("order"),
+                state: Some(DeliveryState::Expired),
+                ..large()
+            },
+        ),
+        (
+            "to, from and subject",
+            MessageFilter { to: to(archive), from: from(common), subject: subject("order"), ..all() },
+        ),
+        (
+            "to and status bounced, tenant",
+            MessageFilter { to: to(archive), state: Some(in_state), ..large() },
+        ),
+        (
+            "to and from that never meet",
+            MessageFilter { to: to(archive), from: from("sender1@example.com"), ..all() },
+        ),
+        (
+            "from and environment that hardly meet",
+            MessageFilter { from: from(common), environment: Some(Environment::Test), ..small() },
+        ),
+        (
+            "subject and status delivered behind a backlog",
+            MessageFilter { subject: subject("invoice"), state: Some(DeliveryState::Delivered), ..all() },
+        ),
+    ]
+}
+
+async fn measure(store: &Store, cursors: &[MessageId], filter: &MessageFilter, what: &str) -> f64 {
+    let (mut took_ms, mut items, mut short) = (Vec::new(), 0, 0);
+    for number in 0..PAGES {
+        let after = (number % 2 == 1).then(|| cursors[number * 37 % cursors.len()].to_string());
+        let request = PageRequest { limit: 20, after, ..PageRequest::default() };
+        let started = Instant::now();
+        let page = store.list_messages(filter.clone(), request).await.unwrap();
+        took_ms.push(started.elapsed().as_secs_f64() * 1000.0);
+        items += page.items.len();
+        short += usize::from(page.next.is_some() && page.items.len() < 20);
+    }
+    took_ms.sort_by(f64::total_cmp);
+    let (median, p99) = (took_ms[PAGES / 2], took_ms[PAGES * 99 / 100]);
+    let mean_items = items as f64 / PAGES as f64;
+    println!("{}", json!({"by": what, "p50_ms": median, "p99_ms": p99, "items": mean_items, "short": short}));
+    p99
+}
+
+async fn run(dir: PathBuf, count: usize) {
+    let options = StoreOptions {
+        data_dir: dir,
+        master_key_file: None,
+        readers: 4,
+        inline_body_bytes_max: 256 * 1024,
+        free_disk_bytes_min: 0,
+        handover_bytes_max: 0,
+        access: Access::Serve,
+    };
+    let store = Arc::new(Store::open(options).unwrap());
+    let mut tenants = Vec::new();
+    for number in 0..TENANTS {
+        let new = NewTenant {
+            name: format!("Tenant {number}"),
+            slug: format!("tenant-{number}"),
+            external_ref: None,
+            metadata: serde_json::Map::new(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            retention_days: None,
+            body_retention_days: None,
+            source_pool: None,
+            weight: Default::default(),
+        };
+        tenants.push(store.create_tenant(new, Timestamp::now()).await.unwrap().id);
+    }
+    let tenants = Arc::new(tenants);
+    let backlog = count / 50;
+    let rate = accept(&store, &tenants, 0..count - backlog).await;
+    println!("{}", json!({"accepted_per_s": rate as u64}));
+    let started = Instant::now();
+    deliver(&store).await;
+    println!("{}", json!({"delivered_s": started.elapsed().as_secs_f64()}));
+    println!("{}", json!({"indexed_s": follow(&store).await, "messages": count - backlog}));
+    // With the search behind by a second at a time, and without it, in turns.
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut ratios = Vec::new();
+    for round in 0..5 {
+        let part = backlog / 10;
+        let first = count - backlog + 2 * round * part;
+        let alone = accept(&store, &tenants, first..first + part).await;
+        let stopped = stop.child_token();
+        let indexer = tokio::spawn(pillarbox::indexer::run(store.clone(), stopped.clone()));
+        let beside = accept(&store, &tenants, first + part..first + 2 * part).await;
+        stopped.cancel();
+        indexer.await.unwrap();
+        follow(&store).await;
+        ratios.push(beside / alone);
+        println!(
+            "{}",
+            json!({"round": round, "alone_per_s": alone as u64, "beside_the_indexer_per_s": beside as u64})
+        );
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("{}", json!({"acceptance_beside_to_alone_median": ratios[ratios.len() / 2]}));
+    follow(&store).await;
+    store.checkpoint().await.unwrap();
+
+    let mut cursors = Vec::new();
+    let mut request = PageRequest { limit: 100, ..PageRequest::default() };
+    while let Some(last) = store.list_messages(MessageFilter::default(), request.clone()).await.unwrap().next
+    {
+        cursors.push(last);
+        request.after = Some(last.to_string());
+    }
+    let mut worst: f64 = 0.0;
+    for (what, filter) in filters(&tenants) {
+        worst = worst.max(measure(&store, &cursors, &filter, what).await);
+    }
+    println!("{}", json!({"worst_p99_ms": worst}));
+    store.close().await;
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let dir = PathBuf::from(arguments.first().expect("the directory to fill"));
+    let count = arguments.get(1).map_or(1_000_000, |count| count.parse().expect("a number"));
+    std::fs::create_dir(&dir).expect("a directory that does not exist yet");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(dir, count));
+}
