@@ -98,7 +98,7 @@ async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
     assert!(tenant.ok("message list --status delivered --to bob@b.test").await.contains(&id));
     assert!(tenant.ok(&format!("message show {id}")).await.contains("bob@b.test  delivered  1"));
     let life = tenant.ok(&format!("message timeline {id} --transcript")).await;
-    assert!(life.contains("bob@b.test at mx.b.test [127.0.0.1]") && life.contains("RCPT TO"), "{life}");
+    assert!(life.contains("bob@b.test at mx.b.test [") && life.contains("RCPT TO"), "{life}");
     assert!(tenant.ok(&format!("message raw {id}")).await.contains("Subject: Hi"));
 
     let keys = platform.json("key list --tenant acme").await;
