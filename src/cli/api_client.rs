@@ -206,10 +206,12 @@ impl ApiClient {
 /// The refusal in the words of the server: what, which code, which fields, and what to do.
 fn describe(error: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut lines = vec![format!("{} [{}]", text(&error["message"]), text(&error["code"]))];
-    for fault in error["errors"].as_array().into_iter().flatten() {
-        lines.push(format!("{}: {}", text(&fault["path"]), text(&fault["message"])));
-    }
+    let message = text(&error["message"]);
+    let mut lines = vec![format!("{message} [{}]", text(&error["code"]))];
+    let faults = error["errors"].as_array().into_iter().flatten();
+    let faults = faults.map(|fault| format!("{}: {}", text(&fault["path"]), text(&fault["message"])));
+    // A single one is the message itself.
+    lines.extend(faults.filter(|fault| *fault != message));
     lines.push(text(&error["hint"]));
     lines.retain(|line| !line.is_empty());
     lines.join("\n  ")

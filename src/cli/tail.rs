@@ -152,13 +152,14 @@ fn tell(event: &str) -> String {
     let event: Value = serde_json::from_str(event).unwrap_or_default();
     let at = time(&event["created_at"]).map_or("-".to_owned(), |at| at.strftime("%H:%M:%S").to_string());
     let subject = ["recipient", "message_id", "tenant_id"].iter().find_map(|field| event[*field].as_str());
-    let message = event["message_id"].as_str().filter(|_| event["recipient"].is_string()).unwrap_or_default();
+    let message = event["message_id"].as_str().filter(|_| event["recipient"].is_string());
     let data = &event["data"];
-    let details =
-        ["reply", "reason", "domain", "address", "code"].iter().filter_map(|field| data[*field].as_str());
-    let detail = details.collect::<Vec<_>>().join("; ");
-    let line = format!("{at}  {:<20}  {}  {message}  {detail}", text(&event, "type"), subject.unwrap_or("-"));
-    line.trim_end().replace(char::is_control, " ") + "\n"
+    let details = ["domain", "address", "code", "reply", "reason"].iter();
+    let details = details.filter_map(|field| data[*field].as_str()).collect::<Vec<_>>().join("; ");
+    let kind = format!("{:<20}", text(&event, "type"));
+    let parts = [Some(at.as_str()), Some(&kind), subject, message, Some(&details)];
+    let parts: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    parts.join("  ").trim_end().replace(char::is_control, " ") + "\n"
 }
 
 #[cfg(test)]
