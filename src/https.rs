@@ -49,14 +49,14 @@ pub struct Client {
 #[derive(Clone)]
 pub enum Names {
     /// By the DNS alone, as is right for names that strangers give.
-    Dns(Resolver),
+    Dns(Box<Resolver>),
     /// As for other programs of this machine: `localhost`, its file of hosts and its search list hold too.
     System,
 }
 
 impl From<Resolver> for Names {
     fn from(resolver: Resolver) -> Self {
-        Self::Dns(resolver)
+        Self::Dns(Box::new(resolver))
     }
 }
 

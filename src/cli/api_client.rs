@@ -16,6 +16,8 @@ use url::Url;
 use super::serve::runtime;
 use crate::https::{Client, Excess, Flow, Limits, Names, Request};
 
+/// Above the options of all these verbs in their help.
+const HEADING: &str = "The server";
 const URL_DEFAULT: &str = "http://127.0.0.1:8587";
 const URL_VARIABLE: &str = "PILLARBOX_URL";
 const KEY_VARIABLE: &str = "PILLARBOX_KEY";
@@ -27,18 +29,17 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which server.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The server")]
 pub(super) struct Server {
     /// The address of its API; $PILLARBOX_URL by default, else http://127.0.0.1:8587
     ///
     /// The key is taken from $PILLARBOX_KEY.
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, help_heading = HEADING)]
     url: Option<Url>,
     /// A file with the certificate (PEM) that the API's leads to, if the system does not trust it
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     ca_file: Option<PathBuf>,
     /// The server's answers as JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     json: bool,
 }
 

@@ -101,6 +101,8 @@ async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
     assert!(life.contains("bob@b.test at mx.b.test [") && life.contains("RCPT TO"), "{life}");
     assert!(tenant.ok(&format!("message raw {id}")).await.contains("Subject: Hi"));
 
+    assert_eq!(platform.json("tenant usage acme").await["emails_delivered"], 1);
+
     let keys = platform.json("key list --tenant acme").await;
     let key_id = keys["data"][0]["id"].as_str().unwrap();
     assert!(platform.ok(&format!("key show {key_id}")).await.contains("shop"));

@@ -12,18 +12,20 @@ use crate::config::Config;
 use crate::mail::{KeyId, KeySecret, Scope, TenantId, Timestamp};
 use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store, StoreOptions};
 
+/// Above these options in the help.
+const HEADING: &str = "The data directory, instead of the server";
+
 /// Where keys are, if it is not a running server that is asked.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The data directory, instead of the server")]
 pub(super) struct Place {
     /// Works in the data directory of the default configuration
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     local: bool,
     /// The same with the data directory that this configuration file names
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", help_heading = HEADING)]
     config: Option<PathBuf>,
     /// The same with this data directory
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    #[arg(long, value_name = "DIR", conflicts_with = "config", help_heading = HEADING)]
     data_dir: Option<PathBuf>,
 }
 
