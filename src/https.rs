@@ -21,10 +21,11 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use url::{Host, Url};
 
 use crate::dns::{DnsError, Resolver};
@@ -39,9 +40,24 @@ const HEADER_OCTETS_MAX: usize = 32 * 1024;
 /// Makes requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    resolver: Resolver,
+    names: Names,
     tls: TlsConnector,
     allowed_networks: Arc<[IpNet]>,
+}
+
+/// How the host of a URL becomes addresses.
+#[derive(Clone)]
+pub enum Names {
+    /// By the DNS alone, as is right for names that strangers give.
+    Dns(Box<Resolver>),
+    /// As for other programs of this machine: `localhost`, its file of hosts and its search list hold too.
+    System,
+}
+
+impl From<Resolver> for Names {
+    fn from(resolver: Resolver) -> Self {
+        Self::Dns(Box::new(resolver))
+    }
 }
 
 /// What is asked. `https` or `http`; whether the latter is good enough is the caller's to decide. The headers
@@ -98,6 +114,14 @@ pub enum SendError {
     /// The host's name did not lead to an address.
     #[error("{0}")]
     Dns(#[from] DnsError),
+    /// Nor did it by the means of this machine.
+    #[error("cannot look up {host}: {source}")]
+    Name {
+        /// Whose address was wanted.
+        host: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// It leads only to addresses that we do not connect to; this is the first.
     #[error("{0} is a private, loopback or otherwise special address, which requests are not made to")]
     Forbidden(IpAddr),
@@ -130,7 +154,7 @@ impl Client {
     /// # Errors
     /// [`TlsError`] if the file is of no use.
     pub fn new(
-        resolver: Resolver,
+        names: impl Into<Names>,
         ca_file: Option<&Path>,
         allowed_networks: &[IpNet],
     ) -> Result<Self, TlsError> {
@@ -140,7 +164,11 @@ impl Client {
             .with_root_certificates(tls::trusted_roots(ca_file)?)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { resolver, tls: Arc::new(config).into(), allowed_networks: allowed_networks.into() })
+        Ok(Self {
+            names: names.into(),
+            tls: Arc::new(config).into(),
+            allowed_networks: allowed_networks.into(),
+        })
     }
 
     /// Makes a request and reads its answer.
@@ -154,25 +182,48 @@ impl Client {
             .unwrap_or(Err(SendError::Timeout(limits.timeout)))
     }
 
+    /// Makes a request whose answer has no end, or one that is not waited for; `timeout` is for its beginning.
+    ///
+    /// # Errors
+    /// [`SendError`], which tells how far it came.
+    pub async fn open(&self, request: Request, timeout: Duration) -> Result<Flow, SendError> {
+        let deadline = Instant::now() + timeout;
+        let beginning = async {
+            let stream = self.reach(&request.url, deadline).await?;
+            let (mut sender, connection) = shake_hands(stream).await?;
+            // It ends with the body that it serves.
+            tokio::spawn(connection);
+            let (head, body) =
+                sender.send_request(encode(request)?).await.map_err(SendError::Http)?.into_parts();
+            Ok(Flow { status: head.status, headers: head.headers, body })
+        };
+        tokio::time::timeout_at(deadline, beginning).await.unwrap_or(Err(SendError::Timeout(timeout)))
+    }
+
     async fn exchange(
         &self,
         request: Request,
         limits: Limits,
         deadline: Instant,
     ) -> Result<Response, SendError> {
-        let target = Target::of(&request.url)?;
+        let stream = self.reach(&request.url, deadline).await?;
+        speak(stream, request, limits).await
+    }
+
+    /// A connection to the host of a URL, with TLS if its scheme says so.
+    async fn reach(&self, url: &Url, deadline: Instant) -> Result<Stream, SendError> {
+        let target = Target::of(url)?;
         let stream = self.connect(&target, deadline).await?;
         if !target.is_tls {
-            return speak(stream, request, limits).await;
+            return Ok(Either::Left(stream));
         }
         let name = ServerName::try_from(target.host).map_err(|_| SendError::Url("its host is no name"))?;
-        let stream = self.tls.connect(name, stream).await.map_err(SendError::Tls)?;
-        speak(stream, request, limits).await
+        Ok(Either::Right(self.tls.connect(name, stream).await.map_err(SendError::Tls)?))
     }
 
     /// The guard stands here, on the very addresses that are connected to: a name may lead elsewhere at every look-up.
     async fn connect(&self, target: &Target, deadline: Instant) -> Result<TcpStream, SendError> {
-        let found = self.resolver.addresses(&target.host).await?;
+        let found = self.names.addresses(target).await?;
         let is_permitted = |ip: &IpAddr| is_permitted(*ip, &self.allowed_networks);
         let permitted: Vec<IpAddr> =
             found.iter().copied().filter(is_permitted).take(ADDRESSES_TRIED_MAX).collect();
@@ -194,6 +245,19 @@ impl Client {
             }
         }
         Err(failure)
+    }
+}
+
+impl Names {
+    async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, SendError> {
+        match self {
+            Self::Dns(resolver) => Ok(resolver.addresses(&target.host).await?),
+            Self::System => {
+                let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+                let found = found.map_err(|source| SendError::Name { host: target.host.clone(), source })?;
+                Ok(found.map(|address| address.ip()).collect())
+            }
+        }
     }
 }
 
@@ -225,17 +289,46 @@ impl Target {
     }
 }
 
-async fn speak<S>(stream: S, request: Request, limits: Limits) -> Result<Response, SendError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let request = encode(request)?;
-    let (mut sender, connection) = http1::Builder::new()
+/// In clear or in TLS.
+type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+type Connection = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
+
+/// An answer that is read as it comes.
+pub struct Flow {
+    /// Any, redirects included.
+    pub status: StatusCode,
+    /// Those of the final answer.
+    pub headers: HeaderMap,
+    body: Incoming,
+}
+
+impl Flow {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// [`SendError::Http`] if it breaks off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(SendError::Http)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn shake_hands(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), SendError> {
+    http1::Builder::new()
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_OCTETS_MAX)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(SendError::Http)?;
+        .map_err(SendError::Http)
+}
+
+async fn speak(stream: Stream, request: Request, limits: Limits) -> Result<Response, SendError> {
+    let request = encode(request)?;
+    let (mut sender, connection) = shake_hands(stream).await?;
     let exchange = async {
         let (head, body) = sender.send_request(request).await.map_err(SendError::Http)?.into_parts();
         let body = collect(body, limits).await?;

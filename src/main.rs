@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pillarbox: {}", describe(&error));
-            ExitCode::FAILURE
+            pillarbox::cli::exit_status(&error).into()
         }
     }
 }

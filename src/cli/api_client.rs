@@ -1,28 +1,31 @@
 //! What the verbs for a running server share: which server, with which key, and its answers as JSON or as a failure
 //! that says what to do.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use ipnet::IpNet;
 use serde_json::Value;
 use url::Url;
 
-use crate::dns::Resolver;
-use crate::https::{Client, Excess, Limits, Request};
+use super::serve::runtime;
+use crate::https::{Client, Excess, Flow, Limits, Names, Request};
 
+/// Above the options of all these verbs in their help.
+const HEADING: &str = "The server";
 const URL_DEFAULT: &str = "http://127.0.0.1:8587";
 const URL_VARIABLE: &str = "PILLARBOX_URL";
 const KEY_VARIABLE: &str = "PILLARBOX_KEY";
 /// A flush of a deep queue takes its time.
 const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(300), body_octets_max: 64 * 1024 * 1024, excess: Excess::Refuse };
-/// Of tenants, when one is looked for by its slug.
-const PAGE_OBJECTS: &str = "100";
+/// For a live tail to begin.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which server.
 #[derive(Debug, clap::Args)]
@@ -30,11 +33,14 @@ pub(super) struct Server {
     /// The address of its API; $PILLARBOX_URL by default, else http://127.0.0.1:8587
     ///
     /// The key is taken from $PILLARBOX_KEY.
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, help_heading = HEADING)]
     url: Option<Url>,
     /// A file with the certificate (PEM) that the API's leads to, if the system does not trust it
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     ca_file: Option<PathBuf>,
+    /// The server's answers as JSON, for programs
+    #[arg(long, global = true, help_heading = HEADING)]
+    json: bool,
 }
 
 /// A server to ask.
@@ -42,10 +48,38 @@ pub(super) struct ApiClient {
     base: Url,
     authorization: HeaderValue,
     http: Client,
+    /// Whether answers are shown as they are.
+    pub(super) is_json: bool,
 }
 
+/// The server has said no, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(pub(super) String);
+
+/// It did not come to an answer: the arguments are of no use, or the server is not to be reached.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct NotAsked(anyhow::Error);
+
 impl Server {
-    pub(super) fn client(&self) -> anyhow::Result<ApiClient> {
+    /// Does something with a running server.
+    ///
+    /// # Errors
+    /// [`Refused`] if the server would not; all else is [`NotAsked`].
+    pub(super) fn ask<F>(&self, verb: impl FnOnce(ApiClient) -> F) -> anyhow::Result<()>
+    where
+        F: Future<Output = anyhow::Result<()>>,
+    {
+        let done = self.client().and_then(|client| runtime()?.block_on(verb(client)));
+        done.or_else(|error| match error {
+            error if is_closed_pipe(&error) => Ok(()),
+            error if error.is::<Refused>() => Err(error),
+            error => Err(NotAsked(error).into()),
+        })
+    }
+
+    fn client(&self) -> anyhow::Result<ApiClient> {
         let base = match &self.url {
             Some(url) => url.clone(),
             None => {
@@ -54,7 +88,10 @@ impl Server {
             }
         };
         let key = std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()).with_context(|| {
-            format!("${KEY_VARIABLE} has to hold a key; `pillarbox key create` makes a platform's")
+            format!(
+                "${KEY_VARIABLE} has to hold a key; on the server itself, \
+                 `pillarbox key create --local --name platform` makes a platform's"
+            )
         })?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
             .map_err(|_| anyhow!("${KEY_VARIABLE} holds something that is no key"))?;
@@ -62,48 +99,74 @@ impl Server {
         // Whoever types the URL decides where it leads.
         let everywhere: Vec<IpNet> =
             [IpNet::from(ipnet::Ipv4Net::default()), ipnet::Ipv6Net::default().into()].into();
-        let http = Client::new(Resolver::new(&[])?, self.ca_file.as_deref(), &everywhere)?;
-        Ok(ApiClient { base, authorization, http })
+        let http = Client::new(Names::System, self.ca_file.as_deref(), &everywhere)?;
+        Ok(ApiClient { base, authorization, http, is_json: self.json })
     }
 }
 
+/// Who read what is printed has heard enough, like `head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+/// Names and values of a query string.
+pub(super) type Query = Vec<(&'static str, String)>;
+
 impl ApiClient {
-    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub(super) async fn get(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
         self.call(Method::GET, path, query, None).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.call(Method::POST, path, &[], Some(body)).await
+        self.call(Method::POST, path, &Vec::new(), Some(body)).await
     }
 
-    /// The id of a tenant that is named by its id or its slug.
-    pub(super) async fn tenant_id(&self, name: &str) -> anyhow::Result<String> {
-        if name.starts_with("tnt_") {
-            return Ok(name.to_owned());
+    pub(super) async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.call(Method::PATCH, path, &Vec::new(), Some(body)).await
+    }
+
+    pub(super) async fn delete(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
+        self.call(Method::DELETE, path, query, None).await
+    }
+
+    /// An answer that is no JSON.
+    pub(super) async fn get_octets(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.send(self.request(Method::GET, path, &Vec::new(), None)).await
+    }
+
+    /// The live tail of the events, behind the one with this id.
+    pub(super) async fn follow_events(&self, query: &Query, after: Option<&str>) -> anyhow::Result<Flow> {
+        let mut request = self.request(Method::GET, "/v1/events", query, None);
+        request.headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(id) = after {
+            let id = HeaderValue::from_str(id).map_err(|_| anyhow!("{id:?} is no id of an event"))?;
+            request.headers.insert(HeaderName::from_static("last-event-id"), id);
         }
-        let mut query = vec![("limit", PAGE_OBJECTS.to_owned())];
-        loop {
-            let page = self.get("/v1/tenants", &query).await?;
-            let tenants = page["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if let Some(found) = tenants.iter().find(|tenant| tenant["slug"] == name) {
-                return Ok(found["id"].as_str().unwrap_or_default().to_owned());
-            }
-            match page["next_cursor"].as_str() {
-                Some(cursor) => {
-                    query = vec![("limit", PAGE_OBJECTS.to_owned()), ("after", cursor.to_owned())]
-                }
-                None => bail!("there is no tenant {name}"),
-            }
+        let opened = self.http.open(request, OPEN_TIMEOUT).await;
+        let mut flow = opened.with_context(|| format!("cannot ask {}", self.base))?;
+        if flow.status.is_success() {
+            return Ok(flow);
         }
+        let mut body = Vec::new();
+        while let Some(piece) = flow.next().await? {
+            body.extend_from_slice(&piece);
+        }
+        Err(self.refusal(flow.status, &body))
     }
 
     async fn call(
         &self,
         method: Method,
         path: &str,
-        query: &[(&str, String)],
+        query: &Query,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
+        let answer = self.send(self.request(method, path, query, body)).await?;
+        serde_json::from_slice(&answer).with_context(|| self.is_stranger("without JSON"))
+    }
+
+    fn request(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> Request {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         if !query.is_empty() {
@@ -114,19 +177,45 @@ impl ApiClient {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let sent = self.http.send(Request { method, url, headers, body }, LIMITS).await;
+        Request { method, url, headers, body }
+    }
+
+    async fn send(&self, request: Request) -> anyhow::Result<Bytes> {
+        let sent = self.http.send(request, LIMITS).await;
         let response = sent.with_context(|| format!("cannot ask {}", self.base))?;
-        let answer: Value = serde_json::from_slice(&response.body).with_context(|| {
-            format!("{} answered {} without JSON: is it Pillarbox?", self.base, response.status)
-        })?;
-        if response.status.is_success() { Ok(answer) } else { Err(failure(&answer["error"])) }
+        if response.status.is_success() {
+            Ok(response.body)
+        } else {
+            Err(self.refusal(response.status, &response.body))
+        }
+    }
+
+    fn is_stranger(&self, what: impl fmt::Display) -> String {
+        format!("{} answered {what}: is it Pillarbox?", self.base)
+    }
+
+    /// What the server says when it does not do what it was asked.
+    fn refusal(&self, status: hyper::StatusCode, body: &[u8]) -> anyhow::Error {
+        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+        match &answer["error"] {
+            Value::Object(_) => Refused(describe(&answer["error"])).into(),
+            _ => anyhow!(self.is_stranger(status)),
+        }
     }
 }
 
-/// The refusal in the words of the server.
-fn failure(error: &Value) -> anyhow::Error {
-    let text = |name: &str| error[name].as_str().unwrap_or_default();
-    anyhow!("{} [{}]\n  {}", text("message"), text("code"), text("hint"))
+/// The refusal in the words of the server: what, which code, which fields, and what to do.
+fn describe(error: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let message = text(&error["message"]);
+    let mut lines = vec![format!("{message} [{}]", text(&error["code"]))];
+    let faults = error["errors"].as_array().into_iter().flatten();
+    let faults = faults.map(|fault| format!("{}: {}", text(&fault["path"]), text(&fault["message"])));
+    // A single one is the message itself.
+    lines.extend(faults.filter(|fault| *fault != message));
+    lines.push(text(&error["hint"]));
+    lines.retain(|line| !line.is_empty());
+    lines.join("\n  ")
 }
 
 #[cfg(test)]
@@ -134,9 +223,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_its_code_and_what_to_do() {
-        let error =
-            serde_json::json!({"code": "not_found", "message": "there is no such pause", "hint": "look"});
-        assert_eq!(failure(&error).to_string(), "there is no such pause [not_found]\n  look");
+    fn a_refusal_is_told_with_its_code_its_fields_and_what_to_do() {
+        let error = serde_json::json!({
+            "code": "not_found", "message": "there is no such pause", "hint": "look",
+            "errors": [{"path": "slug", "code": "invalid", "message": "too short"}],
+        });
+        assert_eq!(describe(&error), "there is no such pause [not_found]\n  slug: too short\n  look");
     }
 }

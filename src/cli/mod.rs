@@ -2,15 +2,28 @@
 
 mod api_client;
 mod check_config;
+mod domain;
 mod key;
+mod listing;
+mod message;
+mod names;
 mod queue;
 mod quickstart;
+mod screen;
 mod serve;
+mod suppression;
 mod table;
+mod tail;
+mod tenant;
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use crate::mail::{SignedDuration, Timestamp};
+
+const CONFIG_FILE_DEFAULT: &str = "/etc/pillarbox/pillarbox.toml";
 
 /// A self-hosted, multi-tenant SMTP submission relay with an HTTP control API.
 ///
@@ -18,7 +31,13 @@ use clap::{Parser, Subcommand};
 /// domains and suppressions, signs it with DKIM, stores it durably, answers 250, and delivers it to the recipients'
 /// servers. Tenants, domains and keys are managed over the API.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Try it at once, on this machine only:  pillarbox quickstart")]
+#[command(
+    version,
+    after_help = "Try it at once, on this machine only:  pillarbox quickstart\n\n\
+    The verbs that ask a running server find it at $PILLARBOX_URL (http://127.0.0.1:8587 by default) and use the key in \
+    $PILLARBOX_KEY; with --json they show its answers as they are. They end with 0 if all went well, 1 if the server \
+    refused, and 2 if it could not be asked."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -32,15 +51,24 @@ enum Command {
     Serve(serve::Arguments),
     /// Says whether a configuration file is right, and what is wrong with it
     CheckConfig(check_config::Arguments),
-    /// Makes, lists and revokes keys, directly in the data directory
+    /// Lists, makes, changes, suspends and removes tenants at a running server
+    Tenant(tenant::Arguments),
+    /// Lists, adds, verifies and removes sending domains; shows their DNS records
+    Domain(domain::Arguments),
+    /// Makes, lists and revokes keys
     ///
-    /// This is how a new server gets its first key. It works whether or not the server is running; a running server
-    /// sees the change within a second.
+    /// At a running server, like the other verbs; or with --local, --config or --data-dir directly in the data directory
+    /// of this machine, which needs no key: this is how a new server gets its first one. That works whether or not the
+    /// server is running; a running server sees the change within a second.
     Key(key::Arguments),
+    /// Lists, adds, checks and removes suppressed addresses
+    Suppression(suppression::Arguments),
+    /// Lists, shows, sends, retries and cancels messages; tells what became of them
+    Message(message::Arguments),
     /// Shows what waits at a running server and why; pauses, resumes and flushes parts of it
-    ///
-    /// Asks the API at --url or $PILLARBOX_URL with the platform key in $PILLARBOX_KEY.
     Queue(queue::Arguments),
+    /// Shows events as they happen, until Ctrl-C
+    Tail(tail::Arguments),
     /// Starts a ready-made server on loopback, with a demo tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
@@ -49,7 +77,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration file; every option of it has a default
-    #[arg(long, short, value_name = "FILE", default_value = "/etc/pillarbox/pillarbox.toml")]
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_FILE_DEFAULT)]
     config: PathBuf,
 }
 
@@ -58,8 +86,44 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Tenant(arguments) => tenant::run(arguments),
+        Command::Domain(arguments) => domain::run(arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Suppression(arguments) => suppression::run(arguments),
+        Command::Message(arguments) => message::run(arguments),
         Command::Queue(arguments) => queue::run(arguments),
+        Command::Tail(arguments) => tail::run(arguments),
         Command::Quickstart(arguments) => quickstart::run(&arguments),
+    }
+}
+
+/// What a failure is told with: 2 if a server could not even be asked, as for arguments that are of no use, else 1.
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    if error.is::<api_client::NotAsked>() { 2 } else { 1 }
+}
+
+/// When a span of time that begins now ends.
+fn expiry(span: SignedDuration) -> anyhow::Result<Timestamp> {
+    let now = Timestamp::now();
+    let expiry = now.checked_add(span).ok().filter(|at| *at > now);
+    expiry.with_context(|| format!("{span}: this has to end in the future, before the year 9999"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_expires_does_so_in_the_future_and_within_the_calendar() {
+        assert!(expiry(SignedDuration::from_hours(72)).unwrap() > Timestamp::now());
+        for wrong in [SignedDuration::ZERO, SignedDuration::from_hours(-1), SignedDuration::MAX] {
+            assert!(expiry(wrong).is_err());
+        }
     }
 }

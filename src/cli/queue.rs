@@ -1,11 +1,12 @@
 //! `pillarbox queue`: what waits at a running server and why; pausing, resuming and flushing parts of it.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::api_client::{ApiClient, Server};
-use super::serve::runtime;
+use super::api_client::{ApiClient, Query, Server};
+use super::expiry;
+use super::screen::{print, show_json, time};
 use super::table::{Table, relative};
 use crate::mail::{SignedDuration, Timestamp};
 
@@ -38,9 +39,6 @@ struct List {
     /// How many groups are shown, the deepest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
     limit: u8,
-    /// The server's answer as it is
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,23 +70,17 @@ enum Command {
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command, list } = arguments;
-    let client = server.client()?;
-    runtime()?.block_on(async {
-        match command.unwrap_or(Command::List(list)) {
-            Command::List(list) => list.run(&client).await,
-            Command::Pause { part, reason, duration } => pause(&client, &part, reason, duration).await,
-            Command::Resume { part } => resume(&client, &part).await,
-            Command::Flush { part } => flush(&client, &part).await,
-        }
+    server.ask(async |client| match command.unwrap_or(Command::List(list)) {
+        Command::List(list) => list.run(&client).await,
+        Command::Pause { part, reason, duration } => pause(&client, &part, reason, duration).await,
+        Command::Resume { part } => resume(&client, &part).await,
+        Command::Flush { part } => flush(&client, &part).await,
     })
 }
 
 impl Part {
-    async fn resolve(&self, client: &ApiClient) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let mut fields = Vec::new();
-        if let Some(tenant) = &self.tenant {
-            fields.push(("tenant_id", client.tenant_id(tenant).await?));
-        }
+    async fn resolve(&self, client: &ApiClient) -> anyhow::Result<Query> {
+        let mut fields = client.tenant_parameter(self.tenant.as_deref()).await?;
         fields.extend(self.destination.clone().map(|destination| ("destination", destination)));
         Ok(fields)
     }
@@ -108,12 +100,7 @@ impl List {
         let mut query = self.part.resolve(client).await?;
         query.push(("limit", self.limit.to_string()));
         let queue = client.get("/v1/queue", &query).await?;
-        if self.json {
-            println!("{queue:#}");
-        } else {
-            print!("{}", render(&queue, Timestamp::now()));
-        }
-        Ok(())
+        if client.is_json { show_json(&queue) } else { print(&render(&queue, Timestamp::now())) }
     }
 }
 
@@ -129,36 +116,33 @@ async fn pause(
     let mut body = part.body(client).await?;
     body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
     if let Some(duration) = duration {
-        let until = Timestamp::now().checked_add(duration).context("--for: past the end of the calendar")?;
-        body.insert("until".to_owned(), json!(until));
+        body.insert("until".to_owned(), json!(expiry(duration)?));
     }
     let pause = client.post("/v1/queue/pause", &body.into()).await?;
-    let end = pause["until"].as_str().map_or("it is resumed".to_owned(), str::to_owned);
-    println!("paused until {end}");
-    Ok(())
+    if client.is_json {
+        return show_json(&pause);
+    }
+    print(&format!("paused until {}\n", pause["until"].as_str().unwrap_or("it is resumed")))
 }
 
 async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
     if !part.is_named() {
         bail!("name --tenant, --destination or both, as when it was paused");
     }
-    client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
-    println!("resumed");
-    Ok(())
+    let resumed = client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
+    if client.is_json { show_json(&resumed) } else { print("resumed\n") }
 }
 
 async fn flush(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
     let flushed = client.post("/v1/queue/flush", &part.body(client).await?.into()).await?;
-    println!("{} deliveries are due now", flushed["flushed"]);
-    Ok(())
+    if client.is_json {
+        return show_json(&flushed);
+    }
+    print(&format!("{} deliveries are due now\n", flushed["flushed"]))
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
-}
-
-fn time(value: &Value) -> Option<Timestamp> {
-    value.as_str()?.parse().ok()
 }
 
 /// The queue for people.

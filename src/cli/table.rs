@@ -9,11 +9,17 @@ const CELL_CHARS_MAX: usize = 48;
 pub(super) struct Table<const N: usize> {
     heading: [&'static str; N],
     rows: Vec<[String; N]>,
+    cell_chars_max: usize,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(heading: [&'static str; N]) -> Self {
-        Self { heading, rows: Vec::new() }
+        Self { heading, rows: Vec::new(), cell_chars_max: CELL_CHARS_MAX }
+    }
+
+    /// A table whose cells are to be copied, so none is cut.
+    pub(super) fn whole(heading: [&'static str; N]) -> Self {
+        Self { cell_chars_max: usize::MAX, ..Self::new(heading) }
     }
 
     pub(super) fn add(&mut self, row: [String; N]) {
@@ -27,7 +33,8 @@ impl<const N: usize> Table<N> {
     /// The table as lines.
     pub(super) fn render(&self) -> String {
         let heading = self.heading.map(str::to_owned);
-        let rows: Vec<[String; N]> = std::iter::once(&heading).chain(&self.rows).map(fit).collect();
+        let rows: Vec<[String; N]> =
+            std::iter::once(&heading).chain(&self.rows).map(|row| self.fit(row)).collect();
         let mut widths = [0; N];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -40,14 +47,14 @@ impl<const N: usize> Table<N> {
         };
         rows.iter().map(line).collect()
     }
-}
 
-/// Without control characters, which a terminal might obey: cells hold what strangers' servers said.
-fn fit<const N: usize>(row: &[String; N]) -> [String; N] {
-    std::array::from_fn(|at| {
-        let limit = if at + 1 == N { usize::MAX } else { CELL_CHARS_MAX };
-        row[at].chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect()
-    })
+    /// Without control characters, which a terminal might obey: cells hold what strangers' servers said.
+    fn fit(&self, row: &[String; N]) -> [String; N] {
+        std::array::from_fn(|at| {
+            let limit = if at + 1 == N { usize::MAX } else { self.cell_chars_max };
+            row[at].chars().map(|c| if c.is_control() { ' ' } else { c }).take(limit).collect()
+        })
+    }
 }
 
 /// Like `in 5 m` or `2 h ago`.
@@ -76,6 +83,9 @@ mod tests {
         assert_eq!(lines[0], format!("A    {:<48}  C", "LONG"));
         assert_eq!(lines[1], format!("1    {}  {}", "x".repeat(48), "y".repeat(60)));
         assert_eq!(lines[2], "é22   [31m");
+        let mut whole = Table::whole(["A", "B"]);
+        whole.add(["x".repeat(60), "y".into()]);
+        assert!(whole.render().ends_with(&format!("{}  y\n", "x".repeat(60))));
     }
 
     #[test]

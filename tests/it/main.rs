@@ -27,6 +27,7 @@ mod api_isolation;
 mod api_queue;
 mod bad_input;
 mod chunking;
+mod commands;
 mod content;
 mod dane;
 mod delivery;

@@ -23,12 +23,18 @@ pub async fn run(arguments: &[&str]) -> (bool, String) {
 
 /// The same with more in its environment.
 pub async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
+    let (status, said) = status_of(arguments, environment).await;
+    (status == Some(0), said)
+}
+
+/// The same with its exit status.
+pub async fn status_of(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = program(arguments);
     command.envs(environment.iter().copied());
     let running = spawn_blocking(move || command.output());
     let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 /// A server that runs; it does not outlive its test.
@@ -50,7 +56,13 @@ impl Drop for Serving {
 
 impl Serving {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = program(arguments);
+        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::unbounded_channel();
         read_lines(child.stdout.take().unwrap(), sender.clone());
@@ -80,6 +92,11 @@ impl Serving {
     /// Asks it to end with a signal, and wants it to end well.
     pub async fn end(mut self, name: &str) {
         self.signal(name);
+        self.wait_for_end().await;
+    }
+
+    /// Waits until it ends by itself, and wants it to end well.
+    pub async fn wait_for_end(&mut self) {
         let status: ExitStatus = until("it ends", async || self.child.try_wait().unwrap()).await;
         assert!(status.success(), "{status}");
     }

@@ -1,0 +1,201 @@
+//! `pillarbox domain`: sending domains and the DNS records that prove them.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::api_client::{ApiClient, Query, Refused, Server};
+use super::listing::Extent;
+use super::screen::{confirm, describe, print, print_table, show_json, text, texts, when};
+use super::table::Table;
+
+/// What is told first of a domain.
+const LEADING: &[&str] = &["id", "name", "status", "tenant_id", "verification"];
+/// Of one string in a TXT record (RFC 1035 §3.3).
+const STRING_OCTETS_MAX: usize = 255;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists domains, the newest first
+    List {
+        #[command(flatten)]
+        extent: Extent,
+        /// Only those of this tenant (slug or id)
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// Only those that are pending, verified, failing or taken
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Adds a domain and shows the DNS records that it needs
+    Add {
+        /// Like acme.com
+        name: String,
+        /// Whose it is (slug or id); needless with a tenant's key
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// The platform vouches for it: no records are asked for
+        #[arg(long)]
+        manual: bool,
+        /// Senders are at this very name, none below it
+        #[arg(long)]
+        no_subdomains: bool,
+        /// Makes a second DKIM key, for Ed25519
+        #[arg(long)]
+        ed25519: bool,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Shows a domain and its DNS records
+    Show {
+        /// Its name or id
+        domain: String,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Looks the DNS records up now; succeeds if the domain is verified then
+    Verify {
+        /// Its name or id
+        domain: String,
+    },
+    /// Removes a domain: nothing more is sent from it
+    Delete {
+        /// Its name or id
+        domain: String,
+        /// Does not ask first
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Form {
+    /// Shows the DNS records alone, as lines of a zone file
+    #[arg(long, conflicts_with = "json")]
+    zone: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command } = arguments;
+    server.ask(async |client| match command {
+        Command::List { extent, tenant, status } => {
+            let mut query = client.tenant_parameter(tenant.as_deref()).await?;
+            query.extend(status.map(|status| ("status", status)));
+            list(&client, &extent, query).await
+        }
+        Command::Add { name, tenant, manual, no_subdomains, ed25519, form } => {
+            let mut body = json!({"name": name, "subdomains": !no_subdomains, "ed25519": ed25519});
+            if let Some(tenant) = tenant {
+                body["tenant_id"] = client.tenant_id(&tenant).await?.into();
+            }
+            if manual {
+                body["verification"] = "manual".into();
+            }
+            form.show(&client, &client.post("/v1/domains", &body).await?)
+        }
+        Command::Show { domain, form } => {
+            form.show(&client, &client.get(&path(&client, &domain).await?, &Query::new()).await?)
+        }
+        Command::Verify { domain } => verify(&client, &domain).await,
+        Command::Delete { domain, yes } => delete(&client, &domain, yes).await,
+    })
+}
+
+async fn path(client: &ApiClient, domain: &str) -> anyhow::Result<String> {
+    Ok(format!("/v1/domains/{}", client.domain_id(domain).await?))
+}
+
+async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Result<()> {
+    let table = Table::new(["NAME", "STATUS", "VERIFICATION", "CHECKED", "TENANT", "ID"]);
+    let row = |domain: &Value| {
+        [
+            text(domain, "name"),
+            text(domain, "status"),
+            text(domain, "verification"),
+            when(domain, "last_checked_at"),
+            text(domain, "tenant_id"),
+            text(domain, "id"),
+        ]
+    };
+    extent.show(client, "/v1/domains", query, table, row).await
+}
+
+impl Form {
+    fn show(&self, client: &ApiClient, domain: &Value) -> anyhow::Result<()> {
+        if client.is_json {
+            return show_json(domain);
+        }
+        if self.zone {
+            return print(&records(domain).map(zone_line).collect::<String>());
+        }
+        print(&describe(domain, LEADING))?;
+        let mut table = Table::whole(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
+        for record in records(domain) {
+            let need = if record["required"] == true { "" } else { " (optional)" };
+            let purpose = text(record, "purpose") + need;
+            let [status, kind, name, value] =
+                ["status", "type", "name", "value"].map(|field| text(record, field));
+            table.add([purpose, status, kind, name, value]);
+        }
+        print_table(&table)
+    }
+}
+
+fn records(domain: &Value) -> impl Iterator<Item = &Value> {
+    domain["dns_records"].as_array().into_iter().flatten()
+}
+
+/// RFC 1035 §5.1. A long value is several strings, which readers join.
+fn zone_line(record: &Value) -> String {
+    let value = text(record, "value").replace('\\', "\\\\").replace('"', "\\\"");
+    let strings: Vec<_> = value.as_bytes().chunks(STRING_OCTETS_MAX).map(String::from_utf8_lossy).collect();
+    format!("{}. 3600 IN {} \"{}\"\n", text(record, "name"), text(record, "type"), strings.join("\" \""))
+}
+
+async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
+    let domain = client.post(&format!("{}/verify", path(client, domain).await?), &json!({})).await?;
+    if client.is_json {
+        show_json(&domain)?;
+    } else {
+        let mut table = Table::whole(["PURPOSE", "STATUS", "NAME", "FOUND"]);
+        for record in records(&domain) {
+            let [purpose, status, name] = ["purpose", "status", "name"].map(|field| text(record, field));
+            table.add([purpose, status, name, texts(record, "found")]);
+        }
+        print(&table.render())?;
+    }
+    let (name, status) = (text(&domain, "name"), text(&domain, "status"));
+    if status != "verified" {
+        let hint = format!("`pillarbox domain show {name}` shows the records to publish");
+        return Err(Refused(format!("{name} is {status}, not verified\n  {hint}")).into());
+    }
+    if client.is_json { Ok(()) } else { print(&format!("{name} is verified\n")) }
+}
+
+async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {
+    let path = path(client, domain).await?;
+    if !yes {
+        confirm(&format!("Remove the domain {domain}"))?;
+    }
+    let removed = client.delete(&path, &Query::new()).await?;
+    if client.is_json { show_json(&removed) } else { print(&format!("{domain} is removed\n")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_several_strings_in_a_zone_file() {
+        let record = json!({"name": "a.test", "type": "TXT", "value": format!("\"{}", "x".repeat(300))});
+        let strings = format!("\"\\\"{}\" \"{}\"", "x".repeat(253), "x".repeat(47));
+        assert_eq!(zone_line(&record), format!("a.test. 3600 IN TXT {strings}\n"));
+    }
+}

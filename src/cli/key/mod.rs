@@ -1,0 +1,189 @@
+//! `pillarbox key`: credentials, of a running server or (`local`) directly in its data directory.
+
+mod local;
+
+use anyhow::bail;
+use clap::Subcommand;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::api_client::{ApiClient, Query, Server};
+use super::expiry;
+use super::listing::Extent;
+use super::screen::{describe, print, show_json, text, time, when};
+use super::serve::runtime;
+use super::table::Table;
+use crate::mail::{Environment, Scope, SignedDuration, Timestamp};
+use local::Place;
+
+/// What is told first of a key.
+const LEADING: &[&str] = &["id", "name", "tenant_id", "environment", "scopes"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a key and prints its secret, once
+    Create {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        new: Wanted,
+        /// The key may send from this domain alone (name or id); repeat for more
+        #[arg(long = "domain", value_name = "DOMAIN", conflicts_with_all = ["local", "config", "data_dir"])]
+        domains: Vec<String>,
+    },
+    /// Lists keys, the newest first, without their secrets
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// Only keys of this tenant (slug or id)
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        extent: Extent,
+    },
+    /// Shows a key without its secret
+    Show {
+        /// The key's id: key_…
+        id: String,
+    },
+    /// Revokes a key, for good
+    Revoke {
+        #[command(flatten)]
+        place: Place,
+        /// The key's id: key_…
+        id: String,
+    },
+}
+
+/// A new key.
+#[derive(Debug, clap::Args)]
+struct Wanted {
+    /// What people call the key
+    #[arg(long)]
+    name: String,
+    /// The tenant (slug or id) that the key belongs to; a platform's key without it is the platform's and may do
+    /// everything
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// `live` relays, `test` delivers to the sandbox
+    #[arg(long, default_value = "live", value_parser = str::parse::<Environment>)]
+    environment: Environment,
+    /// What a tenant's key may do, like smtp:send; repeat for more. All of it by default
+    #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>)]
+    scopes: Vec<Scope>,
+    /// The key is good from this network alone, like 192.0.2.0/24; repeat for more
+    #[arg(long = "cidr", value_name = "NETWORK")]
+    cidrs: Vec<IpNet>,
+    /// How long the key is good, like 72h; for ever by default
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<SignedDuration>,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command } = arguments;
+    match command {
+        Command::Create { place, new, .. } if place.is_local() => {
+            runtime()?.block_on(local::create(&place, new))
+        }
+        Command::List { place, tenant, .. } if place.is_local() => {
+            runtime()?.block_on(local::list(&place, tenant))
+        }
+        Command::Revoke { place, id } if place.is_local() => runtime()?.block_on(local::revoke(&place, &id)),
+        Command::Create { new, domains, .. } => {
+            server.ask(async |client| create(&client, new, &domains).await)
+        }
+        Command::List { tenant, extent, .. } => {
+            server.ask(async |client| list(&client, tenant.as_deref(), &extent).await)
+        }
+        Command::Show { id } => server.ask(async |client| {
+            let key = client.get(&path(&id)?, &Query::new()).await?;
+            if client.is_json { show_json(&key) } else { print(&describe(&key, LEADING)) }
+        }),
+        Command::Revoke { id, .. } => server.ask(async |client| {
+            let key = client.delete(&path(&id)?, &Query::new()).await?;
+            if client.is_json { show_json(&key) } else { print(&format!("{id} is revoked\n")) }
+        }),
+    }
+}
+
+fn path(id: &str) -> anyhow::Result<String> {
+    if !id.starts_with("key_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        bail!("{id} is no id of a key; `pillarbox key list` shows them");
+    }
+    Ok(format!("/v1/keys/{id}"))
+}
+
+async fn create(client: &ApiClient, new: Wanted, domains: &[String]) -> anyhow::Result<()> {
+    let mut body = json!({"name": new.name, "environment": new.environment});
+    if let Some(tenant) = &new.tenant {
+        body["tenant_id"] = client.tenant_id(tenant).await?.into();
+        body["scopes"] = json!(Scope::ALL);
+    }
+    if !new.scopes.is_empty() {
+        body["scopes"] = json!(new.scopes);
+    }
+    if !domains.is_empty() {
+        let mut ids = Vec::with_capacity(domains.len());
+        for domain in domains {
+            ids.push(client.domain_id(domain).await?);
+        }
+        body["allowed_domain_ids"] = ids.into();
+    }
+    if !new.cidrs.is_empty() {
+        body["allowed_cidrs"] = json!(new.cidrs);
+    }
+    if let Some(span) = new.expires_in {
+        body["expires_at"] = json!(expiry(span)?);
+    }
+    let key = client.post("/v1/keys", &body).await?;
+    if client.is_json {
+        return show_json(&key);
+    }
+    show_secret(&text(&key, "id"), &owner(&key), &text(&key, "secret"))
+}
+
+/// The secret alone on the standard output, so that a script can take it.
+fn show_secret(id: &str, owner: &str, secret: &str) -> anyhow::Result<()> {
+    eprintln!("{id} ({owner}). The secret is shown only now:");
+    print(&format!("{secret}\n"))
+}
+
+fn table() -> Table<7> {
+    Table::new(["ID", "OWNER", "ENV", "ENDS", "STATE", "USED", "NAME"])
+}
+
+fn owner(key: &Value) -> String {
+    key["tenant_id"].as_str().unwrap_or("platform").to_owned()
+}
+
+async fn list(client: &ApiClient, tenant: Option<&str>, extent: &Extent) -> anyhow::Result<()> {
+    let query = client.tenant_parameter(tenant).await?;
+    let row = |key: &Value| {
+        [
+            text(key, "id"),
+            owner(key),
+            text(key, "environment"),
+            format!("…{}", text(key, "last_four")),
+            state(key).to_owned(),
+            when(key, "last_used_at"),
+            text(key, "name"),
+        ]
+    };
+    extent.show(client, "/v1/keys", query, table(), row).await
+}
+
+fn state(key: &Value) -> &'static str {
+    match time(&key["expires_at"]) {
+        _ if !key["revoked_at"].is_null() => "revoked",
+        Some(at) if at <= Timestamp::now() => "expired",
+        _ => "active",
+    }
+}

@@ -1,0 +1,102 @@
+//! Lists of the API: as many pages of them as are wanted.
+
+use serde_json::{Value, json};
+
+use super::api_client::{ApiClient, Query};
+use super::screen::{print, show_json};
+use super::table::Table;
+
+/// Objects of one page.
+const PAGE_OBJECTS_MAX: u16 = 100;
+
+/// How much of a list.
+#[derive(Debug, clap::Args)]
+pub(super) struct Extent {
+    /// How many are shown, the newest first
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    limit: u16,
+    /// Only those behind this place, which the page before told
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+impl Extent {
+    /// Shows a list: as JSON, or as a table that `row` adds a row to.
+    pub(super) async fn show<const N: usize>(
+        &self,
+        client: &ApiClient,
+        path: &str,
+        query: Query,
+        mut table: Table<N>,
+        row: impl Fn(&Value) -> [String; N],
+    ) -> anyhow::Result<()> {
+        let list = self.fetch(client, path, query).await?;
+        if client.is_json {
+            return show_json(&list);
+        }
+        let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        objects.iter().for_each(|object| table.add(row(object)));
+        print(&table.render())?;
+        if objects.is_empty() {
+            print("there are none\n")?;
+        }
+        if let Some(cursor) = list["next_cursor"].as_str() {
+            print(&format!("there may be more: --limit shows more at once, --after {cursor} the next\n"))?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Value> {
+        let mut gathered = Vec::new();
+        let mut cursor = self.after.clone();
+        loop {
+            let wanted = (usize::from(self.limit) - gathered.len()).min(PAGE_OBJECTS_MAX.into());
+            let mut page = get_page(client, path, &query, wanted, cursor).await?;
+            gathered.extend(take_data(&mut page));
+            cursor = page["next_cursor"].as_str().map(str::to_owned);
+            if gathered.len() >= self.limit.into() || cursor.is_none() {
+                return Ok(json!({
+                    "object": "list", "data": gathered, "has_more": cursor.is_some(), "next_cursor": cursor,
+                }));
+            }
+        }
+    }
+}
+
+/// The objects of a list for which something holds.
+pub(super) async fn all_pages(
+    client: &ApiClient,
+    path: &str,
+    query: Query,
+    holds: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Vec<Value>> {
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let mut page = get_page(client, path, &query, PAGE_OBJECTS_MAX.into(), cursor).await?;
+        found.extend(take_data(&mut page).into_iter().filter(&holds));
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+async fn get_page(
+    client: &ApiClient,
+    path: &str,
+    query: &Query,
+    limit: usize,
+    after: Option<String>,
+) -> anyhow::Result<Value> {
+    let mut query = query.clone();
+    query.push(("limit", limit.to_string()));
+    query.extend(after.map(|cursor| ("after", cursor)));
+    client.get(path, &query).await
+}
+
+fn take_data(page: &mut Value) -> Vec<Value> {
+    match page["data"].take() {
+        Value::Array(objects) => objects,
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,376 @@
+//! `pillarbox message`: messages, what became of them and why.
+
+use std::io::{Read, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::api_client::{ApiClient, Query, Server};
+use super::listing::Extent;
+use super::screen::{describe, print, print_table, show_json, text, texts, time, when};
+use super::table::Table;
+use crate::mail::{SignedDuration, Timestamp};
+
+const PATH: &str = "/v1/emails";
+/// What is told first of a message.
+const LEADING: &[&str] = &["id", "status", "from", "to", "subject"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists messages, the newest first
+    List {
+        #[command(flatten)]
+        extent: Extent,
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Shows a message and where it is for each recipient
+    Show {
+        /// Its id: msg_…
+        id: String,
+    },
+    /// Tells the life of a message: what happened and each try, in order
+    Timeline {
+        /// Its id: msg_…
+        id: String,
+        /// With the dialogues with receiving servers
+        #[arg(long)]
+        transcript: bool,
+    },
+    /// Writes the message as it is sent, to the standard output
+    Raw {
+        /// Its id: msg_…
+        id: String,
+    },
+    /// Sends a message, with a key of a tenant; its id
+    Send(Box<Draft>),
+    /// Makes what waits for its next try due now
+    Retry {
+        /// Its id: msg_…
+        id: String,
+    },
+    /// Takes back what is not being delivered yet
+    Cancel {
+        /// Its id: msg_…
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Filter {
+    /// Only messages of this tenant (slug or id)
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only those that are queued, deferred, delivered, bounced, expired or cancelled
+    #[arg(long)]
+    status: Option<String>,
+    /// Only those for this recipient
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// Only those from this envelope sender
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// Only those with this tag
+    #[arg(long)]
+    tag: Option<String>,
+    /// Only those with this Message-ID
+    #[arg(long)]
+    message_id: Option<String>,
+    /// Only those of keys for `live` or `test`
+    #[arg(long)]
+    environment: Option<String>,
+    /// Only those of the last time, like 2h
+    #[arg(long, value_name = "DURATION")]
+    since: Option<SignedDuration>,
+}
+
+/// A message to send. Addresses may have names: 'Acme <shop@acme.com>'.
+#[derive(Debug, clap::Args)]
+struct Draft {
+    /// Whom it is from
+    #[arg(long, value_name = "ADDRESS")]
+    from: String,
+    /// Whom it is for; repeat for more
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    to: Vec<String>,
+    /// Who gets a copy; repeat for more
+    #[arg(long, value_name = "ADDRESS")]
+    cc: Vec<String>,
+    /// Who gets a copy that nobody else sees; repeat for more
+    #[arg(long, value_name = "ADDRESS")]
+    bcc: Vec<String>,
+    /// Where answers go
+    #[arg(long, value_name = "ADDRESS")]
+    reply_to: Vec<String>,
+    /// The subject
+    #[arg(long)]
+    subject: Option<String>,
+    /// The text; read from the standard input if there is neither this nor --html-file nor --template
+    #[arg(long)]
+    text: Option<String>,
+    /// A file with the same in HTML
+    #[arg(long, value_name = "FILE")]
+    html_file: Option<PathBuf>,
+    /// A file that goes with it; repeat for more
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
+    /// Another header field; repeat for more
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// By what it is found again; repeat for more
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// The template that makes subject and text: tpl_…
+    #[arg(long, value_name = "ID", conflicts_with_all = ["text", "html_file"])]
+    template: Option<String>,
+    /// What the template puts in, a JSON object
+    #[arg(long, value_name = "JSON", requires = "template")]
+    data: Option<Value>,
+    /// Not before this time, like 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command } = arguments;
+    server.ask(async |client| match command {
+        Command::List { extent, filter } => list(&client, &extent, filter).await,
+        Command::Show { id } => show(&client, &id).await,
+        Command::Timeline { id, transcript } => timeline(&client, &id, transcript).await,
+        Command::Raw { id } => {
+            let octets = client.get_octets(&path(&id, "/raw")?).await?;
+            Ok(stdout().lock().write_all(&octets)?)
+        }
+        Command::Send(draft) => send(&client, *draft).await,
+        Command::Retry { id } => steer(&client, &id, "retry", "retried").await,
+        Command::Cancel { id } => steer(&client, &id, "cancel", "cancelled").await,
+    })
+}
+
+fn path(id: &str, rest: &str) -> anyhow::Result<String> {
+    if !id.starts_with("msg_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        bail!("{id} is no id of a message; `pillarbox message list` shows them");
+    }
+    Ok(format!("{PATH}/{id}{rest}"))
+}
+
+impl Filter {
+    async fn query(self, client: &ApiClient) -> anyhow::Result<Query> {
+        let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
+        let since = self.since.map(|span| Timestamp::now().checked_sub(span)).transpose();
+        let since = since.context("--since: before the beginning of the calendar")?;
+        let given = [
+            ("status", self.status),
+            ("to", self.to),
+            ("from", self.from),
+            ("tag", self.tag),
+            ("message_id", self.message_id),
+            ("environment", self.environment),
+            ("created_after", since.map(|at| at.to_string())),
+        ];
+        query.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        Ok(query)
+    }
+}
+
+async fn list(client: &ApiClient, extent: &Extent, filter: Filter) -> anyhow::Result<()> {
+    let query = filter.query(client).await?;
+    let table = Table::new(["ID", "STATUS", "CREATED", "FROM", "TO", "SUBJECT"]);
+    let row = |message: &Value| {
+        [
+            text(message, "id"),
+            text(message, "status"),
+            when(message, "created_at"),
+            message["from"].as_str().unwrap_or("<>").to_owned(),
+            recipients(message),
+            text(message, "subject"),
+        ]
+    };
+    extent.show(client, PATH, query, table, row).await
+}
+
+/// The first recipient, and how many there are besides.
+fn recipients(message: &Value) -> String {
+    let first = message["to"][0].as_str().unwrap_or("-");
+    match message["recipient_count"].as_u64() {
+        Some(count @ 2..) => format!("{first} +{}", count - 1),
+        _ => first.to_owned(),
+    }
+}
+
+async fn show(client: &ApiClient, id: &str) -> anyhow::Result<()> {
+    let message = client.get(&path(id, "")?, &Query::new()).await?;
+    if client.is_json {
+        return show_json(&message);
+    }
+    print(&describe(&message, LEADING))?;
+    let mut table = Table::new(["RECIPIENT", "STATUS", "TRIES", "NEXT", "WHY", "LAST REPLY"]);
+    for delivery in message["deliveries"].as_array().into_iter().flatten() {
+        table.add([
+            text(delivery, "recipient"),
+            text(delivery, "status"),
+            text(delivery, "attempts"),
+            when(delivery, "next_attempt_at"),
+            text(delivery, "last_class"),
+            text(delivery, "last_reply"),
+        ]);
+    }
+    print_table(&table)
+}
+
+async fn timeline(client: &ApiClient, id: &str, has_transcripts: bool) -> anyhow::Result<()> {
+    let timeline = client.get(&path(id, "/timeline")?, &Query::new()).await?;
+    if client.is_json {
+        return show_json(&timeline);
+    }
+    for entry in timeline["data"].as_array().into_iter().flatten() {
+        print(&tell(entry))?;
+        if has_transcripts {
+            for line in entry["transcript"].as_str().into_iter().flat_map(str::lines) {
+                print(&format!("    {}\n", line.replace(char::is_control, " ")))?;
+            }
+        }
+    }
+    if timeline["has_more"] == true {
+        print("there is more than is shown\n")?;
+    }
+    Ok(())
+}
+
+/// An event, or a try with its host, reply and what follows from it.
+fn tell(entry: &Value) -> String {
+    let at = time(&entry["at"]).map_or("-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let recipient = entry["recipient"].as_str().unwrap_or_default();
+    let line = match entry["object"].as_str() {
+        Some("attempt") => {
+            let address = entry["address"].as_str().map_or(String::new(), |ip| format!(" [{ip}]"));
+            let tls = entry["tls"].as_str().unwrap_or("no TLS");
+            let (host, reply, reason) = (text(entry, "host"), text(entry, "reply"), text(entry, "reason"));
+            let code = [&entry["reply_code"], &entry["enhanced_code"]].map(|code| match code {
+                Value::Null => String::new(),
+                Value::String(text) => format!("{text} "),
+                other => format!("{other} "),
+            });
+            let reason = if reason.is_empty() { String::new() } else { format!("; {reason}") };
+            format!("tried   {recipient} at {host}{address}, {tls}: {}{reply}{reason}", code.concat())
+        }
+        _ => format!("{} {recipient}", text(entry, "type")),
+    };
+    format!("{at}  {}\n", line.trim_end().replace(char::is_control, " "))
+}
+
+async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
+    let accepted = client.post(PATH, &draft.body()?).await?;
+    if client.is_json {
+        return show_json(&accepted);
+    }
+    let suppressed = texts(&accepted, "suppressed");
+    if suppressed != "-" {
+        eprintln!("not sent to {suppressed}: suppressed");
+    }
+    print(&format!("{}\n", text(&accepted, "id")))
+}
+
+impl Draft {
+    fn body(self) -> anyhow::Result<Value> {
+        let mut body = json!({"from": self.from, "to": self.to});
+        for (name, list) in
+            [("cc", self.cc), ("bcc", self.bcc), ("reply_to", self.reply_to), ("tags", self.tags)]
+        {
+            if !list.is_empty() {
+                body[name] = list.into();
+            }
+        }
+        let html = self.html_file.as_deref().map(read_text).transpose()?;
+        let text = match self.text {
+            None if html.is_none() && self.template.is_none() => {
+                let mut text = String::new();
+                stdin().lock().read_to_string(&mut text).context("the text on the standard input")?;
+                Some(text)
+            }
+            text => text,
+        };
+        let given =
+            [("subject", self.subject), ("text", text), ("html", html), ("template_id", self.template)];
+        for (name, value) in given {
+            if let Some(value) = value {
+                body[name] = value.into();
+            }
+        }
+        if let Some(data) = self.data {
+            body["template_data"] = data;
+        }
+        if let Some(at) = self.at {
+            body["send_at"] = json!(at);
+        }
+        let headers: anyhow::Result<Map<_, _>> =
+            self.headers.iter().map(|field| read_header(field)).collect();
+        body["headers"] = headers?.into();
+        let files: anyhow::Result<Vec<Value>> = self.attach.iter().map(|path| attachment(path)).collect();
+        body["attachments"] = files?.into();
+        Ok(body)
+    }
+}
+
+fn read_header(field: &str) -> anyhow::Result<(String, Value)> {
+    let (name, value) = field.split_once(':').with_context(|| format!("--header {field}: no colon"))?;
+    Ok((name.trim().to_owned(), value.trim().into()))
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+fn attachment(path: &Path) -> anyhow::Result<Value> {
+    let content = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+    Ok(json!({"filename": name.to_string_lossy(), "content": STANDARD.encode(content)}))
+}
+
+async fn steer(client: &ApiClient, id: &str, verb: &str, outcome: &str) -> anyhow::Result<()> {
+    let steered = client.post(&path(id, &format!("/{verb}"))?, &json!({})).await?;
+    if client.is_json {
+        return show_json(&steered);
+    }
+    let tell = |field: &str| {
+        let deliveries = steered[field].as_array().into_iter().flatten();
+        deliveries
+            .map(|delivery| format!("{}: {}\n", text(delivery, "recipient"), field.replace('_', " ")))
+            .collect::<String>()
+    };
+    let told = tell(outcome) + &tell("in_flight");
+    print(if told.is_empty() { "nothing waits for its next try\n" } else { &told })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_is_told_with_its_host_its_reply_and_what_follows() {
+        let entry = json!({
+            "object": "attempt", "at": "2026-01-01T12:00:00.5Z", "recipient": "a@b.test", "host": "mx.b.test",
+            "address": "192.0.2.1", "tls": null, "reply_code": 451, "enhanced_code": "4.7.1",
+            "reply": "later\r\nplease", "reason": "next try in 5 m",
+        });
+        assert_eq!(
+            tell(&entry),
+            "2026-01-01 12:00:00  tried   a@b.test at mx.b.test [192.0.2.1], no TLS: \
+             451 4.7.1 later  please; next try in 5 m\n"
+        );
+        let entry = json!({"object": "event", "at": "2026-01-01T12:00:00Z", "type": "message.accepted"});
+        assert_eq!(tell(&entry), "2026-01-01 12:00:00  message.accepted\n");
+    }
+}

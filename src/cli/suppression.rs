@@ -1,0 +1,161 @@
+//! `pillarbox suppression`: addresses that must not be sent to.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::api_client::{ApiClient, Query, Refused, Server};
+use super::expiry;
+use super::listing::{Extent, all_pages};
+use super::screen::{describe, print, show_json, text, when};
+use super::table::Table;
+use crate::mail::SignedDuration;
+
+const PATH: &str = "/v1/suppressions";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Whose suppressions.
+#[derive(Debug, clap::Args)]
+struct Owner {
+    /// Those of this tenant (slug or id); needless with a tenant's key
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists suppressions, the newest first
+    List {
+        #[command(flatten)]
+        extent: Extent,
+        #[command(flatten)]
+        owner: Owner,
+        /// Only those for a bounce, complaint, unsubscribe or manual
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Suppresses an address: for a tenant, or with the platform's key and no --tenant for everybody
+    Add {
+        /// The address
+        address: String,
+        #[command(flatten)]
+        owner: Owner,
+        /// bounce, complaint, unsubscribe or manual
+        #[arg(long, default_value = "manual")]
+        reason: String,
+        /// What shows it, for people
+        #[arg(long)]
+        evidence: Option<String>,
+        /// How long, like 720h; for ever by default
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<SignedDuration>,
+    },
+    /// Says whether an address is suppressed, and why
+    Check {
+        /// The address
+        address: String,
+        #[command(flatten)]
+        owner: Owner,
+    },
+    /// Lifts a suppression
+    Remove {
+        /// The address, or the suppression's id: sup_…
+        suppression: String,
+        #[command(flatten)]
+        owner: Owner,
+    },
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command } = arguments;
+    server.ask(async |client| match command {
+        Command::List { extent, owner, reason } => {
+            let mut query = owner.query(&client).await?;
+            query.extend(reason.map(|reason| ("reason", reason)));
+            list(&client, &extent, query).await
+        }
+        Command::Add { address, owner, reason, evidence, expires_in } => {
+            let mut body = json!({
+                "address": address, "reason": reason, "evidence": evidence,
+                "expires_at": expires_in.map(expiry).transpose()?,
+            });
+            for (name, value) in owner.query(&client).await? {
+                body[name] = value.into();
+            }
+            let added = client.post(PATH, &body).await?;
+            if client.is_json { show_json(&added) } else { print(&describe(&added, &["id", "address"])) }
+        }
+        Command::Check { address, owner } => check(&client, &address, &owner).await,
+        Command::Remove { suppression, owner } => remove(&client, &suppression, &owner).await,
+    })
+}
+
+impl Owner {
+    async fn query(&self, client: &ApiClient) -> anyhow::Result<Query> {
+        client.tenant_parameter(self.tenant.as_deref()).await
+    }
+
+    async fn find(&self, client: &ApiClient, address: &str) -> anyhow::Result<Vec<Value>> {
+        let mut query = self.query(client).await?;
+        query.push(("address", address.to_owned()));
+        all_pages(client, PATH, query, |_| true).await
+    }
+}
+
+async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Result<()> {
+    extent.show(client, PATH, query, table(), row).await
+}
+
+fn table() -> Table<6> {
+    Table::new(["ADDRESS", "REASON", "CREATED", "EXPIRES", "ID", "TENANT"])
+}
+
+fn row(suppression: &Value) -> [String; 6] {
+    [
+        text(suppression, "address"),
+        text(suppression, "reason"),
+        when(suppression, "created_at"),
+        when(suppression, "expires_at"),
+        text(suppression, "id"),
+        suppression["tenant_id"].as_str().unwrap_or("everybody").to_owned(),
+    ]
+}
+
+async fn check(client: &ApiClient, address: &str, owner: &Owner) -> anyhow::Result<()> {
+    let found = owner.find(client, address).await?;
+    if client.is_json {
+        return show_json(&found.into());
+    }
+    if found.is_empty() {
+        return print(&format!("{address} is not suppressed\n"));
+    }
+    let mut table = table();
+    found.iter().for_each(|suppression| table.add(row(suppression)));
+    print(&format!("{address} is suppressed\n{}", table.render()))
+}
+
+async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow::Result<()> {
+    let id = if suppression.starts_with("sup_") {
+        suppression.to_owned()
+    } else {
+        match owner.find(client, suppression).await?.as_slice() {
+            [] => return Err(Refused(format!("{suppression} is not suppressed")).into()),
+            [one] => text(one, "id"),
+            several => {
+                let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
+                return Err(Refused(format!(
+                    "{suppression} is suppressed more than once; name --tenant or one of {ids}"
+                ))
+                .into());
+            }
+        }
+    };
+    let lifted = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
+    if client.is_json { show_json(&lifted) } else { print(&format!("{suppression} may be sent to again\n")) }
+}

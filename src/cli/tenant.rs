@@ -1,0 +1,228 @@
+//! `pillarbox tenant`: the customers of the platform.
+
+use anyhow::bail;
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::api_client::{ApiClient, Query, Server};
+use super::listing::Extent;
+use super::screen::{confirm, describe, print, show_json, text, when};
+use super::table::Table;
+
+/// What is told first of a tenant.
+const LEADING: &[&str] = &["id", "slug", "name", "status", "external_ref"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists tenants, the newest first
+    List(Extent),
+    /// Shows all of a tenant
+    Show {
+        /// Its slug or id
+        tenant: String,
+    },
+    /// Makes a tenant
+    Create {
+        /// What people call it
+        name: String,
+        /// By what it is called on the command line and over SMTP; made from the name by default
+        #[arg(long)]
+        slug: Option<String>,
+        #[command(flatten)]
+        fields: Fields,
+    },
+    /// Changes a tenant
+    Update {
+        /// Its slug or id
+        tenant: String,
+        /// Another name
+        #[arg(long)]
+        name: Option<String>,
+        /// Another slug
+        #[arg(long)]
+        slug: Option<String>,
+        #[command(flatten)]
+        fields: Fields,
+    },
+    /// Stops a tenant: its keys are refused, its mail is held
+    Suspend {
+        /// Its slug or id
+        tenant: String,
+    },
+    /// Lets a suspended tenant go on; held mail leaves
+    Resume {
+        /// Its slug or id
+        tenant: String,
+    },
+    /// Removes a tenant and everything it has, for good
+    Delete {
+        /// Its slug or id
+        tenant: String,
+        /// Only says what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Does not ask first
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Shows what a tenant used in a month
+    Usage {
+        /// Its slug or id
+        tenant: String,
+        /// The month, like 2026-01; this one by default
+        #[arg(long, value_name = "MONTH")]
+        period: Option<String>,
+    },
+}
+
+/// What else a tenant has.
+#[derive(Debug, clap::Args)]
+struct Fields {
+    /// The platform's own name of it
+    #[arg(long, value_name = "REFERENCE")]
+    external_ref: Option<String>,
+    /// Any other field of the API, like rate_limit.emails_per_day=1000 or settings.from_name=Acme; repeat for more.
+    /// The value is JSON (null removes), or else a text
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    settings: Vec<String>,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { server, command } = arguments;
+    server.ask(async |client| match command {
+        Command::List(extent) => list(&client, &extent).await,
+        Command::Show { tenant } => {
+            show(&client, &client.get(&path(&client, &tenant).await?, &Query::new()).await?)
+        }
+        Command::Create { name, slug, fields } => {
+            let body = fields.body([("name", Some(name)), ("slug", slug)])?;
+            show(&client, &client.post("/v1/tenants", &body).await?)
+        }
+        Command::Update { tenant, name, slug, fields } => {
+            let body = fields.body([("name", name), ("slug", slug)])?;
+            if body == json!({}) {
+                bail!("name what is to change, like --name or --set");
+            }
+            show(&client, &client.patch(&path(&client, &tenant).await?, &body).await?)
+        }
+        Command::Suspend { tenant } => set_status(&client, &tenant, "suspended").await,
+        Command::Resume { tenant } => set_status(&client, &tenant, "active").await,
+        Command::Delete { tenant, dry_run, yes } => delete(&client, &tenant, dry_run, yes).await,
+        Command::Usage { tenant, period } => usage(&client, &tenant, period).await,
+    })
+}
+
+impl Fields {
+    fn body<const N: usize>(&self, named: [(&str, Option<String>); N]) -> anyhow::Result<Value> {
+        let named = named.into_iter().chain([("external_ref", self.external_ref.clone())]);
+        let given = named.filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?))));
+        let mut body: Map<String, Value> = given.collect();
+        for setting in &self.settings {
+            set(&mut body, setting)?;
+        }
+        Ok(body.into())
+    }
+}
+
+/// Puts `a.b=value` into a body.
+fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
+    let Some((field, value)) = setting.split_once('=').filter(|(field, _)| !field.is_empty()) else {
+        bail!("--set {setting}: this has to be FIELD=VALUE");
+    };
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
+    let mut place = body;
+    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+        let inner = place.entry(parent).or_insert_with(|| json!({}));
+        let Value::Object(inner) = inner else {
+            bail!("--set {setting}: {parent} is set to a value already")
+        };
+        place = inner;
+    }
+    place.insert(last.to_owned(), value);
+    Ok(())
+}
+
+async fn path(client: &ApiClient, tenant: &str) -> anyhow::Result<String> {
+    Ok(format!("/v1/tenants/{}", client.tenant_id(tenant).await?))
+}
+
+fn show(client: &ApiClient, tenant: &Value) -> anyhow::Result<()> {
+    if client.is_json { show_json(tenant) } else { print(&describe(tenant, LEADING)) }
+}
+
+async fn list(client: &ApiClient, extent: &Extent) -> anyhow::Result<()> {
+    let table = Table::new(["SLUG", "STATUS", "CREATED", "EXTERNAL REF", "ID", "NAME"]);
+    let row = |tenant: &Value| {
+        [
+            text(tenant, "slug"),
+            text(tenant, "status"),
+            when(tenant, "created_at"),
+            text(tenant, "external_ref"),
+            text(tenant, "id"),
+            text(tenant, "name"),
+        ]
+    };
+    extent.show(client, "/v1/tenants", Query::new(), table, row).await
+}
+
+async fn set_status(client: &ApiClient, tenant: &str, status: &str) -> anyhow::Result<()> {
+    let tenant = client.patch(&path(client, tenant).await?, &json!({"status": status})).await?;
+    if client.is_json {
+        return show_json(&tenant);
+    }
+    print(&format!("{} is {}\n", text(&tenant, "slug"), text(&tenant, "status")))
+}
+
+async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> anyhow::Result<()> {
+    let path = path(client, tenant).await?;
+    if !dry_run && !yes {
+        let would = client.delete(&path, &vec![("dry_run", "true".to_owned())]).await?;
+        confirm(&format!("Remove {tenant} with {}", tell_counts(&would)))?;
+    }
+    let removed = client.delete(&path, &vec![("dry_run", dry_run.to_string())]).await?;
+    if client.is_json {
+        return show_json(&removed);
+    }
+    let verb = if dry_run { "would be removed" } else { "is removed" };
+    print(&format!("{tenant} {verb} with {}\n", tell_counts(&removed)))
+}
+
+/// Like `2 domains, 1 keys`; what there is none of is left out.
+fn tell_counts(removal: &Value) -> String {
+    let counts = removal["counts"].as_object().into_iter().flatten();
+    let counts = counts.filter(|(_, count)| **count != 0).map(|(name, count)| format!("{count} {name}"));
+    let counts: Vec<_> = counts.collect();
+    if counts.is_empty() { "nothing in it".to_owned() } else { counts.join(", ") }
+}
+
+async fn usage(client: &ApiClient, tenant: &str, period: Option<String>) -> anyhow::Result<()> {
+    let query = period.map(|period| ("period", period)).into_iter().collect();
+    let usage = client.get(&format!("{}/usage", path(client, tenant).await?), &query).await?;
+    if client.is_json { show_json(&usage) } else { print(&describe(&usage, &["tenant_id", "period"])) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_set_by_their_path() {
+        let mut body = Map::new();
+        for setting in ["a.b=1", "a.c=null", "d=x=y", "e=\"1\""] {
+            set(&mut body, setting).unwrap();
+        }
+        assert_eq!(Value::from(body.clone()), json!({"a": {"b": 1, "c": null}, "d": "x=y", "e": "1"}));
+        for wrong in ["a", "=1", "d.x=1"] {
+            assert!(set(&mut body, wrong).is_err(), "{wrong}");
+        }
+    }
+}

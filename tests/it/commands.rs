@@ -1,0 +1,247 @@
+//! The verbs of the command line against a real server: what a platform does, typed.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::program::{Serving, status_of};
+use crate::server::{TestServer, message};
+
+struct Stage {
+    dns: FakeDns,
+    mx: FakeMx,
+    server: TestServer,
+}
+
+/// Who types.
+struct Terminal {
+    url: String,
+    key: String,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        let dns = FakeDns::start().await;
+        let mx = FakeMx::start().await;
+        dns.mx("b.test", &[(10, "mx.b.test")]);
+        dns.addresses("mx.b.test", &[mx.address.ip()]);
+        let server = TestServer::start(&dns, mx.address.port()).await;
+        Self { dns, mx, server }
+    }
+
+    /// The server by its name in this machine's file of hosts.
+    fn platform(&self) -> Terminal {
+        let control = &self.server.control;
+        Terminal { url: format!("http://localhost:{}", control.address.port()), key: control.secret.clone() }
+    }
+}
+
+impl Terminal {
+    fn environment(&self) -> [(&str, &str); 2] {
+        [("PILLARBOX_URL", &self.url), ("PILLARBOX_KEY", &self.key)]
+    }
+
+    async fn ends(&self, status: i32, line: &str) -> String {
+        let (ended, said) = status_of(&words(line), &self.environment()).await;
+        assert_eq!(ended, Some(status), "{line}: {said}");
+        said
+    }
+
+    async fn ok(&self, line: &str) -> String {
+        self.ends(0, line).await
+    }
+
+    async fn json(&self, line: &str) -> Value {
+        let said = self.ok(&format!("{line} --json")).await;
+        serde_json::from_str(&said).unwrap_or_else(|_| panic!("{line}: {said}"))
+    }
+}
+
+/// What the shell would make of a line.
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// The last word of what a command said.
+fn last_word(said: &str) -> String {
+    said.split_whitespace().last().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    let made = platform.ok("tenant create Acme --external-ref c17 --set rate_limit.emails_per_day=100").await;
+    assert!(made.contains("acme") && made.contains("rate_limit.emails_per_day"), "{made}");
+    assert!(platform.ok("tenant update acme --set rate_limit.emails_per_day=null").await.contains("c17"));
+    let shown = platform.json("tenant show acme").await;
+    assert_eq!((&shown["slug"], &shown["rate_limit"]["emails_per_day"]), (&"acme".into(), &Value::Null));
+
+    let added = platform.ok("domain add acme.test --tenant acme").await;
+    assert!(added.contains("ownership") && added.contains("pending"), "{added}");
+    let refused = platform.ends(1, "domain verify acme.test").await;
+    assert!(refused.contains("missing") && refused.contains("is pending"), "{refused}");
+    for line in platform.ok("domain show acme.test --zone").await.lines() {
+        let (name, value) = line.split_once(" 3600 IN TXT ").unwrap_or_else(|| panic!("{line}"));
+        let value = value.trim_matches('"').replace("\" \"", "");
+        stage.dns.text(name.trim_end_matches('.'), &value);
+    }
+    assert!(platform.ok("domain verify acme.test").await.ends_with("acme.test is verified\n"));
+
+    let told = platform.ok("key create --name shop --tenant acme --domain acme.test").await;
+    let secret = told.split_whitespace().find(|word| word.starts_with("pb_live_")).unwrap();
+    let tenant = Terminal { url: platform.url.clone(), key: secret.to_owned() };
+    let sent = tenant.ok("message send --from a@acme.test --to bob@b.test --subject Hi --text there").await;
+    let id = last_word(&sent);
+    stage.server.wait_for_status(&id, &["delivered"]).await;
+    assert!(tenant.ok("message list --status delivered --to bob@b.test").await.contains(&id));
+    assert!(tenant.ok(&format!("message show {id}")).await.contains("bob@b.test  delivered  1"));
+    let life = tenant.ok(&format!("message timeline {id} --transcript")).await;
+    assert!(life.contains("bob@b.test at mx.b.test [") && life.contains("RCPT TO"), "{life}");
+    assert!(tenant.ok(&format!("message raw {id}")).await.contains("Subject: Hi"));
+
+    assert_eq!(platform.json("tenant usage acme").await["emails_delivered"], 1);
+
+    let keys = platform.json("key list --tenant acme").await;
+    let key_id = keys["data"][0]["id"].as_str().unwrap();
+    assert!(platform.ok(&format!("key show {key_id}")).await.contains("shop"));
+    assert!(platform.ok(&format!("key revoke {key_id}")).await.contains("is revoked"));
+    assert!(platform.ok("key list --tenant acme").await.contains("revoked"));
+    assert!(tenant.ends(1, "message list").await.contains("[expired_api_key]"));
+}
+
+#[tokio::test]
+async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    stage.server.create_account("acme.test").await;
+    assert_eq!(platform.ok("tenant suspend acme-test").await, "acme-test is suspended\n");
+    assert!(platform.ok("tenant list").await.contains("suspended"));
+    assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
+    let would = platform.ok("tenant delete acme-test --dry-run").await;
+    assert!(would.contains("would be removed with 1 domains") && would.contains("1 keys"), "{would}");
+    assert!(platform.ends(2, "tenant delete acme-test").await.contains("--yes"));
+    assert!(platform.ends(2, "domain delete acme.test").await.contains("--yes"));
+    assert!(platform.ok("domain list --tenant acme-test").await.contains("acme.test"));
+    assert!(platform.ok("domain delete acme.test --yes").await.contains("is removed"));
+    assert!(platform.ok("tenant delete acme-test --yes").await.contains("is removed"));
+    assert!(platform.ends(1, "tenant show acme-test").await.contains("there is no tenant acme-test"));
+    assert_eq!(platform.ok("tenant list").await.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn an_address_is_suppressed_checked_and_let_go() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    stage.server.create_account("acme.test").await;
+    platform.ok("suppression add bob@b.test --tenant acme-test --evidence asked").await;
+    platform.ok("suppression add bob@b.test --reason complaint --expires-in 24h").await;
+    let checked = platform.ok("suppression check bob@b.test").await;
+    assert!(checked.contains("everybody") && checked.contains("in 2"), "{checked}");
+    assert!(platform.ends(1, "suppression remove bob@b.test").await.contains("more than once"));
+    platform.ok("suppression remove bob@b.test --tenant acme-test").await;
+    assert!(platform.ok("suppression list").await.contains("complaint"));
+    platform.ok("suppression remove bob@b.test").await;
+    assert_eq!(platform.ok("suppression check bob@b.test").await, "bob@b.test is not suppressed\n");
+    assert!(platform.ends(1, "suppression remove bob@b.test").await.contains("is not suppressed"));
+}
+
+#[tokio::test]
+async fn what_waits_is_hurried_or_taken_back() {
+    let stage = Stage::start().await;
+    let account = stage.server.create_account("acme.test").await;
+    let platform = stage.platform();
+    for (verb, told, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
+        stage.mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
+        let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, verb)).await;
+        stage.server.wait_for_status(&id, &["deferred"]).await;
+        assert!(platform.ok(&format!("message show {id}")).await.contains("greylisted"));
+        let said = platform.ok(&format!("message {verb} {id}")).await;
+        assert_eq!(said, format!("bob@b.test: {told}\n"));
+        stage.server.wait_for_status(&id, &[end]).await;
+        assert!(platform.ends(1, &format!("message {verb} {id}")).await.contains("[message_finished]"));
+    }
+}
+
+#[tokio::test]
+async fn lists_go_on_where_the_page_before_ended() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    for number in 1..=3 {
+        platform.ok(&format!("tenant create T{number}")).await;
+    }
+    let first = platform.json("tenant list --limit 2").await;
+    assert_eq!((first["data"].as_array().unwrap().len(), &first["has_more"]), (2, &true.into()));
+    let said = platform.ok("tenant list --limit 2").await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    assert!(said.contains(cursor) && !said.contains("t1"), "{said}");
+    let rest = platform.ok(&format!("tenant list --after {cursor}")).await;
+    assert!(rest.contains("t1") && !rest.contains("t2"), "{rest}");
+}
+
+#[tokio::test]
+async fn the_exit_status_tells_a_refusal_from_a_server_that_was_not_asked() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    let refused = platform.ends(1, "tenant create x --slug A!").await;
+    assert!(refused.contains("[validation_failed]") && refused.contains("slug: a slug has"), "{refused}");
+    platform.ends(2, "tenant").await;
+    platform.ends(2, "key show tnt_1").await;
+    platform.ends(2, "tenant update x").await;
+    let nobody = Terminal { url: "http://nobody.invalid".into(), ..stage.platform() };
+    assert!(nobody.ends(2, "tenant list").await.contains("cannot look up nobody.invalid"));
+    let wrong = Terminal { key: "pb_live_wrong".into(), ..stage.platform() };
+    assert!(wrong.ends(1, "tail").await.contains("[invalid_api_key]"));
+    let none = Terminal { key: String::new(), ..stage.platform() };
+    assert!(none.ends(2, "key list").await.contains("key create --local"));
+}
+
+#[tokio::test]
+async fn a_key_is_made_listed_and_revoked_in_the_data_directory_without_a_server() {
+    let data = TempDir::new().unwrap();
+    let terminal = Terminal { url: "http://127.0.0.1:9".into(), key: "none".into() };
+    let place = format!("--data-dir {}", data.path().display());
+    let made = terminal.ok(&format!("key create --name first {place}")).await;
+    assert!(made.contains("pb_live_"), "{made}");
+    let listed = terminal.ok(&format!("key list {place}")).await;
+    let id = listed.split_whitespace().find(|word| word.starts_with("key_")).unwrap();
+    assert!(listed.contains("platform") && listed.contains("active"), "{listed}");
+    terminal.ok(&format!("key revoke {id} {place}")).await;
+    assert!(terminal.ok(&format!("key list {place}")).await.contains("revoked"));
+    assert!(
+        terminal
+            .ends(1, &format!("key create --name x --scope smtp:send {place}"))
+            .await
+            .contains("--tenant")
+    );
+}
+
+#[tokio::test]
+async fn the_tail_shows_events_as_they_happen_and_goes_on_after_a_restart() {
+    let mut stage = Stage::start().await;
+    // A restart must find the port again.
+    stage.server.config.api.listen = vec![stage.server.control.address];
+    let account = stage.server.create_account("acme.test").await;
+    let platform = stage.platform();
+    let events = stage.server.control.get("/v1/events?limit=1").await;
+    let after = events["data"][0]["id"].as_str().unwrap();
+    let people = format!("tail --after {after}");
+    let mut people = Serving::start_with(&words(&people), &platform.environment());
+    let programs =
+        format!("tail --json --type message.delivered --tenant acme-test --count 2 --after {after}");
+    let mut programs = Serving::start_with(&words(&programs), &platform.environment());
+    for recipient in ["bob@b.test", "carol@b.test"] {
+        let id = stage.server.submit(&account, &[recipient], &message(&account, "x")).await;
+        people.wait_for_line(&format!("message.delivered     {recipient}  {id}")).await;
+        let told = programs.wait_for_line("message.delivered").await;
+        let event: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(event["recipient"], recipient, "{told}");
+        if recipient == "bob@b.test" {
+            stage.server.restart(|_| ()).await;
+            people.wait_for_line("connecting again").await;
+        }
+    }
+    programs.wait_for_end().await;
+    assert_eq!(people.said.matches("message.delivered").count(), 2, "{}", people.said);
+}
