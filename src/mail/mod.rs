@@ -34,6 +34,7 @@ pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
     TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
+pub use jiff::civil::Date;
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use queue_part::QueuePart;
@@ -41,8 +42,9 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
-    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMinimum, TlsMode,
-    UnknownName, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsFailure,
+    TlsMinimum, TlsMode, TlsPolicyType, UnknownName, Verification, WaitReason, WebhookDeliveryState,
+    WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;
