@@ -8,6 +8,7 @@ mod policies;
 mod queue;
 mod sending;
 mod spool;
+mod tls_results;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,7 +22,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
-    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, TlsFailure,
+    TlsPolicyType, Verification,
 };
 
 pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {

@@ -50,14 +50,14 @@ impl Letters {
     ///
     /// # Errors
     /// Why it was not taken, for people.
-    pub async fn send(&self, to: Address, report: &Report, hostname: &DomainName) -> Result<(), String> {
+    pub async fn send(&self, to: &Address, report: &Report, hostname: &DomainName) -> Result<(), String> {
         let submitter = Arc::new(self.log_in().await?);
-        let message = self.compose(&to, report, hostname).map_err(|error| error.to_string())?;
+        let message = self.compose(to, report, hostname).map_err(|error| error.to_string())?;
         let smtputf8 = self.from.needs_smtputf8() || to.needs_smtputf8();
         let reverse_path = ReversePath::Mailbox(self.from.clone());
         let admitted = self.intake.admit_sender(&submitter, &reverse_path).await;
         admitted.map_err(|refusal| refusal.message)?;
-        let admitted = self.intake.admit_recipient(&submitter, &to, smtputf8).await;
+        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8).await;
         admitted.map_err(|refusal| refusal.message)?;
         let name = format!("tls-report {} {to}", report.content.report_id);
         let digest = Sha256::digest(&name).into();
@@ -65,7 +65,7 @@ impl Letters {
             submitter,
             envelope: Envelope {
                 reverse_path,
-                recipients: vec![to.into()],
+                recipients: vec![to.clone().into()],
                 body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
                 smtputf8,
                 parameters: MailParameters::default(),

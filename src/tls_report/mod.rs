@@ -18,7 +18,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method};
-use mail_auth::mta_sts::ReportUri;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -30,6 +29,7 @@ use crate::intake::Intake;
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::store::{Policies, Store, TlsResults};
 use letter::Letters;
+use record::Receiver;
 use report::{MEDIA_TYPE, Report};
 use schedule::{day_of, first_try_at, next_try_at, oldest_kept};
 
@@ -103,7 +103,7 @@ enum Progress {
     /// Nobody has it.
     Begun,
     /// These do not have it.
-    Missing(Vec<ReportUri>),
+    Missing(Vec<Receiver>),
 }
 
 impl Reporter {
@@ -235,13 +235,13 @@ impl Reporter {
         let mut missing = Vec::new();
         for receiver in receivers {
             let delivered = match &receiver {
-                ReportUri::Http(url) => self.post(url, report.compressed.clone()).await,
-                ReportUri::Mail(address) => self.mail(address, &report).await,
+                Receiver::Https(url) => self.post(url.clone(), report.compressed.clone()).await,
+                Receiver::Mail(address) => self.mail(address, &report).await,
             };
             match delivered {
-                Ok(()) => tracing::info!(%day, %domain, receiver = text_of(&receiver), "reported on TLS"),
+                Ok(()) => tracing::info!(%day, %domain, %receiver, "reported on TLS"),
                 Err(error) => {
-                    tracing::info!(%day, %domain, receiver = text_of(&receiver), %error, "cannot report on TLS");
+                    tracing::info!(%day, %domain, %receiver, %error, "cannot report on TLS");
                     missing.push(receiver);
                 }
             }
@@ -250,14 +250,14 @@ impl Reporter {
     }
 
     /// Who wants reports on a domain and can be reached from here.
-    async fn receivers(&self, domain: &DomainName) -> Result<Vec<ReportUri>, DnsError> {
+    async fn receivers(&self, domain: &DomainName) -> Result<Vec<Receiver>, DnsError> {
         let texts = match self.parts.resolver.texts(&format!("_smtp._tls.{domain}")).await {
             Ok(texts) => texts,
             Err(DnsError::NoSuchDomain | DnsError::NoRecords) => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let mut receivers = record::read(texts.iter().map(String::as_str));
-        receivers.retain(|receiver| self.letters.is_some() || matches!(receiver, ReportUri::Http(_)));
+        receivers.retain(|receiver| self.letters.is_some() || matches!(receiver, Receiver::Https(_)));
         receivers.truncate(RECEIVERS_MAX);
         Ok(receivers)
     }
@@ -285,11 +285,7 @@ impl Reporter {
     }
 
     /// RFC 8460 §5.4.
-    async fn post(&self, url: &str, body: Bytes) -> Result<(), String> {
-        let url = Url::parse(url).map_err(|error| error.to_string())?;
-        if url.scheme() != "https" {
-            return Err("its scheme is not https".into());
-        }
+    async fn post(&self, url: Url, body: Bytes) -> Result<(), String> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let request = Request { method: Method::POST, url, headers, body };
@@ -298,16 +294,8 @@ impl Reporter {
         if status.is_success() { Ok(()) } else { Err(format!("it answers {}", status.as_u16())) }
     }
 
-    async fn mail(&self, address: &str, report: &Report) -> Result<(), String> {
+    async fn mail(&self, to: &Address, report: &Report) -> Result<(), String> {
         let Some(letters) = &self.letters else { return Ok(()) };
-        let to = Address::parse(address).map_err(|error| error.to_string())?;
         letters.send(to, report, &self.parts.hostname).await
-    }
-}
-
-fn text_of(receiver: &ReportUri) -> &str {
-    match receiver {
-        ReportUri::Mail(address) => address,
-        ReportUri::Http(url) => url,
     }
 }

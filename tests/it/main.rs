@@ -58,4 +58,5 @@ mod start_errors;
 mod submission;
 mod tenants;
 mod tls;
+mod tls_report;
 mod webhooks;
