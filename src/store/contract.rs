@@ -9,6 +9,7 @@ mod queue;
 mod sending;
 mod spool;
 mod tls_results;
+mod usage;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -57,7 +57,7 @@ impl Letters {
         let reverse_path = ReversePath::Mailbox(self.from.clone());
         let admitted = self.intake.admit_sender(&submitter, &reverse_path).await;
         admitted.map_err(|refusal| refusal.message)?;
-        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8).await;
+        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8, 0).await;
         admitted.map_err(|refusal| refusal.message)?;
         let name = format!("tls-report {} {to}", report.content.report_id);
         let digest = Sha256::digest(&name).into();

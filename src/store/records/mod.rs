@@ -6,6 +6,7 @@ mod queue;
 mod spool;
 mod sts;
 mod tls_result;
+mod usage;
 mod webhook;
 
 use crate::mail::Timestamp;
@@ -16,6 +17,7 @@ pub use queue::*;
 pub use spool::*;
 pub use sts::*;
 pub use tls_result::*;
+pub use usage::*;
 pub use webhook::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.

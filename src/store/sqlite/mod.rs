@@ -18,6 +18,7 @@ mod spool;
 #[cfg(test)]
 mod tests;
 mod tls_results;
+mod usage;
 mod writer;
 
 use std::fs::File;
