@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::bans::{self, Bans};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
 use crate::https::Client;
 use crate::intake::{self, Intake};
@@ -24,6 +24,7 @@ use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
 };
 use crate::tls::{Certificate, TlsError};
+use crate::tls_report::{self, Reporter, TlsReportError};
 use crate::waiting::Sites;
 use crate::webhook::{self, Teller};
 use crate::{indexer, janitor, sign, verification};
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The certificate authorities for webhooks cannot be used.
     #[error("webhooks.ca_file {0}")]
     Webhooks(TlsError),
+    /// Reports on TLS cannot be sent.
+    #[error("tls_report.mail: {0}")]
+    TlsReport(#[from] TlsReportError),
     /// The sandbox domain cannot be made.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
@@ -171,7 +175,10 @@ impl Running {
         let parts =
             server::Parts { intake: intake_role.clone(), tls: certificate.shared(), bans: bans.clone() };
         let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
-        let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
+        let mut relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
+        if config.tls_report.enabled {
+            relay = relay.counting_tls();
+        }
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             expiry_max: config.relay.expiry_max,
@@ -192,6 +199,7 @@ impl Running {
         }));
 
         let teller = build_teller(config, &store, &resolver)?;
+        let reporter = build_reporter(config, &store, &resolver, &intake_role)?;
 
         let mut running = Self {
             submission_addresses: addresses(&submission),
@@ -224,6 +232,9 @@ impl Running {
         stage.spawn("indexer", indexer::run(store.clone(), stage.stop.clone()));
         stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));
         stage.spawn("domain check", verification::recheck_loop(store, resolver, checks, stage.stop.clone()));
+        if let Some(reporter) = reporter {
+            stage.spawn("reports on TLS", reporter.run(stage.stop.clone()));
+        }
         stage.spawn("certificate watch", watch_certificate(certificate, stage.stop.clone()));
         let stage = &mut running.delivery;
         stage.spawn("relay", relay.run(stage.stop.clone()));
@@ -301,6 +312,28 @@ fn build_teller(config: &Config, store: &Arc<Store>, resolver: &Resolver) -> Res
     let networks = &config.webhooks.allowed_private_networks;
     let client = Client::new(resolver.clone(), config.webhooks.ca_file.as_deref(), networks);
     Ok(Teller::new(store.clone(), client.map_err(StartError::Webhooks)?, settings))
+}
+
+/// `None` if reports are not wanted.
+fn build_reporter(
+    config: &Config,
+    store: &Arc<Store>,
+    resolver: &Resolver,
+    intake: &Arc<Intake>,
+) -> Result<Option<Reporter>, StartError> {
+    if !config.tls_report.enabled {
+        return Ok(None);
+    }
+    let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
+    let client = Client::new(resolver.clone(), ca_file.as_deref(), allowed_private_networks);
+    let parts = tls_report::Parts {
+        store: store.clone(),
+        resolver: resolver.clone(),
+        client: client.map_err(RelayError::CaFile)?,
+        intake: intake.clone(),
+        hostname: config.hostname.clone(),
+    };
+    Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
 }
 
 async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {

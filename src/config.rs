@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::{DomainName, TlsMinimum};
+use crate::mail::{Address, DomainName, TlsMinimum};
 pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
 
 pub use shaping::SiteRule;
@@ -46,6 +46,8 @@ pub struct Config {
     pub relay: Relay,
     /// Events for web servers.
     pub webhooks: Webhooks,
+    /// Reports on TLS to the domains that mail goes to.
+    pub tls_report: TlsReport,
     /// How long things are kept.
     pub retention: Retention,
     /// The store.
@@ -284,6 +286,35 @@ pub struct Webhooks {
     pub requests_per_webhook_max: usize,
 }
 
+/// Reports on TLS to the domains that mail goes to (RFC 8460).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsReport {
+    /// Whether sessions are counted and reports sent.
+    pub enabled: bool,
+    /// Who reports; the server's host name if absent.
+    pub organization: Option<String>,
+    /// Whom to ask about a report: an address.
+    pub contact: Option<String>,
+    /// Over how long a time after midnight UTC reports are spread.
+    #[serde(with = "duration")]
+    pub delay_max: Duration,
+    /// How reports are mailed; without it they go over HTTPS only.
+    pub mail: Option<TlsReportMail>,
+}
+
+/// In whose name reports are mailed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsReportMail {
+    /// The slug of a tenant.
+    pub tenant: String,
+    /// The file with the secret of one of its keys, which may `smtp:send`.
+    pub key_file: PathBuf,
+    /// The author's address, under a verified domain of the tenant.
+    pub from: Address,
+}
+
 /// Whether DNSSEC is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -359,6 +390,7 @@ impl Default for Config {
             domains: Domains::default(),
             relay: Relay::default(),
             webhooks: Webhooks::default(),
+            tls_report: TlsReport::default(),
             retention: Retention::default(),
             store: Store::default(),
         }
@@ -371,6 +403,18 @@ fn own_hostname() -> DomainName {
     DomainName::parse(&system.nodename().to_string_lossy())
         .or_else(|_| DomainName::parse("localhost"))
         .unwrap_or_else(|_| unreachable!("localhost is a domain name"))
+}
+
+impl Default for TlsReport {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            organization: None,
+            contact: None,
+            delay_max: Duration::from_secs(4 * 60 * 60),
+            mail: None,
+        }
+    }
 }
 
 impl Default for Log {
@@ -675,6 +719,7 @@ mod tests {
         assert!(config.master_key_file.is_some() && config.tls.certificate.is_some());
         assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
         assert!(config.webhooks.ca_file.is_some());
+        assert!(config.tls_report.organization.is_some() && config.tls_report.mail.is_some());
         assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
         assert!(config.relay.trust_anchor_file.is_some() && !config.relay.tls_minimum.is_empty());
     }

@@ -22,6 +22,7 @@ pub mod smtp;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod tls_report;
 pub mod turns;
 pub mod verification;
 pub mod waiting;

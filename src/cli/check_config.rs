@@ -5,7 +5,7 @@ use anyhow::Context;
 use super::ConfigFile;
 use crate::config::Config;
 use crate::tls::Certificate;
-use crate::{relay, telemetry};
+use crate::{relay, telemetry, tls_report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,6 +22,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
     }
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
+    tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
     println!("{name} is right: {} in {}", config.hostname, config.data_dir.display());
     if !config.hostname.is_fully_qualified() {
         println!("note: hostname {} is not fully qualified; receivers will distrust it", config.hostname);

@@ -35,6 +35,7 @@ pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
     TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
+pub use jiff::civil::Date;
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
 pub use queue_part::QueuePart;
@@ -43,8 +44,8 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
     Environment, EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus,
-    TlsMinimum, TlsMode, UnknownName, UsageInterval, Verification, WaitReason, WebhookDeliveryState,
-    WebhookStatus,
+    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownName, UsageInterval, Verification, WaitReason,
+    WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;

@@ -392,6 +392,42 @@ vocabulary! {
         /// Somebody asked for a try of a webhook; in no journal, and nothing to subscribe to.
         WebhookTest = "webhook.test",
     }
+
+    /// Under which policy a TLS session stood, for reports on TLS (RFC 8460 §4.2).
+    TlsPolicyType("TLS policy type") {
+        /// Validated TLSA records.
+        Tlsa = "tlsa",
+        /// An MTA-STS policy.
+        Sts = "sts",
+        /// Neither.
+        NoPolicyFound = "no-policy-found",
+    }
+
+    /// What was wrong with a TLS session, for reports on TLS (RFC 8460 §4.3).
+    TlsFailure("TLS failure") {
+        /// The host does not offer STARTTLS.
+        StarttlsNotSupported = "starttls-not-supported",
+        /// The certificate is for other names.
+        CertificateHostMismatch = "certificate-host-mismatch",
+        /// The certificate has expired, or is not valid yet.
+        CertificateExpired = "certificate-expired",
+        /// The certificate leads to nobody who is trusted.
+        CertificateNotTrusted = "certificate-not-trusted",
+        /// Anything else.
+        ValidationFailure = "validation-failure",
+        /// No TLSA record is usable.
+        TlsaInvalid = "tlsa-invalid",
+        /// The answer of the DNS could not be validated.
+        DnssecInvalid = "dnssec-invalid",
+        /// DANE is demanded here and the host has none.
+        DaneRequired = "dane-required",
+        /// The MTA-STS policy could not be fetched.
+        StsPolicyFetchError = "sts-policy-fetch-error",
+        /// What was fetched is no MTA-STS policy.
+        StsPolicyInvalid = "sts-policy-invalid",
+        /// The certificate of the MTA-STS policy's server is not right.
+        StsWebpkiInvalid = "sts-webpki-invalid",
+    }
 }
 
 impl EventKind {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::mta_sts::{StsMode, StsPolicy};
-use crate::mail::{DomainName, EnhancedStatus, TlsMinimum, Tlsa};
+use crate::mail::{DomainName, EnhancedStatus, TlsFailure, TlsMinimum, TlsPolicyType, Tlsa};
 
 /// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
 pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
@@ -46,7 +46,16 @@ pub enum StsAnswer {
     /// This one.
     Policy(Arc<StsPolicy>),
     /// It says that it has one, which cannot be had.
-    Unavailable(String),
+    Unavailable(StsFault),
+}
+
+/// Why a domain's MTA-STS policy cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StsFault {
+    /// In words.
+    pub reason: String,
+    /// What reports on TLS call it; `None` if it may well be our own fault.
+    pub failure: Option<TlsFailure>,
 }
 
 /// What DNSSEC says about the TLSA records of a host.
@@ -100,6 +109,27 @@ pub struct HostPolicy {
     pub requirement: Requirement,
     /// Which rule says so, and on what ground: for people.
     pub ground: String,
+    /// What is counted for the domain; `None` where the host is not the domain's choice.
+    pub reported: Option<Reported>,
+}
+
+/// As what a session is counted for the report to the domain (RFC 8460 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// The domain's policy.
+    pub policy: TlsPolicyType,
+    /// What is wrong already before the session begins.
+    pub flaw: Option<TlsFailure>,
+}
+
+impl Reported {
+    const fn sound(policy: TlsPolicyType) -> Option<Self> {
+        Some(Self { policy, flaw: None })
+    }
+
+    const fn flawed(policy: TlsPolicyType, flaw: TlsFailure) -> Option<Self> {
+        Some(Self { policy, flaw: Some(flaw) })
+    }
 }
 
 /// Why a host gets no mail now, whatever it offers.
@@ -113,6 +143,8 @@ pub struct Unmet {
     pub lasting: bool,
     /// As in [`HostPolicy`].
     pub ground: String,
+    /// What is counted for the domain, if it is the domain's fault.
+    pub reported: Option<Reported>,
 }
 
 impl Unmet {
@@ -122,7 +154,12 @@ impl Unmet {
             status: NOT_TRUSTED,
             lasting: false,
             ground: ground.to_owned(),
+            reported: None,
         }
+    }
+
+    fn counted(self, policy: TlsPolicyType, failure: TlsFailure) -> Self {
+        Self { reported: Reported::flawed(policy, failure), ..self }
     }
 }
 
@@ -135,12 +172,14 @@ pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), Unmet> {
             "dnssec_mx_lookup",
             "dane: the MX records could not be validated",
             format_args!("MX of {domain}: {error}"),
-        )),
+        )
+        .counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
         MxProof::Secure(hosts) if !hosts.iter().any(|named| named == host) => Err(Unmet::passing(
             "dnssec_mx_host",
             "dane: the validated MX records do not name the host",
             format_args!("{host} is not among the validated mail hosts of {domain}"),
-        )),
+        )
+        .counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
         MxProof::Off | MxProof::Insecure | MxProof::Secure(_) => Ok(()),
     }
 }
@@ -172,7 +211,8 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
         // RFC 7672 §2.1.2: what is not known may be what protects the host.
         TlsaAnswer::Failed(error) => {
             let ground = "dane: the TLSA records could not be validated";
-            return Err(Unmet::passing("dane_lookup", ground, format_args!("TLSA of {host}: {error}")));
+            let unmet = Unmet::passing("dane_lookup", ground, format_args!("TLSA of {host}: {error}"));
+            return Err(unmet.counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid));
         }
         TlsaAnswer::Found { base, records } => (base, records),
     };
@@ -181,7 +221,8 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
         // RFC 7672 §2.2: it has TLS, but nothing to know it by.
         let ground =
             format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
-        return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground }));
+        let reported = Reported::flawed(TlsPolicyType::Tlsa, TlsFailure::TlsaInvalid);
+        return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground, reported }));
     }
     let kinds: Vec<String> = usable.iter().map(Tlsa::to_string).collect();
     let ground = format!("dane: validated TLSA records of {base} ({})", kinds.join(", "));
@@ -192,7 +233,8 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
         }
     }
     let set = DaneSet { base: base.clone(), names, records: usable };
-    Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground }))
+    let reported = Reported::sound(TlsPolicyType::Tlsa);
+    Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground, reported }))
 }
 
 /// The usable records; RFC 7671 §9: of the digests of one usage and selector only the strongest.
@@ -212,18 +254,22 @@ fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> 
     let (domain, named) = (&facts.domain, policy.names(host));
     let place = if named { "names the host" } else { "does not name the host" };
     let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
-    match policy.mode {
-        StsMode::None => Ok(None),
+    let requirement = match policy.mode {
+        StsMode::None => return Ok(None),
         // RFC 8461 §5: mail goes on whatever fails.
-        StsMode::Testing if named => Ok(Some(HostPolicy { requirement: Requirement::Tested, ground })),
-        StsMode::Testing => Ok(Some(HostPolicy { requirement: Requirement::Opportunistic, ground })),
-        StsMode::Enforce if named => Ok(Some(HostPolicy { requirement: Requirement::Verified, ground })),
+        StsMode::Testing if named => Requirement::Tested,
+        StsMode::Testing => Requirement::Opportunistic,
+        StsMode::Enforce if named => Requirement::Verified,
         // RFC 8461 §4.1, §5.
         StsMode::Enforce => {
             let text = format_args!("the MTA-STS policy of {domain} does not name {host}");
-            Err(Unmet::passing("mta_sts_host", &ground, text))
+            let unmet = Unmet::passing("mta_sts_host", &ground, text);
+            return Err(unmet.counted(TlsPolicyType::Sts, TlsFailure::ValidationFailure));
         }
-    }
+    };
+    let flaw = (!named).then_some(TlsFailure::ValidationFailure);
+    let reported = Some(Reported { policy: TlsPolicyType::Sts, flaw });
+    Ok(Some(HostPolicy { requirement, ground, reported }))
 }
 
 fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
@@ -234,10 +280,14 @@ fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
         _ => "the MX records are not signed",
     };
     let sts = match &facts.sts {
-        StsAnswer::Unavailable(error) => format!("the MTA-STS policy cannot be had: {error}"),
+        StsAnswer::Unavailable(fault) => format!("the MTA-STS policy cannot be had: {}", fault.reason),
         StsAnswer::Absent | StsAnswer::Policy(_) => "no MTA-STS policy".to_owned(),
     };
-    HostPolicy { requirement: Requirement::Opportunistic, ground: format!("opportunistic: {dane}; {sts}") }
+    HostPolicy {
+        requirement: Requirement::Opportunistic,
+        ground: format!("opportunistic: {dane}; {sts}"),
+        reported: Reported::sound(TlsPolicyType::NoPolicyFound),
+    }
 }
 
 fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
@@ -252,10 +302,11 @@ fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Resu
         TlsMinimum::Verified => Requirement::Verified,
         TlsMinimum::Dane => {
             let text = format_args!("the configuration demands DANE, and {host} has no usable TLSA records");
-            return Err(Unmet::passing("dane_missing", &ground, text));
+            let unmet = Unmet::passing("dane_missing", &ground, text);
+            return Err(unmet.counted(TlsPolicyType::Tlsa, TlsFailure::DaneRequired));
         }
     };
-    Ok(HostPolicy { requirement, ground })
+    Ok(HostPolicy { requirement, ground, ..policy })
 }
 
 /// RFC 8689 §4.2.1: the host must be the domain's by DNSSEC or by MTA-STS, and its certificate must be right.
@@ -277,7 +328,7 @@ fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Res
     if policy.requirement.strength() >= TlsMinimum::Verified {
         return Ok(policy);
     }
-    Ok(HostPolicy { requirement: Requirement::Verified, ground: format!("requiretls: {proof}") })
+    Ok(HostPolicy { requirement: Requirement::Verified, ground: format!("requiretls: {proof}"), ..policy })
 }
 
 impl Requirement {
@@ -346,7 +397,7 @@ mod tests {
         let (useless, broken) = (found(&[(1, 1, 1)]), TlsaAnswer::Failed("bogus".into()));
         let (yes, no) = (sts("enforce", "mx.b.test"), sts("enforce", "other.test"));
         let absent = || StsAnswer::Absent;
-        let lost = || StsAnswer::Unavailable("404".into());
+        let lost = || StsAnswer::Unavailable(StsFault { reason: "404".into(), failure: None });
         for (mx, tlsa, sts, minimum, expected) in [
             (MxProof::Off, &none, absent(), Opportunistic, "opportunistic by opportunistic"),
             (MxProof::Insecure, &none, lost(), Opportunistic, "opportunistic by opportunistic"),
@@ -393,9 +444,10 @@ mod tests {
     #[test]
     fn requiretls_wants_the_mx_proved_and_the_certificate_checked() {
         let (none, ee, useless) = (TlsaAnswer::Insecure, found(&[(3, 1, 1)]), found(&[(1, 1, 1)]));
+        let lost = || StsAnswer::Unavailable(StsFault { reason: "time-out".into(), failure: None });
         for (mx, tlsa, sts, expected) in [
             (MxProof::Off, &none, StsAnswer::Absent, "requiretls_mx for good"),
-            (MxProof::Insecure, &none, StsAnswer::Unavailable("time-out".into()), "requiretls_mx"),
+            (MxProof::Insecure, &none, lost(), "requiretls_mx"),
             (MxProof::Insecure, &none, sts("none", "mx.b.test"), "requiretls_mx for good"),
             (MxProof::Insecure, &none, sts("testing", "other.test"), "requiretls_mx for good"),
             (MxProof::Insecure, &none, sts("testing", "mx.b.test"), "verified by requiretls"),
@@ -414,7 +466,7 @@ mod tests {
     fn of_several_digests_the_strongest_counts_for_each_usage_and_selector() {
         let facts = DomainFacts { mx: secure(), ..facts() };
         let tlsa = found(&[(3, 1, 1), (3, 1, 2), (3, 0, 1), (2, 1, 1), (2, 1, 0), (1, 1, 2)]);
-        let Ok(HostPolicy { requirement: Requirement::Dane(set), ground }) =
+        let Ok(HostPolicy { requirement: Requirement::Dane(set), ground, .. }) =
             decide(&facts, "mx.b.test", &tlsa, false)
         else {
             panic!("the records are usable")

@@ -16,13 +16,15 @@ use super::reach::{Race, is_our_fault};
 use super::route::{Lane, Route, Way};
 use super::source::Source;
 use super::tls::Trust;
-use super::tls_policy::{Need, Protection};
+use super::tls_policy::{Need, Protection, waives_tls};
 use super::transcript::Transcript;
 use crate::config::Endpoint;
-use crate::mail::{BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsMinimum, TlsMode};
+use crate::mail::{
+    BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
+};
 use crate::policy::outcome::Verdict;
 use crate::policy::shaping::{Lesson, lesson_of};
-use crate::policy::tls::{HostPolicy, Requirement, Unmet};
+use crate::policy::tls::{DomainFacts, HostPolicy, Reported, Requirement, StsAnswer, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -155,6 +157,34 @@ impl<'a> Attempt<'a> {
         self.batch.message.parameters.require_tls
     }
 
+    /// RFC 8689 §4.1: REQUIRETLS goes before the header.
+    fn waives_tls(&self) -> bool {
+        !self.requires_tls() && waives_tls(self.content)
+    }
+
+    /// Counts a session for the report to the domain.
+    fn note_tls(&self, host: &str, reported: Option<Reported>, failure: Option<TlsFailure>) {
+        let (Some(results), Some(Reported { policy, flaw })) = (&self.core.tls_results, reported) else {
+            return;
+        };
+        // The header says not to ask for what would be reported on.
+        if let Host::Domain(domain) = &self.batch.destination
+            && !self.waives_tls()
+        {
+            results.count(domain, host, policy, failure.or(flaw));
+        }
+    }
+
+    /// Counts that a domain's MTA-STS policy could not be had, whatever becomes of the sessions without it.
+    fn note_lost_policy(&self, protection: &Protection) {
+        if let Some(DomainFacts { sts: StsAnswer::Unavailable(fault), .. }) = protection.facts()
+            && fault.failure.is_some()
+        {
+            let reported = Reported { policy: TlsPolicyType::Sts, flaw: fault.failure };
+            self.note_tls("", Some(reported), None);
+        }
+    }
+
     /// No host can keep the promise, and none would at another time: RFC 8689 §5 gives the code.
     fn settle_untrusted(&mut self) {
         for ending in self.endings.iter_mut().flatten().filter(|ending| ending.lacks_tls) {
@@ -172,6 +202,9 @@ impl<'a> Attempt<'a> {
         let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
             return true;
         };
+        if self.waives_tls() {
+            return false;
+        }
         let host = connection.peer.host.clone();
         let need =
             Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
@@ -197,8 +230,14 @@ impl<'a> Attempt<'a> {
                 return last;
             }
         };
-        let protection = Protection::of(self.core, &destination, self.requires_tls());
-        let Ok(protection) = timeout_at(self.deadline, protection).await else { return last };
+        let protection = if self.waives_tls() {
+            Protection::waived(self.core, &destination)
+        } else {
+            let protection = Protection::of(self.core, &destination, self.requires_tls());
+            let Ok(protection) = timeout_at(self.deadline, protection).await else { return last };
+            protection
+        };
+        self.note_lost_policy(&protection);
         let mut dialled = 0;
         for endpoint in &destination.hosts {
             if Instant::now() >= self.deadline {
@@ -208,6 +247,7 @@ impl<'a> Attempt<'a> {
             let policy = match timeout_at(self.deadline, protection.of_host(self.core, endpoint)).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
+                    self.note_tls(host, unmet.reported, None);
                     self.settle_unmet(unmet, host);
                     continue;
                 }
@@ -258,7 +298,7 @@ impl<'a> Attempt<'a> {
 
     /// The host gets no mail now, whatever it offers.
     fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
-        let Unmet { text, status, lasting, ground } = unmet;
+        let Unmet { text, status, lasting, ground, reported: _ } = unmet;
         let trouble = Trouble::new(Phase::Connect, text).of(OutcomeClass::Tls);
         let trouble = Trouble { lacks_tls: lasting, status: Some(status), ..trouble };
         let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
@@ -331,12 +371,12 @@ impl<'a> Attempt<'a> {
             self.transcript.remark(&trouble.text);
             let lesser = if dial.trust == Trust::Any {
                 self.transcript.remark("again, without TLS");
-                Dial { starttls: StartTls::Never, ..dial.clone() }
+                Dial { starttls: StartTls::Never, reported: None, ..dial.clone() }
             } else {
                 tracing::info!(host = %dial.host, domain = %self.batch.destination, reason = %trouble.text,
                     "fails an MTA-STS policy that is being tested");
                 self.transcript.remark("again, with any certificate: the policy is only being tested");
-                Dial { trust: Trust::Any, ..dial.clone() }
+                Dial { trust: Trust::Any, reported: None, ..dial.clone() }
             };
             let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
             return Box::pin(self.open(&lesser, reached)).await;
@@ -349,6 +389,18 @@ impl<'a> Attempt<'a> {
         let opening = self.core.dialler.open(dial, reached, &mut self.transcript);
         let opened = timeout_at(self.deadline, opening).await;
         let opened = opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)));
+        match &opened {
+            Ok(connection) => {
+                let is_clear = connection.peer.tls.is_none();
+                let failure = is_clear.then_some(TlsFailure::StarttlsNotSupported);
+                self.note_tls(&dial.host, dial.reported, failure);
+            }
+            Err(Trouble { tls_failure: Some(failure), .. }) => {
+                self.note_tls(&dial.host, dial.reported, Some(*failure));
+            }
+            // It did not come to TLS, or got past it.
+            Err(_) => {}
+        }
         match &opened {
             Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
             Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
@@ -410,6 +462,7 @@ impl<'a> Attempt<'a> {
             },
             trust,
             tls_policy: policy.ground.clone(),
+            reported: policy.reported,
             hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
             source,
             login,

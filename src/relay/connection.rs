@@ -17,8 +17,8 @@ use super::tls::{self, ClientTls, Trust};
 use super::tls_policy::Fitness;
 use super::transcript::Transcript;
 use crate::config::Timeouts;
-use crate::mail::{Content, EnhancedStatus, OutcomeClass, TlsMinimum};
-use crate::policy::tls::{NO_TLS, NOT_TRUSTED};
+use crate::mail::{Content, EnhancedStatus, OutcomeClass, TlsFailure, TlsMinimum};
+use crate::policy::tls::{NO_TLS, NOT_TRUSTED, Reported};
 use crate::smtp::Reply;
 use crate::smtp::client::{
     Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
@@ -59,6 +59,8 @@ pub struct Dial {
     pub trust: Trust,
     /// The rule that says so, for people.
     pub tls_policy: String,
+    /// As what the session is counted for its domain, if it is.
+    pub reported: Option<Reported>,
     /// Our name in EHLO.
     pub hello_name: String,
     /// Our account.
@@ -99,6 +101,8 @@ pub struct Trouble {
     pub is_login: bool,
     /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
     pub lacks_tls: bool,
+    /// What reports on TLS call it, if it is about TLS.
+    pub tls_failure: Option<TlsFailure>,
     /// Our word for it, where there is one and the server gave none.
     pub status: Option<EnhancedStatus>,
 }
@@ -115,6 +119,7 @@ impl Trouble {
             in_handshake: false,
             is_login: false,
             lacks_tls: false,
+            tls_failure: None,
             status: None,
         }
     }
@@ -319,16 +324,20 @@ impl Dialler {
             Trust::Verified | Trust::Any => &dial.host,
         };
         let handshake = self.tls.connect(&dial.trust, name, stream);
-        let (text, lacks_tls) = match timeout(self.timeouts.starttls, handshake).await {
+        let (text, lacks_tls, failure) = match timeout(self.timeouts.starttls, handshake).await {
             Ok(Ok(stream)) => return Ok(stream),
             // What TLS itself objects to comes as invalid data, a lost connection as something else.
-            Ok(Err(error)) => (tls::explain(&error), error.kind() == std::io::ErrorKind::InvalidData),
-            Err(_) => ("time-out".to_owned(), false),
+            Ok(Err(error)) => {
+                let lacks_tls = error.kind() == std::io::ErrorKind::InvalidData;
+                (tls::explain(&error), lacks_tls, tls::failure_of(&error))
+            }
+            Err(_) => ("time-out".to_owned(), false, TlsFailure::ValidationFailure),
         };
         let code = if lacks_tls { "tls_not_trusted" } else { "tls_handshake_lost" };
         let text = format!("[{code}] the TLS handshake with {} [{}] failed: {text}", dial.host, address);
         let status = Some(NOT_TRUSTED);
-        Err(Trouble { in_handshake: true, lacks_tls, status, ..Trouble::new(Phase::StartTls, text) })
+        let trouble = Trouble::new(Phase::StartTls, text);
+        Err(Trouble { in_handshake: true, lacks_tls, status, tls_failure: Some(failure), ..trouble })
     }
 }
 
@@ -355,6 +364,7 @@ fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
     if matches!(error, OpeningError::NoTls) {
         trouble.lacks_tls = true;
+        trouble.tls_failure = Some(TlsFailure::StarttlsNotSupported);
         trouble.status = Some(NO_TLS);
         trouble.text = format!("[tls_not_offered] {}", trouble.text);
     }

@@ -39,6 +39,7 @@ mod tasks;
 mod tests;
 mod tls;
 mod tls_policy;
+mod tls_results;
 mod transcript;
 mod turns;
 mod worker;
@@ -69,6 +70,7 @@ use source::Sources;
 use status::SiteControl;
 use tasks::Tasks;
 use tls_policy::TlsPolicies;
+use tls_results::TlsSessions;
 use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
@@ -123,6 +125,8 @@ struct Core {
     sources: Arc<Sources>,
     dialler: Dialler,
     tls_policies: TlsPolicies,
+    /// What is counted for reports on TLS, if anybody wants them.
+    tls_results: Option<Arc<TlsSessions>>,
     pool: Pool,
     sites: Arc<Sites>,
     lookups: Lookups,
@@ -200,6 +204,7 @@ impl Relay {
         let core = Core {
             settings,
             tls_policies: TlsPolicies::new(config, &store, &resolver)?,
+            tls_results: None,
             router: Router::new(store.clone(), config, sources.clone())?,
             sources,
             store,
@@ -219,6 +224,12 @@ impl Relay {
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
+    }
+
+    /// Has it count TLS sessions with mail hosts for reports on them.
+    pub fn counting_tls(mut self) -> Self {
+        self.core.tls_results = Some(Arc::default());
+        self
     }
 
     /// To wait for after [`Relay::run`], also if that was dropped.
@@ -253,12 +264,19 @@ impl Relay {
         if let Some(sts) = core.tls_policies.sts() {
             core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
         }
+        if let Some(results) = &core.tls_results {
+            let task = tls_results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
+            core.tasks.spawn(task);
+        }
         scheduler::run(&core, &recordings).await;
         core.give_back();
         for connection in core.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
         core.tasks.end().await;
+        if let Some(results) = &core.tls_results {
+            results.flush(&core.store).await;
+        }
         drop(recordings);
         if recorder.await.is_err() {
             tracing::error!("the task that writes outcomes ended by a panic");

@@ -15,13 +15,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{Core, RelayError};
+use super::{Core, RelayError, tls};
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::https::{self, Excess, Limits, Request};
-use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::https::{self, Excess, Limits, Request, Response, SendError};
+use crate::mail::{DomainName, SignedDuration, Timestamp, TlsFailure};
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
-use crate::policy::tls::StsAnswer;
+use crate::policy::tls::{StsAnswer, StsFault};
 use crate::store::{Policies, Store, StsRecord};
 
 /// Domains that are remembered in memory; the store remembers more.
@@ -73,7 +73,7 @@ struct Held {
 struct Failure {
     id: String,
     at: Instant,
-    reason: String,
+    fault: StsFault,
 }
 
 impl MtaSts {
@@ -102,7 +102,7 @@ impl MtaSts {
         let held = known.held.filter(|held| now < held.expires_at);
         let id = match (self.record_id(domain).await, &held) {
             (Ok(Some(id)), _) => id,
-            (Err(error), None) => return StsAnswer::Unavailable(error.to_string()),
+            (Err(error), None) => return unavailable(&error.to_string(), None),
             // Whoever can hide the record must not be able to lift the policy.
             (Ok(None) | Err(_), _) => return answer_of(held),
         };
@@ -114,11 +114,11 @@ impl MtaSts {
         match (held, failure) {
             (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
             (Some(held), Some(_)) => answer_of(Some(held)),
-            (None, Some(failure)) => StsAnswer::Unavailable(failure.reason),
+            (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
             (held, None) => {
                 let Some(mut fetch) = self.begin_fetch(core, domain, id) else {
                     return held.map_or_else(
-                        || unavailable("too many policies are being fetched"),
+                        || unavailable("too many policies are being fetched", None),
                         |held| answer_of(Some(held)),
                     );
                 };
@@ -127,11 +127,11 @@ impl MtaSts {
                     && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
                     && held.is_none()
                 {
-                    return unavailable("its server is slow");
+                    return unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError));
                 }
                 let known = self.lock().get(domain).cloned().unwrap_or_default();
                 match (known.held.filter(|held| now < held.expires_at), known.failure) {
-                    (None, Some(failure)) => StsAnswer::Unavailable(failure.reason),
+                    (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
                     (held, _) => answer_of(held),
                 }
             }
@@ -226,42 +226,57 @@ impl MtaSts {
                     tracing::warn!(%domain, %error, "cannot keep an MTA-STS policy");
                 }
             }
-            Err(reason) => {
+            Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
                 let mut domains = self.lock();
                 let known = domains.entry(domain.clone()).or_default();
-                known.failure = Some(Failure { id, at: Instant::now(), reason });
+                let fault = StsFault { reason, failure: Some(failure) };
+                known.failure = Some(Failure { id, at: Instant::now(), fault });
             }
         }
     }
 
     /// RFC 8461 §3.3: one GET, certificate checked, no redirect followed.
-    async fn fetch(&self, domain: &DomainName) -> Result<(String, StsPolicy), String> {
+    async fn fetch(&self, domain: &DomainName) -> Result<(String, StsPolicy), (TlsFailure, String)> {
+        let response = self.get(domain).await?;
+        read_policy(&response).map_err(|reason| (TlsFailure::StsPolicyInvalid, reason))
+    }
+
+    async fn get(&self, domain: &DomainName) -> Result<Response, (TlsFailure, String)> {
+        let fail = |reason: String| (TlsFailure::StsPolicyFetchError, reason);
         let mut url = Url::parse(&format!("https://mta-sts.{domain}/.well-known/mta-sts.txt"))
-            .map_err(|error| error.to_string())?;
-        url.set_port(Some(self.port)).map_err(|()| "a URL without a port".to_owned())?;
+            .map_err(|error| fail(error.to_string()))?;
+        url.set_port(Some(self.port)).map_err(|()| fail("a URL without a port".to_owned()))?;
         let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
         let limits =
             Limits { timeout: self.timeout, body_octets_max: POLICY_OCTETS_MAX, excess: Excess::Refuse };
-        let response = self.client.send(request, limits).await.map_err(|error| error.to_string())?;
-        if response.status != StatusCode::OK {
-            return Err(format!("its server answers {}", response.status.as_u16()));
+        let response = self.client.send(request, limits).await.map_err(|error| match &error {
+            SendError::Tls(cause) if tls::is_certificate_fault(cause) => {
+                (TlsFailure::StsWebpkiInvalid, error.to_string())
+            }
+            _ => fail(error.to_string()),
+        })?;
+        match response.status {
+            StatusCode::OK => Ok(response),
+            status => Err(fail(format!("its server answers {}", status.as_u16()))),
         }
-        // RFC 8461 §3.2: so that nobody who may upload some file can set a policy.
-        let media =
-            response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let media = media.split(';').next().unwrap_or_default().trim();
-        if !media.eq_ignore_ascii_case("text/plain") {
-            return Err("what its server has is not text/plain".into());
-        }
-        let text = String::from_utf8(response.body.to_vec()).map_err(|_| "it is not text".to_owned())?;
-        let policy = StsPolicy::parse(&text).map_err(|error| error.to_string())?;
-        Ok((text, policy))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DomainName, Domain>> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
+    // RFC 8461 §3.2: so that nobody who may upload some file can set a policy.
+    let media = response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim();
+    if !media.eq_ignore_ascii_case("text/plain") {
+        return Err("what its server has is not text/plain".into());
+    }
+    let text = String::from_utf8(response.body.to_vec()).map_err(|_| "it is not text".to_owned())?;
+    let policy = StsPolicy::parse(&text).map_err(|error| error.to_string())?;
+    Ok((text, policy))
 }
 
 /// RFC 8461 §5: a policy of mode `none` is one that is no more.
@@ -272,8 +287,8 @@ fn answer_of(held: Option<Held>) -> StsAnswer {
     }
 }
 
-fn unavailable(reason: &str) -> StsAnswer {
-    StsAnswer::Unavailable(reason.to_owned())
+fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsAnswer {
+    StsAnswer::Unavailable(StsFault { reason: reason.to_owned(), failure })
 }
 
 /// Fetches policies anew each day although nobody sends to their domains, so that they are there when somebody does

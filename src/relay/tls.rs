@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
 use super::dane::DaneVerifier;
+use crate::mail::TlsFailure;
 use crate::policy::tls::DaneSet;
 use crate::smtp::ChannelBinding;
 use crate::tls;
@@ -98,6 +99,33 @@ pub fn explain(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(own))) => own.to_string(),
         _ => error.to_string(),
+    }
+}
+
+/// What reports on TLS call a handshake that failed (RFC 8460 §4.3).
+pub fn failure_of(error: &std::io::Error) -> TlsFailure {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+    };
+    match certificate_fault(error) {
+        None => TlsFailure::ValidationFailure,
+        Some(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }) => {
+            TlsFailure::CertificateExpired
+        }
+        Some(NotValidForName | NotValidForNameContext { .. }) => TlsFailure::CertificateHostMismatch,
+        Some(_) => TlsFailure::CertificateNotTrusted,
+    }
+}
+
+/// Whether it was the server's certificate that a handshake failed of.
+pub fn is_certificate_fault(error: &std::io::Error) -> bool {
+    certificate_fault(error).is_some()
+}
+
+fn certificate_fault(error: &std::io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(fault) => Some(fault),
+        _ => None,
     }
 }
 

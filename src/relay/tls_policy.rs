@@ -10,7 +10,7 @@ use super::mta_sts::MtaSts;
 use super::{Core, RelayError};
 use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
-use crate::mail::{DomainName, TlsMinimum, TlsMode};
+use crate::mail::{Content, DomainName, TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
 };
@@ -120,8 +120,12 @@ impl TlsPolicies {
             }
         };
         let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
+        DomainFacts { domain: domain.clone(), mx, sts, minimum: self.minimum_of(domain) }
+    }
+
+    fn minimum_of(&self, domain: &DomainName) -> TlsMinimum {
         let minimum = domain.ancestors().find_map(|name| self.minimums.get(name).copied());
-        DomainFacts { domain: domain.clone(), mx, sts, minimum: minimum.unwrap_or(TlsMinimum::Opportunistic) }
+        minimum.unwrap_or(TlsMinimum::Opportunistic)
     }
 
     async fn mx_proof(&self, domain: &DomainName) -> MxProof {
@@ -169,6 +173,18 @@ impl TlsPolicies {
     }
 }
 
+/// RFC 8689 §4.1: whether the header says `TLS-Required: No`, which reports on TLS do (RFC 8460 §5.3): they would not
+/// arrive where they are needed.
+pub fn waives_tls(content: &Content) -> bool {
+    let is_wish = |line: &[u8]| {
+        let mut parts = line.splitn(2, |&octet| octet == b':');
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        name.eq_ignore_ascii_case(b"TLS-Required") && value.trim_ascii().eq_ignore_ascii_case(b"No")
+    };
+    let end = memchr::memmem::find(&content.submitted, b"\r\n\r\n").unwrap_or(content.submitted.len());
+    content.submitted[..end].split(|&octet| octet == b'\n').any(is_wish)
+}
+
 fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, RelayError> {
     match config.dnssec {
         Dnssec::Off => Ok(None),
@@ -191,6 +207,27 @@ impl Protection {
                 }
                 Self::Domain { facts, require_tls }
             }
+        }
+    }
+
+    /// The same of a message that waives TLS: what the domain asks for is not asked for.
+    pub fn waived(core: &Core, destination: &Destination) -> Self {
+        match &destination.domain {
+            None => Self::Route(policy_of_route(destination, false)),
+            Some(domain) => {
+                let minimum = core.tls_policies.minimum_of(domain);
+                let domain = domain.clone();
+                let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsAnswer::Absent, minimum };
+                Self::Domain { facts: Box::new(facts), require_tls: false }
+            }
+        }
+    }
+
+    /// The domain whose hosts are found by its records.
+    pub fn facts(&self) -> Option<&DomainFacts> {
+        match self {
+            Self::Route(_) => None,
+            Self::Domain { facts, .. } => Some(facts),
         }
     }
 
@@ -217,5 +254,5 @@ fn policy_of_route(destination: &Destination, require_tls: bool) -> HostPolicy {
         TlsMode::Opportunistic | TlsMode::None if require_tls => (Requirement::Verified, "requiretls"),
         TlsMode::Opportunistic | TlsMode::None => (Requirement::Opportunistic, "route"),
     };
-    HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}") }
+    HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}"), reported: None }
 }

@@ -9,6 +9,7 @@ mod queue;
 mod search;
 mod sending;
 mod spool;
+mod tls_results;
 mod usage;
 
 use std::net::IpAddr;
@@ -23,7 +24,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
-    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, TlsFailure,
+    TlsPolicyType, Verification,
 };
 
 pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {

@@ -7,6 +7,7 @@
 //! * [`Ledger`]: how much tenants used.
 //! * [`Outbox`]: where events are told, and what is still to be told there.
 //! * [`Policies`]: what destinations ask of those who send to them.
+//! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
@@ -21,7 +22,7 @@ use std::future::Future;
 use tokio::sync::watch;
 
 use crate::mail::{
-    Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
+    Content, Date, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
     QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp, UsageInterval,
     WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
@@ -33,6 +34,8 @@ pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// MTA-STS policies that are kept; of more, those that expire first go.
 pub const STS_POLICIES_MAX: usize = 10_000;
+/// Kinds of TLS sessions that are counted, all domains and days together; of more, the new ones are not.
+pub const TLS_RESULTS_MAX: usize = 100_000;
 
 /// How long the hours of usage are kept; the days are kept as long as the tenant.
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -546,4 +549,28 @@ pub trait Policies {
         now: Timestamp,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<StsRecord>>> + Send;
+}
+
+/// How TLS sessions with the hosts of domains went, counted by day (UTC), until it is reported to them (RFC 8460).
+pub trait TlsResults {
+    /// Adds to what is counted. Of more than [`TLS_RESULTS_MAX`] kinds the new ones are passed over.
+    fn add_tls_results(&self, results: Vec<TlsResult>) -> impl Future<Output = Result<()>> + Send;
+    /// Days before `today` of which there is something to report, with the domain: at most `limit`, in the order of day
+    /// and domain, behind `after`.
+    fn unreported_tls_days(
+        &self,
+        today: Date,
+        after: Option<(Date, DomainName)>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(Date, DomainName)>>> + Send;
+    /// What was counted for a domain on a day, in the order of policy, host and failure.
+    fn tls_results(
+        &self,
+        day: Date,
+        domain: &DomainName,
+    ) -> impl Future<Output = Result<Vec<TlsResult>>> + Send;
+    /// Forgets what was counted for a domain on a day.
+    fn forget_tls_results(&self, day: Date, domain: &DomainName) -> impl Future<Output = Result<()>> + Send;
+    /// Forgets all days before one.
+    fn forget_tls_results_before(&self, day: Date) -> impl Future<Output = Result<()>> + Send;
 }

@@ -16,13 +16,13 @@ use crate::fake_mx::{FakeMx, Offer};
 use crate::server::{Account, TestServer, message};
 
 /// A certificate and its key: what a record can name.
-struct Named {
+pub struct Named {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
 impl Named {
-    fn record(&self, usage: u8, selector: u8, matching: u8) -> (u8, u8, u8, Vec<u8>) {
+    pub fn record(&self, usage: u8, selector: u8, matching: u8) -> (u8, u8, u8, Vec<u8>) {
         let selected = if selector == 0 { &self.certificate } else { &self.key };
         let data = match matching {
             1 => digest(&SHA256, selected).as_ref().to_vec(),
@@ -34,19 +34,19 @@ impl Named {
 }
 
 /// A server's certificate with the authority that issued it.
-struct Chain {
-    leaf: Named,
-    authority: Named,
+pub struct Chain {
+    pub leaf: Named,
+    pub authority: Named,
     private_key: Vec<u8>,
     sends_authority: bool,
 }
 
 impl Chain {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         Self::with(name, |_| ())
     }
 
-    fn expired(name: &str) -> Self {
+    pub fn expired(name: &str) -> Self {
         Self::with(name, |leaf| {
             leaf.not_before = date_time_ymd(2020, 1, 1);
             leaf.not_after = date_time_ymd(2021, 1, 1);
@@ -76,7 +76,7 @@ impl Chain {
         Self { sends_authority: false, ..self }
     }
 
-    fn offer(&self) -> Offer {
+    pub fn offer(&self) -> Offer {
         let mut chain = vec![CertificateDer::from(self.leaf.certificate.clone())];
         if self.sends_authority {
             chain.push(CertificateDer::from(self.authority.certificate.clone()));
@@ -92,7 +92,7 @@ impl Chain {
     }
 }
 
-type Records = Vec<(u8, u8, u8, Vec<u8>)>;
+pub type Records = Vec<(u8, u8, u8, Vec<u8>)>;
 
 struct Case {
     /// The domain, without `.test`.
@@ -112,17 +112,17 @@ enum Expected {
 
 use Expected::{Deferred, Delivered};
 
-struct Stage {
-    dns: FakeDns,
-    hosts: Vec<FakeMx>,
-    server: TestServer,
+pub struct Stage {
+    pub dns: FakeDns,
+    pub hosts: Vec<FakeMx>,
+    pub server: TestServer,
     account: Account,
     _directory: tempfile::TempDir,
 }
 
 impl Stage {
     /// Host n is `mx.{name}.test` for the domain `{name}.test`; everything is signed.
-    async fn set(hosts: Vec<(&str, Offer)>) -> Self {
+    pub async fn set(hosts: Vec<(&str, Offer)>) -> Self {
         let dns = FakeDns::start_signed().await;
         let (names, offers): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
         let hosts = FakeMx::several(offers).await;
@@ -140,15 +140,15 @@ impl Stage {
         Self { dns, hosts, server, account, _directory: directory }
     }
 
-    fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.hosts[0].address.port()
     }
 
-    fn publish(&self, name: &str, records: &Records) {
+    pub fn publish(&self, name: &str, records: &Records) {
         self.dns.tlsa(self.port(), &format!("mx.{name}.test"), records);
     }
 
-    async fn submit(&self, name: &str) -> String {
+    pub async fn submit(&self, name: &str) -> String {
         let message = message(&self.account, &format!("to-{name}"));
         self.server.submit(&self.account, &[&format!("bob@{name}.test")], &message).await
     }

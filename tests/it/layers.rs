@@ -61,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("webhook", &["mail", "store", "https", "config", "telemetry"]),
+    ("tls_report", &["mail", "dns", "store", "intake", "https", "config", "telemetry"]),
     ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "config", "tls", "telemetry"]),
 ];
 

@@ -61,5 +61,6 @@ mod start_errors;
 mod submission;
 mod tenants;
 mod tls;
+mod tls_report;
 mod usage;
 mod webhooks;

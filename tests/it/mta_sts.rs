@@ -10,7 +10,7 @@ use crate::server::{Account, TestServer, message};
 
 /// What the host of a domain shows.
 #[derive(Clone, Copy)]
-enum Shows {
+pub enum Shows {
     Right,
     Strange,
     NoTls,
@@ -18,18 +18,18 @@ enum Shows {
 
 use Shows::{NoTls, Right, Strange};
 
-struct Stage {
-    dns: FakeDns,
-    hosts: Vec<FakeMx>,
-    policies: Receiver,
-    server: TestServer,
-    account: Account,
+pub struct Stage {
+    pub dns: FakeDns,
+    pub hosts: Vec<FakeMx>,
+    pub policies: Receiver,
+    pub server: TestServer,
+    pub account: Account,
     _directory: tempfile::TempDir,
 }
 
 impl Stage {
     /// Domain n is `d{n}.test` with the host `mx.d{n}.test`; all policies are at one server.
-    async fn set(shows: &[Shows], timeout_ms: u64) -> Self {
+    pub async fn set(shows: &[Shows], timeout_ms: u64) -> Self {
         let dns = FakeDns::start().await;
         let names: Vec<String> =
             (0..shows.len()).flat_map(|n| [format!("mx.d{n}.test"), format!("mta-sts.d{n}.test")]).collect();
@@ -63,11 +63,11 @@ impl Stage {
     }
 
     /// Submits a message to a domain; its state and the attempt.
-    async fn send(&self, domain: usize) -> (String, Value) {
+    pub async fn send(&self, domain: usize) -> (String, Value) {
         self.send_to(&format!("d{domain}.test")).await
     }
 
-    async fn send_to(&self, domain: &str) -> (String, Value) {
+    pub async fn send_to(&self, domain: &str) -> (String, Value) {
         let message = message(&self.account, "policy");
         let id = self.server.submit(&self.account, &[&format!("bob@{domain}")], &message).await;
         let email = self.server.wait_for_status(&id, &["delivered", "deferred", "bounced"]).await;
@@ -89,11 +89,11 @@ impl Stage {
     }
 }
 
-fn answer(head: &str, body: &str) -> Reaction {
+pub fn answer(head: &str, body: &str) -> Reaction {
     Reaction::Write(format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into())
 }
 
-fn policy(mode: &str, mx: &str) -> Reaction {
+pub fn policy(mode: &str, mx: &str) -> Reaction {
     let body = format!("version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: 86400\r\n");
     answer("200 OK\r\nContent-Type: text/plain; charset=utf-8", &body)
 }

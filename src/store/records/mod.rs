@@ -5,6 +5,7 @@ mod journal;
 mod queue;
 mod spool;
 mod sts;
+mod tls_result;
 mod usage;
 mod webhook;
 
@@ -15,6 +16,7 @@ pub use journal::*;
 pub use queue::*;
 pub use spool::*;
 pub use sts::*;
+pub use tls_result::*;
 pub use usage::*;
 pub use webhook::*;
 

@@ -17,6 +17,7 @@ mod seal;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod tls_results;
 mod usage;
 mod writer;
 

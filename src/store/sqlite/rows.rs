@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
+    Address, AttemptId, BodyType, Date, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
     EventKind, Host, KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode,
     RequestId, ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId,
-    TenantId, TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState,
-    WebhookId, WebhookStatus, Weight,
+    TenantId, TenantStatus, Timestamp, TlsFailure, TlsPolicyType, UsageInterval, Verification,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -75,6 +75,8 @@ stored_as_text!(
     Notify,
 );
 stored_as_name!(
+    TlsFailure,
+    TlsPolicyType,
     DomainName,
     Environment,
     TenantStatus,
@@ -187,6 +189,12 @@ pub(super) fn time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Tim
 }
 
 /// A column that may hold a time.
+/// A day, as `2026-11-22`.
+pub(super) fn day(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Date> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| unreadable(error).into())
+}
+
 pub(super) fn time_if_any(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Timestamp>> {
     row.get::<_, Option<i64>>(column)?.map(time_of).transpose()
 }

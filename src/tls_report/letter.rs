@@ -1,0 +1,105 @@
+//! Reports by mail (RFC 8460 §5.3): submitted like the mail of any tenant, so they are checked, signed and queued as
+//! that is.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::TlsReportError;
+use super::report::Report;
+use crate::config::TlsReportMail;
+use crate::intake::{AuthenticationError, Extras, Intake, Submission, Submitter, Trace};
+use crate::mail::{Address, BodyType, DomainName, Envelope, MailParameters, ReversePath};
+use crate::store::SubmissionKey;
+
+/// RFC 8460 §5.3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
+const TLS_WAIVER: &[u8] = b"TLS-Required: No\r\n";
+
+/// Mails reports in the name of a tenant.
+pub struct Letters {
+    intake: Arc<Intake>,
+    tenant: String,
+    secret: Zeroizing<String>,
+    from: Address,
+}
+
+/// The secret of the tenant's key.
+///
+/// # Errors
+/// [`TlsReportError::KeyFile`].
+pub fn read_key(config: &TlsReportMail) -> Result<Zeroizing<String>, TlsReportError> {
+    let path = &config.key_file;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| TlsReportError::KeyFile { path: path.clone(), source })?;
+    Ok(Zeroizing::new(Zeroizing::new(text).trim().to_owned()))
+}
+
+impl Letters {
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// [`TlsReportError::KeyFile`].
+    pub fn new(config: &TlsReportMail, intake: Arc<Intake>) -> Result<Self, TlsReportError> {
+        let secret = read_key(config)?;
+        Ok(Self { intake, tenant: config.tenant.clone(), secret, from: config.from.clone() })
+    }
+
+    /// Submits a report for an address. After `Ok` it is in the spool; submitted again within a day it is there once.
+    ///
+    /// # Errors
+    /// Why it was not taken, for people.
+    pub async fn send(&self, to: &Address, report: &Report, hostname: &DomainName) -> Result<(), String> {
+        let submitter = Arc::new(self.log_in().await?);
+        let message = self.compose(to, report, hostname).map_err(|error| error.to_string())?;
+        let smtputf8 = self.from.needs_smtputf8() || to.needs_smtputf8();
+        let reverse_path = ReversePath::Mailbox(self.from.clone());
+        let admitted = self.intake.admit_sender(&submitter, &reverse_path).await;
+        admitted.map_err(|refusal| refusal.message)?;
+        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8, 0).await;
+        admitted.map_err(|refusal| refusal.message)?;
+        let name = format!("tls-report {} {to}", report.content.report_id);
+        let digest = Sha256::digest(&name).into();
+        let submission = Submission {
+            submitter,
+            envelope: Envelope {
+                reverse_path,
+                recipients: vec![to.clone().into()],
+                body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+                smtputf8,
+                parameters: MailParameters::default(),
+            },
+            message: message.into(),
+            trace: Trace { helo: "tls-report".into(), protocol: "local", tls: None },
+            extras: Extras { submission_key: Some(SubmissionKey { name, digest }), ..Extras::default() },
+        };
+        self.intake.accept(submission).await.map(drop).map_err(|refusal| refusal.message)
+    }
+
+    async fn log_in(&self) -> Result<Submitter, String> {
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let found = self.intake.authenticate(&self.tenant, &self.secret, here).await;
+        found.map_err(|error| match error {
+            AuthenticationError::Rejected => {
+                format!("tls_report.mail: the key in key_file is not one of the tenant {}", self.tenant)
+            }
+            AuthenticationError::Refused(refusal) => refusal.message,
+            AuthenticationError::Unavailable => "the store cannot be asked now".to_owned(),
+        })
+    }
+
+    fn compose(&self, to: &Address, report: &Report, hostname: &DomainName) -> std::io::Result<Vec<u8>> {
+        let (from, to) = (self.from.to_string(), to.to_string());
+        let mut message = TLS_WAIVER.to_vec();
+        report.content.write_rfc5322_from_bytes(
+            report.domain.as_str(),
+            hostname.as_str(),
+            from.as_str(),
+            std::iter::once(to.as_str()),
+            &report.compressed,
+            &mut message,
+        )?;
+        Ok(message)
+    }
+}

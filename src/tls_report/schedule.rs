@@ -1,0 +1,67 @@
+//! When a report is sent.
+
+use std::time::Duration;
+
+use jiff::ToSpan;
+use jiff::tz::TimeZone;
+
+use crate::mail::{Date, SignedDuration, Timestamp};
+
+/// Counts may be this old before they are in the store.
+const SETTLING: SignedDuration = SignedDuration::from_secs(2 * 60);
+/// Days that what could not be reported is kept.
+const KEPT_DAYS: i32 = 7;
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+
+/// Between a failed try and the next, in seconds: about a day in all (RFC 8460 §5.5).
+const RETRIES: &[i64] = &[5 * MINUTE, 15 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 8 * HOUR];
+
+/// The day of a time, UTC.
+pub fn day_of(time: Timestamp) -> Date {
+    TimeZone::UTC.to_datetime(time).date()
+}
+
+/// What is older has been kept long enough.
+pub fn oldest_kept(now: Timestamp) -> Date {
+    day_of(now).saturating_sub(KEPT_DAYS.days())
+}
+
+/// When a report on a day is first tried: spread over a time after its end, so that not everybody reports at midnight
+/// (RFC 8460 §4.1). `part` is from 0 to 1.
+pub fn first_try_at(day: Date, delay_max: Duration, part: f64) -> Timestamp {
+    let end = day.saturating_add(1.day()).to_zoned(TimeZone::UTC).map(|end| end.timestamp());
+    let delay = SignedDuration::try_from(delay_max.mul_f64(part.clamp(0.0, 1.0))).unwrap_or_default();
+    // At the end of time nothing is reported.
+    let end = end.unwrap_or(Timestamp::MAX);
+    end.saturating_add(SETTLING + delay).unwrap_or(Timestamp::MAX)
+}
+
+/// When to try again after so many tries, at least one; `None` if enough were made.
+pub fn next_try_at(tries: usize, now: Timestamp) -> Option<Timestamp> {
+    let pause = RETRIES.get(tries.checked_sub(1)?)?;
+    now.checked_add(SignedDuration::from_secs(*pause)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_waits_for_the_end_of_its_day_and_is_tried_for_a_day() {
+        let hour = Duration::from_secs(3600);
+        let at = |part| first_try_at("2026-12-31".parse().unwrap(), hour, part).to_string();
+        assert_eq!(at(0.0), "2027-01-01T00:02:00Z");
+        assert_eq!(at(1.0), "2027-01-01T01:02:00Z");
+        let begin: Timestamp = "2027-01-01T00:02:00Z".parse().unwrap();
+        let mut now = begin;
+        let mut tries = 1;
+        while let Some(next) = next_try_at(tries, now) {
+            (now, tries) = (next, tries + 1);
+        }
+        let hours = now.duration_since(begin).as_hours();
+        assert!((20..=24).contains(&hours), "{hours}");
+        assert_eq!(oldest_kept(begin).to_string(), "2026-12-25");
+    }
+}
