@@ -45,7 +45,7 @@ fn address(text: &str) -> Address {
 /// Half of all mail is the first tenant's, a third comes from one sender, a tenth has one recipient.
 fn message(tenants: &[TenantId], number: usize) -> NewMessage {
     let now = Timestamp::now();
-    let tenant_id = if number % 2 == 0 { tenants[0] } else { tenants[number / 2 % tenants.len()] };
+    let tenant_id = if number.is_multiple_of(2) { tenants[0] } else { tenants[number / 2 % tenants.len()] };
     let sender = match number % 3 {
         0 => "noreply@example.com".to_owned(),
         _ => format!("sender{}@example.com", number * 31 % 5000),
@@ -73,7 +73,7 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         smtputf8: false,
         parameters: Default::default(),
         annotations: Annotations {
-            tags: if number % 4 == 0 { vec![format!("campaign-{}", number / 4 % 100)] } else { vec![] },
+            tags: if number.is_multiple_of(4) { vec![format!("campaign-{}", number / 4 % 100)] } else { vec![] },
             metadata: Default::default(),
         },
         size: content.len() as u64,
