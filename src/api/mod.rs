@@ -273,6 +273,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::UpdateDomain => domains::update(call).await,
         Endpoint::DeleteDomain => domains::delete(call).await,
         Endpoint::VerifyDomain => domains::verify(call).await,
+        Endpoint::RotateDkimKeys => domains::rotate_dkim_keys(call).await,
         Endpoint::AddDkimKey => domains::add_dkim_key(call).await,
         Endpoint::ListDkimKeys => domains::list_dkim_keys(call).await,
         Endpoint::CreateKey => keys::create(call).await,

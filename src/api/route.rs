@@ -27,6 +27,7 @@ pub enum Endpoint {
     DeleteDomain,
     VerifyDomain,
     AddDkimKey,
+    RotateDkimKeys,
     ListDkimKeys,
     CreateKey,
     ListKeys,
@@ -195,6 +196,10 @@ pub const ROUTES: &[Route] = &[
             operation(Method::GET, Endpoint::ListDkimKeys, DOMAINS),
             operation(Method::POST, Endpoint::AddDkimKey, DOMAINS),
         ],
+    },
+    Route {
+        path: "/v1/domains/{id}/dkim/rotate",
+        operations: &[operation(Method::POST, Endpoint::RotateDkimKeys, DOMAINS)],
     },
     Route { path: "/v1/keys", operations: ALL_KEYS },
     Route { path: "/v1/keys/{id}", operations: ONE_KEY },

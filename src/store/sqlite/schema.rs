@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_holds.sql"),
     include_str!("migrations/0007_weight.sql"),
     include_str!("migrations/0008_webhooks.sql"),
+    include_str!("migrations/0009_dkim_rotation.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.
