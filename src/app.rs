@@ -166,15 +166,21 @@ impl Running {
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
         }));
-        let parts = server::Parts { intake: intake_role, tls: certificate.shared(), bans: bans.clone() };
+        let parts =
+            server::Parts { intake: intake_role.clone(), tls: certificate.shared(), bans: bans.clone() };
         let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
         let relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
         let control = Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             expiry_max: config.relay.expiry_max,
             verification: checks.clone(),
+            sending: api::SendLimits {
+                recipients_max: config.smtp.recipients_max,
+                message_octets_max: config.smtp.message_size_max.as_u64(),
+            },
             webhooks: config.webhooks.clone(),
             store: store.clone(),
+            intake: intake_role.clone(),
             resolver: resolver.clone(),
             bans,
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),

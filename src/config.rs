@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::mail::DomainName;
+use crate::mail::{DomainName, TlsMinimum};
 pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
 
 pub use shaping::SiteRule;
@@ -156,6 +156,10 @@ pub struct Api {
     pub tls: bool,
     /// The largest request body.
     pub body_max: ByteSize,
+    /// The largest body of a request that sends mail.
+    pub send_body_max: ByteSize,
+    /// Octets of bodies of such requests at one time in all; more are answered 503.
+    pub receiving_bytes_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
@@ -201,8 +205,16 @@ pub struct Relay {
     pub source_address: Option<IpAddr>,
     /// Networks that mail may go to although they are private, loopback or link-local.
     pub allowed_private_networks: Vec<IpNet>,
-    /// PEM with certificate authorities for smart hosts, beside the system's.
+    /// PEM with certificate authorities, beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether DNSSEC is used, and with it DANE.
+    pub dnssec: Dnssec,
+    /// The root's keys, as DNSKEY records; those that the program knows if absent.
+    pub trust_anchor_file: Option<PathBuf>,
+    /// Policies that destinations publish over HTTPS (RFC 8461).
+    pub mta_sts: MtaSts,
+    /// Destinations that must have more TLS than they ask for themselves.
+    pub tls_minimum: Vec<DestinationTls>,
     /// Connections in all.
     pub connections_max: usize,
     /// Connections to one destination.
@@ -266,6 +278,39 @@ pub struct Webhooks {
     pub requests_max: usize,
     /// Requests at one time to one webhook.
     pub requests_per_webhook_max: usize,
+}
+
+/// Whether DNSSEC is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dnssec {
+    /// Signatures are checked here, if the name servers pass them on.
+    Validate,
+    /// Nobody asks.
+    Off,
+}
+
+/// MTA-STS policies of destinations.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MtaSts {
+    /// Whether anybody asks for them.
+    pub enabled: bool,
+    /// The port of the servers that have them.
+    pub port: u16,
+    /// How long a policy may take to arrive.
+    #[serde(with = "duration")]
+    pub fetch_timeout: Duration,
+}
+
+/// The least TLS for the mail of a domain and of those under it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationTls {
+    /// The domain of the recipients.
+    pub domain: DomainName,
+    /// `encrypted`, `verified` or `dane`.
+    pub minimum: TlsMinimum,
 }
 
 /// How long things are kept after the last delivery of a message is finished.
@@ -368,6 +413,8 @@ impl Default for Api {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8587)],
             tls: false,
             body_max: ByteSize::mib(1),
+            send_body_max: ByteSize::mib(40),
+            receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
         }
@@ -394,6 +441,10 @@ impl Default for Relay {
             source_address: None,
             allowed_private_networks: Vec::new(),
             ca_file: None,
+            dnssec: Dnssec::Validate,
+            trust_anchor_file: None,
+            mta_sts: MtaSts::default(),
+            tls_minimum: Vec::new(),
             connections_max: 500,
             connections_per_destination_max: 20,
             messages_per_connection_max: 100,
@@ -404,6 +455,12 @@ impl Default for Relay {
             timeouts: Timeouts::default(),
             shaping: Vec::new(),
         }
+    }
+}
+
+impl Default for MtaSts {
+    fn default() -> Self {
+        Self { enabled: true, port: 443, fetch_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -613,6 +670,7 @@ mod tests {
         assert!(config.relay.smart_host.is_some() && config.relay.source_address.is_some());
         assert!(config.webhooks.ca_file.is_some());
         assert!(config.domains.spf_include.is_some() && config.relay.ca_file.is_some());
+        assert!(config.relay.trust_anchor_file.is_some() && !config.relay.tls_minimum.is_empty());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! DNS as mail needs it: where a domain's mail goes, the addresses of a host, texts and aliases.
 //!
 //! An adapter around hickory. Names are asked for as they are, with a final dot, so that no search list of the
-//! machine can turn one name into another. Imports `mail` only.
+//! machine can turn one name into another. [`SecureResolver`] checks signatures as well. Imports `mail` only.
+
+mod secure;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -16,6 +19,8 @@ use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use crate::mail::DomainName;
+
+pub use secure::{SecureResolver, Signed};
 
 /// Hosts of one domain that are looked at, whatever the answer holds.
 const MX_HOSTS_MAX: usize = 20;
@@ -62,10 +67,7 @@ impl Resolver {
     /// # Errors
     /// [`DnsError::Temporary`] if no resolver can be built at all.
     pub fn new(name_servers: &[SocketAddr]) -> Result<Self, DnsError> {
-        let (config, options) = match name_servers {
-            [] => system_configuration(),
-            servers => (configuration_of(servers), own_options()),
-        };
+        let (config, options) = configuration(name_servers);
         let build = |cache_entries: u64| {
             let mut builder =
                 TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
@@ -163,6 +165,30 @@ impl Resolver {
     }
 }
 
+impl SecureResolver {
+    /// A resolver that asks the same servers as [`Resolver::new`] and trusts the root's keys, or the DNSKEY records of
+    /// the root in a file.
+    ///
+    /// # Errors
+    /// [`DnsError::Temporary`] if the file is of no use or no resolver can be built at all.
+    pub fn new(name_servers: &[SocketAddr], trust_anchor_file: Option<&Path>) -> Result<Self, DnsError> {
+        let (config, mut options) = configuration(name_servers);
+        options.validate = true;
+        // The aliases on the way must be signed as well (RFC 7672 §2.1.3).
+        options.preserve_intermediates = true;
+        options.cache_size = 16_384;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        if let Some(path) = trust_anchor_file {
+            let anchors = secure::read_anchors(path)
+                .map_err(|message| DnsError::Temporary(format!("{}: {message}", path.display())))?;
+            builder = builder.with_trust_anchor(anchors);
+        }
+        let resolver = builder.build().map_err(|error| DnsError::Temporary(error.to_string()))?;
+        Ok(Self::build(resolver))
+    }
+}
+
 fn classify(error: NetError) -> DnsError {
     if error.is_nx_domain() {
         DnsError::NoSuchDomain
@@ -208,6 +234,14 @@ fn join_families(
         }
         (Err(DnsError::NoSuchDomain), Err(DnsError::NoSuchDomain)) => Err(DnsError::NoSuchDomain),
         (Err(_), Err(_)) => Err(DnsError::NoRecords),
+    }
+}
+
+/// The servers named, else the system's.
+fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
+    match name_servers {
+        [] => system_configuration(),
+        servers => (configuration_of(servers), own_options()),
     }
 }
 

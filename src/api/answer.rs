@@ -18,11 +18,15 @@ use super::error::{ApiError, Result};
 /// The body of a response, which may go on for as long as the client listens.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
+const JSON: &str = "application/json";
+
 /// An answer before its headers.
 pub struct Answer {
     status: StatusCode,
     content_type: &'static str,
     content: Content,
+    /// It was given before (`Idempotency-Key`).
+    is_repeated: bool,
 }
 
 enum Content {
@@ -56,12 +60,36 @@ impl Answer {
 
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, content_type: "message/rfc822", content: Content::Whole(bytes.into()) }
+        Self::whole(StatusCode::OK, "message/rfc822", bytes)
     }
 
     /// 200 with server-sent events, each as it happens.
     pub fn events(body: ResponseBody) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/event-stream", content: Content::Endless(body) }
+        let content = Content::Endless(body);
+        Self { status: StatusCode::OK, content_type: "text/event-stream", content, is_repeated: false }
+    }
+
+    /// An earlier answer, again.
+    pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
+        let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
+        Ok(Self { is_repeated: true, ..Self::whole(status, JSON, body) })
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its content, unless that has no end.
+    pub fn body(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(body) => Some(body),
+            Content::Endless(_) => None,
+        }
+    }
+
+    fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { status, content_type, content: Content::Whole(body.into()), is_repeated: false }
     }
 
     /// 202 with what will be done.
@@ -71,12 +99,12 @@ impl Answer {
 
     fn json(status: StatusCode, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Self { status, content_type: "application/json", content: Content::Whole(body.into()) })
+        Ok(Self::whole(status, JSON, body))
     }
 
-    fn error(error: &ApiError, request_id: RequestId) -> Self {
-        let content = Content::Whole(error.body(request_id).into());
-        Self { status: error.status(), content_type: "application/json", content }
+    /// A refusal as an answer.
+    pub fn error(error: &ApiError, request_id: RequestId) -> Self {
+        Self::whole(error.status(), JSON, error.body(request_id))
     }
 }
 
@@ -86,7 +114,7 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
         Ok(answer) => (answer, None),
         Err(error) => (Answer::error(&error, request_id), error.allow),
     };
-    let Answer { status, content_type, content } = answer;
+    let Answer { status, content_type, content, is_repeated } = answer;
     let (length, body) = match content {
         Content::Whole(body) => (Some(body.len()), Full::new(body).boxed_unsync()),
         Content::Endless(body) => (None, body),
@@ -108,6 +136,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     }
     if let Some(allow) = allow.and_then(|methods| text(&methods)) {
         headers.insert(ALLOW, allow);
+    }
+    if is_repeated {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     match status {
         // RFC 9110 §11.6.1: a 401 has to say how to authenticate.

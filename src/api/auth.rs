@@ -17,6 +17,8 @@ use super::error::{ApiError, Result};
 pub struct Caller {
     /// Valid, and allowed to do what is asked.
     pub key: Key,
+    /// Whose key it is; `None` is the platform's.
+    pub tenant: Option<Tenant>,
 }
 
 /// Who may call an operation.
@@ -85,7 +87,7 @@ pub fn admit(
     )?;
     check_validity(&key, now)?;
     check_address(&key, client)?;
-    if tenant.is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
+    if tenant.as_ref().is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
         return Err(ApiError::new(
             RefusalCode::TenantSuspended,
             "the tenant of this key is suspended",
@@ -93,7 +95,7 @@ pub fn admit(
         ));
     }
     check_access(&key, access)?;
-    Ok(Caller { key })
+    Ok(Caller { key, tenant })
 }
 
 fn check_validity(key: &Key, now: Timestamp) -> Result<()> {

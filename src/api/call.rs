@@ -8,7 +8,7 @@ use hyper::HeaderMap;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::mail::{TenantId, Timestamp};
+use crate::mail::{RequestId, TenantId, Timestamp};
 use crate::store::{Conflict, Directory, Store, Tenant};
 
 use super::Api;
@@ -26,10 +26,14 @@ pub struct Call<'a> {
     pub operation: &'static Operation,
     /// Who asks.
     pub caller: Caller,
-    /// Where from.
+    /// Where the request came from.
     pub client: IpAddr,
     /// As they came.
     pub headers: HeaderMap,
+    /// Its id.
+    pub request_id: RequestId,
+    /// By what a repetition of it is known.
+    pub idempotency_key: Option<String>,
     /// `{tenant_id}` of the path.
     pub tenant_id: Option<String>,
     /// `{id}` of the path.

@@ -154,6 +154,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::AlreadyExists
         | C::LimitReached
         | C::IdempotencyKeyReused
+        | C::IdempotencyInProgress
         | C::MessageFinished
         | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
@@ -182,6 +183,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::BareNewline
         | C::LineTooLong
         | C::ConversionRequired
+        | C::TemplateFailed
         | C::MailLoop
         | C::ValidationFailed
         | C::UnknownField => (StatusCode::UNPROCESSABLE_ENTITY, "validation_error"),
@@ -212,6 +214,10 @@ impl From<Conflict> for ApiError {
             Conflict::LimitReached(_) => (
                 RefusalCode::LimitReached,
                 "remove what is no longer used; a key makes room by being revoked",
+            ),
+            Conflict::TemplateName => (
+                RefusalCode::AlreadyExists,
+                "choose another name, or change the template that is there: GET /v1/templates lists them",
             ),
             Conflict::TooManyHolds => (
                 RefusalCode::LimitReached,

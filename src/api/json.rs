@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use crate::mail::RefusalCode;
 
@@ -10,6 +11,8 @@ use super::error::{ApiError, FieldError, Result};
 
 /// Characters of a client's own words that are repeated in an error.
 const ECHO_CHARS_MAX: usize = 100;
+const METADATA_KEYS_MAX: usize = 50;
+const METADATA_BYTES_MAX: usize = 8 * 1024;
 
 /// Reads a body. Malformed JSON is 400 with line and column, a wrong or unknown field 422 with its path.
 pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
@@ -100,6 +103,13 @@ impl Checks {
         }
     }
 
+    /// Notes `metadata` that is larger than anybody's notes need.
+    pub fn metadata(&mut self, metadata: &Map<String, Value>) {
+        self.length(metadata.len(), "metadata", METADATA_KEYS_MAX, "keys");
+        let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |text| text.len());
+        self.length(bytes, "metadata", METADATA_BYTES_MAX, "bytes");
+    }
+
     /// Keeps what was read, or notes why it could not be.
     pub fn read<T, E: std::fmt::Display>(
         &mut self,
@@ -111,7 +121,12 @@ impl Checks {
 
     /// An error if anything was noted.
     pub fn finish(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.0)) }
+        self.into_result().map_err(ApiError::invalid)
+    }
+
+    /// What was noted, if anything.
+    pub fn into_result(self) -> std::result::Result<(), Vec<FieldError>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `verification`, `network` and the configuration.
+//! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;
@@ -14,6 +14,7 @@ mod emails;
 mod error;
 mod events;
 mod health;
+mod idempotency;
 mod idle;
 mod json;
 mod keys;
@@ -23,6 +24,7 @@ mod rejections;
 mod route;
 mod server;
 mod suppressions;
+mod templates;
 mod tenants;
 mod webhooks;
 
@@ -31,16 +33,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
-use crate::mail::{KeyId, RequestId, Timestamp};
+use crate::intake::Intake;
+use crate::mail::{KeyId, RefusalCode, RequestId, Timestamp};
 use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
@@ -50,12 +53,14 @@ use crate::waiting::Board;
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
-use self::error::Result;
+use self::error::{ApiError, Result};
 use self::events::Tail;
+use self::idempotency::InProgress;
 use self::page::Query;
 use self::route::Routes;
 
 pub use self::auth::Access;
+pub use self::emails::SendLimits;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// RSA keys that are made at the same time: each takes a core for a tenth of a second.
@@ -77,8 +82,12 @@ pub struct Parts {
     pub expiry_max: Duration,
     /// What the proof of domains depends on.
     pub verification: verification::Settings,
+    /// What messages may be.
+    pub sending: SendLimits,
     /// Where everything is.
     pub store: Arc<Store>,
+    /// Where messages go.
+    pub intake: Arc<Intake>,
     /// What endpoints of webhooks may be.
     pub webhooks: config::Webhooks,
     /// For the records of domains.
@@ -98,7 +107,9 @@ pub struct Api {
     settings: config::Api,
     expiry_max: Duration,
     verification: verification::Settings,
+    sending: SendLimits,
     store: Arc<Store>,
+    intake: Arc<Intake>,
     webhooks: config::Webhooks,
     tail: Arc<Tail>,
     streams: Turns,
@@ -109,9 +120,20 @@ pub struct Api {
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
+    in_progress: InProgress,
+    /// One for each KiB of a large body that is being received or worked on.
+    receiving: Semaphore,
     connections: Arc<Semaphore>,
     key_generations: Turns,
     look_ups: Turns,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+struct Origin {
+    client: IpAddr,
+    request_id: RequestId,
+    now: Timestamp,
 }
 
 /// What the log says of a request, as far as it is known.
@@ -127,7 +149,9 @@ impl Api {
             settings,
             expiry_max,
             verification,
+            sending,
             store,
+            intake,
             webhooks,
             resolver,
             bans,
@@ -135,14 +159,19 @@ impl Api {
             waiting,
             tls,
         } = parts;
+        let receiving_kib =
+            usize::try_from(settings.receiving_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX);
+        let receiving_kib = receiving_kib.min(Semaphore::MAX_PERMITS);
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
             expiry_max,
             verification,
+            sending,
             tail: Arc::new(Tail::new(store.clone())),
             streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
+            intake,
             webhooks,
             resolver,
             bans,
@@ -151,6 +180,8 @@ impl Api {
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
+            in_progress: InProgress::default(),
+            receiving: Semaphore::new(receiving_kib),
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
@@ -174,7 +205,8 @@ impl Api {
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
-        let result = self.process(request, client, now, stop, &mut trace).await;
+        let origin = Origin { client, request_id, now };
+        let result = self.process(request, origin, stop, &mut trace).await;
         if let Err(error) = &result
             && error.status().is_server_error()
         {
@@ -193,11 +225,11 @@ impl Api {
     async fn process(
         &self,
         request: Request<Incoming>,
-        client: IpAddr,
-        now: Timestamp,
+        origin: Origin,
         stop: &CancellationToken,
         trace: &mut Trace,
     ) -> Result<Answer> {
+        let Origin { client, request_id, now } = origin;
         let (head, body) = request.into_parts();
         let matched = self.routes.find(&head.method, head.uri.path())?;
         trace.path = matched.route.path;
@@ -211,18 +243,22 @@ impl Api {
         trace.key = Some(caller.key.id);
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
         query.finish()?;
-        let body = if [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
-            let bytes_max = self.settings.body_max.as_u64();
-            body::read(&head.headers, body, bytes_max, self.settings.request_timeout).await?
-        } else {
-            Bytes::new()
-        };
+        let is_post = head.method == Method::POST;
+        let idempotency_key = if is_post { idempotency::read_name(&head.headers)? } else { None };
+        let has_body = is_post || [Method::PATCH, Method::PUT].contains(&head.method);
+        // Held until the answer: what is made of a body takes as much room as the body.
+        let _room = if operation.has_large_body { Some(self.reserve(&body)?) } else { None };
+        let body =
+            if has_body { self.read_body(operation, &head.headers, body).await? } else { Bytes::new() };
+        let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let call = Call {
             api: self,
             operation,
             caller,
             client,
             headers: head.headers,
+            request_id,
+            idempotency_key: idempotency_key.clone(),
             tenant_id: matched.tenant_id,
             id: matched.id,
             query,
@@ -230,7 +266,30 @@ impl Api {
             now,
             stop: stop.clone(),
         };
-        dispatch(operation.endpoint, call).await
+        match idempotency_key {
+            Some(name) => idempotency::answer(&target, &name, call).await,
+            None => dispatch(operation.endpoint, call).await,
+        }
+    }
+
+    /// Room for a large body, whatever it turns out to be.
+    fn reserve(&self, body: &Incoming) -> Result<SemaphorePermit<'_>> {
+        let bytes_max = self.settings.send_body_max.as_u64();
+        let declared = body.size_hint().upper().unwrap_or(bytes_max).min(bytes_max);
+        let kib = u32::try_from(declared / 1024 + 1).unwrap_or(u32::MAX);
+        self.receiving.try_acquire_many(kib).map_err(|_| {
+            ApiError::new(
+                RefusalCode::Overloaded,
+                "too many large requests are being received",
+                "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
+            )
+        })
+    }
+
+    async fn read_body(&self, operation: &Operation, headers: &HeaderMap, body: Incoming) -> Result<Bytes> {
+        let bytes_max =
+            if operation.has_large_body { self.settings.send_body_max } else { self.settings.body_max };
+        body::read(headers, body, bytes_max.as_u64(), self.settings.request_timeout).await
     }
 
     async fn authenticate(
@@ -286,6 +345,8 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ListSuppressions => suppressions::list(call).await,
         Endpoint::GetSuppression => suppressions::get(call).await,
         Endpoint::LiftSuppression => suppressions::lift(call).await,
+        Endpoint::SendEmail => emails::send(call).await,
+        Endpoint::SendEmails => emails::send_batch(call).await,
         Endpoint::ListEmails => emails::list(call).await,
         Endpoint::GetEmail => emails::get(call).await,
         Endpoint::GetTimeline => emails::timeline(call).await,
@@ -297,6 +358,12 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ResumeQueue => queue::resume(call).await,
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
+        Endpoint::CreateTemplate => templates::create(call).await,
+        Endpoint::ListTemplates => templates::list(call).await,
+        Endpoint::GetTemplate => templates::get(call).await,
+        Endpoint::UpdateTemplate => templates::update(call).await,
+        Endpoint::DeleteTemplate => templates::delete(call).await,
+        Endpoint::RenderTemplate => templates::render(call).await,
         Endpoint::ListEvents => events::list(call).await,
         Endpoint::CreateWebhook => webhooks::create(call).await,
         Endpoint::ListWebhooks => webhooks::list(call).await,

@@ -39,6 +39,8 @@ pub enum Endpoint {
     ListSuppressions,
     GetSuppression,
     LiftSuppression,
+    SendEmail,
+    SendEmails,
     ListEmails,
     GetEmail,
     GetTimeline,
@@ -50,6 +52,12 @@ pub enum Endpoint {
     ResumeQueue,
     FlushQueue,
     ListRejections,
+    CreateTemplate,
+    ListTemplates,
+    GetTemplate,
+    UpdateTemplate,
+    DeleteTemplate,
+    RenderTemplate,
     ListEvents,
     CreateWebhook,
     ListWebhooks,
@@ -78,6 +86,8 @@ pub struct Operation {
     pub is_list: bool,
     /// The other parameters that it takes.
     pub parameters: &'static [&'static str],
+    /// Whether its body may hold whole messages.
+    pub has_large_body: bool,
 }
 
 impl Operation {
@@ -97,11 +107,23 @@ pub struct Route {
 }
 
 const fn operation(method: Method, endpoint: Endpoint, access: Access) -> Operation {
-    Operation { method, endpoint, access, is_list: false, parameters: &[] }
+    Operation { method, endpoint, access, is_list: false, parameters: &[], has_large_body: false }
 }
 
 const fn list(endpoint: Endpoint, access: Access, parameters: &'static [&'static str]) -> Operation {
-    Operation { method: Method::GET, endpoint, access, is_list: true, parameters }
+    Operation { method: Method::GET, endpoint, access, is_list: true, parameters, has_large_body: false }
+}
+
+const fn sending(endpoint: Endpoint) -> Operation {
+    let access = Access::Scope(Scope::EmailsSend);
+    Operation {
+        method: Method::POST,
+        endpoint,
+        access,
+        is_list: false,
+        parameters: &[],
+        has_large_body: true,
+    }
 }
 
 const TENANTS: Access = Access::Scope(Scope::TenantManage);
@@ -109,6 +131,7 @@ const DOMAINS: Access = Access::Scope(Scope::DomainsManage);
 const KEYS: Access = Access::Scope(Scope::KeysManage);
 const SUPPRESSIONS: Access = Access::Scope(Scope::SuppressionsManage);
 const EMAILS: Access = Access::Scope(Scope::EmailsRead);
+const TEMPLATES: Access = Access::Scope(Scope::TemplatesManage);
 const SENDING: Access = Access::Scope(Scope::EmailsSend);
 
 const WEBHOOKS: Access = Access::Scope(Scope::WebhooksManage);
@@ -141,11 +164,14 @@ const ONE_KEY: &[Operation] = &[
     operation(Method::PUT, Endpoint::UpdateKey, KEYS),
     operation(Method::DELETE, Endpoint::RevokeKey, KEYS),
 ];
-const ALL_EMAILS: &[Operation] = &[list(
-    Endpoint::ListEmails,
-    EMAILS,
-    &["tenant_id", "status", "to", "from", "message_id", "environment"],
-)];
+const ALL_EMAILS: &[Operation] = &[
+    list(
+        Endpoint::ListEmails,
+        EMAILS,
+        &["tenant_id", "status", "to", "from", "tag", "message_id", "environment"],
+    ),
+    sending(Endpoint::SendEmail),
+];
 
 /// Every path of the API.
 pub const ROUTES: &[Route] = &[
@@ -170,6 +196,7 @@ pub const ROUTES: &[Route] = &[
                 access: Access::Platform,
                 is_list: false,
                 parameters: &["dry_run"],
+                has_large_body: false,
             },
         ],
     },
@@ -224,6 +251,7 @@ pub const ROUTES: &[Route] = &[
         ],
     },
     Route { path: "/v1/emails", operations: ALL_EMAILS },
+    Route { path: "/v1/emails/batch", operations: &[sending(Endpoint::SendEmails)] },
     Route { path: "/v1/emails/{id}", operations: &[operation(Method::GET, Endpoint::GetEmail, EMAILS)] },
     Route {
         path: "/v1/emails/{id}/timeline",
@@ -233,9 +261,30 @@ pub const ROUTES: &[Route] = &[
             access: EMAILS,
             is_list: false,
             parameters: &["delivery_id"],
+            has_large_body: false,
         }],
     },
     Route { path: "/v1/emails/{id}/raw", operations: &[operation(Method::GET, Endpoint::GetRaw, EMAILS)] },
+    Route {
+        path: "/v1/templates",
+        operations: &[
+            list(Endpoint::ListTemplates, TEMPLATES, &["tenant_id"]),
+            operation(Method::POST, Endpoint::CreateTemplate, TEMPLATES),
+        ],
+    },
+    Route {
+        path: "/v1/templates/{id}",
+        operations: &[
+            operation(Method::GET, Endpoint::GetTemplate, TEMPLATES),
+            operation(Method::PATCH, Endpoint::UpdateTemplate, TEMPLATES),
+            operation(Method::PUT, Endpoint::UpdateTemplate, TEMPLATES),
+            operation(Method::DELETE, Endpoint::DeleteTemplate, TEMPLATES),
+        ],
+    },
+    Route {
+        path: "/v1/templates/{id}/render",
+        operations: &[operation(Method::POST, Endpoint::RenderTemplate, TEMPLATES)],
+    },
     Route {
         path: "/v1/emails/{id}/retry",
         operations: &[operation(Method::POST, Endpoint::RetryEmail, SENDING)],
@@ -252,6 +301,7 @@ pub const ROUTES: &[Route] = &[
             access: Access::Platform,
             is_list: false,
             parameters: &["tenant_id", "destination", "limit", "after"],
+            has_large_body: false,
         }],
     },
     Route {

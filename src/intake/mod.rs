@@ -23,8 +23,8 @@ use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::store::{
-    Conflict, Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool, Store,
-    StoreError, SubmissionKey, Tenant,
+    Annotations, Conflict, Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool,
+    Store, StoreError, SubmissionKey, Tenant,
 };
 use crate::turns::Turns;
 use facts::Facts;
@@ -67,6 +67,8 @@ pub struct Submitter {
     pub key: Key,
     /// Where the client is.
     pub client_address: IpAddr,
+    /// What the key must allow for this way of submitting.
+    pub scope: Scope,
 }
 
 /// Why a credential was not taken.
@@ -91,6 +93,19 @@ pub struct Submission {
     pub message: Bytes,
     /// How it came.
     pub trace: Trace,
+    /// What HTTP says of it beside the message.
+    pub extras: Extras,
+}
+
+/// What the HTTP send API knows of a message beside its envelope.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// The sender's own notes.
+    pub annotations: Annotations,
+    /// Recipients that were left out because they are suppressed.
+    pub suppressed: Vec<Address>,
+    /// By what a repetition is known; else the message's own field says it.
+    pub submission_key: Option<SubmissionKey>,
 }
 
 /// What `Received` says of how a message came (RFC 5321 §4.4).
@@ -187,14 +202,14 @@ impl Intake {
         {
             tracing::warn!(%error, key = %key.id, "cannot note the use of a key");
         }
-        Ok(Submitter { tenant, key, client_address })
+        Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
 
     /// Whether the submitter may send from this path now.
     pub async fn admit_sender(&self, submitter: &Submitter, path: &ReversePath) -> Result<(), Refusal> {
         let current = self.look_again(submitter).await?;
         let sender = describe(&current);
-        admit_tenant(&sender, Scope::SmtpSend)?;
+        admit_tenant(&sender, submitter.scope)?;
         let covering = match path.mailbox() {
             Some(address) => self.covering(submitter, address).await?,
             None => Arc::default(),
@@ -224,17 +239,18 @@ impl Intake {
 
     /// Checks the header, stamps, signs and enqueues. After `Ok` the message is on disk.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
-        let Submission { submitter, envelope, message, trace } = submission;
+        let Submission { submitter, envelope, message, trace, extras } = submission;
         let checked = stamp::check(&message)?;
         let domain = self.admit_from(&submitter, &checked.from).await?;
         if !checked.senders.is_empty() {
             self.admit_from(&submitter, &checked.senders).await?;
         }
 
-        let submission_key = checked.idempotency_key.clone().map(|name| {
-            let digest = digest_of(&envelope, &message);
-            SubmissionKey { name, digest }
-        });
+        let own_key = || {
+            let name = checked.idempotency_key.clone()?;
+            Some(SubmissionKey { name, digest: digest_of(&envelope, &message) })
+        };
+        let submission_key = extras.submission_key.or_else(own_key);
         let now = Timestamp::now();
         let id = MessageId::generate(now);
         let receipt = Receipt {
@@ -261,6 +277,7 @@ impl Intake {
                 body: envelope.body,
                 smtputf8: envelope.smtputf8,
                 parameters: envelope.parameters,
+                annotations: extras.annotations,
                 size: content.len() as u64,
                 subject: summary.subject,
                 header_from: summary.from,
@@ -270,6 +287,7 @@ impl Intake {
                 expires_at,
             },
             recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
+            suppressed: extras.suppressed,
             content,
             submission_key,
         };
@@ -291,10 +309,11 @@ impl Intake {
         Ok(id)
     }
 
-    /// Notes a refusal for the tenant to read; the answer is the reference for the reply, `None` if too many of this
-    /// tenant's were noted lately.
+    /// Notes a refusal for the tenant to read under this reference; `None` if too many of this tenant's were noted
+    /// lately.
     pub fn note_rejection(
         &self,
+        id: RequestId,
         submitter: &Submitter,
         stage: Stage,
         refusal: &Refusal,
@@ -303,7 +322,6 @@ impl Intake {
         if !self.notes.take(submitter.tenant.id, now) {
             return None;
         }
-        let id = RequestId::generate(now);
         self.store.reject(Rejection {
             id,
             tenant_id: submitter.tenant.id,

@@ -83,7 +83,12 @@ impl Bed {
             imprint: KeySecret::generate(Environment::Test).imprint(),
         };
         let key = self.store.create_key(new, Timestamp::now()).await.unwrap();
-        Arc::new(Submitter { tenant, key, client_address: IpAddr::from([127, 0, 0, 1]) })
+        Arc::new(Submitter {
+            tenant,
+            key,
+            client_address: IpAddr::from([127, 0, 0, 1]),
+            scope: Scope::SmtpSend,
+        })
     }
 }
 
@@ -99,6 +104,7 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
             parameters: MailParameters::default(),
         },
         message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
+        extras: Extras::default(),
         trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
     }
 }

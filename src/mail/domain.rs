@@ -107,6 +107,16 @@ impl FromStr for DomainName {
     }
 }
 
+impl schemars::JsonSchema for DomainName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DomainName".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "description": "A domain name, as A-labels in lower case.", "examples": ["example.com"] })
+    }
+}
+
 impl serde::Serialize for DomainName {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&self.0)

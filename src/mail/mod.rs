@@ -16,6 +16,7 @@ mod refusal;
 mod scram;
 mod state;
 mod status;
+mod tlsa;
 mod weight;
 mod xtext;
 
@@ -31,7 +32,7 @@ pub use envelope::{
 pub use header::{Field, HeaderBlock, HeaderError};
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
-    TenantId, WebhookDeliveryId, WebhookId,
+    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
 };
 pub use jiff::{SignedDuration, Timestamp};
 pub use mailbox_list::{MailboxListError, parse_mailbox_list};
@@ -40,9 +41,10 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
-    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMode,
+    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMinimum, TlsMode,
     UnknownName, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
 };
 pub use status::EnhancedStatus;
+pub use tlsa::Tlsa;
 pub use weight::{Weight, WeightError};
 pub use xtext::{EnvelopeId, OriginalRecipient, XtextError, decode_xtext};

@@ -112,6 +112,10 @@ codes! {
     AlreadyExists = "already_exists";
     /// The tenant has as many of these objects as a tenant may.
     LimitReached = "limit_reached";
+    /// A template cannot be made with the data of a message.
+    TemplateFailed = "template_failed";
+    /// A request with the same Idempotency-Key is still being worked on.
+    IdempotencyInProgress = "idempotency_in_progress";
     /// Nothing of the message is on its way any more.
     MessageFinished = "message_finished";
     /// The webhook is disabled, and nothing is told there.

@@ -13,11 +13,11 @@ pub struct UnknownName {
 }
 
 macro_rules! vocabulary {
-    ($($(#[$doc:meta])* $name:ident($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
-        $(#[$doc])*
+    ($($(#[doc = $doc:literal])* $name:ident($what:literal $(, default $default:ident)?) { $($(#[doc = $vdoc:literal])* $variant:ident = $text:literal,)* })*) => {$(
+        $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
-            $($(#[$vdoc])* $variant,)*
+            $($(#[doc = $vdoc])* $variant,)*
         }
 
         impl $name {
@@ -31,6 +31,12 @@ macro_rules! vocabulary {
                 }
             }
         }
+
+        $(impl Default for $name {
+            fn default() -> Self {
+                Self::$default
+            }
+        })?
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +57,21 @@ macro_rules! vocabulary {
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 s.serialize_str(self.as_str())
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let members = [$(concat!("`", $text, "`:", $($vdoc),*)),*];
+                schemars::json_schema!({
+                    "type": "string",
+                    "description": format!("{} {}", concat!($($doc),*).trim(), members.join(" ")),
+                    "enum": [$($text),*],
+                })
             }
         }
 
@@ -214,6 +235,18 @@ vocabulary! {
         None = "none",
     }
 
+    /// The least that connections to a destination must have; each includes those before it.
+    TlsMinimum("TLS minimum") {
+        /// Nothing: TLS if it is offered, certificate not checked.
+        Opportunistic = "opportunistic",
+        /// TLS with anybody.
+        Encrypted = "encrypted",
+        /// TLS with a certificate for the host's name, or one that DANE vouches for.
+        Verified = "verified",
+        /// TLS with a certificate that DANE vouches for.
+        Dane = "dane",
+    }
+
     /// Where a submission was refused.
     Stage("stage") {
         /// At MAIL.
@@ -257,10 +290,8 @@ vocabulary! {
     }
 
     /// How a tenant hears what became of its mail, beside the events of the journal.
-    #[derive(Default)]
-    DeliveryReports("way of reporting") {
+    DeliveryReports("way of reporting", default Mail) {
         /// Reports go to the reverse path, as RFC 3461 has it.
-        #[default]
         Mail = "mail",
         /// Nothing but the events.
         Event = "event",

@@ -1,12 +1,15 @@
-//! Decisions on facts: what a tenant may send, what a reply means, when to try again, whose turn it is.
+//! Decisions on facts: what a tenant may send, what a reply means, when to try again, whose turn it is, what
+//! TLS a mail host must have.
 //!
 //! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
 
 pub mod classes;
 pub mod fairness;
+pub mod mta_sts;
 pub mod outcome;
 pub mod retry;
 pub mod rounds;
 pub mod shaping;
 pub mod site;
 pub mod submission;
+pub mod tls;

@@ -13,14 +13,16 @@ use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
 use super::login::Login;
 use super::reach::{Race, is_our_fault};
-use super::route::{Lane, Route};
+use super::route::{Lane, Route, Way};
 use super::source::Source;
 use super::tls::Trust;
+use super::tls_policy::{Need, Protection};
 use super::transcript::Transcript;
 use crate::config::Endpoint;
-use crate::mail::{BodyType, Content, EnhancedStatus, OutcomeClass, TlsMode};
+use crate::mail::{BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsMinimum, TlsMode};
 use crate::policy::outcome::Verdict;
 use crate::policy::shaping::{Lesson, lesson_of};
+use crate::policy::tls::{HostPolicy, Requirement, Unmet};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -69,7 +71,10 @@ impl Tried {
     pub fn lesson(&self) -> Option<Lesson> {
         let opened = self.sessions > 0;
         let lesson = |ending: &Ending| {
-            if ending.peer.host.is_empty() || ending.lacks_tls {
+            // A policy that stood in the way before anything was dialled is its domain's, not that of the site.
+            let by_policy =
+                ending.verdict.class() == Some(OutcomeClass::Tls) && ending.peer.address.is_none();
+            if ending.peer.host.is_empty() || ending.lacks_tls || by_policy {
                 return None;
             }
             Some(match ending.code {
@@ -103,7 +108,10 @@ impl<'a> Attempt<'a> {
 
     /// Tries until nothing is left to try.
     pub async fn run(mut self, mut idle: Option<Connection>) -> Tried {
-        if let Some(unfit) = idle.take_if(|idle| self.requires_tls() && !idle.keeps_tls()) {
+        if let Some(connection) = &mut idle
+            && !self.may_use(connection).await
+            && let Some(unfit) = idle.take()
+        {
             self.core.tasks.spawn(unfit.quit());
         }
         let mut used = None;
@@ -156,6 +164,21 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Whether the message may go over a connection that another one was sent over.
+    async fn may_use(&self, connection: &mut Connection) -> bool {
+        if self.requires_tls() && !connection.keeps_tls() {
+            return false;
+        }
+        let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
+            return true;
+        };
+        let host = connection.peer.host.clone();
+        let need =
+            Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
+        let allowed = self.core.tls_policies.allows(self.core, &need, connection);
+        timeout_at(self.deadline, allowed).await.unwrap_or(false)
+    }
+
     fn has_open(&self) -> bool {
         self.endings.iter().any(is_open)
     }
@@ -174,13 +197,23 @@ impl<'a> Attempt<'a> {
                 return last;
             }
         };
+        let protection = Protection::of(self.core, &destination, self.requires_tls());
+        let Ok(protection) = timeout_at(self.deadline, protection).await else { return last };
         let mut dialled = 0;
         for endpoint in &destination.hosts {
             if Instant::now() >= self.deadline {
                 return last;
             }
             let host = &endpoint.host;
-            let approach = match self.approach(&destination, endpoint).await {
+            let policy = match timeout_at(self.deadline, protection.of_host(self.core, endpoint)).await {
+                Ok(Ok(policy)) => policy,
+                Ok(Err(unmet)) => {
+                    self.settle_unmet(unmet, host);
+                    continue;
+                }
+                Err(_) => return last,
+            };
+            let approach = match self.approach(&destination, endpoint, &policy).await {
                 Ok(approach) => approach,
                 Err(obstacle) => {
                     self.settle_obstacle(obstacle);
@@ -223,8 +256,22 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// The host gets no mail now, whatever it offers.
+    fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
+        let Unmet { text, status, lasting, ground } = unmet;
+        let trouble = Trouble::new(Phase::Connect, text).of(OutcomeClass::Tls);
+        let trouble = Trouble { lacks_tls: lasting, status: Some(status), ..trouble };
+        let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
+        self.settle_trouble(&trouble, &Arc::new(peer));
+    }
+
     /// How to speak to a host, and where it is.
-    async fn approach(&self, destination: &Destination, endpoint: &Endpoint) -> Result<Approach, Obstacle> {
+    async fn approach(
+        &self,
+        destination: &Destination,
+        endpoint: &Endpoint,
+        policy: &HostPolicy,
+    ) -> Result<Approach, Obstacle> {
         let Some(pool) = self.lane.sources else {
             let text = "the tenant's source_pool is not one of relay.pools in the configuration";
             return Err(Obstacle::Passing(OutcomeClass::Temporary, text.into()));
@@ -237,7 +284,7 @@ impl<'a> Attempt<'a> {
         })?;
         addresses.retain(|address| source.reaches(address.ip()));
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
-        let dial = self.plan(host, is_local, &destination.route, source);
+        let dial = self.plan(host, is_local, &destination.route, policy, source);
         let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
         Ok(Approach { dial, addresses })
     }
@@ -255,7 +302,7 @@ impl<'a> Attempt<'a> {
             Ok(race) => race,
             Err(_) => {
                 let trouble = Trouble::new(Phase::Connect, OUT_OF_TIME);
-                self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, None)));
+                self.settle_trouble(&trouble, &dial.peer(None));
                 return None;
             }
         };
@@ -267,7 +314,7 @@ impl<'a> Attempt<'a> {
         failed.sort_by_key(|(_, error)| !is_our_fault(error));
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
-            let peer = Arc::new(Peer::at(&dial.host, Some(address.ip())));
+            let peer = dial.peer(Some(address.ip()));
             self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
         }
         won.map(|(address, stream)| Reached { address, stream, permit })
@@ -282,18 +329,19 @@ impl<'a> Attempt<'a> {
         // Where TLS is a bonus, a server whose TLS is broken gets the mail in clear (RFC 7435).
         if trouble.in_handshake && dial.starttls == StartTls::IfOffered {
             self.transcript.remark(&trouble.text);
-            self.transcript.remark("again, without TLS");
-            let plain = Dial { starttls: StartTls::Never, ..dial.clone() };
-            let reached = self.reach(&plain, &mut vec![address], &mut 0).await?;
-            return match self.converse(&plain, reached).await {
-                Ok(connection) => Some(connection),
-                Err(trouble) => {
-                    self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, Some(address.ip()))));
-                    None
-                }
+            let lesser = if dial.trust == Trust::Any {
+                self.transcript.remark("again, without TLS");
+                Dial { starttls: StartTls::Never, ..dial.clone() }
+            } else {
+                tracing::info!(host = %dial.host, domain = %self.batch.destination, reason = %trouble.text,
+                    "fails an MTA-STS policy that is being tested");
+                self.transcript.remark("again, with any certificate: the policy is only being tested");
+                Dial { trust: Trust::Any, ..dial.clone() }
             };
+            let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
+            return Box::pin(self.open(&lesser, reached)).await;
         }
-        self.settle_trouble(&trouble, &Arc::new(Peer::at(&dial.host, Some(address.ip()))));
+        self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
         None
     }
 
@@ -334,11 +382,17 @@ impl<'a> Attempt<'a> {
         host: &str,
         is_local: bool,
         route: &Route,
+        policy: &HostPolicy,
         source: Arc<Source>,
     ) -> Result<Dial, &'static str> {
         let mode = route.tls;
         let login = route.login.clone();
-        let checked = matches!(mode, TlsMode::Implicit | TlsMode::Starttls) || self.requires_tls();
+        let trust = match &policy.requirement {
+            Requirement::Opportunistic | Requirement::Encrypted => Trust::Any,
+            Requirement::Verified | Requirement::Tested => Trust::Verified,
+            Requirement::Dane(set) => Trust::Dane(set.clone()),
+        };
+        let checked = trust != Trust::Any;
         let local = mode == TlsMode::None && is_local;
         if login.is_some() && !checked && !local {
             return Err(
@@ -349,12 +403,13 @@ impl<'a> Attempt<'a> {
             host: host.to_owned(),
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
-                TlsMode::Opportunistic | TlsMode::None if self.requires_tls() => StartTls::Required,
-                TlsMode::Starttls => StartTls::Required,
-                TlsMode::Opportunistic => StartTls::IfOffered,
-                TlsMode::Implicit | TlsMode::None => StartTls::Never,
+                TlsMode::Implicit => StartTls::Never,
+                _ if policy.requirement.strength() > TlsMinimum::Opportunistic => StartTls::Required,
+                TlsMode::None => StartTls::Never,
+                TlsMode::Opportunistic | TlsMode::Starttls => StartTls::IfOffered,
             },
-            trust: if checked { Trust::Verified } else { Trust::Any },
+            trust,
+            tls_policy: policy.ground.clone(),
             hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
             source,
             login,

@@ -14,9 +14,11 @@ use tokio_rustls::client::TlsStream;
 use super::reach::{HEAD_START, Race, race};
 use super::source::Source;
 use super::tls::{self, ClientTls, Trust};
+use super::tls_policy::Fitness;
 use super::transcript::Transcript;
 use crate::config::Timeouts;
-use crate::mail::{Content, OutcomeClass};
+use crate::mail::{Content, EnhancedStatus, OutcomeClass, TlsMinimum};
+use crate::policy::tls::{NO_TLS, NOT_TRUSTED};
 use crate::smtp::Reply;
 use crate::smtp::client::{
     Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
@@ -55,6 +57,8 @@ pub struct Dial {
     pub starttls: StartTls,
     /// Whose certificate is taken.
     pub trust: Trust,
+    /// The rule that says so, for people.
+    pub tls_policy: String,
     /// Our name in EHLO.
     pub hello_name: String,
     /// Our account.
@@ -69,6 +73,13 @@ pub struct Reached {
     pub stream: TcpStream,
     /// Kept as long as the connection.
     pub permit: OwnedSemaphorePermit,
+}
+
+impl Dial {
+    /// Who is to be spoken to, before anything was said.
+    pub fn peer(&self, address: Option<IpAddr>) -> Arc<Peer> {
+        Arc::new(Peer { tls_policy: Some(self.tls_policy.clone()), ..Peer::at(&self.host, address) })
+    }
 }
 
 /// What ended a dialogue before its time.
@@ -88,6 +99,8 @@ pub struct Trouble {
     pub is_login: bool,
     /// Whether the server has no TLS, or none that proves who it is: another time would change nothing.
     pub lacks_tls: bool,
+    /// Our word for it, where there is one and the server gave none.
+    pub status: Option<EnhancedStatus>,
 }
 
 impl Trouble {
@@ -102,6 +115,7 @@ impl Trouble {
             in_handshake: false,
             is_login: false,
             lacks_tls: false,
+            status: None,
         }
     }
 
@@ -120,6 +134,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
+    /// Which TLS policy held, and on what ground.
+    pub tls_policy: Option<String>,
     /// Whether it gives the reports that senders ask for (RFC 3461).
     pub offers_dsn: bool,
 }
@@ -170,12 +186,14 @@ pub struct Connection {
     pub address: SocketAddr,
     /// Messages sent over it.
     pub messages: u32,
+    /// For whose mail it was found fit since it was opened.
+    pub fitness: Option<Fitness>,
     wire: Wire,
     capabilities: Capabilities,
     /// The server has a transaction open that must be ended first.
     needs_reset: bool,
-    /// Whether the server has proved its name.
-    verified: bool,
+    /// What the connection has of TLS.
+    strength: TlsMinimum,
     /// Whether it can take another message.
     usable: bool,
     _permit: OwnedSemaphorePermit,
@@ -255,14 +273,21 @@ impl Dialler {
                     let offers_dsn = capabilities.dsn;
                     let is_secured = description.is_some();
                     let (host, ip) = (dial.host.clone(), Some(address.ip()));
-                    let peer = Peer { host, address: ip, tls: description, offers_dsn };
+                    let tls_policy = Some(dial.tls_policy.clone());
+                    let peer = Peer { host, address: ip, tls: description, tls_policy, offers_dsn };
                     return Ok(Connection {
                         peer: Arc::new(peer),
                         address,
                         messages: 0,
+                        fitness: None,
                         wire,
                         capabilities,
-                        verified: dial.trust == Trust::Verified && is_secured,
+                        strength: match &dial.trust {
+                            _ if !is_secured => TlsMinimum::Opportunistic,
+                            Trust::Any => TlsMinimum::Encrypted,
+                            Trust::Verified => TlsMinimum::Verified,
+                            Trust::Dane(_) => TlsMinimum::Dane,
+                        },
                         needs_reset: false,
                         usable: true,
                         _permit: permit,
@@ -288,15 +313,22 @@ impl Dialler {
         address: SocketAddr,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, Trouble> {
-        let handshake = self.tls.connect(dial.trust, &dial.host, stream);
+        let name = match &dial.trust {
+            // RFC 7672 §8.1: the server is asked for the name that the records stand at.
+            Trust::Dane(set) => &set.base,
+            Trust::Verified | Trust::Any => &dial.host,
+        };
+        let handshake = self.tls.connect(&dial.trust, name, stream);
         let (text, lacks_tls) = match timeout(self.timeouts.starttls, handshake).await {
             Ok(Ok(stream)) => return Ok(stream),
             // What TLS itself objects to comes as invalid data, a lost connection as something else.
-            Ok(Err(error)) => (error.to_string(), error.kind() == std::io::ErrorKind::InvalidData),
+            Ok(Err(error)) => (tls::explain(&error), error.kind() == std::io::ErrorKind::InvalidData),
             Err(_) => ("time-out".to_owned(), false),
         };
-        let text = format!("the TLS handshake with {} [{}] failed: {text}", dial.host, address);
-        Err(Trouble { in_handshake: true, lacks_tls, ..Trouble::new(Phase::StartTls, text) })
+        let code = if lacks_tls { "tls_not_trusted" } else { "tls_handshake_lost" };
+        let text = format!("[{code}] the TLS handshake with {} [{}] failed: {text}", dial.host, address);
+        let status = Some(NOT_TRUSTED);
+        Err(Trouble { in_handshake: true, lacks_tls, status, ..Trouble::new(Phase::StartTls, text) })
     }
 }
 
@@ -321,7 +353,11 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
 
 fn describe_failure(error: OpeningError) -> Trouble {
     let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
-    trouble.lacks_tls = matches!(error, OpeningError::NoTls);
+    if matches!(error, OpeningError::NoTls) {
+        trouble.lacks_tls = true;
+        trouble.status = Some(NO_TLS);
+        trouble.text = format!("[tls_not_offered] {}", trouble.text);
+    }
     // RFC 4954 §6: 4xx is about the server's moment, 5xx about the account.
     trouble.is_login = match &error {
         OpeningError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
@@ -375,7 +411,12 @@ impl Connection {
 
     /// Whether a message that requires TLS may go over it (RFC 8689 §4.2.1).
     pub fn keeps_tls(&self) -> bool {
-        self.verified && self.capabilities.require_tls
+        self.strength >= TlsMinimum::Verified && self.capabilities.require_tls
+    }
+
+    /// What it has of TLS.
+    pub fn strength(&self) -> TlsMinimum {
+        self.strength
     }
 
     /// Says good-bye; waits for the answer no longer than the configuration says.

@@ -19,7 +19,7 @@ pub struct Destination {
     /// How to speak to them.
     pub route: Arc<Route>,
     /// The domain of the recipients if its own mail hosts are meant.
-    domain: Option<DomainName>,
+    pub domain: Option<DomainName>,
 }
 
 /// Why there is no host, or no address.

@@ -53,7 +53,7 @@ impl Ending {
             None => Self {
                 verdict: judge_trouble(trouble.phase, trouble.class),
                 code: None,
-                enhanced: None,
+                enhanced: trouble.status,
                 text: trouble.text.clone(),
                 peer: peer.clone(),
                 conclusive: false,

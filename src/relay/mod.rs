@@ -6,6 +6,7 @@
 //! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
 //!   `reach`es from a `source`, and kept in `pool`,
 //! * `login` and `holds` keep back what a smart host does not take from our account,
+//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it, `mta_sts` keeps policies,
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
@@ -14,11 +15,13 @@
 mod admission;
 mod attempt;
 mod connection;
+mod dane;
 mod destination;
 mod ending;
 mod holds;
 mod login;
 mod lookup;
+mod mta_sts;
 mod notice;
 mod pool;
 mod reach;
@@ -35,6 +38,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tls_policy;
 mod transcript;
 mod turns;
 mod worker;
@@ -50,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::dns::Resolver;
+use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
 use crate::store::Store;
 use crate::tls::TlsError;
@@ -64,6 +68,7 @@ use site::Sites;
 use source::Sources;
 pub use status::{SiteControl, SiteStatus};
 use tasks::Tasks;
+use tls_policy::TlsPolicies;
 use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
@@ -83,6 +88,9 @@ pub enum RelayError {
     /// The file with certificate authorities is of no use.
     #[error("relay.ca_file {0}")]
     CaFile(TlsError),
+    /// The file with the root's keys is of no use.
+    #[error("relay.trust_anchor_file: {0}")]
+    TrustAnchor(DnsError),
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Tls(String),
@@ -114,6 +122,7 @@ struct Core {
     router: Router,
     sources: Arc<Sources>,
     dialler: Dialler,
+    tls_policies: TlsPolicies,
     pool: Pool,
     sites: Arc<Sites>,
     lookups: Lookups,
@@ -160,6 +169,7 @@ struct Settings {
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
     tls::ClientTls::load(config.ca_file.as_deref())?;
+    TlsPolicies::check(config)?;
     route::check(config)
 }
 
@@ -189,6 +199,7 @@ impl Relay {
         let sources = Arc::new(Sources::new(config, hostname));
         let core = Core {
             settings,
+            tls_policies: TlsPolicies::new(config, &store, &resolver)?,
             router: Router::new(store.clone(), config, sources.clone())?,
             sources,
             store,
@@ -239,6 +250,9 @@ impl Relay {
         let (recordings, waiting) = mpsc::channel(recorder::WAITING_MAX);
         let _end = End(core.clone());
         let recorder = self.recording.0.spawn(recorder::run(core.clone(), waiting));
+        if let Some(sts) = core.tls_policies.sts() {
+            core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
+        }
         scheduler::run(&core, &recordings).await;
         core.give_back();
         for connection in core.pool.take_all() {

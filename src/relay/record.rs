@@ -58,6 +58,7 @@ impl Account<'_> {
             host: ending.peer.host.clone(),
             address: ending.peer.address,
             tls: ending.peer.tls.clone(),
+            tls_policy: ending.peer.tls_policy.clone(),
             code: ending.code,
             enhanced: ending.enhanced,
             text: shorten(&ending.text),

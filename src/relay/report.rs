@@ -53,6 +53,7 @@ impl Report<'_> {
             reverse_path: ReversePath::Null,
             body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             smtputf8: to.needs_smtputf8(),
+            annotations: Default::default(),
             // RFC 8689 §5: what the message must not be sent over, its report must not either.
             parameters: MailParameters {
                 require_tls: self.message.parameters.require_tls,
@@ -68,7 +69,7 @@ impl Report<'_> {
         };
         let content = Content { prefix: bytes::Bytes::new(), submitted: bytes.into() };
         let recipients = vec![(DeliveryId::generate(self.now), to.clone().into())];
-        Some(NewMessage { message, recipients, content, submission_key: None })
+        Some(NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None })
     }
 
     fn sender(&self) -> String {
@@ -320,6 +321,7 @@ pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
         reverse_path: ReversePath::parse(reverse_path).unwrap(),
         body: BodyType::SevenBit,
         smtputf8: false,
+        annotations: Default::default(),
         parameters: Default::default(),
         size: 1,
         subject: Some("Grüße".into()),

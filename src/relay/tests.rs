@@ -180,6 +180,7 @@ impl Stage {
                 .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
                 .collect(),
             content,
+            suppressed: Vec::new(),
             submission_key: None,
         }
     }

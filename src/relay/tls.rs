@@ -1,31 +1,40 @@
-//! TLS towards other servers: certificates checked where a route demands it, taken as they are where TLS is a bonus.
+//! TLS towards other servers: certificates checked where a policy or a route demands it, taken as they are where TLS
+//! is a bonus.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme, WantsVerifier,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
+use super::dane::DaneVerifier;
+use crate::policy::tls::DaneSet;
 use crate::smtp::ChannelBinding;
 use crate::tls;
 
 /// Whether the server must prove its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
+    /// It must, by a certificate that TLSA records vouch for (RFC 7672).
+    Dane(Arc<DaneSet>),
     /// It must, by a certificate that leads to an authority we trust.
     Verified,
     /// Encryption to anybody is better than none (RFC 7435).
     Any,
 }
 
-/// Settings for both kinds of [`Trust`].
+/// Settings for each kind of [`Trust`].
 pub struct ClientTls {
+    provider: Arc<CryptoProvider>,
     verified: TlsConnector,
     any: TlsConnector,
 }
@@ -37,11 +46,7 @@ impl ClientTls {
     /// [`RelayError::CaFile`], [`RelayError::Tls`].
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RelayError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = || {
-            ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .map_err(|error| RelayError::Tls(error.to_string()))
-        };
+        let builder = || builder(&provider).map_err(|error| RelayError::Tls(error.to_string()));
         let verified = builder()?
             .with_root_certificates(tls::trusted_roots(ca_file).map_err(RelayError::CaFile)?)
             .with_no_client_auth();
@@ -49,7 +54,7 @@ impl ClientTls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AcceptAny(provider.clone())))
             .with_no_client_auth();
-        Ok(Self { verified: Arc::new(verified).into(), any: Arc::new(any).into() })
+        Ok(Self { verified: Arc::new(verified).into(), any: Arc::new(any).into(), provider })
     }
 
     /// Does the handshake with a server of this name or address.
@@ -58,16 +63,41 @@ impl ClientTls {
     /// What the handshake or the connection failed of.
     pub async fn connect(
         &self,
-        trust: Trust,
+        trust: &Trust,
         host: &str,
         stream: TcpStream,
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
-        let connector = match trust {
-            Trust::Verified => &self.verified,
-            Trust::Any => &self.any,
-        };
-        connector.connect(name, stream).await
+        match trust {
+            Trust::Verified => self.verified.connect(name, stream).await,
+            Trust::Any => self.any.connect(name, stream).await,
+            Trust::Dane(set) => self.dane(set).map_err(std::io::Error::other)?.connect(name, stream).await,
+        }
+    }
+
+    /// Made for one connection: what it trusts is one host's, and a session must not be resumed on older records.
+    fn dane(&self, set: &Arc<DaneSet>) -> Result<TlsConnector, rustls::Error> {
+        let verifier = DaneVerifier { set: set.clone(), provider: self.provider.clone() };
+        let mut config = builder(&self.provider)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config).into())
+    }
+}
+
+fn builder(
+    provider: &Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()
+}
+
+/// What a handshake failed of; our own words without the library's wrapping.
+pub fn explain(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(own))) => own.to_string(),
+        _ => error.to_string(),
     }
 }
 

@@ -73,9 +73,22 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         // The key of the session is no longer good: it has to log in again, with another.
         AuthenticationRequired | InvalidApiKey | ExpiredApiKey => (530, 7, 0),
         // Of the API only; here for the day when one of them is asked over SMTP.
-        PlatformKeyRequired | NotFound | MethodNotAllowed | ValidationFailed | UnknownField | InvalidJson
-        | UnsupportedMediaType | PayloadTooLarge | RequestTimeout | DomainTaken | AlreadyExists
-        | LimitReached | MessageFinished | WebhookDisabled => (550, 7, 1),
+        PlatformKeyRequired
+        | NotFound
+        | MethodNotAllowed
+        | ValidationFailed
+        | UnknownField
+        | InvalidJson
+        | UnsupportedMediaType
+        | PayloadTooLarge
+        | RequestTimeout
+        | DomainTaken
+        | AlreadyExists
+        | LimitReached
+        | MessageFinished
+        | WebhookDisabled
+        | TemplateFailed
+        | IdempotencyInProgress => (550, 7, 1),
     };
     // RFC 2034 §4: the first digits agree.
     let class = if code < 500 { 4 } else { 5 };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Place;
 use super::{Server, answers};
 use crate::bans::Penalty;
-use crate::intake::{AuthenticationError, Submission, Submitter, Trace};
+use crate::intake::{AuthenticationError, Extras, Submission, Submitter, Trace};
 use crate::mail::{KeyId, Refusal, RequestId, Stage, Timestamp};
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict, replies};
 use crate::store::ScramCredential;
@@ -80,8 +80,13 @@ impl Inquiry {
             }
             Question::Accept { envelope, message, protocol } => {
                 let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };
-                let submission =
-                    Submission { submitter: submitter.clone(), envelope: *envelope, message, trace };
+                let submission = Submission {
+                    submitter: submitter.clone(),
+                    envelope: *envelope,
+                    message,
+                    trace,
+                    extras: Extras::default(),
+                };
                 match self.server.intake.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),
                     Err(refusal) => (Stage::Data, Err(refusal)),
@@ -186,7 +191,10 @@ impl Inquiry {
     /// Words a refusal, and notes it for the tenant unless the fault is ours.
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
         let reference: Option<RequestId> = answers::concerns_tenant(refusal.code)
-            .then(|| self.server.intake.note_rejection(submitter, stage, refusal))
+            .then(|| {
+                let id = RequestId::generate(Timestamp::now());
+                self.server.intake.note_rejection(id, submitter, stage, refusal)
+            })
             .flatten();
         let reply = answers::reply(refusal, reference);
         tracing::info!(

@@ -4,7 +4,9 @@ mod claims;
 mod directory;
 mod journal;
 mod outbox;
+mod policies;
 mod queue;
+mod sending;
 mod spool;
 
 use std::net::IpAddr;
@@ -18,8 +20,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, KeySecret,
-    MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
+    Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
+    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, Verification,
 };
 
 pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
@@ -171,6 +173,20 @@ pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) ->
     }
 }
 
+fn page(limit: usize) -> PageRequest {
+    PageRequest { limit, ..PageRequest::default() }
+}
+
+pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
+    NewTemplate {
+        tenant_id: tenant,
+        name: name.to_owned(),
+        subject: "Hello {{ name }}".to_owned(),
+        text: Some("Dear {{ name }}".to_owned()),
+        html: None,
+    }
+}
+
 pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
     let created_at = now();
     let content = Content {
@@ -185,6 +201,10 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
         reverse_path: ReversePath::Mailbox(address("sender@example.com")),
         body: BodyType::EightBitMime,
         smtputf8: true,
+        annotations: Annotations {
+            tags: vec!["welcome".into(), "b".into()],
+            metadata: serde_json::Map::from_iter([("order".into(), 7.into())]),
+        },
         parameters: MailParameters {
             return_content: Some(ReturnContent::Full),
             envelope_id: "id+2B1".parse().ok(),
@@ -202,7 +222,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
     };
     let recipients =
         recipients.iter().map(|text| (DeliveryId::generate(created_at), address(text).into())).collect();
-    NewMessage { message, recipients, content, submission_key: None }
+    NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None }
 }
 
 pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
@@ -216,6 +236,7 @@ pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> 
         host: "mx.example.net".to_owned(),
         address: Some(IpAddr::from([192, 0, 2, 1])),
         tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384".to_owned()),
+        tls_policy: Some("dane: validated".to_owned()),
         code: Some(250),
         enhanced: Some(EnhancedStatus::new(2, 0, 0)),
         text: "fine".to_owned(),

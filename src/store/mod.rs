@@ -5,6 +5,7 @@
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Outbox`]: where events are told, and what is still to be told there.
+//! * [`Policies`]: what destinations ask of those who send to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
 //! after a crash everything unfinished is simply due. Imports `mail` only.
@@ -20,12 +21,17 @@ use tokio::sync::watch;
 
 use crate::mail::{
     Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
-    QueuePart, SecretDigest, SignedDuration, SuppressionId, TenantId, Timestamp, WebhookDeliveryId,
-    WebhookDeliveryState, WebhookId,
+    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp,
+    WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// How long a [`KeptAnswer`] is.
+pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// MTA-STS policies that are kept; of more, those that expire first go.
+pub const STS_POLICIES_MAX: usize = 10_000;
 
 pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions};
@@ -65,6 +71,9 @@ pub enum Conflict {
     /// The tenant used this key for another submission within [`SUBMISSION_KEY_LIFETIME`].
     #[error("this idempotency key was used for another message")]
     SubmissionKey,
+    /// The tenant has a template of this name.
+    #[error("the tenant has a template of this name")]
+    TemplateName,
     /// The tenant an object should belong to does not exist.
     #[error("there is no such tenant")]
     NoTenant,
@@ -254,6 +263,38 @@ pub trait Directory {
         id: SuppressionId,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Adds a template. [`Conflict::TemplateName`], [`Conflict::LimitReached`], [`Conflict::NoTenant`].
+    fn create_template(
+        &self,
+        new: NewTemplate,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Template>> + Send;
+    /// One template.
+    fn template(
+        &self,
+        scope: Option<TenantId>,
+        id: TemplateId,
+    ) -> impl Future<Output = Result<Option<Template>>> + Send;
+    /// A page of templates, newest first.
+    fn list_templates(
+        &self,
+        tenant: Option<TenantId>,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Template>>> + Send;
+    /// Changes what the patch names. [`Conflict::TemplateName`].
+    fn update_template(
+        &self,
+        id: TemplateId,
+        patch: TemplatePatch,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Template>>> + Send;
+    /// Removes a template. False if it was not there.
+    fn delete_template(
+        &self,
+        scope: Option<TenantId>,
+        id: TemplateId,
+    ) -> impl Future<Output = Result<bool>> + Send;
 }
 
 /// Messages on their way.
@@ -362,6 +403,21 @@ pub trait Journal {
         scope: Option<TenantId>,
         page: PageRequest,
     ) -> impl Future<Output = Result<Page<Rejection>>> + Send;
+    /// The answer that a request under this key's name was given within [`KEPT_ANSWER_LIFETIME`].
+    fn kept_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<KeptAnswer>>> + Send;
+    /// Keeps an answer for whoever asks again; the first one stays.
+    fn keep_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        answer: KeptAnswer,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<()>> + Send;
     /// Removes at most `limit` each of bodies and rows whose retention has ended, and body files that no row refers to.
     fn prune(
         &self,
@@ -451,4 +507,24 @@ pub trait Outbox {
     fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
     /// Writes what came of a try; what was deleted meanwhile is passed over.
     fn record_webhook(&self, outcome: WebhookOutcome) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What destinations ask of those who send to them, so that a restart forgets none of it.
+pub trait Policies {
+    /// The MTA-STS policy of a domain, unless it has expired.
+    fn sts_policy(
+        &self,
+        domain: &DomainName,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<StsRecord>>> + Send;
+    /// Keeps a policy in the place of the domain's earlier one, and drops expired ones, and of more than
+    /// [`STS_POLICIES_MAX`] those that expire first.
+    fn keep_sts_policy(&self, record: StsRecord) -> impl Future<Output = Result<()>> + Send;
+    /// Policies that were fetched before a time and have not expired: at most `limit`, the oldest first.
+    fn stale_sts_policies(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<StsRecord>>> + Send;
 }

@@ -30,9 +30,9 @@ class Refused(Exception):
 
 
 class Server:
-    """One data directory and the process that serves it."""
+    """One data directory and the process that serves it. Without a smart host mail goes to the MX."""
 
-    def __init__(self, folder, smart_host_port, tls="opportunistic", extra=""):
+    def __init__(self, folder, smart_host_port=None, tls="opportunistic", extra=""):
         self.folder = pathlib.Path(folder)
         self.submission, self.submissions, self.api = free_ports(3)
         self.process = None
@@ -44,6 +44,12 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
         self.ca_file = certificates / "ca.crt"
+        smart_host = f"""
+[relay.smart_host]
+host = "127.0.0.1"
+port = {smart_host_port}
+tls = "{tls}"
+"""
         self.config = self.folder / "pillarbox.toml"
         self.config.write_text(
             f"""
@@ -64,10 +70,7 @@ free_disk_min = "1MiB"
 [relay]
 allowed_private_networks = ["127.0.0.0/8"]
 {extra}
-[relay.smart_host]
-host = "127.0.0.1"
-port = {smart_host_port}
-tls = "{tls}"
+{smart_host if smart_host_port else ""}
 """
         )
         made = subprocess.run(

@@ -410,7 +410,7 @@ async fn what_is_wrong_with_a_request_is_named() {
     );
     exchange(stage.address, chunked.as_bytes()).await.expect_error(413, "payload_too_large");
     let wrong = send("DELETE", "/v1/emails", "", "").await;
-    assert_eq!(wrong.header("allow"), Some("GET, HEAD"));
+    assert_eq!(wrong.header("allow"), Some("GET, HEAD, POST"));
     wrong.expect_error(405, "method_not_allowed");
     send("GET", "/v1/usage", "", "").await.expect_error(404, "not_found");
     let head = send("HEAD", "/v1/tenants", "", "").await;

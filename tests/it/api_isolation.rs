@@ -14,6 +14,7 @@ struct Belongings {
     domain: String,
     key: String,
     suppression: String,
+    template: String,
     email: String,
     webhook: String,
     webhook_delivery: String,
@@ -29,11 +30,13 @@ impl Belongings {
         let domain = post("/v1/domains", json!({"name": format!("{name}.example")})).await;
         let key = post("/v1/keys", json!({"name": name, "scopes": ["smtp:send"]})).await;
         let suppression = post("/v1/suppressions", json!({"address": format!("{name}@x.example")})).await;
+        let template = json!({"name": name, "subject": "s", "text": "t"});
+        let template = post("/v1/templates", template).await;
         let webhook = post("/v1/webhooks", json!({"url": format!("https://{name}.example/")})).await;
         let email = stage.enqueue(tenant.id).await.to_string();
         let told = stage.get(&tenant.key, &format!("/v1/webhooks/{webhook}/deliveries")).await.expect(200);
         let webhook_delivery = text(&told, "/data/0/id");
-        Self { tenant, domain, key, suppression, email, webhook, webhook_delivery }
+        Self { tenant, domain, key, suppression, template, email, webhook, webhook_delivery }
     }
 
     /// The path of a route with the ids of these objects.
@@ -42,6 +45,7 @@ impl Belongings {
             Some("domains") => &self.domain,
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,
+            Some("templates") => &self.template,
             Some("webhooks") if route.path.contains("deliveries/{id}") => &self.webhook_delivery,
             Some("webhooks") => &self.webhook,
             _ => &self.email,
@@ -58,6 +62,7 @@ impl Belongings {
             format!("/v1/domains/{}/dkim", self.domain),
             format!("/v1/keys/{}", self.key),
             format!("/v1/suppressions/{}", self.suppression),
+            format!("/v1/templates/{}", self.template),
             format!("/v1/emails/{}", self.email),
             format!("/v1/webhooks/{}", self.webhook),
             format!("/v1/webhooks/{}/deliveries", self.webhook),
@@ -86,6 +91,9 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
         ("POST", "keys" | "api-keys") => json!({"name": "new", "scopes": ["smtp:send"]}),
         ("POST", "webhooks" | "endpoints") => json!({"url": "https://new.example/"}),
         ("POST", "suppressions") => json!({"address": "new@x.example"}),
+        ("POST", "templates") => json!({"name": "new", "subject": "s", "text": "t"}),
+        ("POST", "emails") => return email(),
+        ("POST", "batch") if route.path == "/v1/emails/batch" => return json!({"emails": [email()]}),
         ("POST", "batch") => {
             return json!({"suppressions": [{"address": "new@x.example", "tenant_id": owner}]});
         }
@@ -96,8 +104,13 @@ fn body(route: &Route, operation: &Operation, owner: Option<TenantId>) -> Value 
     body
 }
 
+fn email() -> Value {
+    json!({"from": "a@own.example", "to": ["b@x.example"], "subject": "s", "text": "t"})
+}
+
+/// Whether the body names the owner of something new; a message is always the caller's own.
 fn is_post_of_new(route: &Route, operation: &Operation) -> bool {
-    operation.method == Method::POST && !route.path.contains("{id}")
+    operation.method == Method::POST && !route.path.contains("{id}") && !operation.has_large_body
 }
 
 #[tokio::test]
@@ -166,6 +179,7 @@ async fn a_stranger_cannot_tell_an_object_of_another_from_one_that_never_was() {
         domain: "dom_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         key: "key_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         suppression: "sup_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        template: "tpl_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         email: "msg_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         webhook: "whk_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
         webhook_delivery: "whd_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
@@ -197,8 +211,9 @@ async fn a_list_shows_the_callers_tenant_only() {
     let stage = ApiStage::start().await;
     let own = Belongings::make(&stage, "own").await;
     let other = Belongings::make(&stage, "other").await;
-    let ids =
-        |of: &Belongings| [&of.domain, &of.key, &of.suppression, &of.email, &of.webhook].map(String::clone);
+    let ids = |of: &Belongings| {
+        [&of.domain, &of.key, &of.suppression, &of.template, &of.email, &of.webhook].map(String::clone)
+    };
     let mut shown = 0;
     for (route, _) in operations().filter(|(route, operation)| operation.is_list && !route.path.contains('{'))
     {
@@ -219,7 +234,7 @@ async fn a_list_shows_the_callers_tenant_only() {
             assert!(ids(&own).iter().all(|id| !theirs.contains(id)), "{path} shows {theirs}");
         }
     }
-    assert!(shown >= 5, "each own object is in a list, and {shown} were seen");
+    assert!(shown >= 6, "each own object is in a list, and {shown} were seen");
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pillarbox::api::{Api, Parts};
+use pillarbox::api::{Api, Parts, SendLimits};
 use pillarbox::bans::{self, Bans};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
+use pillarbox::intake::Intake;
 use pillarbox::mail::{
     Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
     Scope, SignedDuration, TenantId, Timestamp,
@@ -77,10 +78,19 @@ impl ApiStage {
         adjust(&mut settings, &mut domains);
         let verification = Settings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
         let waiting = Arc::new(Board::default());
+        let intake_settings = pillarbox::intake::Settings {
+            hostname: DomainName::parse("mail.host.example").unwrap(),
+            expiry: 120 * HOUR,
+            expiry_max: 240 * HOUR,
+            takes_null_sender: true,
+            names_client_address: false,
+        };
         let api = Api::new(Parts {
             settings,
             expiry_max: 240 * HOUR,
             verification: verification.clone(),
+            sending: SendLimits { recipients_max: 50, message_octets_max: 4 * 1024 * 1024 },
+            intake: Arc::new(Intake::new(store.clone(), intake_settings)),
             store: store.clone(),
             webhooks: local_webhooks(),
             resolver: resolver.clone(),
@@ -154,6 +164,7 @@ impl ApiStage {
             reverse_path: ReversePath::Mailbox(Address::parse("from@own.example").unwrap()),
             body: BodyType::SevenBit,
             smtputf8: false,
+            annotations: Default::default(),
             parameters: Default::default(),
             size: 23,
             subject: Some("hello".into()),
@@ -169,7 +180,16 @@ impl ApiStage {
             submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
         };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
-        self.store.enqueue(NewMessage { message, recipients, content, submission_key: None }).await.unwrap();
+        self.store
+            .enqueue(NewMessage {
+                message,
+                recipients,
+                content,
+                suppressed: Vec::new(),
+                submission_key: None,
+            })
+            .await
+            .unwrap();
         id
     }
 }

@@ -10,11 +10,14 @@ use std::time::Duration;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
+use hickory_server::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TLSA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
+
+use crate::signed_dns::Signing;
 
 pub struct FakeDns {
     pub address: SocketAddr,
@@ -26,13 +29,23 @@ pub struct FakeDns {
 struct Zone {
     records: BTreeMap<String, Vec<RData>>,
     failing: BTreeSet<String>,
+    signing: Option<Signing>,
     silent: BTreeSet<String>,
     queries: Vec<(String, RecordType)>,
 }
 
 impl FakeDns {
     pub async fn start() -> Self {
-        let zone = Arc::new(Mutex::new(Zone::default()));
+        Self::with(Zone::default()).await
+    }
+
+    /// Everything is signed, but what [`FakeDns::unsign`] takes out.
+    pub async fn start_signed() -> Self {
+        Self::with(Zone { signing: Some(Signing::new()), ..Zone::default() }).await
+    }
+
+    async fn with(zone: Zone) -> Self {
+        let zone = Arc::new(Mutex::new(zone));
         let mut server = Server::new(Answerer(zone.clone()));
         let (udp, tcp) = bind_both().await;
         let address = tcp.local_addr().unwrap();
@@ -67,6 +80,30 @@ impl FakeDns {
     pub fn text(&self, owner: &str, value: &str) {
         let strings = value.as_bytes().chunks(255).collect();
         self.replace(owner, RecordType::TXT, vec![RData::TXT(TXT::from_bytes(strings))]);
+    }
+
+    /// TLSA records for a port of a host: usage, selector, matching type and data.
+    pub fn tlsa(&self, port: u16, host: &str, records: &[(u8, u8, u8, Vec<u8>)]) {
+        let data = records.iter().map(|(usage, selector, matching, data)| {
+            let (usage, selector) = (CertUsage::from(*usage), Selector::from(*selector));
+            RData::TLSA(TLSA::new(usage, selector, Matching::from(*matching), data.clone()))
+        });
+        self.replace(&format!("_{port}._tcp.{host}"), RecordType::TLSA, data.collect());
+    }
+
+    /// The root's key, for a file of trust anchors.
+    pub fn trust_anchor(&self) -> String {
+        self.zone.lock().unwrap().signing.as_ref().unwrap().trust_anchor()
+    }
+
+    /// Delegates a zone that has no signatures.
+    pub fn unsign(&self, origin: &str) {
+        self.zone.lock().unwrap().signing.as_mut().unwrap().unsigned.insert(name(origin));
+    }
+
+    /// From now on the signatures of a name are lost on the way.
+    pub fn strip_signatures(&self, owner: &str) {
+        self.zone.lock().unwrap().signing.as_mut().unwrap().tampered.insert(name(owner));
     }
 
     /// A CNAME record.
@@ -134,7 +171,7 @@ impl RequestHandler for Answerer {
     ) -> ResponseInfo {
         let info = request.request_info().expect("resolvers ask one question at a time");
         let owner = Name::from(info.query.name().clone());
-        let (code, answers) = self.0.lock().unwrap().answer(&owner, info.query.query_type());
+        let (code, answers, authorities) = self.0.lock().unwrap().respond(&owner, info.query.query_type());
         if self.0.lock().unwrap().is_silent(&owner) {
             std::future::pending::<()>().await;
         }
@@ -142,10 +179,8 @@ impl RequestHandler for Answerer {
         metadata.authoritative = true;
         metadata.recursion_available = true;
         metadata.response_code = code;
-        let authority = Record::from_rdata(name("test"), 0, RData::SOA(start_of_authority()));
-        let negative = if answers.is_empty() { Some(&authority) } else { None };
         let builder = MessageResponseBuilder::new(&request.queries, request.edns.as_ref());
-        let message = builder.build(metadata, &answers, [], negative, []);
+        let message = builder.build(metadata, &answers, [], &authorities, []);
         response.send_response(message).await.expect("the answer can be sent")
     }
 }
@@ -155,6 +190,42 @@ fn start_of_authority() -> SOA {
 }
 
 impl Zone {
+    /// Code, answers and authorities, signed if the zone is.
+    fn respond(&mut self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
+        let (code, mut answers) = self.answer(owner, kind);
+        let of_zone = |zone: Name| Record::from_rdata(zone, 0, RData::SOA(start_of_authority()));
+        let authority = of_zone(name("test"));
+        let Some(signing) = &self.signing else {
+            let authorities = if answers.is_empty() { vec![authority] } else { Vec::new() };
+            return (code, answers, authorities);
+        };
+        if code == ResponseCode::ServFail {
+            return (code, answers, Vec::new());
+        }
+        let own = signing.own_records(owner, kind);
+        answers.extend(own.into_iter().map(|data| Record::from_rdata(owner.clone(), 0, data)));
+        if owner.is_root() && kind == RecordType::SOA {
+            answers.push(of_zone(Name::root()));
+        }
+        let end = answers.last().map_or(owner.clone(), |record| match &record.data {
+            RData::CNAME(target) => target.0.clone(),
+            _ => record.name.clone(),
+        });
+        let authority = of_zone(Name::root());
+        let mut authorities = Vec::new();
+        if !answers.iter().any(|record| record.record_type() == kind) {
+            let records = self.records.get(&key(&end.to_utf8()));
+            let present: BTreeSet<RecordType> =
+                records.into_iter().flatten().map(RData::record_type).collect();
+            if kind == RecordType::DS && signing.unsigned.contains(&end) {
+                authorities = signing.deny_delegation(&end, authority);
+            } else {
+                authorities = signing.deny(&end, present, authority);
+            }
+        }
+        (ResponseCode::NoError, signing.sign(answers), authorities)
+    }
+
     fn is_silent(&self, owner: &Name) -> bool {
         let owner = key(&owner.to_ascii());
         self.silent.iter().any(|name| owner == *name || owner.ends_with(&format!(".{name}")))

@@ -64,9 +64,24 @@ pub async fn request(
     key: Option<&str>,
     body: Option<&Value>,
 ) -> Answer {
+    request_with(address, method, target, key, body, &[]).await
+}
+
+/// The same with other headers.
+pub async fn request_with(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: Option<&Value>,
+    headers: &[(&str, &str)],
+) -> Answer {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n");
     if let Some(key) = key {
         text += &format!("Authorization: Bearer {key}\r\n");
+    }
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
     }
     let body = body.map(Value::to_string);
     if let Some(body) = &body {

@@ -23,7 +23,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("intake", &["mail", "policy", "sign", "store", "turns", "config", "telemetry"]),
     (
         "relay",
-        &["mail", "smtp", "policy", "dns", "store", "network", "waiting", "config", "tls", "telemetry"],
+        &[
+            "mail",
+            "smtp",
+            "policy",
+            "dns",
+            "store",
+            "network",
+            "https",
+            "waiting",
+            "config",
+            "tls",
+            "telemetry",
+        ],
     ),
     ("verification", &["mail", "policy", "sign", "dns", "store", "config", "telemetry"]),
     (

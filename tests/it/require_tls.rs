@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Offer};
 use crate::identity::Identity;
+use crate::receiver::{Reaction, Receiver};
 use crate::server::{Account, TestServer, message, message_id};
 
 /// What an MX is like: whether it has TLS that is trusted, TLS at all, REQUIRETLS.
@@ -14,11 +15,23 @@ struct Kind {
     require_tls: bool,
 }
 
-async fn stage(kinds: &[Kind]) -> (FakeDns, Vec<FakeMx>, TestServer, Account, tempfile::TempDir) {
-    let dns = FakeDns::start().await;
+/// Who says that the hosts are the domain's.
+#[derive(Clone, Copy, PartialEq)]
+enum Proof {
+    Dnssec,
+    MtaSts,
+    Nobody,
+}
+
+async fn stage(
+    kinds: &[Kind],
+    proof: Proof,
+) -> (FakeDns, Vec<FakeMx>, TestServer, Account, (Receiver, tempfile::TempDir)) {
+    let dns = FakeDns::start_signed().await;
     let hosts: Vec<String> = (0..kinds.len()).map(|n| format!("mx{n}.b.test")).collect();
     let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
-    let (identity, stranger) = (Identity::new(&names), Identity::new(&names));
+    let shown: Vec<&str> = names.iter().copied().chain(["mta-sts.b.test"]).collect();
+    let (identity, stranger) = (Identity::new(&shown), Identity::new(&shown));
     let offers = kinds.iter().map(|kind| {
         let mut offer = Offer::default();
         let shown = if kind.trusted { &identity } else { &stranger };
@@ -37,10 +50,28 @@ async fn stage(kinds: &[Kind]) -> (FakeDns, Vec<FakeMx>, TestServer, Account, te
     let directory = tempfile::tempdir().unwrap();
     let ca: PathBuf = directory.path().join("ca.pem");
     std::fs::write(&ca, &identity.certificate_pem).unwrap();
+    let anchor = directory.path().join("root.key");
+    std::fs::write(&anchor, dns.trust_anchor()).unwrap();
+    if proof != Proof::Dnssec {
+        dns.unsign("b.test");
+    }
+    let policies = Receiver::with(Some(identity.server_config())).await;
+    if proof == Proof::MtaSts {
+        dns.text("_mta-sts.b.test", "v=STSv1; id=1");
+        dns.addresses("mta-sts.b.test", &[policies.address.ip()]);
+        let policy = "version: STSv1\nmode: testing\nmx: *.b.test\nmax_age: 86400\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n";
+        policies.script([Reaction::Write(format!("{head}{policy}").into())]);
+    }
     let port = servers[0].address.port();
-    let server = TestServer::start_with(&dns, port, |config| config.relay.ca_file = Some(ca)).await;
+    let server = TestServer::start_with(&dns, port, |config| {
+        config.relay.ca_file = Some(ca);
+        config.relay.trust_anchor_file = Some(anchor);
+        config.relay.mta_sts.port = policies.address.port();
+    })
+    .await;
     let account = server.create_account("acme.test").await;
-    (dns, servers, server, account, directory)
+    (dns, servers, server, account, (policies, directory))
 }
 
 async fn submit(server: &TestServer, account: &Account) -> String {
@@ -53,7 +84,7 @@ async fn submit(server: &TestServer, account: &Account) -> String {
 #[tokio::test]
 async fn a_server_that_promises_it_gets_the_message_over_verified_tls() {
     let kind = Kind { trusted: true, tls: true, require_tls: true };
-    let (_dns, servers, server, account, _ca) = stage(&[kind]).await;
+    let (_dns, servers, server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
     // An idle connection whose certificate was not checked is no help.
     let plain = server.submit(&account, &["bob@b.test"], &message(&account, "plain")).await;
     server.wait_for_status(&plain, &["delivered"]).await;
@@ -73,7 +104,7 @@ async fn servers_that_cannot_keep_the_promise_are_passed_over() {
         Kind { trusted: true, tls: true, require_tls: false },
         Kind { trusted: true, tls: true, require_tls: true },
     ];
-    let (_dns, servers, server, account, _ca) = stage(&kinds).await;
+    let (_dns, servers, server, account, _kept) = stage(&kinds, Proof::Dnssec).await;
     let id = submit(&server, &account).await;
     server.wait_for_status(&id, &["delivered"]).await;
     let counts: Vec<usize> = servers.iter().map(|server| server.transactions().len()).collect();
@@ -87,11 +118,28 @@ async fn without_such_a_server_the_message_comes_back_at_once() {
         Kind { trusted: false, tls: true, require_tls: true },
         Kind { trusted: true, tls: true, require_tls: false },
     ] {
-        let (_dns, servers, server, account, _ca) = stage(&[kind]).await;
+        let (_dns, servers, server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
         let id = submit(&server, &account).await;
         let email = server.wait_for_status(&id, &["bounced"]).await;
         let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
         assert!(reply.starts_with("550 5.7.30 REQUIRETLS"), "{email}");
         assert!(servers[0].transactions().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_host_must_be_the_domains_by_dnssec_or_by_mta_sts() {
+    for proof in [Proof::MtaSts, Proof::Nobody] {
+        let kind = Kind { trusted: true, tls: true, require_tls: true };
+        let (_dns, servers, server, account, _kept) = stage(&[kind], proof).await;
+        let id = submit(&server, &account).await;
+        let email = server.wait_for_status(&id, &["delivered", "bounced"]).await;
+        let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
+        if proof == Proof::MtaSts {
+            assert_eq!(email["status"], "delivered", "{email}");
+        } else {
+            assert!(reply.starts_with("550 5.7.30 REQUIRETLS is asked for: [requiretls_mx]"), "{email}");
+            assert!(servers[0].connections().is_empty());
+        }
     }
 }

@@ -1,9 +1,15 @@
-//! Accepted messages: what became of them. `timeline` tells it step by step, `steering` hurries and cancels.
+//! Messages: `send` takes them (described in `draft`, made by `compose`), the rest tells what became of them, `timeline`
+//! step by step; `steering` hurries and cancels.
 
+mod compose;
+mod draft;
+mod mailbox;
+mod send;
 mod steering;
 mod timeline;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::mail::{
     Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, OutcomeClass, RefusalCode,
@@ -16,6 +22,8 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
+pub use draft::Limits as SendLimits;
+pub use send::{send, send_batch};
 pub use steering::{cancel, retry};
 pub use timeline::get as timeline;
 
@@ -37,6 +45,8 @@ struct EmailView {
     message_id: Option<String>,
     size: u64,
     dkim_domain: Option<DomainName>,
+    tags: Vec<String>,
+    metadata: Map<String, Value>,
     created_at: Timestamp,
     /// Not before this time, if the sender chose one.
     send_at: Option<Timestamp>,
@@ -78,6 +88,8 @@ impl EmailView {
             message_id: message.header_message_id,
             size: message.size,
             dkim_domain: message.dkim_domain,
+            tags: message.annotations.tags,
+            metadata: message.annotations.metadata,
             created_at: message.created_at,
             send_at: message.parameters.release_at,
             expires_at: message.expires_at,
@@ -125,6 +137,7 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
         state: query.value("status"),
         to: query.value("to"),
         from: query.value_by("from", ReversePath::parse),
+        tag: query.text("tag").map(str::to_owned),
         header_message_id: query.text("message_id").map(|id| id.trim_matches(['<', '>']).to_owned()),
     };
     query.finish()?;

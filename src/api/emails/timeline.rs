@@ -46,6 +46,8 @@ struct AttemptEntry {
     address: Option<IpAddr>,
     /// Version and cipher; `null` in clear.
     tls: Option<String>,
+    /// Which TLS policy held for the host, and on what ground.
+    tls_policy: Option<String>,
     reply_code: Option<u16>,
     enhanced_code: Option<String>,
     reply: String,
@@ -111,6 +113,7 @@ fn merge(
             host: attempt.host,
             address: attempt.address,
             tls: attempt.tls,
+            tls_policy: attempt.tls_policy,
             reply_code: attempt.code,
             enhanced_code: attempt.enhanced.map(|status| status.to_string()),
             reply: attempt.text,
@@ -153,6 +156,7 @@ mod tests {
             host: "mx.example".into(),
             address: None,
             tls: None,
+            tls_policy: None,
             code: Some(250),
             enhanced: "2.0.0".parse().ok(),
             text: "ok".into(),

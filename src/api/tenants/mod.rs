@@ -24,8 +24,6 @@ use super::page::List;
 const NAME_CHARS_MAX: usize = 200;
 const SLUG_CHARS_MAX: usize = 63;
 const EXTERNAL_REF_CHARS_MAX: usize = 255;
-const METADATA_KEYS_MAX: usize = 50;
-const METADATA_BYTES_MAX: usize = 8 * 1024;
 const RETENTION_DAYS_MAX: u32 = 3650;
 /// Slugs that are tried for a new tenant before chance makes one.
 const SLUG_TRIES: u32 = 50;
@@ -168,7 +166,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     check_name(&body.name, &mut checks);
     body.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
     check_external_ref(body.external_ref.as_deref(), &mut checks);
-    check_metadata(&body.metadata, &mut checks);
+    checks.metadata(&body.metadata);
     check_settings(&body.settings, call.expiry_hours_max(), &mut checks);
     check_rate_limit(&body.rate_limit, &mut checks);
     check_retention(body.retention_days, &mut checks);
@@ -284,7 +282,7 @@ impl Update {
         let source_pool = self.source_pool.as_ref().and_then(|pool| pool.as_deref());
         check_source_pool(source_pool, source_pools, &mut checks);
         let metadata = self.metadata.map(|patch| merge_metadata(tenant.metadata.clone(), patch));
-        metadata.iter().for_each(|metadata| check_metadata(metadata, &mut checks));
+        metadata.iter().for_each(|metadata| checks.metadata(metadata));
         let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
         settings.iter().for_each(|settings| check_settings(settings, expiry_hours_max, &mut checks));
         let limit = tenant.rate_limit;
@@ -364,12 +362,6 @@ fn check_external_ref(external_ref: Option<&str>, checks: &mut Checks) {
     if let Some(text) = external_ref {
         checks.line(text, "external_ref", EXTERNAL_REF_CHARS_MAX);
     }
-}
-
-fn check_metadata(metadata: &Map<String, Value>, checks: &mut Checks) {
-    checks.length(metadata.len(), "metadata", METADATA_KEYS_MAX, "keys");
-    let bytes = serde_json::to_vec(metadata).map_or(usize::MAX, |text| text.len());
-    checks.length(bytes, "metadata", METADATA_BYTES_MAX, "bytes");
 }
 
 fn check_settings(settings: &TenantSettings, expiry_hours_max: u32, checks: &mut Checks) {
@@ -460,9 +452,9 @@ mod tests {
             assert_eq!(fields(&|c| check_slug(slug, c)), ["slug"], "{slug}");
         }
         let many: Map<String, Value> = (0..51).map(|i| (i.to_string(), Value::Null)).collect();
-        assert_eq!(fields(&|c| check_metadata(&many, c)), ["metadata"]);
-        let large = Map::from_iter([("k".to_owned(), Value::from("x".repeat(METADATA_BYTES_MAX)))]);
-        assert_eq!(fields(&|c| check_metadata(&large, c)), ["metadata"]);
+        assert_eq!(fields(&|c| c.metadata(&many)), ["metadata"]);
+        let large = Map::from_iter([("k".to_owned(), Value::from("x".repeat(8 * 1024)))]);
+        assert_eq!(fields(&|c| c.metadata(&large)), ["metadata"]);
         assert_eq!(fields(&|c| check_retention(Some(0), c)), ["retention_days"]);
         let zero = RateLimit { emails_per_day: Some(0), ..RateLimit::default() };
         assert_eq!(fields(&|c| check_rate_limit(&zero, c)), ["rate_limit.emails_per_day"]);

@@ -33,10 +33,6 @@ fn check(status: DomainStatus) -> DomainCheck {
     }
 }
 
-fn page(limit: usize) -> PageRequest {
-    PageRequest { limit, ..PageRequest::default() }
-}
-
 #[tokio::test]
 async fn a_tenant_is_read_back_as_it_was_written_and_changed() {
     let bed = Bed::new();
@@ -166,6 +162,7 @@ async fn removing_a_tenant_counts_first_and_leaves_the_others() {
         domains: 1,
         keys: 1,
         suppressions: 1,
+        templates: 0,
         webhooks: 0,
         messages: 1,
         deliveries: 2,

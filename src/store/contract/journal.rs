@@ -3,10 +3,6 @@
 use super::*;
 use crate::mail::{EventKind, RefusalCode, RequestId, Stage};
 
-fn page(limit: usize) -> PageRequest {
-    PageRequest { limit, ..PageRequest::default() }
-}
-
 async fn found(bed: &Bed, filter: MessageFilter) -> Vec<MessageId> {
     let page = bed.store.list_messages(filter, page(100)).await.unwrap();
     page.items.into_iter().map(|summary| summary.message.id).collect()

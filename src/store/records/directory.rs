@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 use crate::mail::{
     Address, DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy,
     DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, Scope, ScramVerifier,
-    SuppressionId, SuppressionReason, TenantId, TenantStatus, Timestamp, TlsMode, Verification, Weight,
+    SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
+    Weight,
 };
 
 /// A customer of the platform.
@@ -142,6 +143,7 @@ pub enum Limited {
     Domains,
     Keys,
     Suppressions,
+    Templates,
     Webhooks,
 }
 
@@ -150,7 +152,7 @@ impl Limited {
     pub const fn rows_max(self) -> usize {
         match self {
             Self::Domains => 500,
-            Self::Keys => 1000,
+            Self::Keys | Self::Templates => 1000,
             // Tests come to the end sooner.
             Self::Suppressions if cfg!(test) => 1000,
             Self::Suppressions => 1_000_000,
@@ -163,6 +165,7 @@ impl Limited {
             Self::Domains => "domains",
             Self::Keys => "keys",
             Self::Suppressions => "suppressions",
+            Self::Templates => "templates",
             Self::Webhooks => "webhooks",
         }
     }
@@ -174,6 +177,7 @@ pub struct TenantCounts {
     pub domains: u64,
     pub keys: u64,
     pub suppressions: u64,
+    pub templates: u64,
     pub webhooks: u64,
     pub messages: u64,
     pub deliveries: u64,
@@ -185,6 +189,7 @@ impl AddAssign for TenantCounts {
         self.domains += more.domains;
         self.keys += more.keys;
         self.suppressions += more.suppressions;
+        self.templates += more.templates;
         self.webhooks += more.webhooks;
         self.messages += more.messages;
         self.deliveries += more.deliveries;
@@ -410,4 +415,37 @@ pub struct SuppressionFilter {
     /// Folded.
     pub address: Option<String>,
     pub reason: Option<SuppressionReason>,
+}
+
+/// Subject and bodies with places for data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub id: TemplateId,
+    pub tenant_id: TenantId,
+    /// Unique within the tenant.
+    pub name: String,
+    pub subject: String,
+    pub text: Option<String>,
+    pub html: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A template to be made.
+#[derive(Debug, Clone)]
+pub struct NewTemplate {
+    pub tenant_id: TenantId,
+    pub name: String,
+    pub subject: String,
+    pub text: Option<String>,
+    pub html: Option<String>,
+}
+
+/// Changes to a template.
+#[derive(Debug, Clone, Default)]
+pub struct TemplatePatch {
+    pub name: Option<String>,
+    pub subject: Option<String>,
+    pub text: Option<Option<String>>,
+    pub html: Option<Option<String>>,
 }

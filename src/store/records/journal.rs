@@ -142,6 +142,8 @@ pub struct MessageFilter {
     pub from: Option<ReversePath>,
     /// The Message-ID field without its angle brackets.
     pub header_message_id: Option<String>,
+    /// One of [`super::Annotations::tags`], exactly.
+    pub tag: Option<String>,
 }
 
 /// A message as a list shows it: of many recipients the first, and of all what states there are.
@@ -159,6 +161,23 @@ pub struct MessageSummary {
 impl MessageSummary {
     /// Recipients shown for each message.
     pub const RECIPIENTS_MAX: usize = 20;
+}
+
+/// What a request of the API was answered, for when it is repeated.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// SHA-256 of what was asked.
+    pub digest: [u8; 32],
+    /// The status of HTTP.
+    pub status: u16,
+    /// JSON; sealed while it is kept, for it may hold a secret.
+    pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for KeptAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 /// How many deliveries wait.
@@ -193,5 +212,6 @@ pub struct Pruned {
     pub rejections: u64,
     pub webhook_deliveries: u64,
     pub submission_keys: u64,
+    pub kept_answers: u64,
     pub orphan_files: u64,
 }

@@ -4,6 +4,7 @@ mod directory;
 mod journal;
 mod queue;
 mod spool;
+mod sts;
 mod webhook;
 
 use crate::mail::Timestamp;
@@ -12,6 +13,7 @@ pub use directory::*;
 pub use journal::*;
 pub use queue::*;
 pub use spool::*;
+pub use sts::*;
 pub use webhook::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.

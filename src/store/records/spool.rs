@@ -17,6 +17,8 @@ use super::NewSuppression;
 pub struct NewMessage {
     pub message: Message,
     pub recipients: Vec<(DeliveryId, Recipient)>,
+    /// Recipients that were left out because they are suppressed; the story of the message tells them.
+    pub suppressed: Vec<Address>,
     pub content: Content,
     pub submission_key: Option<SubmissionKey>,
 }
@@ -42,6 +44,7 @@ pub struct Message {
     pub body: BodyType,
     pub smtputf8: bool,
     pub parameters: MailParameters,
+    pub annotations: Annotations,
     /// Octets as sent, our fields included.
     pub size: u64,
     /// The decoded Subject, shortened to 255 characters, for lists.
@@ -62,6 +65,14 @@ impl Message {
     pub fn begins_at(&self) -> Timestamp {
         self.parameters.release_at.map_or(self.created_at, |at| at.max(self.created_at))
     }
+}
+
+/// What the sender attached to a message for itself; no recipient sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// By which messages are found again; each once.
+    pub tags: Vec<String>,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One recipient of one message.
@@ -173,6 +184,8 @@ pub struct Attempt {
     pub address: Option<IpAddr>,
     /// Like `TLSv1.3 TLS13_AES_256_GCM_SHA384`; `None` in clear.
     pub tls: Option<String>,
+    /// Which TLS policy held for the host, and on what ground; `None` if no host was reached for.
+    pub tls_policy: Option<String>,
     /// The reply's code; `None` if there was no reply.
     pub code: Option<u16>,
     pub enhanced: Option<EnhancedStatus>,

@@ -6,6 +6,7 @@ mod keys;
 mod removal;
 pub(super) mod room;
 mod suppressions;
+mod templates;
 mod tenants;
 
 pub(super) use self::suppressions::suppress;
@@ -21,13 +22,14 @@ use zeroize::Zeroizing;
 use super::Store;
 use super::writer::Tx;
 use crate::mail::{
-    DkimKeyId, DomainId, DomainName, Environment, KeyId, QueuePart, SecretDigest, SuppressionId, TenantId,
-    TenantStatus, Timestamp,
+    DkimKeyId, DomainId, DomainName, Environment, KeyId, QueuePart, SecretDigest, SuppressionId, TemplateId,
+    TenantId, TenantStatus, Timestamp,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
-    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Tenant, TenantCounts, TenantPatch,
+    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
+    ScramCredential, Suppression, SuppressionFilter, Template, TemplatePatch, Tenant, TenantCounts,
+    TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -337,5 +339,30 @@ impl Directory for Store {
         now: Timestamp,
     ) -> Result<bool> {
         self.write(move |tx| suppressions::lift(tx, scope, id, now)).await
+    }
+
+    async fn create_template(&self, new: NewTemplate, now: Timestamp) -> Result<Template> {
+        self.write(move |tx| templates::create(tx, &new, now)).await
+    }
+
+    async fn template(&self, scope: Option<TenantId>, id: TemplateId) -> Result<Option<Template>> {
+        self.read(move |connection| templates::find_in_scope(connection, scope, id)).await
+    }
+
+    async fn list_templates(&self, tenant: Option<TenantId>, page: PageRequest) -> Result<Page<Template>> {
+        self.read_at_leisure(move |connection| templates::list(connection, tenant, &page)).await
+    }
+
+    async fn update_template(
+        &self,
+        id: TemplateId,
+        patch: TemplatePatch,
+        now: Timestamp,
+    ) -> Result<Option<Template>> {
+        self.write(move |tx| templates::update(tx, id, &patch, now)).await
+    }
+
+    async fn delete_template(&self, scope: Option<TenantId>, id: TemplateId) -> Result<bool> {
+        self.write(move |tx| templates::delete(tx, scope, id)).await
     }
 }

@@ -1,6 +1,7 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
+mod kept_answers;
 pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
@@ -11,10 +12,10 @@ use tokio::sync::watch;
 
 use super::spool::submission_key;
 use super::{Store, events, outbox};
-use crate::mail::{DeliveryId, EventId, MessageId, TenantId, Timestamp};
+use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, Journal, Message, MessageFilter, MessageSummary,
-    NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
+    Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
+    MessageSummary, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
 };
 
 impl Journal for Store {
@@ -81,6 +82,17 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| rejections::list(connection, scope, &page)).await
     }
 
+    async fn kept_answer(&self, key: KeyId, name: &str, now: Timestamp) -> Result<Option<KeptAnswer>> {
+        let sealer = Arc::clone(&self.sealer);
+        let name = name.to_owned();
+        self.read(move |connection| kept_answers::find(connection, &sealer, key, &name, now)).await
+    }
+
+    async fn keep_answer(&self, key: KeyId, name: &str, answer: KeptAnswer, now: Timestamp) -> Result<()> {
+        let name = name.to_owned();
+        self.write(move |tx| kept_answers::keep(tx, key, &name, &answer, now)).await
+    }
+
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         self.prune_expired(policy, now, limit).await
     }
@@ -133,6 +145,7 @@ impl Store {
             pruned.webhook_deliveries += self.write(move |tx| outbox::remove(tx, &ids)).await?;
         }
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
+        pruned.kept_answers = self.write(move |tx| kept_answers::forget(tx, now, limit)).await?;
         // A look at every file, so only once in a round: when nothing else is left to do.
         if pruned == Pruned::default() {
             pruned.orphan_files = self.remove_orphans(limit).await?;

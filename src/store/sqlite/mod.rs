@@ -8,6 +8,7 @@ mod journal;
 mod open;
 mod outbox;
 mod page;
+mod policies;
 mod queue;
 mod readers;
 mod rows;

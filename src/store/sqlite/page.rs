@@ -24,14 +24,27 @@ impl List {
 
     /// Only rows for which `condition` holds, `?` standing for the value.
     pub(super) fn only(&mut self, condition: &str, value: &dyn ToSql) -> Result<()> {
+        let place = self.bind(value)?;
+        self.conditions.push(condition.replace('?', &place));
+        Ok(())
+    }
+
+    /// The same with two values, for `?` and `??`.
+    pub(super) fn only_both(&mut self, condition: &str, first: &dyn ToSql, second: &dyn ToSql) -> Result<()> {
+        let (first, second) = (self.bind(first)?, self.bind(second)?);
+        self.conditions.push(condition.replace("??", "\0").replace('?', &first).replace('\0', &second));
+        Ok(())
+    }
+
+    /// Where the value stands among the parameters.
+    fn bind(&mut self, value: &dyn ToSql) -> Result<String> {
         let value = match value.to_sql()? {
             ToSqlOutput::Owned(value) => value,
             ToSqlOutput::Borrowed(value) => Value::try_from(value).map_err(rusqlite::Error::from)?,
             _ => return Err(StoreError::Failed("a value of a filter has no plain form".into())),
         };
         self.parameters.push(value);
-        self.conditions.push(condition.replace('?', &format!("?{}", self.parameters.len())));
-        Ok(())
+        Ok(format!("?{}", self.parameters.len()))
     }
 
     /// Only rows for which `condition` holds if there is a value.

@@ -9,7 +9,7 @@ use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
     EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
-    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TenantId,
+    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId,
     TenantStatus, Timestamp, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
     Weight,
 };
@@ -65,6 +65,7 @@ stored_as_text!(
     EventId,
     SuppressionId,
     RequestId,
+    TemplateId,
     WebhookId,
     WebhookDeliveryId,
     Address,

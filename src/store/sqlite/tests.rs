@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_tenant,
-    new_webhook, now, options, outcomes,
+    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
+    new_tenant, new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, NewSmartHost, Outbox, RetentionPolicy, Spool};
+use crate::store::{Directory, Journal, KeptAnswer, NewSmartHost, Outbox, RetentionPolicy, Spool};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -375,11 +375,14 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = new_domain(Some(tenant), "a.example", Verification::Manual);
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
-    bed.store.create_key(key, now()).await.unwrap();
+    let key = bed.store.create_key(key, now()).await.unwrap().id;
+    let kept = KeptAnswer { digest: [0; 32], status: 200, body: b"{}".to_vec() };
+    bed.store.keep_answer(key, "n", kept, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
     }
     bed.store.suppress(new_suppression(Some(tenant), "no@one.example"), now()).await.unwrap();
+    bed.store.create_template(new_template(tenant, "hello"), now()).await.unwrap();
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
     bed.store.enqueue(large.clone()).await.unwrap();
     let batches = bed.claim(later(0)).await.batches;
@@ -396,7 +399,9 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
-        [of_tenant, of_message, rows_with(&database, "domain_id", &domain)].concat()
+        let of_key = rows_with(&database, "key_id", &key.to_string());
+        let of_key = of_key.into_iter().filter(|(table, _)| table == "kept_answer").collect();
+        [of_tenant, of_message, of_key, rows_with(&database, "domain_id", &domain)].concat()
     };
     for (table, rows) in seen() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");

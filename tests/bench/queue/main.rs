@@ -89,6 +89,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
         body: BodyType::SevenBit,
         smtputf8: false,
         parameters: Default::default(),
+        annotations: Default::default(),
         size: content.len() as u64,
         subject: Some(number.to_string()),
         header_from: Some("sender@example.com".into()),
@@ -100,7 +101,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
     message.parameters.release_at = is_later.then(|| now + SignedDuration::from_hours(24));
     let recipient = format!("user{number}@d{}.example", number % DESTINATIONS);
     let recipients = vec![(DeliveryId::generate(now), Address::parse(&recipient).unwrap().into())];
-    NewMessage { message, recipients, content, submission_key: None }
+    NewMessage { message, recipients, suppressed: vec![], content, submission_key: None }
 }
 
 /// Accepts so many messages, many at a time; how many each second.

@@ -42,6 +42,7 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
         domains: own("domain")?,
         keys: own("key")?,
         suppressions: own("suppression")?,
+        templates: own("template")?,
         webhooks: own("webhook")?,
         messages: own("message")?,
         deliveries: of_messages("delivery")?,
@@ -107,13 +108,23 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     remove("webhook_delivery", "id", own)?;
     let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
+    let templates = remove("template", "id", own)?;
+    remove("kept_answer", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
     let keys = remove("key", "id", own)?;
     remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
     // While keys are left there is no room for their domains.
     let domains = remove("domain", "id", own)?;
     tx.subscriptions.forget();
     Ok(Step {
-        counts: TenantCounts { events, webhooks, suppressions, keys, domains, ..TenantCounts::default() },
+        counts: TenantCounts {
+            events,
+            webhooks,
+            suppressions,
+            templates,
+            keys,
+            domains,
+            ..TenantCounts::default()
+        },
         messages: Vec::new(),
         is_last: left > 0,
     })

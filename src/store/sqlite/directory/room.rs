@@ -22,6 +22,7 @@ pub(in crate::store::sqlite) fn require(
         Limited::Domains => "domain",
         Limited::Keys => "key",
         Limited::Suppressions => "suppression",
+        Limited::Templates => "template",
         Limited::Webhooks => "webhook",
     };
     let sql = format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");

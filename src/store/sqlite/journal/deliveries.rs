@@ -78,6 +78,7 @@ pub(super) fn attempts(
             host: row.get("host")?,
             address: parsed_if_any(row, "address")?,
             tls: row.get("tls")?,
+            tls_policy: row.get("tls_policy")?,
             code: row.get("code")?,
             enhanced: row.get("enhanced")?,
             text: row.get("text")?,

@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::deliveries;
 use crate::mail::{DeliveryState, MailParameters, MessageId, TenantId};
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{count, time, time_if_any};
-use crate::store::{Message, MessageFilter, MessageSummary, Page, PageRequest, Result};
+use crate::store::sqlite::rows::{count, json_if_any, time, time_if_any};
+use crate::store::{Annotations, Message, MessageFilter, MessageSummary, Page, PageRequest, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
@@ -23,6 +23,10 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             require_tls: row.get("require_tls")?,
             release_at: time_if_any(row, "release_us")?,
             deliver_by: None,
+        },
+        annotations: Annotations {
+            tags: json_if_any(row, "tags")?.unwrap_or_default(),
+            metadata: json_if_any(row, "metadata")?.unwrap_or_default(),
         },
         size: count(row, "size")?,
         subject: row.get("subject")?,
@@ -50,6 +54,9 @@ pub(super) fn list(
     list.only_if("reverse_path = ?", &filter.from)?;
     list.only_if("header_message_id = ?", &filter.header_message_id)?;
     list.only_if("id IN (SELECT message_id FROM delivery WHERE recipient = ?)", &filter.to)?;
+    if let Some(tag) = &filter.tag {
+        only_with_tag(&mut list, tag, filter.tenant_id)?;
+    }
     if let Some(state) = filter.state {
         only_in_state(&mut list, state, filter.tenant_id)?;
     }
@@ -67,6 +74,17 @@ pub(super) fn list(
         });
     }
     Ok(Page { items, has_more: found.has_more })
+}
+
+fn only_with_tag(list: &mut List, tag: &str, tenant: Option<TenantId>) -> Result<()> {
+    match tenant {
+        Some(tenant) => {
+            let condition = "id IN (SELECT message_id FROM message_tag WHERE tag = ? AND tenant_id = ??)";
+            list.only_both(condition, &tag, &tenant)
+        }
+        None => list
+            .only("EXISTS (SELECT 1 FROM message_tag t WHERE t.message_id = message.id AND t.tag = ?)", &tag),
+    }
 }
 
 /// A state that few deliveries are in is looked up by an index of its own; the others are soon found on the way.

@@ -167,6 +167,7 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
     };
     remove("attempt")?;
     remove("body")?;
+    remove("message_tag")?;
     let (deliveries, events) = (remove("delivery")?, remove("event")?);
     let messages = tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
     Ok(MessageRows { messages, deliveries, events })

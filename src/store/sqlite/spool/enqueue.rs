@@ -13,9 +13,9 @@ use super::submission_key;
 use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, Recipient};
 use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::rows::us;
+use crate::store::sqlite::rows::{to_json, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Batch, Delivery, Message, NewMessage, Result};
+use crate::store::{Annotations, Batch, Delivery, Message, NewMessage, Result};
 
 /// A message on its way into the database. Dropped before its commit, its claims are void.
 pub(super) struct Incoming {
@@ -35,6 +35,12 @@ struct Told<'a> {
     size: u64,
 }
 
+/// What the event of a suppressed recipient says.
+#[derive(Serialize)]
+struct LeftOut<'a> {
+    recipient: &'a str,
+}
+
 impl Incoming {
     pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
         // What is held until later (RFC 4865) waits in the database.
@@ -46,7 +52,7 @@ impl Incoming {
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<MessageId> {
-        let NewMessage { message, recipients, content, submission_key } = &*self.new;
+        let NewMessage { message, recipients, suppressed, content, submission_key } = &*self.new;
         if let Some(key) = submission_key
             && let Some(earlier) = submission_key::take(tx, key, message)?
         {
@@ -63,6 +69,10 @@ impl Incoming {
         };
         let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
+        for recipient in suppressed {
+            let told = LeftOut { recipient: &recipient.to_string() };
+            tx.append(EventKind::MessageSuppressed, subject, &told, message.created_at)?;
+        }
         Ok(message.id)
     }
 
@@ -100,9 +110,10 @@ impl Drop for Incoming {
 fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<()> {
     let sql = "INSERT INTO message (id, tenant_id, key_id, environment, reverse_path, body, smtputf8, size,
                                     subject, header_from, header_message_id, dkim_domain, created_us, expires_us,
-                                    return_content, envelope_id, require_tls, release_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                                    return_content, envelope_id, require_tls, release_us, tags, metadata)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
     let parameters = &message.parameters;
+    let Annotations { tags, metadata } = &message.annotations;
     tx.prepare_cached(sql)?.execute(params![
         message.id,
         message.tenant_id,
@@ -122,7 +133,14 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         parameters.envelope_id,
         parameters.require_tls,
         parameters.release_at.map(us),
+        (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
+        (!metadata.is_empty()).then(|| to_json(metadata)).transpose()?,
     ])?;
+    for tag in tags {
+        let sql = "INSERT INTO message_tag (tenant_id, tag, message_id) VALUES (?1, ?2, ?3)
+                   ON CONFLICT DO NOTHING";
+        tx.prepare_cached(sql)?.execute(params![message.tenant_id, tag, message.id])?;
+    }
     Ok(())
 }
 

@@ -157,8 +157,9 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         None => shorten(&attempt.transcript, Attempt::TRANSCRIPT_OCTETS_MAX),
     };
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
-                                    code, enhanced, text, transcript, outcome, reason, class, transcript_of)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+                                    code, enhanced, text, transcript, outcome, reason, class, transcript_of,
+                                    tls_policy)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
     tx.prepare_cached(sql)?.execute(params![
         attempt.id,
         attempt.message_id,
@@ -176,6 +177,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         attempt.reason,
         attempt.class,
         transcript_of,
+        attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
     ])?;
     if transcript_of.is_none() {
         *carrier = Some(Carrier { attempt_id: attempt.id, transcript: &attempt.transcript });

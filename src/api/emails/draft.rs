@@ -1,0 +1,274 @@
+//! A message as a client describes it: reading the description and finding everything that is wrong with it. Pure.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use lettre::message::header::{ContentType, HeaderName};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::compose::{Attachment, Letter};
+use super::mailbox::Mailbox;
+use crate::api::error::FieldError;
+use crate::api::json::Checks;
+use crate::api::templates::Rendered;
+use crate::mail::{Address, RefusalCode, SignedDuration, TemplateId, Timestamp};
+use crate::store::{Annotations, TenantSettings};
+
+const SUBJECT_CHARS_MAX: usize = 998;
+const HEADERS_MAX: usize = 50;
+const HEADER_CHARS_MAX: usize = 4000;
+const ATTACHMENTS_MAX: usize = 50;
+const FILENAME_CHARS_MAX: usize = 255;
+const TAGS_MAX: usize = 10;
+const TAG_CHARS_MAX: usize = 64;
+const REPLY_TO_MAX: usize = 10;
+/// As FUTURERELEASE over SMTP (RFC 4865).
+const SEND_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Fields that other parts of the description say, or that only the server may set.
+const RESERVED_HEADERS: &[&str] = &[
+    "Bcc",
+    "Cc",
+    "Content-Disposition",
+    "Content-ID",
+    "Content-Transfer-Encoding",
+    "Content-Type",
+    "DKIM-Signature",
+    "From",
+    "Idempotency-Key",
+    "MIME-Version",
+    "Received",
+    "Reply-To",
+    "Return-Path",
+    "Subject",
+    "To",
+];
+
+/// A message to be sent. At least one of `text`, `html` and `template_id` is there.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmailRequest {
+    /// Whom it is from: an address of a verified domain of the tenant. Without a name it gets the tenant's `from_name`.
+    pub from: Mailbox,
+    /// Whom it is for; at least one.
+    pub to: Vec<Mailbox>,
+    /// Who gets a copy.
+    #[serde(default)]
+    pub cc: Vec<Mailbox>,
+    /// Who gets a copy that nobody else sees.
+    #[serde(default)]
+    pub bcc: Vec<Mailbox>,
+    /// Where answers go; the tenant's `reply_to` if absent.
+    #[serde(default)]
+    pub reply_to: Vec<Mailbox>,
+    /// The subject; with a template its own if absent.
+    pub subject: Option<String>,
+    /// The body as plain text.
+    pub text: Option<String>,
+    /// The body as HTML.
+    pub html: Option<String>,
+    /// Other header fields by their names.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Files that go with it.
+    #[serde(default)]
+    pub attachments: Vec<AttachmentRequest>,
+    /// By which messages are found again (`GET /v1/emails?tag=`).
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Anything that the sender wants to know of it later; no recipient sees it. At most 50 keys and 8 KiB.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+    /// The template that makes subject and bodies.
+    pub template_id: Option<TemplateId>,
+    /// What the template puts in.
+    #[serde(default)]
+    pub template_data: Map<String, Value>,
+    /// Not before this time; at most 30 days ahead.
+    pub send_at: Option<Timestamp>,
+}
+
+/// A file that goes with a message.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachmentRequest {
+    /// Its name.
+    pub filename: String,
+    /// Its type; `application/octet-stream` if absent.
+    pub content_type: Option<String>,
+    /// Its octets in base64.
+    pub content: String,
+    /// By what the HTML body shows it (`<img src="cid:logo">`).
+    pub content_id: Option<String>,
+}
+
+/// What holds for every message.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Recipients of one message.
+    pub recipients_max: usize,
+    /// Octets of one message, header included.
+    pub message_octets_max: u64,
+}
+
+/// A description that nothing is wrong with.
+#[derive(Debug)]
+pub struct Draft {
+    /// What recipients see.
+    pub letter: Letter,
+    /// Where reports go.
+    pub sender: Address,
+    /// Each once.
+    pub recipients: Vec<Address>,
+    /// What they do not see.
+    pub annotations: Annotations,
+    /// Not before this time.
+    pub release_at: Option<Timestamp>,
+}
+
+impl EmailRequest {
+    /// Takes subject and bodies from a template, but for a subject of its own.
+    pub fn fill(&mut self, rendered: Rendered) {
+        self.subject.get_or_insert(rendered.subject);
+        self.text = rendered.text;
+        self.html = rendered.html;
+    }
+
+    /// Checks the description; `prefix` is its place in the body.
+    pub fn resolve(
+        self,
+        defaults: &TenantSettings,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<Draft, Vec<FieldError>> {
+        let mut checks = Checks::default();
+        checks.require(!self.to.is_empty(), "to", "required", "a message has at least one recipient");
+        checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
+        let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
+        checks.require(
+            recipients.len() <= limits.recipients_max,
+            "to",
+            RefusalCode::TooManyRecipients.as_str(),
+            &format!("a message has at most {} recipients, in to, cc and bcc", limits.recipients_max),
+        );
+        check_subject(self.subject.as_deref(), &mut checks);
+        let has_body = self.text.is_some() || self.html.is_some();
+        checks.require(has_body, "text", "required", "a message has text, html or a template_id");
+        for (body, path) in [(&self.text, "text"), (&self.html, "html")] {
+            let has_nul = body.as_ref().is_some_and(|body| body.contains('\0'));
+            checks.require(!has_nul, path, RefusalCode::NulInContent.as_str(), "this must not have NUL");
+        }
+        check_tags(&self.tags, &mut checks);
+        checks.metadata(&self.metadata);
+        let is_ahead = |at: Timestamp| at > now && at.duration_since(now) <= SEND_AHEAD_MAX;
+        checks.require(
+            self.send_at.is_none_or(is_ahead),
+            "send_at",
+            "invalid",
+            "this must be in the future, at most 30 days ahead",
+        );
+        let headers = read_headers(self.headers, &mut checks);
+        let attachments = read_attachments(self.attachments, &mut checks);
+        let sender = self.from.address.clone();
+        let letter = Letter {
+            from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
+            to: self.to,
+            cc: self.cc,
+            reply_to: if self.reply_to.is_empty() { default_reply_to(defaults) } else { self.reply_to },
+            subject: self.subject.unwrap_or_default(),
+            text: self.text,
+            html: self.html,
+            headers,
+            attachments,
+        };
+        checks.into_result()?;
+        let mut tags = self.tags;
+        tags.sort_unstable();
+        tags.dedup();
+        let annotations = Annotations { tags, metadata: self.metadata };
+        Ok(Draft { letter, sender, recipients, annotations, release_at: self.send_at })
+    }
+}
+
+fn distinct<'a>(mailboxes: impl Iterator<Item = &'a Mailbox>) -> Vec<Address> {
+    let mut seen = std::collections::HashSet::new();
+    mailboxes.map(|mailbox| &mailbox.address).filter(|address| seen.insert(*address)).cloned().collect()
+}
+
+fn default_reply_to(defaults: &TenantSettings) -> Vec<Mailbox> {
+    defaults.reply_to.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+fn check_subject(subject: Option<&str>, checks: &mut Checks) {
+    match subject {
+        None => checks.require(false, "subject", "required", "a message without a template has a subject"),
+        Some("") => {}
+        Some(subject) => checks.line(subject, "subject", SUBJECT_CHARS_MAX),
+    }
+}
+
+fn check_tags(tags: &[String], checks: &mut Checks) {
+    checks.length(tags.len(), "tags", TAGS_MAX, "tags");
+    for (place, tag) in tags.iter().take(TAGS_MAX).enumerate() {
+        checks.line(tag, &format!("tags[{place}]"), TAG_CHARS_MAX);
+    }
+}
+
+fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(HeaderName, String)> {
+    checks.length(headers.len(), "headers", HEADERS_MAX, "fields");
+    let mut read: Vec<(HeaderName, String)> = Vec::new();
+    for (name, value) in headers.into_iter().take(HEADERS_MAX) {
+        let path = format!("headers.{}", crate::api::json::echo(&name));
+        let is_reserved = RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
+        checks.require(!is_reserved, &path, "reserved", "this field is set by other means or by the server");
+        // RFC 5322 §3.6.8.
+        let is_name = name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
+        checks.require(is_name, &path, "invalid", "the name of a field has printable ASCII and no colon");
+        checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
+        let is_one_line = !value.chars().any(char::is_control);
+        checks.require(is_one_line, &path, "invalid", "this must not have control characters or line ends");
+        let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
+        checks.require(!is_repeated, &path, "duplicate", "this field is given twice, in different letters");
+        if let Some(name) = checks.read(HeaderName::new_from_ascii(name), &path) {
+            read.push((name, value));
+        }
+    }
+    read
+}
+
+fn read_attachments(attachments: Vec<AttachmentRequest>, checks: &mut Checks) -> Vec<Attachment> {
+    checks.length(attachments.len(), "attachments", ATTACHMENTS_MAX, "files");
+    let files = attachments.into_iter().take(ATTACHMENTS_MAX).enumerate();
+    files.filter_map(|(place, file)| read_attachment(file, place, checks)).collect()
+}
+
+fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -> Option<Attachment> {
+    let path = |field: &str| format!("attachments[{place}].{field}");
+    checks.line(&file.filename, &path("filename"), FILENAME_CHARS_MAX);
+    let kind = file.content_type.as_deref().unwrap_or("application/octet-stream");
+    let content_type = checks.read(ContentType::parse(kind), &path("content_type"));
+    // RFC 2046 §5.1, §5.2.1: these are not encoded in base64.
+    let is_leaf =
+        !["multipart/", "message/"].iter().any(|class| kind.to_ascii_lowercase().starts_with(class));
+    checks.require(is_leaf, &path("content_type"), "invalid", "send messages as application/octet-stream");
+    if let Some(id) = &file.content_id {
+        let is_id = (1..=FILENAME_CHARS_MAX).contains(&id.len())
+            && id.bytes().all(|octet| octet.is_ascii_graphic() && !b"<>\"()".contains(&octet));
+        checks.require(
+            is_id,
+            &path("content_id"),
+            "invalid",
+            "this is a word of printable ASCII without < and >",
+        );
+    }
+    let content = checks.read(STANDARD.decode(file.content), &path("content"))?;
+    Some(Attachment {
+        filename: file.filename,
+        content_type: content_type?,
+        content,
+        content_id: file.content_id,
+    })
+}

@@ -1,0 +1,117 @@
+//! A person with an address, as JSON has it: `bob@example.com` or `Bob <bob@example.com>`.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::mail::{Address, AddressError};
+
+const NAME_CHARS_MAX: usize = 200;
+
+/// An address, alone or with a display name: `bob@example.com`, `Bob <bob@example.com>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mailbox {
+    /// Without quotes; not empty.
+    pub name: Option<String>,
+    /// Where mail goes.
+    pub address: Address,
+}
+
+impl schemars::JsonSchema for Mailbox {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mailbox".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "An address, alone or with a display name in front.",
+            "examples": ["bob@example.com", "Bob <bob@example.com>"],
+        })
+    }
+}
+
+/// Why a text is not a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    /// The address is wrong.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// The display name is wrong.
+    #[error("a display name has at most {NAME_CHARS_MAX} characters, no control characters and no < or >")]
+    Name,
+}
+
+impl FromStr for Mailbox {
+    type Err = MailboxError;
+
+    /// A name may hold what RFC 5322 would want quoted: it is quoted when it is written.
+    fn from_str(text: &str) -> Result<Self, MailboxError> {
+        let text = text.trim();
+        let Some((name, address)) = text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) else {
+            return Ok(Self { name: None, address: Address::parse(text)? });
+        };
+        let address = Address::parse(address)?;
+        let name = unquote(name.trim());
+        let is_wrong = |c: char| c.is_control() || matches!(c, '<' | '>');
+        if name.chars().count() > NAME_CHARS_MAX || name.chars().any(is_wrong) {
+            return Err(MailboxError::Name);
+        }
+        Ok(Self { name: (!name.is_empty()).then_some(name), address })
+    }
+}
+
+fn unquote(name: &str) -> String {
+    let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match quoted {
+        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => name.to_owned(),
+    }
+}
+
+impl<'de> Deserialize<'de> for Mailbox {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_have_a_name_in_front() {
+        for (text, name, address) in [
+            ("a@b.example", None, "a@b.example"),
+            (" a@b.example ", None, "a@b.example"),
+            ("<a@b.example>", None, "a@b.example"),
+            ("Ann <a@b.example>", Some("Ann"), "a@b.example"),
+            ("\"Doe, Ann\" <a@b.example>", Some("Doe, Ann"), "a@b.example"),
+            ("Doe, Ann <a@b.example>", Some("Doe, Ann"), "a@b.example"),
+            ("\"a \\\"b\\\" c\" <a@b.example>", Some("a \"b\" c"), "a@b.example"),
+            ("Jürgen 🦀 <a@bücher.example>", Some("Jürgen 🦀"), "a@xn--bcher-kva.example"),
+            ("\"a@x\" <a..b@docomo.example>", Some("a@x"), "\"a..b\"@docomo.example"),
+        ] {
+            let mailbox: Mailbox = text.parse().unwrap();
+            assert_eq!(mailbox.name.as_deref(), name, "{text}");
+            assert_eq!(mailbox.address.to_string(), address, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_become_another_field_or_another_address_is_refused() {
+        for text in [
+            "",
+            "Ann",
+            "Ann <>",
+            "a@b.example, c@d.example",
+            "Ann\r\nBcc: x@y.example <a@b.example>",
+            "<x@y.example> <a@b.example>",
+            "Ann <a@b.example> x",
+            &format!("{} <a@b.example>", "n".repeat(NAME_CHARS_MAX + 1)),
+        ] {
+            assert!(text.parse::<Mailbox>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Templates: subject and bodies that data is put into. `render` does that.
+
+mod render;
+
+use minijinja::Value;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{RefusalCode, TemplateId, TenantId, Timestamp};
+use crate::store::{Directory, NewTemplate, Template, TemplatePatch};
+
+use self::render::{Form, RenderError};
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+use super::json::{Checks, nullable};
+use super::page::List;
+
+const NAME_CHARS_MAX: usize = 200;
+const SUBJECT_CHARS_MAX: usize = 2000;
+const SOURCE_OCTETS_MAX: usize = 256 * 1024;
+
+/// A template to be made. Its parts are in the language of Jinja; what they name must be in the data of each message.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTemplate {
+    /// Unique within the tenant.
+    name: String,
+    /// Whose it is; only with a platform key.
+    tenant_id: Option<TenantId>,
+    /// The subject.
+    subject: String,
+    /// The body as plain text.
+    text: Option<String>,
+    /// The body as HTML; data is escaped in it.
+    html: Option<String>,
+}
+
+/// Changes to a template: what is absent stays.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateTemplate {
+    /// Unique within the tenant.
+    name: Option<String>,
+    /// The subject.
+    subject: Option<String>,
+    /// The body as plain text; `null` removes it.
+    #[serde(default, deserialize_with = "nullable")]
+    text: Option<Option<String>>,
+    /// The body as HTML; `null` removes it.
+    #[serde(default, deserialize_with = "nullable")]
+    html: Option<Option<String>>,
+}
+
+/// Data to see a template with.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenderTemplate {
+    /// An object with what the template names.
+    #[serde(default)]
+    data: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A template.
+#[derive(Serialize, JsonSchema)]
+pub struct TemplateView {
+    /// Its id.
+    id: TemplateId,
+    /// Always `template`.
+    object: &'static str,
+    /// Whose it is.
+    tenant_id: TenantId,
+    /// Unique within the tenant.
+    name: String,
+    /// The subject.
+    subject: String,
+    /// The body as plain text.
+    text: Option<String>,
+    /// The body as HTML.
+    html: Option<String>,
+    /// When it was made.
+    created_at: Timestamp,
+    /// When it was changed last.
+    updated_at: Timestamp,
+}
+
+/// A template with data in it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Rendered {
+    /// Always `rendered_template`.
+    object: &'static str,
+    /// The subject: one line.
+    pub subject: String,
+    /// The body as plain text.
+    pub text: Option<String>,
+    /// The body as HTML.
+    pub html: Option<String>,
+}
+
+impl From<Template> for TemplateView {
+    fn from(template: Template) -> Self {
+        Self {
+            id: template.id,
+            object: "template",
+            tenant_id: template.tenant_id,
+            name: template.name,
+            subject: template.subject,
+            text: template.text,
+            html: template.html,
+            created_at: template.created_at,
+            updated_at: template.updated_at,
+        }
+    }
+}
+
+/// Puts data into all parts of a template.
+pub fn fill(
+    template: &Template,
+    data: &serde_json::Map<String, serde_json::Value>,
+) -> std::result::Result<Rendered, ApiError> {
+    let data = Value::from_serialize(data);
+    let part = |name: &str, source: &str, form| {
+        render::render(source, form, &data).map_err(|error| refuse(template, name, &error))
+    };
+    let subject = part("subject", &template.subject, Form::Text)?;
+    Ok(Rendered {
+        object: "rendered_template",
+        subject: subject.split_whitespace().collect::<Vec<_>>().join(" "),
+        text: template.text.as_deref().map(|source| part("text", source, Form::Text)).transpose()?,
+        html: template.html.as_deref().map(|source| part("html", source, Form::Html)).transpose()?,
+    })
+}
+
+fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
+    ApiError::new(
+        RefusalCode::TemplateFailed,
+        format!("the {part} of template {} cannot be made with this data: {error}", template.id),
+        "give all data that the template names, or let it use `default`; POST /v1/templates/{id}/render shows it",
+    )
+}
+
+/// The template of an id in the path or in a message.
+pub async fn find(call: &Call<'_>, id: TemplateId) -> Result<Template> {
+    let found = call.store().template(call.scope(), id).await?;
+    found.ok_or_else(|| ApiError::not_found("template"))
+}
+
+/// `POST /v1/templates`
+pub async fn create(call: Call<'_>) -> Result<Answer> {
+    let body: CreateTemplate = call.json()?;
+    let mut checks = Checks::default();
+    checks.line(&body.name, "name", NAME_CHARS_MAX);
+    check_source(&body.subject, "subject", SUBJECT_CHARS_MAX, &mut checks);
+    body.text.iter().for_each(|text| check_source(text, "text", SOURCE_OCTETS_MAX, &mut checks));
+    body.html.iter().for_each(|html| check_source(html, "html", SOURCE_OCTETS_MAX, &mut checks));
+    check_bodies(body.text.is_some() || body.html.is_some(), &mut checks);
+    checks.finish()?;
+    let owner = call.owner(body.tenant_id).await?;
+    let tenant_id = owner.ok_or_else(|| {
+        ApiError::field("tenant_id", "required", "a platform key says whose template this is to be")
+    })?;
+    let CreateTemplate { name, subject, text, html, .. } = body;
+    let new = NewTemplate { tenant_id, name, subject, text, html };
+    let template = call.store().create_template(new, call.now).await?;
+    Answer::created(&TemplateView::from(template))
+}
+
+fn check_source(source: &str, path: &str, octets_max: usize, checks: &mut Checks) {
+    checks.length(source.len(), path, octets_max, "octets");
+    checks.read(render::check(source), path);
+}
+
+fn check_bodies(has_any: bool, checks: &mut Checks) {
+    checks.require(has_any, "text", "required", "a template has text, html or both");
+}
+
+/// `GET /v1/templates`
+pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+    let tenant = call.listed_tenant().await?;
+    let request = call.query.page::<TemplateId>();
+    call.query.finish()?;
+    let page = call.store().list_templates(tenant, request.clone()).await?;
+    Answer::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
+}
+
+/// `GET /v1/templates/{id}`
+pub async fn get(call: Call<'_>) -> Result<Answer> {
+    Answer::ok(&TemplateView::from(find(&call, call.id("template")?).await?))
+}
+
+/// `PATCH /v1/templates/{id}`
+pub async fn update(call: Call<'_>) -> Result<Answer> {
+    let template = find(&call, call.id("template")?).await?;
+    let body: UpdateTemplate = call.json()?;
+    let mut checks = Checks::default();
+    body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
+    let sources = [
+        ("subject", body.subject.as_ref(), SUBJECT_CHARS_MAX),
+        ("text", body.text.as_ref().and_then(Option::as_ref), SOURCE_OCTETS_MAX),
+        ("html", body.html.as_ref().and_then(Option::as_ref), SOURCE_OCTETS_MAX),
+    ];
+    for (path, source, octets_max) in sources {
+        source.iter().for_each(|source| check_source(source, path, octets_max, &mut checks));
+    }
+    let has_text = body.text.as_ref().map_or(template.text.is_some(), Option::is_some);
+    let has_html = body.html.as_ref().map_or(template.html.is_some(), Option::is_some);
+    check_bodies(has_text || has_html, &mut checks);
+    checks.finish()?;
+    let UpdateTemplate { name, subject, text, html } = body;
+    let patch = TemplatePatch { name, subject, text, html };
+    let updated = call.store().update_template(template.id, patch, call.now).await?;
+    Answer::ok(&TemplateView::from(updated.ok_or_else(|| ApiError::not_found("template"))?))
+}
+
+/// `DELETE /v1/templates/{id}`
+pub async fn delete(call: Call<'_>) -> Result<Answer> {
+    let id: TemplateId = call.id("template")?;
+    if !call.store().delete_template(call.scope(), id).await? {
+        return Err(ApiError::not_found("template"));
+    }
+    Answer::deleted("template", id)
+}
+
+/// `POST /v1/templates/{id}/render`
+pub async fn render(call: Call<'_>) -> Result<Answer> {
+    let template = find(&call, call.id("template")?).await?;
+    let body: RenderTemplate = call.json()?;
+    Answer::ok(&fill(&template, &body.data)?)
+}

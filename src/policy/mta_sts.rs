@@ -1,0 +1,256 @@
+//! MTA-STS policies (RFC 8461): what the TXT record and the policy file of a domain say, and which hosts they mean.
+
+/// Octets of a policy file that are read (RFC 8461 §3.2 has no limit, §3.3 suggests this one).
+pub const POLICY_OCTETS_MAX: usize = 64 * 1024;
+/// RFC 8461 §3.2: a year and a little.
+const MAX_AGE_S_MAX: u64 = 31_557_600;
+
+/// What a domain asks of those who send to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StsPolicy {
+    /// How it is to be taken.
+    pub mode: StsMode,
+    /// The hosts that take its mail, with `*.` for any one label. Not empty unless the mode is `none`.
+    mx: Vec<String>,
+    /// How long it holds, in seconds.
+    pub max_age_s: u64,
+}
+
+/// RFC 8461 §5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StsMode {
+    /// Hosts that fail it get no mail.
+    Enforce,
+    /// Hosts that fail it get their mail; who asks for reports is told.
+    Testing,
+    /// As if there were none.
+    None,
+}
+
+/// Why a text is no policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StsPolicyError {
+    /// Its first field is not `version: STSv1`.
+    #[error("the policy does not begin with version: STSv1")]
+    Version,
+    /// A line without a colon, or with something that is no field's name.
+    #[error("a line of the policy is no field")]
+    Syntax,
+    /// It is absent or unknown.
+    #[error("the policy has no mode of enforce, testing or none")]
+    Mode,
+    /// It is absent or no number of seconds up to a year.
+    #[error("the policy has no max_age in seconds")]
+    MaxAge,
+    /// None, or one that is no host name.
+    #[error("the policy names no mail host")]
+    Mx,
+}
+
+impl StsPolicy {
+    /// Reads a policy file.
+    pub fn parse(text: &str) -> Result<Self, StsPolicyError> {
+        let (mut version, mut mode, mut max_age, mut mx) = (None, None, None, Vec::new());
+        for line in text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
+            if line.trim_matches([' ', '\t']).is_empty() {
+                continue;
+            }
+            let (name, value) = line.split_once(':').ok_or(StsPolicyError::Syntax)?;
+            let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
+            if !is_field_name(name) {
+                return Err(StsPolicyError::Syntax);
+            }
+            // RFC 8461 §3.2: of fields that may stand once the first one counts, unknown ones are ignored.
+            match name {
+                _ if version.is_none() && name != "version" => return Err(StsPolicyError::Version),
+                "version" => drop(version.get_or_insert(value)),
+                "mode" => drop(mode.get_or_insert(value)),
+                "max_age" => drop(max_age.get_or_insert(value)),
+                "mx" => mx.push(read_pattern(value).ok_or(StsPolicyError::Mx)?),
+                _ => {}
+            }
+        }
+        if version != Some("STSv1") {
+            return Err(StsPolicyError::Version);
+        }
+        let mode = mode.and_then(StsMode::parse).ok_or(StsPolicyError::Mode)?;
+        let max_age_s = max_age.and_then(read_max_age).ok_or(StsPolicyError::MaxAge)?;
+        if mx.is_empty() && mode != StsMode::None {
+            return Err(StsPolicyError::Mx);
+        }
+        Ok(Self { mode, mx, max_age_s })
+    }
+
+    /// Whether the policy means this host (RFC 8461 §4.1), given in lower-case A-labels without a final dot.
+    pub fn names(&self, host: &str) -> bool {
+        self.mx.iter().any(|pattern| match pattern.strip_prefix("*.") {
+            Some(parent) => {
+                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
+            }
+            None => pattern == host,
+        })
+    }
+}
+
+impl StsMode {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "enforce" => Some(Self::Enforce),
+            "testing" => Some(Self::Testing),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    /// As it stands in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Testing => "testing",
+            Self::None => "none",
+        }
+    }
+}
+
+/// RFC 8461 §3.2, sts-policy-ext-name: at most 32 characters, of which the first is a letter or a digit.
+fn is_field_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    name.len() <= 32 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(inner)
+}
+
+fn read_max_age(text: &str) -> Option<u64> {
+    let is_number = (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let seconds: u64 = is_number.then(|| text.parse().ok()).flatten()?;
+    // More than the RFC allows is asked for by nobody who means less.
+    Some(seconds.min(MAX_AGE_S_MAX))
+}
+
+fn read_pattern(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let name = text.strip_prefix("*.").unwrap_or(&text);
+    crate::mail::DomainName::parse(name).ok()?;
+    Some(text)
+}
+
+/// The id in the one `_mta-sts` record among the texts of that name. RFC 8461 §3.1: what does not begin with the
+/// version is not one, and of several none counts.
+pub fn read_record<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    use mail_auth::common::parse::TxtRecordParser;
+    let is_ours = |text: &&str| {
+        text.strip_prefix("v=STSv1").is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with(';'))
+    };
+    let mut ours = texts.into_iter().filter(is_ours);
+    let (Some(record), None) = (ours.next(), ours.next()) else { return None };
+    let id = mail_auth::mta_sts::MtaSts::parse(record.as_bytes()).ok()?.id;
+    ((1..=32).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str =
+        "version: STSv1\r\nmode: enforce\r\nmx: mx1.example.com\r\nmx: *.Example.net\r\nmax_age: 604800\r\n";
+
+    #[test]
+    fn a_policy_file_is_read() {
+        let policy = StsPolicy::parse(GOOD).unwrap();
+        assert_eq!((policy.mode, policy.max_age_s), (StsMode::Enforce, 604_800));
+        assert_eq!(policy.mx, ["mx1.example.com", "*.example.net"]);
+        for same in [
+            GOOD.replace("\r\n", "\n"),
+            GOOD.replace(": ", ":"),
+            GOOD.replace(": ", ":  \t"),
+            GOOD.replace("\r\n", " \r\n"),
+            GOOD.trim_end().to_owned(),
+            format!("{GOOD}mode: none\r\nmax_age: 1\r\nx-new_field: yes\r\n\r\n"),
+        ] {
+            assert_eq!(StsPolicy::parse(&same).unwrap(), policy, "{same:?}");
+        }
+        assert_eq!(StsPolicy::parse("version: STSv1\nmode: none\nmax_age: 1\n").unwrap().mode, StsMode::None);
+        assert_eq!(StsPolicy::parse(&GOOD.replace("604800", "9999999999")).unwrap().max_age_s, MAX_AGE_S_MAX);
+    }
+
+    #[test]
+    fn what_is_no_policy_is_told_why() {
+        for (text, error) in [
+            ("".to_owned(), StsPolicyError::Version),
+            ("<html>\n<body>x: y</body>".to_owned(), StsPolicyError::Syntax),
+            (GOOD.replace("STSv1", "STSv2"), StsPolicyError::Version),
+            (GOOD.replace("version: STSv1\r\n", ""), StsPolicyError::Version),
+            (GOOD.replace("enforce", "enforced"), StsPolicyError::Mode),
+            (GOOD.replace("mode: enforce\r\n", ""), StsPolicyError::Mode),
+            (GOOD.replace("604800", "-1"), StsPolicyError::MaxAge),
+            (GOOD.replace("604800", "12345678901"), StsPolicyError::MaxAge),
+            (GOOD.replace("604800", ""), StsPolicyError::MaxAge),
+            (GOOD.replace("mx1.example.com", "mx 1"), StsPolicyError::Mx),
+            (GOOD.replace("*.Example.net", "*.*.net"), StsPolicyError::Mx),
+            (GOOD.replace("*.Example.net", "mx*.example.net"), StsPolicyError::Mx),
+            ("version: STSv1\nmode: testing\nmax_age: 1\n".to_owned(), StsPolicyError::Mx),
+            (format!("{GOOD}nonsense\r\n"), StsPolicyError::Syntax),
+        ] {
+            assert_eq!(StsPolicy::parse(&text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_exactly_one_label() {
+        let policy = StsPolicy::parse(GOOD).unwrap();
+        for (host, named) in [
+            ("mx1.example.com", true),
+            ("a.mx1.example.com", false),
+            ("mx2.example.com", false),
+            ("a.example.net", true),
+            ("a.b.example.net", false),
+            ("example.net", false),
+            (".example.net", false),
+            ("aexample.net", false),
+        ] {
+            assert_eq!(policy.names(host), named, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_record_counts_if_it_is_the_only_one() {
+        for (texts, id) in [
+            (vec!["v=STSv1; id=20160831085700Z;"], Some("20160831085700Z")),
+            (vec!["v=STSv1;id=a", "v=spf1 -all"], Some("a")),
+            (vec!["v=STSv1 ; id=a; future=x"], Some("a")),
+            (vec!["v=STSv1; id=a", "v=STSv1; id=b"], None),
+            (vec!["v=STSv1; id="], None),
+            (vec!["v=STSv1; id=a-b"], None),
+            (vec!["v=STSv1"], None),
+            (vec!["id=a; v=STSv1"], None),
+            (vec!["v=STSv11; id=a"], None),
+            (vec![], None),
+        ] {
+            assert_eq!(read_record(texts.iter().copied()).as_deref(), id, "{texts:?}");
+        }
+        let long = format!("v=STSv1; id={}", "a".repeat(33));
+        assert_eq!(read_record([long.as_str()]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic_and_what_it_takes_is_complete(text in "(?s)(version: STSv1\n)?.{0,200}") {
+            if let Ok(policy) = StsPolicy::parse(&text) {
+                prop_assert!(policy.mode == StsMode::None || !policy.mx.is_empty());
+                prop_assert!(policy.max_age_s <= MAX_AGE_S_MAX);
+            }
+        }
+
+        #[test]
+        fn every_policy_that_is_written_is_read(
+            mode in prop_oneof![Just("enforce"), Just("testing")],
+            hosts in prop::collection::vec("[a-z]{1,8}\\.[a-z]{2,8}", 1..5),
+            age in 0..MAX_AGE_S_MAX,
+        ) {
+            let mx: String = hosts.iter().map(|host| format!("mx: {host}\r\n")).collect();
+            let policy = StsPolicy::parse(&format!("version: STSv1\r\nmode: {mode}\r\n{mx}max_age: {age}\r\n")).unwrap();
+            prop_assert_eq!(policy.mode.as_str(), mode);
+            prop_assert_eq!(policy.max_age_s, age);
+            prop_assert!(hosts.iter().all(|host| policy.names(host)));
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What TLS a mail host must have before it gets mail, and why: facts from the DNS, from MTA-STS and from the
+//! configuration lead to one requirement. What was required is shown with each attempt.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::mta_sts::{StsMode, StsPolicy};
+use crate::mail::{DomainName, EnhancedStatus, TlsMinimum, Tlsa};
+
+/// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
+pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
+/// See [`NO_TLS`].
+pub const NOT_TRUSTED: EnhancedStatus = EnhancedStatus::new(4, 7, 5);
+
+/// What is known of the domain that mail goes to.
+#[derive(Debug, Clone)]
+pub struct DomainFacts {
+    /// The domain of the recipients.
+    pub domain: DomainName,
+    /// Who says which hosts take its mail.
+    pub mx: MxProof,
+    /// Its MTA-STS policy.
+    pub sts: StsAnswer,
+    /// What the configuration demands.
+    pub minimum: TlsMinimum,
+}
+
+/// What DNSSEC says about the MX records of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MxProof {
+    /// It is not asked.
+    Off,
+    /// They are not signed.
+    Insecure,
+    /// They are signed and name these hosts; of a domain without any that it is its own host.
+    Secure(Vec<String>),
+    /// The answer is forged or broken, or there is none.
+    Failed(String),
+}
+
+/// What is known of a domain's MTA-STS policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StsAnswer {
+    /// There is none, or nobody asks.
+    Absent,
+    /// This one.
+    Policy(Arc<StsPolicy>),
+    /// It says that it has one, which cannot be had.
+    Unavailable(String),
+}
+
+/// What DNSSEC says about the TLSA records of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsaAnswer {
+    /// The host's addresses are not signed, so there can be none.
+    Insecure,
+    /// There are none.
+    Absent,
+    /// These, at this name.
+    Found {
+        /// The host name that they hold for, which the server is asked for in the handshake (RFC 7672 §8.1).
+        base: String,
+        /// Usable or not.
+        records: Vec<Tlsa>,
+    },
+    /// The answer is forged or broken, or there is none.
+    Failed(String),
+}
+
+/// What must be true of a connection before it gets mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requirement {
+    /// Nothing; TLS if it is offered.
+    Opportunistic,
+    /// Nothing, but TLS with the right certificate is tried first, and its failure noted.
+    Tested,
+    /// TLS with anybody.
+    Encrypted,
+    /// TLS with a certificate for the host's name from an authority we trust.
+    Verified,
+    /// TLS with a certificate that the records vouch for.
+    Dane(Arc<DaneSet>),
+}
+
+/// The usable TLSA records of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaneSet {
+    /// The name for the handshake.
+    pub base: String,
+    /// Names of which a certificate under a trust anchor must have one (RFC 7672 §3.2.2).
+    pub names: Vec<String>,
+    /// At least one.
+    pub records: Vec<Tlsa>,
+}
+
+/// What holds for one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPolicy {
+    /// What must be true.
+    pub requirement: Requirement,
+    /// Which rule says so, and on what ground: for people.
+    pub ground: String,
+}
+
+/// Why a host gets no mail now, whatever it offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// With a stable code in brackets.
+    pub text: String,
+    /// The enhanced status that goes with it.
+    pub status: EnhancedStatus,
+    /// Whether another time would change nothing of what REQUIRETLS asks for.
+    pub lasting: bool,
+    /// As in [`HostPolicy`].
+    pub ground: String,
+}
+
+impl Unmet {
+    fn passing(code: &str, ground: &str, text: impl fmt::Display) -> Self {
+        Self {
+            text: format!("[{code}] {text}"),
+            status: NOT_TRUSTED,
+            lasting: false,
+            ground: ground.to_owned(),
+        }
+    }
+}
+
+/// Whether a host belongs to the domain at all, before anything is asked about the host itself. RFC 7672 §2.2.1: the
+/// hosts of a signed domain are those that the validated answer names, and no answer means no mail for now.
+pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), Unmet> {
+    let domain = &facts.domain;
+    match &facts.mx {
+        MxProof::Failed(error) => Err(Unmet::passing(
+            "dnssec_mx_lookup",
+            "dane: the MX records could not be validated",
+            format_args!("MX of {domain}: {error}"),
+        )),
+        MxProof::Secure(hosts) if !hosts.iter().any(|named| named == host) => Err(Unmet::passing(
+            "dnssec_mx_host",
+            "dane: the validated MX records do not name the host",
+            format_args!("{host} is not among the validated mail hosts of {domain}"),
+        )),
+        MxProof::Off | MxProof::Insecure | MxProof::Secure(_) => Ok(()),
+    }
+}
+
+/// What must be true of a host that [`admit`] let pass. `require_tls`: the message came with REQUIRETLS.
+///
+/// # Errors
+/// The host must not get the message at all.
+pub fn decide(
+    facts: &DomainFacts,
+    host: &str,
+    tlsa: &TlsaAnswer,
+    require_tls: bool,
+) -> Result<HostPolicy, Unmet> {
+    // RFC 8461 §2: what DANE says is never overridden by MTA-STS.
+    let found = match by_dane(facts, host, tlsa)? {
+        Some(policy) if policy.requirement != Requirement::Encrypted => policy,
+        unauthenticated => {
+            by_sts(facts, host)?.or(unauthenticated).unwrap_or_else(|| without_policy(facts, tlsa))
+        }
+    };
+    let policy = raise_to_minimum(facts, host, found)?;
+    if require_tls { raise_for_message(facts, host, policy) } else { Ok(policy) }
+}
+
+fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<HostPolicy>, Unmet> {
+    let (base, records) = match tlsa {
+        TlsaAnswer::Insecure | TlsaAnswer::Absent => return Ok(None),
+        // RFC 7672 §2.1.2: what is not known may be what protects the host.
+        TlsaAnswer::Failed(error) => {
+            let ground = "dane: the TLSA records could not be validated";
+            return Err(Unmet::passing("dane_lookup", ground, format_args!("TLSA of {host}: {error}")));
+        }
+        TlsaAnswer::Found { base, records } => (base, records),
+    };
+    let usable = strongest(records);
+    if usable.is_empty() {
+        // RFC 7672 §2.2: it has TLS, but nothing to know it by.
+        let ground =
+            format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
+        return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground }));
+    }
+    let kinds: Vec<String> = usable.iter().map(Tlsa::to_string).collect();
+    let ground = format!("dane: validated TLSA records of {base} ({})", kinds.join(", "));
+    let mut names = vec![base.clone()];
+    for other in [host, facts.domain.as_str()] {
+        if !names.iter().any(|name| name == other) {
+            names.push(other.to_owned());
+        }
+    }
+    let set = DaneSet { base: base.clone(), names, records: usable };
+    Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground }))
+}
+
+/// The usable records; RFC 7671 §9: of the digests of one usage and selector only the strongest.
+fn strongest(records: &[Tlsa]) -> Vec<Tlsa> {
+    let usable = || records.iter().filter(|record| record.is_usable());
+    let is_outdone = |record: &Tlsa| {
+        record.matching == 1
+            && usable().any(|other| {
+                other.matching == 2 && (other.usage, other.selector) == (record.usage, record.selector)
+            })
+    };
+    usable().filter(|record| !is_outdone(record)).cloned().collect()
+}
+
+fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> {
+    let StsAnswer::Policy(policy) = &facts.sts else { return Ok(None) };
+    let (domain, named) = (&facts.domain, policy.names(host));
+    let place = if named { "names the host" } else { "does not name the host" };
+    let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
+    match policy.mode {
+        StsMode::None => Ok(None),
+        // RFC 8461 §5: mail goes on whatever fails.
+        StsMode::Testing if named => Ok(Some(HostPolicy { requirement: Requirement::Tested, ground })),
+        StsMode::Testing => Ok(Some(HostPolicy { requirement: Requirement::Opportunistic, ground })),
+        StsMode::Enforce if named => Ok(Some(HostPolicy { requirement: Requirement::Verified, ground })),
+        // RFC 8461 §4.1, §5.
+        StsMode::Enforce => {
+            let text = format_args!("the MTA-STS policy of {domain} does not name {host}");
+            Err(Unmet::passing("mta_sts_host", &ground, text))
+        }
+    }
+}
+
+fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
+    let dane = match (&facts.mx, tlsa) {
+        (MxProof::Off, _) => "DNSSEC is not used",
+        (MxProof::Secure(_), TlsaAnswer::Absent) => "no TLSA records",
+        (MxProof::Secure(_), _) => "the host is not signed",
+        _ => "the MX records are not signed",
+    };
+    let sts = match &facts.sts {
+        StsAnswer::Unavailable(error) => format!("the MTA-STS policy cannot be had: {error}"),
+        StsAnswer::Absent | StsAnswer::Policy(_) => "no MTA-STS policy".to_owned(),
+    };
+    HostPolicy { requirement: Requirement::Opportunistic, ground: format!("opportunistic: {dane}; {sts}") }
+}
+
+fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
+    let reached = policy.requirement.strength();
+    if reached >= facts.minimum {
+        return Ok(policy);
+    }
+    let ground = format!("minimum {}: the configuration for {}", facts.minimum, facts.domain);
+    let requirement = match facts.minimum {
+        TlsMinimum::Opportunistic => return Ok(policy),
+        TlsMinimum::Encrypted => Requirement::Encrypted,
+        TlsMinimum::Verified => Requirement::Verified,
+        TlsMinimum::Dane => {
+            let text = format_args!("the configuration demands DANE, and {host} has no usable TLSA records");
+            return Err(Unmet::passing("dane_missing", &ground, text));
+        }
+    };
+    Ok(HostPolicy { requirement, ground })
+}
+
+/// RFC 8689 §4.2.1: the host must be the domain's by DNSSEC or by MTA-STS, and its certificate must be right.
+fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
+    let domain = &facts.domain;
+    let proof = match (&facts.mx, &facts.sts) {
+        (MxProof::Secure(_), _) => "the MX records are signed",
+        (_, StsAnswer::Policy(sts)) if sts.mode != StsMode::None && sts.names(host) => {
+            "the MTA-STS policy names the host"
+        }
+        (_, sts) => {
+            let text =
+                format_args!("neither DNSSEC nor MTA-STS proves that {host} takes the mail of {domain}");
+            let unmet = Unmet::passing("requiretls_mx", "requiretls: the MX is not proved", text);
+            let lasting = !matches!(sts, StsAnswer::Unavailable(_));
+            return Err(Unmet { lasting, ..unmet });
+        }
+    };
+    if policy.requirement.strength() >= TlsMinimum::Verified {
+        return Ok(policy);
+    }
+    Ok(HostPolicy { requirement: Requirement::Verified, ground: format!("requiretls: {proof}") })
+}
+
+impl Requirement {
+    /// The least that a connection has which meets it.
+    pub fn strength(&self) -> TlsMinimum {
+        match self {
+            Self::Opportunistic | Self::Tested => TlsMinimum::Opportunistic,
+            Self::Encrypted => TlsMinimum::Encrypted,
+            Self::Verified => TlsMinimum::Verified,
+            Self::Dane(_) => TlsMinimum::Dane,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> DomainFacts {
+        DomainFacts {
+            domain: DomainName::parse("b.test").unwrap(),
+            mx: MxProof::Off,
+            sts: StsAnswer::Absent,
+            minimum: TlsMinimum::Opportunistic,
+        }
+    }
+
+    fn sts(mode: &str, mx: &str) -> StsAnswer {
+        let text = format!("version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: 1\n");
+        StsAnswer::Policy(Arc::new(StsPolicy::parse(&text).unwrap()))
+    }
+
+    fn secure() -> MxProof {
+        MxProof::Secure(vec!["mx.b.test".into()])
+    }
+
+    fn found(kinds: &[(u8, u8, u8)]) -> TlsaAnswer {
+        let record = |&(usage, selector, matching)| Tlsa {
+            usage,
+            selector,
+            matching,
+            data: vec![0; if matching == 2 { 64 } else { 32 }],
+        };
+        TlsaAnswer::Found { base: "mx.b.test".into(), records: kinds.iter().map(record).collect() }
+    }
+
+    /// The requirement and the rule, or the code of what is in the way.
+    fn told(facts: &DomainFacts, tlsa: &TlsaAnswer, require_tls: bool) -> String {
+        let decided = admit(facts, "mx.b.test").and_then(|()| decide(facts, "mx.b.test", tlsa, require_tls));
+        match decided {
+            Ok(policy) => {
+                format!("{} by {}", policy.requirement.strength(), policy.ground.split(':').next().unwrap())
+            }
+            Err(unmet) => {
+                assert_eq!(unmet.status, NOT_TRUSTED);
+                let code = unmet.text.split(']').next().unwrap().trim_start_matches('[').to_owned();
+                if unmet.lasting { format!("{code} for good") } else { code }
+            }
+        }
+    }
+
+    #[test]
+    fn the_rule_that_applies() {
+        use TlsMinimum::{Dane, Encrypted, Opportunistic, Verified};
+        let (none, ee) = (TlsaAnswer::Insecure, found(&[(3, 1, 1)]));
+        let (useless, broken) = (found(&[(1, 1, 1)]), TlsaAnswer::Failed("bogus".into()));
+        let (yes, no) = (sts("enforce", "mx.b.test"), sts("enforce", "other.test"));
+        let absent = || StsAnswer::Absent;
+        let lost = || StsAnswer::Unavailable("404".into());
+        for (mx, tlsa, sts, minimum, expected) in [
+            (MxProof::Off, &none, absent(), Opportunistic, "opportunistic by opportunistic"),
+            (MxProof::Insecure, &none, lost(), Opportunistic, "opportunistic by opportunistic"),
+            (secure(), &TlsaAnswer::Absent, absent(), Opportunistic, "opportunistic by opportunistic"),
+            (secure(), &ee, absent(), Opportunistic, "dane by dane"),
+            (secure(), &useless, absent(), Opportunistic, "encrypted by dane"),
+            (secure(), &broken, absent(), Opportunistic, "dane_lookup"),
+            (MxProof::Failed("bogus".into()), &none, absent(), Opportunistic, "dnssec_mx_lookup"),
+            (MxProof::Secure(vec!["other.test".into()]), &none, absent(), Opportunistic, "dnssec_mx_host"),
+            (MxProof::Insecure, &none, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
+            (MxProof::Insecure, &none, no.clone(), Opportunistic, "mta_sts_host"),
+            (
+                MxProof::Off,
+                &none,
+                sts("testing", "mx.b.test"),
+                Opportunistic,
+                "opportunistic by mta-sts testing",
+            ),
+            (
+                MxProof::Off,
+                &none,
+                sts("testing", "other.test"),
+                Opportunistic,
+                "opportunistic by mta-sts testing",
+            ),
+            (MxProof::Off, &none, sts("none", "other.test"), Opportunistic, "opportunistic by opportunistic"),
+            // DANE goes first, whatever MTA-STS says.
+            (secure(), &ee, no.clone(), Opportunistic, "dane by dane"),
+            (secure(), &broken, yes.clone(), Opportunistic, "dane_lookup"),
+            (secure(), &useless, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
+            (secure(), &useless, no.clone(), Opportunistic, "mta_sts_host"),
+            (MxProof::Off, &none, absent(), Encrypted, "encrypted by minimum encrypted"),
+            (MxProof::Off, &none, sts("testing", "mx.b.test"), Verified, "verified by minimum verified"),
+            (MxProof::Off, &none, yes.clone(), Encrypted, "verified by mta-sts enforce"),
+            (secure(), &ee, absent(), Dane, "dane by dane"),
+            (secure(), &useless, absent(), Verified, "verified by minimum verified"),
+            (MxProof::Off, &none, yes.clone(), Dane, "dane_missing"),
+        ] {
+            let facts = DomainFacts { mx, sts, minimum, ..facts() };
+            assert_eq!(told(&facts, tlsa, false), expected, "{facts:?} {tlsa:?}");
+        }
+    }
+
+    #[test]
+    fn requiretls_wants_the_mx_proved_and_the_certificate_checked() {
+        let (none, ee, useless) = (TlsaAnswer::Insecure, found(&[(3, 1, 1)]), found(&[(1, 1, 1)]));
+        for (mx, tlsa, sts, expected) in [
+            (MxProof::Off, &none, StsAnswer::Absent, "requiretls_mx for good"),
+            (MxProof::Insecure, &none, StsAnswer::Unavailable("time-out".into()), "requiretls_mx"),
+            (MxProof::Insecure, &none, sts("none", "mx.b.test"), "requiretls_mx for good"),
+            (MxProof::Insecure, &none, sts("testing", "other.test"), "requiretls_mx for good"),
+            (MxProof::Insecure, &none, sts("testing", "mx.b.test"), "verified by requiretls"),
+            (MxProof::Insecure, &none, sts("enforce", "*.b.test"), "verified by mta-sts enforce"),
+            (secure(), &none, StsAnswer::Absent, "verified by requiretls"),
+            (secure(), &useless, StsAnswer::Absent, "verified by requiretls"),
+            (secure(), &ee, StsAnswer::Absent, "dane by dane"),
+            (secure(), &TlsaAnswer::Failed("x".into()), StsAnswer::Absent, "dane_lookup"),
+        ] {
+            let facts = DomainFacts { mx, sts, ..facts() };
+            assert_eq!(told(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_digests_the_strongest_counts_for_each_usage_and_selector() {
+        let facts = DomainFacts { mx: secure(), ..facts() };
+        let tlsa = found(&[(3, 1, 1), (3, 1, 2), (3, 0, 1), (2, 1, 1), (2, 1, 0), (1, 1, 2)]);
+        let Ok(HostPolicy { requirement: Requirement::Dane(set), ground }) =
+            decide(&facts, "mx.b.test", &tlsa, false)
+        else {
+            panic!("the records are usable")
+        };
+        let kinds: Vec<String> = set.records.iter().map(Tlsa::to_string).collect();
+        assert_eq!(kinds, ["3 1 2", "3 0 1", "2 1 1", "2 1 0"]);
+        assert_eq!(set.names, ["mx.b.test", "b.test"]);
+        assert_eq!(ground, "dane: validated TLSA records of mx.b.test (3 1 2, 3 0 1, 2 1 1, 2 1 0)");
+    }
+}

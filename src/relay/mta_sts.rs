@@ -1,0 +1,302 @@
+//! MTA-STS policies of destinations (RFC 8461): found by a TXT record, fetched over HTTPS, kept in the store.
+//!
+//! A policy that is known holds until it expires, whatever the DNS and the policy's server say meanwhile: that is what
+//! protects against those who can forge both (§10.2). One fetch at a time for a domain, in a task of its own: who waits
+//! for it does so for a moment only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Method, StatusCode};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{Core, RelayError};
+use crate::config;
+use crate::dns::{DnsError, Resolver};
+use crate::https::{self, Excess, Limits, Request};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
+use crate::policy::tls::StsAnswer;
+use crate::store::{Policies, Store, StsRecord};
+
+/// Domains that are remembered in memory; the store remembers more.
+const DOMAINS_MAX: usize = 10_000;
+/// Fetches at one time, and those that wait for their turn.
+const FETCHES_MAX: usize = 32;
+const FETCHES_WAITING_MAX: usize = 256;
+/// How long a delivery waits for the first policy of a domain.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a server that failed is left alone.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// RFC 8461 §3.3: how old a policy may become before it is fetched again although its id is the same.
+const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// Between two looks for policies that are too old, and how many are fetched then.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const REFRESHED_MAX: usize = 500;
+
+/// Fetches policies and remembers them.
+pub struct MtaSts {
+    client: https::Client,
+    resolver: Resolver,
+    store: Arc<Store>,
+    port: u16,
+    timeout: Duration,
+    domains: Mutex<HashMap<DomainName, Domain>>,
+    fetches: Semaphore,
+}
+
+/// What is known of one domain.
+#[derive(Clone, Default)]
+struct Domain {
+    held: Option<Held>,
+    failure: Option<Failure>,
+    /// Ends with the fetch that is under way.
+    fetch: Option<watch::Receiver<()>>,
+}
+
+/// A policy that was fetched.
+#[derive(Clone)]
+struct Held {
+    id: String,
+    policy: Arc<StsPolicy>,
+    fetched_at: Timestamp,
+    expires_at: Timestamp,
+}
+
+/// A fetch that failed.
+#[derive(Clone)]
+struct Failure {
+    id: String,
+    at: Instant,
+    reason: String,
+}
+
+impl MtaSts {
+    /// Reads the file with certificate authorities.
+    ///
+    /// # Errors
+    /// [`RelayError::CaFile`].
+    pub fn new(config: &config::Relay, store: Arc<Store>, resolver: Resolver) -> Result<Self, RelayError> {
+        let networks = &config.allowed_private_networks;
+        let client = https::Client::new(resolver.clone(), config.ca_file.as_deref(), networks);
+        Ok(Self {
+            client: client.map_err(RelayError::CaFile)?,
+            resolver,
+            store,
+            port: config.mta_sts.port,
+            timeout: config.mta_sts.fetch_timeout,
+            domains: Mutex::default(),
+            fetches: Semaphore::new(FETCHES_MAX),
+        })
+    }
+
+    /// The policy of a domain, fetched if need be.
+    pub async fn answer(self: &Arc<Self>, core: &Core, domain: &DomainName) -> StsAnswer {
+        let known = self.known(domain).await;
+        let now = Timestamp::now();
+        let held = known.held.filter(|held| now < held.expires_at);
+        let id = match (self.record_id(domain).await, &held) {
+            (Ok(Some(id)), _) => id,
+            (Err(error), None) => return StsAnswer::Unavailable(error.to_string()),
+            // Whoever can hide the record must not be able to lift the policy.
+            (Ok(None) | Err(_), _) => return answer_of(held),
+        };
+        let failure =
+            known.failure.filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
+        let is_same = held.as_ref().is_some_and(|held| held.id == id);
+        let is_fresh =
+            held.as_ref().is_some_and(|held| now < held.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
+        match (held, failure) {
+            (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
+            (Some(held), Some(_)) => answer_of(Some(held)),
+            (None, Some(failure)) => StsAnswer::Unavailable(failure.reason),
+            (held, None) => {
+                let Some(mut fetch) = self.begin_fetch(core, domain, id) else {
+                    return held.map_or_else(
+                        || unavailable("too many policies are being fetched"),
+                        |held| answer_of(Some(held)),
+                    );
+                };
+                // A policy that is only due for a look holds as it is meanwhile.
+                if !is_same
+                    && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
+                    && held.is_none()
+                {
+                    return unavailable("its server is slow");
+                }
+                let known = self.lock().get(domain).cloned().unwrap_or_default();
+                match (known.held.filter(|held| now < held.expires_at), known.failure) {
+                    (None, Some(failure)) => StsAnswer::Unavailable(failure.reason),
+                    (held, _) => answer_of(held),
+                }
+            }
+        }
+    }
+
+    /// What memory knows, else the store.
+    async fn known(&self, domain: &DomainName) -> Domain {
+        if let Some(known) = self.lock().get(domain) {
+            return known.clone();
+        }
+        let record = match self.store.sts_policy(domain, Timestamp::now()).await {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
+                return Domain::default();
+            }
+        };
+        let held = record.and_then(|record| {
+            let StsRecord { policy_id, policy, fetched_at, expires_at, .. } = record;
+            let policy = Arc::new(StsPolicy::parse(&policy).ok()?);
+            Some(Held { id: policy_id, policy, fetched_at, expires_at })
+        });
+        let mut domains = self.lock();
+        if domains.len() >= DOMAINS_MAX {
+            domains.retain(|_, known| known.fetch.is_some());
+        }
+        domains.entry(domain.clone()).or_insert_with(|| Domain { held, ..Domain::default() }).clone()
+    }
+
+    /// The id of the policy that the DNS tells of, if it tells of one.
+    async fn record_id(&self, domain: &DomainName) -> Result<Option<String>, DnsError> {
+        match self.resolver.texts(&format!("_mta-sts.{domain}")).await {
+            Ok(texts) => Ok(read_record(texts.iter().map(String::as_str))),
+            Err(DnsError::NoSuchDomain | DnsError::NoRecords) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Joins the fetch that is under way, or starts one; `None` if there are too many.
+    fn begin_fetch(
+        self: &Arc<Self>,
+        core: &Core,
+        domain: &DomainName,
+        id: String,
+    ) -> Option<watch::Receiver<()>> {
+        let mut domains = self.lock();
+        if let Some(fetch) = domains.get(domain).and_then(|known| known.fetch.clone()) {
+            return Some(fetch);
+        }
+        if domains.values().filter(|known| known.fetch.is_some()).count() >= FETCHES_WAITING_MAX {
+            return None;
+        }
+        let (done, fetch) = watch::channel(());
+        domains.entry(domain.clone()).or_default().fetch = Some(fetch.clone());
+        drop(domains);
+        let (sts, domain, stop) = (self.clone(), domain.clone(), core.stop.clone());
+        core.tasks.spawn(async move {
+            stop.run_until_cancelled(sts.refresh(&domain, id)).await;
+            if let Some(known) = sts.lock().get_mut(&domain) {
+                known.fetch = None;
+            }
+            drop(done);
+        });
+        Some(fetch)
+    }
+
+    /// Fetches the policy of a domain and remembers it, or that it could not be had.
+    async fn refresh(&self, domain: &DomainName, id: String) {
+        // The semaphore is never closed.
+        let _turn = self.fetches.acquire().await;
+        let fetched = self.fetch(domain).await;
+        let now = Timestamp::now();
+        match fetched {
+            Ok((text, policy)) => {
+                let lifetime = SignedDuration::from_secs(i64::try_from(policy.max_age_s).unwrap_or(0));
+                let expires_at = now.saturating_add(lifetime).unwrap_or(now);
+                let held = Held { id: id.clone(), policy: Arc::new(policy), fetched_at: now, expires_at };
+                {
+                    let mut domains = self.lock();
+                    let known = domains.entry(domain.clone()).or_default();
+                    (known.held, known.failure) = (Some(held), None);
+                }
+                let record = StsRecord {
+                    domain: domain.clone(),
+                    policy_id: id,
+                    policy: text,
+                    fetched_at: now,
+                    expires_at,
+                };
+                if let Err(error) = self.store.keep_sts_policy(record).await {
+                    tracing::warn!(%domain, %error, "cannot keep an MTA-STS policy");
+                }
+            }
+            Err(reason) => {
+                tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
+                let mut domains = self.lock();
+                let known = domains.entry(domain.clone()).or_default();
+                known.failure = Some(Failure { id, at: Instant::now(), reason });
+            }
+        }
+    }
+
+    /// RFC 8461 §3.3: one GET, certificate checked, no redirect followed.
+    async fn fetch(&self, domain: &DomainName) -> Result<(String, StsPolicy), String> {
+        let mut url = Url::parse(&format!("https://mta-sts.{domain}/.well-known/mta-sts.txt"))
+            .map_err(|error| error.to_string())?;
+        url.set_port(Some(self.port)).map_err(|()| "a URL without a port".to_owned())?;
+        let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
+        let limits =
+            Limits { timeout: self.timeout, body_octets_max: POLICY_OCTETS_MAX, excess: Excess::Refuse };
+        let response = self.client.send(request, limits).await.map_err(|error| error.to_string())?;
+        if response.status != StatusCode::OK {
+            return Err(format!("its server answers {}", response.status.as_u16()));
+        }
+        // RFC 8461 §3.2: so that nobody who may upload some file can set a policy.
+        let media =
+            response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case("text/plain") {
+            return Err("what its server has is not text/plain".into());
+        }
+        let text = String::from_utf8(response.body.to_vec()).map_err(|_| "it is not text".to_owned())?;
+        let policy = StsPolicy::parse(&text).map_err(|error| error.to_string())?;
+        Ok((text, policy))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DomainName, Domain>> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// RFC 8461 §5: a policy of mode `none` is one that is no more.
+fn answer_of(held: Option<Held>) -> StsAnswer {
+    match held {
+        Some(held) if held.policy.mode != StsMode::None => StsAnswer::Policy(held.policy),
+        _ => StsAnswer::Absent,
+    }
+}
+
+fn unavailable(reason: &str) -> StsAnswer {
+    StsAnswer::Unavailable(reason.to_owned())
+}
+
+/// Fetches policies anew each day although nobody sends to their domains, so that they are there when somebody does
+/// (RFC 8461 §3.3).
+pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
+    let mut looks = tokio::time::interval(REFRESH_INTERVAL);
+    let rounds = async {
+        loop {
+            looks.tick().await;
+            let now = Timestamp::now();
+            let before = now.saturating_sub(AGE_MAX).unwrap_or(now);
+            let stale = match sts.store.stale_sts_policies(before, now, REFRESHED_MAX).await {
+                Ok(stale) => stale,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for MTA-STS policies to refresh");
+                    continue;
+                }
+            };
+            for record in stale {
+                let id = sts.record_id(&record.domain).await.ok().flatten().unwrap_or(record.policy_id);
+                sts.refresh(&record.domain, id).await;
+            }
+        }
+    };
+    stop.run_until_cancelled(rounds).await;
+}

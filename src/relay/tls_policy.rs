@@ -1,0 +1,221 @@
+//! Asks the DNS, MTA-STS and the configuration what TLS the hosts of a domain must have; `policy::tls` decides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Peer};
+use super::destination::Destination;
+use super::mta_sts::MtaSts;
+use super::{Core, RelayError};
+use crate::config::{self, Dnssec, Endpoint};
+use crate::dns::{Resolver, SecureResolver, Signed};
+use crate::mail::{DomainName, TlsMinimum, TlsMode};
+use crate::policy::tls::{
+    DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
+};
+use crate::store::Store;
+
+/// How long a connection that was found fit for a domain counts as fit.
+const FITNESS_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Where policies come from.
+pub struct TlsPolicies {
+    secure: Option<SecureResolver>,
+    sts: Option<Arc<MtaSts>>,
+    /// By domain.
+    minimums: HashMap<String, TlsMinimum>,
+}
+
+/// What a message needs of a connection that is open already.
+pub struct Need<'a> {
+    /// The domain of its recipients.
+    pub domain: &'a DomainName,
+    /// The host at the other end.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The message came with REQUIRETLS.
+    pub require_tls: bool,
+}
+
+/// That a connection was found fit for the mail of a domain.
+#[derive(Debug)]
+pub struct Fitness {
+    domain: DomainName,
+    since: Instant,
+}
+
+/// What holds for the hosts of one destination.
+pub enum Protection {
+    /// The route says it, in which the configuration or the tenant names the hosts.
+    Route(HostPolicy),
+    /// Each host's own matter.
+    Domain {
+        /// What is known of the domain.
+        facts: Box<DomainFacts>,
+        /// The message came with REQUIRETLS.
+        require_tls: bool,
+    },
+}
+
+impl TlsPolicies {
+    /// Whether the file with the root's keys can be used.
+    ///
+    /// # Errors
+    /// [`RelayError::TrustAnchor`].
+    pub fn check(config: &config::Relay) -> Result<(), RelayError> {
+        secure_resolver(config).map(drop)
+    }
+
+    /// Reads the file with the root's keys and the one with certificate authorities.
+    ///
+    /// # Errors
+    /// [`RelayError::TrustAnchor`], [`RelayError::CaFile`].
+    pub fn new(config: &config::Relay, store: &Arc<Store>, resolver: &Resolver) -> Result<Self, RelayError> {
+        let secure = secure_resolver(config)?;
+        let sts = match config.mta_sts.enabled {
+            true => Some(Arc::new(MtaSts::new(config, store.clone(), resolver.clone())?)),
+            false => None,
+        };
+        let minimums =
+            config.tls_minimum.iter().map(|entry| (entry.domain.to_string(), entry.minimum)).collect();
+        Ok(Self { secure, sts, minimums })
+    }
+
+    /// What fetches and keeps MTA-STS policies, if they are asked for.
+    pub fn sts(&self) -> Option<&Arc<MtaSts>> {
+        self.sts.as_ref()
+    }
+
+    /// Whether a connection is as the domain and the message need it. What is found fit is not asked about again for a
+    /// minute: the records behind it live longer.
+    pub async fn allows(&self, core: &Core, need: &Need<'_>, connection: &mut Connection) -> bool {
+        let is_known = connection.fitness.as_ref().is_some_and(|fitness| {
+            fitness.domain == *need.domain && fitness.since.elapsed() < FITNESS_LIFETIME
+        });
+        if is_known && !need.require_tls {
+            return true;
+        }
+        let facts = self.facts_of(core, need.domain).await;
+        let Ok(policy) = self.policy_of(&facts, need.host, need.port, need.require_tls).await else {
+            return false;
+        };
+        if policy.requirement.strength() > connection.strength() {
+            return false;
+        }
+        connection.fitness = Some(Fitness { domain: need.domain.clone(), since: Instant::now() });
+        if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
+            let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
+            connection.peer = Arc::new(peer);
+        }
+        true
+    }
+
+    async fn facts_of(&self, core: &Core, domain: &DomainName) -> DomainFacts {
+        let sts = async {
+            match &self.sts {
+                Some(sts) => sts.answer(core, domain).await,
+                None => StsAnswer::Absent,
+            }
+        };
+        let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
+        let minimum = domain.ancestors().find_map(|name| self.minimums.get(name).copied());
+        DomainFacts { domain: domain.clone(), mx, sts, minimum: minimum.unwrap_or(TlsMinimum::Opportunistic) }
+    }
+
+    async fn mx_proof(&self, domain: &DomainName) -> MxProof {
+        let Some(resolver) = &self.secure else { return MxProof::Off };
+        if !resolver.is_available().await {
+            return MxProof::Off;
+        }
+        match resolver.mail_hosts(domain).await {
+            Ok(Signed::Secure(hosts)) => MxProof::Secure(hosts),
+            Ok(Signed::Insecure) => MxProof::Insecure,
+            Err(error) => MxProof::Failed(error.to_string()),
+        }
+    }
+
+    /// RFC 7672 §2.2: only a signed domain leads to hosts whose records count.
+    async fn tlsa_of(&self, facts: &DomainFacts, host: &str, port: u16) -> TlsaAnswer {
+        let (MxProof::Secure(_), Some(resolver)) = (&facts.mx, &self.secure) else {
+            return TlsaAnswer::Insecure;
+        };
+        let bases = match resolver.base_domains(host).await {
+            Ok(Signed::Secure(bases)) => bases,
+            Ok(Signed::Insecure) => return TlsaAnswer::Insecure,
+            Err(error) => return TlsaAnswer::Failed(error.to_string()),
+        };
+        for base in bases {
+            match resolver.tlsa(&base, port).await {
+                Ok(records) if records.is_empty() => {}
+                Ok(records) => return TlsaAnswer::Found { base, records },
+                Err(error) => return TlsaAnswer::Failed(error.to_string()),
+            }
+        }
+        TlsaAnswer::Absent
+    }
+
+    async fn policy_of(
+        &self,
+        facts: &DomainFacts,
+        host: &str,
+        port: u16,
+        require_tls: bool,
+    ) -> Result<HostPolicy, Unmet> {
+        admit(facts, host)?;
+        let tlsa = self.tlsa_of(facts, host, port).await;
+        decide(facts, host, &tlsa, require_tls)
+    }
+}
+
+fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, RelayError> {
+    match config.dnssec {
+        Dnssec::Off => Ok(None),
+        Dnssec::Validate => {
+            let resolver = SecureResolver::new(&config.name_servers, config.trust_anchor_file.as_deref());
+            resolver.map(Some).map_err(RelayError::TrustAnchor)
+        }
+    }
+}
+
+impl Protection {
+    /// Asks for what holds for a destination.
+    pub async fn of(core: &Core, destination: &Destination, require_tls: bool) -> Self {
+        match &destination.domain {
+            None => Self::Route(policy_of_route(destination, require_tls)),
+            Some(domain) => {
+                let mut facts = Box::new(core.tls_policies.facts_of(core, domain).await);
+                if matches!(destination.route.tls, TlsMode::Implicit | TlsMode::Starttls) {
+                    facts.minimum = facts.minimum.max(TlsMinimum::Verified);
+                }
+                Self::Domain { facts, require_tls }
+            }
+        }
+    }
+
+    /// What one of the hosts must have.
+    ///
+    /// # Errors
+    /// It must not get the message at all.
+    pub async fn of_host(&self, core: &Core, endpoint: &Endpoint) -> Result<HostPolicy, Unmet> {
+        let Endpoint { host, port } = endpoint;
+        match self {
+            Self::Route(policy) => Ok(policy.clone()),
+            Self::Domain { facts, require_tls } => {
+                core.tls_policies.policy_of(facts, host, *port, *require_tls).await
+            }
+        }
+    }
+}
+
+/// A smart host is what the configuration or the tenant names, so there is no MX to prove (RFC 8689 §4.2.1).
+fn policy_of_route(destination: &Destination, require_tls: bool) -> HostPolicy {
+    let mode = destination.route.tls;
+    let (requirement, rule) = match mode {
+        TlsMode::Implicit | TlsMode::Starttls => (Requirement::Verified, "route"),
+        TlsMode::Opportunistic | TlsMode::None if require_tls => (Requirement::Verified, "requiretls"),
+        TlsMode::Opportunistic | TlsMode::None => (Requirement::Opportunistic, "route"),
+    };
+    HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}") }
+}

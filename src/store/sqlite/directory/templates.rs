@@ -1,0 +1,114 @@
+//! The rows of templates.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::room;
+use crate::mail::{TemplateId, TenantId, Timestamp};
+use crate::store::sqlite::page::List;
+use crate::store::sqlite::rows::{time, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{
+    Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplatePatch,
+};
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Template> {
+    Ok(Template {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        name: row.get("name")?,
+        subject: row.get("subject")?,
+        text: row.get("text")?,
+        html: row.get("html")?,
+        created_at: time(row, "created_us")?,
+        updated_at: time(row, "updated_us")?,
+    })
+}
+
+pub(super) fn create(tx: &Tx<'_>, new: &NewTemplate, now: Timestamp) -> Result<Template> {
+    if super::tenants::find(tx, new.tenant_id)?.is_none() {
+        return Err(StoreError::Conflict(Conflict::NoTenant));
+    }
+    room::require(tx, Limited::Templates, Some(new.tenant_id), 1)?;
+    let template = Template {
+        id: TemplateId::generate(now),
+        tenant_id: new.tenant_id,
+        name: new.name.clone(),
+        subject: new.subject.clone(),
+        text: new.text.clone(),
+        html: new.html.clone(),
+        created_at: now,
+        updated_at: now,
+    };
+    write(tx, &template)?;
+    Ok(template)
+}
+
+fn write(tx: &Tx<'_>, template: &Template) -> Result<()> {
+    let in_use = tx
+        .prepare_cached("SELECT 1 FROM template WHERE tenant_id = ?1 AND name = ?2 AND id <> ?3")?
+        .exists(params![template.tenant_id, template.name, template.id])?;
+    if in_use {
+        return Err(StoreError::Conflict(Conflict::TemplateName));
+    }
+    let sql = "INSERT INTO template (id, tenant_id, name, subject, text, html, created_us, updated_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+               ON CONFLICT (id) DO UPDATE SET
+                   name = excluded.name, subject = excluded.subject, text = excluded.text,
+                   html = excluded.html, updated_us = excluded.updated_us";
+    tx.prepare_cached(sql)?.execute(params![
+        template.id,
+        template.tenant_id,
+        template.name,
+        template.subject,
+        template.text,
+        template.html,
+        us(template.created_at),
+        us(template.updated_at),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn find_in_scope(
+    connection: &Connection,
+    scope: Option<TenantId>,
+    id: TemplateId,
+) -> Result<Option<Template>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM template WHERE id = ?1")?;
+    let found = statement.query_row([id], read_row).optional()?;
+    Ok(found.filter(|template| scope.is_none_or(|tenant| tenant == template.tenant_id)))
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    tenant: Option<TenantId>,
+    page: &PageRequest,
+) -> Result<Page<Template>> {
+    let mut list = List::of("template", TemplateId::PREFIX);
+    list.only_if("tenant_id = ?", &tenant)?;
+    list.read(connection, page, read_row)
+}
+
+pub(super) fn update(
+    tx: &Tx<'_>,
+    id: TemplateId,
+    patch: &TemplatePatch,
+    now: Timestamp,
+) -> Result<Option<Template>> {
+    let Some(before) = find_in_scope(tx, None, id)? else { return Ok(None) };
+    let patch = patch.clone();
+    let template = Template {
+        name: patch.name.unwrap_or(before.name),
+        subject: patch.subject.unwrap_or(before.subject),
+        text: patch.text.unwrap_or(before.text),
+        html: patch.html.unwrap_or(before.html),
+        updated_at: now,
+        ..before
+    };
+    write(tx, &template)?;
+    Ok(Some(template))
+}
+
+pub(super) fn delete(tx: &Tx<'_>, scope: Option<TenantId>, id: TemplateId) -> Result<bool> {
+    let sql = "DELETE FROM template WHERE id = ?1 AND (?2 IS NULL OR tenant_id = ?2)";
+    Ok(tx.prepare_cached(sql)?.execute(params![id, scope])? > 0)
+}

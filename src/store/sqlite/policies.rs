@@ -1,0 +1,65 @@
+//! The role of what destinations ask for: MTA-STS policies by domain.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::Store;
+use super::rows::{sql_limit, time, us};
+use crate::mail::{DomainName, Timestamp};
+use crate::store::{Policies, Result, STS_POLICIES_MAX, StoreError, StsRecord};
+
+impl Policies for Store {
+    async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>> {
+        let domain = domain.clone();
+        self.read(move |connection| {
+            let sql = "SELECT * FROM sts_policy WHERE domain = ?1 AND expires_us > ?2";
+            let mut statement = connection.prepare_cached(sql)?;
+            Ok(statement.query_row(params![domain.as_str(), us(now)], record).optional()?)
+        })
+        .await
+    }
+
+    async fn keep_sts_policy(&self, new: StsRecord) -> Result<()> {
+        self.write(move |tx| {
+            let sql = "INSERT INTO sts_policy (domain, policy_id, policy, fetched_us, expires_us)
+                       VALUES (?1, ?2, ?3, ?4, ?5)
+                       ON CONFLICT (domain)
+                       DO UPDATE SET policy_id = ?2, policy = ?3, fetched_us = ?4, expires_us = ?5";
+            let (fetched_us, expires_us) = (us(new.fetched_at), us(new.expires_at));
+            let row = params![new.domain.as_str(), new.policy_id, new.policy, fetched_us, expires_us];
+            tx.prepare_cached(sql)?.execute(row)?;
+            tx.prepare_cached("DELETE FROM sts_policy WHERE expires_us <= ?1")?.execute([fetched_us])?;
+            let sql = "DELETE FROM sts_policy WHERE domain IN
+                           (SELECT domain FROM sts_policy ORDER BY expires_us DESC, domain LIMIT ?1 OFFSET ?2)";
+            let max = sql_limit(STS_POLICIES_MAX);
+            tx.prepare_cached(sql)?.execute(params![max, max])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stale_sts_policies(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StsRecord>> {
+        self.read_at_leisure(move |connection| {
+            let sql = "SELECT * FROM sts_policy WHERE fetched_us < ?1 AND expires_us > ?2
+                       ORDER BY fetched_us, domain LIMIT ?3";
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement.query_map(params![us(before), us(now), sql_limit(limit)], record)?;
+            found.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+        })
+        .await
+    }
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<StsRecord> {
+    Ok(StsRecord {
+        domain: row.get("domain")?,
+        policy_id: row.get("policy_id")?,
+        policy: row.get("policy")?,
+        fetched_at: time(row, "fetched_us")?,
+        expires_at: time(row, "expires_us")?,
+    })
+}

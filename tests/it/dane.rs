@@ -1,0 +1,374 @@
+//! DANE (RFC 7672) against a signed DNS and mail hosts with certificates of every kind.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, SHA512, digest};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, date_time_ymd,
+};
+use serde_json::Value;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Offer};
+use crate::server::{Account, TestServer, message};
+
+/// A certificate and its key: what a record can name.
+struct Named {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Named {
+    fn record(&self, usage: u8, selector: u8, matching: u8) -> (u8, u8, u8, Vec<u8>) {
+        let selected = if selector == 0 { &self.certificate } else { &self.key };
+        let data = match matching {
+            1 => digest(&SHA256, selected).as_ref().to_vec(),
+            2 => digest(&SHA512, selected).as_ref().to_vec(),
+            _ => selected.clone(),
+        };
+        (usage, selector, matching, data)
+    }
+}
+
+/// A server's certificate with the authority that issued it.
+struct Chain {
+    leaf: Named,
+    authority: Named,
+    private_key: Vec<u8>,
+    sends_authority: bool,
+}
+
+impl Chain {
+    fn new(name: &str) -> Self {
+        Self::with(name, |_| ())
+    }
+
+    fn expired(name: &str) -> Self {
+        Self::with(name, |leaf| {
+            leaf.not_before = date_time_ymd(2020, 1, 1);
+            leaf.not_after = date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut authority = CertificateParams::new(vec![]).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut leaf);
+        let leaf = leaf.signed_by(&key, &authority).unwrap();
+        Self {
+            leaf: Named { certificate: leaf.der().to_vec(), key: key.subject_public_key_info() },
+            authority: Named {
+                certificate: authority.der().to_vec(),
+                key: authority.key().subject_public_key_info(),
+            },
+            private_key: key.serialize_der(),
+            sends_authority: true,
+        }
+    }
+
+    fn without_authority(self) -> Self {
+        Self { sends_authority: false, ..self }
+    }
+
+    fn offer(&self) -> Offer {
+        let mut chain = vec![CertificateDer::from(self.leaf.certificate.clone())];
+        if self.sends_authority {
+            chain.push(CertificateDer::from(self.authority.certificate.clone()));
+        }
+        let key = PrivateKeyDer::try_from(self.private_key.clone()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        Offer { tls: Some(Arc::new(config)), ..Offer::default() }
+    }
+}
+
+type Records = Vec<(u8, u8, u8, Vec<u8>)>;
+
+struct Case {
+    /// The domain, without `.test`.
+    name: String,
+    offer: Offer,
+    records: Records,
+    /// What the attempt says of its policy, or what the delivery waits for.
+    expected: Expected,
+}
+
+enum Expected {
+    /// Over TLS, under a policy that begins so.
+    Delivered(&'static str),
+    /// With this code in the reply.
+    Deferred(&'static str),
+}
+
+use Expected::{Deferred, Delivered};
+
+struct Stage {
+    dns: FakeDns,
+    hosts: Vec<FakeMx>,
+    server: TestServer,
+    account: Account,
+    _directory: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Host n is `mx.{name}.test` for the domain `{name}.test`; everything is signed.
+    async fn set(hosts: Vec<(&str, Offer)>) -> Self {
+        let dns = FakeDns::start_signed().await;
+        let (names, offers): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
+        let hosts = FakeMx::several(offers).await;
+        for (name, host) in names.iter().zip(&hosts) {
+            dns.mx(&format!("{name}.test"), &[(10, &format!("mx.{name}.test"))]);
+            dns.addresses(&format!("mx.{name}.test"), &[host.address.ip()]);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let anchor = directory.path().join("root.key");
+        std::fs::write(&anchor, dns.trust_anchor()).unwrap();
+        let port = hosts[0].address.port();
+        let server =
+            TestServer::start_with(&dns, port, |config| config.relay.trust_anchor_file = Some(anchor)).await;
+        let account = server.create_account("acme.test").await;
+        Self { dns, hosts, server, account, _directory: directory }
+    }
+
+    fn port(&self) -> u16 {
+        self.hosts[0].address.port()
+    }
+
+    fn publish(&self, name: &str, records: &Records) {
+        self.dns.tlsa(self.port(), &format!("mx.{name}.test"), records);
+    }
+
+    async fn submit(&self, name: &str) -> String {
+        let message = message(&self.account, &format!("to-{name}"));
+        self.server.submit(&self.account, &[&format!("bob@{name}.test")], &message).await
+    }
+
+    /// Submits and waits for what comes of it; the attempt.
+    async fn expect(&self, name: &str, expected: &Expected) -> Value {
+        let id = self.submit(name).await;
+        self.expect_of(name, &id, expected).await
+    }
+
+    async fn expect_of(&self, name: &str, id: &str, expected: &Expected) -> Value {
+        let email = self.server.wait_for_status(id, &["delivered", "deferred", "bounced"]).await;
+        let timeline = self.server.control.get(&format!("/v1/emails/{id}/timeline")).await;
+        let entries = timeline["data"].as_array().unwrap();
+        let attempt = entries.iter().find(|entry| entry["object"] == "attempt").unwrap().clone();
+        let policy = attempt["tls_policy"].as_str().unwrap_or_default();
+        match expected {
+            Delivered(ground) => {
+                assert_eq!(email["status"], "delivered", "{name}: {attempt:#}");
+                assert!(policy.starts_with(ground), "{name}: {attempt:#}");
+            }
+            Deferred(code) => {
+                assert_eq!(email["status"], "deferred", "{name}: {attempt:#}");
+                let reply = attempt["reply"].as_str().unwrap();
+                assert!(reply.starts_with(&format!("[{code}] ")), "{name}: {attempt:#}");
+                let status = if *code == "tls_not_offered" { "4.7.4" } else { "4.7.5" };
+                assert_eq!(attempt["enhanced_code"], status, "{name}: {attempt:#}");
+                assert!(policy.starts_with("dane: "), "{name}: {attempt:#}");
+            }
+        }
+        attempt
+    }
+}
+
+/// Names of the records that fit any certificate or none, and what follows.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |name: &str, chain: &Chain, records: Records, expected| {
+        cases.push(Case { name: name.to_owned(), offer: chain.offer(), records, expected });
+    };
+    let host = |name: &str| format!("mx.{name}.test");
+    for usage in [2, 3] {
+        for selector in [0, 1] {
+            for matching in [0, 1, 2] {
+                let name = format!("match-{usage}{selector}{matching}");
+                let chain = Chain::new(&host(&name));
+                let named = if usage == 2 { &chain.authority } else { &chain.leaf };
+                add(
+                    &name,
+                    &chain,
+                    vec![named.record(usage, selector, matching)],
+                    Delivered("dane: validated"),
+                );
+                let name = format!("other-{usage}{selector}{matching}");
+                let (chain, other) = (Chain::new(&host(&name)), Chain::new(&host(&name)));
+                let named = if usage == 2 { &other.authority } else { &other.leaf };
+                add(
+                    &name,
+                    &chain,
+                    vec![named.record(usage, selector, matching)],
+                    Deferred("tls_not_trusted"),
+                );
+            }
+        }
+    }
+    for selector in [0, 1] {
+        // The anchor is in the record: the server need not send it.
+        let name = format!("unsent-2{selector}0");
+        let chain = Chain::new(&host(&name)).without_authority();
+        add(&name, &chain, vec![chain.authority.record(2, selector, 0)], Delivered("dane: validated"));
+        let name = format!("unsent-2{selector}1");
+        let chain = Chain::new(&host(&name)).without_authority();
+        add(&name, &chain, vec![chain.authority.record(2, selector, 1)], Deferred("tls_not_trusted"));
+    }
+    let chain = Chain::expired(&host("expired-ee"));
+    add("expired-ee", &chain, vec![chain.leaf.record(3, 1, 1)], Delivered("dane: validated"));
+    let chain = Chain::new("elsewhere.test");
+    add("misnamed-ee", &chain, vec![chain.leaf.record(3, 1, 1)], Delivered("dane: validated"));
+    let chain = Chain::expired(&host("expired-ta"));
+    add("expired-ta", &chain, vec![chain.authority.record(2, 1, 1)], Deferred("tls_not_trusted"));
+    let chain = Chain::new("elsewhere.test");
+    add("misnamed-ta", &chain, vec![chain.authority.record(2, 1, 1)], Deferred("tls_not_trusted"));
+    let chain = Chain::new("domain-ta.test");
+    add("domain-ta", &chain, vec![chain.authority.record(2, 1, 1)], Delivered("dane: validated"));
+    // A usage means what it says: the right data under the wrong one is no match.
+    let chain = Chain::new(&host("leaf-as-ta"));
+    add("leaf-as-ta", &chain, vec![chain.leaf.record(2, 1, 1)], Deferred("tls_not_trusted"));
+    let chain = Chain::new(&host("ta-as-leaf"));
+    add("ta-as-leaf", &chain, vec![chain.authority.record(3, 1, 1)], Deferred("tls_not_trusted"));
+    let (chain, next) = (Chain::new(&host("rollover")), Chain::new(&host("rollover")));
+    let both = vec![next.leaf.record(3, 1, 1), chain.leaf.record(3, 1, 1)];
+    add("rollover", &chain, both, Delivered("dane: validated"));
+    let (chain, other) = (Chain::new(&host("weaker")), Chain::new(&host("weaker")));
+    let both = vec![chain.leaf.record(3, 1, 1), other.leaf.record(3, 1, 2)];
+    add("weaker", &chain, both, Deferred("tls_not_trusted"));
+    let chain = Chain::new(&host("useless"));
+    let useless = || vec![(1, 1, 1, vec![0; 32]), (3, 1, 9, vec![0; 32]), (3, 1, 1, vec![0; 5])];
+    add("useless", &chain, useless(), Delivered("dane: none of the TLSA records"));
+    let chain = Chain::new(&host("none"));
+    add("none", &chain, vec![], Delivered("opportunistic: no TLSA records"));
+    // STARTTLS is stripped, or was never there.
+    for (name, records) in [("stripped", vec![chain.leaf.record(3, 1, 1)]), ("useless-clear", useless())] {
+        let expected = Deferred("tls_not_offered");
+        cases.push(Case { name: name.into(), offer: Offer::default(), records, expected });
+    }
+    cases
+}
+
+#[tokio::test]
+async fn mail_goes_to_hosts_whose_certificates_match_their_records_and_to_no_others() {
+    let cases = cases();
+    let stage = Stage::set(cases.iter().map(|case| (case.name.as_str(), case.offer.clone())).collect()).await;
+    let mut ids = Vec::new();
+    for case in &cases {
+        stage.publish(&case.name, &case.records);
+        ids.push(stage.submit(&case.name).await);
+    }
+    for ((case, id), host) in cases.iter().zip(&ids).zip(&stage.hosts) {
+        let attempt = stage.expect_of(&case.name, id, &case.expected).await;
+        let taken = host.transactions();
+        match case.expected {
+            Delivered(_) => {
+                assert!(
+                    attempt["tls"].as_str().is_some_and(|tls| tls.starts_with("TLSv1.3 ")),
+                    "{attempt:#}"
+                );
+                assert!(taken.len() == 1 && taken[0].tls, "{}: {taken:?}", case.name);
+            }
+            Deferred(_) => {
+                assert_eq!(taken, [], "{}", case.name);
+                let connections = host.connections();
+                let mut commands = connections.iter().flat_map(|connection| &connection.commands);
+                assert!(!commands.any(|command| command.starts_with("MAIL")), "{}", case.name);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_validated_waits_and_what_is_not_signed_is_opportunistic() {
+    let chain = Chain::new("mx.x.test");
+    let names = ["tlsa", "tlsa-down", "a", "mx", "plain", "plain-host"];
+    let stage = Stage::set(names.iter().map(|&name| (name, chain.offer())).collect()).await;
+    let wrong = vec![Chain::new("mx.x.test").leaf.record(3, 1, 1)];
+    names.iter().for_each(|name| stage.publish(name, &wrong));
+    stage.dns.strip_signatures(&format!("_{}._tcp.mx.tlsa.test", stage.port()));
+    stage.dns.fail(&format!("_{}._tcp.mx.tlsa-down.test", stage.port()));
+    stage.dns.strip_signatures("mx.a.test");
+    stage.dns.strip_signatures("mx.test");
+    stage.dns.unsign("plain.test");
+    stage.dns.unsign("mx.plain-host.test");
+    for (name, expected) in [
+        ("tlsa", Deferred("dane_lookup")),
+        ("tlsa-down", Deferred("dane_lookup")),
+        ("a", Deferred("dane_lookup")),
+        ("mx", Deferred("dnssec_mx_lookup")),
+        ("plain", Delivered("opportunistic: the MX records are not signed")),
+        ("plain-host", Delivered("opportunistic: the host is not signed")),
+    ] {
+        stage.expect(name, &expected).await;
+    }
+    let counts: Vec<usize> = stage.hosts.iter().map(|host| host.connections().len()).collect();
+    assert_eq!(counts, [0, 0, 0, 0, 1, 1]);
+}
+
+#[tokio::test]
+async fn records_stand_at_the_end_of_an_alias_or_at_its_beginning() {
+    let chain = Chain::new("mx.end.test");
+    let stage = Stage::set(vec![("end", chain.offer()), ("start", chain.offer())]).await;
+    let right = vec![chain.leaf.record(3, 1, 1)];
+    for name in ["end", "start"] {
+        let (host, real) = (format!("mx.{name}.test"), format!("real.{name}.test"));
+        stage.dns.addresses(&real, &[stage.hosts[usize::from(name == "start")].address.ip()]);
+        stage.dns.addresses(&host, &[]);
+        stage.dns.alias(&host, &real);
+    }
+    stage.dns.tlsa(stage.port(), "real.end.test", &right);
+    stage.dns.tlsa(stage.port(), "mx.start.test", &right);
+    stage.expect("end", &Delivered("dane: validated TLSA records of real.end.test (3 1 1)")).await;
+    stage.expect("start", &Delivered("dane: validated TLSA records of mx.start.test (3 1 1)")).await;
+}
+
+#[tokio::test]
+async fn a_host_that_fails_is_passed_over_for_one_that_does_not() {
+    let (chain, other) = (Chain::new("mx.two.test"), Chain::new("mx.other.test"));
+    let stage = Stage::set(vec![("two", chain.offer()), ("other", other.offer())]).await;
+    stage.dns.mx("two.test", &[(10, "mx.two.test"), (20, "mx.other.test")]);
+    stage.publish("two", &vec![other.leaf.record(3, 1, 1)]);
+    stage.publish("other", &vec![other.leaf.record(3, 1, 1)]);
+    let attempt = stage.expect("two", &Delivered("dane: validated TLSA records of mx.other.test")).await;
+    assert_eq!(attempt["host"], "mx.other.test");
+    assert!(attempt["transcript"].as_str().unwrap().contains("no TLSA record matches"), "{attempt:#}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_not_used_once_the_domain_demands_more() {
+    let chain = Chain::new("mx.late.test");
+    let stage = Stage::set(vec![("late", chain.offer())]).await;
+    stage.publish("late", &vec![(1, 1, 1, vec![0; 32])]);
+    stage.expect("late", &Delivered("dane: none of the TLSA records")).await;
+    stage.publish("late", &vec![chain.leaf.record(3, 1, 1)]);
+    stage.expect("late", &Delivered("dane: validated")).await;
+    stage.expect("late", &Delivered("dane: validated")).await;
+    let connections: Vec<usize> =
+        stage.hosts[0].transactions().iter().map(|taken| taken.connection).collect();
+    assert_eq!(connections, [0, 1, 1]);
+}
+
+#[tokio::test]
+async fn behind_name_servers_without_dnssec_mail_goes_as_before() {
+    let chain = Chain::new("mx.b.test");
+    let dns = FakeDns::start().await;
+    let host = FakeMx::with(chain.offer()).await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[host.address.ip()]);
+    dns.tlsa(host.address.port(), "mx.b.test", &[(3, 1, 1, vec![0; 32])]);
+    let server = TestServer::start(&dns, host.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "plain")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await.to_string();
+    assert!(timeline.contains("opportunistic: DNSSEC is not used"), "{timeline}");
+}

@@ -1,0 +1,310 @@
+//! Sending over HTTP: a message described in JSON passes the checks of SMTP and becomes one on the wire.
+
+use mail_parser::{MessageParser, MimeHeaders};
+use pillarbox::mail::Scope;
+use serde_json::{Value, json};
+
+use crate::api_stage::{ApiStage, Tenant};
+use crate::http::Answer;
+
+/// A tenant with the verified domain `acme.example`.
+async fn sender(stage: &ApiStage) -> Tenant {
+    let tenant = stage.tenant("Acme").await;
+    let body = json!({"name": "acme.example", "tenant_id": tenant.id, "verification": "manual"});
+    stage.post(&stage.platform, "/v1/domains", body).await.expect(201);
+    tenant
+}
+
+fn email() -> Value {
+    json!({
+        "from": "hello@acme.example",
+        "to": ["Bob <bob@remote.example>"],
+        "subject": "Grüße",
+        "text": "Hi Bob",
+    })
+}
+
+/// The email with other fields.
+fn email_with(fields: Value) -> Value {
+    let mut email = email();
+    for (name, value) in fields.as_object().unwrap() {
+        email[name] = value.clone();
+    }
+    email
+}
+
+async fn raw(stage: &ApiStage, tenant: &Tenant, answer: &Value) -> Vec<u8> {
+    let id = answer["id"].as_str().unwrap();
+    let answer = stage.get(&tenant.key, &format!("/v1/emails/{id}/raw")).await;
+    assert_eq!(answer.status, 200);
+    answer.body
+}
+
+async fn count(stage: &ApiStage, tenant: &Tenant) -> usize {
+    stage.get(&tenant.key, "/v1/emails").await.expect(200)["data"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn a_described_message_becomes_a_signed_one_and_shows_what_was_noted_with_it() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body = email_with(json!({
+        "cc": ["c@remote.example"], "bcc": ["secret@remote.example"], "reply_to": ["Support <help@acme.example>"],
+        "html": "<p>Hi <img src='cid:logo'></p>", "headers": {"X-Campaign": "spring", "List-Unsubscribe": "<mailto:u@acme.example>"},
+        "attachments": [
+            {"filename": "a.txt", "content_type": "text/plain", "content": "aGVsbG8="},
+            {"filename": "logo.png", "content_type": "image/png", "content": "iVBORw==", "content_id": "logo"},
+        ],
+        "tags": ["welcome", "spring"], "metadata": {"order": 7},
+    }));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    assert_eq!(
+        (&sent["object"], &sent["status"], &sent["suppressed"]),
+        (&json!("email"), &json!("queued"), &json!([]))
+    );
+    let bytes = raw(&stage, &tenant, &sent).await;
+    let message = MessageParser::default().parse(&bytes).unwrap();
+    assert_eq!(message.subject(), Some("Grüße"));
+    assert_eq!(message.body_text(0).as_deref(), Some("Hi Bob"));
+    assert_eq!(message.header_raw("X-Campaign").map(str::trim), Some("spring"));
+    assert_eq!(
+        message.attachments().map(|part| part.attachment_name().unwrap()).collect::<Vec<_>>().len(),
+        2
+    );
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(
+        text.starts_with("DKIM-Signature: ")
+            && text.contains("\r\nMessage-ID: <")
+            && !text.contains("secret@")
+    );
+    let shown =
+        stage.get(&tenant.key, &format!("/v1/emails/{}", sent["id"].as_str().unwrap())).await.expect(200);
+    assert_eq!(shown["tags"], json!(["spring", "welcome"]));
+    assert_eq!(shown["metadata"], json!({"order": 7}));
+    let to: Vec<&str> = shown["to"].as_array().unwrap().iter().map(|to| to.as_str().unwrap()).collect();
+    assert_eq!(to, ["bob@remote.example", "c@remote.example", "secret@remote.example"]);
+    let by_tag = |tag: &str| format!("/v1/emails?tag={tag}");
+    for (tag, found) in [("spring", 1), ("summer", 0)] {
+        for key in [&tenant.key, &stage.platform] {
+            let list = stage.get(key, &by_tag(tag)).await.expect(200);
+            assert_eq!(list["data"].as_array().unwrap().len(), found, "{tag}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_sender_is_refused_as_over_smtp_and_the_refusal_is_noted_under_the_requests_id() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body = email_with(json!({"from": "ceo@other.example"}));
+    let answer = stage.post(&tenant.key, "/v1/emails", body).await;
+    let request_id = answer.header("x-request-id").unwrap().to_owned();
+    answer.expect_error(422, "sender_domain_not_owned");
+    // Written after the answer.
+    let noted = crate::wait::until("the refusal is noted", async || {
+        let list = stage.get(&tenant.key, "/v1/rejections").await.expect(200);
+        list["data"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(
+        (noted["id"].as_str().unwrap(), &noted["code"]),
+        (&request_id[..], &json!("sender_domain_not_owned"))
+    );
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
+async fn suppressed_recipients_are_left_out_and_told() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    stage.post(&tenant.key, "/v1/suppressions", json!({"address": "gone@remote.example"})).await.expect(201);
+    let body = email_with(json!({"to": ["bob@remote.example", "GONE@remote.example"]}));
+    let sent = stage.post(&tenant.key, "/v1/emails", body).await.expect(202);
+    assert_eq!(sent["suppressed"], json!(["GONE@remote.example"]));
+    let id = sent["id"].as_str().unwrap();
+    let timeline = stage.get(&tenant.key, &format!("/v1/emails/{id}/timeline")).await.expect(200);
+    assert!(timeline.to_string().contains("message.suppressed"), "{timeline}");
+    let shown = stage.get(&tenant.key, &format!("/v1/emails/{id}")).await.expect(200);
+    assert_eq!(shown["recipient_count"], 1);
+    let only = email_with(json!({"to": ["gone@remote.example"]}));
+    stage.post(&tenant.key, "/v1/emails", only).await.expect_error(422, "recipient_suppressed");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_description_is_named_all_at_once() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let body = json!({
+        "from": "hello@acme.example", "to": [], "tags": ["a\nb"], "send_at": "2020-01-01T00:00:00Z",
+        "headers": {"Subject": "x", "X-A": "b\r\nBcc: c@d.example", "X B": "c"},
+        "attachments": [{"filename": "", "content": "%"}],
+    });
+    let answer = stage.post(&tenant.key, "/v1/emails", body).await;
+    let error = answer.expect_error(422, "validation_failed");
+    let paths: Vec<&str> =
+        error["errors"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
+    for path in [
+        "to",
+        "subject",
+        "text",
+        "tags[0]",
+        "send_at",
+        "headers.Subject",
+        "headers.X-A",
+        "headers.X B",
+        "attachments[0].filename",
+        "attachments[0].content",
+    ] {
+        assert!(paths.contains(&path), "{path} in {paths:?}");
+    }
+    let many: Vec<String> = (0..51).map(|n| format!("r{n}@remote.example")).collect();
+    let answer = stage.post(&tenant.key, "/v1/emails", email_with(json!({"to": many}))).await;
+    assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["code"], "too_many_recipients");
+    let large = email_with(json!({"text": "x".repeat(5 * 1024 * 1024)}));
+    stage.post(&tenant.key, "/v1/emails", large).await.expect_error(413, "message_too_large");
+    stage.post(&stage.platform, "/v1/emails", email()).await.expect_error(403, "insufficient_scope");
+    let reader = stage.key(tenant.id, &[Scope::EmailsRead], |_| {}).await;
+    stage.post(&reader, "/v1/emails", email()).await.expect_error(403, "insufficient_scope");
+    assert_eq!(count(&stage, &tenant).await, 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_sent_whole_or_not_at_all() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let wrong = email_with(json!({"from": "x@other.example"}));
+    let answer = stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": [email(), wrong]})).await;
+    let error = answer.expect_error(422, "sender_domain_not_owned");
+    assert_eq!(error["errors"][0]["path"], "emails[1]");
+    assert_eq!(count(&stage, &tenant).await, 0);
+    let sent =
+        stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": [email(), email()]})).await.expect(202);
+    assert_eq!(sent["data"].as_array().unwrap().len(), 2);
+    assert_eq!(count(&stage, &tenant).await, 2);
+    stage
+        .post(&tenant.key, "/v1/emails/batch", json!({"emails": []}))
+        .await
+        .expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
+async fn a_message_for_later_waits_and_says_so() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(2);
+    let at = at.round(jiff::Unit::Second).unwrap().to_string();
+    let sent = stage.post(&tenant.key, "/v1/emails", email_with(json!({"send_at": at}))).await.expect(202);
+    assert_eq!(sent["send_at"], json!(at));
+    let shown =
+        stage.get(&tenant.key, &format!("/v1/emails/{}", sent["id"].as_str().unwrap())).await.expect(200);
+    assert_eq!((&shown["send_at"], &shown["deliveries"][0]["next_attempt_at"]), (&json!(at), &json!(at)));
+}
+
+#[tokio::test]
+async fn a_template_makes_subject_and_bodies_from_data() {
+    let stage = ApiStage::start().await;
+    let (tenant, other) = (sender(&stage).await, stage.tenant("Other").await);
+    let template = json!({"name": "welcome", "subject": "Hello {{ name }}", "text": "Dear {{ name }}", "html": "<p>{{ name }}</p>"});
+    let made = stage.post(&tenant.key, "/v1/templates", template.clone()).await.expect(201);
+    let id = made["id"].as_str().unwrap();
+    stage.post(&tenant.key, "/v1/templates", template).await.expect_error(409, "already_exists");
+    let body = json!({"from": "hello@acme.example", "to": ["b@remote.example"], "template_id": id, "template_data": {"name": "A & B"}});
+    let sent = stage.post(&tenant.key, "/v1/emails", body.clone()).await.expect(202);
+    let bytes = raw(&stage, &tenant, &sent).await;
+    let message = MessageParser::default().parse(&bytes).unwrap();
+    assert_eq!(message.subject(), Some("Hello A & B"));
+    assert_eq!(message.body_text(0).as_deref(), Some("Dear A & B"));
+    assert_eq!(message.body_html(0).as_deref(), Some("<p>A &amp; B</p>"));
+    let mut missing = body.clone();
+    missing["template_data"] = json!({});
+    let error = stage.post(&tenant.key, "/v1/emails", missing).await.expect_error(422, "template_failed");
+    assert!(error["message"].as_str().unwrap().contains("line 1"), "{error}");
+    let path = format!("/v1/templates/{id}");
+    let shown =
+        stage.post(&tenant.key, &format!("{path}/render"), json!({"data": {"name": "x"}})).await.expect(200);
+    assert_eq!((&shown["subject"], &shown["html"]), (&json!("Hello x"), &json!("<p>x</p>")));
+    // Nothing of another tenant's.
+    stage.get(&other.key, &path).await.expect_error(404, "not_found");
+    stage.post(&other.key, "/v1/emails", body).await.expect_error(422, "validation_failed");
+    assert_eq!(stage.get(&other.key, "/v1/templates").await.expect(200)["data"], json!([]));
+    let fault = stage
+        .patch(&tenant.key, &path, json!({"html": "{% if %}"}))
+        .await
+        .expect_error(422, "validation_failed");
+    assert_eq!(fault["errors"][0]["path"], "html");
+    let changed = stage.patch(&tenant.key, &path, json!({"html": null})).await.expect(200);
+    assert_eq!(changed["html"], Value::Null);
+    stage.patch(&tenant.key, &path, json!({"text": null})).await.expect_error(422, "validation_failed");
+    stage.delete(&tenant.key, &path).await.expect(200);
+    stage.get(&tenant.key, &path).await.expect_error(404, "not_found");
+}
+
+async fn post_under(stage: &ApiStage, key: &str, name: &str, target: &str, body: &Value) -> Answer {
+    crate::http::request_with(
+        stage.address,
+        "POST",
+        target,
+        Some(key),
+        Some(body),
+        &[("Idempotency-Key", name)],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let first = post_under(&stage, &tenant.key, "k1", "/v1/emails", &email()).await;
+    assert_eq!(first.header("idempotent-replayed"), None);
+    let again = post_under(&stage, &tenant.key, "k1", "/v1/emails", &email()).await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(first.expect(202), again.expect(202));
+    assert_eq!(count(&stage, &tenant).await, 1);
+    let other = email_with(json!({"text": "another"}));
+    post_under(&stage, &tenant.key, "k1", "/v1/emails", &other)
+        .await
+        .expect_error(409, "idempotency_key_reused");
+    let batch = json!({"emails": [email()]});
+    post_under(&stage, &tenant.key, "k1", "/v1/emails/batch", &batch)
+        .await
+        .expect_error(409, "idempotency_key_reused");
+    // A refusal is an answer too; a secret is shown again to whoever asks for the same again.
+    let wrong = email_with(json!({"from": "x@other.example"}));
+    let refused = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
+    let again = post_under(&stage, &tenant.key, "k2", "/v1/emails", &wrong).await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (422, Some("true")));
+    assert_eq!(refused.expect_error(422, "sender_domain_not_owned"), again.json()["error"]);
+    let key = json!({"name": "app", "scopes": ["emails:send"]});
+    let made = post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201);
+    assert_eq!(post_under(&stage, &tenant.key, "k3", "/v1/keys", &key).await.expect(201), made);
+    // Of another key it is another name.
+    let second = stage.key(tenant.id, Scope::ALL, |_| {}).await;
+    post_under(&stage, &second, "k1", "/v1/emails", &other).await.expect(202);
+    let long = "k".repeat(256);
+    post_under(&stage, &tenant.key, &long, "/v1/emails", &email())
+        .await
+        .expect_error(422, "validation_failed");
+}
+
+#[tokio::test]
+async fn requests_with_one_name_at_the_same_time_send_one_message() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let email = email();
+    let answers = futures_join(&stage, &tenant, &email).await;
+    assert!(answers.iter().any(|answer| answer.status == 202));
+    for answer in answers {
+        assert!(
+            answer.status == 202 || answer.json()["error"]["code"] == "idempotency_in_progress",
+            "{answer:?}"
+        );
+    }
+    assert_eq!(count(&stage, &tenant).await, 1);
+}
+
+async fn futures_join(stage: &ApiStage, tenant: &Tenant, email: &Value) -> Vec<Answer> {
+    let one = || post_under(stage, &tenant.key, "same", "/v1/emails", email);
+    let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
+    vec![a, b, c, d]
+}
