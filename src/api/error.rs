@@ -157,6 +157,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::IdempotencyInProgress
         | C::MessageFinished
         | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
+        C::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "conflict"),
         C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
@@ -269,7 +270,7 @@ mod tests {
                 401 => &["authentication_error"],
                 403 => &["permission_error"],
                 404 => &["not_found"],
-                409 => &["conflict"],
+                409 | 412 => &["conflict"],
                 429 => &["rate_limited"],
                 500..=599 => &["internal"],
                 _ => &["validation_error"],

@@ -1,7 +1,8 @@
 //! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
-//! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
+//! the file of its resource, which asks the store; `error` and `answer` shape what goes back, `conditional`,
+//! `compression` and `cors` give it the form that the client wants. Imports `mail`, `policy`,
 //! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
@@ -9,6 +10,9 @@ mod auth;
 mod bans;
 mod body;
 mod call;
+mod compression;
+mod conditional;
+mod cors;
 mod domains;
 mod emails;
 mod error;
@@ -53,6 +57,7 @@ use crate::waiting::Board;
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
+use self::conditional::Changes;
 use self::error::{ApiError, Result};
 use self::events::Tail;
 use self::idempotency::InProgress;
@@ -121,6 +126,7 @@ pub struct Api {
     routes: Routes,
     touched: Touched,
     in_progress: InProgress,
+    changes: Changes,
     /// One for each KiB of a large body that is being received or worked on.
     receiving: Semaphore,
     connections: Arc<Semaphore>,
@@ -181,6 +187,7 @@ impl Api {
             routes: Routes::new(),
             touched: Touched::default(),
             in_progress: InProgress::default(),
+            changes: Changes::default(),
             receiving: Semaphore::new(receiving_kib),
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
@@ -206,7 +213,17 @@ impl Api {
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None };
         let origin = Origin { client, request_id, now };
-        let result = self.process(request, origin, stop, &mut trace).await;
+        let script = cors::allowed_origin(request.headers(), &self.settings.cors_origins);
+        let is_preflight = script.is_some() && cors::is_preflight(&method, request.headers());
+        let is_compressed = compression::is_wanted(&method, request.headers());
+        let result = match is_preflight {
+            true => Ok(Answer::empty()),
+            false => self.process(request, origin, stop, &mut trace).await,
+        };
+        let result = match result {
+            Ok(answer) if is_compressed => Ok(compression::compress(answer).await),
+            other => other,
+        };
         if let Err(error) = &result
             && error.status().is_server_error()
         {
@@ -214,7 +231,13 @@ impl Api {
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
-        let response = answer::respond(result, request_id, method == Method::HEAD);
+        let mut response = answer::respond(result, request_id, method == Method::HEAD);
+        if is_preflight {
+            cors::allow_requests(response.headers_mut());
+        }
+        if let Some(script) = script {
+            cors::allow(response.headers_mut(), script);
+        }
         let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
@@ -253,6 +276,7 @@ impl Api {
         let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let call = Call {
             api: self,
+            route: matched.route,
             operation,
             caller,
             client,
@@ -268,7 +292,7 @@ impl Api {
         };
         match idempotency_key {
             Some(name) => idempotency::answer(&target, &name, call).await,
-            None => dispatch(operation.endpoint, call).await,
+            None => conditional::answer(&head.method, call).await,
         }
     }
 

@@ -106,6 +106,14 @@ pub struct Route {
     pub operations: &'static [Operation],
 }
 
+impl Route {
+    /// The operation that shows the object at this path, if it is one.
+    pub fn object(&self) -> Option<&'static Operation> {
+        let is_object = self.path.ends_with('}');
+        self.operations.iter().find(|operation| is_object && operation.method == Method::GET)
+    }
+}
+
 const fn operation(method: Method, endpoint: Endpoint, access: Access) -> Operation {
     Operation { method, endpoint, access, is_list: false, parameters: &[], has_large_body: false }
 }

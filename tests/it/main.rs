@@ -22,6 +22,7 @@ mod wire;
 
 mod api;
 mod api_connections;
+mod api_forms;
 mod api_isolation;
 mod api_queue;
 mod bad_input;

@@ -1,5 +1,6 @@
 //! DKIM keys that take the place of others: made here, published by the tenant, and in use once they are seen.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::answer::Answer;
@@ -11,7 +12,8 @@ use crate::store::{Directory, DkimKey};
 
 use super::dkim::{self, DkimKeyView, KEYS_MAX};
 
-#[derive(Default, Deserialize)]
+/// Which keys to replace.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Rotate {
     /// The only algorithm to make a key for. Absent: each that the domain has a key for.
