@@ -167,6 +167,10 @@ pub struct Api {
     pub connections_max: usize,
     /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
+    /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
+    pub requests_per_minute: u32,
+    /// Requests that one key of a tenant may make in a minute; 0 is any number.
+    pub key_requests_per_minute: u32,
 }
 
 /// Sending domains and their proof.
@@ -428,6 +432,8 @@ impl Default for Api {
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
             cors_origins: Vec::new(),
+            requests_per_minute: 12_000,
+            key_requests_per_minute: 6000,
         }
     }
 }

@@ -143,9 +143,9 @@ fn quote(tag: &str, is_compressed: bool) -> String {
 
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
 pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
-    let (answer, allow) = match result {
-        Ok(answer) => (answer, None),
-        Err(error) => (Answer::error(&error, request_id), error.allow),
+    let (answer, allow, retry_after_s) = match result {
+        Ok(answer) => (answer, None, None),
+        Err(error) => (Answer::error(&error, request_id), error.allow, error.retry_after_s),
     };
     let Answer { status, content_type, content, is_repeated, tag, is_compressed } = answer;
     let has_content = !matches!(content, Content::None);
@@ -180,6 +180,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     if is_compressed {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, seconds.get().into());
     }
     if is_repeated {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));

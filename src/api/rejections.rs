@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::mail::{KeyId, RequestId, Stage, TenantId, Timestamp};
+use crate::mail::{Environment, KeyId, RequestId, Stage, TenantId, Timestamp};
 use crate::store::{Journal, Rejection};
 
 use super::answer::Answer;
@@ -18,6 +18,7 @@ struct RejectionView {
     object: &'static str,
     tenant_id: TenantId,
     key_id: Option<KeyId>,
+    environment: Environment,
     stage: Stage,
     code: &'static str,
     message: String,
@@ -32,6 +33,7 @@ impl From<Rejection> for RejectionView {
             object: "rejection",
             tenant_id: rejection.tenant_id,
             key_id: rejection.key_id,
+            environment: rejection.environment,
             stage: rejection.stage,
             code: rejection.code.as_str(),
             message: rejection.message,
