@@ -167,6 +167,8 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Open connections in all.
     pub connections_max: usize,
+    /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
+    pub cors_origins: Vec<String>,
     /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
     pub requests_per_minute: u32,
     /// Requests that one key of a tenant may make in a minute; 0 is any number.
@@ -451,6 +453,14 @@ impl Default for Smtp {
     }
 }
 
+/// The form in which browsers send an origin (RFC 6454 §6.1).
+fn is_origin(text: &str) -> bool {
+    let authority =
+        text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    let is_of_authority = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]_".contains(&b);
+    !authority.is_empty() && authority.bytes().all(is_of_authority)
+}
+
 fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), port)
 }
@@ -465,6 +475,7 @@ impl Default for Api {
             receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
+            cors_origins: Vec::new(),
             requests_per_minute: 12_000,
             key_requests_per_minute: 6000,
         }
@@ -625,6 +636,12 @@ impl Config {
             ("webhooks.requests_per_webhook_max", self.webhooks.requests_per_webhook_max == 0),
             ("store.readers", self.store.readers == 0),
         ];
+        if !self.api.cors_origins.iter().all(|origin| is_origin(origin)) {
+            return Some((
+                "api.cors_origins",
+                "must be origins as browsers send them, like https://console.example.com",
+            ));
+        }
         if self.relay.expiry.is_zero() {
             return Some(("relay.expiry", "must be longer: nothing could be delivered in no time"));
         }
@@ -738,6 +755,11 @@ mod tests {
             (
                 "[[relay.shaping]]\nname = \"google\"\nconnections_max = 0\n",
                 ["test.toml", "relay.shaping", "at least 1"],
+            ),
+            ("[api]\ncors_origins = [\"*\"]\n", ["test.toml", "api.cors_origins", "as browsers send them"]),
+            (
+                "[api]\ncors_origins = [\"https://a.example/\"]\n",
+                ["test.toml", "api.cors_origins", "as browsers send them"],
             ),
             ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
             ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),

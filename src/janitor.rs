@@ -1,18 +1,22 @@
-//! What has served its time: bodies and rows past their retention, files without a row, pauses, the write-ahead log.
+//! What has served its time: bodies and rows past their retention, files without a row, pauses, replaced DKIM
+//! keys, the write-ahead log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::mail::Timestamp;
-use crate::store::{Journal, Queue, RetentionPolicy, Store};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::store::{Directory, Journal, Queue, RetentionPolicy, Store};
 
 const ROUND_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows removed in one transaction: few enough that acceptance does not wait.
 const REMOVED_MAX: usize = 500;
 /// Transactions in one round; what is left waits for the next.
 const STEPS_MAX: usize = 200;
+/// How long the record of a replaced DKIM key is asked for at least: receivers may verify as late as when the message
+/// is read (RFC 6376 §5.2).
+const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Cleans up once a minute until told to stop.
 pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationToken) {
@@ -42,6 +46,12 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
     }
     if let Err(error) = store.tidy_holds(Timestamp::now()).await {
         tracing::warn!(%error, "cannot tidy up the pauses of the queue; trying again in a minute");
+    }
+    let before = Timestamp::now().checked_sub(DKIM_OVERLAP_MIN).unwrap_or(Timestamp::MIN);
+    match store.remove_served_dkim_keys(before).await {
+        Ok(0) => {}
+        Ok(keys) => tracing::info!(keys, "removed DKIM keys that others have replaced"),
+        Err(error) => tracing::warn!(%error, "cannot remove replaced DKIM keys; trying again in a minute"),
     }
     if let Err(error) = store.checkpoint().await {
         tracing::warn!(%error, "cannot shorten the write-ahead log; trying again in a minute");

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
+    VARY, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::mail::RequestId;
 
+use super::conditional::COMPRESSED;
 use super::error::{ApiError, Result};
 
 /// The body of a response, which may go on for as long as the client listens.
@@ -27,9 +29,13 @@ pub struct Answer {
     content: Content,
     /// It was given before (`Idempotency-Key`).
     is_repeated: bool,
+    /// Of the object, without quotes.
+    tag: Option<String>,
+    is_compressed: bool,
 }
 
 enum Content {
+    None,
     Whole(Bytes),
     Endless(ResponseBody),
 }
@@ -65,8 +71,10 @@ impl Answer {
 
     /// 200 with server-sent events, each as it happens.
     pub fn events(body: ResponseBody) -> Self {
-        let content = Content::Endless(body);
-        Self { status: StatusCode::OK, content_type: "text/event-stream", content, is_repeated: false }
+        Self {
+            content: Content::Endless(body),
+            ..Self::whole(StatusCode::OK, "text/event-stream", Vec::new())
+        }
     }
 
     /// An earlier answer, again.
@@ -84,12 +92,33 @@ impl Answer {
     pub fn body(&self) -> Option<&Bytes> {
         match &self.content {
             Content::Whole(body) => Some(body),
-            Content::Endless(_) => None,
+            Content::None | Content::Endless(_) => None,
         }
     }
 
     fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, content_type, content: Content::Whole(body.into()), is_repeated: false }
+        let content = Content::Whole(body.into());
+        Self { status, content_type, content, is_repeated: false, tag: None, is_compressed: false }
+    }
+
+    /// 304: the object is what the client has.
+    pub fn not_modified(tag: String) -> Self {
+        Self { content: Content::None, ..Self::whole(StatusCode::NOT_MODIFIED, JSON, Vec::new()) }.tagged(tag)
+    }
+
+    /// 204.
+    pub fn empty() -> Self {
+        Self { content: Content::None, ..Self::whole(StatusCode::NO_CONTENT, JSON, Vec::new()) }
+    }
+
+    /// The same with the tag of the object in it.
+    pub fn tagged(self, tag: String) -> Self {
+        Self { tag: Some(tag), ..self }
+    }
+
+    /// The same in gzip.
+    pub fn compressed(self, body: Bytes) -> Self {
+        Self { content: Content::Whole(body), is_compressed: true, ..self }
     }
 
     /// 202 with what will be done.
@@ -108,14 +137,20 @@ impl Answer {
     }
 }
 
+fn quote(tag: &str, is_compressed: bool) -> String {
+    format!("\"{tag}{}\"", if is_compressed { COMPRESSED } else { "" })
+}
+
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
 pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
     let (answer, allow, retry_after_s) = match result {
         Ok(answer) => (answer, None, None),
         Err(error) => (Answer::error(&error, request_id), error.allow, error.retry_after_s),
     };
-    let Answer { status, content_type, content, is_repeated } = answer;
+    let Answer { status, content_type, content, is_repeated, tag, is_compressed } = answer;
+    let has_content = !matches!(content, Content::None);
     let (length, body) = match content {
+        Content::None => (None, Empty::new().boxed_unsync()),
         Content::Whole(body) => (Some(body.len()), Full::new(body).boxed_unsync()),
         Content::Endless(body) => (None, body),
     };
@@ -123,7 +158,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if has_content {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
@@ -136,6 +173,13 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     }
     if let Some(allow) = allow.and_then(|methods| text(&methods)) {
         headers.insert(ALLOW, allow);
+    }
+    if let Some(tag) = tag.and_then(|tag| text(&quote(&tag, is_compressed))) {
+        headers.insert(ETAG, tag);
+    }
+    if is_compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     if let Some(seconds) = retry_after_s {
         headers.insert(RETRY_AFTER, seconds.get().into());

@@ -16,12 +16,14 @@ use super::auth::Caller;
 use super::error::{ApiError, Result};
 use super::json;
 use super::page::Query;
-use super::route::Operation;
+use super::route::{Operation, Route};
 
 /// An admitted request.
 pub struct Call<'a> {
     /// What it is asked of.
     pub api: &'a Api,
+    /// What it is asked about.
+    pub route: &'static Route,
     /// What is asked.
     pub operation: &'static Operation,
     /// Who asks.

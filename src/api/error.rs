@@ -166,6 +166,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::IdempotencyInProgress
         | C::MessageFinished
         | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
+        C::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "conflict"),
         C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
             (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
         }
@@ -280,7 +281,7 @@ mod tests {
                 401 => &["authentication_error"],
                 403 => &["permission_error"],
                 404 => &["not_found"],
-                409 => &["conflict"],
+                409 | 412 => &["conflict"],
                 429 => &["rate_limited"],
                 500..=599 => &["internal"],
                 _ => &["validation_error"],

@@ -1,7 +1,8 @@
 //! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
-//! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
+//! the file of its resource, which asks the store; `error` and `answer` shape what goes back, `conditional`,
+//! `compression` and `cors` give it the form that the client wants. Imports `mail`, `policy`,
 //! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
@@ -9,6 +10,9 @@ mod auth;
 mod bans;
 mod body;
 mod call;
+mod compression;
+mod conditional;
+mod cors;
 mod domains;
 mod emails;
 mod error;
@@ -56,6 +60,7 @@ use crate::waiting::{Board, Sites};
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
+use self::conditional::Changes;
 use self::error::{ApiError, Result};
 use self::events::Tail;
 use self::idempotency::InProgress;
@@ -134,6 +139,7 @@ pub struct Api {
     requests: Requests,
     in_progress: InProgress,
     keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
+    changes: Changes,
     /// One for each KiB of a body that is being received or worked on.
     receiving: Semaphore,
     connections: Arc<Semaphore>,
@@ -201,6 +207,7 @@ impl Api {
             requests,
             in_progress: InProgress::default(),
             keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
+            changes: Changes::default(),
             receiving: Semaphore::new(receiving_kib),
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
@@ -231,7 +238,17 @@ impl Api {
         let method = request.method().clone();
         let mut trace = Trace { path: "", key: None, limits: HeaderMap::new() };
         let origin = Origin { client, request_id, now };
-        let result = self.process(request, origin, stop, &mut trace).await;
+        let script = cors::allowed_origin(request.headers(), &self.settings.cors_origins);
+        let is_preflight = script.is_some() && cors::is_preflight(&method, request.headers());
+        let is_compressed = compression::is_wanted(&method, request.headers());
+        let result = match is_preflight {
+            true => Ok(Answer::empty()),
+            false => self.process(request, origin, stop, &mut trace).await,
+        };
+        let result = match result {
+            Ok(answer) if is_compressed => Ok(compression::compress(answer).await),
+            other => other,
+        };
         if let Err(error) = &result
             && error.status().is_server_error()
         {
@@ -240,6 +257,12 @@ impl Api {
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
         let mut response = answer::respond(result, request_id, method == Method::HEAD);
+        if is_preflight {
+            cors::allow_requests(response.headers_mut());
+        }
+        if let Some(script) = script {
+            cors::allow(response.headers_mut(), script);
+        }
         response.headers_mut().extend(trace.limits);
         let status = response.status();
         let ms = started.elapsed().as_millis();
@@ -286,6 +309,7 @@ impl Api {
         let environment = caller.key.environment;
         let call = Call {
             api: self,
+            route: matched.route,
             operation,
             caller,
             client,
@@ -301,7 +325,7 @@ impl Api {
         };
         let result = match idempotency_key {
             Some(name) => idempotency::answer(&target, &name, call).await,
-            None => dispatch(operation.endpoint, call).await,
+            None => conditional::answer(&head.method, call).await,
         };
         if let Some(tenant) = sender {
             match self.intake.send_standing(&tenant, environment, now).await {
@@ -395,6 +419,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::UpdateDomain => domains::update(call).await,
         Endpoint::DeleteDomain => domains::delete(call).await,
         Endpoint::VerifyDomain => domains::verify(call).await,
+        Endpoint::RotateDkimKeys => domains::rotate_dkim_keys(call).await,
         Endpoint::AddDkimKey => domains::add_dkim_key(call).await,
         Endpoint::ListDkimKeys => domains::list_dkim_keys(call).await,
         Endpoint::CreateKey => keys::create(call).await,

@@ -29,6 +29,7 @@ pub enum Endpoint {
     DeleteDomain,
     VerifyDomain,
     AddDkimKey,
+    RotateDkimKeys,
     ListDkimKeys,
     CreateKey,
     ListKeys,
@@ -113,6 +114,14 @@ pub struct Route {
     pub path: &'static str,
     /// At least one.
     pub operations: &'static [Operation],
+}
+
+impl Route {
+    /// The operation that shows the object at this path, if it is one.
+    pub fn object(&self) -> Option<&'static Operation> {
+        let is_object = self.path.ends_with('}');
+        self.operations.iter().find(|operation| is_object && operation.method == Method::GET)
+    }
 }
 
 const fn operation(method: Method, endpoint: Endpoint, access: Access) -> Operation {
@@ -245,6 +254,10 @@ pub const ROUTES: &[Route] = &[
             operation(Method::GET, Endpoint::ListDkimKeys, DOMAINS),
             operation(Method::POST, Endpoint::AddDkimKey, DOMAINS),
         ],
+    },
+    Route {
+        path: "/v1/domains/{id}/dkim/rotate",
+        operations: &[operation(Method::POST, Endpoint::RotateDkimKeys, DOMAINS)],
     },
     Route { path: "/v1/keys", operations: ALL_KEYS },
     Route { path: "/v1/keys/{id}", operations: ONE_KEY },

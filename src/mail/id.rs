@@ -19,6 +19,13 @@ fn generate_at(now: Timestamp) -> Ulid {
     Ulid::from_parts(milliseconds, rand::random::<u128>())
 }
 
+fn time_of(ulid: Ulid) -> Timestamp {
+    i64::try_from(ulid.timestamp_ms())
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
 fn parse(text: &str, prefix: &'static str) -> Result<Ulid, IdError> {
     text.strip_prefix(prefix)
         .filter(|rest| rest.len() == ulid::ULID_LEN)
@@ -39,6 +46,11 @@ macro_rules! ids {
             /// A new id that sorts after those of earlier milliseconds.
             pub fn generate(now: Timestamp) -> Self {
                 Self(generate_at(now))
+            }
+
+            /// When it was made, in whole milliseconds.
+            pub fn created_at(self) -> Timestamp {
+                time_of(self.0)
             }
         }
 
@@ -150,5 +162,7 @@ mod tests {
         let early = EventId::generate(Timestamp::from_second(1).unwrap());
         let late = EventId::generate(Timestamp::from_second(2).unwrap());
         assert!(early < late && early.to_string() < late.to_string());
+        assert_eq!(late.created_at(), Timestamp::from_second(2).unwrap());
+        assert_eq!(EventId::from(Ulid::from_parts(u64::MAX, 0)).created_at(), Timestamp::MAX);
     }
 }

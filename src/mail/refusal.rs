@@ -118,6 +118,8 @@ codes! {
     TemplateFailed = "template_failed";
     /// A request with the same Idempotency-Key is still being worked on.
     IdempotencyInProgress = "idempotency_in_progress";
+    /// The object is not the one that the request is meant for.
+    PreconditionFailed = "precondition_failed";
     /// Nothing of the message is on its way any more.
     MessageFinished = "message_finished";
     /// The key or its tenant makes more requests than it may.

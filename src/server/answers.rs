@@ -87,6 +87,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | AlreadyExists
         | LimitReached
         | MessageFinished
+        | PreconditionFailed
         | WebhookDisabled
         | TemplateFailed
         | IdempotencyInProgress => (550, 7, 1),

@@ -165,9 +165,13 @@ pub trait Directory {
         id: DomainId,
         check: DomainCheck,
     ) -> impl Future<Output = Result<Option<Domain>>> + Send;
-    /// DNS-verified, pending and failing domains whose last check is older than `before`.
+    /// The tenants that have domains for [`Directory::domains_to_check`].
+    fn tenants_to_check(&self, before: Timestamp) -> impl Future<Output = Result<Vec<TenantId>>> + Send;
+    /// A tenant's DNS-verified, pending and failing domains whose last check is older than `before`, the longest
+    /// unchecked first.
     fn domains_to_check(
         &self,
+        tenant: TenantId,
         before: Timestamp,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
@@ -190,6 +194,8 @@ pub trait Directory {
         new: NewDkimKey,
         now: Timestamp,
     ) -> impl Future<Output = Result<DkimKey>> + Send;
+    /// Removes DKIM keys that were replaced before a time, but those that sign what still waits; counts them.
+    fn remove_served_dkim_keys(&self, before: Timestamp) -> impl Future<Output = Result<u64>> + Send;
     /// The DKIM keys of a domain without their private halves, oldest first.
     fn dkim_keys(&self, domain: DomainId) -> impl Future<Output = Result<Vec<DkimKey>>> + Send;
     /// The PKCS#8 form of a key's private half.

@@ -174,6 +174,8 @@ mod tests {
             algorithm,
             state,
             public_key: format!("KEY{selector}"),
+            has_signed: state != DkimKeyState::Pending,
+            retiring_since: (state == DkimKeyState::Retiring).then(|| at(0)),
             created_at: at(0),
         }
     }
@@ -259,8 +261,23 @@ mod tests {
         let required: Vec<_> = records.iter().filter(|r| r.required).map(|r| r.name.as_str()).collect();
         assert_eq!(required, ["_pillarbox.example.com", "rsa._domainkey.example.com"]);
         assert_eq!(run(&pending, &keys, &["_pillarbox", "rsa"], &[], at(1)).status, DomainStatus::Verified);
-        let wrong = run(&pending, &keys, &["_pillarbox", "ed", "old"], &[], at(1));
-        assert_eq!(wrong.status, DomainStatus::Pending);
+        assert_eq!(run(&pending, &keys, &["_pillarbox", "old"], &[], at(1)).status, DomainStatus::Verified);
+        assert_eq!(run(&pending, &keys, &["_pillarbox", "ed"], &[], at(1)).status, DomainStatus::Pending);
+    }
+
+    #[test]
+    fn a_new_key_whose_record_is_not_there_yet_leaves_the_domain_and_the_old_key_as_they_are() {
+        let keys = [
+            key("old", DkimAlgorithm::Rsa, DkimKeyState::Active),
+            key("new", DkimAlgorithm::Rsa, DkimKeyState::Pending),
+        ];
+        let verified = domain(DomainStatus::Verified, None);
+        let check = run(&verified, &keys, &["_pillarbox", "old"], &[], at(500));
+        assert_eq!((check.status, check.failing_since), (DomainStatus::Verified, None));
+        assert_eq!(check.dkim_seen, [keys[0].id]);
+        let records = expected_records(&verified, &keys, &DomainName::parse("mx.example").unwrap());
+        let required: Vec<_> = records.iter().filter(|r| r.required).map(|r| r.name.as_str()).collect();
+        assert_eq!(required, ["_pillarbox.example.com", "old._domainkey.example.com"]);
     }
 
     #[test]

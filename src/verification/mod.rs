@@ -1,16 +1,15 @@
 //! The proof of sending domains: which records a domain should have, looking them up, and what follows.
 //!
 //! `records` says what should be there and compares, `decision` derives the status; both are pure. This file asks
-//! the DNS and the store. Imports `mail`, `sign`, `dns`, `store` and the configuration.
+//! the DNS and the store for one domain, `recheck` has it done for all. Imports `mail`, `sign`, `dns`, `store` and the configuration.
 
 mod decision;
+mod recheck;
 mod records;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::dns::{DnsError, Resolver};
@@ -18,12 +17,8 @@ use crate::mail::{DkimKeyState, DomainName, DomainStatus, SignedDuration, Timest
 use crate::store::{self, Directory, Domain, DomainCheck, Store};
 
 pub use decision::{Finding, decide};
+pub use recheck::recheck_loop;
 pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
-
-/// Domains whose records are looked up at the same time by the regular check.
-const CHECKS_CONCURRENT_MAX: usize = 8;
-/// Domains that the regular check reads from the store at once.
-const PAGE_DOMAINS: usize = 64;
 
 /// What the proof of domains depends on.
 #[derive(Debug, Clone)]
@@ -109,57 +104,4 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> 
     let mut findings = lookups.join_all().await;
     findings.sort_by_key(|(index, _)| *index);
     findings.into_iter().map(|(_, finding)| finding).collect()
-}
-
-/// Checks every domain once in an interval, until `stop`.
-pub async fn recheck_loop(
-    store: Arc<Store>,
-    resolver: Resolver,
-    settings: Settings,
-    stop: CancellationToken,
-) {
-    // Looking often for the few domains that are due spreads the look-ups over the interval.
-    let pause = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
-    while !stop.is_cancelled() {
-        if let Err(error) = recheck_due(&store, &resolver, &settings, &stop).await {
-            tracing::warn!(%error, "the regular check of domains failed and will be tried again");
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-}
-
-/// Checks all domains whose last check is an interval old.
-async fn recheck_due(
-    store: &Arc<Store>,
-    resolver: &Resolver,
-    settings: &Settings,
-    stop: &CancellationToken,
-) -> store::Result<()> {
-    let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
-    let before = Timestamp::now().checked_sub(interval).unwrap_or(Timestamp::MIN);
-    loop {
-        let due = store.domains_to_check(before, PAGE_DOMAINS).await?;
-        let is_last = due.len() < PAGE_DOMAINS;
-        let mut waiting = due.into_iter();
-        let mut running = JoinSet::new();
-        loop {
-            while running.len() < CHECKS_CONCURRENT_MAX && !stop.is_cancelled() {
-                let Some(domain) = waiting.next() else { break };
-                let (store, resolver, settings) = (store.clone(), resolver.clone(), settings.clone());
-                running.spawn(async move { check(&resolver, &store, &domain, &settings).await });
-            }
-            match running.join_next().await {
-                // A failure ends the round: the page would come back the same and be tried without end.
-                Some(Ok(result)) => drop(result?),
-                Some(Err(_)) => return Ok(()),
-                None => break,
-            }
-        }
-        if is_last || stop.is_cancelled() {
-            return Ok(());
-        }
-    }
 }

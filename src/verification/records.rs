@@ -86,7 +86,8 @@ pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainN
 /// The keys without whose record a domain cannot sign: those that sign with RSA, which every verifier knows
 /// (RFC 8463 §3); before any does, the newest that is to.
 fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
-    let candidates = primary_keys(keys);
+    let current = |key: &&DkimKey| key.state != DkimKeyState::Retiring;
+    let candidates: Vec<_> = primary_keys(keys).into_iter().filter(current).collect();
     let active: Vec<_> =
         candidates.iter().filter(|key| key.state == DkimKeyState::Active).map(|key| key.id).collect();
     match (active.is_empty(), candidates.last()) {
@@ -95,11 +96,11 @@ fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
     }
 }
 
-/// The keys one of which must be right: the RSA keys that are not retiring, or all such keys where none is RSA.
+/// The keys one of which must be right: the RSA keys, or all where none is RSA. A retiring one will do, for it signs
+/// again where the record of its successor is lost.
 pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
-    let current = || keys.iter().filter(|key| key.state != DkimKeyState::Retiring);
-    let rsa: Vec<_> = current().filter(|key| key.algorithm == crate::mail::DkimAlgorithm::Rsa).collect();
-    if rsa.is_empty() { current().collect() } else { rsa }
+    let rsa: Vec<_> = keys.iter().filter(|key| key.algorithm == crate::mail::DkimAlgorithm::Rsa).collect();
+    if rsa.is_empty() { keys.iter().collect() } else { rsa }
 }
 
 /// Compares what was found at the name of a record with what should be there. The second half of the answer is

@@ -21,7 +21,7 @@ const CONTENT: &[u8] =
     Hello.\r\n.\r\ntrailing \t \r\n  Grüße\r\n\r\n\r\n"
         .as_bytes();
 
-async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
+pub async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);
@@ -32,7 +32,7 @@ async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
 }
 
 /// Publishes the records that a domain should have, but those of `except`.
-fn publish(dns: &FakeDns, domain: &Value, except: &[&str]) {
+pub fn publish(dns: &FakeDns, domain: &Value, except: &[&str]) {
     for record in domain["dns_records"].as_array().unwrap() {
         if except.contains(&record["purpose"].as_str().unwrap()) {
             continue;
@@ -55,7 +55,7 @@ async fn domain(server: &TestServer, account: &Account) -> Value {
 }
 
 /// The results of all signatures: domain, selector, algorithm, whether it holds.
-async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, String, bool)> {
+pub async fn verify(dns: &FakeDns, content: &[u8]) -> Vec<(String, String, String, bool)> {
     let mut server = NameServerConfig::udp_and_tcp(dns.address.ip());
     for connection in &mut server.connections {
         connection.port = dns.address.port();
@@ -158,7 +158,7 @@ async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
     );
 }
 
-fn private_key_pem(algorithm: DkimAlgorithm) -> String {
+pub fn private_key_pem(algorithm: DkimAlgorithm) -> String {
     let pair = pillarbox::sign::generate(algorithm).unwrap();
     let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &*pair.private_key);
     let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();

@@ -13,9 +13,9 @@ use crate::sign::{self, KeyPair, SignError};
 use crate::store::{Directory, DkimKey, Domain, NewDkimKey};
 use crate::verification::dkim_record_name;
 
-const KEYS_MAX: usize = 10;
+pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.
-const RECORD_NAME_OCTETS_MAX: usize = 253;
+pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,7 +25,7 @@ struct Add {
 }
 
 #[derive(Serialize)]
-struct DkimKeyView {
+pub(super) struct DkimKeyView {
     id: DkimKeyId,
     object: &'static str,
     selector: String,
@@ -33,11 +33,12 @@ struct DkimKeyView {
     state: DkimKeyState,
     record_name: String,
     record_value: String,
+    retiring_since: Option<Timestamp>,
     created_at: Timestamp,
 }
 
 impl DkimKeyView {
-    fn new(key: DkimKey, domain: &Domain) -> Self {
+    pub(super) fn new(key: DkimKey, domain: &Domain) -> Self {
         Self {
             id: key.id,
             object: "dkim_key",
@@ -46,6 +47,7 @@ impl DkimKeyView {
             selector: key.selector,
             algorithm: key.algorithm,
             state: key.state,
+            retiring_since: key.retiring_since,
             created_at: key.created_at,
         }
     }
@@ -59,11 +61,20 @@ pub async fn generate(
 ) -> Result<Vec<NewDkimKey>> {
     let mut keys = Vec::with_capacity(algorithms.len());
     for &algorithm in algorithms {
-        let pair = on_turn(call, move || sign::generate(algorithm)).await?;
-        let pair = pair.map_err(ApiError::internal)?;
-        keys.push(new_key(pair, selector_of(algorithm, call.now), state));
+        keys.push(generate_one(call, algorithm, selector_of(algorithm, call.now), state).await?);
     }
     Ok(keys)
+}
+
+/// Makes a key.
+pub(super) async fn generate_one(
+    call: &Call<'_>,
+    algorithm: DkimAlgorithm,
+    selector: String,
+    state: DkimKeyState,
+) -> Result<NewDkimKey> {
+    let pair = on_turn(call, move || sign::generate(algorithm)).await?;
+    Ok(new_key(pair.map_err(ApiError::internal)?, selector, state))
 }
 
 fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {

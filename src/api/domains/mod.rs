@@ -1,6 +1,7 @@
-//! Sending domains and their proof. `dkim` has their keys.
+//! Sending domains and their proof. `dkim` has their keys, `rotation` replaces these.
 
 mod dkim;
+mod rotation;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use super::json::{self, Checks};
 use super::page::List;
 
 pub use dkim::{add as add_dkim_key, list as list_dkim_keys};
+pub use rotation::rotate as rotate_dkim_keys;
 
 /// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;
@@ -72,12 +74,14 @@ struct RecordView {
     status: RecordStatus,
     found: Vec<String>,
     required: bool,
+    /// Of a DKIM record: whether its key signs, is to sign or did so. A retiring one's record has to stay.
+    dkim_key_state: Option<DkimKeyState>,
 }
 
 impl DomainView {
     fn new(domain: Domain, keys: &[DkimKey], spf_include: &DomainName) -> Self {
         let records = expected_records(&domain, keys, spf_include);
-        let dns_records = records.into_iter().map(|record| RecordView::new(record, &domain)).collect();
+        let dns_records = records.into_iter().map(|record| RecordView::new(record, &domain, keys)).collect();
         Self {
             id: domain.id,
             object: "domain",
@@ -96,7 +100,7 @@ impl DomainView {
 }
 
 impl RecordView {
-    fn new(record: DnsRecord, domain: &Domain) -> Self {
+    fn new(record: DnsRecord, domain: &Domain, keys: &[DkimKey]) -> Self {
         let checked = domain.last_check.iter().flat_map(|check| &check.records);
         let result = checked.into_iter().find(|result| result.name == record.name);
         Self {
@@ -107,6 +111,7 @@ impl RecordView {
             status: result.map_or(RecordStatus::Pending, |result| result.status),
             found: result.map(|result| result.found.clone()).unwrap_or_default(),
             required: record.required,
+            dkim_key_state: keys.iter().find(|key| record.dkim_key == Some(key.id)).map(|key| key.state),
         }
     }
 }

@@ -282,11 +282,21 @@ async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_firs
     bed.store.record_domain_check(young, check(DomainStatus::Verified)).await.unwrap();
     let never = create("never.example", Verification::Dns).await;
     let found = async |before, limit| -> Vec<_> {
-        bed.store.domains_to_check(before, limit).await.unwrap().iter().map(|domain| domain.id).collect()
+        bed.store.domains_to_check(a, before, limit).await.unwrap().iter().map(|domain| domain.id).collect()
     };
     assert_eq!(found(between, 10).await, [never, old]);
     assert_eq!(found(now(), 10).await, [never, old, young]);
     assert_eq!(found(now(), 1).await, [never]);
+    let b = bed.tenant("b").await.id;
+    bed.store
+        .create_domain(new_domain(Some(b), "manual.b.example", Verification::Manual), now())
+        .await
+        .unwrap();
+    assert_eq!(bed.store.tenants_to_check(now()).await.unwrap(), [a]);
+    bed.store.record_domain_check(never, check(DomainStatus::Pending)).await.unwrap();
+    bed.store.record_domain_check(old, check(DomainStatus::Pending)).await.unwrap();
+    assert_eq!(bed.store.tenants_to_check(between).await.unwrap(), []);
+    assert_eq!(found(between, 10).await, []);
 }
 
 #[tokio::test]
@@ -355,11 +365,49 @@ async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires(
     // Seen again, but a newer one signs already.
     mark(&[second], &[]).await;
     assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Retiring), ("s3".into(), Active)]);
+    // That of the newest is lost and that of one before it is there.
+    let third = bed.store.dkim_keys(domain).await.unwrap()[2].id;
+    mark(&[first, second], &[third]).await;
+    assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Active), ("s3".into(), Pending)]);
+    mark(&[first, second, third], &[]).await;
+    assert_eq!(states().await, [("s1".into(), Retiring), ("s2".into(), Retiring), ("s3".into(), Active)]);
     let again = bed.store.add_dkim_key(domain, new_dkim_key("s1", Pending), now()).await;
     assert!(matches!(again, Err(StoreError::Conflict(Conflict::Selector))));
     let private = bed.store.dkim_private_key(second).await.unwrap().unwrap();
     assert_eq!(&private[..], b"private half");
     assert!(bed.store.dkim_private_key(DkimKeyId::generate(now())).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let new = new_domain(Some(a), "example.com", Verification::Dns);
+    let domain = bed.store.create_domain(new, now()).await.unwrap().id;
+    bed.store.add_dkim_key(domain, new_dkim_key("s2", DkimKeyState::Active), now()).await.unwrap();
+    let remove = async |before| bed.store.remove_served_dkim_keys(before).await.unwrap();
+    assert_eq!(remove(later(9000)).await, 0, "one that waits for its record is not replaced");
+
+    bed.enqueue(a, &["x@remote.example"]).await;
+    let switched = now();
+    bed.store.add_dkim_key(domain, new_dkim_key("s3", DkimKeyState::Active), switched).await.unwrap();
+    assert_eq!(bed.store.dkim_keys(domain).await.unwrap()[1].retiring_since, Some(switched));
+    assert_eq!(remove(later(9000)).await, 0, "a message waits that it signed");
+    let claimed = bed.claim(later(0)).await.batches;
+    assert_eq!(remove(later(9000)).await, 0, "and while it is under way");
+    bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
+
+    bed.enqueue(b, &["x@remote.example"]).await;
+    let mut young = new_message(a, &["x@remote.example"], "body");
+    young.recipients[0].0 = DeliveryId::generate(later(9000));
+    bed.store.enqueue(young).await.unwrap();
+    assert_eq!(remove(switched).await, 0, "its time is not over");
+    let version = bed.store.directory_version();
+    assert_eq!(remove(later(9000)).await, 1, "what is younger or another's is not in the way");
+    assert_ne!(bed.store.directory_version(), version);
+    let left: Vec<_> = bed.store.dkim_keys(domain).await.unwrap();
+    assert_eq!(left.iter().map(|key| key.selector.as_str()).collect::<Vec<_>>(), ["s1", "s3"]);
+    assert_eq!(remove(later(9000)).await, 0);
 }
 
 #[tokio::test]

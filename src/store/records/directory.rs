@@ -249,7 +249,7 @@ pub struct DomainCheck {
     /// As [`Domain::failing_since`].
     pub failing_since: Option<Timestamp>,
     pub records: Vec<RecordCheck>,
-    /// DKIM keys whose record was seen: pending ones become active.
+    /// DKIM keys whose record was seen: of each algorithm the newest of them signs.
     pub dkim_seen: Vec<DkimKeyId>,
     /// DKIM keys whose record is missing or another: they stop signing until it is seen.
     pub dkim_unseen: Vec<DkimKeyId>,
@@ -293,6 +293,10 @@ pub struct DkimKey {
     pub state: DkimKeyState,
     /// The value of `p=`: base64.
     pub public_key: String,
+    /// Whether it signs or did so before.
+    pub has_signed: bool,
+    /// Since when a newer one signs in its place.
+    pub retiring_since: Option<Timestamp>,
     pub created_at: Timestamp,
 }
 

@@ -32,6 +32,9 @@ use crate::store::{
     TenantPatch,
 };
 
+/// DKIM keys removed in one job of the writer.
+const REMOVED_AT_ONCE_MAX: usize = 50;
+
 impl Store {
     /// Writes something that what is remembered of senders depends on. The version changes before the caller is
     /// answered, so that whoever was told of the change sees it.
@@ -204,8 +207,17 @@ impl Directory for Store {
         Ok(recorded.map(|recorded| recorded.domain))
     }
 
-    async fn domains_to_check(&self, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
-        self.read_at_leisure(move |connection| domains::to_check(connection, before, limit)).await
+    async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>> {
+        self.read_at_leisure(move |connection| domains::tenants_to_check(connection, before)).await
+    }
+
+    async fn domains_to_check(
+        &self,
+        tenant: TenantId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Domain>> {
+        self.read_at_leisure(move |connection| domains::to_check(connection, tenant, before, limit)).await
     }
 
     async fn delete_domain(&self, id: DomainId) -> Result<bool> {
@@ -223,6 +235,17 @@ impl Directory for Store {
 
     async fn add_dkim_key(&self, domain: DomainId, new: NewDkimKey, now: Timestamp) -> Result<DkimKey> {
         self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
+    }
+
+    async fn remove_served_dkim_keys(&self, before: Timestamp) -> Result<u64> {
+        let served = self.read_at_leisure(move |connection| dkim_keys::served(connection, before)).await?;
+        let mut removed = 0;
+        // Small jobs, so that no commit of others waits for a long deletion.
+        for ids in served.chunks(REMOVED_AT_ONCE_MAX) {
+            let ids = ids.to_vec();
+            removed += self.change(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
+        }
+        Ok(removed)
     }
 
     async fn dkim_keys(&self, domain: DomainId) -> Result<Vec<DkimKey>> {

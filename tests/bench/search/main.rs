@@ -73,7 +73,11 @@ fn message(tenants: &[TenantId], number: usize) -> NewMessage {
         smtputf8: false,
         parameters: Default::default(),
         annotations: Annotations {
-            tags: if number.is_multiple_of(4) { vec![format!("campaign-{}", number / 4 % 100)] } else { vec![] },
+            tags: if number.is_multiple_of(4) {
+                vec![format!("campaign-{}", number / 4 % 100)]
+            } else {
+                vec![]
+            },
             metadata: Default::default(),
         },
         size: content.len() as u64,

@@ -1,15 +1,23 @@
 //! The rows of DKIM keys; private halves are sealed.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
 
-use crate::mail::{DkimKeyId, DkimKeyState, DomainId, Timestamp};
-use crate::store::sqlite::rows::{time, us};
+use crate::mail::{
+    DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, SignedDuration, TenantId, Timestamp,
+};
+use crate::store::sqlite::rows::{time, time_if_any, us};
 use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Conflict, DkimKey, NewDkimKey, Result, StoreError};
 
 const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";
+/// Between the time that a message says it was accepted at and its signature, at most; and between the look at the DNS
+/// that replaces a key and the last signature with it.
+const SIGNING_TIME_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<DkimKey> {
     Ok(DkimKey {
@@ -19,6 +27,8 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DkimKey> {
         algorithm: row.get("algorithm")?,
         state: row.get("state")?,
         public_key: row.get("public_key")?,
+        has_signed: row.get("has_signed")?,
+        retiring_since: time_if_any(row, "retiring_since_us")?,
         created_at: time(row, "created_us")?,
     })
 }
@@ -38,12 +48,15 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
         algorithm: new.algorithm,
         state: new.state,
         public_key: new.public_key.clone(),
+        has_signed: new.state == DkimKeyState::Active,
+        retiring_since: None,
         created_at: now,
     };
     let place = Place { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
     let sealed = tx.sealer.seal(place, &new.private_key)?;
-    let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, created_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, has_signed,
+                                     created_us)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     tx.prepare_cached(sql)?.execute(params![
         key.id,
         key.domain_id,
@@ -52,20 +65,23 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
         key.state,
         key.public_key,
         sealed,
+        key.has_signed,
         us(key.created_at),
     ])?;
     if key.state == DkimKeyState::Active {
-        retire_others(tx, &key)?;
+        retire_others(tx, &key, now)?;
     }
     Ok(key)
 }
 
 /// One key of an algorithm signs at a time.
-fn retire_others(tx: &Tx<'_>, key: &DkimKey) -> Result<()> {
-    let sql =
-        "UPDATE dkim_key SET state = ?1 WHERE domain_id = ?2 AND algorithm = ?3 AND state = ?4 AND id <> ?5";
-    let (retiring, active) = (DkimKeyState::Retiring, DkimKeyState::Active);
-    tx.prepare_cached(sql)?.execute(params![retiring, key.domain_id, key.algorithm, active, key.id])?;
+fn retire_others(tx: &Tx<'_>, key: &DkimKey, now: Timestamp) -> Result<()> {
+    let is_replaced = |other: &DkimKey| {
+        other.id != key.id && other.algorithm == key.algorithm && other.state == DkimKeyState::Active
+    };
+    for other in of_domain(tx, key.domain_id)?.iter().filter(|other| is_replaced(other)) {
+        set_state(tx, other, DkimKeyState::Retiring, now)?;
+    }
     Ok(())
 }
 
@@ -87,39 +103,82 @@ pub(super) fn private_key(
     sealed.map(|sealed| sealer.open(place, &sealed)).transpose()
 }
 
-/// Keys whose record was seen sign from now on, unless a newer one of their algorithm does already.
-pub(super) fn mark_seen(tx: &Tx<'_>, domain: DomainId, seen: &[DkimKeyId]) -> Result<()> {
-    // Oldest first, so that the newest of several is the one that stays.
-    for mut key in of_domain(tx, domain)? {
-        if key.state != DkimKeyState::Pending || !seen.contains(&key.id) {
-            continue;
-        }
-        let newer_signs = of_domain(tx, domain)?.iter().any(|other| {
-            other.state == DkimKeyState::Active
-                && other.algorithm == key.algorithm
-                && (other.created_at, other.id) > (key.created_at, key.id)
-        });
-        key.state = if newer_signs { DkimKeyState::Retiring } else { DkimKeyState::Active };
-        set_state(tx, &key)?;
-        if key.state == DkimKeyState::Active {
-            retire_others(tx, &key)?;
+/// Follows what the DNS has: of each algorithm the newest key whose record stands signs, and those before it retire.
+/// One that retired signs again if that of its successor is lost.
+pub(super) fn follow_dns(
+    tx: &Tx<'_>,
+    domain: DomainId,
+    seen: &[DkimKeyId],
+    unseen: &[DkimKeyId],
+    now: Timestamp,
+) -> Result<()> {
+    let stands = |key: &DkimKey| {
+        seen.contains(&key.id) || (key.state == DkimKeyState::Active && !unseen.contains(&key.id))
+    };
+    let keys = of_domain(tx, domain)?;
+    for &algorithm in DkimAlgorithm::ALL {
+        let keys: Vec<_> = keys.iter().filter(|key| key.algorithm == algorithm).collect();
+        let signer = keys.iter().rposition(|key| stands(key));
+        for (index, key) in keys.into_iter().enumerate() {
+            let state = match signer {
+                Some(signer) if index == signer => DkimKeyState::Active,
+                Some(signer) if index < signer => DkimKeyState::Retiring,
+                _ if key.state == DkimKeyState::Active => DkimKeyState::Pending,
+                _ => key.state,
+            };
+            if state != key.state {
+                set_state(tx, key, state, now)?;
+            }
         }
     }
     Ok(())
 }
 
-/// Keys whose record is missing do not sign until it is seen.
-pub(super) fn mark_unseen(tx: &Tx<'_>, domain: DomainId, unseen: &[DkimKeyId]) -> Result<()> {
-    for mut key in of_domain(tx, domain)? {
-        if key.state == DkimKeyState::Active && unseen.contains(&key.id) {
-            key.state = DkimKeyState::Pending;
-            set_state(tx, &key)?;
-        }
-    }
+fn set_state(tx: &Tx<'_>, key: &DkimKey, state: DkimKeyState, now: Timestamp) -> Result<()> {
+    let has_signed = key.has_signed || state == DkimKeyState::Active;
+    let retiring_since = (state == DkimKeyState::Retiring).then(|| us(now));
+    let sql = "UPDATE dkim_key SET state = ?2, has_signed = ?3, retiring_since_us = ?4 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![key.id, state, has_signed, retiring_since])?;
     Ok(())
 }
 
-fn set_state(tx: &Tx<'_>, key: &DkimKey) -> Result<()> {
-    tx.prepare_cached("UPDATE dkim_key SET state = ?2 WHERE id = ?1")?.execute(params![key.id, key.state])?;
-    Ok(())
+/// Keys that were replaced before a time and that nothing in the queue can carry a signature of.
+pub(super) fn served(connection: &Connection, before: Timestamp) -> Result<Vec<DkimKeyId>> {
+    let sql =
+        "SELECT k.id, k.retiring_since_us, d.tenant_id FROM dkim_key k JOIN domain d ON d.id = k.domain_id
+               WHERE k.retiring_since_us < ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([us(before)])?;
+    let mut oldest_waiting = HashMap::new();
+    let mut served = Vec::new();
+    while let Some(row) = rows.next()? {
+        // The platform's own domain signs what never leaves the machine.
+        let oldest = match row.get::<_, Option<TenantId>>("tenant_id")? {
+            Some(tenant) => match oldest_waiting.entry(tenant) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(oldest_open_delivery(connection, tenant)?),
+            },
+            None => None,
+        };
+        let last_signed = time(row, "retiring_since_us")? + SIGNING_TIME_MAX;
+        if oldest.is_none_or(|oldest: DeliveryId| oldest.created_at() > last_signed) {
+            served.push(row.get("id")?);
+        }
+    }
+    Ok(served)
+}
+
+fn oldest_open_delivery(connection: &Connection, tenant: TenantId) -> Result<Option<DeliveryId>> {
+    let sql = "SELECT MIN(id) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL";
+    Ok(connection.prepare_cached(sql)?.query_row([tenant], |row| row.get(0))?)
+}
+
+/// Removes keys unless they came to sign again.
+pub(super) fn remove_served(tx: &Tx<'_>, ids: &[DkimKeyId]) -> Result<u64> {
+    let mut delete = tx.prepare_cached("DELETE FROM dkim_key WHERE id = ?1 AND state = ?2")?;
+    let mut removed = 0;
+    for id in ids {
+        removed += delete.execute(params![id, DkimKeyState::Retiring])? as u64;
+    }
+    Ok(removed)
 }

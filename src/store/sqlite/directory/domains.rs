@@ -8,7 +8,7 @@ use crate::mail::{
 };
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json_if_any, time, time_if_any, to_json, us};
+use crate::store::sqlite::rows::{json_if_any, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
@@ -282,21 +282,34 @@ pub(super) fn record_check(tx: &Tx<'_>, id: DomainId, check: &DomainCheck) -> Re
         }
     }
     let changes_before = tx.total_changes();
-    dkim_keys::mark_unseen(tx, id, &check.dkim_unseen)?;
-    dkim_keys::mark_seen(tx, id, &check.dkim_seen)?;
+    dkim_keys::follow_dns(tx, id, &check.dkim_seen, &check.dkim_unseen, check.checked_at)?;
     let matters_to_senders = tx.total_changes() != changes_before || domain.status != before;
     let domain = change(tx, before, domain, check.checked_at)?;
     Ok(Some(Recorded { domain, matters_to_senders }))
 }
 
-pub(super) fn to_check(connection: &Connection, before: Timestamp, limit: usize) -> Result<Vec<Domain>> {
-    let sql = "SELECT * FROM domain
-               WHERE tenant_id IS NOT NULL AND verification = ?1 AND status <> ?2
-                 AND (checked_us IS NULL OR checked_us < ?3)
-               ORDER BY checked_us, id LIMIT ?4";
-    let mut statement = connection.prepare_cached(sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let row = params![Verification::Dns, DomainStatus::Taken, us(before), limit];
+/// Which domains are looked at again: those whose proof is in the DNS.
+const IS_TO_CHECK: &str = "verification = ?1 AND status <> ?2 AND (checked_us IS NULL OR checked_us < ?3)";
+
+pub(super) fn tenants_to_check(connection: &Connection, before: Timestamp) -> Result<Vec<TenantId>> {
+    let sql = format!("SELECT DISTINCT tenant_id FROM domain WHERE tenant_id IS NOT NULL AND {IS_TO_CHECK}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let row = params![Verification::Dns, DomainStatus::Taken, us(before)];
+    let tenants = statement.query_map(row, |row| row.get(0))?;
+    Ok(tenants.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn to_check(
+    connection: &Connection,
+    tenant: TenantId,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<Domain>> {
+    let sql = format!(
+        "SELECT * FROM domain WHERE tenant_id = ?4 AND {IS_TO_CHECK} ORDER BY checked_us, id LIMIT ?5"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let row = params![Verification::Dns, DomainStatus::Taken, us(before), tenant, sql_limit(limit)];
     let domains = statement.query_map(row, read_row)?;
     Ok(domains.collect::<rusqlite::Result<_>>()?)
 }

@@ -1,0 +1,78 @@
+//! Answers in gzip (RFC 9110 §8.4.1.3) for clients that ask for it.
+//!
+//! Only what a GET answers: secrets stand in the answers to POST alone, so that nobody can learn of one from the length
+//! of a compressed answer that has words of his in it.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::header::ACCEPT_ENCODING;
+use hyper::{HeaderMap, Method};
+
+use super::answer::Answer;
+
+/// Less fits one packet anyhow.
+const OCTETS_MIN: usize = 1024;
+/// More takes a core for long.
+const OCTETS_MAX: usize = 4 * 1024 * 1024;
+
+/// Whether the answer to a request should be compressed.
+pub fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
+    let texts = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    [Method::GET, Method::HEAD].contains(method) && texts.flat_map(|text| text.split(',')).any(takes_gzip)
+}
+
+/// Whether a member of Accept-Encoding says so (RFC 9110 §12.5.3).
+fn takes_gzip(member: &str) -> bool {
+    let mut parts = member.split(';').map(str::trim);
+    let coding = parts.next().unwrap_or_default();
+    let is_gzip = ["gzip", "x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name));
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    is_gzip && weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0))
+}
+
+/// The answer compressed, if that is worth it.
+pub async fn compress(answer: Answer) -> Answer {
+    let Some(body) = answer.body().filter(|body| (OCTETS_MIN..=OCTETS_MAX).contains(&body.len())).cloned()
+    else {
+        return answer;
+    };
+    match tokio::task::spawn_blocking(move || gzip(&body)).await {
+        Ok(Ok(compressed)) => answer.compressed(compressed.into()),
+        _ => answer,
+    }
+}
+
+fn gzip(body: &Bytes) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_sent_to_those_who_take_it() {
+        for (text, expected) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("x-gzip", true),
+            ("br, gzip; q=1.0", true),
+            ("gzip;q=0", false),
+            ("gzip;q=0.000, br", false),
+            ("gzip;q=x", false),
+            ("identity", false),
+            ("gzipped", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, text.parse().unwrap())]);
+            assert_eq!(is_wanted(&Method::GET, &headers), expected, "{text}");
+            assert!(!is_wanted(&Method::POST, &headers), "{text}");
+        }
+        assert!(!is_wanted(&Method::GET, &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,95 @@
+//! DKIM keys that take the place of others: made here, published by the tenant, and in use once they are seen.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::api::answer::Answer;
+use crate::api::call::Call;
+use crate::api::error::{ApiError, Result};
+use crate::api::page::List;
+use crate::mail::{DkimAlgorithm, DkimKeyState, RefusalCode, Timestamp};
+use crate::store::{Directory, DkimKey};
+
+use super::dkim::{self, DkimKeyView, KEYS_MAX};
+
+/// Which keys to replace.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    /// The only algorithm to make a key for. Absent: each that the domain has a key for.
+    algorithm: Option<DkimAlgorithm>,
+}
+
+/// `POST /v1/domains/{id}/dkim/rotate`: new keys, which sign once their records are seen. A key that was made before
+/// and still waits for its record is answered again, so that the request can be repeated. Where the platform vouches
+/// for the domain, `verify` says that the records are there.
+pub async fn rotate(call: Call<'_>) -> Result<Answer> {
+    let domain = super::find_changeable(&call).await?;
+    let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
+    let keys = call.store().dkim_keys(domain.id).await?;
+    let wanted: Vec<_> =
+        DkimAlgorithm::ALL.iter().copied().filter(|&algorithm| is_wanted(algorithm, &body, &keys)).collect();
+    let mut waiting: Vec<_> =
+        wanted.iter().filter_map(|&algorithm| new_in_waiting(algorithm, &keys)).collect();
+    let missing: Vec<_> = wanted
+        .into_iter()
+        .filter(|&algorithm| waiting.iter().all(|key| key.algorithm != algorithm))
+        .collect();
+    if keys.len() + missing.len() > KEYS_MAX {
+        return Err(ApiError::new(
+            RefusalCode::LimitReached,
+            format!("the domain would have more than {KEYS_MAX} DKIM keys"),
+            "wait: a key that was replaced goes a week later, once no queued message carries its signature",
+        ));
+    }
+    let is_new = !missing.is_empty();
+    for algorithm in missing {
+        let selector = selector_of(algorithm, call.now);
+        let new = dkim::generate_one(&call, algorithm, selector, DkimKeyState::Pending).await?;
+        waiting.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
+    }
+    let views = List::whole(waiting.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
+    if is_new { Answer::created(&views) } else { Answer::ok(&views) }
+}
+
+fn is_wanted(algorithm: DkimAlgorithm, body: &Rotate, keys: &[DkimKey]) -> bool {
+    match body.algorithm {
+        Some(only) => only == algorithm,
+        None => keys.iter().any(|key| key.algorithm == algorithm),
+    }
+}
+
+/// A key that has yet to sign. One that did and whose record is lost may have been given up for a reason.
+fn new_in_waiting(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey> {
+    let waits =
+        |key: &&DkimKey| key.algorithm == algorithm && key.state == DkimKeyState::Pending && !key.has_signed;
+    keys.iter().rfind(waits).cloned()
+}
+
+/// Like `pb20260131-235959`: a name is never used for a second key, whose record caches might lack. At most 21 octets,
+/// for which the name of a domain leaves room.
+fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
+    let time = now.strftime("pb%Y%m%d-%H%M%S");
+    match algorithm {
+        DkimAlgorithm::Rsa => time.to_string(),
+        DkimAlgorithm::Ed25519 => format!("{time}-ed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::DomainName;
+    use crate::verification::dkim_record_name;
+
+    #[test]
+    fn there_is_room_for_the_selector_before_the_longest_domain() {
+        let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(28)].join(".");
+        let name = DomainName::parse(&name).unwrap();
+        assert_eq!(name.as_str().len(), super::super::NAME_OCTETS_MAX);
+        for &algorithm in DkimAlgorithm::ALL {
+            let record = dkim_record_name(&selector_of(algorithm, Timestamp::UNIX_EPOCH), &name);
+            assert!(record.len() <= dkim::RECORD_NAME_OCTETS_MAX, "{}", record.len());
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The regular check of all domains. Tenants take turns, so that one with many domains whose DNS does not answer
+//! delays nobody's checks but its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::dns::Resolver;
+use crate::mail::{SignedDuration, TenantId, Timestamp};
+use crate::store::{self, Directory, Store};
+
+use super::{Settings, check};
+
+/// Turns at the same time; each tenant has one at most.
+const TURNS_MAX: usize = 8;
+/// Domains of one turn, looked up at the same time. They take as long as the DNS takes to fail: half a minute.
+const TURN_DOMAINS: usize = 4;
+
+/// Checks every domain once in an interval, until `stop`.
+pub async fn recheck_loop(
+    store: Arc<Store>,
+    resolver: Resolver,
+    settings: Settings,
+    stop: CancellationToken,
+) {
+    // Looking often for the few domains that are due spreads the look-ups over the interval.
+    let pause = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
+    let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
+    let turns = Arc::new(Turns { store, resolver, settings, free: Semaphore::new(TURNS_MAX) });
+    let mut tasks = JoinSet::new();
+    let mut in_hand = HashSet::new();
+    while !stop.is_cancelled() {
+        let before = Timestamp::now().checked_sub(interval).unwrap_or(Timestamp::MIN);
+        match turns.store.tenants_to_check(before).await {
+            Ok(tenants) => {
+                for tenant in tenants.into_iter().filter(|tenant| in_hand.insert(*tenant)) {
+                    let turns = turns.clone();
+                    tasks.spawn(async move {
+                        turns.check_all(tenant, before).await;
+                        tenant
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the regular check of domains failed and will be tried again");
+            }
+        }
+        let next = tokio::time::sleep(pause);
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = &mut next => break,
+                Some(Ok(tenant)) = tasks.join_next() => in_hand.remove(&tenant),
+            };
+        }
+    }
+}
+
+struct Turns {
+    store: Arc<Store>,
+    resolver: Resolver,
+    settings: Settings,
+    /// Whoever waits longest is next.
+    free: Semaphore,
+}
+
+impl Turns {
+    /// Checks those of a tenant's domains whose last check was before a time, a few in each turn.
+    async fn check_all(self: &Arc<Self>, tenant: TenantId, before: Timestamp) {
+        loop {
+            let Ok(_turn) = self.free.acquire().await else { return };
+            match self.check_some(tenant, before).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                // Not gone on with: the same domains would come back and be tried without end.
+                Err(error) => {
+                    tracing::warn!(%tenant, %error, "the regular check of domains failed and will be tried again");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// How many were checked.
+    async fn check_some(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
+        let mut checks = JoinSet::new();
+        for domain in self.store.domains_to_check(tenant, before, TURN_DOMAINS).await? {
+            let turns = self.clone();
+            checks.spawn(async move { check(&turns.resolver, &turns.store, &domain, &turns.settings).await });
+        }
+        let mut checked = 0;
+        while let Some(Ok(result)) = checks.join_next().await {
+            result?;
+            checked += 1;
+        }
+        Ok(checked)
+    }
+}

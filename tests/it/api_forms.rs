@@ -1,0 +1,176 @@
+//! The forms of an answer: tags of objects and conditions on them, gzip, and scripts of other origins.
+
+use std::io::Read;
+
+use serde_json::{Value, json};
+
+use crate::api_stage::{ApiStage, Tenant, text};
+use crate::http::{Answer, exchange};
+
+/// Sends a request with header lines of its own.
+async fn send(stage: &ApiStage, key: &str, line: &str, head: &str, body: Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let text = format!(
+        "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n{head}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(stage.address, text.as_bytes()).await
+}
+
+/// Paths of one object of each kind that a tenant can change, and what a change may say.
+async fn objects(stage: &ApiStage, tenant: &Tenant) -> Vec<(String, Value)> {
+    let make = async |path: &str, body: Value| {
+        let made = stage.post(&tenant.key, path, body).await.expect(201);
+        format!("{path}/{}", text(&made, "/id"))
+    };
+    let key = make("/v1/keys", json!({"name": "one", "scopes": ["smtp:send"]})).await;
+    let webhook = make("/v1/webhooks", json!({"url": "https://a.example/"})).await;
+    let template = make("/v1/templates", json!({"name": "one", "subject": "s", "text": "t"})).await;
+    vec![
+        (format!("/v1/tenants/{}", tenant.id), json!({"name": "two"})),
+        (make("/v1/domains", json!({"name": "own.example"})).await, json!({"subdomains": false})),
+        (key.replace("/keys/", "/api-keys/"), json!({"name": "two"})),
+        (key, json!({"name": "three"})),
+        (webhook.replace("/webhooks/", "/webhooks/endpoints/"), json!({"events": ["message.bounced"]})),
+        (webhook, json!({"events": ["message.expired"]})),
+        (template, json!({"subject": "two"})),
+    ]
+}
+
+#[tokio::test]
+async fn an_object_is_sent_once_and_changed_only_as_it_was_read() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    for (path, change) in objects(&stage, &tenant).await {
+        let request = async |method: &str, head: &str, body: Value| {
+            send(&stage, &tenant.key, &format!("{method} {path}"), head, body).await
+        };
+        let read = request("GET", "", Value::Null).await;
+        let tag = read.header("etag").unwrap_or_else(|| panic!("{path}: {read}")).to_owned();
+        let known = request("GET", &format!("If-None-Match: \"x\", W/{tag}\r\n"), Value::Null).await;
+        assert_eq!((known.status, known.body.len(), known.header("etag")), (304, 0, Some(tag.as_str())));
+        assert_eq!((known.header("content-length"), known.header("content-type")), (None, None));
+        assert_eq!(request("HEAD", "", Value::Null).await.header("etag"), Some(tag.as_str()));
+
+        let matching = format!("If-Match: {tag}\r\n");
+        let changed = request("PATCH", &matching, change.clone()).await;
+        assert_eq!(changed.status, 200, "{changed}");
+        let new_tag = changed.header("etag").unwrap().to_owned();
+        assert_ne!(new_tag, tag, "{path}");
+        let late = request("PUT", &matching, change.clone()).await;
+        let error = late.expect_error(412, "precondition_failed");
+        assert_eq!(error["type"], "conflict");
+        let read = request("GET", &format!("If-None-Match: {tag}\r\n"), Value::Null).await;
+        assert_eq!((read.status, read.header("etag")), (200, Some(new_tag.as_str())), "{path}");
+        if path.contains("/keys/") || path.contains("/domains/") {
+            request("DELETE", &matching, Value::Null).await.expect_error(412, "precondition_failed");
+            request("DELETE", &format!("If-Match: {new_tag}\r\n"), Value::Null).await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_that_change_what_both_read_one_is_told_to_read_again() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let path = format!("/v1/tenants/{}", tenant.id);
+    for round in 0..5 {
+        let tag = stage.get(&tenant.key, &path).await.header("etag").unwrap().to_owned();
+        let head = format!("If-Match: {tag}\r\n");
+        let patch = async |name: String| {
+            send(&stage, &tenant.key, &format!("PATCH {path}"), &head, json!({"name": name})).await.status
+        };
+        let (a, b, c) =
+            tokio::join!(patch(format!("a{round}")), patch(format!("b{round}")), patch(format!("c{round}")));
+        let mut statuses = [a, b, c];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 412, 412]);
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_object_has_no_tag_and_no_condition() {
+    let stage = ApiStage::start().await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    for (path, change) in objects(&stage, &own).await {
+        for head in ["", "If-Match: *\r\n", "If-Match: \"x\"\r\n", "If-None-Match: *\r\n"] {
+            for (method, body) in [("GET", Value::Null), ("PATCH", change.clone())] {
+                let answer = send(&stage, &other.key, &format!("{method} {path}"), head, body).await;
+                assert_eq!(answer.header("etag"), None);
+                answer.expect_error(404, "not_found");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_answers_to_get_are_compressed_for_who_asks_and_secrets_never() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let metadata = json!({"metadata": {"text": "word ".repeat(500)}});
+    let path = format!("/v1/tenants/{}", tenant.id);
+    stage.patch(&stage.platform, &path, metadata).await.expect(200);
+    let asking = "Accept-Encoding: gzip, br\r\n";
+    let get = async |head: &str| send(&stage, &tenant.key, &format!("GET {path}"), head, Value::Null).await;
+    let (plain, gzipped) = (get("").await, get(asking).await);
+    assert_eq!((plain.header("content-encoding"), gzipped.header("content-encoding")), (None, Some("gzip")));
+    assert_eq!(gzipped.header("vary"), Some("Accept-Encoding"));
+    assert!(gzipped.body.len() < plain.body.len() / 2);
+    assert_eq!(gzipped.header("content-length"), Some(gzipped.body.len().to_string().as_str()));
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&gzipped.body[..]).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain.body);
+    let (tag, tag_of_gzipped) = (plain.header("etag").unwrap(), gzipped.header("etag").unwrap());
+    assert_ne!(tag, tag_of_gzipped, "other octets, another tag");
+    for (tag, head) in [(tag, ""), (tag_of_gzipped, asking), (tag, asking), (tag_of_gzipped, "")] {
+        assert_eq!(get(&format!("{head}If-None-Match: {tag}\r\n")).await.status, 304);
+    }
+    let head = send(&stage, &tenant.key, &format!("HEAD {path}"), asking, Value::Null).await;
+    assert_eq!(head.header("content-length"), gzipped.header("content-length"));
+
+    let domains = async |head: &str| send(&stage, &tenant.key, "GET /v1/domains", head, Value::Null).await;
+    assert_eq!(domains(asking).await.header("content-encoding"), None, "too small to be worth it");
+    let networks: Vec<_> = (0..90).map(|n| format!("10.{n}.0.0/16")).chain(["127.0.0.0/8".into()]).collect();
+    let key = json!({"name": "n".repeat(100), "scopes": ["smtp:send"], "allowed_cidrs": networks});
+    let webhook = json!({"url": format!("https://a.example/{}", "u".repeat(1000))});
+    for (path, body) in [("/v1/keys", key), ("/v1/webhooks", webhook)] {
+        let made = send(&stage, &tenant.key, &format!("POST {path}"), asking, body).await;
+        assert!(made.body.len() > 1024, "{made}");
+        assert_eq!((made.status, made.header("content-encoding"), made.header("etag")), (201, None, None));
+        assert!(made.json()["secret"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn scripts_of_other_origins_are_let_in_only_if_the_configuration_names_them() {
+    const OWN: &str = "https://console.example";
+    let shut = ApiStage::start().await;
+    let open = ApiStage::with(|api, _| api.cors_origins = vec![OWN.into()]).await;
+    let asked = |origin: &str| {
+        format!(
+            "Origin: {origin}\r\nAccess-Control-Request-Method: PATCH\r\nAccess-Control-Request-Headers: authorization\r\n"
+        )
+    };
+    for (stage, origin) in [(&shut, OWN), (&open, "https://console.example.evil"), (&open, "null")] {
+        let preflight = send(stage, "", "OPTIONS /v1/tenants", &asked(origin), Value::Null).await;
+        assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (405, None));
+        let read =
+            send(stage, &stage.platform, "GET /v1/tenants", &format!("Origin: {origin}\r\n"), Value::Null)
+                .await;
+        assert_eq!((read.status, read.header("access-control-allow-origin")), (200, None));
+    }
+    let preflight = send(&open, "", "OPTIONS /v1/tenants", &asked(OWN), Value::Null).await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (204, Some(OWN)));
+    assert!(preflight.header("access-control-allow-methods").unwrap().contains("PATCH"));
+    assert!(preflight.header("access-control-allow-headers").unwrap().contains("Authorization"));
+    assert_eq!(preflight.header("access-control-allow-credentials"), None);
+    for (key, status) in [(open.platform.as_str(), 200), ("", 401)] {
+        let head = format!("Origin: {OWN}\r\n");
+        let read = send(&open, key, "GET /v1/tenants", &head, Value::Null).await;
+        assert_eq!((read.status, read.header("access-control-allow-origin")), (status, Some(OWN)));
+        assert_eq!(read.header("vary"), Some("Origin"));
+        assert!(read.header("access-control-expose-headers").unwrap().contains("X-Request-Id"));
+    }
+    assert_eq!(send(&open, "", "OPTIONS /v1/tenants", "", Value::Null).await.status, 405);
+}
