@@ -9,6 +9,7 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::RequestId;
@@ -35,10 +36,14 @@ enum Content {
 }
 
 /// The answer to a removal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Deleted")]
 pub struct Deleted {
+    /// What is gone.
     id: String,
+    /// The kind of object it was.
     object: &'static str,
+    /// Always true.
     deleted: bool,
 }
 

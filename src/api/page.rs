@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
@@ -108,11 +109,17 @@ fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
 }
 
 /// A list as it is answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct List<T> {
+    /// Always `list`.
+    #[schemars(extend("const" = "list"))]
     object: &'static str,
+    /// The objects, newest first unless said otherwise.
     data: Vec<T>,
+    /// Whether more follow.
     has_more: bool,
+    /// The `after` of the next page, or its `before` if this one was asked for with `before`; `null` at the end.
     next_cursor: Option<String>,
 }
 

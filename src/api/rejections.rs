@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{KeyId, RequestId, Stage, TenantId, Timestamp};
+use crate::mail::{KeyId, RefusalCode, RequestId, Stage, TenantId, Timestamp};
 use crate::store::{Journal, Rejection};
 
 use super::answer::Answer;
@@ -12,16 +13,29 @@ use super::call::Call;
 use super::error::Result;
 use super::page::List;
 
-#[derive(Serialize)]
-struct RejectionView {
+/// A submission that was refused.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Rejection")]
+pub struct RejectionView {
+    /// The id of the request or session.
     id: RequestId,
+    /// Always `rejection`.
+    #[schemars(extend("const" = "rejection"))]
     object: &'static str,
+    /// Whose it was.
     tenant_id: TenantId,
+    /// The key it was made with.
     key_id: Option<KeyId>,
+    /// At which step it was refused.
     stage: Stage,
+    /// The stable code of the refusal.
+    #[schemars(with = "RefusalCode")]
     code: &'static str,
+    /// What was wrong.
     message: String,
+    /// Where it came from.
     client_address: Option<IpAddr>,
+    /// When.
     created_at: Timestamp,
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -39,8 +40,9 @@ pub struct Tenant {
 }
 
 /// What a tenant chooses for all of its mail.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "TenantSettings")]
 pub struct TenantSettings {
     /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
@@ -53,11 +55,15 @@ pub struct TenantSettings {
 }
 
 /// Limits of a tenant; absent means unlimited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "RateLimit")]
 pub struct RateLimit {
+    /// Requests to the API in a minute, at least 1; `null` for no limit.
     pub requests_per_minute: Option<u32>,
+    /// Recipients in a day, at least 1; `null` for no limit.
     pub emails_per_day: Option<u32>,
+    /// Recipients in a minute, at least 1; `null` for no limit.
     pub emails_per_minute: Option<u32>,
 }
 
@@ -172,15 +178,24 @@ impl Limited {
 }
 
 /// How much a tenant has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "TenantCounts")]
 pub struct TenantCounts {
+    /// Sending domains.
     pub domains: u64,
+    /// Keys, revoked ones included.
     pub keys: u64,
+    /// Suppressed addresses.
     pub suppressions: u64,
+    /// Templates.
     pub templates: u64,
+    /// Webhooks.
     pub webhooks: u64,
+    /// Messages.
     pub messages: u64,
+    /// Recipients of messages.
     pub deliveries: u64,
+    /// Events.
     pub events: u64,
 }
 
@@ -262,8 +277,9 @@ pub struct RecordCheck {
 }
 
 /// How a record compares with what it should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "RecordStatus")]
 pub enum RecordStatus {
     Pending,
     Ok,
