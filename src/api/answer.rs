@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
@@ -20,6 +21,9 @@ use super::error::{ApiError, Result};
 pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+/// Of the one page there is: it has a style of its own and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// An answer before its headers.
 pub struct Answer {
@@ -68,6 +72,16 @@ impl Answer {
         Self::whole(StatusCode::OK, "message/rfc822", bytes)
     }
 
+    /// 200 with JSON that is at hand.
+    pub fn document(text: Bytes) -> Self {
+        Self::whole(StatusCode::OK, JSON, text)
+    }
+
+    /// 200 with a page for people.
+    pub fn page(html: Bytes) -> Self {
+        Self::whole(StatusCode::OK, HTML, html)
+    }
+
     /// 200 with server-sent events, each as it happens.
     pub fn events(body: ResponseBody) -> Self {
         let content = Content::Endless(body);
@@ -93,7 +107,7 @@ impl Answer {
         }
     }
 
-    fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
+    fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, content: Content::Whole(body.into()), is_repeated: false }
     }
 
@@ -135,6 +149,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     // Answers hold what only this key may see, and secrets.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if content_type == HTML {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    }
     let text = |text: &str| HeaderValue::from_str(text).ok();
     if let Some(id) = text(&request_id.to_string()) {
         headers.insert("x-request-id", id);

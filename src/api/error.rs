@@ -143,7 +143,6 @@ pub struct Envelope<'a> {
 
 /// Why a request was not done.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "ErrorBody")]
 pub struct ErrorBody<'a> {
     /// The kind of fault, which goes with the status.
     #[serde(rename = "type")]

@@ -1,7 +1,7 @@
 //! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
-//! the file of its resource, which asks the store; `error` and `answer` shape what goes back. Imports `mail`, `policy`,
+//! the file of its resource, which asks the store; `error` and `answer` shape what goes back, and `openapi` tells of it all. Imports `mail`, `policy`,
 //! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
@@ -18,6 +18,7 @@ mod idempotency;
 mod idle;
 mod json;
 mod keys;
+mod openapi;
 mod page;
 mod queue;
 mod rejections;
@@ -236,6 +237,8 @@ impl Api {
         let operation = matched.operation;
         match operation.endpoint {
             Endpoint::Alive => return health::alive(),
+            Endpoint::Document => return openapi::document(),
+            Endpoint::Docs => return openapi::page(),
             Endpoint::Ready => return health::ready(&self.store, stop.is_cancelled()).await,
             _ => {}
         }
@@ -321,6 +324,8 @@ fn now() -> Timestamp {
 async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
     match endpoint {
         Endpoint::Alive | Endpoint::Ready => health::alive(),
+        Endpoint::Document => openapi::document(),
+        Endpoint::Docs => openapi::page(),
         Endpoint::CreateTenant => tenants::create(call).await,
         Endpoint::ListTenants => tenants::list(call).await,
         Endpoint::GetTenant => tenants::get(call).await,

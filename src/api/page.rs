@@ -12,8 +12,10 @@ use crate::store::{Page, PageRequest};
 use super::error::{ApiError, FieldError, Result};
 use super::json::echo;
 
-const LIMIT_DEFAULT: usize = 20;
-const LIMIT_MAX: usize = 100;
+/// Objects of a page, if nothing is said.
+pub const LIMIT_DEFAULT: usize = 20;
+/// Objects of a page at most.
+pub const LIMIT_MAX: usize = 100;
 
 /// The parameters that every list takes.
 pub const PARAMETERS: &[&str] = &["limit", "after", "before", "created_after", "created_before"];

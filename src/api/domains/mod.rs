@@ -18,7 +18,7 @@ use super::error::{ApiError, Result};
 use super::json::{self, Checks};
 use super::page::List;
 
-pub use dkim::{add as add_dkim_key, list as list_dkim_keys};
+pub use dkim::{Add as AddDkimKey, DkimKeyView, add as add_dkim_key, list as list_dkim_keys};
 
 /// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;

@@ -23,10 +23,10 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
-pub use draft::Limits as SendLimits;
-pub use send::{send, send_batch};
-pub use steering::{cancel, retry};
-pub use timeline::get as timeline;
+pub use draft::{EmailRequest, Limits as SendLimits};
+pub use send::{Accepted, BatchRequest, send, send_batch};
+pub use steering::{CancellationView, RetryView, cancel, retry};
+pub use timeline::{Entry, get as timeline};
 
 /// A message and what became of it.
 #[derive(Serialize, JsonSchema)]

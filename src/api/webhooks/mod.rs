@@ -18,7 +18,7 @@ use super::error::{ApiError, Result};
 use super::json::Checks;
 use super::page::List;
 
-pub use deliveries::{get_delivery, list_deliveries, replay_delivery, test};
+pub use deliveries::{DeliveryView, get_delivery, list_deliveries, replay_delivery, test};
 
 /// Octets of a secret; Standard Webhooks wants from 24 to 64.
 const SECRET_OCTETS: usize = 32;

@@ -42,7 +42,6 @@ pub struct Tenant {
 /// What a tenant chooses for all of its mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(rename = "TenantSettings")]
 pub struct TenantSettings {
     /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
@@ -57,7 +56,6 @@ pub struct TenantSettings {
 /// Limits of a tenant; absent means unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(rename = "RateLimit")]
 pub struct RateLimit {
     /// Requests to the API in a minute, at least 1; `null` for no limit.
     pub requests_per_minute: Option<u32>,
@@ -179,7 +177,6 @@ impl Limited {
 
 /// How much a tenant has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(rename = "TenantCounts")]
 pub struct TenantCounts {
     /// Sending domains.
     pub domains: u64,
@@ -279,7 +276,6 @@ pub struct RecordCheck {
 /// How a record compares with what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(rename = "RecordStatus")]
 pub enum RecordStatus {
     Pending,
     Ok,
