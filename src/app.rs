@@ -24,6 +24,7 @@ use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
 };
 use crate::tls::{Certificate, TlsError};
+use crate::waiting::Sites;
 use crate::webhook::{self, Teller};
 use crate::{janitor, sign, verification};
 
@@ -83,6 +84,7 @@ pub struct Running {
     /// Where the API listens.
     pub api_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
+    sites: Arc<dyn Sites>,
     certificate: Arc<Certificate>,
     intake: Stage,
     delivery: Stage,
@@ -185,6 +187,7 @@ impl Running {
             bans,
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             waiting: relay.waiting(),
+            sites: relay.sites(),
             tls: config.api.tls.then(|| certificate.shared()),
         }));
 
@@ -195,6 +198,7 @@ impl Running {
             submissions_addresses: addresses(&submissions),
             api_addresses: addresses(&control_listeners),
             store: store.clone(),
+            sites: relay.sites(),
             certificate: certificate.clone(),
             intake: Stage::new("what accepts mail"),
             delivery: Stage::new("what delivers mail"),
@@ -207,6 +211,7 @@ impl Running {
                 stage.spawn("SMTP listener", server.clone().serve(listener, security, stage.stop.clone()));
             }
         }
+        stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
         for listener in control_listeners {
             stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
         }
@@ -235,6 +240,11 @@ impl Running {
     /// The store behind the server, for what runs in the same process.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Where mail goes, for what runs in the same process.
+    pub fn sites(&self) -> &dyn Sites {
+        &*self.sites
     }
 
     /// Reads the certificate's files again; on an error the old one stays in use.

@@ -165,6 +165,10 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Open connections in all.
     pub connections_max: usize,
+    /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
+    pub requests_per_minute: u32,
+    /// Requests that one key of a tenant may make in a minute; 0 is any number.
+    pub key_requests_per_minute: u32,
 }
 
 /// Sending domains and their proof.
@@ -417,6 +421,8 @@ impl Default for Api {
             receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
+            requests_per_minute: 12_000,
+            key_requests_per_minute: 6000,
         }
     }
 }

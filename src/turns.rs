@@ -4,15 +4,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::mail::TenantId;
 
+/// After two tenants asked in turn, for so long they are taken to be there both.
+const COMPANY_LASTS: Duration = Duration::from_secs(5);
+
 /// The turns there are.
 pub struct Turns {
     all: Arc<Semaphore>,
     of_one_max: u32,
+    /// As many times more a turn counts for its tenant while others ask too.
+    weight_in_company: u32,
+    company: Mutex<Company>,
     /// Of those who have a turn or wait for one; the platform counts as one of them.
     of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
 }
@@ -21,6 +28,13 @@ pub struct Turns {
 pub struct Turn {
     _of_all: OwnedSemaphorePermit,
     _of_one: OwnedSemaphorePermit,
+}
+
+/// Who asked last, and how long it counts that two different ones did.
+#[derive(Default)]
+struct Company {
+    last: Option<TenantId>,
+    until: Option<Instant>,
 }
 
 /// Who has the turns, if there is none left.
@@ -36,7 +50,19 @@ impl Turns {
     /// So many in all, and so many for one tenant.
     pub fn new(all_max: u32, of_one_max: u32) -> Self {
         let of_one_max = of_one_max.min(all_max);
-        Self { all: Arc::new(Semaphore::new(all_max as usize)), of_one_max, of_each: Mutex::default() }
+        Self {
+            all: Arc::new(Semaphore::new(all_max as usize)),
+            of_one_max,
+            weight_in_company: 1,
+            company: Mutex::default(),
+            of_each: Mutex::default(),
+        }
+    }
+
+    /// The same with fewer turns for one tenant while others ask as well: what is free then is there for them at once,
+    /// without their having to wait for what is under way.
+    pub fn with_fewer_in_company(self, of_one_max: u32) -> Self {
+        Self { weight_in_company: (self.of_one_max / of_one_max.max(1)).max(1), ..self }
     }
 
     /// Waits for a turn.
@@ -53,8 +79,9 @@ impl Turns {
     /// None: the turns are never closed.
     pub async fn take_weighed(&self, tenant: Option<TenantId>, weight: u64) -> Result<Turn, AcquireError> {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
+        let own_weight = weight.saturating_mul(self.own_factor(tenant)).min(self.of_one_max);
         // In this order only one's own requests wait here, and few of anybody's wait for the others.
-        let of_one = self.of(tenant).acquire_many_owned(weight).await?;
+        let of_one = self.of(tenant).acquire_many_owned(own_weight).await?;
         Ok(Turn { _of_all: self.all.clone().acquire_many_owned(weight).await?, _of_one: of_one })
     }
 
@@ -66,6 +93,20 @@ impl Turns {
         let of_one = self.of(tenant).try_acquire_owned().map_err(|_| Taken::ByOneself)?;
         let of_all = self.all.clone().try_acquire_owned().map_err(|_| Taken::ByAll)?;
         Ok(Turn { _of_all: of_all, _of_one: of_one })
+    }
+
+    fn own_factor(&self, tenant: Option<TenantId>) -> u32 {
+        if self.weight_in_company == 1 {
+            return 1;
+        }
+        let now = Instant::now();
+        let mut company = self.company.lock().unwrap_or_else(PoisonError::into_inner);
+        if company.last != tenant {
+            let is_first = company.last.is_none();
+            company.last = tenant;
+            company.until = (!is_first).then(|| now + COMPANY_LASTS);
+        }
+        if company.until.is_some_and(|until| now < until) { self.weight_in_company } else { 1 }
     }
 
     /// How many requests of a tenant have a turn or wait for one.
@@ -103,6 +144,24 @@ mod tests {
 
     fn block_on<T>(task: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(task)
+    }
+
+    #[test]
+    fn who_is_alone_has_more_turns_than_in_company() {
+        block_on(async {
+            let turns = Turns::new(100, 8).with_fewer_in_company(2);
+            let [one, other] = tenants(0..2)[..] else { unreachable!() };
+            let alone = [(); 8].map(|()| turns.take(one));
+            let alone = futures_util::future::join_all(alone).await;
+            assert!(alone.iter().all(Result::is_ok));
+            drop(alone);
+            let _of_other = turns.take(other).await.unwrap();
+            let first_two = [turns.take(one).await.unwrap(), turns.take(one).await.unwrap()];
+            assert!(futures_util::FutureExt::now_or_never(turns.take(one)).is_none());
+            assert!(futures_util::FutureExt::now_or_never(turns.take(other)).is_some());
+            drop(first_two);
+            assert!(futures_util::FutureExt::now_or_never(turns.take(one)).is_some());
+        });
     }
 
     /// What is counted while a turn lasts, however it ends.

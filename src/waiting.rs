@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::mail::{QueuePart, Timestamp, WaitReason};
+use crate::mail::{QueuePart, TenantId, Timestamp, WaitReason};
 
 /// Notices kept; more are not taken, for a board that nobody can read to its end tells nothing.
 const NOTICES_MAX: usize = 10_000;
@@ -62,6 +62,35 @@ impl Board {
         // Each change is one step of the map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A site, or a smart host, that is in use, waited for, or on hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteStatus {
+    /// The site's name, or the smart host's.
+    pub name: String,
+    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
+    pub tenant_id: Option<TenantId>,
+    /// Domains that are known to be there, in order; at most a hundred are named.
+    pub domains: Vec<String>,
+    /// Connections that it may have now.
+    pub connections_max: usize,
+    /// Connections that it has.
+    pub connections: usize,
+    /// Deliveries that the relay has claimed and that wait for a connection.
+    pub waiting: usize,
+    /// Nothing is sent before this time.
+    pub held_until: Option<Timestamp>,
+    /// Why: the reply, or what happened.
+    pub reason: Option<String>,
+}
+
+/// Where mail goes, as the relay knows it.
+pub trait Sites: Send + Sync {
+    /// Every site that is in use, waited for, or on hold, by name.
+    fn statuses(&self) -> Vec<SiteStatus>;
+    /// Ends the holds of sites in the way of a part of the queue, before their time.
+    fn release(&self, part: &QueuePart);
 }
 
 impl Notice {

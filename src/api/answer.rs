@@ -129,9 +129,9 @@ impl Answer {
 
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
 pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
-    let (answer, allow) = match result {
-        Ok(answer) => (answer, None),
-        Err(error) => (Answer::error(&error, request_id), error.allow),
+    let (answer, allow, retry_after_s) = match result {
+        Ok(answer) => (answer, None, None),
+        Err(error) => (Answer::error(&error, request_id), error.allow, error.retry_after_s),
     };
     let Answer { status, content_type, content, is_repeated } = answer;
     let (length, body) = match content {
@@ -158,6 +158,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     }
     if let Some(allow) = allow.and_then(|methods| text(&methods)) {
         headers.insert(ALLOW, allow);
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, seconds.get().into());
     }
     if is_repeated {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));

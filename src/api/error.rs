@@ -1,6 +1,7 @@
 //! Refusals as answers: the status, the type and the shape of an error. The code is the one of the SMTP replies.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use hyper::StatusCode;
 use schemars::JsonSchema;
@@ -29,6 +30,8 @@ pub struct ApiError {
     pub fields: Vec<FieldError>,
     /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
     pub allow: Option<Box<str>>,
+    /// Seconds after which it makes sense to try again, where they are known.
+    pub retry_after_s: Option<NonZeroU32>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
 }
@@ -57,7 +60,13 @@ impl FieldError {
 impl ApiError {
     /// A refusal in words.
     pub fn new(code: RefusalCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { refusal: Refusal::new(code, message, hint), fields: Vec::new(), allow: None, cause: None }
+        Self {
+            refusal: Refusal::new(code, message, hint),
+            fields: Vec::new(),
+            allow: None,
+            retry_after_s: None,
+            cause: None,
+        }
     }
 
     /// There is no such object, or not for this key: the two are not told apart.
@@ -181,7 +190,9 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         | C::IdempotencyInProgress
         | C::MessageFinished
         | C::WebhookDisabled => (StatusCode::CONFLICT, "conflict"),
-        C::SendLimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+        C::SendLimitExceeded | C::DailySendLimitExceeded | C::RateLimited => {
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limited")
+        }
         C::InvalidJson => (StatusCode::BAD_REQUEST, "validation_error"),
         C::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "validation_error"),
         C::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "validation_error"),
@@ -216,7 +227,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, fields: Vec::new(), allow: None, cause: None }
+        Self { refusal, fields: Vec::new(), allow: None, retry_after_s: None, cause: None }
     }
 }
 

@@ -22,11 +22,13 @@ mod openapi;
 mod page;
 mod queue;
 mod rejections;
+mod requests;
 mod route;
 mod server;
 mod suppressions;
 mod templates;
 mod tenants;
+mod usage;
 mod webhooks;
 
 use std::net::IpAddr;
@@ -49,7 +51,7 @@ use crate::store::{Directory, Store};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
 use crate::verification;
-use crate::waiting::Board;
+use crate::waiting::{Board, Sites};
 
 use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
@@ -58,6 +60,7 @@ use self::error::{ApiError, Result};
 use self::events::Tail;
 use self::idempotency::InProgress;
 use self::page::Query;
+use self::requests::Requests;
 use self::route::Routes;
 
 pub use self::auth::Access;
@@ -99,6 +102,8 @@ pub struct Parts {
     pub source_pools: Vec<String>,
     /// What the relay holds back.
     pub waiting: Arc<Board>,
+    /// Where mail goes.
+    pub sites: Arc<dyn Sites>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -118,9 +123,11 @@ pub struct Api {
     bans: Arc<Bans>,
     source_pools: Vec<String>,
     waiting: Arc<Board>,
+    sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
+    requests: Requests,
     in_progress: InProgress,
     /// One for each KiB of a large body that is being received or worked on.
     receiving: Semaphore,
@@ -137,10 +144,12 @@ struct Origin {
     now: Timestamp,
 }
 
-/// What the log says of a request, as far as it is known.
+/// What the log and the headers of the answer say of a request, as far as it is known.
 struct Trace {
     path: &'static str,
     key: Option<KeyId>,
+    /// How the caller's limits stand.
+    limits: HeaderMap,
 }
 
 impl Api {
@@ -158,8 +167,10 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
         } = parts;
+        let requests = Requests::new(&settings);
         let receiving_kib =
             usize::try_from(settings.receiving_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX);
         let receiving_kib = receiving_kib.min(Semaphore::MAX_PERMITS);
@@ -178,9 +189,11 @@ impl Api {
             bans,
             source_pools,
             waiting,
+            sites,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
+            requests,
             in_progress: InProgress::default(),
             receiving: Semaphore::new(receiving_kib),
             connections: Arc::new(Semaphore::new(connections)),
@@ -195,6 +208,11 @@ impl Api {
         server::serve(self, listener, stop).await;
     }
 
+    /// Writes how many requests tenants make, every few seconds and when it is told to stop.
+    pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
+        self.requests.write_until(&self.store, stop).await;
+    }
+
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -205,7 +223,7 @@ impl Api {
         let now = now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
-        let mut trace = Trace { path: "", key: None };
+        let mut trace = Trace { path: "", key: None, limits: HeaderMap::new() };
         let origin = Origin { client, request_id, now };
         let result = self.process(request, origin, stop, &mut trace).await;
         if let Err(error) = &result
@@ -215,7 +233,8 @@ impl Api {
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
-        let response = answer::respond(result, request_id, method == Method::HEAD);
+        let mut response = answer::respond(result, request_id, method == Method::HEAD);
+        response.headers_mut().extend(trace.limits);
         let status = response.status();
         let ms = started.elapsed().as_millis();
         let key = trace.key.map(tracing::field::display);
@@ -244,6 +263,7 @@ impl Api {
         }
         let caller = self.authenticate(&head.headers, operation.access, client, now).await?;
         trace.key = Some(caller.key.id);
+        self.requests.admit(&caller, &mut trace.limits, now)?;
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
         query.finish()?;
         let is_post = head.method == Method::POST;
@@ -254,6 +274,8 @@ impl Api {
         let body =
             if has_body { self.read_body(operation, &head.headers, body).await? } else { Bytes::new() };
         let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+        let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
+        let environment = caller.key.environment;
         let call = Call {
             api: self,
             operation,
@@ -269,10 +291,19 @@ impl Api {
             now,
             stop: stop.clone(),
         };
-        match idempotency_key {
+        let result = match idempotency_key {
             Some(name) => idempotency::answer(&target, &name, call).await,
             None => dispatch(operation.endpoint, call).await,
+        };
+        if let Some(tenant) = sender {
+            match self.intake.send_standing(&tenant, environment, now).await {
+                Ok(Some(standing)) => requests::tell("x-sendlimit", standing, &mut trace.limits, now),
+                Ok(None) => {}
+                // What was sent was sent; its answer need not fail for this.
+                Err(error) => tracing::warn!(%request_id, %error, "how the send limit stands is not known"),
+            }
         }
+        result
     }
 
     /// Room for a large body, whatever it turns out to be.
@@ -331,6 +362,8 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::GetTenant => tenants::get(call).await,
         Endpoint::UpdateTenant => tenants::update(call).await,
         Endpoint::DeleteTenant => tenants::delete(call).await,
+        Endpoint::GetUsage => usage::month(call).await,
+        Endpoint::GetUsageSeries => usage::series(call).await,
         Endpoint::CreateDomain => domains::create(call).await,
         Endpoint::ListDomains => domains::list(call).await,
         Endpoint::GetDomain => domains::get(call).await,
@@ -360,6 +393,7 @@ async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
         Endpoint::ShowQueue => queue::show(call).await,
         Endpoint::PauseQueue => queue::pause(call).await,
         Endpoint::ResumeQueue => queue::resume(call).await,
+        Endpoint::ListSites => queue::list_sites(&call),
         Endpoint::FlushQueue => queue::flush(call).await,
         Endpoint::ListRejections => rejections::list(call).await,
         Endpoint::CreateTemplate => templates::create(call).await,

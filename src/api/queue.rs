@@ -11,12 +11,13 @@ use crate::mail::{Host, QueuePart, RefusalCode, TenantId, TenantStatus, Timestam
 use crate::store::{
     Directory, GroupPlace, Hold, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
 };
-use crate::waiting::Notice;
+use crate::waiting::{Notice, SiteStatus};
 
 use super::answer::Answer;
 use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::Checks;
+use super::page::List;
 
 const REASON_CHARS_MAX: usize = 200;
 
@@ -44,6 +45,57 @@ pub struct Pause {
     reason: Option<String>,
     /// When it ends by itself; without it, it has to be resumed.
     until: Option<Timestamp>,
+}
+
+/// A site, the same mail hosts under whatever domains, or a smart host: in use, waited for, or on hold.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Site")]
+pub struct SiteView {
+    /// Always `site`.
+    #[schemars(extend("const" = "site"))]
+    object: &'static str,
+    /// The mail hosts, rolled up, or the smart host.
+    name: String,
+    /// Whose smart host it is, or whose sandbox; `null` for what all tenants share.
+    tenant_id: Option<TenantId>,
+    /// Domains that are known to be there; at most a hundred are named.
+    domains: Vec<String>,
+    /// Connections that it may have now: more while it goes well.
+    connections_max: usize,
+    /// Connections that it has.
+    connections: usize,
+    /// Deliveries that wait for one.
+    waiting: usize,
+    /// Nothing is sent there before this time.
+    held_until: Option<Timestamp>,
+    /// Why: the reply, or what happened.
+    reason: Option<String>,
+}
+
+impl From<SiteStatus> for SiteView {
+    fn from(status: SiteStatus) -> Self {
+        let SiteStatus {
+            name,
+            tenant_id,
+            domains,
+            connections_max,
+            connections,
+            waiting,
+            held_until,
+            reason,
+        } = status;
+        Self {
+            object: "site",
+            name,
+            tenant_id,
+            domains,
+            connections_max,
+            connections,
+            waiting,
+            held_until,
+            reason,
+        }
+    }
 }
 
 /// The queue, as it was counted a moment ago.
@@ -401,10 +453,17 @@ pub async fn resume(call: Call<'_>) -> Result<Answer> {
     })
 }
 
+/// `GET /v1/queue/sites`
+pub fn list_sites(call: &Call<'_>) -> Result<Answer> {
+    let sites = call.api.sites.statuses();
+    Answer::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
+}
+
 /// `POST /v1/queue/flush`
 pub async fn flush(call: Call<'_>) -> Result<Answer> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
+    call.api.sites.release(&part);
     tracing::info!(?part, flushed, by = %call.caller.key.id, "a part of the queue is due now");
     Answer::ok(&FlushView { object: "queue_flush", flushed })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{KeyId, RefusalCode, RequestId, Stage, TenantId, Timestamp};
+use crate::mail::{Environment, KeyId, RefusalCode, RequestId, Stage, TenantId, Timestamp};
 use crate::store::{Journal, Rejection};
 
 use super::answer::Answer;
@@ -26,6 +26,8 @@ pub struct RejectionView {
     tenant_id: TenantId,
     /// The key it was made with.
     key_id: Option<KeyId>,
+    /// Whether the mail would have left the machine.
+    environment: Environment,
     /// At which step it was refused.
     stage: Stage,
     /// The stable code of the refusal.
@@ -46,6 +48,7 @@ impl From<Rejection> for RejectionView {
             object: "rejection",
             tenant_id: rejection.tenant_id,
             key_id: rejection.key_id,
+            environment: rejection.environment,
             stage: rejection.stage,
             code: rejection.code.as_str(),
             message: rejection.message,

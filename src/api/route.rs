@@ -22,6 +22,8 @@ pub enum Endpoint {
     GetTenant,
     UpdateTenant,
     DeleteTenant,
+    GetUsage,
+    GetUsageSeries,
     CreateDomain,
     ListDomains,
     GetDomain,
@@ -52,6 +54,7 @@ pub enum Endpoint {
     PauseQueue,
     ResumeQueue,
     FlushQueue,
+    ListSites,
     ListRejections,
     CreateTemplate,
     ListTemplates,
@@ -72,6 +75,13 @@ pub enum Endpoint {
     ReplayWebhookDelivery,
     ListBans,
     LiftBan,
+}
+
+impl Endpoint {
+    /// Whether messages are sent, which has a limit of its own.
+    pub fn sends(self) -> bool {
+        matches!(self, Self::SendEmail | Self::SendEmails)
+    }
 }
 
 /// One method of a path.
@@ -125,6 +135,11 @@ const fn sending(endpoint: Endpoint) -> Operation {
         parameters: &[],
         has_large_body: true,
     }
+}
+
+const fn usage(endpoint: Endpoint, parameters: &'static [&'static str]) -> Operation {
+    let access = Access::Scope(Scope::UsageRead);
+    Operation { method: Method::GET, endpoint, access, is_list: false, has_large_body: false, parameters }
 }
 
 const TENANTS: Access = Access::Scope(Scope::TenantManage);
@@ -205,6 +220,14 @@ pub const ROUTES: &[Route] = &[
                 has_large_body: false,
             },
         ],
+    },
+    Route {
+        path: "/v1/tenants/{tenant_id}/usage",
+        operations: &[usage(Endpoint::GetUsage, &["period", "environment"])],
+    },
+    Route {
+        path: "/v1/tenants/{tenant_id}/usage/timeseries",
+        operations: &[usage(Endpoint::GetUsageSeries, &["from", "to", "interval", "environment"])],
     },
     Route { path: "/v1/tenants/{tenant_id}/domains", operations: ALL_DOMAINS },
     Route { path: "/v1/tenants/{tenant_id}/api-keys", operations: ALL_KEYS },
@@ -305,6 +328,10 @@ pub const ROUTES: &[Route] = &[
             parameters: &["tenant_id", "destination", "limit", "after"],
             has_large_body: false,
         }],
+    },
+    Route {
+        path: "/v1/queue/sites",
+        operations: &[operation(Method::GET, Endpoint::ListSites, Access::Platform)],
     },
     Route {
         path: "/v1/queue/pause",

@@ -4,6 +4,7 @@
 mod facts;
 mod quota;
 mod recent;
+mod send_limit;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::mail::{
-    Address, Content, DeliveryId, DomainName, Envelope, Host, KeySecret, MailParameters, MessageId, Refusal,
-    RefusalCode, RequestId, ReversePath, Scope, SignedDuration, Stage, TenantId, Timestamp,
+    Address, Content, DeliveryId, DomainName, Envelope, Environment, Host, KeySecret, MailParameters,
+    MessageId, Refusal, RefusalCode, RequestId, ReversePath, Scope, SignedDuration, Stage, TenantId,
+    Timestamp,
 };
+use crate::policy::allowance::Standing;
 use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
@@ -29,6 +32,7 @@ use crate::store::{
 use crate::turns::Turns;
 use facts::Facts;
 use quota::Quota;
+use send_limit::{SendLimits, Wish};
 use stamp::Receipt;
 
 /// How mail is accepted.
@@ -51,6 +55,7 @@ pub struct Intake {
     store: Arc<Store>,
     facts: Facts,
     notes: Quota,
+    limits: SendLimits,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
     signing: Turns,
@@ -128,6 +133,9 @@ const STORING_WEIGHT_MAX: u32 = 512;
 /// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 
+/// The same while other tenants submit too.
+const STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX: u32 = 8;
+
 impl Intake {
     /// Accepts into `store`.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
@@ -135,10 +143,12 @@ impl Intake {
         Self {
             facts: Facts::new(store.clone()),
             notes: Quota::default(),
+            limits: SendLimits::new(store.clone()),
             store,
             settings,
-            signing: Turns::new(cores, cores),
-            storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX),
+            signing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            storing: Turns::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
+                .with_fewer_in_company(STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX),
         }
     }
 
@@ -214,15 +224,17 @@ impl Intake {
             Some(address) => self.covering(submitter, address).await?,
             None => Arc::default(),
         };
-        admit_sender(&sender, path, &covering, self.settings.takes_null_sender).map(|_| ())
+        admit_sender(&sender, path, &covering, self.settings.takes_null_sender)?;
+        self.admit_count(submitter, 1).await
     }
 
-    /// Whether the submitter may send to this address now.
+    /// Whether the submitter may send to this address now, after so many others of the same message.
     pub async fn admit_recipient(
         &self,
         submitter: &Submitter,
         recipient: &Address,
         smtputf8: bool,
+        earlier: usize,
     ) -> Result<(), Refusal> {
         let suppression = self
             .store
@@ -234,7 +246,30 @@ impl Intake {
                 created_at: found.created_at,
                 is_platform: found.tenant_id.is_none(),
             });
-        admit_recipient(recipient, smtputf8, suppression.as_ref())
+        admit_recipient(recipient, smtputf8, suppression.as_ref())?;
+        self.admit_count(submitter, earlier as u64 + 1).await
+    }
+
+    /// Whether the tenant's send limit has room for so many recipients.
+    async fn admit_count(&self, submitter: &Submitter, recipients: u64) -> Result<(), Refusal> {
+        let wish = self.wish(submitter, Timestamp::now()).await?;
+        self.limits.check(&wish, recipients).await.map_err(refuse_storage)?
+    }
+
+    /// Under which limits the submitter would send now.
+    async fn wish(&self, submitter: &Submitter, now: Timestamp) -> Result<Wish, Refusal> {
+        let current = self.look_again(submitter).await?;
+        Ok(Wish::new(&current.1, submitter.key.environment, now))
+    }
+
+    /// How the send limit of a tenant stands that leaves the least room; `None` if it has none.
+    pub async fn send_standing(
+        &self,
+        tenant: &Tenant,
+        environment: Environment,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, StoreError> {
+        self.limits.standing(&Wish::new(tenant, environment, now)).await
     }
 
     /// Checks the header, stamps, signs and enqueues. After `Ok` the message is on disk.
@@ -252,6 +287,9 @@ impl Intake {
         };
         let submission_key = extras.submission_key.or_else(own_key);
         let now = Timestamp::now();
+        let wish = self.wish(&submitter, now).await?;
+        let taken =
+            self.limits.take(wish, envelope.recipients.len() as u64).await.map_err(refuse_storage)??;
         let id = MessageId::generate(now);
         let receipt = Receipt {
             hostname: &self.settings.hostname,
@@ -292,7 +330,12 @@ impl Intake {
             submission_key,
         };
         let (recipients, size) = (new.recipients.len(), new.message.size);
-        let stored = self.store(new).await.map_err(refuse_storage)?;
+        let counted = taken.keep();
+        let stored = self.store(new).await;
+        if stored.as_ref().ok() != Some(&id) {
+            self.limits.give_back(&counted);
+        }
+        let stored = stored.map_err(refuse_storage)?;
         if stored != id {
             tracing::info!(message_id = %stored, tenant = %submitter.tenant.slug, "accepted before");
             return Ok(stored);
@@ -326,6 +369,7 @@ impl Intake {
             id,
             tenant_id: submitter.tenant.id,
             key_id: Some(submitter.key.id),
+            environment: submitter.key.environment,
             stage,
             code: refusal.code,
             message: refusal.message.clone(),

@@ -1,36 +1,32 @@
 //! How many refusals of one tenant are noted: enough to see what is wrong, too few to fill the disk or to keep
 //! the store busy for everybody else. A client that has lost its way repeats the same ones all the time.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::mail::{TenantId, Timestamp};
+use crate::mail::{LimitPeriod, TenantId, Timestamp};
+use crate::policy::allowance::Allowance;
 
 /// Refusals of one tenant that are noted in one minute.
-const NOTES_PER_MINUTE_MAX: u32 = 60;
+const NOTES_PER_MINUTE_MAX: u64 = 60;
 
 /// Counts notes by tenant, from minute to minute.
-#[derive(Default)]
-pub struct Quota(Mutex<Minute>);
+pub struct Quota(Mutex<Allowance<TenantId>>);
 
-#[derive(Default)]
-struct Minute {
-    number: i64,
-    /// Only tenants with a note in this minute.
-    notes: HashMap<TenantId, u32>,
+impl Default for Quota {
+    fn default() -> Self {
+        Self(Mutex::new(Allowance::new(LimitPeriod::Minute)))
+    }
 }
 
 impl Quota {
     /// Whether another note may be made for a tenant, which is then counted.
     pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
-        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = now.as_second() / 60;
-        if minute.number != number {
-            *minute = Minute { number, notes: HashMap::new() };
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = notes.standing(&tenant, NOTES_PER_MINUTE_MAX, now).remaining() > 0;
+        if may {
+            notes.take(tenant, 1, now);
         }
-        let notes = minute.notes.entry(tenant).or_default();
-        *notes = notes.saturating_add(1);
-        *notes <= NOTES_PER_MINUTE_MAX
+        may
     }
 }
 

@@ -11,6 +11,7 @@ mod envelope;
 mod header;
 mod id;
 mod mailbox_list;
+mod period;
 mod queue_part;
 mod refusal;
 mod scram;
@@ -41,8 +42,9 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy, DomainStatus,
-    Environment, EventKind, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus, TlsMinimum, TlsMode,
-    UnknownName, Verification, WaitReason, WebhookDeliveryState, WebhookStatus,
+    Environment, EventKind, LimitPeriod, OutcomeClass, Scope, Stage, SuppressionReason, TenantStatus,
+    TlsMinimum, TlsMode, UnknownName, UsageInterval, Verification, WaitReason, WebhookDeliveryState,
+    WebhookStatus,
 };
 pub use status::EnhancedStatus;
 pub use tlsa::Tlsa;

@@ -40,8 +40,10 @@ codes! {
     IpNotAllowed = "ip_not_allowed";
     /// The reverse path is `<>` and the server does not take that.
     NullSenderRefused = "null_sender_refused";
-    /// A quota of the tenant is used up.
+    /// What the tenant may send in a minute is used up.
     SendLimitExceeded = "send_limit_exceeded";
+    /// What the tenant may send in a day is used up.
+    DailySendLimitExceeded = "send_limit_exceeded";
     /// More octets than the server takes.
     MessageTooLarge = "message_too_large";
     /// The recipient is on a suppression list.
@@ -118,6 +120,8 @@ codes! {
     IdempotencyInProgress = "idempotency_in_progress";
     /// Nothing of the message is on its way any more.
     MessageFinished = "message_finished";
+    /// The key or its tenant makes more requests than it may.
+    RateLimited = "rate_limited";
     /// The webhook is disabled, and nothing is told there.
     WebhookDisabled = "webhook_disabled";
     /// A fault of ours.

@@ -259,6 +259,22 @@ vocabulary! {
         Api = "api",
     }
 
+    /// The steps in which usage is counted, in UTC.
+    UsageInterval("interval") {
+        /// From the full hour.
+        Hour = "hour",
+        /// From midnight.
+        Day = "day",
+    }
+
+    /// A time for which a limit holds; it begins for everybody at once, in UTC.
+    LimitPeriod("period of a limit") {
+        /// From the full minute.
+        Minute = "minute",
+        /// From midnight.
+        Day = "day",
+    }
+
     /// Whether a webhook is told of events.
     WebhookStatus("webhook status") {
         /// It is.
@@ -363,6 +379,10 @@ vocabulary! {
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
+        /// A tenant has sent 80 % of what it may in a minute or a day.
+        SendLimitApproaching = "send_limit.approaching",
+        /// A tenant has sent all that it may in a minute or a day.
+        SendLimitExceeded = "send_limit.exceeded",
         /// A smart host refused our login; what goes there is on hold.
         SmartHostLoginFailed = "smart_host.login_failed",
         /// It takes our login again, or was changed: what was on hold goes on.

@@ -3,6 +3,7 @@
 //!
 //! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
 
+pub mod allowance;
 pub mod classes;
 pub mod fairness;
 pub mod mta_sts;

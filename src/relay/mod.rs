@@ -58,7 +58,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
 use crate::store::Store;
 use crate::tls::TlsError;
-use crate::waiting::Board;
+use crate::waiting::{self, Board};
 use connection::Dialler;
 use holds::Holds;
 use lookup::Lookups;
@@ -66,7 +66,7 @@ use pool::Pool;
 use route::Router;
 use site::Sites;
 use source::Sources;
-pub use status::{SiteControl, SiteStatus};
+use status::SiteControl;
 use tasks::Tasks;
 use tls_policy::TlsPolicies;
 use turns::Turns;
@@ -227,14 +227,14 @@ impl Relay {
     }
 
     /// To see how it does, and to end holds, while it runs.
-    pub fn sites(&self) -> SiteControl {
+    pub fn sites(&self) -> Arc<dyn waiting::Sites> {
         let Core { turns, sites, wake, waiting, .. } = &self.core;
-        SiteControl {
+        Arc::new(SiteControl {
             turns: turns.clone(),
             sites: sites.clone(),
             wake: wake.clone(),
             waiting: waiting.clone(),
-        }
+        })
     }
 
     /// Where it posts what it holds back.

@@ -10,9 +10,9 @@ use super::Core;
 use super::route::{Lane, Way};
 use super::site::Sites;
 use super::turns::{LaneState, Turns};
-use crate::mail::{DomainName, Host, QueuePart, TenantId, Timestamp, WaitReason};
+use crate::mail::{DomainName, Host, QueuePart, Timestamp, WaitReason};
 use crate::policy::shaping::Hold;
-use crate::waiting::{Board, Notice};
+use crate::waiting::{Board, Notice, SiteStatus};
 
 /// Domains of one site that are named.
 const DOMAINS_SHOWN_MAX: usize = 100;
@@ -28,30 +28,14 @@ pub struct SiteControl {
     pub(super) waiting: Arc<Board>,
 }
 
-/// A site, or a smart host, that is in use, waited for, or on hold.
-#[derive(Debug, Clone)]
-pub struct SiteStatus {
-    /// The site's name, or the smart host's.
-    pub name: String,
-    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
-    pub tenant_id: Option<TenantId>,
-    /// Domains that are known to be there, in order; at most a hundred are named.
-    pub domains: Vec<String>,
-    /// Connections that it may have now.
-    pub limit: usize,
-    /// Connections that it has.
-    pub in_use: usize,
-    /// Deliveries that the relay has claimed and that wait for a connection.
-    pub waiting: usize,
-    /// Nothing is sent before this time.
-    pub held_until: Option<Timestamp>,
-    /// Why: the reply, or what happened.
-    pub reason: Option<String>,
+impl SiteControl {
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl SiteControl {
-    /// Every site that is in use, waited for, or on hold, by name.
-    pub fn snapshot(&self) -> Vec<SiteStatus> {
+impl crate::waiting::Sites for SiteControl {
+    fn statuses(&self) -> Vec<SiteStatus> {
         let lanes = self.turns().lanes(Instant::now());
         let domains = self.sites.domains();
         let mut statuses: Vec<SiteStatus> = lanes.iter().map(|lane| describe(lane, &domains)).collect();
@@ -59,17 +43,21 @@ impl SiteControl {
         statuses
     }
 
-    /// Ends the holds of the site of this name, or of all, before their time.
-    pub fn lift_holds(&self, name: Option<&str>) {
-        let lifted = self.turns().lift_holds(|lane| name.is_none_or(|name| name_of(lane) == name));
+    fn release(&self, part: &QueuePart) {
+        let site = part.destination.as_ref().map(|destination| self.sites.find(destination));
+        let is_meant = |lane: &Lane| match (&lane.way, &site) {
+            (Way::Mx(..), None) => true,
+            (Way::Mx(other, _), Some(site)) => site.as_ref() == Some(other),
+            (Way::Sandbox(tenant) | Way::TenantSmartHost(tenant, _), _) => {
+                part.tenant_id.is_none_or(|meant| meant == *tenant)
+            }
+            (Way::Hosts(_), _) => true,
+        };
+        let lifted = self.turns().lift_holds(is_meant);
         for subject in lifted.iter().flat_map(|lane| subjects(lane, &self.sites)) {
             self.waiting.lift(&subject, WaitReason::SiteHeld);
         }
         self.wake.notify_one();
-    }
-
-    fn turns(&self) -> MutexGuard<'_, Turns> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,8 +130,8 @@ fn describe(state: &LaneState, domains: &HashMap<String, Vec<DomainName>>) -> Si
         name: name_of(&state.lane),
         tenant_id,
         domains,
-        limit: state.limit,
-        in_use: state.in_use,
+        connections_max: state.limit,
+        connections: state.in_use,
         waiting: state.waiting,
         held_until: state.hold.as_ref().map(|hold| time_of(hold.until)),
         reason: state.hold.as_ref().map(|hold| hold.reason.clone()),

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::report::sample_message;
-use super::{Recording, Relay, SiteControl};
+use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
@@ -112,7 +112,7 @@ struct Stage {
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
-    sites: SiteControl,
+    sites: Arc<dyn crate::waiting::Sites>,
 }
 
 impl Stage {
@@ -555,7 +555,7 @@ async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_
     let first = stage.send(Environment::Live, &["a@x.example"]).await;
     stage.expect(first, &[Deferred]).await;
     let status = loop {
-        match stage.sites.snapshot().pop() {
+        match stage.sites.statuses().pop() {
             Some(status) if status.held_until.is_some() => break status,
             _ => tokio::task::yield_now().await,
         }
@@ -570,7 +570,7 @@ async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_
     let waiting = &stage.store.deliveries(second).await.unwrap()[0];
     assert_eq!((waiting.state, waiting.attempts), (DeliveryState::Queued, 0));
     assert_eq!(seen.lock().unwrap().connections, 1);
-    stage.sites.lift_holds(None);
+    stage.sites.release(&crate::mail::QueuePart::default());
     stage.expect(second, &[Deferred]).await;
     stage.end().await;
 }

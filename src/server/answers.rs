@@ -57,7 +57,8 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | FromHeaderMissing
         | FromHeaderAmbiguous
         | FromDomainNotOwned => (550, 7, 1),
-        SendLimitExceeded => (450, 7, 1),
+        SendLimitExceeded | RateLimited => (450, 7, 1),
+        DailySendLimitExceeded => (452, 7, 1),
         MessageTooLarge => (552, 3, 4),
         RecipientInvalid => (553, 1, 3),
         RecipientNeedsSmtputf8 => (553, 6, 7),

@@ -75,8 +75,9 @@ impl Inquiry {
             Question::AdmitSender(path) => {
                 (Stage::Mail, self.server.intake.admit_sender(&submitter, &path).await)
             }
-            Question::AdmitRecipient { address, smtputf8 } => {
-                (Stage::Rcpt, self.server.intake.admit_recipient(&submitter, &address, smtputf8).await)
+            Question::AdmitRecipient { address, smtputf8, earlier } => {
+                let admitted = self.server.intake.admit_recipient(&submitter, &address, smtputf8, earlier);
+                (Stage::Rcpt, admitted.await)
             }
             Question::Accept { envelope, message, protocol } => {
                 let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };

@@ -113,6 +113,8 @@ pub enum Question {
         address: Address,
         /// Whether MAIL asked for SMTPUTF8.
         smtputf8: bool,
+        /// How many the message has already.
+        earlier: usize,
     },
     /// Is there room for a message?
     StartData {
@@ -479,8 +481,11 @@ impl Session {
         if draft.recipients.len() >= recipients_max {
             return self.refuse(Some(draft), Stage::Rcpt, transaction::too_many_recipients(recipients_max));
         }
-        let question =
-            Question::AdmitRecipient { address: address.clone(), smtputf8: draft.options.smtputf8 };
+        let question = Question::AdmitRecipient {
+            address: address.clone(),
+            smtputf8: draft.options.smtputf8,
+            earlier: draft.recipients.len(),
+        };
         self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
     }
 

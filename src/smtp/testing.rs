@@ -187,7 +187,7 @@ impl Conversation {
                 self.accepted.push((*envelope, message.to_vec(), protocol));
                 Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
             }
-            Question::AdmitRecipient { address, smtputf8 } if address.needs_smtputf8() && !smtputf8 => {
+            Question::AdmitRecipient { address, smtputf8, .. } if address.needs_smtputf8() && !smtputf8 => {
                 no(553, 6, 7, "[recipient_needs_smtputf8] No")
             }
             Question::Refuse { refusal, .. } => {

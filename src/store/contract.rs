@@ -8,6 +8,7 @@ mod policies;
 mod queue;
 mod sending;
 mod spool;
+mod usage;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -4,6 +4,7 @@
 //! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
+//! * [`Ledger`]: how much tenants used.
 //! * [`Outbox`]: where events are told, and what is still to be told there.
 //! * [`Policies`]: what destinations ask of those who send to them.
 //!
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::mail::{
     Content, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
-    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp,
+    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp, UsageInterval,
     WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
@@ -32,6 +33,9 @@ pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// MTA-STS policies that are kept; of more, those that expire first go.
 pub const STS_POLICIES_MAX: usize = 10_000;
+
+/// How long the hours of usage are kept; the days are kept as long as the tenant.
+pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions};
@@ -343,6 +347,24 @@ pub trait Queue {
     fn retry(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
     /// Ends the open deliveries of a message that the relay does not have, each with its event.
     fn cancel(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+}
+
+/// What tenants used. Counted in the transaction that causes it, but for requests to the API.
+pub trait Ledger {
+    /// What a tenant used in the hours or days that begin at `from` or later and before `to`, in their order; those in
+    /// which nothing was used are left out. Hours are kept for [`USAGE_HOURS_LIFETIME`].
+    fn usage(
+        &self,
+        tenant: TenantId,
+        interval: UsageInterval,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Usage>>> + Send;
+    /// Adds requests to the API; those of a tenant that is gone are dropped.
+    fn count_requests(&self, requests: Vec<(UsedBy, u64)>) -> impl Future<Output = Result<()>> + Send;
+    /// Appends the event that a tenant nears a send limit or has reached it, once in a period. Never waits for the
+    /// disk: when too many wait to be written, it is dropped.
+    fn warn_of_limit(&self, warning: LimitWarning);
 }
 
 /// What happened, for people.

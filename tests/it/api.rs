@@ -366,6 +366,7 @@ async fn a_refused_submission_can_be_read_by_its_reference() {
         id,
         tenant_id: tenant.id,
         key_id: None,
+        environment: Environment::Live,
         stage: Stage::Rcpt,
         code: RefusalCode::RecipientSuppressed,
         message: "bob@x.example is suppressed".into(),

@@ -9,6 +9,7 @@ use pillarbox::bans::{self, Bans};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::intake::Intake;
+use pillarbox::mail::QueuePart;
 use pillarbox::mail::{
     Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
     Scope, SignedDuration, TenantId, Timestamp,
@@ -16,7 +17,7 @@ use pillarbox::mail::{
 use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
-use pillarbox::waiting::Board;
+use pillarbox::waiting::{Board, SiteStatus, Sites};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -24,6 +25,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake_dns::FakeDns;
 use crate::http::{Answer, request};
+
+/// No mail leaves this stage.
+struct Nowhere;
+
+impl Sites for Nowhere {
+    fn statuses(&self) -> Vec<SiteStatus> {
+        Vec::new()
+    }
+
+    fn release(&self, _: &QueuePart) {}
+}
 
 pub struct ApiStage {
     pub address: SocketAddr,
@@ -97,12 +109,16 @@ impl ApiStage {
             bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
             source_pools: vec!["bulk".into()],
             waiting: waiting.clone(),
+            sites: Arc::new(Nowhere),
             tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(Arc::new(api).serve(listener, stop.clone()));
+        let api = Arc::new(api);
+        let counting = api.clone().count_requests(stop.clone());
+        let serving = api.serve(listener, stop.clone());
+        let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
         Self {
             address,

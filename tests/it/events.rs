@@ -1,7 +1,8 @@
 //! The journal over the API: as a list, and as it grows.
 
 use pillarbox::mail::{
-    Address, RefusalCode, RequestId, Stage as SubmissionStage, SuppressionReason, TenantId, Timestamp,
+    Address, Environment, RefusalCode, RequestId, Stage as SubmissionStage, SuppressionReason, TenantId,
+    Timestamp,
 };
 use pillarbox::store::{Directory, Journal, NewSuppression, Rejection};
 use serde_json::{Value, json};
@@ -117,6 +118,7 @@ async fn a_refused_submission_is_an_event_and_a_suppressed_recipient_one_of_its_
             id: RequestId::generate(now),
             tenant_id: acme.id,
             key_id: None,
+            environment: Environment::Live,
             stage: SubmissionStage::Rcpt,
             code,
             message: "no".into(),

@@ -97,7 +97,7 @@ impl TestServer {
         assert_eq!(owned["status"], "verified", "{owned}");
         let wanted = json!({
             "name": "it", "tenant_id": tenant["id"], "environment": environment,
-            "scopes": ["smtp:send", "emails:read", "suppressions:manage", "domains:manage"],
+            "scopes": ["smtp:send", "emails:send", "emails:read", "suppressions:manage", "domains:manage"],
         });
         let key = self.control.ok("POST", "/v1/keys", wanted).await;
         Account {

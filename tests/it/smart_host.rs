@@ -285,8 +285,7 @@ async fn the_strongest_login_that_our_own_server_offers_is_used_and_satisfies_it
         let id = inner.submit(&here, &["a@b.test"], &message(&here, tls)).await;
         inner.wait_for_status(&id, &["delivered"]).await;
         let timeline = inner.control.get(&format!("/v1/emails/{id}/timeline")).await.to_string();
-        // `p=tls-exporter,` in base64.
-        assert!(timeline.contains("> AUTH SCRAM-SHA-256-PLUS cD10bHMtZXhwb3J0ZXIs"), "{timeline}");
+        assert!(timeline.contains("> AUTH SCRAM-SHA-256-PLUS ****"), "{timeline}");
         assert!(!timeline.contains(&there.secret), "{timeline}");
         // Challenge and signature together would let a reader of the timeline try passwords.
         assert_eq!(timeline.matches("< 334 ****").count(), 2, "{timeline}");

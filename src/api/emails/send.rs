@@ -14,9 +14,10 @@ use crate::api::page::List;
 use crate::api::templates;
 use crate::intake::{Extras, Submission, Submitter, Trace};
 use crate::mail::{
-    Address, BodyType, DeliveryState, Envelope, MailParameters, MessageId, Refusal, RefusalCode, ReversePath,
-    Scope, Stage, TemplateId, Timestamp,
+    Address, BodyType, DeliveryState, Envelope, LimitPeriod, MailParameters, MessageId, Refusal, RefusalCode,
+    ReversePath, Scope, Stage, TemplateId, Timestamp,
 };
+use crate::policy::allowance::seconds_until;
 use crate::store::SubmissionKey;
 
 const BATCH_MAX: usize = 100;
@@ -54,11 +55,20 @@ struct Ready {
     suppressed: Vec<Address>,
 }
 
+/// Where a message stands among those of one request.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// `None` if it is the only one.
+    in_batch: Option<usize>,
+    /// Recipients of the messages before it.
+    recipients_before: usize,
+}
+
 /// `POST /v1/emails`
 pub async fn send(call: Call<'_>) -> Result<Answer> {
     let request: EmailRequest = call.json()?;
     let submitter = submitter(&call).await?;
-    let ready = prepare(&call, &submitter, request, None).await?;
+    let ready = prepare(&call, &submitter, request, Place::default()).await?;
     Answer::accepted(&accept(&call, ready).await?)
 }
 
@@ -70,8 +80,12 @@ pub async fn send_batch(call: Call<'_>) -> Result<Answer> {
     }
     let submitter = submitter(&call).await?;
     let mut ready = Vec::with_capacity(emails.len());
-    for (place, request) in emails.into_iter().enumerate() {
-        ready.push(prepare(&call, &submitter, request, Some(place)).await?);
+    let mut place = Place::default();
+    for (number, request) in emails.into_iter().enumerate() {
+        place.in_batch = Some(number);
+        let one = prepare(&call, &submitter, request, place).await?;
+        place.recipients_before += one.submission.envelope.recipients.len();
+        ready.push(one);
     }
     let mut accepted = Vec::with_capacity(ready.len());
     for one in ready {
@@ -115,23 +129,23 @@ async fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
     }))
 }
 
-/// Checks a message and makes its bytes; `place` is its place in a batch.
+/// Checks a message and makes its bytes.
 async fn prepare(
     call: &Call<'_>,
     submitter: &Arc<Submitter>,
     mut request: EmailRequest,
-    place: Option<usize>,
+    place: Place,
 ) -> Result<Ready> {
     let result = async {
         if let Some(id) = request.template_id {
             fill(call, &mut request, id).await?;
         }
         let draft = request.resolve(&submitter.tenant.settings, &call.api.sending, call.now);
-        admit(call, submitter, draft.map_err(ApiError::invalid)?).await
+        admit(call, submitter, draft.map_err(ApiError::invalid)?, place.recipients_before).await
     };
-    let mut ready = result.await.map_err(|error| locate(error, place))?;
+    let mut ready = result.await.map_err(|error| locate(error, place.in_batch))?;
     ready.submission.extras.submission_key = call.idempotency_key.as_ref().map(|name| {
-        let place = place.map_or_else(String::new, |place| format!(" {place}"));
+        let place = place.in_batch.map_or_else(String::new, |place| format!(" {place}"));
         let digest = Sha256::new().chain_update(&call.body).chain_update(&place).finalize().into();
         // The space keeps it apart from keys of other clients and from those of messages over SMTP.
         SubmissionKey { name: format!("{} {name}{place}", submitter.key.id), digest }
@@ -166,7 +180,12 @@ fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
 }
 
 /// The checks of MAIL and RCPT, in their order, and the message in bytes.
-async fn admit(call: &Call<'_>, submitter: &Arc<Submitter>, draft: Draft) -> Result<Ready> {
+async fn admit(
+    call: &Call<'_>,
+    submitter: &Arc<Submitter>,
+    draft: Draft,
+    recipients_before: usize,
+) -> Result<Ready> {
     let Draft { letter, sender, recipients, annotations, release_at } = draft;
     let intake = &call.api.intake;
     let reverse_path = ReversePath::Mailbox(sender);
@@ -178,7 +197,8 @@ async fn admit(call: &Call<'_>, submitter: &Arc<Submitter>, draft: Draft) -> Res
     let mut last_refusal = None;
     let mut open = Vec::with_capacity(recipients.len());
     for recipient in recipients {
-        match intake.admit_recipient(submitter, &recipient, true).await {
+        let earlier = recipients_before + open.len();
+        match intake.admit_recipient(submitter, &recipient, true, earlier).await {
             Ok(()) => open.push(recipient.into()),
             Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
                 suppressed.push(recipient);
@@ -230,7 +250,13 @@ async fn accept(call: &Call<'_>, ready: Ready) -> Result<Accepted> {
 
 /// Notes a refusal where the tenant finds it, under the id of the request, unless the fault is ours.
 fn note(call: &Call<'_>, submitter: &Submitter, stage: Stage, refusal: Refusal) -> ApiError {
-    let error = ApiError::from(refusal);
+    let mut error = ApiError::from(refusal);
+    let ended_by = match error.refusal.code {
+        RefusalCode::SendLimitExceeded => Some(LimitPeriod::Minute),
+        RefusalCode::DailySendLimitExceeded => Some(LimitPeriod::Day),
+        _ => None,
+    };
+    error.retry_after_s = ended_by.map(|period| seconds_until(period.end_of(call.now), call.now));
     if error.status().is_client_error() {
         call.api.intake.note_rejection(call.request_id, submitter, stage, &error.refusal);
     }

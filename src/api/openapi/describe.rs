@@ -7,7 +7,7 @@ use crate::api::answer::Deleted;
 use crate::api::page::List;
 use crate::api::route::Endpoint;
 use crate::api::{
-    bans, domains, emails, health, keys, queue, rejections, suppressions, templates, tenants, webhooks,
+    bans, domains, emails, health, keys, queue, rejections, suppressions, templates, tenants, usage, webhooks,
 };
 use crate::mail::{
     DomainId, EventId, KeyId, MessageId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId,
@@ -28,6 +28,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("Emails", "Sending, and what became of each message."),
     ("Templates", "Subjects and bodies that data is put into, in the language of Jinja."),
     ("Suppressions", "Addresses that must not be sent to."),
+    ("Usage", "How much a tenant used, of a month and as a series."),
     ("Rejections", "Submissions that were refused, over SMTP and over HTTP."),
     ("Events", "What happened, as a list and as a live tail."),
     ("Webhooks", "Where events are posted as they happen, signed after Standard Webhooks."),
@@ -118,6 +119,7 @@ impl Description {
 pub fn describe(endpoint: Endpoint) -> Description {
     use Endpoint as E;
     let tenant = |summary, text| Description::new("Tenants", summary, text).about::<TenantId>("The tenant.");
+    let used = |summary, text| Description::new("Usage", summary, text);
     let domain = |summary, text| Description::new("Domains", summary, text).about::<DomainId>("The domain.");
     let key = |summary, text| Description::new("Keys", summary, text).about::<KeyId>("The key.");
     let suppression = |summary, text| {
@@ -143,6 +145,8 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::GetTenant => tenant("Get a tenant", "").gives::<tenants::TenantView>("The tenant."),
         E::UpdateTenant => tenant("Change a tenant", "Suspending it refuses all its keys and its mail over SMTP, and holds what is queued; activating it resumes both. A tenant key may change `name` and `settings` only.").takes::<tenants::Update>().gives::<tenants::TenantView>("The tenant as it is now."),
         E::DeleteTenant => tenant("Delete a tenant with everything it has", "Domains, keys, messages, events: nothing stays. With `dry_run=true` it is only counted.").gives::<tenants::Removal>("What went with it, or would."),
+        E::GetUsage => used("Get what a tenant used in a month", "").gives::<usage::UsageView>("What it used."),
+        E::GetUsageSeries => used("Get what a tenant used, hour by hour or day by day", "").gives::<usage::SeriesView>("What it used."),
         E::CreateDomain => domain("Claim a sending domain", "The answer has the DNS records to publish. A claim that is not proved blocks nobody.").takes::<domains::Create>().creates::<domains::DomainView>("The domain with its records."),
         E::ListDomains => domain("List domains", "").gives::<List<domains::DomainView>>("Domains."),
         E::GetDomain => domain("Get a domain", "").gives::<domains::DomainView>("The domain with its records."),
@@ -173,6 +177,7 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::PauseQueue => queue("Pause a part of the queue", "Mail is taken as ever and waits.").takes::<queue::Pause>().gives::<queue::PauseView>("The pause."),
         E::ResumeQueue => queue("Resume a part of the queue", "Exactly one that was paused.").may_take::<queue::Part>().gives::<queue::ResumeView>("It is over."),
         E::FlushQueue => queue("Make a part of the queue due now", "Everything, if nothing is named.").may_take::<queue::Part>().gives::<queue::FlushView>("How much is due now."),
+        E::ListSites => queue("List the sites that mail goes to", "The same mail hosts under whatever domains, and smart hosts: in use, waited for, or on hold.").gives::<List<queue::SiteView>>("All sites."),
         E::ListRejections => Description::new("Rejections", "List refused submissions", "").about::<RequestId>("The rejection.").gives::<List<rejections::RejectionView>>("Rejections."),
         E::CreateTemplate => template("Create a template", "").takes::<templates::CreateTemplate>().creates::<templates::TemplateView>("The template."),
         E::ListTemplates => template("List templates", "").gives::<List<templates::TemplateView>>("Templates."),

@@ -10,7 +10,7 @@ use crate::api::page;
 use crate::api::route::{Endpoint, Operation, Route};
 use crate::mail::{
     Address, DeliveryId, DeliveryState, DomainName, DomainStatus, Environment, EventId, EventKind, MessageId,
-    SuppressionReason, TenantId, Timestamp, WebhookDeliveryState, WebhookStatus,
+    SuppressionReason, TenantId, Timestamp, UsageInterval, WebhookDeliveryState, WebhookStatus,
 };
 
 /// All of them.
@@ -87,6 +87,15 @@ pub fn of_query(
         }
         (_, "message_id") => ("Only what is about this message.", Schemas::request::<MessageId>),
         (_, "delivery_id") => ("Only what is about this recipient.", Schemas::request::<DeliveryId>),
+        (_, "period") => ("The month, like `2026-01`; this one if absent.", month),
+        (E::GetUsageSeries, "from") => (
+            "Where it begins: a date or a time; 30 days before the end if absent.",
+            Schemas::request::<String>,
+        ),
+        (E::GetUsageSeries, "to") => {
+            ("Where it ends: a date or a time; now if absent.", Schemas::request::<String>)
+        }
+        (_, "interval") => ("How long each part is; `day` if absent.", Schemas::request::<UsageInterval>),
         (_, "type") => ("Only those of this type.", Schemas::request::<EventKind>),
         (_, "destination") => {
             ("Only mail for this domain, or for this address literal.", Schemas::request::<String>)
@@ -116,6 +125,10 @@ fn limit(_: &mut Schemas) -> Schema {
         "maximum": page::LIMIT_MAX,
         "default": page::LIMIT_DEFAULT,
     })
+}
+
+fn month(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$" })
 }
 
 fn idempotency_key(_: &mut Schemas) -> Schema {

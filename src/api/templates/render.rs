@@ -124,7 +124,7 @@ pub fn render(source: &str, form: Form, data: &Value) -> Result<String, RenderEr
 fn check_language(source: &str) -> Result<(), RenderError> {
     let mut before = None;
     let mut calls = Vec::new();
-    for token in tokenize(source, false, SyntaxConfig::default(), WhitespaceConfig::default()) {
+    for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
         let (token, span) = token?;
         let fault = match (&before, &token) {
             (_, Token::Plus | Token::Mul | Token::Pow | Token::Mod | Token::Tilde) => {

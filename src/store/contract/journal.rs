@@ -182,6 +182,7 @@ async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
         id: RequestId::generate(at),
         tenant_id: a,
         key_id: None,
+        environment: Environment::Test,
         stage: Stage::Rcpt,
         code: RefusalCode::RecipientSuppressed,
         message: "x@one.example is suppressed".to_owned(),

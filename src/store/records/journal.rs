@@ -117,6 +117,8 @@ pub struct Rejection {
     pub id: RequestId,
     pub tenant_id: TenantId,
     pub key_id: Option<KeyId>,
+    /// Of the key.
+    pub environment: Environment,
     pub stage: Stage,
     pub code: RefusalCode,
     pub message: String,
@@ -207,6 +209,7 @@ pub struct Pruned {
     pub rejections: u64,
     pub webhook_deliveries: u64,
     pub submission_keys: u64,
+    pub usage_hours: u64,
     pub kept_answers: u64,
     pub orphan_files: u64,
 }

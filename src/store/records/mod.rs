@@ -5,6 +5,7 @@ mod journal;
 mod queue;
 mod spool;
 mod sts;
+mod usage;
 mod webhook;
 
 use crate::mail::Timestamp;
@@ -14,6 +15,7 @@ pub use journal::*;
 pub use queue::*;
 pub use spool::*;
 pub use sts::*;
+pub use usage::*;
 pub use webhook::*;
 
 /// Which part of a list is wanted. Lists go from the newest id to the oldest.

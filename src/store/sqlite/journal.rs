@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, events, outbox};
+use super::{Store, events, outbox, usage};
 use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
@@ -139,6 +139,11 @@ impl Store {
         for ids in due.rejections.chunks(retention::JOB_ROWS_MAX) {
             let ids = ids.to_vec();
             pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
+        }
+        for tenant in due.usage {
+            pruned.usage_hours += self
+                .write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX))
+                .await?;
         }
         for ids in due.webhook_deliveries.chunks(retention::JOB_ROWS_MAX) {
             let ids = ids.to_vec();

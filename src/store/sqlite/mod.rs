@@ -17,6 +17,7 @@ mod seal;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod writer;
 
 use std::fs::File;

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use crate::mail::{
     Address, AttemptId, BodyType, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
     DkimKeyState, DomainId, DomainName, DomainStatus, EnhancedStatus, EnvelopeId, Environment, EventId,
-    EventKind, Host, KeyId, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode, RequestId,
-    ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId,
-    TenantStatus, Timestamp, Verification, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
-    Weight,
+    EventKind, Host, KeyId, LimitPeriod, MessageId, Notify, OriginalRecipient, OutcomeClass, RefusalCode,
+    RequestId, ReturnContent, ReversePath, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId,
+    TenantId, TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryId, WebhookDeliveryState,
+    WebhookId, WebhookStatus, Weight,
 };
 use crate::store::{Result, StoreError};
 
@@ -88,6 +88,8 @@ stored_as_name!(
     Stage,
     EventKind,
     ReturnContent,
+    UsageInterval,
+    LimitPeriod,
     WebhookStatus,
     DisabledReason,
     WebhookDeliveryState,

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_webhooks.sql"),
     include_str!("migrations/0009_tls_policy.sql"),
     include_str!("migrations/0010_sending.sql"),
+    include_str!("migrations/0011_usage.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

@@ -394,8 +394,11 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     database.execute(notes, [&id, &message]).unwrap();
     let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
     database.execute(pause, [&id]).unwrap();
-    let refusal = "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0)";
+    let refusal =
+        "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0, 'live')";
     database.execute(refusal, [&id]).unwrap();
+    let warning = "INSERT INTO limit_warning VALUES (?1, 'live', 'day', 'send_limit.exceeded', 0)";
+    database.execute(warning, [&id]).unwrap();
     let seen = || {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);

@@ -15,6 +15,7 @@ use super::events::EventClock;
 use super::lock;
 use super::outbox::{Agenda, Subscriptions};
 use super::seal::Sealer;
+use super::usage::Tally;
 use crate::mail::EventId;
 use crate::store::{Result, StoreError};
 
@@ -34,6 +35,8 @@ pub(super) struct Tx<'a> {
     pub(super) clock: &'a EventClock,
     /// Seals secrets.
     pub(super) sealer: &'a Sealer,
+    /// What the jobs used.
+    pub(super) tally: Tally,
     /// Who is to be told of events.
     pub(super) subscriptions: &'a Subscriptions,
 }
@@ -309,37 +312,47 @@ impl Bench {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, clock, sealer, subscriptions, .. } = self;
-        let tx = Tx { connection, clock, sealer, subscriptions };
+        let tx = Tx { connection, clock, sealer, subscriptions, tally: Tally::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
-            match savepoints {
+            let counted = tx.tally.len();
+            let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
+            };
+            if !ran {
+                tx.tally.truncate(counted);
             }
         }
+        tx.write_tally().map_err(|error| CommitError::from(&error))?;
         Ok(self.execute("COMMIT")?)
     }
 
-    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
+    /// False if the job failed before it had written anything.
+    fn run_bare(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         let changes_before = self.connection.total_changes();
         match job.run(tx) {
             // A full disk or an I/O error makes SQLite roll back everything by itself.
             Err(cause) if self.connection.is_autocommit() => Err(Fault::Lost(cause)),
             Err(_) if self.connection.total_changes() != changes_before => Err(Fault::HalfDone),
-            _ => Ok(()),
+            ran => Ok(ran.is_ok()),
         }
     }
 
-    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<(), Fault> {
+    /// False if the job failed and was undone.
+    fn run_in_savepoint(&self, tx: &Tx<'_>, job: &mut dyn Job) -> std::result::Result<bool, Fault> {
         self.execute("SAVEPOINT job")?;
-        if let Err(cause) = job.run(tx) {
+        let ran = job.run(tx);
+        let is_done = ran.is_ok();
+        if let Err(cause) = ran {
             if self.connection.is_autocommit() {
                 return Err(Fault::Lost(cause));
             }
             self.subscriptions.forget();
             self.execute("ROLLBACK TO job")?;
         }
-        Ok(self.execute("RELEASE job")?)
+        self.execute("RELEASE job")?;
+        Ok(is_done)
     }
 
     fn tell_heralds(&self) {

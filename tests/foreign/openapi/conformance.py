@@ -107,8 +107,10 @@ def operations_done(document, asked):
     return done
 
 
-def is_for_platform(operation):
-    return operation["security"] == [{"key": ["platform"]}]
+def is_open_to(is_platform, operation):
+    """Whether a key is needed, and this one will do."""
+    needed = operation["security"]
+    return needed and (is_platform or needed != [{"key": ["platform"]}])
 
 
 def check(name, server, document, folder):
@@ -123,18 +125,21 @@ def check(name, server, document, folder):
         f"{method.upper()} {path}"
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
-        if is_platform or not is_for_platform(operation)
+        if is_open_to(is_platform, operation)
     }
     never = sorted(one for one in all_ - done if one.startswith("GET"))
     if never:
         raise SystemExit(f"nothing was ever read with a {name} key from {never}")
-    print(f"ok      {name} key: {told}; {len(done)} of {len(all_)} operations were done", flush=True)
+    print(f"ok      {name} key: {told}; {len(done & all_)} of {len(all_)} operations were done", flush=True)
 
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         server = Server(folder / "pillarbox")
+        # Here nothing is to be refused for being too much.
+        limits = "[api]\nrequests_per_minute = 0\nkey_requests_per_minute = 0\n"
+        server.config.write_text(server.config.read_text().replace("[api]\n", limits, 1))
         server.start()
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{server.api}/openapi.json") as answer:

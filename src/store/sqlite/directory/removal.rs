@@ -103,6 +103,8 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
     remove("hold", "(tenant_id, destination)", own)?;
+    remove("usage", "(tenant_id, span, start_us, environment)", own)?;
+    remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
     // Those of the platform's webhooks too: what they say is the tenant's.
     remove("webhook_delivery", "id", own)?;

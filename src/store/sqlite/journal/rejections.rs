@@ -8,14 +8,14 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{parsed_if_any, shorten, time, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Page, PageRequest, Rejection, Result};
+use crate::store::{Page, PageRequest, Rejection, Result, UsageCounts, UsedBy};
 
 const MESSAGE_OCTETS_MAX: usize = 1024;
 
 pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     let sql =
-        "INSERT INTO rejection (id, tenant_id, key_id, stage, code, message, client_address, created_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        "INSERT INTO rejection (id, tenant_id, key_id, stage, code, message, client_address, created_us, environment)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     tx.prepare_cached(sql)?.execute(params![
         rejection.id,
         rejection.tenant_id,
@@ -25,7 +25,10 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
         shorten(&rejection.message, MESSAGE_OCTETS_MAX),
         rejection.client_address.map(|address| address.to_string()),
         us(rejection.created_at),
+        rejection.environment,
     ])?;
+    let Rejection { tenant_id, environment, created_at: at, .. } = *rejection;
+    tx.count(UsedBy { tenant_id, environment, at }, counts_of(rejection));
     tell(tx, rejection)
 }
 
@@ -51,6 +54,13 @@ fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     tx.append(kind, subject, &told, rejection.created_at)
 }
 
+fn counts_of(rejection: &Rejection) -> UsageCounts {
+    match rejection.code {
+        RefusalCode::RecipientSuppressed => UsageCounts { suppressed: 1, ..UsageCounts::default() },
+        _ => UsageCounts { rejected: 1, ..UsageCounts::default() },
+    }
+}
+
 pub(super) fn list(
     connection: &Connection,
     scope: Option<TenantId>,
@@ -63,6 +73,7 @@ pub(super) fn list(
             id: row.get("id")?,
             tenant_id: row.get("tenant_id")?,
             key_id: row.get("key_id")?,
+            environment: row.get("environment")?,
             stage: row.get("stage")?,
             code: row.get("code")?,
             message: row.get("message")?,

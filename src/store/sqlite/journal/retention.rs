@@ -6,6 +6,7 @@ use crate::mail::{
     AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
 };
 use crate::store::sqlite::rows::{sql_limit, us};
+use crate::store::sqlite::usage;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Result, RetentionPolicy};
 
@@ -21,6 +22,8 @@ pub(super) struct Due {
     pub(super) transcripts: Vec<AttemptId>,
     pub(super) events: Vec<String>,
     pub(super) rejections: Vec<String>,
+    /// Whose old hours of usage go.
+    pub(super) usage: Vec<TenantId>,
     pub(super) webhook_deliveries: Vec<String>,
 }
 
@@ -48,6 +51,9 @@ pub(super) fn find_due(
         let rejection_end = first_id(RequestId::PREFIX, end);
         let sql = "SELECT id FROM rejection WHERE tenant_id = ?1 AND id < ?2 LIMIT ?3";
         collect(connection, sql, params![tenant, rejection_end], limit, &mut due.rejections)?;
+        if due.usage.len() < limit && usage::has_old_hours(connection, tenant, now)? {
+            due.usage.push(tenant);
+        }
     }
     let event_end = first_id(EventId::PREFIX, days_before(now, policy.row_days));
     let sql = "SELECT id FROM event WHERE tenant_id IS ?1 AND message_id IS NULL AND id < ?2 LIMIT ?3";

@@ -15,7 +15,7 @@ use crate::store::sqlite::bodies;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{to_json, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Annotations, Batch, Delivery, Message, NewMessage, Result};
+use crate::store::{Annotations, Batch, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
 
 /// A message on its way into the database. Dropped before its commit, its claims are void.
 pub(super) struct Incoming {
@@ -73,7 +73,19 @@ impl Incoming {
             let told = LeftOut { recipient: &recipient.to_string() };
             tx.append(EventKind::MessageSuppressed, subject, &told, message.created_at)?;
         }
+        self.count(tx);
         Ok(message.id)
+    }
+
+    /// What the server writes itself, nobody has sent.
+    fn count(&self, tx: &Tx<'_>) {
+        let NewMessage { message, recipients, suppressed, .. } = &*self.new;
+        if message.key_id.is_some() {
+            let Message { tenant_id, environment, created_at: at, .. } = *message;
+            let (sent, suppressed) = (recipients.len() as u64, suppressed.len() as u64);
+            let counts = UsageCounts { sent, suppressed, ..UsageCounts::default() };
+            tx.count(UsedBy { tenant_id, environment, at }, counts);
+        }
     }
 
     /// The commit is synced: the relay may have it, if it is what was written.

@@ -12,7 +12,7 @@ use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{shorten, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Attempt, AttemptRecord, Result};
+use crate::store::{Attempt, AttemptRecord, Result, UsageCounts};
 
 const REPLY_OCTETS_MAX: usize = 1024;
 
@@ -115,7 +115,21 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         delayed: record.delayed,
     };
     write_events(tx, record, &told)?;
+    let counts = counts_of(record);
+    if counts != UsageCounts::default() {
+        tx.count_delivery(record.message_id, record.at, counts)?;
+    }
     Ok(true)
+}
+
+fn counts_of(record: &AttemptRecord) -> UsageCounts {
+    let is_bounced = matches!(record.state, DeliveryState::Bounced | DeliveryState::Expired);
+    UsageCounts {
+        delivered: (record.state == DeliveryState::Delivered).into(),
+        bounced: is_bounced.into(),
+        complained: record.complained.into(),
+        ..UsageCounts::default()
+    }
 }
 
 fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &Told<'_>) -> Result<()> {

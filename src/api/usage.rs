@@ -1,0 +1,253 @@
+//! What a tenant used: of a month, and as a series of hours or days. All times are UTC.
+
+use std::collections::HashMap;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::mail::{Environment, SignedDuration, TenantId, Timestamp, UsageInterval};
+use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
+
+use super::answer::Answer;
+use super::call::Call;
+use super::error::{ApiError, Result};
+
+/// Hours in one series.
+const HOURS_MAX: i64 = 31 * 24;
+/// Days in one series.
+const DAYS_MAX: i64 = 366;
+/// Days in a series that gives no beginning.
+const DAYS_DEFAULT: i64 = 30;
+
+/// What a tenant used in a month.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Usage")]
+pub struct UsageView {
+    /// Always `usage`.
+    #[schemars(extend("const" = "usage"))]
+    object: &'static str,
+    /// Whose.
+    tenant_id: TenantId,
+    /// The month, like `2026-01`.
+    period: String,
+    /// Whose mail the numbers are about.
+    environment: Environment,
+    /// How much.
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// What a tenant used in each of some hours or days.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UsageSeries")]
+pub struct SeriesView {
+    /// Always `usage_timeseries`.
+    #[schemars(extend("const" = "usage_timeseries"))]
+    object: &'static str,
+    /// Whose.
+    tenant_id: TenantId,
+    /// How long each part is.
+    interval: UsageInterval,
+    /// The beginning of the first part.
+    from: Timestamp,
+    /// The end of the series.
+    to: Timestamp,
+    /// Whose mail the numbers are about.
+    environment: Environment,
+    /// The parts in their order, those in which nothing was used too.
+    data: Vec<PartView>,
+}
+
+/// One hour or day.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UsagePart")]
+pub struct PartView {
+    /// Its beginning.
+    date: Timestamp,
+    /// How much.
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// How much was used.
+#[derive(Debug, Default, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "UsageCounts")]
+pub struct Counts {
+    /// Recipients of accepted messages.
+    emails_sent: u64,
+    /// Recipients whose server took the message.
+    emails_delivered: u64,
+    /// Recipients that were refused for good, or given up when their time ended.
+    emails_bounced: u64,
+    /// Recipients that complained.
+    emails_complained: u64,
+    /// Recipients that were left out or refused because they are suppressed.
+    emails_suppressed: u64,
+    /// Other refusals, as far as they were noted: see `/v1/rejections`.
+    emails_rejected: u64,
+    /// Recipients of messages that were sent with test keys, whatever the environment of the other numbers.
+    email_test: u64,
+    /// Requests to the API, with keys of both environments.
+    api_requests: u64,
+}
+
+impl Counts {
+    /// Adds what was used in one environment to numbers about another or the same.
+    fn add(&mut self, shown: Environment, usage: &Usage) {
+        let UsageCounts { sent, delivered, bounced, complained, suppressed, rejected, api_requests } =
+            usage.counts;
+        self.api_requests += api_requests;
+        if usage.environment == Environment::Test {
+            self.email_test += sent;
+        }
+        if usage.environment == shown {
+            self.emails_sent += sent;
+            self.emails_delivered += delivered;
+            self.emails_bounced += bounced;
+            self.emails_complained += complained;
+            self.emails_suppressed += suppressed;
+            self.emails_rejected += rejected;
+        }
+    }
+}
+
+/// `GET /v1/tenants/{id}/usage`
+pub async fn month(mut call: Call<'_>) -> Result<Answer> {
+    let now = call.now;
+    let first = call.query.value_by("period", read_month).unwrap_or_else(|| first_of_month(now));
+    let environment = call.query.value("environment").unwrap_or(Environment::Live);
+    call.query.finish()?;
+    let tenant_id = call.path_tenant().await?.id;
+    let next = first.last_of_month().tomorrow().map_err(ApiError::internal)?;
+    let (from, to) = (midnight(first)?, midnight(next)?);
+    let mut counts = Counts::default();
+    for day in call.store().usage(tenant_id, UsageInterval::Day, from, to).await? {
+        counts.add(environment, &day);
+    }
+    let period = first.strftime("%Y-%m").to_string();
+    Answer::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
+}
+
+/// `GET /v1/tenants/{id}/usage/timeseries`
+pub async fn series(mut call: Call<'_>) -> Result<Answer> {
+    let now = call.now;
+    let interval = call.query.value("interval").unwrap_or(UsageInterval::Day);
+    let to = call.query.value_by("to", read_date_or_time).unwrap_or(now);
+    let from = call.query.value_by("from", read_date_or_time);
+    let environment = call.query.value("environment").unwrap_or(Environment::Live);
+    call.query.finish()?;
+    let from = from.unwrap_or_else(|| match interval {
+        UsageInterval::Hour => before(to, SignedDuration::from_hours(24)),
+        UsageInterval::Day => before(to, SignedDuration::from_hours(24 * DAYS_DEFAULT)),
+    });
+    let from = interval.start_of(from);
+    check_range(interval, from, to, now)?;
+    let tenant_id = call.path_tenant().await?.id;
+    let mut parts: HashMap<Timestamp, Counts> = HashMap::new();
+    for usage in call.store().usage(tenant_id, interval, from, to).await? {
+        parts.entry(usage.start).or_default().add(environment, &usage);
+    }
+    let step = SignedDuration::from_secs(interval.seconds());
+    let dates = std::iter::successors(Some(from), |date| date.checked_add(step).ok());
+    let data = dates.take_while(|date| *date < to);
+    let data = data.map(|date| PartView { date, counts: parts.remove(&date).unwrap_or_default() }).collect();
+    Answer::ok(&SeriesView { object: "usage_timeseries", tenant_id, interval, from, to, environment, data })
+}
+
+fn check_range(interval: UsageInterval, from: Timestamp, to: Timestamp, now: Timestamp) -> Result<()> {
+    if from >= to {
+        return Err(ApiError::field("to", "invalid", "this must be later than from"));
+    }
+    let (parts_max, unit) = match interval {
+        UsageInterval::Hour => (HOURS_MAX, "hours"),
+        UsageInterval::Day => (DAYS_MAX, "days"),
+    };
+    if to.duration_since(from).as_secs() > parts_max * interval.seconds() {
+        return Err(ApiError::field("from", "invalid", format!("a series has at most {parts_max} {unit}")));
+    }
+    let kept_since = UsageInterval::Day.start_of(before(now, USAGE_HOURS_LIFETIME));
+    if interval == UsageInterval::Hour && from < kept_since {
+        return Err(ApiError::field(
+            "from",
+            "invalid",
+            format!("hours are kept since {kept_since}; ask for days"),
+        ));
+    }
+    Ok(())
+}
+
+fn before(time: Timestamp, span: SignedDuration) -> Timestamp {
+    time.checked_sub(span).unwrap_or(Timestamp::MIN)
+}
+
+fn first_of_month(time: Timestamp) -> Date {
+    time.to_zoned(TimeZone::UTC).date().first_of_month()
+}
+
+fn midnight(date: Date) -> Result<Timestamp> {
+    let zoned = date.to_zoned(TimeZone::UTC).map_err(ApiError::internal)?;
+    Ok(zoned.timestamp())
+}
+
+fn read_month(text: &str) -> std::result::Result<Date, &'static str> {
+    let expected = "this must be a month like 2026-01";
+    let is_formed = text.len() == 7
+        && text.bytes().enumerate().all(|(at, octet)| match at {
+            4 => octet == b'-',
+            _ => octet.is_ascii_digit(),
+        });
+    if !is_formed {
+        return Err(expected);
+    }
+    let date: Date = format!("{text}-01").parse().map_err(|_| expected)?;
+    // The last month of the calendar has no next one.
+    date.last_of_month().tomorrow().and(Ok(date)).map_err(|_| expected)
+}
+
+fn read_date_or_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
+    let expected = "this must be a date like 2026-01-31, or a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)";
+    match text.len() {
+        10 => text.parse().ok().and_then(|date| midnight(date).ok()).ok_or(expected),
+        _ => text.parse().map_err(|_| expected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_and_dates_have_one_form() {
+        for (text, first) in [("2026-01", Some("2026-01-01")), ("2024-02", Some("2024-02-01"))] {
+            assert_eq!(read_month(text).ok().map(|date| date.to_string()).as_deref(), first);
+        }
+        for text in
+            ["2026-13", "2026-00", "2026-1", "26-01", "2026-01-01", "-026-01", "9999-12", "", "2026+01"]
+        {
+            assert!(read_month(text).is_err(), "{text}");
+        }
+        let time = |text| read_date_or_time(text).map(|time| time.to_string());
+        assert_eq!(time("2026-01-31").as_deref(), Ok("2026-01-31T00:00:00Z"));
+        assert_eq!(time("2026-01-31T12:00:00+02:00").as_deref(), Ok("2026-01-31T10:00:00Z"));
+        for text in ["2026-02-30", "2026-01-31T12:00", "yesterday", ""] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_series_is_bounded_and_asks_for_no_hours_that_are_gone() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let now = at("2026-06-30T12:00:00Z");
+        let check = |interval, from, to| check_range(interval, at(from), at(to), now).is_ok();
+        let (hour, day) = (UsageInterval::Hour, UsageInterval::Day);
+        assert!(check(hour, "2026-06-01T00:00:00Z", "2026-07-02T00:00:00Z"));
+        assert!(!check(hour, "2026-06-01T00:00:00Z", "2026-07-02T00:00:01Z"));
+        assert!(check(hour, "2026-04-01T00:00:00Z", "2026-04-02T00:00:00Z"), "ninety days ago");
+        assert!(!check(hour, "2026-03-31T23:00:00Z", "2026-04-02T00:00:00Z"));
+        assert!(check(day, "2025-06-29T00:00:00Z", "2026-06-30T00:00:00Z"));
+        assert!(!check(day, "2025-06-29T00:00:00Z", "2026-07-01T00:00:00Z"));
+        assert!(!check(day, "2026-06-29T00:00:00Z", "2026-06-29T00:00:00Z"));
+    }
+}

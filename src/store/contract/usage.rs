@@ -1,0 +1,277 @@
+//! What tenants used: never more or less than the journal tells, and apart from one another.
+
+use super::*;
+use crate::mail::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage};
+
+/// The last hundred years.
+async fn usage(bed: &Bed, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
+    let from = Timestamp::UNIX_EPOCH;
+    bed.store.usage(tenant, interval, from, later(365 * 24 * 3600)).await.unwrap()
+}
+
+async fn sum(bed: &Bed, tenant: TenantId, environment: Environment) -> UsageCounts {
+    let of_environment = |days: Vec<Usage>| {
+        let mut sum = UsageCounts::default();
+        days.iter().filter(|day| day.environment == environment).for_each(|day| sum += day.counts);
+        sum
+    };
+    let days = of_environment(usage(bed, tenant, UsageInterval::Day).await);
+    let hours = of_environment(usage(bed, tenant, UsageInterval::Hour).await);
+    assert_eq!(days, hours, "the hours come to the days");
+    days
+}
+
+/// The same from the journal, event for event.
+async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> UsageCounts {
+    let mut counts = UsageCounts::default();
+    let all = PageRequest { limit: 100, ..PageRequest::default() };
+    let filter = MessageFilter { environment: Some(environment), ..MessageFilter::default() };
+    let filter = MessageFilter { tenant_id: Some(tenant), ..filter };
+    for summary in bed.store.list_messages(filter, all.clone()).await.unwrap().items {
+        if summary.message.key_id.is_none() {
+            continue;
+        }
+        counts.sent += summary.recipient_count;
+        for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap() {
+            match event.kind {
+                EventKind::MessageDelivered => counts.delivered += 1,
+                EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,
+                EventKind::MessageComplained => counts.complained += 1,
+                EventKind::MessageSuppressed => counts.suppressed += 1,
+                _ => {}
+            }
+        }
+    }
+    for rejection in bed.store.list_rejections(Some(tenant), all).await.unwrap().items {
+        match rejection.code {
+            _ if rejection.environment != environment => {}
+            RefusalCode::RecipientSuppressed => counts.suppressed += 1,
+            _ => counts.rejected += 1,
+        }
+    }
+    counts
+}
+
+async fn send(bed: &Bed, tenant: TenantId, environment: Environment, recipients: &[&str]) {
+    let mut new = new_message(tenant, recipients, "body");
+    new.message.environment = environment;
+    new.suppressed = recipients
+        .iter()
+        .filter(|to| to.starts_with("complained@"))
+        .map(|_| address("s@x.example"))
+        .collect();
+    bed.store.enqueue(new).await.unwrap();
+}
+
+fn rejection(tenant: TenantId, environment: Environment, code: RefusalCode) -> Rejection {
+    let at = now();
+    Rejection {
+        id: RequestId::generate(at),
+        tenant_id: tenant,
+        key_id: None,
+        environment,
+        stage: Stage::Rcpt,
+        code,
+        message: "no".to_owned(),
+        client_address: None,
+        created_at: at,
+    }
+}
+
+/// What becomes of deliveries depends on the recipient's local part; a bounce is reported.
+fn outcome_of(batch: &Batch) -> RecordBatch {
+    let mut records = outcomes(std::slice::from_ref(batch), DeliveryState::Delivered);
+    for (record, delivery) in records.records.iter_mut().zip(&batch.deliveries) {
+        let recipient = delivery.recipient.to_string();
+        record.state = match recipient.split('@').next().unwrap() {
+            "bounced" => DeliveryState::Bounced,
+            "expired" => DeliveryState::Expired,
+            "deferred" if delivery.attempts == 0 => DeliveryState::Deferred,
+            _ => DeliveryState::Delivered,
+        };
+        record.next_attempt_at = record.state.is_open().then(|| record.at + SignedDuration::from_secs(60));
+        record.complained = recipient.starts_with("complained@");
+        if record.state == DeliveryState::Bounced && batch.message.key_id.is_some() {
+            let mut report = new_message(record.tenant_id, &["postmaster@a.example"], "report");
+            report.message.key_id = None;
+            records.report = Some(report);
+        }
+    }
+    records
+}
+
+#[tokio::test]
+async fn what_was_used_is_what_the_journal_tells() {
+    let bed = Bed::new();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let (live, test) = (Environment::Live, Environment::Test);
+    for _ in 0..3 {
+        send(&bed, a, live, &["x@one.example", "bounced@one.example", "deferred@two.example"]).await;
+        send(&bed, a, live, &["expired@one.example", "complained@two.example"]).await;
+        send(&bed, a, test, &["x@one.example", "bounced@two.example"]).await;
+        send(&bed, b, live, &["x@one.example"]).await;
+    }
+    for (tenant, environment, code) in [
+        (a, live, RefusalCode::RecipientSuppressed),
+        (a, live, RefusalCode::FromDomainNotOwned),
+        (a, live, RefusalCode::SendLimitExceeded),
+        (a, test, RefusalCode::RecipientInvalid),
+        (b, test, RefusalCode::RecipientSuppressed),
+    ] {
+        bed.store.reject(rejection(tenant, environment, code));
+    }
+    for round in 0..4 {
+        for batch in bed.claim(later(3600 * round)).await.batches {
+            bed.store.record(outcome_of(&batch)).await.unwrap();
+        }
+    }
+    assert_eq!(bed.store.depth().await.unwrap().open, 0);
+    for (tenant, environment) in [(a, live), (a, test), (b, live), (b, test)] {
+        let counted = sum(&bed, tenant, environment).await;
+        assert_eq!(counted, recount(&bed, tenant, environment).await, "{tenant} {environment}");
+    }
+    let expected = UsageCounts {
+        sent: 15,
+        delivered: 9,
+        bounced: 6,
+        complained: 3,
+        suppressed: 4,
+        rejected: 2,
+        api_requests: 0,
+    };
+    assert_eq!(sum(&bed, a, live).await, expected);
+}
+
+#[tokio::test]
+async fn what_is_repeated_cancelled_or_not_written_is_not_counted() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let mut new = new_message(tenant, &["x@one.example", "y@two.example"], "once");
+    new.submission_key = Some(SubmissionKey { name: "k".to_owned(), digest: [1; 32] });
+    bed.store.enqueue(new.clone()).await.unwrap();
+    let mut again = new_message(tenant, &["x@one.example", "y@two.example"], "once");
+    again.submission_key = new.submission_key.clone();
+    assert_eq!(bed.store.enqueue(again).await.unwrap(), new.message.id);
+
+    let batches = bed.claim(later(0)).await.batches;
+    let mut half_done = outcomes(&batches[..1], DeliveryState::Delivered);
+    // Twice the same delivery: the report cannot be written, and what comes with it neither.
+    let mut report = new_message(tenant, &["postmaster@a.example"], "report");
+    report.recipients.push(report.recipients[0].clone());
+    half_done.report = Some(report);
+    let others = (0..20).map(|_| bed.enqueue(tenant, &["z@one.example"]));
+    let (failed, _) = tokio::join!(bed.store.record(half_done), futures_in_turn(others));
+    failed.unwrap_err();
+    bed.store.release(&ids(&batches));
+    bed.store.cancel(new.message.id, now()).await.unwrap();
+    let expected = UsageCounts { sent: 22, ..UsageCounts::default() };
+    assert_eq!(sum(&bed, tenant, Environment::Live).await, expected);
+}
+
+async fn futures_in_turn<T>(futures: impl Iterator<Item = impl Future<Output = T>>) {
+    for future in futures {
+        future.await;
+    }
+}
+
+#[tokio::test]
+async fn usage_stands_in_the_hour_and_the_day_of_its_time() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let by = |at: &str| UsedBy { tenant_id: tenant, environment: Environment::Live, at: at.parse().unwrap() };
+    let gone = UsedBy { tenant_id: TenantId::generate(now()), ..by("2026-11-22T05:00:00Z") };
+    let requests = vec![
+        (by("2026-11-21T23:59:59.999Z"), 1),
+        (by("2026-11-22T00:00:00Z"), 2),
+        (by("2026-11-22T00:30:00Z"), 3),
+        (by("2026-11-22T01:00:00Z"), 4),
+        (gone, 5),
+    ];
+    bed.store.count_requests(requests.clone()).await.unwrap();
+    bed.store.count_requests(requests).await.unwrap();
+    let read = async |interval, from: &str, to: &str| {
+        let found = bed.store.usage(tenant, interval, from.parse().unwrap(), to.parse().unwrap()).await;
+        let found = found.unwrap().into_iter();
+        found.map(|usage| (usage.start.to_string(), usage.counts.api_requests)).collect::<Vec<_>>()
+    };
+    let expect = |rows: &[(&str, u64)]| rows.iter().map(|(at, n)| (at.to_string(), *n)).collect::<Vec<_>>();
+    let (hour, day) = (UsageInterval::Hour, UsageInterval::Day);
+    assert_eq!(
+        read(day, "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z").await,
+        expect(&[("2026-11-21T00:00:00Z", 2), ("2026-11-22T00:00:00Z", 18)])
+    );
+    assert_eq!(
+        read(hour, "2026-11-21T23:00:00Z", "2026-11-22T01:00:00Z").await,
+        expect(&[("2026-11-21T23:00:00Z", 2), ("2026-11-22T00:00:00Z", 10)])
+    );
+    assert!(bed.store.usage(gone.tenant_id, day, Timestamp::UNIX_EPOCH, now()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn hours_go_after_ninety_days_and_days_stay() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let start = UsageInterval::Day.start_of(now());
+    let hours = (0..48).map(|hour| {
+        let at = start + SignedDuration::from_hours(hour);
+        (UsedBy { tenant_id: tenant, environment: Environment::Live, at }, 1)
+    });
+    bed.store.count_requests(hours.collect()).await.unwrap();
+    let policy = RetentionPolicy { body_days: 1, transcript_days: 1, row_days: 1, webhook_days: 1 };
+    let prune = async |days: i64| {
+        let at = start + SignedDuration::from_hours(24 * days + 23);
+        bed.store.prune(policy, at, 100).await.unwrap().usage_hours
+    };
+    assert_eq!(prune(90).await, 0, "the first day is ninety days old and kept");
+    assert_eq!(prune(91).await, 24, "a whole day goes");
+    assert_eq!(usage(&bed, tenant, UsageInterval::Hour).await.len(), 24);
+    assert_eq!(usage(&bed, tenant, UsageInterval::Day).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts() {
+    let mut bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let at: Timestamp = "2026-11-22T05:42:27Z".parse().unwrap();
+    let warning = |level, environment, period: LimitPeriod, at| LimitWarning {
+        tenant_id: tenant,
+        level,
+        environment,
+        period,
+        limit: 10,
+        used: 8,
+        resets_at: period.end_of(at),
+        at,
+    };
+    let (live, day) = (Environment::Live, LimitPeriod::Day);
+    let mut told = 0;
+    for (warning, is_new) in [
+        (warning(LimitLevel::Approaching, live, day, at), true),
+        (warning(LimitLevel::Approaching, live, day, at), false),
+        (warning(LimitLevel::Exceeded, live, day, at), true),
+        (warning(LimitLevel::Exceeded, Environment::Test, day, at), true),
+        (warning(LimitLevel::Exceeded, live, LimitPeriod::Minute, at), true),
+        (warning(LimitLevel::Exceeded, live, LimitPeriod::Minute, at + SignedDuration::from_mins(1)), true),
+        (warning(LimitLevel::Exceeded, live, day, at + SignedDuration::from_mins(1)), false),
+        (warning(LimitLevel::Exceeded, live, day, at + SignedDuration::from_hours(24)), true),
+    ] {
+        bed.store.warn_of_limit(warning);
+        bed.store.probe().await.unwrap();
+        bed = bed.restart();
+        told += u64::from(is_new);
+        let events = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().events;
+        assert_eq!(events, told, "{warning:?}");
+    }
+}
+
+#[tokio::test]
+async fn usage_goes_with_its_tenant_and_leaves_that_of_others() {
+    let bed = Bed::new();
+    let (gone, kept) = (bed.tenant("gone").await.id, bed.tenant("kept").await.id);
+    for tenant in [gone, kept] {
+        bed.enqueue(tenant, &["x@one.example"]).await;
+    }
+    bed.store.remove_tenant(gone, true).await.unwrap();
+    assert!(usage(&bed, gone, UsageInterval::Day).await.is_empty());
+    assert_eq!(sum(&bed, kept, Environment::Live).await.sent, 1);
+}

@@ -1,0 +1,246 @@
+//! How much a tenant may send in a minute and in a day.
+
+use pillarbox::mail::{Environment, EventKind, LimitPeriod, Timestamp};
+use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, RateLimit, TenantPatch};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::api_stage::ApiStage;
+use crate::client::Client;
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
+use crate::http::request;
+use crate::server::{TestServer, message};
+use crate::submission::{MESSAGE, log_in};
+use crate::submission_stage::{HOSTNAME, SubmissionStage};
+use crate::wait::until;
+
+async fn limit(stage: &SubmissionStage, rate_limit: RateLimit) {
+    let patch = TenantPatch { rate_limit: Some(rate_limit), ..TenantPatch::default() };
+    stage.store.update_tenant(stage.tenant, patch, Timestamp::now()).await.unwrap().unwrap();
+}
+
+fn a_day(recipients: u32) -> RateLimit {
+    RateLimit { emails_per_day: Some(recipients), ..RateLimit::default() }
+}
+
+/// The warnings that the tenant got, the oldest first.
+async fn warnings(stage: &SubmissionStage, count: usize) -> Vec<(EventKind, Value)> {
+    until("the warnings are written", async || {
+        let mut warnings = Vec::new();
+        for kind in [EventKind::SendLimitApproaching, EventKind::SendLimitExceeded] {
+            let filter =
+                EventFilter { tenant_id: Some(stage.tenant), kind: Some(kind), ..EventFilter::default() };
+            let page = PageRequest { limit: 100, ..PageRequest::default() };
+            let found = stage.store.list_events(filter, page).await.unwrap().items;
+            warnings.extend(found.into_iter().map(|event| (event.kind, event.data)));
+        }
+        (warnings.len() >= count).then_some(warnings)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn recipients_beyond_the_limit_of_a_day_are_refused_and_the_others_kept() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(5)).await;
+    let mut client = log_in(&stage).await;
+    client.send("app@own.example", &["a@other.example", "b@other.example"], MESSAGE).await.expect_code(250);
+    client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+    for local in ["c", "d"] {
+        client.command(&format!("RCPT TO:<{local}@other.example>")).await.expect_code(250);
+    }
+    // Once more the same is no other recipient.
+    client.command("RCPT TO:<d@other.example>").await.expect_code(250);
+    client.command("RCPT TO:<e@other.example>").await.expect_code(250);
+    let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
+    let refused = client.command("RCPT TO:<f@other.example>").await;
+    let refused = refused.expect_saying(452, "4.7.1 [send_limit_exceeded]").text();
+    assert!(refused.contains(&ends_at) && refused.contains("(ref req_"), "{refused}");
+    client.data(MESSAGE).await.expect_code(250);
+    client.command("MAIL FROM:<app@own.example>").await.expect_saying(452, "4.7.1 [send_limit_exceeded]");
+
+    let told = |used: u64| json!({"environment": "live", "period": "day", "limit": 5, "used": used, "resets_at": ends_at});
+    let warnings = warnings(&stage, 1).await;
+    assert_eq!(warnings, [(EventKind::SendLimitExceeded, told(2))], "when the first was refused, and once");
+    limit(&stage, RateLimit::default()).await;
+    client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+}
+
+#[tokio::test]
+async fn a_tenant_is_told_at_four_fifths_and_at_the_whole() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(5)).await;
+    let mut client = log_in(&stage).await;
+    for number in 0..5 {
+        client.send("app@own.example", &[&format!("{number}@other.example")], MESSAGE).await.expect_code(250);
+    }
+    let warnings = warnings(&stage, 2).await;
+    let told: Vec<_> = warnings.iter().map(|(kind, data)| (*kind, data["used"].as_u64().unwrap())).collect();
+    assert_eq!(told, [(EventKind::SendLimitApproaching, 4), (EventKind::SendLimitExceeded, 5)]);
+}
+
+#[tokio::test]
+async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(1)).await;
+    let secret = pillarbox::mail::KeySecret::generate(Environment::Test);
+    let new = NewKey {
+        tenant_id: Some(stage.tenant),
+        name: "test".into(),
+        environment: Environment::Test,
+        scopes: vec![pillarbox::mail::Scope::SmtpSend],
+        allowed_domain_ids: vec![],
+        allowed_cidrs: vec![],
+        expires_at: None,
+        imprint: secret.imprint(),
+    };
+    let key = stage.store.create_key(new, Timestamp::now()).await.unwrap();
+    let mut live = log_in(&stage).await;
+    let mut test =
+        Client::connect_implicit(stage.submissions, HOSTNAME, stage.identity.client_config()).await;
+    test.ehlo().await;
+    test.auth_plain(&key.id.to_string(), secret.expose()).await.expect_code(235);
+    for client in [&mut live, &mut test] {
+        client.send("app@own.example", &["a@other.example"], MESSAGE).await.expect_code(250);
+        client.command("MAIL FROM:<app@own.example>").await.expect_saying(452, "[send_limit_exceeded]");
+    }
+}
+
+#[tokio::test]
+async fn many_sessions_together_send_no_more_than_the_limit() {
+    const LIMIT: u32 = 7;
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(LIMIT)).await;
+    let mut sessions = JoinSet::new();
+    for number in 0..10 {
+        let mut client = log_in(&stage).await;
+        sessions.spawn(async move {
+            // All have named their recipient before any has sent.
+            client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+            client.command(&format!("RCPT TO:<{number}@other.example>")).await.expect_code(250);
+            client
+        });
+    }
+    let clients = sessions.join_all().await;
+    let mut sessions = JoinSet::new();
+    for mut client in clients {
+        sessions.spawn(async move { client.data(MESSAGE).await });
+    }
+    let replies = sessions.join_all().await;
+    let (accepted, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.code == 250);
+    assert_eq!(accepted.len(), LIMIT as usize);
+    for reply in refused {
+        reply.expect_saying(452, "4.7.1 [send_limit_exceeded]");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_another_reason_uses_nothing() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(1)).await;
+    let mut client = log_in(&stage).await;
+    for _ in 0..3 {
+        let foreign = b"From: app@foreign.example\r\n\r\ntext\r\n";
+        client.send("app@own.example", &["a@other.example"], foreign).await.expect_code(550);
+    }
+    client.send("app@own.example", &["a@other.example"], MESSAGE).await.expect_code(250);
+}
+
+#[tokio::test]
+async fn the_limit_of_a_minute_is_another_reply() {
+    let stage = SubmissionStage::start().await;
+    let limits = RateLimit { emails_per_minute: Some(2), emails_per_day: Some(1000), ..RateLimit::default() };
+    limit(&stage, limits).await;
+    let mut client = log_in(&stage).await;
+    // Begun anew if a minute ended between.
+    let (ends_at, refused) = loop {
+        let ends_at = LimitPeriod::Minute.end_of(Timestamp::now());
+        let mut replies = Vec::new();
+        for _ in 0..3 {
+            let reply = client.command("MAIL FROM:<app@own.example>").await;
+            if reply.code != 250 {
+                replies.push(reply);
+                break;
+            }
+            client.command("RCPT TO:<a@other.example>").await.expect_code(250);
+            replies.push(client.data(MESSAGE).await);
+        }
+        client.command("RSET").await.expect_code(250);
+        if LimitPeriod::Minute.end_of(Timestamp::now()) == ends_at && replies.len() == 3 {
+            break (ends_at, replies.remove(2));
+        }
+    };
+    let text = refused.expect_saying(450, "4.7.1 [send_limit_exceeded]").text();
+    assert!(text.contains(&ends_at.to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn the_count_of_a_day_survives_a_restart_and_is_the_tenants_own() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    let mut server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let other = server.create_account("other.test").await;
+    for tenant in [&account.tenant_id, &other.tenant_id] {
+        let limits = json!({"rate_limit": {"emails_per_day": 3}});
+        server.control.ok("PATCH", &format!("/v1/tenants/{tenant}"), limits).await;
+    }
+    server.submit(&account, &["a@x.test", "b@x.test"], &message(&account, "first")).await;
+    server.restart(|_| ()).await;
+    let mut client = server.log_in(&account).await;
+    client.command("MAIL FROM:<alice@acme.test>").await.expect_code(250);
+    client.command("RCPT TO:<c@x.test>").await.expect_code(250);
+    client.command("RCPT TO:<d@x.test>").await.expect_saying(452, "[send_limit_exceeded]");
+    client.data(&message(&account, "second")).await.expect_code(250);
+    let email = json!({"from": "alice@acme.test", "to": ["e@x.test"], "subject": "x", "text": "x"});
+    let answer =
+        request(server.control.address, "POST", "/v1/emails", Some(&account.secret), Some(&email)).await;
+    answer.expect_error(429, "send_limit_exceeded");
+    server.submit(&other, &["a@x.test", "b@x.test", "c@x.test"], &message(&other, "theirs")).await;
+}
+
+#[tokio::test]
+async fn over_http_the_same_limit_holds_and_every_answer_says_how_it_stands() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("Acme").await;
+    let domain = json!({"name": "acme.example", "tenant_id": tenant.id, "verification": "manual"});
+    stage.post(&stage.platform, "/v1/domains", domain).await.expect(201);
+    let email = |to: &[&str]| json!({"from": "a@acme.example", "to": to, "subject": "x", "text": "x"});
+    let free = stage.post(&tenant.key, "/v1/emails", email(&["a@x.example"])).await;
+    assert!(free.header("x-sendlimit-limit").is_none());
+    free.expect(202);
+    let limits = json!({"rate_limit": {"emails_per_day": 5, "emails_per_minute": 1000}});
+    stage.patch(&stage.platform, &format!("/v1/tenants/{}", tenant.id), limits).await.expect(200);
+
+    let sent = stage.post(&tenant.key, "/v1/emails", email(&["a@x.example", "b@x.example"])).await;
+    let stands = |answer: &crate::http::Answer| {
+        ["limit", "remaining", "reset"].map(|name| {
+            let value = answer.header(&format!("x-sendlimit-{name}")).unwrap_or_else(|| panic!("{answer}"));
+            value.parse::<i64>().unwrap()
+        })
+    };
+    let [limit, remaining, reset] = stands(&sent);
+    assert_eq!((limit, remaining), (5, 2), "what was sent before the limit counts: {sent}");
+    assert!((1..=LimitPeriod::Day.seconds()).contains(&reset), "{sent}");
+    sent.expect(202);
+
+    // A batch is sent as a whole or not at all.
+    let batch = json!({"emails": [email(&["c@x.example"]), email(&["d@x.example", "e@x.example"])]});
+    let refused = stage.post(&tenant.key, "/v1/emails/batch", batch).await;
+    assert_eq!(stands(&refused)[..2], [5, 2]);
+    let wait: i64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((reset - 60..=reset).contains(&wait), "{refused}");
+    let error = refused.expect_error(429, "send_limit_exceeded");
+    let ends_at = LimitPeriod::Day.end_of(Timestamp::now()).to_string();
+    assert!(error["hint"].as_str().unwrap().contains(&ends_at), "{error}");
+    assert_eq!(error["errors"][0]["path"], "emails[1]");
+
+    let too_many: Vec<_> = (0..6).map(|number| format!("{number}@x.example")).collect();
+    let too_many: Vec<_> = too_many.iter().map(String::as_str).collect();
+    let error = stage.post(&tenant.key, "/v1/emails", email(&too_many)).await;
+    error.expect_error(429, "send_limit_exceeded");
+    let rest = stage.post(&tenant.key, "/v1/emails", email(&["c@x.example", "d@x.example"])).await;
+    assert_eq!(stands(&rest)[..2], [5, 0]);
+    rest.expect(202);
+}

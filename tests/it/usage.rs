@@ -1,0 +1,277 @@
+//! What tenants used, over the API: counted as the journal has it, each tenant's own, and limits of requests.
+
+use std::collections::BTreeMap;
+
+use pillarbox::mail::{Environment, LimitPeriod, Scope, Timestamp};
+use serde_json::{Value, json};
+
+use crate::api_stage::ApiStage;
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::http::{Answer, request};
+use crate::server::{Account, TestServer, make_everything_due, message};
+use crate::wait::until;
+
+type Counts = BTreeMap<&'static str, u64>;
+
+fn add(counts: &mut Counts, name: &'static str, count: u64) {
+    *counts.entry(name).or_default() += count;
+}
+
+/// What the journal says of a tenant, read message by message.
+async fn recount(server: &TestServer, account: &Account) -> Counts {
+    let mut counts = Counts::new();
+    let tenant = &account.tenant_id;
+    let emails = server.control.get(&format!("/v1/emails?limit=100&tenant_id={tenant}")).await;
+    for email in emails["data"].as_array().unwrap() {
+        // A report has no key: nobody sent it.
+        if email["key_id"].is_null() {
+            continue;
+        }
+        let id = email["id"].as_str().unwrap();
+        let email = server.control.get(&format!("/v1/emails/{id}")).await;
+        let recipients = email["deliveries"].as_array().unwrap().len() as u64;
+        if email["environment"] == "test" {
+            add(&mut counts, "email_test", recipients);
+            continue;
+        }
+        add(&mut counts, "emails_sent", recipients);
+        let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
+        for entry in timeline["data"].as_array().unwrap() {
+            match entry["type"].as_str().unwrap_or_default() {
+                "message.delivered" => add(&mut counts, "emails_delivered", 1),
+                "message.bounced" | "message.expired" => add(&mut counts, "emails_bounced", 1),
+                "message.suppressed" => add(&mut counts, "emails_suppressed", 1),
+                "message.complained" => add(&mut counts, "emails_complained", 1),
+                _ => {}
+            }
+        }
+    }
+    let rejections = server.control.get(&format!("/v1/rejections?limit=100&tenant_id={tenant}")).await;
+    for rejection in rejections["data"].as_array().unwrap() {
+        match rejection["code"].as_str().unwrap() {
+            _ if rejection["environment"] == "test" => {}
+            "recipient_suppressed" => add(&mut counts, "emails_suppressed", 1),
+            _ => add(&mut counts, "emails_rejected", 1),
+        }
+    }
+    counts
+}
+
+/// The same as it was counted, without what is nought.
+fn counted(usage: &Value) -> Counts {
+    let names = [
+        "emails_sent",
+        "emails_delivered",
+        "emails_bounced",
+        "emails_complained",
+        "emails_suppressed",
+        "emails_rejected",
+        "email_test",
+    ];
+    let counts = names.into_iter().map(|name| (name, usage[name].as_u64().unwrap()));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    mx.script(Phase::Rcpt, "gone@", usize::MAX, Fault::Reply("550 5.1.1 nobody of that name"));
+    mx.script(Phase::Rcpt, "later@", 1, Fault::Reply("451 4.3.0 later"));
+    let mut server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let other = server.create_account("other.test").await;
+    let tester = {
+        let wanted = json!({"name": "test", "tenant_id": account.tenant_id, "environment": "test", "scopes": ["smtp:send"]});
+        let key = server.control.ok("POST", "/v1/keys", wanted).await;
+        let text = |name: &str| key[name].as_str().unwrap().to_owned();
+        Account { user: text("id"), secret: text("secret"), ..account.clone() }
+    };
+    let suppressed = json!({"address": "never@b.test", "tenant_id": account.tenant_id});
+    server.control.ok("POST", "/v1/suppressions", suppressed).await;
+
+    let mut ids = Vec::new();
+    for (number, recipients) in
+        [&["bob@b.test", "gone@b.test"][..], &["later@b.test"], &["bob@b.test", "eve@b.test"]]
+            .iter()
+            .enumerate()
+    {
+        let content = message(&account, &format!("mixed{number}"));
+        ids.push(server.submit(&account, recipients, &content).await);
+    }
+    ids.push(
+        server.submit(&tester, &["complaint@x.test", "bounce@x.test"], &message(&account, "test")).await,
+    );
+    server.submit(&other, &["bob@b.test"], &message(&other, "other")).await;
+    let mut client = server.log_in(&account).await;
+    client.command("MAIL FROM:<alice@foreign.test>").await.expect_code(550);
+    client.command("MAIL FROM:<alice@acme.test>").await.expect_code(250);
+    client.command("RCPT TO:<never@b.test>").await.expect_saying(550, "[recipient_suppressed]");
+    client.command("RSET").await.expect_code(250);
+    client.send("alice@acme.test", &["bob@b.test"], b"Subject: no From\r\n\r\nx\r\n").await.expect_code(550);
+    server.log_in(&tester).await.command("MAIL FROM:<alice@foreign.test>").await.expect_code(550);
+    let email = json!({
+        "from": "alice@acme.test", "to": ["bob@b.test", "never@b.test"], "subject": "over HTTP", "text": "x",
+    });
+    let sent =
+        request(server.control.address, "POST", "/v1/emails", Some(&account.secret), Some(&email)).await;
+    ids.push(sent.expect(202)["id"].as_str().unwrap().to_owned());
+    server.wait_for_status(&ids[1], &["deferred"]).await;
+    server.restart(make_everything_due).await;
+    for id in &ids {
+        server.wait_for_status(id, &["delivered", "bounced"]).await;
+    }
+
+    let path = format!("/v1/tenants/{}/usage", account.tenant_id);
+    let usage = until("all was counted", async || {
+        let rejections = recount(&server, &account).await;
+        let usage = server.control.get(&path).await;
+        (rejections.get("emails_rejected") == Some(&2)).then_some(usage)
+    })
+    .await;
+    let expected = Counts::from([
+        ("emails_sent", 6),
+        ("emails_delivered", 5),
+        ("emails_bounced", 1),
+        ("emails_suppressed", 2),
+        ("emails_rejected", 2),
+        ("email_test", 2),
+    ]);
+    assert_eq!(recount(&server, &account).await, expected);
+    assert_eq!(counted(&usage), expected);
+    let of_test = server.control.get(&format!("{path}?environment=test")).await;
+    let expected = [
+        ("emails_sent", 2),
+        ("emails_delivered", 1),
+        ("emails_bounced", 1),
+        ("emails_complained", 1),
+        ("emails_rejected", 1),
+        ("email_test", 2),
+    ];
+    assert_eq!(counted(&of_test), Counts::from(expected));
+    let of_other = server.control.get(&format!("/v1/tenants/{}/usage", other.tenant_id)).await;
+    assert_eq!(of_other["emails_sent"], 1, "{of_other}");
+    for interval in ["hour", "day"] {
+        let series = server.control.get(&format!("{path}/timeseries?interval={interval}")).await;
+        let parts = series["data"].as_array().unwrap();
+        let sent: u64 = parts.iter().map(|part| part["emails_sent"].as_u64().unwrap()).sum();
+        assert_eq!(sent, 6, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn requests_are_counted_for_the_tenant_that_makes_them() {
+    let stage = ApiStage::start().await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    let test_key = stage.key(own.id, Scope::ALL, |key| key.environment = Environment::Test).await;
+    for key in [&own.key, &own.key, &test_key] {
+        stage.get(key, "/v1/emails").await.expect(200);
+    }
+    stage.get(&own.key, "/v1/emails/nonsense").await.expect(404);
+    let usage = format!("/v1/tenants/{}/usage", own.id);
+    let answer = until("the requests are written", async || {
+        let answer = stage.get(&stage.platform, &usage).await.expect(200);
+        (answer["api_requests"] == 4).then_some(answer)
+    })
+    .await;
+    let month = Timestamp::now().strftime("%Y-%m").to_string();
+    let expected = json!({
+        "object": "usage", "tenant_id": own.id, "period": month, "environment": "live",
+        "emails_sent": 0, "emails_delivered": 0, "emails_bounced": 0, "emails_complained": 0,
+        "emails_suppressed": 0, "emails_rejected": 0, "email_test": 0, "api_requests": 4,
+    });
+    assert_eq!(answer, expected);
+    let of_other = stage.get(&stage.platform, &format!("/v1/tenants/{}/usage", other.id)).await.expect(200);
+    assert_eq!(of_other["api_requests"], 0);
+}
+
+#[tokio::test]
+async fn a_series_has_every_part_of_its_range_and_bad_parameters_are_named() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let path = |query: &str| format!("/v1/tenants/{}/usage/timeseries?{query}", own.id);
+    let series = stage.get(&own.key, &path("from=2026-01-30&to=2026-02-02")).await.expect(200);
+    let dates: Vec<_> = series["data"].as_array().unwrap().iter().map(|part| part["date"].clone()).collect();
+    assert_eq!(dates, ["2026-01-30T00:00:00Z", "2026-01-31T00:00:00Z", "2026-02-01T00:00:00Z"]);
+    assert_eq!(series["data"][0]["emails_sent"], 0);
+    assert_eq!(series["interval"], "day");
+    let series = stage.get(&own.key, &path("interval=hour")).await.expect(200);
+    assert_eq!(series["data"].as_array().unwrap().len(), 25, "the last day and the hour that runs");
+    for (query, field) in [
+        ("interval=week", "interval"),
+        ("from=yesterday", "from"),
+        ("from=2026-02-02&to=2026-02-01", "to"),
+        ("from=2020-01-01&to=2026-01-01", "from"),
+        ("interval=hour&from=2020-01-01&to=2020-01-02", "from"),
+        ("environment=both", "environment"),
+        ("period=2026-01", "period"),
+    ] {
+        let error = stage.get(&own.key, &path(query)).await.expect_error(422, "validation_failed");
+        assert_eq!(error["errors"][0]["path"], field, "{query}: {error}");
+    }
+    let month = |period: &str| format!("/v1/tenants/{}/usage?period={period}", own.id);
+    assert_eq!(stage.get(&own.key, &month("2026-02")).await.expect(200)["period"], "2026-02");
+    stage.get(&own.key, &month("2026-2")).await.expect_error(422, "validation_failed");
+}
+
+/// Asks until it is refused, all within one minute: else the count would have begun anew between.
+async fn exhaust(stage: &ApiStage, key: &str) -> Vec<Answer> {
+    loop {
+        let started = LimitPeriod::Minute.start_of(Timestamp::now());
+        let mut answers = Vec::new();
+        while answers.last().is_none_or(|last: &Answer| last.status == 200) {
+            answers.push(stage.get(key, "/v1/emails").await);
+        }
+        if LimitPeriod::Minute.start_of(Timestamp::now()) == started {
+            return answers;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_and_its_tenant_may_make_so_many_requests_in_a_minute() {
+    let stage = ApiStage::with(|api, _| {
+        api.requests_per_minute = 5;
+        api.key_requests_per_minute = 3;
+    })
+    .await;
+    let (own, other) = (stage.tenant("own").await, stage.tenant("other").await);
+    let second = stage.key(own.id, Scope::ALL, |_| {}).await;
+    let answers = loop {
+        let answers = [exhaust(&stage, &own.key).await, exhaust(&stage, &second).await];
+        if answers.iter().map(Vec::len).sum::<usize>() == 7 {
+            break answers;
+        }
+    };
+    for (of_key, limits, remaining) in [
+        (&answers[0], ["3", "3", "3", "3"], ["2", "1", "0", "0"]),
+        (&answers[1], ["5", "5", "5", ""], ["1", "0", "0", ""]),
+    ] {
+        for ((answer, limit), remaining) in of_key.iter().zip(limits).zip(remaining) {
+            assert_eq!(answer.header("ratelimit-limit"), Some(limit), "{answer}");
+            assert_eq!(answer.header("ratelimit-remaining"), Some(remaining), "{answer}");
+            let reset: u64 = answer.header("ratelimit-reset").unwrap().parse().unwrap();
+            assert!((1..=60).contains(&reset), "{answer}");
+        }
+    }
+    for refused in answers {
+        let refused = refused.into_iter().next_back().unwrap();
+        assert_eq!(refused.header("retry-after"), refused.header("ratelimit-reset"));
+        let error = refused.expect_error(429, "rate_limited");
+        assert_eq!(error["type"], "rate_limited");
+    }
+    // Neither another tenant nor the platform is meant.
+    stage.get(&other.key, "/v1/emails").await.expect(200);
+    for _ in 0..10 {
+        let answer = stage.get(&stage.platform, "/v1/emails").await;
+        assert!(answer.header("ratelimit-limit").is_none());
+        answer.expect(200);
+    }
+    let raised = json!({"rate_limit": {"requests_per_minute": 1000}});
+    stage.patch(&stage.platform, &format!("/v1/tenants/{}", own.id), raised).await.expect(200);
+    let third = stage.key(own.id, Scope::ALL, |_| {}).await;
+    assert_eq!(exhaust(&stage, &third).await.len(), 4, "now the key's own limit is the smaller one");
+}
