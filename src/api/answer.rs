@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
-    VARY, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::RequestId;
@@ -21,6 +22,9 @@ use super::error::{ApiError, Result};
 pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+/// Of the one page there is: it has a style of its own and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// An answer before its headers.
 pub struct Answer {
@@ -41,10 +45,14 @@ enum Content {
 }
 
 /// The answer to a removal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Deleted")]
 pub struct Deleted {
+    /// What is gone.
     id: String,
+    /// The kind of object it was.
     object: &'static str,
+    /// Always true.
     deleted: bool,
 }
 
@@ -67,6 +75,16 @@ impl Answer {
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
         Self::whole(StatusCode::OK, "message/rfc822", bytes)
+    }
+
+    /// 200 with JSON that is at hand.
+    pub fn document(text: Bytes) -> Self {
+        Self::whole(StatusCode::OK, JSON, text)
+    }
+
+    /// 200 with a page for people.
+    pub fn page(html: Bytes) -> Self {
+        Self::whole(StatusCode::OK, HTML, html)
     }
 
     /// 200 with server-sent events, each as it happens.
@@ -96,7 +114,7 @@ impl Answer {
         }
     }
 
-    fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Self {
+    fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let content = Content::Whole(body.into());
         Self { status, content_type, content, is_repeated: false, tag: None, is_compressed: false }
     }
@@ -167,6 +185,9 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     // Answers hold what only this key may see, and secrets.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if content_type == HTML {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    }
     let text = |text: &str| HeaderValue::from_str(text).ok();
     if let Some(id) = text(&request_id.to_string()) {
         headers.insert("x-request-id", id);

@@ -1,5 +1,6 @@
 //! Who may not log in over SMTP for a while, because too many logins failed.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bans::{Ban, Offender};
@@ -10,15 +11,24 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
-#[derive(Serialize)]
-struct BanView {
+/// Who may not log in over SMTP for a while.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Ban")]
+pub struct BanView {
     /// Lifts it: the address, the first one of the network, or the id of the key.
     id: String,
+    /// Always `ban`.
+    #[schemars(extend("const" = "ban"))]
     object: &'static str,
+    /// Whose logins are refused; `null` if it is a key.
     network: Option<String>,
+    /// The key whose logins are refused; `null` if it is a network.
     key_id: Option<KeyId>,
+    /// Logins that failed.
     failures: u32,
+    /// Since when.
     created_at: Timestamp,
+    /// Until when.
     expires_at: Timestamp,
 }
 

@@ -4,10 +4,22 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::{Refusal, RefusalCode, RequestId};
 use crate::store::{Conflict, StoreError};
+
+/// The types of errors.
+const TYPES: [&str; 7] = [
+    "authentication_error",
+    "permission_error",
+    "validation_error",
+    "not_found",
+    "conflict",
+    "rate_limited",
+    "internal",
+];
 
 /// Why a request was not done.
 #[derive(Debug, Clone)]
@@ -28,7 +40,7 @@ pub struct ApiError {
 pub type Result<T> = std::result::Result<T, ApiError>;
 
 /// One field or parameter that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldError {
     /// Like `scopes[0]`; empty for the body as a whole.
     pub path: String,
@@ -130,19 +142,31 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// The answer to a request that was not done.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct Envelope<'a> {
+    /// Why.
     error: ErrorBody<'a>,
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// Why a request was not done.
+#[derive(Serialize, JsonSchema)]
+pub struct ErrorBody<'a> {
+    /// The kind of fault, which goes with the status.
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = TYPES))]
     kind: &'static str,
+    /// The stable code, for programs.
+    #[schemars(with = "RefusalCode")]
     code: &'static str,
+    /// What is wrong, for people.
     message: &'a str,
+    /// What to do about it.
     hint: &'a str,
+    /// The request, as in the log and in `X-Request-Id`.
     request_id: RequestId,
+    /// Fields and parameters that are wrong.
     errors: &'a [FieldError],
 }
 
@@ -286,7 +310,7 @@ mod tests {
                 500..=599 => &["internal"],
                 _ => &["validation_error"],
             };
-            assert!(expected.contains(&kind), "{code}: {status} {kind}");
+            assert!(expected.contains(&kind) && TYPES.contains(&kind), "{code}: {status} {kind}");
         }
     }
 

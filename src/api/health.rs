@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::RefusalCode;
@@ -13,8 +14,11 @@ use super::error::{ApiError, Result};
 /// How long the store may take before it counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
-struct Health {
+/// How the server is.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Health")]
+pub struct Health {
+    /// `ok` or `ready`.
     status: &'static str,
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId, Timestamp};
@@ -17,51 +18,87 @@ use super::page::List;
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
 
-#[derive(Deserialize)]
+/// A key to be made. None may do more than the key that makes it.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Create {
+#[schemars(rename = "KeyCreate")]
+pub struct Create {
+    /// For people: one line of at most 200 characters.
     name: String,
+    /// Whose it is; `null` or absent with a platform key makes a platform key.
     tenant_id: Option<TenantId>,
+    /// Whether its mail leaves the machine; `live` if absent.
     environment: Option<Environment>,
+    /// What it may do; at least one for a tenant's key, absent for a platform key.
     scopes: Option<Vec<Scope>>,
+    /// Domains that it may send from; all of the tenant if empty.
     allowed_domain_ids: Option<Vec<DomainId>>,
+    /// Networks or single addresses that it may be used from; everywhere if empty.
     allowed_cidrs: Option<Vec<String>>,
+    /// When it ends.
     expires_at: Option<Timestamp>,
 }
 
-#[derive(Deserialize)]
+/// What is to change of a key: what is absent stays.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Update {
+#[schemars(rename = "KeyUpdate")]
+pub struct Update {
+    /// For people: one line of at most 200 characters.
     name: Option<String>,
+    /// What it may do.
     scopes: Option<Vec<Scope>>,
+    /// Domains that it may send from; all of the tenant if empty.
     allowed_domain_ids: Option<Vec<DomainId>>,
+    /// Networks or single addresses that it may be used from; everywhere if empty.
     allowed_cidrs: Option<Vec<String>>,
+    /// When it ends; `null` for never.
     #[serde(default, deserialize_with = "nullable")]
     expires_at: Option<Option<Timestamp>>,
 }
 
-#[derive(Serialize)]
-struct KeyView {
+/// A key, without its secret.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Key")]
+pub struct KeyView {
+    /// Its id.
     id: KeyId,
+    /// Always `key`.
+    #[schemars(extend("const" = "key"))]
     object: &'static str,
+    /// For people: one line of at most 200 characters.
     name: String,
+    /// Whose it is; `null` for a platform key.
     tenant_id: Option<TenantId>,
+    /// Whether its mail leaves the machine.
     environment: Environment,
+    /// What it may do.
     scopes: Vec<Scope>,
+    /// Domains that it may send from; all of the tenant if empty.
     allowed_domain_ids: Vec<DomainId>,
+    /// Networks or single addresses that it may be used from; everywhere if empty.
+    #[schemars(with = "Vec<String>")]
     allowed_cidrs: Vec<IpNet>,
+    /// When it ends; `null` for never.
     expires_at: Option<Timestamp>,
+    /// When it was made.
     created_at: Timestamp,
+    /// When it was last used, to the minute.
     last_used_at: Option<Timestamp>,
+    /// When it was revoked; such a key is refused.
     revoked_at: Option<Timestamp>,
+    /// The end of its secret, to know it by.
     last_four: String,
 }
 
 /// The answer to a creation, which alone has the secret.
-#[derive(Serialize)]
-struct NewKeyView<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NewKey")]
+pub struct NewKeyView<'a> {
+    /// The key.
     #[serde(flatten)]
     key: KeyView,
+    /// `pb_live_…` or `pb_test_…`: shown now and never again.
     secret: &'a str,
 }
 

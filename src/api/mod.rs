@@ -2,7 +2,7 @@
 //!
 //! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
 //! the file of its resource, which asks the store; `error` and `answer` shape what goes back, `conditional`,
-//! `compression` and `cors` give it the form that the client wants. Imports `mail`, `policy`,
+//! `compression` and `cors` give it the form that the client wants, and `openapi` tells of it all. Imports `mail`, `policy`,
 //! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
@@ -22,6 +22,7 @@ mod idempotency;
 mod idle;
 mod json;
 mod keys;
+mod openapi;
 mod page;
 mod queue;
 mod rejections;
@@ -285,6 +286,8 @@ impl Api {
         let operation = matched.operation;
         match operation.endpoint {
             Endpoint::Alive => return health::alive(),
+            Endpoint::Document => return openapi::document(),
+            Endpoint::Docs => return openapi::page(),
             Endpoint::Ready => return health::ready(&self.store, stop.is_cancelled()).await,
             _ => {}
         }
@@ -406,6 +409,8 @@ fn now() -> Timestamp {
 async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
     match endpoint {
         Endpoint::Alive | Endpoint::Ready => health::alive(),
+        Endpoint::Document => openapi::document(),
+        Endpoint::Docs => openapi::page(),
         Endpoint::CreateTenant => tenants::create(call).await,
         Endpoint::ListTenants => tenants::list(call).await,
         Endpoint::GetTenant => tenants::get(call).await,

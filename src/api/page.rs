@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::mail::Timestamp;
@@ -11,8 +12,10 @@ use crate::store::{Page, PageRequest};
 use super::error::{ApiError, FieldError, Result};
 use super::json::echo;
 
-const LIMIT_DEFAULT: usize = 20;
-const LIMIT_MAX: usize = 100;
+/// Objects of a page, if nothing is said.
+pub const LIMIT_DEFAULT: usize = 20;
+/// Objects of a page at most.
+pub const LIMIT_MAX: usize = 100;
 
 /// The parameters that every list takes.
 pub const PARAMETERS: &[&str] = &["limit", "after", "before", "created_after", "created_before"];
@@ -108,11 +111,17 @@ fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
 }
 
 /// A list as it is answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct List<T> {
+    /// Always `list`.
+    #[schemars(extend("const" = "list"))]
     object: &'static str,
+    /// The objects, newest first unless said otherwise.
     data: Vec<T>,
+    /// Whether more follow.
     has_more: bool,
+    /// The `after` of the next page, or its `before` if this one was asked for with `before`; `null` at the end.
     next_cursor: Option<String>,
 }
 

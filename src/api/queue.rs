@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::mail::{Host, QueuePart, RefusalCode, TenantId, TenantStatus, Timestamp, WaitReason};
 use crate::store::{
@@ -23,36 +22,37 @@ use super::page::List;
 const REASON_CHARS_MAX: usize = 200;
 
 /// Which part of the queue; without any field all of it.
-#[derive(Default, Deserialize, ToSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Part {
+#[schemars(rename = "QueuePart")]
+pub struct Part {
     /// Only this tenant's mail.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
     destination: Option<String>,
 }
 
 /// A part of the queue that is to be paused: a tenant, a destination or both have to be named.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Pause {
+#[schemars(rename = "QueuePause")]
+pub struct Pause {
     /// Only this tenant's mail.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
     destination: Option<String>,
     /// Why, for people: one line of at most 200 characters.
     reason: Option<String>,
     /// When it ends by itself; without it, it has to be resumed.
-    #[schema(value_type = Option<String>)]
     until: Option<Timestamp>,
 }
 
 /// A site, the same mail hosts under whatever domains, or a smart host: in use, waited for, or on hold.
 #[derive(Serialize, JsonSchema)]
-struct SiteView {
+#[schemars(rename = "Site")]
+pub struct SiteView {
     /// Always `site`.
+    #[schemars(extend("const" = "site"))]
     object: &'static str,
     /// The mail hosts, rolled up, or the smart host.
     name: String,
@@ -99,12 +99,13 @@ impl From<SiteStatus> for SiteView {
 }
 
 /// The queue, as it was counted a moment ago.
-#[derive(Serialize, ToSchema)]
-struct QueueView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Queue")]
+pub struct QueueView {
     /// `queue`.
+    #[schemars(extend("const" = "queue"))]
     object: &'static str,
     /// When it was counted: a deep queue is not counted anew for each request.
-    #[schema(value_type = String)]
     counted_at: Timestamp,
     /// All that was asked for.
     #[serde(flatten)]
@@ -124,8 +125,9 @@ struct QueueView {
 }
 
 /// Deliveries that are not finished.
-#[derive(Serialize, ToSchema)]
-struct CountsView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "QueueCounts")]
+pub struct CountsView {
     /// In all; the next four add up to it.
     open: u64,
     /// Being delivered.
@@ -139,32 +141,32 @@ struct CountsView {
 }
 
 /// What is paused.
-#[derive(Serialize, ToSchema)]
-struct PauseView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Pause")]
+pub struct PauseView {
     /// `pause`.
+    #[schemars(extend("const" = "pause"))]
     object: &'static str,
     /// Whose mail; `null` is everybody's.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Where to; `null` is everywhere.
     destination: Option<String>,
     /// Why, in the words of who paused it.
     reason: Option<String>,
     /// Since when.
-    #[schema(value_type = String)]
     since: Timestamp,
     /// When it ends by itself; `null` until it is resumed.
-    #[schema(value_type = Option<String>)]
     until: Option<Timestamp>,
 }
 
 /// A tenant's mail for one destination.
-#[derive(Serialize, ToSchema)]
-struct GroupView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "QueueGroup")]
+pub struct GroupView {
     /// `queue_group`.
+    #[schemars(extend("const" = "queue_group"))]
     object: &'static str,
     /// Whose mail.
-    #[schema(value_type = String)]
     tenant_id: TenantId,
     /// The tenant's slug, for people.
     tenant_slug: Option<String>,
@@ -174,38 +176,36 @@ struct GroupView {
     #[serde(flatten)]
     counts: CountsView,
     /// When the oldest delivery was accepted.
-    #[schema(value_type = String)]
     oldest_at: Timestamp,
     /// When the next delivery is due, also if that is past; `null` if all are set aside.
-    #[schema(value_type = Option<String>)]
     next_due_at: Option<Timestamp>,
     /// Why: at least one reason, what holds up most first.
     waiting: Vec<WaitView>,
 }
 
 /// One reason to wait.
-#[derive(Serialize, ToSchema)]
-struct WaitView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "QueueWait")]
+pub struct WaitView {
     /// For programs: `tenant_suspended`, `paused`, `site_held`, `site_limited`, `credentials_refused`, `in_flight`,
     /// `due`, `deferred` or `scheduled`.
-    #[schema(value_type = String)]
     reason: WaitReason,
     /// How many deliveries, where that is known.
     count: Option<u64>,
     /// Until when; `null` if nobody knows.
-    #[schema(value_type = Option<String>)]
     until: Option<Timestamp>,
     /// For people: the reply that put it off, or who paused it and why.
     detail: Option<String>,
 }
 
 /// A pause that is over.
-#[derive(Serialize, ToSchema)]
-struct ResumeView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "QueueResume")]
+pub struct ResumeView {
     /// `pause`.
+    #[schemars(extend("const" = "pause"))]
     object: &'static str,
     /// Whose mail; `null` is everybody's.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Where to; `null` is everywhere.
     destination: Option<String>,
@@ -214,9 +214,11 @@ struct ResumeView {
 }
 
 /// What a flush did.
-#[derive(Serialize, ToSchema)]
-struct FlushView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "QueueFlush")]
+pub struct FlushView {
     /// `queue_flush`.
+    #[schemars(extend("const" = "queue_flush"))]
     object: &'static str,
     /// Deliveries that waited for their next try and are due now.
     flushed: u64,

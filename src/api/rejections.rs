@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{Environment, KeyId, RequestId, Stage, TenantId, Timestamp};
+use crate::mail::{Environment, KeyId, RefusalCode, RequestId, Stage, TenantId, Timestamp};
 use crate::store::{Journal, Rejection};
 
 use super::answer::Answer;
@@ -12,17 +13,31 @@ use super::call::Call;
 use super::error::Result;
 use super::page::List;
 
-#[derive(Serialize)]
-struct RejectionView {
+/// A submission that was refused.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Rejection")]
+pub struct RejectionView {
+    /// The id of the request or session.
     id: RequestId,
+    /// Always `rejection`.
+    #[schemars(extend("const" = "rejection"))]
     object: &'static str,
+    /// Whose it was.
     tenant_id: TenantId,
+    /// The key it was made with.
     key_id: Option<KeyId>,
+    /// Whether the mail would have left the machine.
     environment: Environment,
+    /// At which step it was refused.
     stage: Stage,
+    /// The stable code of the refusal.
+    #[schemars(with = "RefusalCode")]
     code: &'static str,
+    /// What was wrong.
     message: String,
+    /// Where it came from.
     client_address: Option<IpAddr>,
+    /// When.
     created_at: Timestamp,
 }
 

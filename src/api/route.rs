@@ -15,6 +15,8 @@ use super::page;
 pub enum Endpoint {
     Alive,
     Ready,
+    Document,
+    Docs,
     CreateTenant,
     ListTenants,
     GetTenant,
@@ -200,6 +202,11 @@ const ALL_EMAILS: &[Operation] = &[
 pub const ROUTES: &[Route] = &[
     Route { path: "/healthz", operations: &[operation(Method::GET, Endpoint::Alive, Access::Public)] },
     Route { path: "/readyz", operations: &[operation(Method::GET, Endpoint::Ready, Access::Public)] },
+    Route {
+        path: "/openapi.json",
+        operations: &[operation(Method::GET, Endpoint::Document, Access::Public)],
+    },
+    Route { path: "/docs", operations: &[operation(Method::GET, Endpoint::Docs, Access::Public)] },
     Route {
         path: "/v1/tenants",
         operations: &[
@@ -465,9 +472,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_health_checks_do_without_a_key() {
+    fn only_the_health_checks_and_what_the_api_is_do_without_a_key() {
         let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access == Access::Public));
-        assert_eq!(public.map(|r| r.path).collect::<Vec<_>>(), ["/healthz", "/readyz"]);
+        assert_eq!(
+            public.map(|r| r.path).collect::<Vec<_>>(),
+            ["/healthz", "/readyz", "/openapi.json", "/docs"]
+        );
     }
 
     #[test]

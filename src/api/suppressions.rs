@@ -1,5 +1,6 @@
 //! Addresses that must not be sent to.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{Address, SuppressionId, SuppressionReason, TenantId, Timestamp};
@@ -13,31 +14,52 @@ use super::page::List;
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
 
-#[derive(Deserialize)]
+/// An address that must not be sent to.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Create {
+#[schemars(rename = "SuppressionCreate")]
+pub struct Create {
+    /// The address.
     address: Address,
+    /// For whose mail; `null` or absent with a platform key is everybody's.
     tenant_id: Option<TenantId>,
+    /// Why it must not be sent to; `manual` if absent.
     reason: Option<SuppressionReason>,
+    /// What shows it, in at most 1024 characters.
     evidence: Option<String>,
+    /// When it ends; `null` for never.
     expires_at: Option<Timestamp>,
 }
 
-#[derive(Deserialize)]
+/// Several addresses that must not be sent to.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Batch {
+#[schemars(rename = "SuppressionBatch")]
+pub struct Batch {
+    /// From 1 to 1000.
     suppressions: Vec<Create>,
 }
 
-#[derive(Serialize)]
-struct SuppressionView {
+/// An address that must not be sent to.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Suppression")]
+pub struct SuppressionView {
+    /// Its id.
     id: SuppressionId,
+    /// Always `suppression`.
+    #[schemars(extend("const" = "suppression"))]
     object: &'static str,
+    /// For whose mail; `null` is everybody's.
     tenant_id: Option<TenantId>,
+    /// The address.
     address: String,
+    /// Why it must not be sent to.
     reason: SuppressionReason,
+    /// What shows it, in at most 1024 characters.
     evidence: Option<String>,
+    /// Since when.
     created_at: Timestamp,
+    /// When it ends; `null` for never.
     expires_at: Option<Timestamp>,
 }
 

@@ -23,8 +23,10 @@ const DAYS_DEFAULT: i64 = 30;
 
 /// What a tenant used in a month.
 #[derive(Serialize, JsonSchema)]
-struct UsageView {
+#[schemars(rename = "Usage")]
+pub struct UsageView {
     /// Always `usage`.
+    #[schemars(extend("const" = "usage"))]
     object: &'static str,
     /// Whose.
     tenant_id: TenantId,
@@ -32,14 +34,17 @@ struct UsageView {
     period: String,
     /// Whose mail the numbers are about.
     environment: Environment,
+    /// How much.
     #[serde(flatten)]
     counts: Counts,
 }
 
 /// What a tenant used in each of some hours or days.
 #[derive(Serialize, JsonSchema)]
-struct SeriesView {
+#[schemars(rename = "UsageSeries")]
+pub struct SeriesView {
     /// Always `usage_timeseries`.
+    #[schemars(extend("const" = "usage_timeseries"))]
     object: &'static str,
     /// Whose.
     tenant_id: TenantId,
@@ -57,16 +62,19 @@ struct SeriesView {
 
 /// One hour or day.
 #[derive(Serialize, JsonSchema)]
-struct PartView {
+#[schemars(rename = "UsagePart")]
+pub struct PartView {
     /// Its beginning.
     date: Timestamp,
+    /// How much.
     #[serde(flatten)]
     counts: Counts,
 }
 
 /// How much was used.
 #[derive(Debug, Default, Clone, Serialize, JsonSchema)]
-struct Counts {
+#[schemars(rename = "UsageCounts")]
+pub struct Counts {
     /// Recipients of accepted messages.
     emails_sent: u64,
     /// Recipients whose server took the message.

@@ -65,6 +65,20 @@ impl<'de> serde::Deserialize<'de> for DestinationPattern {
     }
 }
 
+impl schemars::JsonSchema for DestinationPattern {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DestinationPattern".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A domain, `.example.com` for every domain below it, or `*` for every destination.",
+            "examples": ["example.com", ".example.com", "*"],
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -130,6 +130,23 @@ codes! {
     Internal = "internal_error";
 }
 
+impl schemars::JsonSchema for RefusalCode {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RefusalCode".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut codes: Vec<&str> = Self::ALL.iter().map(|code| code.as_str()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Why something was refused: the same code as in the replies over SMTP.",
+            "enum": codes,
+        })
+    }
+}
+
 impl fmt::Display for RefusalCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

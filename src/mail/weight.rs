@@ -32,6 +32,22 @@ impl From<Weight> for u32 {
     }
 }
 
+impl schemars::JsonSchema for Weight {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Weight".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "integer",
+            "description": "A tenant's part of what is scarce: who has twice as much gets twice as much.",
+            "minimum": 1,
+            "maximum": 100,
+            "default": 10,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,9 @@ use crate::sign;
 use crate::store::{DkimKey, Domain, RecordStatus};
 
 /// What a record is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "RecordPurpose")]
 pub enum Purpose {
     /// Proves that the tenant controls the domain.
     Ownership,

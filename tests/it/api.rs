@@ -8,7 +8,7 @@ use pillarbox::verification;
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, text};
-use crate::http::exchange;
+use crate::http::{exchange, request};
 use crate::wait::until;
 
 #[tokio::test]
@@ -417,4 +417,17 @@ async fn what_is_wrong_with_a_request_is_named() {
     let head = send("HEAD", "/v1/tenants", "", "").await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn what_the_api_is_can_be_read_by_programs_and_by_people() {
+    let stage = ApiStage::start().await;
+    let document = request(stage.address, "GET", "/openapi.json", None, None).await;
+    assert_eq!(document.header("content-type"), Some("application/json"));
+    assert_eq!(document.expect(200)["openapi"], "3.1.0");
+    let page = request(stage.address, "GET", "/docs", None, None).await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none';") && !policy.contains("script-src"), "{policy}");
+    request(stage.address, "POST", "/docs", None, None).await.expect_error(405, "method_not_allowed");
 }

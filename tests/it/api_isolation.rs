@@ -1,7 +1,7 @@
 //! Every operation of the API against every kind of key: who is let in, and what a stranger can learn.
 
 use hyper::Method;
-use pillarbox::api::{Access, Operation, ROUTES, Route};
+use pillarbox::api::{Access, Endpoint, Operation, ROUTES, Route};
 use pillarbox::mail::{Environment, KeySecret, Scope, TenantId, Timestamp};
 use serde_json::{Value, json};
 
@@ -75,7 +75,7 @@ impl Belongings {
     }
 }
 
-/// Each operation with its route, but the health checks.
+/// Each operation with its route, but the public ones.
 fn operations() -> impl Iterator<Item = (&'static Route, &'static Operation)> {
     let all =
         ROUTES.iter().flat_map(|route| route.operations.iter().map(move |operation| (route, operation)));
@@ -167,6 +167,66 @@ async fn a_key_needs_the_scope_of_the_operation_and_no_other() {
         }
     }
     assert_eq!(own.look(&stage).await, before);
+}
+
+/// Operations with nothing to do here: no part of the queue is paused, nobody is banned.
+const WITHOUT_OBJECT: &[Endpoint] = &[Endpoint::ResumeQueue, Endpoint::LiftBan];
+
+#[tokio::test]
+async fn the_platform_and_the_own_tenant_are_let_in_everywhere_they_belong() {
+    let stage = ApiStage::start().await;
+    let (first, second) = (Belongings::make(&stage, "first").await, Belongings::make(&stage, "second").await);
+    for (of, key, is_platform) in [(&first, &first.tenant.key, false), (&second, &stage.platform, true)] {
+        // What removes comes last, and once: an alias would find nothing.
+        let is_removal = |operation: &Operation| operation.method == Method::DELETE;
+        let mut all: Vec<_> = operations().collect();
+        all.retain(|(_, operation)| is_platform || operation.access != Access::Platform);
+        all.sort_by_key(|(route, one)| {
+            (is_removal(one), one.endpoint == Endpoint::DeleteTenant, route.path.len())
+        });
+        let mut removed = Vec::new();
+        for (route, operation) in all {
+            let endpoint = operation.endpoint;
+            if WITHOUT_OBJECT.contains(&endpoint) || (is_removal(operation) && removed.contains(&endpoint)) {
+                continue;
+            }
+            removed.push(endpoint);
+            let (method, path) = (operation.method.as_str(), of.path(route));
+            // A message has to have a tenant, so it is never the platform's own.
+            let is_sending = is_platform && operation.has_large_body;
+            let answer = stage.call(key, method, &path, body(route, operation, Some(of.tenant.id))).await;
+            let is_let_in = ![401, 403, 404].contains(&answer.status) && answer.status < 500;
+            assert!(is_let_in || is_sending, "{method} {path}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_call_is_in_the_document_and_the_server_holds_to_it() {
+    let stage = ApiStage::start().await;
+    let own = Belongings::make(&stage, "own").await;
+    let document = request(stage.address, "GET", "/openapi.json", None, None).await.expect(200);
+    let mut told = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let route = ROUTES.iter().find(|route| route.path == path).unwrap();
+        for (method, operation) in methods.as_object().unwrap() {
+            let needed = operation["security"].as_array().unwrap();
+            let answer = request(stage.address, &method.to_uppercase(), &own.path(route), None, None).await;
+            assert_eq!(answer.status, if needed.is_empty() { 200 } else { 401 }, "{method} {path}: {answer}");
+            for role in needed.iter().map(|one| one["key"][0].as_str().unwrap()) {
+                let of_route =
+                    route.operations.iter().find(|one| one.method.as_str().eq_ignore_ascii_case(method));
+                let access = of_route.unwrap().access;
+                let is_right = match access {
+                    Access::Scope(scope) => role == scope.as_str(),
+                    _ => access == Access::Platform && role == "platform",
+                };
+                assert!(is_right, "{method} {path}: {role}");
+            }
+            told += 1;
+        }
+    }
+    assert_eq!(told, ROUTES.iter().map(|route| route.operations.len()).sum::<usize>());
 }
 
 #[tokio::test]

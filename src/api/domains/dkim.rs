@@ -1,5 +1,6 @@
 //! The DKIM keys of a domain: made here, or brought along. Their private halves go in and never come out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -17,23 +18,39 @@ pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.
 pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
 
-#[derive(Deserialize)]
+/// A DKIM key of your own.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Add {
+#[schemars(rename = "DkimKeyCreate")]
+pub struct Add {
+    /// Labels of lower-case letters, digits and inner hyphens, with dots between.
     selector: String,
+    /// The private key in PEM: RSA of at least 2048 bits, or Ed25519; write-only.
     private_key: String,
 }
 
-#[derive(Serialize)]
-pub(super) struct DkimKeyView {
+/// A DKIM key of a domain; its private half cannot be read.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DkimKey")]
+pub struct DkimKeyView {
+    /// Its id.
     id: DkimKeyId,
+    /// Always `dkim_key`.
+    #[schemars(extend("const" = "dkim_key"))]
     object: &'static str,
+    /// Its selector.
     selector: String,
+    /// What it signs with.
     algorithm: DkimAlgorithm,
+    /// How far it is.
     state: DkimKeyState,
+    /// Where its record belongs.
     record_name: String,
+    /// What its record says.
     record_value: String,
+    /// Since when it is being replaced; its record has to stay until it is gone from here.
     retiring_since: Option<Timestamp>,
+    /// When it was made.
     created_at: Timestamp,
 }
 

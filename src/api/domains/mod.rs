@@ -3,6 +3,7 @@
 mod dkim;
 mod rotation;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{
@@ -18,61 +19,96 @@ use super::error::{ApiError, Result};
 use super::json::{self, Checks};
 use super::page::List;
 
-pub use dkim::{add as add_dkim_key, list as list_dkim_keys};
-pub use rotation::rotate as rotate_dkim_keys;
+pub use dkim::{Add as AddDkimKey, DkimKeyView, add as add_dkim_key, list as list_dkim_keys};
+pub use rotation::{Rotate as RotateDkimKeys, rotate as rotate_dkim_keys};
 
 /// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;
 
-#[derive(Deserialize)]
+/// A sending domain to be claimed.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Create {
+#[schemars(rename = "DomainCreate")]
+pub struct Create {
+    /// The domain, like `example.com`.
     name: String,
+    /// Whose it is; a platform key has to say so.
     tenant_id: Option<TenantId>,
+    /// `dns`: by its records; `manual`: the platform vouches for it, which takes a platform key.
     verification: Option<Verification>,
+    /// Whether senders may be below it; true if absent.
     subdomains: Option<bool>,
     /// Whether to make a second key for Ed25519 signatures.
     #[serde(default)]
     ed25519: bool,
 }
 
-#[derive(Deserialize)]
+/// What is to change of a domain: what is absent stays.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Update {
+#[schemars(rename = "DomainUpdate")]
+pub struct Update {
+    /// `dns`: by its records; `manual`: the platform vouches for it, which takes a platform key.
     verification: Option<Verification>,
+    /// Whether senders may be below it.
     subdomains: Option<bool>,
 }
 
 /// The body of an operation that wants nothing said.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Empty {}
+#[schemars(rename = "Nothing")]
+pub struct Empty {}
 
-#[derive(Serialize)]
-struct DomainView {
+/// A sending domain.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Domain")]
+pub struct DomainView {
+    /// Its id.
     id: DomainId,
+    /// Always `domain`.
+    #[schemars(extend("const" = "domain"))]
     object: &'static str,
+    /// Whose it is; `null` for the sandbox domain.
     tenant_id: Option<TenantId>,
+    /// The domain.
     name: DomainName,
+    /// How far its proof is.
     status: DomainStatus,
+    /// How it is proved.
     verification: Verification,
+    /// Whether senders may be below it.
     subdomains: bool,
+    /// What to publish, and what was found.
     dns_records: Vec<RecordView>,
+    /// When its records were last looked up.
     last_checked_at: Option<Timestamp>,
+    /// Since when the records of a verified domain are wrong.
     failing_since: Option<Timestamp>,
+    /// When it was proved.
     verified_at: Option<Timestamp>,
+    /// When it was claimed.
     created_at: Timestamp,
 }
 
-#[derive(Serialize)]
-struct RecordView {
+/// A DNS record that a domain should have.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DnsRecord")]
+pub struct RecordView {
+    /// What it is for.
     purpose: Purpose,
+    /// Always `TXT`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The owner name, without a final dot.
     name: String,
+    /// What to publish; another value may do as well.
     value: String,
+    /// How what was found compares.
     status: RecordStatus,
+    /// What was found at the last look-up.
     found: Vec<String>,
+    /// Whether the domain is not verified without it.
     required: bool,
     /// Of a DKIM record: whether its key signs, is to sign or did so. A retiring one's record has to stay.
     dkim_key_state: Option<DkimKeyState>,

@@ -15,7 +15,7 @@ use super::dkim::{self, DkimKeyView, KEYS_MAX};
 /// Which keys to replace.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Rotate {
+pub struct Rotate {
     /// The only algorithm to make a key for. Absent: each that the domain has a key for.
     algorithm: Option<DkimAlgorithm>,
 }
@@ -42,14 +42,13 @@ pub async fn rotate(call: Call<'_>) -> Result<Answer> {
             "wait: a key that was replaced goes a week later, once no queued message carries its signature",
         ));
     }
-    let is_new = !missing.is_empty();
     for algorithm in missing {
         let selector = selector_of(algorithm, call.now);
         let new = dkim::generate_one(&call, algorithm, selector, DkimKeyState::Pending).await?;
         waiting.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
     }
     let views = List::whole(waiting.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
-    if is_new { Answer::created(&views) } else { Answer::ok(&views) }
+    Answer::created(&views)
 }
 
 fn is_wanted(algorithm: DkimAlgorithm, body: &Rotate, keys: &[DkimKey]) -> bool {

@@ -8,6 +8,7 @@ mod send;
 mod steering;
 mod timeline;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -22,51 +23,81 @@ use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
 
-pub use draft::Limits as SendLimits;
-pub use send::{send, send_batch};
-pub use steering::{cancel, retry};
-pub use timeline::get as timeline;
+pub use draft::{EmailRequest, Limits as SendLimits};
+pub use send::{Accepted, BatchRequest, send, send_batch};
+pub use steering::{CancellationView, RetryView, cancel, retry};
+pub use timeline::{Entry, get as timeline};
 
-#[derive(Serialize)]
-struct EmailView {
+/// A message and what became of it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Email")]
+pub struct EmailView {
+    /// Its id.
     id: MessageId,
+    /// Always `email`.
+    #[schemars(extend("const" = "email"))]
     object: &'static str,
+    /// Whose it is.
     tenant_id: TenantId,
+    /// The key it was sent with.
     key_id: Option<KeyId>,
+    /// Whether it leaves the machine.
     environment: Environment,
+    /// One status for all recipients: while any is open that, then the worst end of any.
     status: DeliveryState,
     /// The reverse path; `null` for `<>`.
     from: Option<Address>,
     /// In lists the first of them.
     to: Vec<Address>,
+    /// How many recipients there are.
     recipient_count: u64,
+    /// The From field.
     header_from: Option<String>,
+    /// The subject.
     subject: Option<String>,
+    /// The Message-ID field, without angle brackets.
     message_id: Option<String>,
+    /// Its octets as accepted.
     size: u64,
+    /// The domain that signs it.
     dkim_domain: Option<DomainName>,
+    /// By which it is found again.
     tags: Vec<String>,
+    /// What the sender noted.
     metadata: Map<String, Value>,
+    /// When it was accepted.
     created_at: Timestamp,
     /// Not before this time, if the sender chose one.
     send_at: Option<Timestamp>,
+    /// When delivery is given up.
     expires_at: Timestamp,
     /// Only for a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Vec<DeliveryView>>,
 }
 
-#[derive(Serialize)]
-struct DeliveryView {
+/// One recipient of a message.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Delivery")]
+pub struct DeliveryView {
+    /// Its id.
     id: DeliveryId,
+    /// Always `delivery`.
+    #[schemars(extend("const" = "delivery"))]
     object: &'static str,
+    /// To whom it goes.
     recipient: Address,
+    /// How far it is.
     status: DeliveryState,
+    /// Tries so far.
     attempts: u32,
+    /// When it is tried next; `null` if it is finished.
     next_attempt_at: Option<Timestamp>,
+    /// What the other server said last.
     last_reply: Option<String>,
     /// Why the last try did not deliver.
     last_class: Option<OutcomeClass>,
+    /// When anything of it changed last.
     updated_at: Timestamp,
 }
 

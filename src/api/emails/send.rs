@@ -25,6 +25,7 @@ const BATCH_MAX: usize = 100;
 /// Several messages, each with its own recipients.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "EmailBatch")]
 pub struct BatchRequest {
     /// From 1 to 100.
     emails: Vec<EmailRequest>,
@@ -32,10 +33,12 @@ pub struct BatchRequest {
 
 /// A message that was accepted: it is on disk.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmailAccepted")]
 pub struct Accepted {
     /// Its id.
     id: MessageId,
     /// Always `email`.
+    #[schemars(extend("const" = "email"))]
     object: &'static str,
     /// Always `queued`.
     status: DeliveryState,

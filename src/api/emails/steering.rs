@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::api::answer::Answer;
 use crate::api::call::Call;
@@ -12,12 +12,13 @@ use crate::mail::{Address, DeliveryId, MessageId, RefusalCode};
 use crate::store::{Journal, Queue, Steered};
 
 /// What came of the order to try a message again now.
-#[derive(Serialize, ToSchema)]
-struct RetryView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmailRetry")]
+pub struct RetryView {
     /// The message.
-    #[schema(value_type = String)]
     id: MessageId,
     /// `email_retry`.
+    #[schemars(extend("const" = "email_retry"))]
     object: &'static str,
     /// Deliveries that waited for their next try and are due now.
     retried: Vec<DeliveryName>,
@@ -26,12 +27,13 @@ struct RetryView {
 }
 
 /// What came of the order to cancel a message.
-#[derive(Serialize, ToSchema)]
-struct CancellationView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmailCancellation")]
+pub struct CancellationView {
     /// The message.
-    #[schema(value_type = String)]
     id: MessageId,
     /// `email_cancellation`.
+    #[schemars(extend("const" = "email_cancellation"))]
     object: &'static str,
     /// Deliveries that will not be tried any more.
     cancelled: Vec<DeliveryName>,
@@ -40,13 +42,12 @@ struct CancellationView {
 }
 
 /// One recipient of the message.
-#[derive(Serialize, ToSchema)]
-struct DeliveryName {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeliveryName")]
+pub struct DeliveryName {
     /// The delivery.
-    #[schema(value_type = String)]
     id: DeliveryId,
     /// To whom it goes.
-    #[schema(value_type = String)]
     recipient: Address,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::api::answer::Answer;
@@ -18,41 +19,72 @@ use crate::store::{Attempt, Event, Journal};
 const ENTRIES_MAX: usize = 1000;
 
 /// One entry; `object` tells the two kinds apart.
-#[derive(Serialize)]
-#[serde(tag = "object", rename_all = "snake_case")]
-enum Entry {
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "TimelineEntry")]
+pub enum Entry {
+    /// Something that happened.
     Event(EventEntry),
+    /// A try to deliver.
     Attempt(AttemptEntry),
 }
 
-#[derive(Serialize)]
-struct EventEntry {
+/// Something that happened to a message.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TimelineEvent")]
+pub struct EventEntry {
+    /// The event.
     id: EventId,
+    /// Always `event`.
+    #[schemars(extend("const" = "event"))]
+    object: &'static str,
+    /// When it happened.
     at: Timestamp,
+    /// What happened.
     #[serde(rename = "type")]
     kind: EventKind,
+    /// The delivery it is about.
     delivery_id: Option<DeliveryId>,
+    /// The recipient, if it is about one.
     recipient: Option<Address>,
+    /// What else there is to say; its fields depend on the type.
     data: serde_json::Value,
 }
 
-#[derive(Serialize)]
-struct AttemptEntry {
+/// One try to deliver.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TimelineAttempt")]
+pub struct AttemptEntry {
+    /// The attempt.
     id: AttemptId,
+    /// Always `attempt`.
+    #[schemars(extend("const" = "attempt"))]
+    object: &'static str,
+    /// When it began.
     at: Timestamp,
+    /// The delivery it is about.
     delivery_id: DeliveryId,
+    /// To whom it goes.
     recipient: Option<Address>,
+    /// The host that was tried.
     host: String,
+    /// Its address; `null` if none was reached.
     address: Option<IpAddr>,
     /// Version and cipher; `null` in clear.
     tls: Option<String>,
     /// Which TLS policy held for the host, and on what ground.
     tls_policy: Option<String>,
+    /// The SMTP reply code.
     reply_code: Option<u16>,
+    /// The enhanced status code (RFC 3463).
     enhanced_code: Option<String>,
+    /// What the host said, or what went wrong here.
     reply: String,
+    /// The SMTP dialogue.
     transcript: String,
+    /// How long it took, in milliseconds.
     duration_ms: u64,
+    /// What the delivery is after it.
     outcome: DeliveryState,
     /// Why it did not deliver; `null` if it did.
     class: Option<OutcomeClass>,
@@ -97,6 +129,7 @@ fn merge(
     let events = events.into_iter().map(|event| {
         Entry::Event(EventEntry {
             id: event.id,
+            object: "event",
             at: event.created_at,
             kind: event.kind,
             delivery_id: event.delivery_id,
@@ -107,6 +140,7 @@ fn merge(
     let attempts = attempts.into_iter().map(|attempt| {
         Entry::Attempt(AttemptEntry {
             id: attempt.id,
+            object: "attempt",
             at: attempt.started_at,
             delivery_id: attempt.delivery_id,
             recipient: recipients.get(&attempt.delivery_id).cloned(),

@@ -23,6 +23,7 @@ const SOURCE_OCTETS_MAX: usize = 256 * 1024;
 /// A template to be made. Its parts are in the language of Jinja; what they name must be in the data of each message.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TemplateCreate")]
 pub struct CreateTemplate {
     /// Unique within the tenant.
     name: String,
@@ -39,6 +40,7 @@ pub struct CreateTemplate {
 /// Changes to a template: what is absent stays.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TemplateUpdate")]
 pub struct UpdateTemplate {
     /// Unique within the tenant.
     name: Option<String>,
@@ -55,6 +57,7 @@ pub struct UpdateTemplate {
 /// Data to see a template with.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TemplateRender")]
 pub struct RenderTemplate {
     /// An object with what the template names.
     #[serde(default)]
@@ -63,10 +66,12 @@ pub struct RenderTemplate {
 
 /// A template.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Template")]
 pub struct TemplateView {
     /// Its id.
     id: TemplateId,
     /// Always `template`.
+    #[schemars(extend("const" = "template"))]
     object: &'static str,
     /// Whose it is.
     tenant_id: TenantId,
@@ -86,8 +91,10 @@ pub struct TemplateView {
 
 /// A template with data in it.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RenderedTemplate")]
 pub struct Rendered {
     /// Always `rendered_template`.
+    #[schemars(extend("const" = "rendered_template"))]
     object: &'static str,
     /// The subject: one line.
     pub subject: String,

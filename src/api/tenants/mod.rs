@@ -2,6 +2,7 @@
 
 mod smart_host;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -28,109 +29,181 @@ const RETENTION_DAYS_MAX: u32 = 3650;
 /// Slugs that are tried for a new tenant before chance makes one.
 const SLUG_TRIES: u32 = 50;
 
-#[derive(Deserialize)]
+/// A tenant to be made.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Create {
+#[schemars(rename = "TenantCreate")]
+pub struct Create {
+    /// For people: one line of at most 200 characters.
     name: String,
+    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens. Made from the name if absent.
     slug: Option<String>,
+    /// What the platform calls the tenant: one line of at most 255 characters.
     external_ref: Option<String>,
+    /// Anything that the platform wants to note; at most 50 keys and 8 KiB.
     #[serde(default)]
     metadata: Map<String, Value>,
+    /// What holds for all of its mail.
     #[serde(default)]
-    settings: TenantSettings,
+    settings: SettingsPatch,
+    /// Its limits; none if absent.
     #[serde(default)]
-    rate_limit: RateLimit,
+    rate_limit: RateLimitPatch,
+    /// Where its mail goes instead of to the MX.
     smtp: Option<SmartHostBody>,
+    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
     source_pool: Option<String>,
+    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
     retention_days: Option<u32>,
+    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
     body_retention_days: Option<u32>,
+    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
     #[serde(default)]
     weight: Weight,
 }
 
-#[derive(Deserialize)]
+/// What is to change of a tenant: what is absent stays. A tenant key may change `name` and `settings`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Update {
+#[schemars(rename = "TenantUpdate")]
+pub struct Update {
+    /// For people: one line of at most 200 characters.
     name: Option<String>,
+    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens.
     slug: Option<String>,
+    /// What the platform calls the tenant: one line of at most 255 characters.
     #[serde(default, deserialize_with = "nullable")]
     external_ref: Option<Option<String>>,
+    /// Keys to be set; `null` as a value removes the key.
     metadata: Option<Map<String, Value>>,
+    /// What holds for all of its mail.
     settings: Option<SettingsPatch>,
+    /// Its limits.
     rate_limit: Option<RateLimitPatch>,
+    /// Where its mail goes instead of to the MX, merged into what is there; `null` for the MX again.
     #[serde(default, deserialize_with = "nullable")]
     smtp: Option<Option<SmartHostBody>>,
+    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
     #[serde(default, deserialize_with = "nullable")]
     source_pool: Option<Option<String>>,
+    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
+    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
     #[serde(default, deserialize_with = "nullable")]
     body_retention_days: Option<Option<u32>>,
+    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
     weight: Option<Weight>,
+    /// `suspended` refuses its keys and holds its queued mail.
     status: Option<TenantStatus>,
 }
 
-#[derive(Deserialize)]
+/// What a tenant chooses for all of its mail: what is absent stays, `null` is the default again.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct SettingsPatch {
+#[schemars(rename = "TenantSettingsUpdate")]
+pub struct SettingsPatch {
+    /// The name beside the From address of messages that are sent over HTTP and give none.
     #[serde(default, deserialize_with = "nullable")]
     from_name: Option<Option<String>>,
+    /// Reply-To of messages that are sent over HTTP and give none: an address.
     #[serde(default, deserialize_with = "nullable")]
     reply_to: Option<Option<String>>,
+    /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     #[serde(default, deserialize_with = "nullable")]
     delivery_reports: Option<Option<DeliveryReports>>,
+    /// Hours in which delivery is tried; the server's default if `null`.
     #[serde(default, deserialize_with = "nullable")]
     expiry_hours: Option<Option<u32>>,
 }
 
-#[derive(Deserialize)]
+/// Limits of a tenant: what is absent stays, `null` lifts it.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RateLimitPatch {
+#[schemars(rename = "RateLimitUpdate")]
+pub struct RateLimitPatch {
+    /// Requests to the API in a minute, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     requests_per_minute: Option<Option<u32>>,
+    /// Recipients in a day, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     emails_per_day: Option<Option<u32>>,
+    /// Recipients in a minute, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     emails_per_minute: Option<Option<u32>>,
 }
 
-#[derive(Serialize)]
-struct TenantView {
+/// A tenant.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tenant")]
+pub struct TenantView {
+    /// Its id.
     id: TenantId,
+    /// Always `tenant`.
+    #[schemars(extend("const" = "tenant"))]
     object: &'static str,
+    /// For people: one line of at most 200 characters.
     name: String,
+    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens.
     slug: String,
+    /// What the platform calls the tenant: one line of at most 255 characters.
     external_ref: Option<String>,
+    /// What the platform noted.
     metadata: Map<String, Value>,
+    /// What holds for all of its mail.
     settings: TenantSettings,
+    /// Its limits.
     rate_limit: RateLimit,
+    /// Where its mail goes instead of to the MX; `null` for the MX.
     smtp: Option<SmartHostView>,
+    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
     source_pool: Option<String>,
+    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
     retention_days: Option<u32>,
+    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
     body_retention_days: Option<u32>,
+    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
     weight: Weight,
+    /// Whether it may send.
     status: TenantStatus,
+    /// When it was made.
     created_at: Timestamp,
+    /// When it was last changed.
     updated_at: Timestamp,
 }
 
 /// Without the password, which nobody can read again.
-#[derive(Serialize)]
-struct SmartHostView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SmartHost")]
+pub struct SmartHostView {
+    /// A host name or an IP address.
     host: String,
+    /// Its port.
     port: u16,
+    /// Whom to log in as; `null` for no login.
     user: Option<String>,
+    /// How it speaks TLS.
     tls: TlsMode,
+    /// What goes there: domains, `.example.com` for what is below one, or `*`; everything if empty.
     destinations: Vec<DestinationPattern>,
+    /// Who signs what goes there.
     dkim: DkimPolicy,
 }
 
-#[derive(Serialize)]
-struct Removal {
+/// What went with a tenant, or would go.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TenantRemoval")]
+pub struct Removal {
+    /// The tenant.
     id: TenantId,
+    /// Always `tenant`.
+    #[schemars(extend("const" = "tenant"))]
     object: &'static str,
+    /// Whether it is gone now.
     deleted: bool,
+    /// Whether it was only counted.
     dry_run: bool,
+    /// How much the tenant had.
     counts: TenantCounts,
 }
 
@@ -172,8 +245,10 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     body.slug.iter().for_each(|slug| check_slug(slug, &mut checks));
     check_external_ref(body.external_ref.as_deref(), &mut checks);
     checks.metadata(&body.metadata);
-    check_settings(&body.settings, call.expiry_hours_max(), &mut checks);
-    check_rate_limit(&body.rate_limit, &mut checks);
+    let settings = body.settings.merge(&TenantSettings::default());
+    let rate_limit = body.rate_limit.merge(&RateLimit::default());
+    check_settings(&settings, call.expiry_hours_max(), &mut checks);
+    check_rate_limit(&rate_limit, &mut checks);
     check_retention("retention_days", body.retention_days, &mut checks);
     check_retention("body_retention_days", body.body_retention_days, &mut checks);
     let smart_host = body.smtp.and_then(|smtp| smart_host::resolve(smtp, None, &mut checks));
@@ -184,8 +259,8 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         name: body.name,
         external_ref: body.external_ref,
         metadata: body.metadata,
-        settings: body.settings,
-        rate_limit: body.rate_limit,
+        settings,
+        rate_limit,
         smart_host,
         source_pool: body.source_pool,
         retention_days: body.retention_days,
@@ -294,12 +369,7 @@ impl Update {
         metadata.iter().for_each(|metadata| checks.metadata(metadata));
         let settings = self.settings.map(|patch| patch.merge(&tenant.settings));
         settings.iter().for_each(|settings| check_settings(settings, expiry_hours_max, &mut checks));
-        let limit = tenant.rate_limit;
-        let rate_limit = self.rate_limit.map(|patch| RateLimit {
-            requests_per_minute: patch.requests_per_minute.unwrap_or(limit.requests_per_minute),
-            emails_per_day: patch.emails_per_day.unwrap_or(limit.emails_per_day),
-            emails_per_minute: patch.emails_per_minute.unwrap_or(limit.emails_per_minute),
-        });
+        let rate_limit = self.rate_limit.map(|patch| patch.merge(&tenant.rate_limit));
         rate_limit.iter().for_each(|limit| check_rate_limit(limit, &mut checks));
         let current = tenant.smart_host.as_ref();
         let smart_host =
@@ -331,6 +401,16 @@ impl SettingsPatch {
                 .delivery_reports
                 .map_or(old.delivery_reports, |reports| reports.unwrap_or_default()),
             expiry_hours: self.expiry_hours.unwrap_or(old.expiry_hours),
+        }
+    }
+}
+
+impl RateLimitPatch {
+    fn merge(self, old: &RateLimit) -> RateLimit {
+        RateLimit {
+            requests_per_minute: self.requests_per_minute.unwrap_or(old.requests_per_minute),
+            emails_per_day: self.emails_per_day.unwrap_or(old.emails_per_day),
+            emails_per_minute: self.emails_per_minute.unwrap_or(old.emails_per_minute),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -17,16 +18,24 @@ const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
 /// The field `smtp` of a tenant. `pass` can be written and never read.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "SmartHostUpdate")]
 pub struct SmartHostBody {
+    /// A host name or an IP address. Required for a new one.
     host: Option<String>,
+    /// Its port; 587, or 465 with implicit TLS, if absent.
     port: Option<u16>,
+    /// Whom to log in as; `null` for no login.
     #[serde(default, deserialize_with = "nullable")]
     user: Option<Option<String>>,
+    /// The password that goes with `user`; write-only.
     pass: Option<String>,
+    /// How it speaks TLS.
     tls: Option<TlsMode>,
+    /// What goes there: domains, `.example.com` for what is below one, or `*`; everything if empty.
     destinations: Option<Vec<DestinationPattern>>,
+    /// Who signs what goes there.
     dkim: Option<DkimPolicy>,
 }
 

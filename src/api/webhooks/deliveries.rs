@@ -1,7 +1,7 @@
 //! What a webhook was told, and how to have it told again.
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::mail::{
     RefusalCode, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
@@ -14,41 +14,36 @@ use super::super::error::{ApiError, Result};
 use super::super::page::List;
 
 /// One event for one webhook.
-#[derive(Serialize, ToSchema)]
-#[schema(as = WebhookDelivery)]
-struct DeliveryView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WebhookDelivery")]
+pub struct DeliveryView {
     /// Like `whd_…`: the `webhook-id` of every try.
-    #[schema(value_type = String)]
     id: WebhookDeliveryId,
     /// Always `webhook_delivery`.
+    #[schemars(extend("const" = "webhook_delivery"))]
     object: &'static str,
     /// Where it goes.
-    #[schema(value_type = String)]
     webhook_id: WebhookId,
     /// `pending`, `delivered` or `failed`.
-    #[schema(value_type = String)]
     status: WebhookDeliveryState,
     /// Tries so far, since it was last asked for.
     attempts: u32,
     /// When it is tried next; `null` unless it is pending.
-    #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<Timestamp>,
     /// What came of the last try.
     last_attempt: Option<AttemptView>,
     /// What is told.
-    #[schema(value_type = EventView)]
+    #[schemars(with = "EventView<'static>")]
     event: Event,
     /// When the event happened.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
 /// What came of one try.
-#[derive(Serialize, ToSchema)]
-#[schema(as = WebhookAttempt)]
-struct AttemptView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WebhookAttempt")]
+pub struct AttemptView {
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// How long it took.
     duration_ms: u64,

@@ -5,8 +5,8 @@ mod endpoint;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::mail::{DisabledReason, EventKind, SignedDuration, TenantId, Timestamp, WebhookId, WebhookStatus};
@@ -18,7 +18,7 @@ use super::error::{ApiError, Result};
 use super::json::Checks;
 use super::page::List;
 
-pub use deliveries::{get_delivery, list_deliveries, replay_delivery, test};
+pub use deliveries::{DeliveryView, get_delivery, list_deliveries, replay_delivery, test};
 
 /// Octets of a secret; Standard Webhooks wants from 24 to 64.
 const SECRET_OCTETS: usize = 32;
@@ -28,70 +28,58 @@ const SECRET_PREFIX: &str = "whsec_";
 const ROTATION_TIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// A webhook to be made.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = WebhookCreate)]
-struct Create {
+#[schemars(rename = "WebhookCreate")]
+pub struct Create {
     /// Where events are posted: `https`, or `http` to a host that the operator allows.
     url: String,
     /// Whose events; a platform key may leave it out for everybody's.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Which events, like `message.bounced`; none for all.
     #[serde(default)]
-    #[schema(value_type = Vec<String>)]
     events: Vec<EventKind>,
 }
 
 /// What is to change of a webhook.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = WebhookUpdate)]
-struct Update {
+#[schemars(rename = "WebhookUpdate")]
+pub struct Update {
     /// Where events are posted from now on, those that wait included.
     url: Option<String>,
     /// Which events from now on; none for all.
-    #[schema(value_type = Option<Vec<String>>)]
     events: Option<Vec<EventKind>>,
     /// `enabled` takes up what waited; `disabled` keeps it waiting.
-    #[schema(value_type = Option<String>)]
     status: Option<WebhookStatus>,
 }
 
 /// A webhook.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Webhook)]
-struct WebhookView {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Webhook")]
+pub struct WebhookView {
     /// Like `whk_…`.
-    #[schema(value_type = String)]
     id: WebhookId,
     /// Always `webhook`.
+    #[schemars(extend("const" = "webhook"))]
     object: &'static str,
     /// Whose events; `null` for everybody's.
-    #[schema(value_type = Option<String>)]
     tenant_id: Option<TenantId>,
     /// Where events are posted.
     url: String,
     /// Which events; none for all.
-    #[schema(value_type = Vec<String>)]
     events: Vec<EventKind>,
     /// `enabled` or `disabled`.
-    #[schema(value_type = String)]
     status: WebhookStatus,
     /// Why it is disabled: `manual`, `gone` (it answered 410), `failing` (for five days) or `backlog_full`.
-    #[schema(value_type = Option<String>)]
     disabled_reason: Option<DisabledReason>,
     /// Since when nothing arrived; `null` after a success.
-    #[schema(value_type = Option<String>, format = DateTime)]
     failing_since: Option<Timestamp>,
     /// Until when the secret before the present one signs too.
-    #[schema(value_type = Option<String>, format = DateTime)]
     previous_secret_until: Option<Timestamp>,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// When it was last changed.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     /// `whsec_…`, in the answer that made it and never again.
     #[serde(skip_serializing_if = "Option::is_none")]

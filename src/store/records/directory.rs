@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -41,7 +42,7 @@ pub struct Tenant {
 }
 
 /// What a tenant chooses for all of its mail.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
     /// The name beside the From address of messages that are sent over HTTP and give none.
@@ -55,11 +56,14 @@ pub struct TenantSettings {
 }
 
 /// Limits of a tenant; absent means unlimited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimit {
+    /// Requests to the API in a minute, at least 1; `null` for no limit.
     pub requests_per_minute: Option<u32>,
+    /// Recipients in a day, at least 1; `null` for no limit.
     pub emails_per_day: Option<u32>,
+    /// Recipients in a minute, at least 1; `null` for no limit.
     pub emails_per_minute: Option<u32>,
 }
 
@@ -176,15 +180,23 @@ impl Limited {
 }
 
 /// How much a tenant has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TenantCounts {
+    /// Sending domains.
     pub domains: u64,
+    /// Keys, revoked ones included.
     pub keys: u64,
+    /// Suppressed addresses.
     pub suppressions: u64,
+    /// Templates.
     pub templates: u64,
+    /// Webhooks.
     pub webhooks: u64,
+    /// Messages.
     pub messages: u64,
+    /// Recipients of messages.
     pub deliveries: u64,
+    /// Events.
     pub events: u64,
 }
 
@@ -266,7 +278,7 @@ pub struct RecordCheck {
 }
 
 /// How a record compares with what it should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordStatus {
     Pending,

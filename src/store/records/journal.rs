@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::mail::{
     Address, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
@@ -38,33 +38,28 @@ pub struct NewEvent {
 }
 
 /// An event as programs outside read it: in lists, in the live tail and in webhooks.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub struct EventView<'a> {
     /// Like `evt_…`; ids sort by time.
-    #[schema(value_type = String)]
     pub id: EventId,
     /// Always `event`.
+    #[schemars(extend("const" = "event"))]
     pub object: &'static str,
     /// What happened, like `message.delivered`.
     #[serde(rename = "type")]
-    #[schema(value_type = String)]
     pub kind: EventKind,
     /// Whose it is; `null` for the platform's own.
-    #[schema(value_type = Option<String>)]
     pub tenant_id: Option<TenantId>,
     /// The message it is about.
-    #[schema(value_type = Option<String>)]
     pub message_id: Option<MessageId>,
     /// The delivery it is about.
-    #[schema(value_type = Option<String>)]
     pub delivery_id: Option<DeliveryId>,
     /// The recipient, if it is about one.
     pub recipient: Option<&'a str>,
     /// What else there is to say; its fields depend on the type.
-    #[schema(value_type = Object)]
     pub data: &'a serde_json::Value,
     /// When it happened.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 

@@ -1,0 +1,233 @@
+//! The document as a page for people: one file of HTML that loads nothing and needs no script.
+
+use bytes::Bytes;
+use minijinja::value::Value as Html;
+use minijinja::{Environment, HtmlEscape, context};
+use serde_json::{Map, Value, json};
+
+use super::{is_alias, main_route};
+use crate::api::error::{ApiError, Result};
+use crate::api::route::{Operation, ROUTES, Route};
+
+const PAGE: &str = include_str!("manual.html");
+
+/// The page.
+pub fn render(document: &Value) -> Result<Bytes> {
+    let mut environment = Environment::new();
+    // Its name has the ending by which data is escaped.
+    environment.add_template("manual.html", PAGE).map_err(ApiError::internal)?;
+    environment.add_filter("prose", prose);
+    environment.add_filter("kind", |schema: Html| kind(&json!(schema)));
+    let page = environment.get_template("manual.html").map_err(ApiError::internal)?;
+    let parts: Vec<Value> = each(&document["tags"]).map(|tag| part(document, tag)).collect();
+    let html = page.render(context! {
+        info => document["info"],
+        parts => parts,
+        schemas => schemas(document),
+    });
+    html.map(Bytes::from).map_err(ApiError::internal)
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// A tag with its operations.
+fn part(document: &Value, tag: &Value) -> Value {
+    let all = ROUTES.iter().flat_map(|route| route.operations.iter().map(move |one| (route, one)));
+    let operations: Vec<Value> = all
+        .filter(|(route, operation)| !is_alias(route, operation))
+        .map(|(route, operation)| (route, operation, entry(document, route, operation)))
+        .filter(|(_, _, entry)| entry["tags"][0] == tag["name"])
+        .map(|(route, operation, entry)| show(route, operation, entry))
+        .collect();
+    json!({ "name": tag["name"], "description": tag["description"], "operations": operations })
+}
+
+/// What the document has on an operation.
+fn entry<'a>(document: &'a Value, route: &Route, operation: &Operation) -> &'a Value {
+    &document["paths"][route.path][operation.method.as_str().to_ascii_lowercase()]
+}
+
+fn show(route: &Route, operation: &Operation, entry: &Value) -> Value {
+    let answers: Vec<Value> = entry["responses"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(status, _)| *status != "default")
+        .map(|(status, answer)| json!({ "status": status, "answer": answer }))
+        .collect();
+    json!({
+        "id": entry["operationId"],
+        "method": operation.method.as_str(),
+        "path": route.path,
+        "aliases": aliases(operation),
+        "summary": entry["summary"],
+        "text": entry["description"],
+        "parameters": entry["parameters"],
+        "body": entry["requestBody"]["content"]["application/json"]["schema"],
+        "answers": answers,
+        "example": example(route, operation, entry),
+    })
+}
+
+/// Other ways to ask for the same.
+fn aliases(operation: &Operation) -> Vec<String> {
+    let of_route = |route: &'static Route| route.operations.iter().map(move |one| (route, one));
+    let same = ROUTES.iter().flat_map(of_route).filter(|(_, one)| one.endpoint == operation.endpoint);
+    let others = same.filter(|(route, one)| is_alias(route, one));
+    // PUT is PATCH everywhere, which the conventions say.
+    let main = main_route(operation.endpoint).map(|route| route.path);
+    let others = others.filter(|(route, one)| one.method == operation.method && Some(route.path) != main);
+    others.map(|(route, one)| format!("{} {}", one.method, route.path)).collect()
+}
+
+/// A command to try it with.
+fn example(route: &Route, operation: &Operation, entry: &Value) -> String {
+    let mut lines = vec!["curl".to_owned()];
+    if operation.method != hyper::Method::GET {
+        lines[0].push_str(&format!(" -X {}", operation.method));
+    }
+    let path = route.path.replace("{tenant_id}", "$TENANT_ID").replace("{id}", "$ID");
+    lines[0].push_str(&format!(" \"$PILLARBOX_URL{path}\""));
+    if !each(&entry["security"]).collect::<Vec<_>>().is_empty() {
+        lines.push("-H \"Authorization: Bearer $PILLARBOX_KEY\"".into());
+    }
+    if !entry["requestBody"].is_null() {
+        lines.push("-H 'Content-Type: application/json' -d @body.json".into());
+    }
+    lines.join(" \\\n  ")
+}
+
+/// The schemas by name, each with its fields.
+fn schemas(document: &Value) -> Vec<Value> {
+    let all = document["components"]["schemas"].as_object();
+    all.into_iter().flatten().map(|(name, schema)| show_schema(name, schema)).collect()
+}
+
+fn show_schema(name: &str, schema: &Value) -> Value {
+    let empty = Map::new();
+    let required: Vec<&str> = each(&schema["required"]).filter_map(Value::as_str).collect();
+    let fields: Vec<Value> = schema["properties"]
+        .as_object()
+        .unwrap_or(&empty)
+        .iter()
+        .map(|(field, of)| {
+            let is_required = required.contains(&field.as_str());
+            json!({ "name": field, "schema": of, "is_required": is_required, "description": of["description"] })
+        })
+        .collect();
+    json!({
+        "name": name,
+        "description": schema["description"],
+        "fields": fields,
+        "schema": if fields.is_empty() { schema } else { &Value::Null },
+    })
+}
+
+/// Text with `code`, **stress** and paragraphs.
+fn prose(text: &str) -> Html {
+    let escaped = HtmlEscape(text).to_string();
+    let paragraphs = escaped.trim().split("\n\n").map(|paragraph| {
+        let code = pair(paragraph, "`", "code");
+        pair(&code, "**", "strong")
+    });
+    Html::from_safe_string(paragraphs.collect::<Vec<_>>().join("<br><br>"))
+}
+
+/// Puts what stands between two marks into an element.
+fn pair(text: &str, mark: &str, element: &str) -> String {
+    let mut html = String::new();
+    for (place, piece) in text.split(mark).enumerate() {
+        match place % 2 {
+            0 => html.push_str(piece),
+            _ => html.push_str(&format!("<{element}>{piece}</{element}>")),
+        }
+    }
+    html
+}
+
+/// The type that a schema is, in words, with links to those with a name.
+fn kind(schema: &Value) -> Html {
+    Html::from_safe_string(name_type(schema))
+}
+
+fn name_type(schema: &Value) -> String {
+    if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
+        let name = HtmlEscape(name);
+        return format!("<a href=\"#schema-{name}\">{name}</a>");
+    }
+    if let Some(value) = schema.get("const") {
+        return format!("<code>{}</code>", HtmlEscape(value.as_str().unwrap_or_default()));
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        let values = values.iter().filter_map(Value::as_str);
+        return values
+            .map(|value| format!("<code>{}</code>", HtmlEscape(value)))
+            .collect::<Vec<_>>()
+            .join(" ");
+    }
+    for several in ["anyOf", "oneOf", "allOf"] {
+        if schema[several].is_array() {
+            return each(&schema[several]).map(name_type).collect::<Vec<_>>().join(" or ");
+        }
+    }
+    let named = |name: &str| match name {
+        "array" => format!("list of {}", name_type(&schema["items"])),
+        "string" if schema["format"] == "date-time" => "time".to_owned(),
+        "object" if schema["additionalProperties"]["type"] == "string" => "object of strings".to_owned(),
+        other => HtmlEscape(other).to_string(),
+    };
+    match &schema["type"] {
+        Value::String(name) => named(name),
+        Value::Array(names) => {
+            names.iter().filter_map(Value::as_str).map(named).collect::<Vec<_>>().join(" or ")
+        }
+        _ => "anything".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> String {
+        String::from_utf8(super::super::PAGE.clone().unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_page_tells_of_every_operation_and_every_schema() {
+        let page = page();
+        for route in ROUTES {
+            for operation in route.operations {
+                let path = HtmlEscape(route.path).to_string();
+                assert!(page.contains(&path), "{} {}", operation.method, route.path);
+            }
+        }
+        for name in super::super::DOCUMENT["components"]["schemas"].as_object().unwrap().keys() {
+            assert!(page.contains(&format!("id=\"schema-{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_page_loads_nothing_and_its_links_lead_somewhere() {
+        let page = page();
+        for loading in ["<script", "<img", "<link", "@import", "url(", "src=\"", "http://", "https://"] {
+            let inside = page.matches(loading).count();
+            assert_eq!(inside, 0, "{loading}");
+        }
+        for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            let target = link.strip_prefix('#').map(|id| format!("id=\"{id}\""));
+            assert!(link == "openapi.json" || target.is_some_and(|id| page.contains(&id)), "{link}");
+        }
+    }
+
+    #[test]
+    fn text_is_escaped_before_it_is_dressed() {
+        assert_eq!(
+            prose("a `<b>` **c**\n\nd").to_string(),
+            "a <code>&lt;b&gt;</code> <strong>c</strong><br><br>d"
+        );
+        assert_eq!(kind(&json!({ "enum": ["<x>"] })).to_string(), "<code>&lt;x&gt;</code>");
+    }
+}

@@ -1,0 +1,85 @@
+//! Whether the document is whole: no operation, parameter or field without a word, no reference into nothing.
+
+use std::collections::HashSet;
+
+use super::*;
+
+/// Calls `visit` with each object of the document and its place.
+fn walk(value: &Value, place: &str, visit: &mut dyn FnMut(&str, &Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            visit(place, object);
+            object.iter().for_each(|(key, inner)| walk(inner, &format!("{place}/{key}"), visit));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| walk(inner, place, visit)),
+        _ => {}
+    }
+}
+
+fn is_said(object: &Value) -> bool {
+    object["description"].as_str().is_some_and(|text| !text.trim().is_empty())
+}
+
+#[test]
+fn every_field_is_described() {
+    let mut fields = 0;
+    walk(&DOCUMENT["components"]["schemas"], "", &mut |place, object| {
+        let Some(Value::Object(properties)) = object.get("properties") else { return };
+        for (name, property) in properties {
+            assert!(is_said(property), "{place}.{name} has no description");
+            fields += 1;
+        }
+    });
+    assert!(fields > 200, "{fields}");
+    let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas.iter().filter(|(_, schema)| schema.get("properties").is_some()) {
+        assert!(is_said(schema), "{name} has no description");
+    }
+}
+
+#[test]
+fn every_operation_is_there_under_a_name_of_its_own_with_all_its_parameters() {
+    let mut ids = HashSet::new();
+    for route in ROUTES {
+        for operation in route.operations {
+            let method = operation.method.as_str().to_ascii_lowercase();
+            let told = &DOCUMENT["paths"][route.path][&method];
+            let name = format!("{method} {}", route.path);
+            assert!(ids.insert(told["operationId"].as_str().unwrap()), "{name}: {}", told["operationId"]);
+            assert!(TAGS.iter().any(|(tag, _)| told["tags"][0] == *tag), "{name}");
+            let parameters = told["parameters"].as_array().unwrap();
+            let has = |wanted: &str| {
+                let found = parameters.iter().find(|parameter| parameter["name"] == wanted);
+                found.is_some_and(is_said)
+            };
+            for parameter in operation.parameters {
+                assert!(has(parameter), "{name}: the parameter {parameter} has no entry in parameters.rs");
+            }
+            assert!(has("limit") || !operation.is_list, "{name}");
+            let takes_body = operation.method == Method::PATCH || operation.method == Method::PUT;
+            assert!(told["requestBody"].is_object() || !takes_body, "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_reference_leads_to_something() {
+    let mut references = 0;
+    walk(&DOCUMENT, "", &mut |place, object| {
+        if let Some(Value::String(reference)) = object.get("$ref") {
+            let found = reference.strip_prefix('#').and_then(|pointer| DOCUMENT.pointer(pointer));
+            assert!(found.is_some(), "{place}: {reference}");
+            references += 1;
+        }
+    });
+    assert!(references > 300, "{references}");
+}
+
+#[test]
+fn secrets_go_in_or_come_out_once() {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    for (schema, field) in [("Key", "secret"), ("SmartHost", "pass"), ("DkimKey", "private_key")] {
+        assert!(schemas[schema]["properties"][field].is_null(), "{schema}.{field}");
+    }
+    assert_eq!(schemas["NewKey"]["properties"]["secret"]["type"], "string");
+}
