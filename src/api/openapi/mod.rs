@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use hyper::Method;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
@@ -51,6 +52,12 @@ impl Schemas {
             settings.definitions_path = "/components/schemas".into();
             settings.meta_schema = None;
         });
+        // What is absent from a change stays, and `null` clears it: null is no default.
+        let settings = settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
+            if schema.get("default").is_some_and(Value::is_null) {
+                schema.remove("default");
+            }
+        }));
         let requests = settings.clone().for_deserialize().into_generator();
         Self { requests, answers: settings.for_serialize().into_generator() }
     }

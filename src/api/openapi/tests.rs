@@ -76,6 +76,13 @@ fn every_reference_leads_to_something() {
 }
 
 #[test]
+fn what_a_change_leaves_out_is_not_null() {
+    walk(&DOCUMENT["components"]["schemas"], "", &mut |place, object| {
+        assert!(!object.get("default").is_some_and(Value::is_null), "{place}");
+    });
+}
+
+#[test]
 fn secrets_go_in_or_come_out_once() {
     let schemas = &DOCUMENT["components"]["schemas"];
     for (schema, field) in [("Key", "secret"), ("SmartHost", "pass"), ("DkimKey", "private_key")] {
