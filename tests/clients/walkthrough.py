@@ -17,8 +17,8 @@ FOREIGN = "foreign.example"
 
 # The fields of each object, by its `object`.
 SHAPES = {
-    "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days weight
-        status created_at updated_at""",
+    "tenant": """id object name slug external_ref metadata settings rate_limit smtp source_pool retention_days
+        body_retention_days weight status created_at updated_at""",
     "domain": """id object tenant_id name status verification subdomains dns_records last_checked_at failing_since
         verified_at created_at""",
     "key": """id object name tenant_id environment scopes allowed_domain_ids allowed_cidrs expires_at created_at
@@ -33,7 +33,7 @@ SHAPES = {
         emails_suppressed emails_rejected email_test api_requests""",
     "list": "object data has_more next_cursor",
 }
-RECORD = "purpose type name value status found required"
+RECORD = "purpose type name value status found required dkim_key_state"
 DELIVERY = "id object recipient status attempts next_attempt_at last_reply last_class updated_at"
 ACCEPTED = "id object status send_at suppressed"
 REMOVAL = "id object deleted dry_run counts"
