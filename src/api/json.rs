@@ -135,16 +135,13 @@ mod tests {
     use super::*;
     use crate::mail::Scope;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Deserialize, PartialEq)]
     #[serde(deny_unknown_fields)]
     struct Body {
-        #[allow(dead_code)]
         name: String,
         #[serde(default)]
-        #[allow(dead_code)]
         scopes: Vec<Scope>,
         #[serde(default)]
-        #[allow(dead_code)]
         nested: Option<Box<Body>>,
         #[serde(default, deserialize_with = "nullable")]
         note: Option<Option<String>>,
