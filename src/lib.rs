@@ -16,6 +16,7 @@ pub mod network;
 pub mod policy;
 pub mod recent;
 pub mod relay;
+pub mod room;
 pub mod server;
 pub mod sign;
 pub mod smtp;

@@ -9,6 +9,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, EXPECT};
 
 use crate::mail::RefusalCode;
+use crate::room::Reservation;
 
 use super::error::{ApiError, Result};
 
@@ -16,15 +17,31 @@ use super::error::{ApiError, Result};
 /// is reset, and the answer lost with it.
 const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Reads a body of JSON. An empty one may have any type.
-pub async fn read(headers: &HeaderMap, body: Incoming, bytes_max: u64, timeout: Duration) -> Result<Bytes> {
+/// What a body may be.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Its octets.
+    pub bytes_max: u64,
+    /// Until its end.
+    pub timeout: Duration,
+}
+
+/// Reads a body of JSON into the room that it takes as it arrives: what is only announced keeps nobody out. An empty one
+/// may have any type.
+pub async fn read(
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: Limits,
+    room: &mut Reservation,
+) -> Result<Bytes> {
+    let Limits { bytes_max, timeout } = limits;
     let declared = body.size_hint().lower();
     // RFC 9110 §10.1.1: who waits for 100 has not begun to send.
     let is_held_back = headers.contains_key(EXPECT);
     if declared > bytes_max && (is_held_back || declared > bytes_max + DISCARDED_BYTES_MAX) {
         return Err(too_large(bytes_max));
     }
-    let collected = tokio::time::timeout(timeout, collect(body, bytes_max)).await;
+    let collected = tokio::time::timeout(timeout, collect(body, bytes_max, room)).await;
     let bytes = collected.map_err(|_| timed_out(timeout))??;
     if !bytes.is_empty() && !is_json(headers) {
         return Err(ApiError::new(
@@ -36,22 +53,32 @@ pub async fn read(headers: &HeaderMap, body: Incoming, bytes_max: u64, timeout: 
     Ok(bytes)
 }
 
-async fn collect(mut body: Incoming, bytes_max: u64) -> Result<Bytes> {
-    let mut kept = BytesMut::new();
+async fn collect(mut body: Incoming, bytes_max: u64, room: &mut Reservation) -> Result<Bytes> {
+    let (mut kept, mut fault) = (BytesMut::new(), None);
     let mut received: u64 = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| broken_off())?;
         let Some(data) = frame.data_ref() else { continue };
         received += data.len() as u64;
-        if received <= bytes_max {
-            kept.extend_from_slice(data);
-        } else if received > bytes_max + DISCARDED_BYTES_MAX {
+        if fault.is_none() {
+            fault = match received > bytes_max {
+                true => Some(too_large(bytes_max)),
+                false if !room.grow_to(received) => Some(no_room()),
+                false => None,
+            };
+        }
+        match fault {
+            None => kept.extend_from_slice(data),
+            Some(_) => kept = BytesMut::new(),
+        }
+        if received > bytes_max + DISCARDED_BYTES_MAX {
             break;
-        } else {
-            kept = BytesMut::new();
         }
     }
-    if received > bytes_max { Err(too_large(bytes_max)) } else { Ok(kept.freeze()) }
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok(kept.freeze()),
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -69,6 +96,14 @@ fn too_large(bytes_max: u64) -> ApiError {
         RefusalCode::PayloadTooLarge,
         format!("the body is larger than {bytes_max} bytes"),
         "send less in one request; the operator sets the limit with api.body_max",
+    )
+}
+
+fn no_room() -> ApiError {
+    ApiError::new(
+        RefusalCode::Overloaded,
+        "too many requests with bodies are being received, of this tenant or of all",
+        "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
     )
 }
 

@@ -40,18 +40,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
 use crate::intake::Intake;
-use crate::mail::{KeyId, RefusalCode, RequestId, SecretDigest, Timestamp};
+use crate::mail::{KeyId, RequestId, SecretDigest, Timestamp};
 use crate::recent::Recent;
+use crate::room::Room;
 use crate::store::{Directory, Key, Store, Tenant};
 use crate::tls::SharedServerConfig;
 use crate::turns::Turns;
@@ -62,7 +63,7 @@ use self::answer::{Answer, ResponseBody};
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::conditional::Changes;
-use self::error::{ApiError, Result};
+use self::error::Result;
 use self::events::Tail;
 use self::idempotency::InProgress;
 use self::page::Query;
@@ -141,8 +142,8 @@ pub struct Api {
     in_progress: InProgress,
     keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
-    /// One for each KiB of a body that is being received or worked on.
-    receiving: Semaphore,
+    /// For bodies that are being received or worked on.
+    room: Arc<Room>,
     connections: Arc<Semaphore>,
     key_generations: Turns,
     look_ups: Turns,
@@ -183,9 +184,7 @@ impl Api {
             tls,
         } = parts;
         let requests = Requests::new(&settings);
-        let receiving_kib =
-            usize::try_from(settings.receiving_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX);
-        let receiving_kib = receiving_kib.min(Semaphore::MAX_PERMITS);
+        let room = Room::new(settings.receiving_bytes_max.as_u64());
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
             settings,
@@ -209,7 +208,7 @@ impl Api {
             in_progress: InProgress::default(),
             keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
-            receiving: Semaphore::new(receiving_kib),
+            room,
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
@@ -300,10 +299,10 @@ impl Api {
         let idempotency_key = if is_post { idempotency::read_name(&head.headers)? } else { None };
         let has_body = is_post || [Method::PATCH, Method::PUT].contains(&head.method);
         let (body, _room) = if has_body {
-            let bytes_max = self.body_bytes_max(operation);
             // Held until the answer: what is made of a body takes as much room as the body.
-            let room = self.reserve(size_of(&body, bytes_max))?;
-            (body::read(&head.headers, body, bytes_max, self.settings.request_timeout).await?, Some(room))
+            let mut room = self.room.reserve(caller.key.tenant_id);
+            let limits = self.body_limits(operation);
+            (body::read(&head.headers, body, limits, &mut room).await?, Some(room))
         } else {
             (Bytes::new(), None)
         };
@@ -341,21 +340,10 @@ impl Api {
         result
     }
 
-    /// Room for a body among all that are being received or worked on.
-    fn reserve(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        self.receiving.try_acquire_many(kib).map_err(|_| {
-            ApiError::new(
-                RefusalCode::Overloaded,
-                "too many requests with bodies are being received",
-                "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
-            )
-        })
-    }
-
-    fn body_bytes_max(&self, operation: &Operation) -> u64 {
+    fn body_limits(&self, operation: &Operation) -> body::Limits {
         let settings = &self.settings;
-        if operation.has_large_body { settings.send_body_max.as_u64() } else { settings.body_max.as_u64() }
+        let bytes_max = if operation.has_large_body { settings.send_body_max } else { settings.body_max };
+        body::Limits { bytes_max: bytes_max.as_u64(), timeout: settings.request_timeout }
     }
 
     /// The key with this secret and its tenant as they are now. One that is not there is not remembered, or guesses
@@ -393,11 +381,6 @@ impl Api {
         }
         Ok(caller)
     }
-}
-
-/// What a body of at most `bytes_max` octets may come to, whatever it turns out to be.
-fn size_of(body: &Incoming, bytes_max: u64) -> u64 {
-    body.size_hint().upper().unwrap_or(bytes_max).min(bytes_max)
 }
 
 /// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.

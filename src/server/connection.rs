@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::inquiry::{Inquiry, Visitor};
 use super::pace;
-use super::room::Reservation;
 use super::stream::Stream;
 use super::{Security, Server, answers};
 use crate::mail::Timestamp;
+use crate::room::Reservation;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
 /// Room for commands: a group of them fits, and ten thousand idle connections stay small.
@@ -41,7 +41,8 @@ pub struct Connection {
     /// Said and not yet sent.
     output: Vec<u8>,
     inquiry: Inquiry,
-    room: Reservation,
+    /// For the message that is being received.
+    room: Option<Reservation>,
     /// Of the message that is being received.
     progress: pace::Progress,
     ends_at: Instant,
@@ -78,7 +79,7 @@ impl Connection {
             input: BytesMut::new(),
             output: Vec::new(),
             inquiry: Inquiry::new(server.clone(), visitor, stop.clone()),
-            room: server.room.reserve(),
+            room: None,
             progress: pace::Progress::default(),
             ends_at: Instant::now() + server.session_timeout,
             stop,
@@ -118,7 +119,7 @@ impl Connection {
     async fn read_line(&mut self) -> io::Result<Step> {
         // Between the chunks of a message its room stays taken and its time runs on.
         if !self.session.is_receiving() {
-            self.room.release();
+            self.room = None;
             self.progress = pace::Progress::default();
         }
         loop {
@@ -149,7 +150,7 @@ impl Connection {
             }
         }
         let step = self.session.step(Input::Body(&self.input));
-        if !self.room.grow_to(self.session.body_memory_octets() as u64) {
+        if !self.find_room(self.session.body_memory_octets() as u64) {
             self.input.advance(step.consumed);
             let reply = answers::reply(&answers::overloaded(), None);
             return Ok(self.session.step(Input::BodyRefused(reply)));
@@ -157,11 +158,16 @@ impl Connection {
         Ok(step)
     }
 
+    fn find_room(&mut self, octets: u64) -> bool {
+        let reserve = || self.server.room.reserve(self.inquiry.tenant_id());
+        self.room.get_or_insert_with(reserve).grow_to(octets)
+    }
+
     async fn answer(&mut self, question: Question) -> Verdict {
         match question {
             Question::StartData { octets_declared } => {
                 let expected = octets_declared.unwrap_or(BODY_OCTETS_EXPECTED).min(BODY_OCTETS_EXPECTED_MAX);
-                if self.room.grow_to(expected) {
+                if self.find_room(expected) {
                     Verdict::Granted
                 } else {
                     Verdict::Refused(answers::reply(&answers::overloaded(), None))

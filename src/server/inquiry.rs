@@ -12,7 +12,7 @@ use super::admission::Place;
 use super::{Server, answers};
 use crate::bans::Penalty;
 use crate::intake::{AuthenticationError, Extras, Submission, Submitter, Trace};
-use crate::mail::{KeyId, Refusal, RequestId, Stage, Timestamp};
+use crate::mail::{KeyId, Refusal, RequestId, Stage, TenantId, Timestamp};
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict, replies};
 use crate::store::ScramCredential;
 
@@ -143,6 +143,11 @@ impl Inquiry {
             Ok((submitter, signature)) => self.log_in(submitter, Verdict::Proven(signature)),
             Err(error) => self.refuse_login(&claim.username, error).await,
         }
+    }
+
+    /// Who is logged in.
+    pub fn tenant_id(&self) -> Option<TenantId> {
+        self.submitter.as_ref().map(|submitter| submitter.tenant.id)
     }
 
     /// Of an address that is shut out nothing is looked up.

@@ -6,7 +6,6 @@ mod answers;
 mod connection;
 mod inquiry;
 mod pace;
-mod room;
 mod stream;
 
 use std::io;
@@ -26,13 +25,13 @@ use crate::bans::Bans;
 use crate::config;
 use crate::intake::Intake;
 use crate::mail::{DomainName, Timestamp};
+use crate::room::Room;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy, replies};
 use crate::tls::SharedServerConfig;
 use admission::{Admission, Full, Limits, Place};
 use connection::Connection;
 use inquiry::Visitor;
 use pace::Pace;
-use room::Room;
 
 /// Octets of a line of content that are passed on; RFC 5321 §4.5.3.1.6 lets a sender have 1000.
 const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bans", &["mail"]),
     ("network", &[]),
     ("recent", &[]),
+    ("room", &["mail"]),
     ("turns", &["mail"]),
     ("waiting", &["mail"]),
     ("config", &["mail"]),
@@ -52,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "verification",
             "bans",
             "recent",
+            "room",
             "turns",
             "network",
             "waiting",
@@ -62,7 +64,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("webhook", &["mail", "store", "https", "config", "telemetry"]),
     ("tls_report", &["mail", "dns", "store", "intake", "https", "config", "telemetry"]),
-    ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "config", "tls", "telemetry"]),
+    ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "room", "config", "tls", "telemetry"]),
 ];
 
 /// Modules that wire the others and so may import all of them.
