@@ -309,47 +309,31 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     assert_eq!(bed.store.content(kept.message.id).await.unwrap(), Some(kept.content));
 }
 
-/// The plans that the cost of a claim and of the lists rests on.
+/// How SQLite goes about a query.
+pub(super) fn plan_of(connection: &Connection, sql: &str) -> String {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut steps = statement.raw_query();
+    let mut plan = String::new();
+    while let Some(step) = steps.next().unwrap() {
+        plan += &step.get::<_, String>(3).unwrap();
+        plan += "; ";
+    }
+    plan
+}
+
+/// The plans that the cost of a claim and of looking somebody up rests on.
 #[tokio::test]
 async fn the_hot_queries_use_their_indexes() {
     let bed = Bed::new();
     for (sql, index) in [
-        (
-            "SELECT next_attempt_us, id, destination FROM delivery WHERE tenant_id = ?1
-             AND next_attempt_us IS NOT NULL AND (next_attempt_us, id) > (?2, ?3)
-             AND (next_attempt_us, id) <= (?4, ?5) ORDER BY next_attempt_us, id LIMIT ?6",
-            "COVERING INDEX delivery_due",
-        ),
-        (
-            "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2",
-            "delivery_due",
-        ),
-        ("SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL", "delivery_due"),
-        (
-            "SELECT * FROM message WHERE tenant_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT 21",
-            "message_by_tenant",
-        ),
-        ("SELECT * FROM event WHERE message_id = ?1 ORDER BY id", "event_of_message"),
-        ("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2", "suppression_of_tenant"),
-        ("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1", "suppression_of_"),
-        ("SELECT message_id FROM delivery WHERE recipient = ?1", "delivery_to"),
-        (
-            "SELECT message_id FROM delivery WHERE tenant_id = ?1 AND state = 'bounced'
-             AND state <> 'queued' AND state <> 'delivered'",
-            "delivery_in_trouble",
-        ),
+        (spool::claim::DUE_ROWS, "COVERING INDEX delivery_due"),
+        (spool::claim::FIRST_AFTER, "delivery_due"),
+        (spool::COUNT_OPEN, "delivery_due"),
+        (events::OF_MESSAGE, "event_of_message"),
+        (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
+        (directory::suppressions::OF_PLATFORM, "suppression_of_"),
     ] {
-        let plan = bed.store.read(move |connection| {
-            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let mut steps = statement.raw_query();
-            let mut plan = String::new();
-            while let Some(step) = steps.next()? {
-                plan += &step.get::<_, String>(3)?;
-                plan += "; ";
-            }
-            Ok(plan)
-        });
-        let plan = plan.await.unwrap();
+        let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
