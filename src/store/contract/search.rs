@@ -285,3 +285,15 @@ async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_
     assert!(bed.store.remove_tenant(tenant, true).await.unwrap().is_some());
     assert_eq!(walk(&bed, &words("all"), 10, false).await, []);
 }
+
+#[tokio::test]
+async fn what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back() {
+    let bed = Bed::new();
+    let (gone, tenant) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    enqueue(&bed, gone, |new| new.message.created_at = later(3600)).await;
+    assert!(!bed.store.index_messages().await.unwrap());
+    assert!(bed.store.remove_tenant(gone, true).await.unwrap().is_some());
+    let bed = bed.restart();
+    let id = with_subject(&bed, tenant, "after all").await;
+    assert_eq!(walk(&bed, &words("all"), 10, false).await, [id]);
+}

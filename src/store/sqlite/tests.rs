@@ -13,7 +13,9 @@ use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
     new_tenant, new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, KeptAnswer, NewSmartHost, Outbox, RetentionPolicy, Spool};
+use crate::store::{
+    Directory, Journal, KeptAnswer, MessageFilter, NewSmartHost, Outbox, PageRequest, RetentionPolicy, Spool,
+};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -176,6 +178,39 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
     drop(connection);
     let opened = Store::open(options(bed.dir.path()));
     assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
+}
+
+#[tokio::test]
+async fn the_search_of_an_older_database_is_filled_anew() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let (first, second) =
+        (bed.enqueue(tenant, &["x@one.example"]).await, bed.enqueue(tenant, &["y@one.example"]).await);
+    bed.store.index_messages().await.unwrap();
+    bed.store.close().await;
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
+    let older = "
+        CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
+        CREATE INDEX delivery_to ON delivery (recipient, message_id);
+        DELETE FROM message_search;
+        INSERT INTO message_search (rowid, facets, subject) SELECT place, 'xother', 'hello' FROM search_place;
+        PRAGMA user_version = 15;";
+    database.execute_batch(older).unwrap();
+    let bed = bed.restart();
+    let found = async |filter| {
+        let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
+        page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
+    };
+    let all = MessageFilter::default;
+    let to = Some(second.recipients[0].1.address.clone());
+    assert_eq!(found(MessageFilter { to, ..all() }).await, [second.message.id]);
+    let header_message_id = first.message.header_message_id.clone();
+    assert_eq!(found(MessageFilter { header_message_id, ..all() }).await, [first.message.id]);
+    let words = "SELECT count(*) FROM message_search ('xother')";
+    assert_eq!(database.query_row(words, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+    let indexes = "SELECT count(*) FROM sqlite_schema WHERE name IN ('message_by_header_id', 'delivery_to')";
+    assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
 }
 
 #[tokio::test]
@@ -391,6 +426,17 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         let of_key = of_key.into_iter().filter(|(table, _)| table == "kept_answer").collect();
         [of_tenant, of_message, of_key, rows_with(&database, "domain_id", &domain)].concat()
     };
+    // It has no columns to look for a tenant in; what stands in it are words.
+    database
+        .execute_batch("CREATE VIRTUAL TABLE temp.word USING fts5vocab (main, message_search, row)")
+        .unwrap();
+    let searched = || {
+        ["message_search", "search_place", "temp.word"].map(|table| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            database.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+        })
+    };
+    assert!(searched().iter().all(|count| *count > 0));
     for (table, rows) in seen() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");
     }
@@ -398,6 +444,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     for (table, rows) in seen() {
         assert_eq!(rows, 0, "{table}");
     }
+    assert_eq!(searched(), [0; 3]);
     assert_eq!(files_below(&bed.dir.path().join("bodies")), [] as [PathBuf; 0]);
 }
 

@@ -17,6 +17,8 @@ use crate::store::{Message, MessageFilter, Result};
 const ROUND_EVENTS_MAX: usize = 500;
 /// Facets after which a round takes no other message: one alone may have a thousand recipients.
 const ROUND_FACETS_MAX: usize = 5_000;
+/// Pages of the index rewritten in one job.
+const MERGED_PAGES_MAX: u32 = 500;
 /// Of a message's id the bits of its millisecond and this many more make its place.
 const PLACE_RANDOM_BITS: u32 = 12;
 /// How far from where its id says a message may stand: as many as can be accepted in one millisecond, and more.
@@ -93,6 +95,13 @@ pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
         tx.prepare_cached("DELETE FROM search_place WHERE place = ?1")?.execute([place])?;
         tx.prepare_cached("DELETE FROM message_search WHERE rowid = ?1")?.execute([place])?;
     }
+    Ok(())
+}
+
+/// Gives back the words of messages that were removed, where a good part of them were; as much as one job may.
+pub(in crate::store::sqlite) fn tidy(tx: &Tx<'_>) -> Result<()> {
+    let sql = "INSERT INTO message_search (message_search, rank) VALUES ('merge', ?1)";
+    tx.prepare_cached(sql)?.execute([MERGED_PAGES_MAX])?;
     Ok(())
 }
 
