@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::Relay;
+use super::error::Fault;
 use crate::mail::{DestinationPattern, DkimPolicy, DomainName, TlsMode};
 
 /// The port of an [`Endpoint`] that names none.
@@ -161,10 +162,13 @@ pub struct Pool {
 }
 
 /// The first value that makes no sense, by its key, and what to do.
-pub(super) fn find_fault(relay: &Relay) -> Option<(&'static str, &'static str)> {
+pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
     let smart_host = relay.smart_host.iter();
     if smart_host.clone().any(|host| host.user.is_some() != host.password_file.is_some()) {
-        return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
+        return Some(Fault::new(
+            "relay.smart_host",
+            "user and password_file go together: set both or neither",
+        ));
     }
     find_fault_of_sources(relay).or_else(|| {
         let mut patterns = smart_host.map(|_| &DestinationPattern::Any).collect();
@@ -172,15 +176,15 @@ pub(super) fn find_fault(relay: &Relay) -> Option<(&'static str, &'static str)> 
     })
 }
 
-fn find_fault_of_sources(relay: &Relay) -> Option<(&'static str, &'static str)> {
+fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
     const NAMES: &str = "each must have a name of its own";
     let mut sources = HashSet::new();
     for source in &relay.sources {
         if source.name.is_empty() || !sources.insert(source.name.as_str()) {
-            return Some(("relay.sources", NAMES));
+            return Some(Fault::new("relay.sources", NAMES));
         }
         if source.weight == 0 {
-            return Some((
+            return Some(Fault::new(
                 "relay.sources",
                 "weight must be at least 1; leave the source out of the pool instead",
             ));
@@ -189,24 +193,24 @@ fn find_fault_of_sources(relay: &Relay) -> Option<(&'static str, &'static str)> 
     let mut pools = HashSet::new();
     for pool in &relay.pools {
         if pool.name.is_empty() || !pools.insert(pool.name.as_str()) {
-            return Some(("relay.pools", NAMES));
+            return Some(Fault::new("relay.pools", NAMES));
         }
         if pool.sources.is_empty() || pool.sources.iter().any(|name| !sources.contains(name.as_str())) {
-            return Some((
+            return Some(Fault::new(
                 "relay.pools",
                 "sources must name at least one of relay.sources, and nothing else",
             ));
         }
     }
     let is_known = relay.source_pool.as_deref().is_none_or(|name| pools.contains(name));
-    (!is_known).then_some(("relay.source_pool", "must be the name of one of relay.pools"))
+    (!is_known).then(|| Fault::new("relay.source_pool", "must be the name of one of relay.pools"))
 }
 
 fn find_fault_of_route<'a>(
     relay: &Relay,
     route: &'a Route,
     patterns: &mut HashSet<&'a DestinationPattern>,
-) -> Option<(&'static str, &'static str)> {
+) -> Option<Fault> {
     let is_pool = |name: &String| relay.pools.iter().any(|pool| pool.name == *name);
     let message = if route.destinations.is_empty() {
         "destinations must not be empty; write [\"*\"] for all"
@@ -225,7 +229,7 @@ fn find_fault_of_route<'a>(
     } else {
         return None;
     };
-    Some(("relay.routes", message))
+    Some(Fault::new("relay.routes", message))
 }
 
 #[cfg(test)]
