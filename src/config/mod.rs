@@ -26,7 +26,7 @@ pub use error::ConfigError;
 use error::Fault;
 pub use keeping::{Domains, Retention, Store};
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
-pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
+pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
 pub use smtp::{BareNewline, Smtp};
 pub use telling::{TlsReport, TlsReportMail, Webhooks};
