@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one};
+use super::error::{Fault, at_least_one, longer_than_nothing};
 
 /// The server's certificate. Without one a self-signed certificate for the host name is made in the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -79,7 +79,19 @@ impl Api {
                 "must be origins as browsers send them, like https://console.example.com",
             ));
         }
-        at_least_one(&[("api.connections_max", self.connections_max as u64)])
+        // A body that does not fit into all that is being received could never be taken.
+        if self.receiving_bytes_max < self.body_max.max(self.send_body_max) {
+            return Some(Fault::new(
+                "api.receiving_bytes_max",
+                "must be at least api.body_max and api.send_body_max",
+            ));
+        }
+        at_least_one(&[
+            ("api.connections_max", self.connections_max as u64),
+            ("api.body_max", self.body_max.0),
+            ("api.send_body_max", self.send_body_max.0),
+        ])
+        .or_else(|| longer_than_nothing(&[("api.request_timeout", self.request_timeout)]))
     }
 }
 

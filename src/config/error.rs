@@ -1,6 +1,7 @@
 //! Why there is no configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,12 @@ impl Fault {
     pub fn new(key: &'static str, message: &'static str) -> Self {
         Self { key, message }
     }
+}
+
+/// The first of these options that gives no time.
+pub(super) fn longer_than_nothing(options: &[(&'static str, Duration)]) -> Option<Fault> {
+    let zero = options.iter().find(|(_, value)| value.is_zero())?;
+    Some(Fault::new(zero.0, "must be longer: nothing could be done in no time"))
 }
 
 /// The first of these options that is zero.

@@ -152,6 +152,7 @@ impl Config {
             .or_else(|| self.api.find_fault())
             .or_else(|| self.relay.find_fault())
             .or_else(|| self.webhooks.find_fault())
+            .or_else(|| self.tls_report.find_fault())
             .or_else(|| self.retention.find_fault())
             .or_else(|| self.store.find_fault())
     }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::error::{Fault, at_least_one};
+use super::error::{Fault, at_least_one, longer_than_nothing};
 use super::{DAY, PlatformSmartHost, Pool, Route, SiteRule, Source, duration, routing, shaping};
 use crate::mail::{DomainName, TlsMinimum};
 
@@ -179,9 +179,6 @@ impl Default for Timeouts {
 
 impl Relay {
     pub(super) fn find_fault(&self) -> Option<Fault> {
-        if self.expiry.is_zero() {
-            return Some(Fault::new("relay.expiry", "must be longer: nothing could be delivered in no time"));
-        }
         if self.expiry_max < self.expiry {
             return Some(Fault::new("relay.expiry_max", "must be at least relay.expiry"));
         }
@@ -189,7 +186,25 @@ impl Relay {
             ("relay.connections_max", self.connections_max as u64),
             ("relay.connections_per_destination_max", self.connections_per_destination_max as u64),
             ("relay.messages_per_connection_max", self.messages_per_connection_max.into()),
+            ("relay.port", self.port.into()),
+            ("relay.mta_sts.port", self.mta_sts.port.into()),
         ])
+        .or_else(|| {
+            let Timeouts { connect, greeting, command, starttls, data, block, final_dot, quit } =
+                self.timeouts;
+            longer_than_nothing(&[
+                ("relay.expiry", self.expiry),
+                ("relay.mta_sts.fetch_timeout", self.mta_sts.fetch_timeout),
+                ("relay.timeouts.connect", connect),
+                ("relay.timeouts.greeting", greeting),
+                ("relay.timeouts.command", command),
+                ("relay.timeouts.starttls", starttls),
+                ("relay.timeouts.data", data),
+                ("relay.timeouts.block", block),
+                ("relay.timeouts.final_dot", final_dot),
+                ("relay.timeouts.quit", quit),
+            ])
+        })
         .or_else(|| shaping::find_fault(self))
         .or_else(|| routing::find_fault(self))
     }

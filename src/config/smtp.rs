@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one};
+use super::error::{Fault, at_least_one, longer_than_nothing};
 
 /// Submission over SMTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -117,6 +117,12 @@ impl Smtp {
             ("smtp.errors_max", self.errors_max.into()),
             ("smtp.message_size_max", self.message_size_max.0),
         ])
+        .or_else(|| {
+            longer_than_nothing(&[
+                ("smtp.idle_timeout", self.idle_timeout),
+                ("smtp.session_timeout", self.session_timeout),
+            ])
+        })
         .or_else(|| {
             // EHLO, STARTTLS, EHLO, AUTH and MAIL come before any message.
             if self.commands_without_message_max < 10 {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one};
+use super::error::{Fault, at_least_one, longer_than_nothing};
 use crate::mail::Address;
 
 /// Events for web servers.
@@ -85,12 +85,33 @@ impl Default for TlsReport {
 
 impl Webhooks {
     pub(super) fn find_fault(&self) -> Option<Fault> {
-        if self.timeout.is_zero() {
-            return Some(Fault::new("webhooks.timeout", "must be longer: nothing could be told in no time"));
+        if !self.plain_http_hosts.iter().all(|host| is_host_of_url(host)) {
+            return Some(Fault::new(
+                "webhooks.plain_http_hosts",
+                "must be hosts as URLs have them: in lower case, without a port, an IPv6 address in brackets",
+            ));
         }
         at_least_one(&[
             ("webhooks.requests_max", self.requests_max as u64),
             ("webhooks.requests_per_webhook_max", self.requests_per_webhook_max as u64),
         ])
+        .or_else(|| longer_than_nothing(&[("webhooks.timeout", self.timeout)]))
+    }
+}
+
+/// Whether it is in the normal form in which it is compared with the host of a URL.
+fn is_host_of_url(text: &str) -> bool {
+    url::Host::parse(text).is_ok_and(|host| host.to_string() == text)
+}
+
+impl TlsReport {
+    /// So long can a report wait and then still be tried for a day, before what it tells is forgotten.
+    pub const DELAY_MAX: Duration = Duration::from_secs(6 * 24 * 60 * 60);
+
+    pub(super) fn find_fault(&self) -> Option<Fault> {
+        let is_late = self.delay_max > Self::DELAY_MAX;
+        is_late.then(|| {
+            Fault::new("tls_report.delay_max", "must be at most 144h: what is told is kept for a week")
+        })
     }
 }
