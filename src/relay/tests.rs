@@ -145,8 +145,8 @@ impl Stage {
         let mut settings = config::Relay {
             smart_host: Some(config::PlatformSmartHost {
                 host: server.ip().to_string(),
-                port: server.port(),
-                tls: TlsMode::Opportunistic,
+                port: Some(server.port()),
+                tls: Some(TlsMode::Opportunistic),
                 user: None,
                 password_file: None,
             }),
@@ -337,7 +337,7 @@ async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
     let stage = Stage::set(server, |relay| {
         relay.timeouts.starttls = Duration::from_millis(200);
         if let Some(smart_host) = &mut relay.smart_host {
-            smart_host.tls = TlsMode::Starttls;
+            smart_host.tls = Some(TlsMode::Starttls);
         }
     })
     .await;

@@ -34,6 +34,7 @@ use self::journal::retention;
 use self::outbox::Agenda;
 use self::queue::Surveys;
 use self::readers::Readers;
+pub use self::seal::check_master_key;
 use self::spool::{FreeSpace, Memory};
 use self::writer::{Tx, Writer};
 use super::{Conflict, Result, StoreError};
