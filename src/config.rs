@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
+use url::Url;
 
 use crate::mail::{Address, DomainName, TlsMinimum};
 pub use routing::{Endpoint, EndpointError, PlatformSmartHost, Pool, Route, Source};
@@ -282,7 +283,7 @@ pub struct Webhooks {
     /// How long an endpoint may take for its whole answer.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// Requests at one time in all.
+    /// Requests at one time in all; to one tenant's webhooks three quarters of them, an eighth beside other tenants'.
     pub requests_max: usize,
     /// Requests at one time to one webhook.
     pub requests_per_webhook_max: usize,
@@ -537,6 +538,16 @@ impl Default for Timeouts {
             final_dot: Duration::from_secs(600),
             quit: Duration::from_secs(5),
         }
+    }
+}
+
+impl Webhooks {
+    /// Whether events may go to a URL without TLS.
+    pub fn may_be_plain(&self, url: &Url) -> bool {
+        // A URL has its host in lower case.
+        let is_listed =
+            |host: &str| self.plain_http_hosts.iter().any(|listed| listed.eq_ignore_ascii_case(host));
+        url.host_str().is_some_and(is_listed)
     }
 }
 
