@@ -293,7 +293,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     let kept = bed.enqueue(tenant, &["x@one.example"]).await;
     let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
     for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap();
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
@@ -333,6 +333,16 @@ async fn the_hot_queries_use_their_indexes() {
         ("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2", "suppression_of_tenant"),
         ("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1", "suppression_of_"),
         ("SELECT message_id FROM delivery WHERE recipient = ?1", "delivery_to"),
+        (
+            "SELECT attempts, next_attempt_us FROM webhook_delivery WHERE webhook_id = ?1 AND message_id = ?2
+             AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1",
+            "webhook_delivery_in_order",
+        ),
+        (
+            "UPDATE webhook_delivery SET next_attempt_us = ?4
+             WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4",
+            "webhook_delivery_in_order",
+        ),
         (
             "SELECT message_id FROM delivery WHERE tenant_id = ?1 AND state = 'bounced'
              AND state <> 'queued' AND state <> 'delivered'",
