@@ -259,6 +259,10 @@ impl From<Conflict> for ApiError {
                 RefusalCode::LimitReached,
                 "resume what need not be paused any more, or pause a whole tenant",
             ),
+            Conflict::WebhookBacklog => (
+                RefusalCode::LimitReached,
+                "have the endpoint take what waits: GET /v1/webhooks/{id}/deliveries?status=pending lists it",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }
@@ -355,6 +359,7 @@ mod tests {
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyHolds, 409, "limit_reached"),
+            (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

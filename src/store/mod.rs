@@ -87,6 +87,9 @@ pub enum Conflict {
     /// There are as many pauses of the queue as there may be.
     #[error("there are as many pauses as there may be: 1000")]
     TooManyHolds,
+    /// As much is pending for the webhook as may be.
+    #[error("as much is waiting for this webhook as may wait")]
+    WebhookBacklog,
     /// The tenant has as many of these as a tenant may.
     #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
     LimitReached(Limited),
@@ -500,6 +503,7 @@ pub trait Outbox {
     /// False if it was not there.
     fn delete_webhook(&self, id: WebhookId) -> impl Future<Output = Result<bool>> + Send;
     /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+    /// [`Conflict::WebhookBacklog`].
     fn test_webhook(
         &self,
         id: WebhookId,
@@ -517,7 +521,7 @@ pub trait Outbox {
         &self,
         id: WebhookDeliveryId,
     ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
-    /// Makes it due now, as if it had never been tried.
+    /// Makes it due now, as if it had never been tried. [`Conflict::WebhookBacklog`].
     fn replay_webhook_delivery(
         &self,
         id: WebhookDeliveryId,

@@ -62,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("webhook", &["mail", "store", "https", "config", "telemetry"]),
+    ("webhook", &["mail", "store", "https", "turns", "config", "telemetry"]),
     ("tls_report", &["mail", "dns", "store", "intake", "https", "config", "telemetry"]),
     ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "room", "config", "tls", "telemetry"]),
 ];

@@ -163,7 +163,7 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with(|options| options.handover_bytes_max = 200);
+    let bed = Bed::with(|options| options.handover_bytes_max = 5000);
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -274,7 +274,7 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
     #[test]
-    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..3000, messages in 5usize..40, seed: u64) {
+    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..50_000, messages in 5usize..40, seed: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
         runtime.block_on(run_crowd(hand_over, messages, seed));
     }

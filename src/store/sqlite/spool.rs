@@ -1,6 +1,7 @@
 //! Messages on their way: accepting, claiming, recording what became of them.
 
 mod agenda;
+mod batches;
 pub(super) mod claim;
 mod enqueue;
 mod free_space;
@@ -106,13 +107,13 @@ impl Store {
     /// can show them to anyone.
     async fn prepare(&self, new: NewMessage) -> Result<Incoming> {
         let new = Arc::new(new);
-        let is_in_file = self.bodies.is_large(&new.content);
-        if is_in_file {
+        let mut file = None;
+        if self.bodies.is_large(&new.content) {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
             let written =
                 tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
-            written.map_err(|error| StoreError::Failed(error.to_string()))??;
+            file = Some(written.map_err(|error| StoreError::Failed(error.to_string()))??);
         }
-        Ok(Incoming::new(&self.memory, new, is_in_file))
+        Ok(Incoming::new(&self.memory, new, file))
     }
 }

@@ -328,7 +328,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     let kept = bed.enqueue(tenant, &["x@one.example"]).await;
     let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
     for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap();
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
@@ -367,6 +367,8 @@ async fn the_hot_queries_use_their_indexes() {
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
+        (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
         let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
