@@ -147,6 +147,8 @@ pub struct Api {
     connections: Arc<Semaphore>,
     key_generations: Turns,
     look_ups: Turns,
+    /// Messages and templates that are worked on at one time: no more than there are cores.
+    composing: Turns,
 }
 
 /// Where a request comes from.
@@ -184,6 +186,7 @@ impl Api {
             tls,
         } = parts;
         let requests = Requests::new(&settings);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let room = Room::new(settings.receiving_bytes_max.as_u64());
         let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
@@ -212,6 +215,7 @@ impl Api {
             connections: Arc::new(Semaphore::new(connections)),
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
+            composing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
         }
     }
 
