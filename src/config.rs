@@ -167,6 +167,11 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Open connections in all.
     pub connections_max: usize,
+    /// Open connections from one address of IPv4 or one /64 of IPv6.
+    pub connections_per_address_max: usize,
+    /// How long a connection may be open without a request that is worked on or an answer that is taken.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
     /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
     /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
@@ -475,6 +480,8 @@ impl Default for Api {
             receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
+            connections_per_address_max: 250,
+            idle_timeout: Duration::from_secs(75),
             cors_origins: Vec::new(),
             requests_per_minute: 12_000,
             key_requests_per_minute: 6000,
@@ -629,6 +636,8 @@ impl Config {
             ("smtp.errors_max", self.smtp.errors_max == 0),
             ("smtp.message_size_max", self.smtp.message_size_max.0 == 0),
             ("api.connections_max", self.api.connections_max == 0),
+            ("api.connections_per_address_max", self.api.connections_per_address_max == 0),
+            ("api.idle_timeout", self.api.idle_timeout.is_zero()),
             ("relay.connections_max", self.relay.connections_max == 0),
             ("relay.connections_per_destination_max", self.relay.connections_per_destination_max == 0),
             ("relay.messages_per_connection_max", self.relay.messages_per_connection_max == 0),

@@ -1,6 +1,7 @@
 //! Requests that are repeated under an `Idempotency-Key` are answered as they were at first, and done once.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::{HeaderMap, StatusCode};
@@ -36,11 +37,13 @@ impl InProgress {
         if self.lock().insert(name.clone()) {
             return Ok(Turn { all: self, name });
         }
-        Err(ApiError::new(
+        let mut error = ApiError::new(
             RefusalCode::IdempotencyInProgress,
             "a request with this Idempotency-Key is still being worked on",
             "wait a moment and send it again: it gets the same answer",
-        ))
+        );
+        error.retry_after_s = Some(NonZeroU32::MIN);
+        Err(error)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<(KeyId, String)>> {

@@ -24,6 +24,7 @@ mod api;
 mod api_abuse;
 mod api_connections;
 mod api_forms;
+mod api_gone;
 mod api_isolation;
 mod api_queue;
 mod bad_input;
