@@ -186,7 +186,10 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     /// The next work for a slot that this tenant has in this lane, in turns of the lane's tenants: the slot is then
     /// the answered tenant's. `None` if nothing waits there, if the lane has more slots than `slots_max`, or if the slot
     /// should go back because work elsewhere has no slot: then [`Fairness::free`] it.
-    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize) -> Option<(T, J)> {
+    ///
+    /// `is_delayed`: the slot serves nobody at once. Then it stays its holder's, if that has more to do: whose turn it is
+    /// finds a slot without delay sooner.
+    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize, is_delayed: bool) -> Option<(T, J)> {
         let (held, free) = (self.slots_of(holder), self.slots_free());
         let entry = self.lanes.get(lane)?;
         // As if the slot were free already.
@@ -199,7 +202,8 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
             return None;
         }
         let entitled = |tenant: &&T| *tenant == holder || self.may_take(self.slots_of(tenant), free + 1);
-        let tenant = entry.turns.in_order().find(entitled)?.clone();
+        let stays = is_delayed && entry.slots_taken > 1 && entry.queues.contains_key(holder);
+        let tenant = if stays { holder.clone() } else { entry.turns.in_order().find(entitled)?.clone() };
         let job = self.take(lane, &tenant)?;
         if tenant != *holder {
             self.give_back(holder);
@@ -365,7 +369,7 @@ mod tests {
         }
 
         fn keep_turn(&mut self, lane: &u8, holder: &u8) -> Option<(u8, u32)> {
-            self.fair.keep_turn(lane, holder, self.per_lane)
+            self.fair.keep_turn(lane, holder, self.per_lane, false)
         }
     }
 
@@ -410,6 +414,22 @@ mod tests {
         assert_eq!(turn(&mut fair), None);
         assert_eq!(fair.keep_turn(&1, &1), Some((2, 100)));
         assert_eq!(fair.keep_turn(&1, &2), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_slot_that_is_delayed_stays_with_who_has_it_and_the_next_one_is_the_others() {
+        let mut fair = fairness(100, 2);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        assert_eq!([turn(&mut fair), turn(&mut fair)], [Some((1, 0)), Some((1, 1))]);
+        fair.push(2, 1, 100);
+        assert_eq!(fair.fair.keep_turn(&1, &1, 2, true), Some((1, 2)));
+        assert_eq!(fair.fair.keep_turn(&1, &1, 2, false), Some((2, 100)));
+        // Nothing else will come free.
+        let mut alone = fairness(100, 1);
+        (0..50).for_each(|job| alone.push(1, 1, job));
+        assert_eq!(turn(&mut alone), Some((1, 0)));
+        alone.push(2, 1, 100);
+        assert_eq!(alone.fair.keep_turn(&1, &1, 1, true), Some((2, 100)));
     }
 
     #[test]

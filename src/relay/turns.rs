@@ -114,14 +114,20 @@ impl Turns {
         Some(turn)
     }
 
-    /// The next claim for a slot that a worker has.
-    pub fn keep(&mut self, lane: &Lane, holder: &TenantId, now: Instant) -> Option<(TenantId, Claim)> {
+    /// The next claim for a slot that a worker has. `is_delayed`: it has to open a connection first.
+    pub fn keep(
+        &mut self,
+        lane: &Lane,
+        holder: &TenantId,
+        is_delayed: bool,
+        now: Instant,
+    ) -> Option<(TenantId, Claim)> {
         let in_use = self.fairness.slots_taken(lane);
         let connections = match self.shapers.get(lane)?.gate(in_use, now) {
             Gate::Open(connections) => connections,
             Gate::Closed(_) => 0,
         };
-        let kept = self.fairness.keep_turn(lane, holder, connections)?;
+        let kept = self.fairness.keep_turn(lane, holder, connections, is_delayed)?;
         self.begin_message(lane, now);
         Some(kept)
     }

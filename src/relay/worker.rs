@@ -86,7 +86,10 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
+        // Only one that is used up counts as a delay: hosts that close every connection would have one tenant go first
+        // for ever.
+        let is_delayed = retire(&core, &slot.lane, &mut connection);
+        let next = core.turns().keep(&slot.lane, &slot.holder, is_delayed, Instant::now());
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
@@ -110,6 +113,17 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
     if let Some(connection) = connection {
         connection.quit().await;
     }
+}
+
+/// Ends a connection that has carried as many messages as one may. True if it had.
+fn retire(core: &Core, lane: &Lane, connection: &mut Option<Connection>) -> bool {
+    let messages_max = core.turns().messages_per_connection_max(lane);
+    let used_up = connection.take_if(|connection| connection.messages >= messages_max);
+    let is_used_up = used_up.is_some();
+    if let Some(connection) = used_up {
+        core.tasks.spawn(connection.quit());
+    }
+    is_used_up
 }
 
 /// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
@@ -202,15 +216,7 @@ impl Worker {
                 }
             }
         }
-        let messages_max = self.core.turns().messages_per_connection_max(lane);
-        let used_up = |connection: &Connection| connection.messages >= messages_max;
-        match tried.connection {
-            Some(connection) if used_up(&connection) => {
-                self.core.tasks.spawn(connection.quit());
-                None
-            }
-            other => other,
-        }
+        tried.connection
     }
 
     /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.

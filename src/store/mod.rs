@@ -316,7 +316,12 @@ pub trait Spool {
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
     /// the caller's until [`Spool::record`] or [`Spool::release`].
     fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;
-    /// Completes when there may be something to claim earlier than the last answer said.
+    /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
+    /// [`Spool::claim_due`] looks into the database, whose matter the rest is.
+    fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>>;
+    /// Completes when there may be something for [`Spool::claim_fresh`].
+    fn wait_for_fresh(&self) -> impl Future<Output = ()> + Send;
+    /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
     fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
     /// The bytes of a message; `None` if it was deleted meanwhile.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;

@@ -21,7 +21,9 @@ use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
 use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
-use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
+use crate::store::{
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError,
+};
 
 impl Spool for Store {
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
@@ -43,6 +45,15 @@ impl Spool for Store {
         };
         self.park(granted.take_parked()).await;
         Ok(granted.accept())
+    }
+
+    fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>> {
+        self.refuse_unless_serving()?;
+        Ok(self.memory.hand_out_ready(room))
+    }
+
+    async fn wait_for_fresh(&self) {
+        self.memory.wait_for_fresh().await;
     }
 
     async fn wait_for_work(&self) {

@@ -22,6 +22,7 @@ use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
     work: Notify,
+    fresh: Notify,
     /// Held during a pass.
     pass: Arc<tokio::sync::Mutex<()>>,
     handover_octets_max: u64,
@@ -120,6 +121,21 @@ impl State {
         begin.is_some_and(|begin| at != PARKED_US && self.agenda.advance(tenant, at.max(begin)))
     }
 
+    /// Hands out what a tenant has ready.
+    fn take_ready(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
+        let batches = self.ready.take(tenant, deliveries_max, admits);
+        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
+            if let Some(claim) = self.claims.get_mut(&delivery.id) {
+                claim.is_handed_out = true;
+            }
+        }
+        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
+        if count > 0 {
+            *self.handed_out.entry(tenant).or_default() += count;
+        }
+        batches
+    }
+
     /// Takes a tenant's fresh messages, all or those for a destination, back to the database.
     fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
         let withdrawn = match destination {
@@ -158,7 +174,17 @@ impl Memory {
         for tenant in tenants_waiting(connection)? {
             state.advance(tenant, i64::MIN);
         }
-        Ok(Self { state: Mutex::new(state), work: Notify::new(), pass: Arc::default(), handover_octets_max })
+        Ok(Self {
+            state: Mutex::new(state),
+            work: Notify::new(),
+            fresh: Notify::new(),
+            pass: Arc::default(),
+            handover_octets_max,
+        })
+    }
+
+    pub(super) async fn wait_for_fresh(&self) {
+        self.fresh.notified().await;
     }
 
     pub(super) async fn wait_for_work(&self) {
@@ -193,18 +219,37 @@ impl Memory {
         let (tenant, now_us) = (message.tenant_id, message.created_at.as_microsecond());
         let mut state = lock(&self.state);
         let is_tenant_held = state.holds.holds_tenant(tenant, now_us);
+        let mut is_left_to_database = false;
         for batch in batches {
             if is_tenant_held || state.holds.end_at(tenant, &batch.destination, now_us).is_some() {
                 for delivery in &batch.deliveries {
                     state.end_claim(delivery.id);
                 }
-                state.advance(tenant, now_us);
+                is_left_to_database |= state.advance(tenant, now_us);
             } else {
                 state.ready.push(tenant, batch);
             }
         }
         drop(state);
-        self.work.notify_one();
+        self.fresh.notify_one();
+        if is_left_to_database {
+            self.work.notify_one();
+        }
+    }
+
+    /// Hands out what is ready, evenly. A pass that runs meanwhile takes these for claimed, as they are.
+    pub(super) fn hand_out_ready(&self, room: &ClaimRoom) -> Vec<Batch> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let tenants = state.ready.next_tenants(room.deliveries_max);
+        let share = room.deliveries_max / tenants.len().max(1);
+        let mut batches = Vec::new();
+        for tenant in tenants {
+            let wanted = share.min(allowance_of(state, tenant, room));
+            batches.extend(state.take_ready(tenant, wanted, &*room.admits));
+        }
+        state.has_leftovers |= !state.ready.is_empty();
+        batches
     }
 
     /// Claims of deliveries that are not in the database are void.
@@ -403,19 +448,7 @@ impl Memory {
         deliveries_max: usize,
         admits: &dyn Admits,
     ) -> Vec<Batch> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let batches = state.ready.take(tenant, deliveries_max, admits);
-        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
-            if let Some(claim) = state.claims.get_mut(&delivery.id) {
-                claim.is_handed_out = true;
-            }
-        }
-        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
-        if count > 0 {
-            *state.handed_out.entry(tenant).or_default() += count;
-        }
-        batches
+        lock(&self.state).take_ready(tenant, deliveries_max, admits)
     }
 
     /// Claims of a page of due rows those that are free, until there are enough.
