@@ -174,6 +174,8 @@ pub struct Api {
     pub idle_timeout: Duration,
     /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
+    /// Octets of answers that are kept for repetitions under an Idempotency-Key, of one tenant in a day.
+    pub kept_answers_max: ByteSize,
     /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
     pub requests_per_minute: u32,
     /// Requests that one key of a tenant may make in a minute; 0 is any number.
@@ -483,6 +485,7 @@ impl Default for Api {
             connections_per_address_max: 250,
             idle_timeout: Duration::from_secs(75),
             cors_origins: Vec::new(),
+            kept_answers_max: ByteSize::mib(256),
             requests_per_minute: 12_000,
             key_requests_per_minute: 6000,
         }

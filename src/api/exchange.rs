@@ -156,7 +156,9 @@ impl Api {
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
         query.finish()?;
         let idempotency_key = match head.method {
-            Method::POST => idempotency::read_name(&head.headers)?,
+            Method::POST => {
+                idempotency::read_name(&head.headers)?.filter(|_| !operation.endpoint.changes_nothing())
+            }
             _ => None,
         };
         let (body, room) = if [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {

@@ -65,7 +65,7 @@ use self::call::Call;
 use self::conditional::Changes;
 use self::error::{ApiError, Result};
 use self::events::Tail;
-use self::idempotency::InProgress;
+use self::idempotency::{InProgress, Kept};
 use self::requests::Requests;
 use self::route::Routes;
 
@@ -139,6 +139,7 @@ pub struct Api {
     touched: Touched,
     requests: Requests,
     in_progress: InProgress,
+    kept: Kept,
     keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
     /// For bodies that are being received or worked on.
@@ -167,6 +168,7 @@ impl Api {
             tls,
         } = parts;
         let requests = Requests::new(&settings);
+        let kept = Kept::new(settings.kept_answers_max.as_u64());
         let room = Room::new(settings.receiving_bytes_max.as_u64());
         let connections = Admission::new(admission::Limits {
             total_max: settings.connections_max,
@@ -194,6 +196,7 @@ impl Api {
             touched: Touched::default(),
             requests,
             in_progress: InProgress::default(),
+            kept,
             keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
             room,

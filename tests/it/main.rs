@@ -27,6 +27,7 @@ mod api_forms;
 mod api_gone;
 mod api_isolation;
 mod api_queue;
+mod api_repeats;
 mod bad_input;
 mod chunking;
 mod commands;
