@@ -52,6 +52,7 @@ mod proxy;
 mod queue;
 mod quickstart;
 mod recheck;
+mod refused_logins;
 mod release;
 mod require_tls;
 mod retry;
