@@ -71,6 +71,7 @@ use self::route::Routes;
 
 pub use self::auth::Access;
 pub use self::emails::SendLimits;
+pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
