@@ -179,6 +179,39 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
 }
 
 #[tokio::test]
+async fn recipients_take_room_in_memory_too() {
+    let bed = Bed::with(|options| options.handover_bytes_max = 50_000);
+    let tenant = bed.tenant("a").await;
+    let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
+    bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
+    let mut batches = bed.claim(later(0)).await.batches;
+    batches.sort_by_key(|batch| batch.deliveries.len());
+    let held: Vec<_> =
+        batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
+    assert_eq!(held, [(2, true), (100, false)]);
+}
+
+#[tokio::test]
+async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    let due_again = ids(&bed.claim(later(0)).await.batches);
+    bed.store.release(&due_again);
+    let room = ClaimRoom { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
+    let mut is_fresh = Vec::new();
+    // By lot.
+    while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
+        bed.enqueue(tenant.id, &["x@one.example"]).await;
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap().batches;
+        is_fresh.push(claimed[0].content.is_some());
+        bed.store.release(&ids(&claimed));
+    }
+    assert!(is_fresh.contains(&true) && is_fresh.contains(&false), "{is_fresh:?}");
+}
+
+#[tokio::test]
 async fn a_claim_that_nobody_waited_for_is_released() {
     let bed = Bed::without_hand_over();
     let tenant = bed.tenant("a").await;

@@ -92,26 +92,34 @@ impl BodyFiles {
         }
     }
 
-    /// Files that are old enough to be orphans, by their message.
-    pub(super) fn old_files(&self) -> Result<Vec<MessageId>> {
-        let mut old = Vec::new();
-        let shelves = match std::fs::read_dir(&self.directory) {
-            Ok(shelves) => shelves,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(old),
+    /// The names of the directories that files are in.
+    pub(super) fn shelves(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        for shelf in shelves {
-            // What is no directory is not ours, and must not keep us from the rest.
-            let Ok(files) = std::fs::read_dir(shelf?.path()) else { continue };
-            for file in files {
-                let file = file?;
-                let name = file.file_name();
-                let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
-                if let Some(id) = id
-                    && is_old(&file)
-                {
-                    old.push(id);
-                }
+        let mut shelves = Vec::new();
+        for entry in entries {
+            // What has a name that is no text is not ours.
+            shelves.extend(entry?.file_name().into_string());
+        }
+        Ok(shelves)
+    }
+
+    /// Files on a shelf that are old enough to be orphans, by their message.
+    pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<MessageId>> {
+        let mut old = Vec::new();
+        // What is no directory is not ours, and must not keep us from the rest.
+        let Ok(files) = std::fs::read_dir(self.directory.join(shelf)) else { return Ok(old) };
+        for file in files {
+            let file = file?;
+            let name = file.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
+            if let Some(id) = id
+                && is_old(&file)
+            {
+                old.push(id);
             }
         }
         Ok(old)
@@ -196,6 +204,8 @@ mod tests {
         for stray in ["0", "note.txt", "zz"] {
             std::fs::write(dir.path().join("bodies").join(stray), "left by an operator").unwrap();
         }
-        assert_eq!(files.old_files().unwrap(), [id]);
+        let shelves = files.shelves().unwrap();
+        let old: Vec<_> = shelves.iter().flat_map(|shelf| files.old_files(shelf).unwrap()).collect();
+        assert_eq!(old, [id]);
     }
 }
