@@ -145,16 +145,13 @@ impl SecureResolver {
     /// lead to, then the host itself. Insecure if it is not signed, and no TLSA records can be.
     ///
     /// # Errors
-    /// As [`SecureResolver::mail_hosts`]; [`DnsError::NoRecords`] if it is signed that the host has no address.
+    /// As [`SecureResolver::mail_hosts`].
     pub async fn base_domains(&self, host: &str) -> Result<Signed<Vec<String>>, DnsError> {
         let name = name_of(host)?;
         // Both families stand in one zone: the first that is there tells of both.
         let mut found = self.follow(name.clone(), RecordType::A).await?;
         if found.records.is_empty() {
             found = self.follow(name.clone(), RecordType::AAAA).await?;
-        }
-        if found.is_signed && found.records.is_empty() {
-            return Err(DnsError::NoRecords);
         }
         let own = host_text(&name);
         Ok(match found {
