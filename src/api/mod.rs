@@ -302,13 +302,11 @@ impl Api {
         let is_post = head.method == Method::POST;
         let idempotency_key = if is_post { idempotency::read_name(&head.headers)? } else { None };
         let has_body = is_post || [Method::PATCH, Method::PUT].contains(&head.method);
-        let (body, _room) = if has_body {
-            // Held until the answer: what is made of a body takes as much room as the body.
-            let mut room = self.room.reserve(caller.key.tenant_id);
-            let limits = self.body_limits(operation);
-            (body::read(&head.headers, body, limits, &mut room).await?, Some(room))
+        let mut room = self.room.reserve(caller.key.tenant_id);
+        let body = if has_body {
+            body::read(&head.headers, body, self.body_limits(operation), &mut room).await?
         } else {
-            (Bytes::new(), None)
+            Bytes::new()
         };
         let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
@@ -326,6 +324,7 @@ impl Api {
             id: matched.id,
             query,
             body,
+            room,
             now,
             stop: stop.clone(),
         };

@@ -20,8 +20,10 @@ use self::enqueue::Incoming;
 use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
-use crate::store::{ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError};
+use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
+use crate::store::{
+    ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
+};
 
 impl Spool for Store {
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
@@ -31,6 +33,17 @@ impl Spool for Store {
         }
         let incoming = self.prepare(new).await?;
         self.writer.run(incoming, Incoming::write, Incoming::conclude).await
+    }
+
+    async fn submitted_before(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        key: &SubmissionKey,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>> {
+        let key = key.clone();
+        self.read(move |connection| submission_key::find(connection, (tenant, environment), &key, now)).await
     }
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
