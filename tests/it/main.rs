@@ -65,6 +65,7 @@ mod smart_host;
 mod stage;
 mod start_errors;
 mod submission;
+mod templates;
 mod tenants;
 mod tls;
 mod tls_report;
