@@ -198,6 +198,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         C::DomainTaken
         | C::AlreadyExists
         | C::LimitReached
+        | C::KeyInUse
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished

@@ -153,8 +153,8 @@ pub trait Directory {
         environment: Environment,
         name: &DomainName,
     ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
-    /// Changes what the patch names. Turning to manual verification verifies the domain:
-    /// [`Conflict::DomainTaken`]; the claims of others on it turn `taken`.
+    /// Changes what the patch names. Turning to manual verification verifies the domain and lets its pending DKIM keys
+    /// sign: [`Conflict::DomainTaken`]; the claims of others on it turn `taken`.
     fn update_domain(
         &self,
         id: DomainId,

@@ -26,6 +26,7 @@ mod api_connections;
 mod api_forms;
 mod api_gone;
 mod api_isolation;
+mod api_keys;
 mod api_queue;
 mod api_repeats;
 mod bad_input;
