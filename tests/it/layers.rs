@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "network",
             "https",
             "waiting",
+            "turns",
             "config",
             "tls",
             "telemetry",
