@@ -39,8 +39,15 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Open connections in all.
     pub connections_max: usize,
+    /// Open connections from one address of IPv4 or one /64 of IPv6.
+    pub connections_per_address_max: usize,
+    /// How long a connection may be open without a request that is worked on or an answer that is taken.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
     /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
+    /// Octets of answers that are kept for repetitions under an Idempotency-Key, of one tenant in a day.
+    pub kept_answers_max: ByteSize,
     /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
     pub requests_per_minute: u32,
     /// Requests that one key of a tenant may make in a minute; 0 is any number.
@@ -57,7 +64,10 @@ impl Default for Api {
             receiving_bytes_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
+            connections_per_address_max: 250,
+            idle_timeout: Duration::from_secs(75),
             cors_origins: Vec::new(),
+            kept_answers_max: ByteSize::mib(256),
             requests_per_minute: 12_000,
             key_requests_per_minute: 6000,
         }
@@ -88,10 +98,16 @@ impl Api {
         }
         at_least_one(&[
             ("api.connections_max", self.connections_max as u64),
+            ("api.connections_per_address_max", self.connections_per_address_max as u64),
             ("api.body_max", self.body_max.0),
             ("api.send_body_max", self.send_body_max.0),
         ])
-        .or_else(|| longer_than_nothing(&[("api.request_timeout", self.request_timeout)]))
+        .or_else(|| {
+            longer_than_nothing(&[
+                ("api.request_timeout", self.request_timeout),
+                ("api.idle_timeout", self.idle_timeout),
+            ])
+        })
     }
 }
 

@@ -61,7 +61,7 @@ pub struct Relay {
     /// The longest time that a tenant or a message may have.
     #[serde(with = "duration")]
     pub expiry_max: Duration,
-    /// Octets of accepted messages kept in memory for immediate delivery.
+    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
     pub handover_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
     pub timeouts: Timeouts,

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake_dns::FakeDns;
 use crate::http::{Answer, request};
+use crate::server::database_file;
 
 /// No mail leaves this stage.
 struct Nowhere;
@@ -49,7 +50,7 @@ pub struct ApiStage {
     pub platform: String,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
-    _data_dir: tempfile::TempDir,
+    data_dir: tempfile::TempDir,
 }
 
 /// A tenant with a key that has every scope.
@@ -111,18 +112,12 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self {
-            address,
-            store,
-            dns,
-            resolver,
-            verification,
-            waiting,
-            platform,
-            stop,
-            serving,
-            _data_dir: data_dir,
-        }
+        Self { address, store, dns, resolver, verification, waiting, platform, stop, serving, data_dir }
+    }
+
+    /// The database beside the store, for faults and for what would take days.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(database_file(self.data_dir.path())).unwrap()
     }
 
     /// Sends a request and reads the answer.

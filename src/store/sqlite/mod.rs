@@ -53,7 +53,7 @@ pub struct StoreOptions {
     pub inline_body_bytes_max: u64,
     /// Octets that the file system must have free for anything to be accepted.
     pub free_disk_bytes_min: u64,
-    /// Octets of accepted messages kept in memory for immediate delivery.
+    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
     pub handover_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
