@@ -113,6 +113,15 @@ impl ApiError {
         )
     }
 
+    /// There is no time left to do it.
+    pub fn stopping() -> Self {
+        Self::new(
+            RefusalCode::ShuttingDown,
+            "the server is stopping",
+            "try again when it is back, in a few seconds",
+        )
+    }
+
     /// A fault of ours; `cause` goes to the log alone.
     pub fn internal(cause: impl fmt::Display) -> Self {
         let refusal = Self::new(
@@ -280,11 +289,7 @@ impl From<StoreError> for ApiError {
                 "the disk of the server is nearly full",
                 "try again later; the operator has to make room in the data directory",
             ),
-            StoreError::Closed => Self::new(
-                RefusalCode::ShuttingDown,
-                "the server is stopping",
-                "try again when it is back, in a few seconds",
-            ),
+            StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
                 "the server cannot use its store now; nothing was changed",

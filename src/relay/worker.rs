@@ -12,7 +12,7 @@ use super::ending::Ending;
 use super::holds::Hold;
 use super::login::Login;
 use super::notice::{Notice, notice_of};
-use super::record::Account;
+use super::record::{Account, Untried};
 use super::report::Report;
 use super::route::{Course, Lane, Way};
 use super::sandbox::{self, Wish};
@@ -276,22 +276,18 @@ impl Worker {
 
     /// The account is refused: the mail waits as it is.
     async fn hold(&self, claim: Claim, hold: &Hold) {
-        let now = Timestamp::now();
-        let account =
-            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
+        let reason = hold.explain();
         let records = claim.batch.deliveries.iter();
-        let records =
-            records.map(|delivery| account.record_held(delivery, &hold.explain(), hold.until)).collect();
+        let records = records.map(|delivery| untried.record_held(delivery, &reason, hold.until)).collect();
         self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
-        let now = Timestamp::now();
-        let account =
-            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
-            outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
+            outcomes.add(&claim.batch.message, delivery, untried.record_expired(delivery), false);
         }
         self.write(claim, None, outcomes).await;
     }
@@ -409,7 +405,8 @@ impl Outcomes {
 /// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
-    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due < end);
+    // What is held for its account is due at the end at the latest.
+    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due <= end);
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }
 

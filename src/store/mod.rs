@@ -41,7 +41,7 @@ pub const TLS_RESULTS_MAX: usize = 100_000;
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 pub use records::*;
-pub use sqlite::{Access, OpenError, Store, StoreOptions};
+pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use pillarbox::mail::{
     Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
     Scope, SignedDuration, TenantId, Timestamp,
 };
-use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
 use pillarbox::waiting::{Board, SiteStatus, Sites};
@@ -75,16 +75,7 @@ impl ApiStage {
         adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: data_dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 256 * 1024,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1024 * 1024,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());

@@ -2,7 +2,7 @@
 
 mod agenda;
 mod batches;
-mod claim;
+pub(super) mod claim;
 mod enqueue;
 mod free_space;
 mod holds;
@@ -25,6 +25,8 @@ use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
 use crate::store::{
     Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError,
 };
+
+pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
 impl Spool for Store {
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
@@ -84,8 +86,7 @@ impl Spool for Store {
         let claimed = self.memory.claims() as u64;
         let open = self
             .read(|connection| {
-                let sql = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
-                Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+                Ok(connection.prepare_cached(COUNT_OPEN)?.query_row([], |row| count(row, 0))?)
             })
             .await?;
         Ok(QueueDepth { open, claimed })

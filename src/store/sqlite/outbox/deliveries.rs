@@ -63,13 +63,19 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result
     Ok(id)
 }
 
+/// The last event of a message that waits for a webhook.
+pub(in crate::store::sqlite) const LAST_WAITING: &str =
+    "SELECT attempts, next_attempt_us FROM webhook_delivery
+    WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
+/// Puts off what waits behind an event.
+pub(in crate::store::sqlite) const PUT_OFF: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
+    WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
+
 /// When the event is due that a fresh one of the message has to wait for, if any. What waits is never due before it, or
 /// every claim would step over all that waits.
 fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Result<Option<i64>> {
-    let sql = "SELECT attempts, next_attempt_us FROM webhook_delivery
-               WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
     let last: Option<(u32, i64)> = tx
-        .prepare_cached(sql)?
+        .prepare_cached(LAST_WAITING)?
         .query_row(params![webhook, message], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(last.filter(|(attempts, _)| *attempts < TRIES_IN_ORDER).map(|(_, due_us)| due_us))
@@ -193,9 +199,7 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
 
 /// What waits for an event is not due before it.
 fn put_off_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
-    let sql = "UPDATE webhook_delivery SET next_attempt_us = ?4
-               WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
-    tx.prepare_cached(sql)?.execute(params![outcome.webhook_id, message, outcome.delivery_id, at_us])?;
+    tx.prepare_cached(PUT_OFF)?.execute(params![outcome.webhook_id, message, outcome.delivery_id, at_us])?;
     Ok(())
 }
 

@@ -21,6 +21,14 @@ const SCAN_ROWS_MAX: usize = 8192;
 /// Due rows of paused destinations after which a pass looks for no more.
 const PARKED_ROWS_MAX: usize = 8192;
 
+pub(in crate::store::sqlite) const DUE_ROWS: &str = "
+    SELECT next_attempt_us, id, destination FROM delivery
+    WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+        AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
+    ORDER BY next_attempt_us, id LIMIT ?6";
+pub(in crate::store::sqlite) const FIRST_AFTER: &str =
+    "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
+
 /// A pass that was planned. Dropped unfinished, it leaves everything to the next one.
 pub(super) struct Pass {
     memory: Arc<Memory>,
@@ -296,10 +304,6 @@ impl Scan {
     }
 
     fn page(&self, connection: &Connection, tenant: TenantId, now_us: i64) -> Result<Vec<DueRow>> {
-        let sql = "SELECT next_attempt_us, id, destination FROM delivery
-                   WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
-                     AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
-                   ORDER BY next_attempt_us, id LIMIT ?6";
         let behind =
             self.behind.map_or((i64::MIN, String::new()), |at| (at.next_attempt_us, at.id.to_string()));
         let until = match self.began_behind {
@@ -307,7 +311,7 @@ impl Scan {
             // Behind every id.
             _ => (now_us, "~".to_owned()),
         };
-        let mut statement = connection.prepare_cached(sql)?;
+        let mut statement = connection.prepare_cached(DUE_ROWS)?;
         let bounds = params![tenant, behind.0, behind.1, until.0, until.1, PAGE_ROWS as i64];
         let rows = statement.query_map(bounds, |row| {
             let at = Cursor { next_attempt_us: row.get(0)?, id: row.get(1)? };
@@ -319,6 +323,5 @@ impl Scan {
 
 /// When a tenant's next delivery falls due after `now`.
 fn first_after(connection: &Connection, tenant: TenantId, now_us: i64) -> Result<Option<i64>> {
-    let sql = "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
-    Ok(connection.prepare_cached(sql)?.query_row(params![tenant, now_us], |row| row.get(0))?)
+    Ok(connection.prepare_cached(FIRST_AFTER)?.query_row(params![tenant, now_us], |row| row.get(0))?)
 }
