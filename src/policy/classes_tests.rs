@@ -812,3 +812,29 @@ fn a_reply_without_end_is_read_at_its_beginning() {
     assert_eq!(classify(Rcpt, &long), Reputation);
     assert!(opening_of(&long).len() <= TEXT_OCTETS_MAX);
 }
+
+#[test]
+fn addresses_that_tenants_choose_have_no_say() {
+    for (text, kept) in [
+        ("<ratelimit@b.test>: not yet", " : not yet"),
+        ("no reply from rate-limit@b.test, yet", "no reply from  , yet"),
+        ("recipients (too.many.connections@b.test:blocked)", "recipients ( :blocked)"),
+        ("<\"too many connections\"@b.test> <\"a>\"@b.test> no", "  no"),
+        ("\"too many connections\"@b.test: no", " : no"),
+        ("\"over quota\" of a@b.test", "  over quota  of  "),
+        ("if load < 10 > 5, wait", "if load   10 > 5, wait"),
+        ("@", " "),
+        ("<", " "),
+    ] {
+        let found = without_addresses(text);
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&found), words(kept), "{text}: {found}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_can_be_read(text in "[<>\"@ a.é]{0,40}") {
+        assert!(!without_addresses(&text).contains('@'));
+    }
+}

@@ -12,7 +12,7 @@ use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, e
 use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
 use super::login::Login;
-use super::reach::{Race, is_our_fault};
+use super::reach::{Race, is_our_fault, share_of};
 use super::route::{Lane, Route, Way};
 use super::source::Source;
 use super::tls::Trust;
@@ -23,7 +23,7 @@ use crate::mail::{
     BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
 };
 use crate::policy::outcome::Verdict;
-use crate::policy::shaping::{Lesson, lesson_of};
+use crate::policy::shaping::{Lesson, Said};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
 };
@@ -55,7 +55,20 @@ pub struct Attempt<'a> {
 /// How to speak to a host, and where it is.
 struct Approach {
     dial: Dial,
+    /// Those that were not dialled yet, in the order in which they are.
     addresses: Vec<SocketAddr>,
+    /// How many of them may be.
+    share: usize,
+}
+
+/// What was done at the hosts before.
+struct Round {
+    /// An address that needs no second connection.
+    used: Option<SocketAddr>,
+    /// The last connection.
+    last: Option<Connection>,
+    /// Addresses that were dialled.
+    dialled: usize,
 }
 
 /// What came of it.
@@ -77,17 +90,20 @@ impl Tried {
     pub fn lesson(&self) -> Option<Lesson> {
         let opened = self.sessions > 0;
         let lesson = |ending: &Ending| {
-            // A policy that stood in the way before anything was dialled is its domain's, not that of the site.
-            let by_policy =
-                ending.verdict.class() == Some(OutcomeClass::Tls) && ending.peer.address.is_none();
-            if ending.peer.host.is_empty() || ending.lacks_tls || by_policy {
+            // What stood in the way before anything was dialled, a policy of the domain or our own network, is not the
+            // site's.
+            if ending.peer.address.is_none() || ending.lacks_tls {
                 return None;
             }
+            let Ending { peer, enhanced: status, text, .. } = ending;
             Some(match ending.code {
-                Some(code) => lesson_of(code, ending.enhanced, &ending.text, opened),
+                Some(code) => {
+                    let class = ending.verdict.class();
+                    Said { host: &peer.host, code, status: *status, text, class, opened }.lesson()
+                }
                 // What the message or the way did to a dialogue is no proof against the site.
                 None if opened => Lesson::Deferred,
-                None => Lesson::Closed { reason: ending.text.clone() },
+                None => Lesson::Unreachable { host: peer.host.clone(), reason: text.clone() },
             })
         };
         self.endings.iter().filter_map(lesson).min_by_key(Lesson::severity)
@@ -221,11 +237,7 @@ impl<'a> Attempt<'a> {
 
     /// Dials host after host, none while it has another connection: workers that all wait for a second place would
     /// wait for each other without end. Answers the last connection, which is `last` if there was nothing to dial.
-    async fn try_hosts(
-        &mut self,
-        used: Option<SocketAddr>,
-        mut last: Option<Connection>,
-    ) -> Option<Connection> {
+    async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
         let destination = match Destination::find(self.core, &self.lane.way, &self.batch.destination).await {
             Ok(destination) => destination,
             Err(obstacle) => {
@@ -241,10 +253,10 @@ impl<'a> Attempt<'a> {
             protection
         };
         self.note_lost_policy(&protection);
-        let mut dialled = 0;
-        for endpoint in &destination.hosts {
-            if Instant::now() >= self.deadline {
-                return last;
+        let mut round = Round { used, last, dialled: 0 };
+        for (place, endpoint) in destination.hosts.iter().enumerate() {
+            if round.dialled == ADDRESSES_MAX || !self.goes_on() {
+                break;
             }
             let host = &endpoint.host;
             let policy = match timeout_at(self.deadline, protection.of_host(self.core, endpoint)).await {
@@ -254,39 +266,46 @@ impl<'a> Attempt<'a> {
                     self.settle_unmet(unmet, host);
                     continue;
                 }
-                Err(_) => return last,
+                Err(_) => break,
             };
-            let approach = match self.approach(&destination, endpoint, &policy).await {
-                Ok(approach) => approach,
-                Err(obstacle) => {
-                    self.settle_obstacle(obstacle);
-                    continue;
+            match self.approach(&destination, endpoint, &policy).await {
+                Ok(approach) => {
+                    let hosts_after = destination.hosts.len() - place - 1;
+                    self.try_host(approach, hosts_after, &mut round).await;
                 }
-            };
-            let Approach { dial, mut addresses } = approach;
-            addresses.retain(|address| Some(*address) != used);
-            while !addresses.is_empty() {
-                if dialled >= ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
-                    return last;
-                }
-                if let Some(previous) = last.take() {
-                    self.core.tasks.spawn(previous.quit());
-                }
-                addresses.truncate(ADDRESSES_MAX - dialled);
-                let Some(reached) = self.reach(&dial, &mut addresses, &mut dialled).await else { break };
-                let Some(mut connection) = self.open(&dial, reached).await else { continue };
-                if self.requires_tls() && !connection.keeps_tls() {
-                    let text = format!("{host} does not offer REQUIRETLS");
-                    let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
-                    self.settle_trouble(&trouble, &connection.peer.clone());
-                    self.core.tasks.spawn(connection.quit());
-                    continue;
-                }
-                self.send(&mut connection, false).await;
-                last = Some(connection);
+                Err(obstacle) => self.settle_obstacle(obstacle),
             }
         }
-        last
+        round.last
+    }
+
+    /// Dials one host, as often as the hosts after it allow.
+    async fn try_host(&mut self, mut approach: Approach, hosts_after: usize, round: &mut Round) {
+        approach.addresses.retain(|address| Some(*address) != round.used);
+        let share = share_of(&approach.addresses, ADDRESSES_MAX - round.dialled, hosts_after);
+        approach.share = share;
+        while approach.share > 0 && !approach.addresses.is_empty() && self.goes_on() {
+            if let Some(previous) = round.last.take() {
+                self.core.tasks.spawn(previous.quit());
+            }
+            let Some(reached) = self.reach(&mut approach).await else { continue };
+            let Some(mut connection) = self.open(&approach.dial, reached).await else { continue };
+            if self.requires_tls() && !connection.keeps_tls() {
+                let text = format!("{} does not offer REQUIRETLS", approach.dial.host);
+                let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
+                self.settle_trouble(&trouble, &connection.peer.clone());
+                self.core.tasks.spawn(connection.quit());
+                continue;
+            }
+            self.send(&mut connection, false).await;
+            round.last = Some(connection);
+        }
+        round.dialled += share - approach.share;
+    }
+
+    /// Whether another address may be dialled.
+    fn goes_on(&self) -> bool {
+        self.has_open() && self.sessions < SESSIONS_MAX && Instant::now() < self.deadline
     }
 
     fn settle_obstacle(&mut self, obstacle: Obstacle) {
@@ -329,18 +348,13 @@ impl<'a> Attempt<'a> {
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
         let dial = self.plan(host, is_local, &destination.route, policy, source);
         let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
-        Ok(Approach { dial, addresses })
+        Ok(Approach { dial, addresses, share: 0 })
     }
 
-    /// Connects to one of the addresses; takes it out, and those that failed.
-    async fn reach(
-        &mut self,
-        dial: &Dial,
-        addresses: &mut Vec<SocketAddr>,
-        dialled: &mut usize,
-    ) -> Option<Reached> {
+    /// Connects to one of the addresses; takes it out, and those that failed. `None` also where the time is over.
+    async fn reach(&mut self, Approach { dial, addresses, share }: &mut Approach) -> Option<Reached> {
         let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
-        let race = self.core.dialler.reach(addresses, &dial.source);
+        let race = self.core.dialler.reach(&addresses[..addresses.len().min(*share)], &dial.source);
         let Race { won, mut failed } = match timeout_at(self.deadline, race).await {
             Ok(race) => race,
             Err(_) => {
@@ -349,15 +363,18 @@ impl<'a> Attempt<'a> {
                 return None;
             }
         };
+        if won.is_some() {
+            self.core.turns().begin_connection(self.lane, Instant::now().into_std());
+        }
         let won_at = won.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));
-        *dialled += failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
-        *dialled += usize::from(won.is_some());
+        let dialled = failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
+        *share = share.saturating_sub(dialled + usize::from(won.is_some()));
         // What the host did says more than what our own network could not do, so it comes last.
         failed.sort_by_key(|(_, error)| !is_our_fault(error));
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
-            let peer = dial.peer(Some(address.ip()));
+            let peer = dial.peer((!is_our_fault(&error)).then(|| address.ip()));
             self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
         }
         won.map(|(address, stream)| Reached { address, stream, permit })
@@ -381,7 +398,9 @@ impl<'a> Attempt<'a> {
                 self.transcript.remark("again, with any certificate: the policy is only being tested");
                 Dial { trust: Trust::Any, reported: None, ..dial.clone() }
             };
-            let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
+            let mut again = Approach { dial: lesser, addresses: vec![address], share: 1 };
+            let reached = self.reach(&mut again).await?;
+            let lesser = again.dial;
             return Box::pin(self.open(&lesser, reached)).await;
         }
         if trouble.is_login && self.sessions > 0 {

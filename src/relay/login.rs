@@ -28,9 +28,10 @@ impl Core {
             return None;
         }
         let tenant = batch.message.tenant_id;
-        let current = self.router.tenant_account(tenant);
-        for ended in self.holds.settle(tenant, current.as_ref()) {
-            self.end_hold(&ended, tenant, "changed", now).await;
+        if let Some(current) = self.router.known_account(tenant) {
+            for ended in self.holds.settle(tenant, current.as_ref()) {
+                self.end_hold(&ended, tenant, "changed", now).await;
+            }
         }
         let account = self.router.account_of(way)?;
         let hold = self.holds.ask(&account, now)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::{SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::attempt::{Attempt, Tried};
 use super::connection::{Connection, Peer, Trouble};
@@ -16,7 +16,7 @@ use super::record::{Account, Untried};
 use super::report::Report;
 use super::route::{Course, Lane, Way};
 use super::sandbox::{self, Wish};
-use super::{Core, LOADED_KIB_MAX, status};
+use super::{Core, status};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::policy::shaping::Lesson;
@@ -136,6 +136,13 @@ fn fits(core: &Core, lane: &Lane, batch: &Batch, connection: &Connection) -> boo
     }
 }
 
+/// A message in memory.
+struct Loaded {
+    content: Content,
+    /// The room for it, if it was read back.
+    _memory: Option<crate::turns::Turn>,
+}
+
 struct Worker {
     core: Arc<Core>,
     recordings: mpsc::Sender<RecordBatch>,
@@ -166,39 +173,19 @@ impl Worker {
             self.play(claim).await;
             return None;
         }
-        let _memory;
-        let content = match claim.batch.content.take() {
-            Some(content) => content,
-            None => {
-                _memory = self.reserve(claim.batch.message.size).await;
-                match self.core.store.content(claim.batch.message.id).await {
-                    Ok(Some(content)) => content,
-                    // Deleted meanwhile: dropping the claim is all there is to do.
-                    Ok(None) => return connection,
-                    Err(error) => {
-                        self.postpone(claim, &error).await;
-                        return connection;
-                    }
-                }
+        let Loaded { content, _memory } = match self.load(&mut claim.batch).await {
+            Ok(Some(loaded)) => loaded,
+            // Dropping the claim is all there is to do.
+            Ok(None) => return connection,
+            Err(error) => {
+                self.postpone(claim, &error).await;
+                return connection;
             }
         };
         let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        if connection.is_none() {
-            self.core.turns().begin_connection(lane, started);
-        }
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        let hold = match &tried.login {
-            Login::Untold => None,
-            Login::Accepted => {
-                self.core.login_accepted(&lane.way, &claim.batch, Timestamp::now()).await;
-                None
-            }
-            Login::Refused(words) => {
-                self.core.login_refused(&lane.way, &claim.batch, words, Timestamp::now()).await
-            }
-        };
-        match hold {
+        match self.note_login(&lane.way, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
             Some(hold) => self.hold(claim, &hold).await,
             None => {
@@ -234,10 +221,34 @@ impl Worker {
         }
     }
 
-    async fn reserve(&self, size_octets: u64) -> Option<SemaphorePermit<'_>> {
-        let kib = usize::try_from(size_octets / 1024 + 1).unwrap_or(LOADED_KIB_MAX).min(LOADED_KIB_MAX);
-        // The semaphore is never closed.
-        self.core.loaded.acquire_many(u32::try_from(kib).unwrap_or(1)).await.ok()
+    /// The hold that a batch falls under after what its try learnt of the account.
+    async fn note_login(&self, way: &Way, batch: &Batch, login: &Login) -> Option<Hold> {
+        let now = Timestamp::now();
+        match login {
+            Login::Untold => None,
+            Login::Accepted => {
+                self.core.login_accepted(way, batch, now).await;
+                None
+            }
+            Login::Refused(words) => self.core.login_refused(way, batch, words, now).await,
+        }
+    }
+
+    /// The message of a batch, read where it is not at hand and there is room for it. `None` if it was deleted meanwhile, or
+    /// the relay stops.
+    async fn load(&self, batch: &mut Batch) -> Result<Option<Loaded>, StoreError> {
+        if let Some(content) = batch.content.take() {
+            return Ok(Some(Loaded { content, _memory: None }));
+        }
+        let Message { id, tenant_id, size, .. } = *batch.message;
+        let memory = tokio::select! {
+            biased;
+            () = self.core.stop.cancelled() => return Ok(None),
+            // The turns are never closed.
+            memory = self.core.loaded.take_weighed(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+        };
+        let content = self.core.store.content(id).await?;
+        Ok(content.map(|content| Loaded { content, _memory: memory }))
     }
 
     async fn conclude(

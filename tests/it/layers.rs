@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "network",
             "https",
             "waiting",
+            "turns",
             "config",
             "tls",
             "telemetry",

@@ -122,6 +122,23 @@ async fn the_next_host_is_tried_when_the_first_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_first_host_with_many_dead_addresses_leaves_one_try_for_the_next() {
+    let dns = FakeDns::start().await;
+    let servers = FakeMx::several(vec![Offer::default(); 7]).await;
+    let (alive, dead) = servers.split_first().unwrap();
+    dns.mx("b.test", &[(10, "mx1.b.test"), (20, "mx2.b.test")]);
+    dns.addresses("mx1.b.test", &dead.iter().map(|server| server.address.ip()).collect::<Vec<_>>());
+    dns.addresses("mx2.b.test", &[alive.address.ip()]);
+    dead.iter().for_each(|server| server.script(Phase::Greeting, "", 9, Fault::Reply("554 5.3.2 no")));
+    let server = TestServer::start(&dns, alive.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "second")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let dialled: usize = dead.iter().map(|server| server.connections().len()).sum();
+    assert_eq!((dialled, alive.transactions().len()), (4, 1));
+}
+
+#[tokio::test]
 async fn a_domain_without_mx_is_reached_at_its_address() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;

@@ -265,3 +265,26 @@ async fn an_address_that_never_answers_costs_a_moment_and_not_the_message() {
     let id = server.submit(&account, &["a@b.test"], &message(&account, "silent")).await;
     server.wait_for_status(&id, &["delivered"]).await;
 }
+
+#[tokio::test]
+async fn a_source_address_that_this_machine_lacks_is_told_and_held_against_no_site() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+        relay.sources = vec![source("gone", "192.0.2.77", "gone.test")];
+        relay.pools = vec![pool("gone", &["gone"])];
+        relay.source_pool = Some("gone".into());
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    // A site on hold would keep the second one from being tried.
+    for subject in ["first", "second"] {
+        let id = server.submit(&account, &["a@b.test"], &message(&account, subject)).await;
+        let email = server.wait_for_status(&id, &["deferred"]).await;
+        let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
+        assert!(reply.starts_with("cannot connect to mx.b.test"), "{reply}");
+    }
+    assert!(mx.connections().is_empty());
+}

@@ -192,8 +192,9 @@ impl Opening {
             },
             // Who is taken without a proof of the server's may be anybody's victim.
             (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
-            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism.
-            (State::ScramChallenge | State::ScramSignature, 500..=599)
+            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism. One that
+            // refuses our proof would refuse the password as well, and must not get it.
+            (State::ScramChallenge, 500..=599)
                 if self.capabilities.auth_plain || self.capabilities.auth_login =>
             {
                 self.capabilities.auth_scram = false;
@@ -533,6 +534,9 @@ mod tests {
         let challenge = BASE64.encode("r=fresher,s=AAAA,i=4096");
         let said = play(login.clone(), &["220 hi", offer, &format!("334 {challenge}"), "334 dj1BQUFB"]);
         assert_eq!(said[3], ScramError::Unproven.to_string());
+        let challenged = format!("334 {challenge}");
+        let said = play(login.clone(), &["220 hi", offer, &challenged, "535 wrong"]);
+        assert_eq!(said[3], "the server refused at AUTH", "a wrong password is not shown");
         let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
         assert_eq!(said[2], "the server refused at AUTH");
     }

@@ -84,15 +84,18 @@ async fn a_smart_host_password_is_kept_replaced_and_cleared() {
         bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap()
     };
     assert_eq!(password().await, None);
-    change(Some(smart_host(Some("one")))).await;
+    let revision = |changed: Tenant| changed.smart_host.unwrap().password_revision;
+    let one = revision(change(Some(smart_host(Some("one")))).await);
     assert_eq!(password().await.as_deref(), Some("one"));
-    change(Some(smart_host(None))).await;
+    assert_eq!(revision(change(Some(smart_host(None))).await), one);
     assert_eq!(password().await.as_deref(), Some("one"));
-    let changed = change(Some(smart_host(Some("two")))).await;
-    assert_eq!(changed.smart_host.unwrap().password_revision, 2, "two passwords were given");
+    let two = revision(change(Some(smart_host(Some("two")))).await);
     assert_eq!(password().await.as_deref(), Some("two"));
     assert!(change(None).await.smart_host.is_none());
     assert_eq!(password().await, None);
+    // What was opened before it was removed is another smart host's.
+    let three = revision(change(Some(smart_host(Some("three")))).await);
+    assert!(one != two && three != one && three != two, "{one} {two} {three}");
 }
 
 #[tokio::test]

@@ -80,8 +80,8 @@ pub struct SmartHost {
     pub destinations: Vec<DestinationPattern>,
     #[serde(default = "SmartHost::default_dkim")]
     pub dkim: DkimPolicy,
-    /// Counts the passwords: the store raises it with each new one, so that a connection that was opened with the
-    /// old one is another smart host's.
+    /// Tells passwords apart: the store draws another number for each new one, so that a connection that was opened with
+    /// the old one is another smart host's, also if the smart host was removed in between.
     #[serde(default)]
     pub password_revision: u32,
 }
