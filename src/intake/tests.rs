@@ -7,9 +7,7 @@ use super::*;
 use crate::mail::{
     BodyType, DkimAlgorithm, DkimKeyState, Environment, MailParameters, Notify, TenantId, Verification,
 };
-use crate::store::{
-    Access, NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions, TenantSettings,
-};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions};
 
 const BACKLOG: usize = 20;
 
@@ -22,16 +20,7 @@ struct Bed {
 impl Bed {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 1 << 18,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1 << 20,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
         let pair = crate::sign::generate(DkimAlgorithm::Ed25519).unwrap();
         let sandbox = NewDomain {
             tenant_id: None,
@@ -63,19 +52,8 @@ impl Bed {
     }
 
     async fn limited_submitter(&self, slug: &str, emails_per_day: Option<u32>) -> Arc<Submitter> {
-        let new = NewTenant {
-            name: slug.into(),
-            slug: slug.into(),
-            external_ref: None,
-            metadata: Default::default(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit { emails_per_day, ..RateLimit::default() },
-            smart_host: None,
-            source_pool: None,
-            retention_days: None,
-            body_retention_days: None,
-            weight: Default::default(),
-        };
+        let rate_limit = RateLimit { emails_per_day, ..RateLimit::default() };
+        let new = NewTenant { rate_limit, ..NewTenant::named(slug, slug) };
         let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
         let new = NewKey {
             tenant_id: Some(tenant.id),

@@ -381,7 +381,12 @@ impl<'a> Attempt<'a> {
             let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
             return Box::pin(self.open(&lesser, reached)).await;
         }
-        self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
+        if trouble.is_login && self.sessions > 0 {
+            // What was said of the message says more than what another host says of our account.
+            self.transcript.remark(&trouble.text);
+        } else {
+            self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
+        }
         None
     }
 
@@ -403,7 +408,8 @@ impl<'a> Attempt<'a> {
         }
         match &opened {
             Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
-            Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
+            // A host that took the message proves that the account is good.
+            Err(trouble) if trouble.is_login && self.login != Login::Accepted && self.sessions == 0 => {
                 let ending = Ending::of_trouble(trouble, &Arc::default());
                 self.login = Login::Refused(ending.to_reply_text());
             }

@@ -249,6 +249,7 @@ impl Dialler {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
             secured: dial.implicit_tls,
+            local: address.ip().is_loopback(),
             channel,
             nonce: format!("{:032x}", rand::random::<u128>()),
             login: dial.login.clone(),
@@ -377,6 +378,7 @@ fn describe_failure(error: OpeningError) -> Trouble {
     match error {
         OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
         OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = OutcomeClass::Authentication,
+        OpeningError::LoginInClear => trouble.class = OutcomeClass::Tls,
         OpeningError::NoTls | OpeningError::Injection => {}
     }
     trouble

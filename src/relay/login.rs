@@ -102,9 +102,13 @@ impl Core {
 }
 
 impl Hold {
-    /// For people: one line.
+    /// For people who have mail that waits: one line. Tenants learn nothing of the platform's account, which the host's
+    /// words may name.
     pub fn explain(&self) -> String {
-        let SmartHostAccount { host, user, .. } = &self.account;
-        format!("on hold: the smart host {host} refused the login of {user}: {}", self.reason)
+        let SmartHostAccount { tenant, host, user, .. } = &self.account;
+        match tenant {
+            Some(_) => format!("on hold: the smart host {host} refused the login of {user}: {}", self.reason),
+            None => format!("on hold: the smart host {host} refused the platform's login"),
+        }
     }
 }

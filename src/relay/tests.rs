@@ -18,8 +18,8 @@ use crate::mail::{
     SignedDuration, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
-    Access, ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool,
-    Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch, TenantSettings,
+    ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, Store, StoreOptions,
+    SuppressionFilter, Tenant, TenantPatch,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -118,35 +118,14 @@ struct Stage {
 impl Stage {
     async fn set(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 1 << 18,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1 << 20,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
-        let new = NewTenant {
-            name: "acme".into(),
-            slug: "acme".into(),
-            external_ref: None,
-            metadata: Default::default(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            source_pool: None,
-            retention_days: None,
-            body_retention_days: None,
-            weight: Default::default(),
-        };
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let new = NewTenant::named("acme", "acme");
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
         let mut settings = config::Relay {
             smart_host: Some(config::PlatformSmartHost {
                 host: server.ip().to_string(),
-                port: server.port(),
-                tls: TlsMode::Opportunistic,
+                port: Some(server.port()),
+                tls: Some(TlsMode::Opportunistic),
                 user: None,
                 password_file: None,
             }),
@@ -337,7 +316,7 @@ async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
     let stage = Stage::set(server, |relay| {
         relay.timeouts.starttls = Duration::from_millis(200);
         if let Some(smart_host) = &mut relay.smart_host {
-            smart_host.tls = TlsMode::Starttls;
+            smart_host.tls = Some(TlsMode::Starttls);
         }
     })
     .await;

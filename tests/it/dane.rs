@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
+use hickory_server::proto::rr::RecordType;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, date_time_ymd,
 };
@@ -312,6 +313,57 @@ async fn what_cannot_be_validated_waits_and_what_is_not_signed_is_opportunistic(
     }
     let counts: Vec<usize> = stage.hosts.iter().map(|host| host.connections().len()).collect();
     assert_eq!(counts, [0, 0, 0, 0, 1, 1]);
+}
+
+/// A domain's records are of another key than its host has, and somebody between us and the name server, who has a zone
+/// and that key, adds records of theirs to the answers: nothing of it counts, neither as proof nor as lack of it.
+#[tokio::test]
+async fn records_of_other_names_count_for_nothing_in_an_answer() {
+    let chain = Chain::new("mx.thief.test");
+    let victims: Vec<(&str, RecordType, String)> = ["signed-thief", "unsigned-thief"]
+        .into_iter()
+        .flat_map(|thief| {
+            let kinds = [(RecordType::MX, "mx"), (RecordType::A, "a"), (RecordType::TLSA, "tlsa")];
+            kinds.map(|(kind, name)| (thief, kind, format!("{name}-{thief}")))
+        })
+        .collect();
+    let names = victims.iter().map(|(_, _, name)| name.as_str()).chain(["signed-thief", "unsigned-thief"]);
+    let stage = Stage::set(names.map(|name| (name, chain.offer())).collect()).await;
+    stage.dns.unsign("unsigned-thief.test");
+    for thief in ["signed-thief", "unsigned-thief"] {
+        stage.dns.mx(&format!("{thief}.test"), &[(1, &format!("mx.{thief}.test"))]);
+        stage.publish(thief, &vec![chain.leaf.record(3, 1, 1)]);
+    }
+    let other = Chain::new("mx.other.test");
+    for (thief, kind, name) in &victims {
+        stage.publish(name, &vec![other.leaf.record(3, 1, 1)]);
+        let place = |name: &str| match kind {
+            RecordType::MX => format!("{name}.test"),
+            RecordType::A => format!("mx.{name}.test"),
+            _ => format!("_{}._tcp.mx.{name}.test", stage.port()),
+        };
+        stage.dns.slip_in(&place(name), *kind, &place(thief));
+        stage.expect(name, &Deferred("tls_not_trusted")).await;
+    }
+    assert!(stage.hosts.iter().all(|host| host.transactions().is_empty()));
+}
+
+#[tokio::test]
+async fn only_a_zone_above_a_name_can_say_that_there_is_nothing() {
+    let (chain, other) = (Chain::new("mx.x.test"), Chain::new("mx.other.test"));
+    let names = ["tlsa", "a", "mx"];
+    let stage = Stage::set(names.iter().map(|&name| (name, chain.offer())).collect()).await;
+    stage.dns.unsign("thief.test");
+    names.iter().for_each(|name| stage.publish(name, &vec![other.leaf.record(3, 1, 1)]));
+    stage.dns.deny_by(&format!("_{}._tcp.mx.tlsa.test", stage.port()), RecordType::TLSA, "thief.test");
+    stage.dns.deny_by("mx.a.test", RecordType::A, "thief.test");
+    // Without an MX the domain is its own host, which has no records.
+    stage.dns.addresses("mx.test", &[stage.hosts[2].address.ip()]);
+    stage.dns.deny_by("mx.test", RecordType::MX, "thief.test");
+    for (name, code) in [("tlsa", "dane_lookup"), ("a", "dane_lookup"), ("mx", "dnssec_mx_lookup")] {
+        stage.expect(name, &Deferred(code)).await;
+    }
+    assert!(stage.hosts.iter().all(|host| host.connections().is_empty()));
 }
 
 #[tokio::test]

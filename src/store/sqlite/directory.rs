@@ -5,7 +5,7 @@ mod domains;
 mod keys;
 mod removal;
 pub(super) mod room;
-mod suppressions;
+pub(super) mod suppressions;
 mod templates;
 mod tenants;
 

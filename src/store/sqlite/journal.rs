@@ -1,7 +1,7 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
-mod index;
+pub(super) mod index;
 mod kept_answers;
 pub(super) mod messages;
 mod rejections;

@@ -8,6 +8,7 @@ use super::index;
 use crate::mail::{
     AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
 };
+use crate::store::sqlite::page::ulid_at;
 use crate::store::sqlite::rows::{sql_limit, us};
 use crate::store::sqlite::usage;
 use crate::store::sqlite::writer::Tx;
@@ -82,8 +83,7 @@ fn days_before(now: Timestamp, days: u32) -> Timestamp {
 
 /// What sorts before every id made at `time` or later.
 fn first_id(prefix: &str, time: Timestamp) -> String {
-    let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
-    format!("{prefix}{}", ulid::Ulid::from_parts(milliseconds, 0))
+    format!("{prefix}{}", ulid_at(time, 0))
 }
 
 /// Bodies that have been kept as long as their tenants want.
