@@ -81,6 +81,20 @@ impl Call<'_> {
         json::parse(&self.body)
     }
 
+    /// Does what keeps a core busy, when it is the tenant's turn, where it stops nobody else. The turn lasts as long as
+    /// that does, whoever still waits for it.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.api.composing.take(self.scope()).await.map_err(ApiError::internal)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(ApiError::internal)?
+    }
+
     /// The tenant in the path, if the caller may see it.
     pub async fn path_tenant(&self) -> Result<Tenant> {
         let id = self.tenant_id.as_deref().and_then(|text| text.parse().ok());

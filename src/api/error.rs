@@ -113,6 +113,15 @@ impl ApiError {
         )
     }
 
+    /// There is no time left to do it.
+    pub fn stopping() -> Self {
+        Self::new(
+            RefusalCode::ShuttingDown,
+            "the server is stopping",
+            "try again when it is back, in a few seconds",
+        )
+    }
+
     /// A fault of ours; `cause` goes to the log alone.
     pub fn internal(cause: impl fmt::Display) -> Self {
         let refusal = Self::new(
@@ -259,6 +268,10 @@ impl From<Conflict> for ApiError {
                 RefusalCode::LimitReached,
                 "resume what need not be paused any more, or pause a whole tenant",
             ),
+            Conflict::WebhookBacklog => (
+                RefusalCode::LimitReached,
+                "have the endpoint take what waits: GET /v1/webhooks/{id}/deliveries?status=pending lists it",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }
@@ -276,11 +289,7 @@ impl From<StoreError> for ApiError {
                 "the disk of the server is nearly full",
                 "try again later; the operator has to make room in the data directory",
             ),
-            StoreError::Closed => Self::new(
-                RefusalCode::ShuttingDown,
-                "the server is stopping",
-                "try again when it is back, in a few seconds",
-            ),
+            StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
                 "the server cannot use its store now; nothing was changed",
@@ -355,6 +364,7 @@ mod tests {
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyHolds, 409, "limit_reached"),
+            (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

@@ -83,6 +83,11 @@ impl Endpoint {
     pub fn sends(self) -> bool {
         matches!(self, Self::SendEmail | Self::SendEmails)
     }
+
+    /// Whether it can be repeated without being known again, although it is a POST.
+    pub fn changes_nothing(self) -> bool {
+        self == Self::RenderTemplate
+    }
 }
 
 /// One method of a path.

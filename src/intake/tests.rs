@@ -7,9 +7,7 @@ use super::*;
 use crate::mail::{
     BodyType, DkimAlgorithm, DkimKeyState, Environment, MailParameters, TenantId, Verification,
 };
-use crate::store::{
-    Access, NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions, TenantSettings,
-};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, StoreOptions};
 
 const BACKLOG: usize = 20;
 
@@ -22,16 +20,7 @@ struct Bed {
 impl Bed {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 1 << 18,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1 << 20,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
         let pair = crate::sign::generate(DkimAlgorithm::Ed25519).unwrap();
         let sandbox = NewDomain {
             tenant_id: None,
@@ -59,19 +48,7 @@ impl Bed {
     }
 
     async fn submitter(&self, slug: &str) -> Arc<Submitter> {
-        let new = NewTenant {
-            name: slug.into(),
-            slug: slug.into(),
-            external_ref: None,
-            metadata: Default::default(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            source_pool: None,
-            retention_days: None,
-            body_retention_days: None,
-            weight: Default::default(),
-        };
+        let new = NewTenant::named(slug, slug);
         let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
         let new = NewKey {
             tenant_id: Some(tenant.id),

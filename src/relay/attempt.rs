@@ -24,7 +24,9 @@ use crate::mail::{
 };
 use crate::policy::outcome::Verdict;
 use crate::policy::shaping::{Lesson, Said};
-use crate::policy::tls::{DomainFacts, HostPolicy, Reported, Requirement, StsAnswer, Unmet};
+use crate::policy::tls::{
+    DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
+};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -39,6 +41,8 @@ pub struct Attempt<'a> {
     lane: &'a Lane,
     batch: &'a Batch,
     content: &'a Content,
+    /// RFC 8689 §4.1: the header waives TLS, and REQUIRETLS, which goes before it, was not given.
+    waives_tls: bool,
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
@@ -115,6 +119,7 @@ impl<'a> Attempt<'a> {
             lane,
             batch,
             content,
+            waives_tls: !batch.message.parameters.require_tls && waives_tls(content),
             endings,
             transcript: Transcript::default(),
             sessions: 0,
@@ -173,11 +178,6 @@ impl<'a> Attempt<'a> {
         self.batch.message.parameters.require_tls
     }
 
-    /// RFC 8689 §4.1: REQUIRETLS goes before the header.
-    fn waives_tls(&self) -> bool {
-        !self.requires_tls() && waives_tls(self.content)
-    }
-
     /// Counts a session for the report to the domain.
     fn note_tls(&self, host: &str, reported: Option<Reported>, failure: Option<TlsFailure>) {
         let (Some(results), Some(Reported { policy, flaw })) = (&self.core.tls_results, reported) else {
@@ -185,7 +185,7 @@ impl<'a> Attempt<'a> {
         };
         // The header says not to ask for what would be reported on.
         if let Host::Domain(domain) = &self.batch.destination
-            && !self.waives_tls()
+            && !self.waives_tls
         {
             results.count(domain, host, policy, failure.or(flaw));
         }
@@ -201,10 +201,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// No host can keep the promise, and none would at another time: RFC 8689 §5 gives the code.
+    /// No host can keep the promise, and none would at another time. RFC 8689 §4.2.1: 5.7.10 where no TLS came about,
+    /// else 5.7.30.
     fn settle_untrusted(&mut self) {
         for ending in self.endings.iter_mut().flatten().filter(|ending| ending.lacks_tls) {
-            let status = EnhancedStatus::new(5, 7, 30);
+            let was_dialled = ending.peer.address.is_some();
+            let failed = was_dialled && matches!(ending.enhanced, Some(NO_TLS | NOT_TRUSTED));
+            let status = EnhancedStatus::new(5, 7, if failed { 10 } else { 30 });
             let text = format!("REQUIRETLS is asked for: {}", ending.text);
             *ending = Ending { peer: ending.peer.clone(), ..Ending::unroutable(550, status, text) };
         }
@@ -218,12 +221,12 @@ impl<'a> Attempt<'a> {
         let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
             return true;
         };
-        if self.waives_tls() {
+        if self.waives_tls {
             return false;
         }
-        let host = connection.peer.host.clone();
-        let need =
-            Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
+        let Ok(route) = self.core.router.route_of(&self.lane.way).await else { return false };
+        let (host, port) = (connection.peer.host.clone(), connection.address.port());
+        let need = Need { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
         let allowed = self.core.tls_policies.allows(self.core, &need, connection);
         timeout_at(self.deadline, allowed).await.unwrap_or(false)
     }
@@ -242,7 +245,7 @@ impl<'a> Attempt<'a> {
                 return last;
             }
         };
-        let protection = if self.waives_tls() {
+        let protection = if self.waives_tls {
             Protection::waived(self.core, &destination)
         } else {
             let protection = Protection::of(self.core, &destination, self.requires_tls());
@@ -564,6 +567,5 @@ fn is_ascii(content: &Content) -> bool {
 }
 
 fn has_ascii_header(content: &Content) -> bool {
-    let end = memchr::memmem::find(&content.submitted, b"\r\n\r\n").unwrap_or(content.submitted.len());
-    content.prefix.is_ascii() && content.submitted[..end].is_ascii()
+    content.prefix.is_ascii() && content.header().is_ascii()
 }

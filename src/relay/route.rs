@@ -156,7 +156,7 @@ impl Router {
                 route: Arc::new(read_route(route)?),
             });
         }
-        let last = config.smart_host.as_ref().map(read_smart_host).transpose()?;
+        let last = config.smart_host.as_ref().map(|host| read_route(&host.route())).transpose()?;
         configured.push(Configured {
             destinations: vec![DestinationPattern::Any],
             sources: None,
@@ -343,24 +343,13 @@ impl Route {
 /// # Errors
 /// [`RelayError::PasswordFile`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
-    config.smart_host.as_ref().map(read_smart_host).transpose()?;
+    config.smart_host.as_ref().map(|host| read_route(&host.route())).transpose()?;
     config.routes.iter().try_for_each(|route| read_route(route).map(drop))
-}
-
-fn read_smart_host(smart_host: &config::PlatformSmartHost) -> Result<Route, RelayError> {
-    let config::PlatformSmartHost { host, port, tls, user, password_file } = smart_host;
-    Ok(Route {
-        hosts: vec![Endpoint { host: host.clone(), port: *port }],
-        tls: *tls,
-        login: read_login(user.as_ref(), password_file.as_ref())?,
-        trusted: true,
-        ..Route::to_mx()
-    })
 }
 
 fn read_route(route: &config::Route) -> Result<Route, RelayError> {
     Ok(Route {
-        hosts: route.hosts.clone(),
+        hosts: route.endpoints(),
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,

@@ -14,7 +14,7 @@ use super::route::{Course, Placed};
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
 use crate::policy::fairness::Turn;
-use crate::store::{ClaimRoom, RecordBatch, Spool, StoreError};
+use crate::store::{Batch, ClaimRoom, RecordBatch, Spool, StoreError};
 
 /// Deliveries that are claimed at one time.
 const WINDOW: usize = 4096;
@@ -23,7 +23,11 @@ const WINDOW_PER_TENANT: usize = WINDOW / 4;
 /// After a failure of the store.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two claims while more is due than there is room for: each should find a little room and not one place.
-const BREATH: Duration = Duration::from_millis(5);
+const BREATH_MIN: Duration = Duration::from_millis(5);
+/// So long a crowded lane surely has enough to do.
+const BREATH_MAX: Duration = Duration::from_millis(80);
+/// As many times longer than a look into the database is the wait for the next one.
+const BREATHS_PER_LOOK: u32 = 3;
 /// Between two looks for connections idle for too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A clock set back must not make the relay sleep for ever.
@@ -33,72 +37,124 @@ const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
 enum Next {
     /// At this time, or when the store says that there is work.
     At(Instant),
-    /// More is due than there was room for.
-    Soon,
+    /// More is due than there was room for; so many batches were claimed.
+    Soon {
+        /// Of them.
+        found: usize,
+    },
 }
 
 /// Runs until the relay is stopped.
 pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+    tokio::join!(claim_what_is_due(core, recordings), attend(core, recordings));
+}
+
+/// Hands out what was accepted just now, and what has found a slot: nothing of it waits for a look into the database.
+async fn attend(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        let claimed = claim(core).await;
+        let reopening = core.turns().next_reopening();
+        let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = core.store.wait_for_fresh() => claim_fresh(core).await,
+            () = core.wake.notified() => {}
+            () = sleep_until(reopening) => {}
+            _ = sweep.tick() => tidy(core),
+        }
+        hand_out(core, recordings);
+    }
+}
+
+async fn claim_what_is_due(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+    let mut breath = BREATH_MIN;
+    loop {
+        let began = Moment::now();
+        let claimed = claim_due(core).await;
         hand_out(core, recordings);
         let claim_at = match claimed {
             Ok(Next::At(at)) => at,
-            Ok(Next::Soon) => {
-                tokio::time::sleep(BREATH).await;
+            Ok(Next::Soon { found }) => {
+                breath = breath_after(breath, began.elapsed(), found);
+                // What comes free meanwhile would have us look again at once.
+                pause(core, breath).await;
                 Instant::now() + PAUSE
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot claim due mail; trying again");
                 // What was given back would wake us at once.
-                tokio::time::sleep(PAUSE).await;
+                pause(core, PAUSE).await;
                 Instant::now()
             }
         };
-        loop {
-            let reopening = core.turns().next_reopening();
-            let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
-            tokio::select! {
-                () = core.stop.cancelled() => return,
-                () = core.store.wait_for_work() => break,
-                () = sleep_until(claim_at) => break,
-                () = core.wake.notified() => hand_out(core, recordings),
-                () = sleep_until(reopening) => hand_out(core, recordings),
-                _ = sweep.tick() => tidy(core),
-            }
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = core.store.wait_for_work() => {}
+            () = sleep_until(claim_at) => {}
         }
     }
 }
 
-/// Claims as much as there is room for.
-async fn claim(core: &Arc<Core>) -> Result<Next, StoreError> {
-    let now = Timestamp::now();
-    // Also without any room: only so does the store know whom to wake when there is some.
+async fn pause(core: &Core, length: Duration) {
+    tokio::select! {
+        () = core.stop.cancelled() => {}
+        () = tokio::time::sleep(length) => {}
+    }
+}
+
+/// How long to wait after a look that took so long: most of the time nobody looks, and where nothing was found each wait is
+/// longer than the one before.
+fn breath_after(last: Duration, took: Duration, found: usize) -> Duration {
+    let longer = if found == 0 { 2 * last } else { BREATH_MIN };
+    longer.max(BREATHS_PER_LOOK * took).min(BREATH_MAX)
+}
+
+fn room(core: &Arc<Core>) -> ClaimRoom {
     let deliveries_max = WINDOW.saturating_sub(core.in_flight.load(Ordering::Acquire));
-    let room = ClaimRoom {
+    ClaimRoom {
         deliveries_max,
         per_tenant_max: tenant_share_of(deliveries_max),
         admits: Admission::begin(core),
+    }
+}
+
+async fn claim_fresh(core: &Arc<Core>) {
+    let claimed = match core.store.claim_fresh(&room(core)) {
+        Ok(batches) => line_up_all(core, batches).await,
+        Err(error) => Err(error),
     };
-    let claimed = core.store.claim_due(now, &room).await?;
+    if let Err(error) = claimed {
+        tracing::warn!(%error, "fresh mail could not be placed; it is claimed again");
+    }
+}
+
+/// Claims as much as there is room for.
+async fn claim_due(core: &Arc<Core>) -> Result<Next, StoreError> {
+    let now = Timestamp::now();
+    // Also without any room: only so does the store know whom to wake when there is some.
+    let claimed = core.store.claim_due(now, &room(core)).await?;
+    let found = claimed.batches.len();
+    line_up_all(core, claimed.batches).await?;
+    Ok(match claimed.next_due_at {
+        None => Next::At(Instant::now() + SLEEP_MAX),
+        Some(due) if due <= now => Next::Soon { found },
+        Some(due) => {
+            let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+            Next::At(Instant::now() + wait.min(SLEEP_MAX))
+        }
+    })
+}
+
+async fn line_up_all(core: &Arc<Core>, batches: Vec<Batch>) -> Result<(), StoreError> {
     // Claims first, so that all of them are given back if one fails.
-    let claims: Vec<Claim> =
-        claimed.batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
+    let claims: Vec<Claim> = batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
     for claim in claims {
         // Without its tenant a batch is about to be deleted; dropping it gives it back.
         if let Some(placed) = core.router.place(&claim.batch).await? {
             line_up(core, placed, claim);
         }
     }
-    Ok(match claimed.next_due_at {
-        None => Next::At(Instant::now() + SLEEP_MAX),
-        Some(due) if due <= now => Next::Soon,
-        Some(due) => {
-            let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
-            Next::At(Instant::now() + wait.min(SLEEP_MAX))
-        }
-    })
+    Ok(())
 }
 
 /// Half of the room at most: tenants whose mail waits long, at slow destinations or at a slow smart host of their own,
@@ -157,5 +213,18 @@ mod tests {
             free -= share;
         }
         assert!(free >= 32, "{free}");
+    }
+
+    #[test]
+    fn looks_into_the_database_become_rare_where_they_find_nothing() {
+        let look = Duration::from_millis(1);
+        let breaths: Vec<u128> =
+            std::iter::successors(Some(BREATH_MIN), |last| Some(breath_after(*last, look, 0)))
+                .take(6)
+                .map(|breath| breath.as_millis())
+                .collect();
+        assert_eq!(breaths, [5, 10, 20, 40, 80, 80]);
+        assert_eq!(breath_after(BREATH_MAX, look, 1), BREATH_MIN);
+        assert_eq!(breath_after(BREATH_MIN, 10 * look, 1), 30 * look);
     }
 }

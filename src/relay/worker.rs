@@ -79,9 +79,8 @@ impl Drop for Slot {
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = None;
+    let mut connection = find_idle(&core, &slot.lane, &claim.batch);
     loop {
-        connection = fit(&core, &slot.lane, &claim.batch, connection);
         connection = worker.deliver(&slot.lane, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
@@ -90,6 +89,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
+                connection = fit(&core, &slot.lane, &next.batch, connection);
                 next
             }
             None => {
@@ -103,6 +103,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                 let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);
+                connection = find_idle(&core, &slot.lane, &job.batch);
                 job
             }
         };
@@ -112,21 +113,26 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
     }
 }
 
-/// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
-/// need not take mail for another one.
+/// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
+/// while slots go on is for those that come new.
 fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
-    let fits = |connection: &Connection| match &lane.way {
+    let connection = connection?;
+    if fits(core, lane, batch, &connection) {
+        return Some(connection);
+    }
+    core.tasks.spawn(connection.quit());
+    find_idle(core, lane, batch)
+}
+
+fn find_idle(core: &Core, lane: &Lane, batch: &Batch) -> Option<Connection> {
+    core.pool.take(lane, |connection| fits(core, lane, batch, connection))
+}
+
+/// A host of one domain of a site need not take mail for another one.
+fn fits(core: &Core, lane: &Lane, batch: &Batch, connection: &Connection) -> bool {
+    match &lane.way {
         Way::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
         Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => true,
-    };
-    match connection {
-        Some(connection) if fits(&connection) => Some(connection),
-        unfit => {
-            if let Some(unfit) = unfit {
-                core.tasks.spawn(unfit.quit());
-            }
-            core.pool.take(lane, fits)
-        }
     }
 }
 

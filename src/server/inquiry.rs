@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Place;
 use super::{Server, answers};
+use crate::admission::Place;
 use crate::bans::Penalty;
 use crate::intake::{AuthenticationError, Extras, Submission, Submitter, Trace};
 use crate::mail::{KeyId, Refusal, RequestId, Stage, TenantId, Timestamp};

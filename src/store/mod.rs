@@ -41,7 +41,7 @@ pub const TLS_RESULTS_MAX: usize = 100_000;
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 pub use records::*;
-pub use sqlite::{Access, OpenError, Store, StoreOptions};
+pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,9 @@ pub enum Conflict {
     /// There are as many pauses of the queue as there may be.
     #[error("there are as many pauses as there may be: 1000")]
     TooManyHolds,
+    /// As much is pending for the webhook as may be.
+    #[error("as much is waiting for this webhook as may wait")]
+    WebhookBacklog,
     /// The tenant has as many of these as a tenant may.
     #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
     LimitReached(Limited),
@@ -316,7 +319,12 @@ pub trait Spool {
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
     /// the caller's until [`Spool::record`] or [`Spool::release`].
     fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;
-    /// Completes when there may be something to claim earlier than the last answer said.
+    /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
+    /// [`Spool::claim_due`] looks into the database, whose matter the rest is.
+    fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>>;
+    /// Completes when there may be something for [`Spool::claim_fresh`].
+    fn wait_for_fresh(&self) -> impl Future<Output = ()> + Send;
+    /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
     fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
     /// The bytes of a message; `None` if it was deleted meanwhile.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
@@ -495,6 +503,7 @@ pub trait Outbox {
     /// False if it was not there.
     fn delete_webhook(&self, id: WebhookId) -> impl Future<Output = Result<bool>> + Send;
     /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+    /// [`Conflict::WebhookBacklog`].
     fn test_webhook(
         &self,
         id: WebhookId,
@@ -512,7 +521,7 @@ pub trait Outbox {
         &self,
         id: WebhookDeliveryId,
     ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
-    /// Makes it due now, as if it had never been tried.
+    /// Makes it due now, as if it had never been tried. [`Conflict::WebhookBacklog`].
     fn replay_webhook_delivery(
         &self,
         id: WebhookDeliveryId,

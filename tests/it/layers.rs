@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dns", &["mail"]),
     ("store", &["mail"]),
     ("bans", &["mail"]),
+    ("admission", &["mail", "bans"]),
     ("network", &[]),
     ("recent", &[]),
     ("room", &["mail"]),
@@ -52,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
             "intake",
             "verification",
+            "admission",
             "bans",
             "recent",
             "room",
@@ -63,9 +65,24 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("webhook", &["mail", "store", "https", "config", "telemetry"]),
+    ("webhook", &["mail", "store", "https", "turns", "config", "telemetry"]),
     ("tls_report", &["mail", "dns", "store", "intake", "https", "config", "telemetry"]),
-    ("server", &["mail", "smtp", "policy", "intake", "store", "bans", "room", "config", "tls", "telemetry"]),
+    (
+        "server",
+        &[
+            "mail",
+            "smtp",
+            "policy",
+            "intake",
+            "store",
+            "admission",
+            "bans",
+            "room",
+            "config",
+            "tls",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// Modules that wire the others and so may import all of them.

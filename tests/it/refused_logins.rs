@@ -123,8 +123,8 @@ async fn a_refused_login_of_the_platform_holds_the_mail_of_all_tenants_who_do_no
         config.relay.ca_file = Some(ca.path().into());
         config.relay.smart_host = Some(PlatformSmartHost {
             host: "smart.test".into(),
-            port: host.address.port(),
-            tls: TlsMode::Starttls,
+            port: Some(host.address.port()),
+            tls: Some(TlsMode::Starttls),
             user: Some("relay-user".into()),
             password_file: Some(password.path().to_owned()),
         });

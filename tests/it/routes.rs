@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use pillarbox::config::{Config, Endpoint, Pool, Route, Source};
+use pillarbox::config::{Config, NamedHost, Pool, Route, Source};
 use pillarbox::mail::{DkimPolicy, TlsMode};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::http::request;
 use crate::server::{TestServer, message, text};
 
 fn route(destinations: &[&str], hosts: &[(&str, u16)]) -> Route {
-    let hosts = hosts.iter().map(|&(host, port)| Endpoint { host: host.to_owned(), port });
+    let hosts = hosts.iter().map(|&(host, port)| NamedHost { host: host.to_owned(), port: Some(port) });
     Route {
         destinations: destinations.iter().map(|text| text.parse().unwrap()).collect(),
         hosts: hosts.collect(),

@@ -161,7 +161,8 @@ async fn fill(call: &Call<'_>, request: &mut EmailRequest, id: TemplateId) -> Re
         RefusalCode::NotFound => ApiError::field("template_id", "not_found", "there is no such template"),
         _ => error,
     })?;
-    request.fill(templates::fill(&template, &request.template_data)?);
+    let rendered = templates::fill(&template, std::mem::take(&mut request.template_data))?;
+    request.fill(rendered);
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub struct OpeningOptions {
     pub starttls: StartTls,
     /// Whether the connection has TLS from its first byte.
     pub secured: bool,
+    /// Whether the server is on this machine: only there may a login go in clear.
+    pub local: bool,
     /// What its TLS gives to bind a login to it, if anything.
     pub channel: Option<ChannelBinding>,
     /// Fresh, printable ASCII without a comma, for SCRAM.
@@ -116,6 +118,9 @@ pub enum OpeningError {
     /// Bytes came in clear behind the reply to STARTTLS (RFC 3207 §6).
     #[error("the server sent data in clear after its reply to STARTTLS")]
     Injection,
+    /// A login on a connection without TLS.
+    #[error("the password is sent over TLS only, which this connection does not have")]
+    LoginInClear,
     /// No mechanism that we know, or none at all.
     #[error("the server offers none of AUTH SCRAM-SHA-256, PLAIN and LOGIN")]
     NoMechanism,
@@ -240,6 +245,9 @@ impl Opening {
         let Some(login) = &self.options.login else {
             return Step::Ready(self.capabilities);
         };
+        if !self.options.secured && !self.options.local {
+            return Step::Failed(OpeningError::LoginInClear);
+        }
         let can = self.capabilities;
         if (can.auth_scram || can.auth_scram_plus) && Scram::suits(login) {
             let (name, binding) = match self.options.channel {
@@ -322,7 +330,7 @@ impl OpeningError {
         match self {
             Self::Refused(phase, _) => *phase,
             Self::NoTls | Self::Injection => Phase::StartTls,
-            Self::NoMechanism | Self::Scram(_) => Phase::Auth,
+            Self::LoginInClear | Self::NoMechanism | Self::Scram(_) => Phase::Auth,
         }
     }
 
@@ -345,6 +353,7 @@ mod tests {
             hello_name: "relay.example".into(),
             starttls,
             secured: false,
+            local: true,
             channel: None,
             nonce: "fresh".into(),
             login,
@@ -473,6 +482,19 @@ mod tests {
         let mut long = login;
         long.login = Some(Login { user: "u".repeat(600), password: Zeroizing::new("p".into()) });
         assert_eq!(play(long, &["220 hi", "250-mx|250 AUTH PLAIN", "334 "])[1], "AUTH PLAIN");
+    }
+
+    #[test]
+    fn a_login_never_goes_in_clear_but_to_this_machine() {
+        for starttls in [StartTls::Never, StartTls::IfOffered] {
+            let away = OpeningOptions { local: false, ..options(starttls, true) };
+            for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
+                let said = play(away.clone(), &["220 hi", offer, "250 mx"]);
+                assert_eq!(said.last().unwrap(), &OpeningError::LoginInClear.to_string(), "{offer}");
+            }
+            let refused = play(away, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
+            assert_eq!(refused.last().unwrap(), &OpeningError::LoginInClear.to_string());
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with(|options| options.handover_bytes_max = 200);
+    let bed = Bed::with(|options| options.handover_bytes_max = 5000);
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -176,6 +176,39 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     assert!(bed.claim(later(0)).await.batches[0].content.is_some());
+}
+
+#[tokio::test]
+async fn recipients_take_room_in_memory_too() {
+    let bed = Bed::with(|options| options.handover_bytes_max = 50_000);
+    let tenant = bed.tenant("a").await;
+    let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
+    bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
+    let mut batches = bed.claim(later(0)).await.batches;
+    batches.sort_by_key(|batch| batch.deliveries.len());
+    let held: Vec<_> =
+        batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
+    assert_eq!(held, [(2, true), (100, false)]);
+}
+
+#[tokio::test]
+async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    let due_again = ids(&bed.claim(later(0)).await.batches);
+    bed.store.release(&due_again);
+    let room = ClaimRoom { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
+    let mut is_fresh = Vec::new();
+    // By lot.
+    while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
+        bed.enqueue(tenant.id, &["x@one.example"]).await;
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap().batches;
+        is_fresh.push(claimed[0].content.is_some());
+        bed.store.release(&ids(&claimed));
+    }
+    assert!(is_fresh.contains(&true) && is_fresh.contains(&false), "{is_fresh:?}");
 }
 
 #[tokio::test]
@@ -239,8 +272,9 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     let mut random = seed | 1;
     while done(&out.lock().unwrap()) < total {
         let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
-        let claimed = bed.store.claim_due(later(600), &room).await.unwrap();
-        for batch in claimed.batches {
+        let (due, fresh) =
+            tokio::join!(bed.store.claim_due(later(600), &room), async { bed.store.claim_fresh(&room) });
+        for batch in due.unwrap().batches.into_iter().chain(fresh.unwrap()) {
             for delivery in &batch.deliveries {
                 let before = out.lock().unwrap().insert(delivery.id, "out");
                 assert!(matches!(before, None | Some("free")), "{:?} was {before:?}", delivery.id);
@@ -273,8 +307,40 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
     #[test]
-    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..3000, messages in 5usize..40, seed: u64) {
+    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..50_000, messages in 5usize..40, seed: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
         runtime.block_on(run_crowd(hand_over, messages, seed));
     }
+}
+
+#[tokio::test]
+async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim() {
+    let bed = Bed::new();
+    let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
+    for _ in 0..30 {
+        bed.enqueue(one.id, &["x@one.example"]).await;
+    }
+    for _ in 0..3 {
+        bed.enqueue(other.id, &["x@one.example"]).await;
+    }
+    let room = |deliveries_max| ClaimRoom {
+        deliveries_max,
+        per_tenant_max: 7,
+        admits: Arc::new(|host: &Host| host.to_string() == "one.example"),
+    };
+    let of = |batches: &[Batch], tenant: &Tenant| {
+        batches.iter().filter(|batch| batch.message.tenant_id == tenant.id).count()
+    };
+    let first = bed.store.claim_fresh(&room(4)).unwrap();
+    assert_eq!((of(&first, &one), of(&first, &other)), (2, 2));
+    let second = bed.store.claim_fresh(&room(100)).unwrap();
+    assert_eq!((of(&second, &one), of(&second, &other)), (5, 1), "seven of one tenant are out");
+    assert!(bed.store.claim_fresh(&room(0)).unwrap().is_empty());
+    while tokio::time::timeout(std::time::Duration::ZERO, bed.store.wait_for_work()).await.is_ok() {}
+    bed.store.record(outcomes(&first, DeliveryState::Delivered)).await.unwrap();
+    bed.store.wait_for_work().await;
+    assert_eq!(ids(&bed.store.claim_due(later(0), &room(100)).await.unwrap().batches).len(), 2);
+    bed.enqueue(one.id, &["x@elsewhere.example"]).await;
+    let passed_over = bed.store.claim_fresh(&room(100)).unwrap();
+    assert!(passed_over.iter().all(|batch| batch.destination.to_string() == "one.example"));
 }

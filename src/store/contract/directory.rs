@@ -400,10 +400,18 @@ async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more() {
     assert_eq!(remove(later(9000)).await, 0, "and while it is under way");
     bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
 
+    let accepted_at = async |at| {
+        let mut message = new_message(a, &["x@remote.example"], "body");
+        message.recipients[0].0 = DeliveryId::generate(at);
+        bed.store.enqueue(message).await.unwrap();
+    };
+    accepted_at(switched + SignedDuration::from_mins(4)).await;
+    assert_eq!(remove(later(9000)).await, 0, "its signature may have been under way");
+    let claimed = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
+
     bed.enqueue(b, &["x@remote.example"]).await;
-    let mut young = new_message(a, &["x@remote.example"], "body");
-    young.recipients[0].0 = DeliveryId::generate(later(9000));
-    bed.store.enqueue(young).await.unwrap();
+    accepted_at(switched + SignedDuration::from_mins(6)).await;
     assert_eq!(remove(switched).await, 0, "its time is not over");
     let version = bed.store.directory_version();
     assert_eq!(remove(later(9000)).await, 1, "what is younger or another's is not in the way");

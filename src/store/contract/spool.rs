@@ -8,13 +8,13 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
-    bed.store.wait_for_work().await;
-    let claimed = bed.claim(later(0)).await;
-    assert_eq!(claimed.next_due_at, None);
+    bed.store.wait_for_fresh().await;
+    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
+    let batches = bed.store.claim_fresh(&room).unwrap();
     let destinations: Vec<_> =
-        claimed.batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
+        batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
     assert_eq!(destinations, [("one.example".to_owned(), 2), ("two.example".to_owned(), 1)]);
-    for batch in &claimed.batches {
+    for batch in &batches {
         assert_eq!(batch.message.id, new.message.id);
         assert_eq!(batch.content.as_ref(), Some(&new.content));
     }
@@ -217,7 +217,7 @@ async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
-    bed.store.wait_for_work().await;
+    bed.store.wait_for_fresh().await;
     let first = ids(&bed.claim(later(0)).await.batches);
     bed.store.release(&first);
     bed.store.wait_for_work().await;
@@ -243,7 +243,7 @@ async fn a_final_state_is_final() {
 
 #[tokio::test]
 async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for (bed, is_handed_over) in [(Bed::new(), true), (Bed::without_hand_over(), false)] {
         let tenant = bed.tenant("a").await;
         bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -253,7 +253,10 @@ async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
         let mut records = outcomes(&batches, DeliveryState::Bounced);
         records.report = Some(report.clone());
         bed.store.record(records).await.unwrap();
-        bed.store.wait_for_work().await;
+        match is_handed_over {
+            true => bed.store.wait_for_fresh().await,
+            false => bed.store.wait_for_work().await,
+        }
         let claimed = bed.claim(later(0)).await.batches;
         assert_eq!(ids(&claimed), [report.recipients[0].0]);
         assert_eq!(claimed[0].message.reverse_path, ReversePath::Null);

@@ -44,7 +44,7 @@ pub(in crate::store::sqlite) fn find(connection: &Connection, id: MessageId) -> 
 
 /// A message with what its deliveries come to.
 pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
-    let recipients = deliveries::first_recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+    let recipients = deliveries::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
     let states = deliveries::states(connection, message.id)?;
     Ok(MessageSummary {
         message,

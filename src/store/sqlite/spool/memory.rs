@@ -19,9 +19,13 @@ use crate::store::sqlite::lock;
 use crate::store::sqlite::queue::holds;
 use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 
+/// What a recipient takes in memory beside the content: its claim, its delivery and its place in a queue.
+const RECIPIENT_OCTETS: usize = 1024;
+
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
     work: Notify,
+    fresh: Notify,
     /// Held during a pass.
     pass: Arc<tokio::sync::Mutex<()>>,
     handover_octets_max: u64,
@@ -33,7 +37,7 @@ struct State {
     /// Deliveries that the relay has, for each tenant that has any.
     handed_out: HashMap<TenantId, usize>,
     ready: ReadyList,
-    /// Octets of content behind claims.
+    /// Octets behind claims.
     held_octets: u64,
     holds: Holds,
     agenda: Agenda,
@@ -49,7 +53,7 @@ struct State {
 struct Claim {
     tenant: TenantId,
     is_handed_out: bool,
-    /// The content that stays in memory until the last claim of its message ends.
+    /// What stays in memory until the last claim of its message ends.
     held: Option<Arc<HeldOctets>>,
 }
 
@@ -120,6 +124,21 @@ impl State {
         begin.is_some_and(|begin| at != PARKED_US && self.agenda.advance(tenant, at.max(begin)))
     }
 
+    /// Hands out what a tenant has ready.
+    fn take_ready(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
+        let batches = self.ready.take(tenant, deliveries_max, admits);
+        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
+            if let Some(claim) = self.claims.get_mut(&delivery.id) {
+                claim.is_handed_out = true;
+            }
+        }
+        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
+        if count > 0 {
+            *self.handed_out.entry(tenant).or_default() += count;
+        }
+        batches
+    }
+
     /// Takes a tenant's fresh messages, all or those for a destination, back to the database.
     fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
         let withdrawn = match destination {
@@ -158,7 +177,17 @@ impl Memory {
         for tenant in tenants_waiting(connection)? {
             state.advance(tenant, i64::MIN);
         }
-        Ok(Self { state: Mutex::new(state), work: Notify::new(), pass: Arc::default(), handover_octets_max })
+        Ok(Self {
+            state: Mutex::new(state),
+            work: Notify::new(),
+            fresh: Notify::new(),
+            pass: Arc::default(),
+            handover_octets_max,
+        })
+    }
+
+    pub(super) async fn wait_for_fresh(&self) {
+        self.fresh.notified().await;
     }
 
     pub(super) async fn wait_for_work(&self) {
@@ -173,7 +202,7 @@ impl Memory {
     /// Claims the deliveries of a message that is about to be committed, if its content may stay in memory.
     pub(super) fn claim_fresh(&self, new: &NewMessage) -> bool {
         let tenant = new.message.tenant_id;
-        let octets = new.content.len() as u64;
+        let octets = octets_of(new);
         let mut state = lock(&self.state);
         let now_us = new.message.created_at.as_microsecond();
         if state.holds.holds_tenant(tenant, now_us) || state.held_octets + octets > self.handover_octets_max {
@@ -193,18 +222,37 @@ impl Memory {
         let (tenant, now_us) = (message.tenant_id, message.created_at.as_microsecond());
         let mut state = lock(&self.state);
         let is_tenant_held = state.holds.holds_tenant(tenant, now_us);
+        let mut is_left_to_database = false;
         for batch in batches {
             if is_tenant_held || state.holds.end_at(tenant, &batch.destination, now_us).is_some() {
                 for delivery in &batch.deliveries {
                     state.end_claim(delivery.id);
                 }
-                state.advance(tenant, now_us);
+                is_left_to_database |= state.advance(tenant, now_us);
             } else {
                 state.ready.push(tenant, batch);
             }
         }
         drop(state);
-        self.work.notify_one();
+        self.fresh.notify_one();
+        if is_left_to_database {
+            self.work.notify_one();
+        }
+    }
+
+    /// Hands out what is ready, evenly. A pass that runs meanwhile takes these for claimed, as they are.
+    pub(super) fn hand_out_ready(&self, room: &ClaimRoom) -> Vec<Batch> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let tenants = state.ready.next_tenants(room.deliveries_max);
+        let share = room.deliveries_max / tenants.len().max(1);
+        let mut batches = Vec::new();
+        for tenant in tenants {
+            let wanted = share.min(allowance_of(state, tenant, room));
+            batches.extend(state.take_ready(tenant, wanted, &*room.admits));
+        }
+        state.has_leftovers |= !state.ready.is_empty();
+        batches
     }
 
     /// Claims of deliveries that are not in the database are void.
@@ -334,6 +382,13 @@ impl Memory {
         ids
     }
 
+    /// Which of these deliveries the relay has.
+    pub(in crate::store::sqlite) fn handed_out_of(&self, ids: &[DeliveryId]) -> HashSet<DeliveryId> {
+        let state = lock(&self.state);
+        let is_handed_out = |id: &DeliveryId| state.claims.get(id).is_some_and(|claim| claim.is_handed_out);
+        ids.iter().copied().filter(is_handed_out).collect()
+    }
+
     /// Claims deliveries for a change of their rows, those that wait in memory too; answers which. The relay has the
     /// others, or is about to. The claims end with [`Memory::end`] or [`Memory::release`].
     pub(in crate::store::sqlite) fn take_back(
@@ -344,18 +399,22 @@ impl Memory {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let mut taken = HashSet::new();
+        let mut waiting: HashMap<&Host, HashSet<DeliveryId>> = HashMap::new();
         for (id, host) in deliveries {
-            let is_free = match state.claims.get(id) {
+            match state.claims.get(id) {
                 None => {
                     let claim = Claim { tenant, is_handed_out: false, held: None };
                     state.claims.insert(*id, claim);
-                    true
+                    taken.insert(*id);
                 }
-                Some(claim) => !claim.is_handed_out && state.ready.remove_delivery(tenant, host, *id),
-            };
-            if is_free {
-                taken.insert(*id);
+                Some(claim) if !claim.is_handed_out => {
+                    waiting.entry(host).or_default().insert(*id);
+                }
+                Some(_) => {}
             }
+        }
+        for (host, ids) in waiting {
+            taken.extend(state.ready.remove_deliveries(tenant, host, &ids));
         }
         taken
     }
@@ -403,19 +462,7 @@ impl Memory {
         deliveries_max: usize,
         admits: &dyn Admits,
     ) -> Vec<Batch> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let batches = state.ready.take(tenant, deliveries_max, admits);
-        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
-            if let Some(claim) = state.claims.get_mut(&delivery.id) {
-                claim.is_handed_out = true;
-            }
-        }
-        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
-        if count > 0 {
-            *state.handed_out.entry(tenant).or_default() += count;
-        }
-        batches
+        lock(&self.state).take_ready(tenant, deliveries_max, admits)
     }
 
     /// Claims of a page of due rows those that are free, until there are enough.
@@ -477,6 +524,11 @@ impl Memory {
         state.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }
+}
+
+/// What a message takes in memory until the relay is done with it.
+fn octets_of(new: &NewMessage) -> u64 {
+    (new.content.len() + new.recipients.len() * RECIPIENT_OCTETS) as u64
 }
 
 /// Who has open deliveries in the database.
