@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::mail::{RequestId, TenantId, Timestamp};
+use crate::room::Reservation;
 use crate::store::{Conflict, Directory, Store, Tenant};
 
 use super::Api;
@@ -44,6 +45,8 @@ pub struct Call<'a> {
     pub query: Query,
     /// Empty where the method has none.
     pub body: Bytes,
+    /// Held until the answer: what is made of a body takes as much room as the body, or more.
+    pub room: Reservation,
     /// When it came.
     pub now: Timestamp,
     /// Ends what goes on after the answer has begun.

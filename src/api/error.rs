@@ -34,6 +34,8 @@ pub struct ApiError {
     pub retry_after_s: Option<NonZeroU32>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
+    /// A part of what was asked is done; the same request again does the rest.
+    pub is_unfinished: bool,
 }
 
 /// What the endpoints answer.
@@ -66,6 +68,7 @@ impl ApiError {
             allow: None,
             retry_after_s: None,
             cause: None,
+            is_unfinished: false,
         }
     }
 
@@ -195,6 +198,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         C::DomainTaken
         | C::AlreadyExists
         | C::LimitReached
+        | C::KeyInUse
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished
@@ -237,7 +241,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, fields: Vec::new(), allow: None, retry_after_s: None, cause: None }
+        let Refusal { code, message, hint } = refusal;
+        Self::new(code, message, hint)
     }
 }
 

@@ -60,6 +60,11 @@ impl Wish {
         Self { account: (tenant.id, environment), limits: tenant.rate_limit, at }
     }
 
+    /// Whether there is a limit at all.
+    pub fn is_limited(&self) -> bool {
+        self.limits().next().is_some()
+    }
+
     /// The limits that the tenant has, the one that ends last first.
     fn limits(&self) -> impl Iterator<Item = (LimitPeriod, u64)> + use<> {
         let RateLimit { emails_per_day, emails_per_minute, .. } = self.limits;

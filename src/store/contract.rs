@@ -195,6 +195,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
+            held_for_s: None,
             deliver_by: None,
         },
         size: content.len() as u64,

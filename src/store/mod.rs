@@ -153,8 +153,8 @@ pub trait Directory {
         environment: Environment,
         name: &DomainName,
     ) -> impl Future<Output = Result<Vec<Domain>>> + Send;
-    /// Changes what the patch names. Turning to manual verification verifies the domain:
-    /// [`Conflict::DomainTaken`]; the claims of others on it turn `taken`.
+    /// Changes what the patch names. Turning to manual verification verifies the domain and lets its pending DKIM keys
+    /// sign: [`Conflict::DomainTaken`]; the claims of others on it turn `taken`.
     fn update_domain(
         &self,
         id: DomainId,
@@ -316,6 +316,14 @@ pub trait Spool {
     /// [`SUBMISSION_KEY_LIFETIME`], nothing is written and the answer is the id of that one.
     /// [`Conflict::SubmissionKey`], [`Conflict::NoTenant`].
     fn enqueue(&self, new: NewMessage) -> impl Future<Output = Result<MessageId>> + Send;
+    /// The message that was enqueued under a key and is known by it still. [`Conflict::SubmissionKey`].
+    fn submitted_before(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        key: &SubmissionKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<MessageId>>> + Send;
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
     /// the caller's until [`Spool::record`] or [`Spool::release`].
     fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;

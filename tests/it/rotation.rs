@@ -124,6 +124,17 @@ async fn where_the_platform_vouches_the_new_key_signs_when_it_is_said_to_be_publ
 }
 
 #[tokio::test]
+async fn a_domain_that_the_platform_comes_to_vouch_for_signs_at_once() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    let path = format!("/v1/domains/{}", text(&domain, "/id"));
+    let vouched = stage.patch(&stage.platform, &path, json!({"verification": "manual"})).await.expect(200);
+    assert_eq!((&vouched["status"], &vouched["last_checked_at"]), (&json!("verified"), &Value::Null));
+    assert_eq!(records(&vouched)[0].3, "active");
+}
+
+#[tokio::test]
 async fn a_rotation_makes_a_key_for_each_algorithm_and_can_be_repeated() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;

@@ -21,9 +21,9 @@ use self::enqueue::Incoming;
 use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
+use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError,
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
@@ -36,6 +36,17 @@ impl Spool for Store {
         }
         let incoming = self.prepare(new).await?;
         self.writer.run(incoming, Incoming::write, Incoming::conclude).await
+    }
+
+    async fn submitted_before(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        key: &SubmissionKey,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>> {
+        let key = key.clone();
+        self.read(move |connection| submission_key::find(connection, (tenant, environment), &key, now)).await
     }
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
