@@ -1,6 +1,7 @@
 //! Pillarbox: a self-hosted, multi-tenant SMTP submission relay.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod bans;

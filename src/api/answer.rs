@@ -1,10 +1,13 @@
 //! What goes back to the client: bodies and the headers that every answer has.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
@@ -21,6 +24,8 @@ use super::error::{ApiError, Result};
 /// The body of a response, which may go on for as long as the client listens.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
+/// Octets of an answer that are given to the connection at once: only when the client takes them does the next piece go.
+const PIECE_OCTETS: usize = 64 * 1024;
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 /// Of the one page there is: it has a style of its own and nothing else.
@@ -155,6 +160,30 @@ impl Answer {
     }
 }
 
+/// A body that is known, handed out in pieces so that it shows whether the client takes it.
+struct Pieces(Bytes);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        let octets = self.0.len().min(PIECE_OCTETS);
+        Poll::Ready((octets > 0).then(|| Ok(Frame::data(self.0.split_to(octets)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}
+
 fn quote(tag: &str, is_compressed: bool) -> String {
     format!("\"{tag}{}\"", if is_compressed { COMPRESSED } else { "" })
 }
@@ -169,7 +198,7 @@ pub fn respond(result: Result<Answer>, request_id: RequestId, is_head: bool) -> 
     let has_content = !matches!(content, Content::None);
     let (length, body) = match content {
         Content::None => (None, Empty::new().boxed_unsync()),
-        Content::Whole(body) => (Some(body.len()), Full::new(body).boxed_unsync()),
+        Content::Whole(body) => (Some(body.len()), Pieces(body).boxed_unsync()),
         Content::Endless(body) => (None, body),
     };
     let body = if is_head { Empty::new().boxed_unsync() } else { body };

@@ -20,6 +20,8 @@ const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// What a body may be.
 #[derive(Clone, Copy)]
 pub struct Limits {
+    /// The option that sets how large it may be.
+    pub option: &'static str,
     /// Its octets.
     pub bytes_max: u64,
     /// Until its end.
@@ -34,14 +36,14 @@ pub async fn read(
     limits: Limits,
     room: &mut Reservation,
 ) -> Result<Bytes> {
-    let Limits { bytes_max, timeout } = limits;
+    let Limits { bytes_max, timeout, .. } = limits;
     let declared = body.size_hint().lower();
     // RFC 9110 §10.1.1: who waits for 100 has not begun to send.
     let is_held_back = headers.contains_key(EXPECT);
     if declared > bytes_max && (is_held_back || declared > bytes_max + DISCARDED_BYTES_MAX) {
-        return Err(too_large(bytes_max));
+        return Err(too_large(limits));
     }
-    let collected = tokio::time::timeout(timeout, collect(body, bytes_max, room)).await;
+    let collected = tokio::time::timeout(timeout, collect(body, limits, room)).await;
     let bytes = collected.map_err(|_| timed_out(timeout))??;
     if !bytes.is_empty() && !is_json(headers) {
         return Err(ApiError::new(
@@ -53,7 +55,8 @@ pub async fn read(
     Ok(bytes)
 }
 
-async fn collect(mut body: Incoming, bytes_max: u64, room: &mut Reservation) -> Result<Bytes> {
+async fn collect(mut body: Incoming, limits: Limits, room: &mut Reservation) -> Result<Bytes> {
+    let bytes_max = limits.bytes_max;
     let (mut kept, mut fault) = (BytesMut::new(), None);
     let mut received: u64 = 0;
     while let Some(frame) = body.frame().await {
@@ -62,7 +65,7 @@ async fn collect(mut body: Incoming, bytes_max: u64, room: &mut Reservation) -> 
         received += data.len() as u64;
         if fault.is_none() {
             fault = match received > bytes_max {
-                true => Some(too_large(bytes_max)),
+                true => Some(too_large(limits)),
                 false if !room.grow_to(received) => Some(no_room()),
                 false => None,
             };
@@ -91,15 +94,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     parts.next().as_deref() == Some("application/json") && parts.all(charset_is_right)
 }
 
-fn too_large(bytes_max: u64) -> ApiError {
+fn too_large(limits: Limits) -> ApiError {
     ApiError::new(
         RefusalCode::PayloadTooLarge,
-        format!("the body is larger than {bytes_max} bytes"),
-        "send less in one request; the operator sets the limit with api.body_max",
+        format!("the body is larger than {} bytes", limits.bytes_max),
+        format!("send less in one request; the operator sets the limit with {}", limits.option),
     )
 }
 
-fn no_room() -> ApiError {
+/// Of the memory for what is received and made there is not enough left.
+pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
         "too many requests with bodies are being received, of this tenant or of all",

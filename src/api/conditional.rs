@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
@@ -16,10 +17,13 @@ use super::call::Call;
 use super::dispatch;
 use super::error::{ApiError, Result};
 use super::page::Query;
-use super::route::Operation;
+use super::route::{Endpoint, Operation};
 
 /// Ends the tag of what is sent compressed: other octets have another strong tag (RFC 9110 §8.8.3.3).
 pub const COMPRESSED: &str = "-gzip";
+
+/// Stands in a tag before what changes without anybody's doing.
+const PASSING: char = '.';
 
 /// Octets of a hash that make a tag.
 const TAG_OCTETS: usize = 16;
@@ -50,7 +54,7 @@ pub async fn answer(method: &Method, call: Call<'_>) -> Result<Answer> {
     if call.operation.method == Method::GET {
         let headers = call.headers.clone();
         let answer = dispatch(get.endpoint, call).await?;
-        let tag = tag_of(&answer);
+        let tag = tag_of(&answer, get);
         require(&headers, &tag, true)?;
         let is_known = names(&headers, &IF_NONE_MATCH, &tag) == Some(true);
         return Ok(if is_known { Answer::not_modified(tag) } else { answer.tagged(tag) });
@@ -62,11 +66,11 @@ pub async fn answer(method: &Method, call: Call<'_>) -> Result<Answer> {
     };
     if [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.headers.contains_key(name)) {
         let present = dispatch(get.endpoint, reading(&call, get)).await?;
-        require(&call.headers, &tag_of(&present), false)?;
+        require(&call.headers, &tag_of(&present, get), false)?;
     }
     let answer = dispatch(call.operation.endpoint, call).await?;
     // What a change answers is what a GET would.
-    let tag = tag_of(&answer);
+    let tag = tag_of(&answer, get);
     Ok(if *method == Method::DELETE { answer } else { answer.tagged(tag) })
 }
 
@@ -85,15 +89,44 @@ fn reading<'a>(call: &Call<'a>, get: &'static Operation) -> Call<'a> {
         id: call.id.clone(),
         query: Query::default(),
         body: Default::default(),
+        room: call.api.room.reserve(call.scope()),
         now: call.now,
         stop: call.stop.clone(),
     }
 }
 
-/// RFC 9110 §8.8.3, without the quotes.
-fn tag_of(answer: &Answer) -> String {
-    let hash = Sha256::digest(answer.body().map_or(&[][..], |body| body));
-    hash[..TAG_OCTETS].iter().map(|octet| format!("{octet:02x}")).collect()
+/// What an object gets by being used or looked at: nobody who changes it has to have seen that.
+fn passing_fields(get: &Operation) -> &'static [&'static str] {
+    match get.endpoint {
+        Endpoint::GetKey => &["last_used_at"],
+        Endpoint::GetDomain => &["last_checked_at"],
+        Endpoint::GetWebhook => &["failing_since"],
+        _ => &[],
+    }
+}
+
+/// RFC 9110 §8.8.3, without the quotes. The tag of an object with passing fields begins with that of the object without
+/// them: the whole of it says what a client has, its beginning what a change is meant for.
+fn tag_of(answer: &Answer, get: &Operation) -> String {
+    let body = answer.body().map_or(&[][..], |body| body);
+    let passing = passing_fields(get);
+    match serde_json::from_slice::<Map<String, Value>>(body) {
+        Ok(mut object) if !passing.is_empty() => {
+            object.retain(|field, _| !passing.contains(&field.as_str()));
+            let lasting = serde_json::to_vec(&object).unwrap_or_default();
+            format!("{}{PASSING}{}", hash_of(&lasting), hash_of(body))
+        }
+        _ => hash_of(body),
+    }
+}
+
+fn hash_of(octets: &[u8]) -> String {
+    Sha256::digest(octets)[..TAG_OCTETS].iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// The part of a tag that says what a change is meant for.
+fn lasting_part(tag: &str) -> &str {
+    tag.split_once(PASSING).map_or(tag, |(lasting, _)| lasting)
 }
 
 /// RFC 9110 §13.2.2: whether the request is to be done.
@@ -117,7 +150,11 @@ fn names(headers: &HeaderMap, field: &HeaderName, tag: &str) -> Option<bool> {
     let is_named = |member: &str| {
         let member = if field == IF_MATCH { member } else { member.strip_prefix("W/").unwrap_or(member) };
         let quoted = member.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        member == "*" || quoted.is_some_and(|named| named.strip_suffix(COMPRESSED).unwrap_or(named) == tag)
+        let is_this = |named: &str| {
+            let named = named.strip_suffix(COMPRESSED).unwrap_or(named);
+            if field == IF_MATCH { lasting_part(named) == lasting_part(tag) } else { named == tag }
+        };
+        member == "*" || quoted.is_some_and(is_this)
     };
     let mut texts = values.filter_map(|value| value.to_str().ok());
     Some(texts.any(|text| text.split(',').map(str::trim).any(is_named)))
@@ -141,10 +178,19 @@ mod tests {
             (IF_NONE_MATCH, "W/\"abc\"", true),
             (IF_NONE_MATCH, "\"x\",W/\"abc-gzip\"", true),
             (IF_NONE_MATCH, "\"x\"", false),
+            (IF_NONE_MATCH, "\"abc.1\"", false),
         ] {
             let headers = HeaderMap::from_iter([(field.clone(), value.parse().unwrap())]);
             assert_eq!(names(&headers, &field, "abc"), Some(expected), "{field}: {value}");
         }
+        let named = |field: HeaderName, value: &str| {
+            let headers = HeaderMap::from_iter([(field.clone(), value.parse().unwrap())]);
+            names(&headers, &field, "abc.1")
+        };
+        assert_eq!(named(IF_MATCH, "\"abc.2\""), Some(true), "only passing fields differ");
+        assert_eq!(named(IF_MATCH, "\"abd.1\""), Some(false));
+        assert_eq!(named(IF_NONE_MATCH, "\"abc.2\""), Some(false));
+        assert_eq!(named(IF_NONE_MATCH, "\"abc.1-gzip\""), Some(true));
         assert_eq!(names(&HeaderMap::new(), &IF_MATCH, "abc"), None);
     }
 

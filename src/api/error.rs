@@ -34,6 +34,8 @@ pub struct ApiError {
     pub retry_after_s: Option<NonZeroU32>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
+    /// A part of what was asked is done; the same request again does the rest.
+    pub is_unfinished: bool,
 }
 
 /// What the endpoints answer.
@@ -66,6 +68,7 @@ impl ApiError {
             allow: None,
             retry_after_s: None,
             cause: None,
+            is_unfinished: false,
         }
     }
 
@@ -110,6 +113,15 @@ impl ApiError {
             RefusalCode::PlatformKeyRequired,
             format!("{what} needs a platform key"),
             "ask the operator of the platform, or use a key without a tenant",
+        )
+    }
+
+    /// There is no time left to do it.
+    pub fn stopping() -> Self {
+        Self::new(
+            RefusalCode::ShuttingDown,
+            "the server is stopping",
+            "try again when it is back, in a few seconds",
         )
     }
 
@@ -186,6 +198,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         C::DomainTaken
         | C::AlreadyExists
         | C::LimitReached
+        | C::KeyInUse
         | C::IdempotencyKeyReused
         | C::IdempotencyInProgress
         | C::MessageFinished
@@ -228,7 +241,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, fields: Vec::new(), allow: None, retry_after_s: None, cause: None }
+        let Refusal { code, message, hint } = refusal;
+        Self::new(code, message, hint)
     }
 }
 
@@ -259,6 +273,10 @@ impl From<Conflict> for ApiError {
                 RefusalCode::LimitReached,
                 "resume what need not be paused any more, or pause a whole tenant",
             ),
+            Conflict::WebhookBacklog => (
+                RefusalCode::LimitReached,
+                "have the endpoint take what waits: GET /v1/webhooks/{id}/deliveries?status=pending lists it",
+            ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
             }
@@ -276,11 +294,7 @@ impl From<StoreError> for ApiError {
                 "the disk of the server is nearly full",
                 "try again later; the operator has to make room in the data directory",
             ),
-            StoreError::Closed => Self::new(
-                RefusalCode::ShuttingDown,
-                "the server is stopping",
-                "try again when it is back, in a few seconds",
-            ),
+            StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
                 "the server cannot use its store now; nothing was changed",
@@ -355,6 +369,7 @@ mod tests {
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyHolds, 409, "limit_reached"),
+            (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

@@ -1,12 +1,15 @@
-//! Requests that are repeated under an `Idempotency-Key` are answered as they were at first, and done once.
+//! Requests that are repeated under an `Idempotency-Key` are answered as they were at first, and done once. The answers of
+//! a day take room on the disk, of which each tenant has so much; the platform's own keys have no limit.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 
-use crate::mail::{KeyId, RefusalCode};
+use crate::mail::{KeyId, LimitPeriod, RefusalCode, TenantId, Timestamp};
+use crate::policy::allowance::Allowance;
 use crate::store::{Journal, KeptAnswer};
 
 use super::answer::Answer;
@@ -17,12 +20,19 @@ use super::error::{ApiError, Result};
 /// The header that names a request.
 pub const HEADER: &str = "idempotency-key";
 const NAME_CHARS_MAX: usize = 255;
-/// Octets of an answer that is kept.
-const ANSWER_OCTETS_MAX: usize = 1024 * 1024;
+/// Octets that an answer takes beside its body, about.
+const ROW_OCTETS: usize = 512;
 
 /// Requests that are being worked on, by key and name.
 #[derive(Debug, Default)]
 pub struct InProgress(Mutex<HashSet<(KeyId, String)>>);
+
+/// Octets of answers that were kept on this day.
+#[derive(Debug)]
+pub struct Kept {
+    octets_max: u64,
+    octets: Mutex<Allowance<TenantId>>,
+}
 
 /// One of them; gone when it is dropped.
 struct Turn<'a> {
@@ -36,15 +46,56 @@ impl InProgress {
         if self.lock().insert(name.clone()) {
             return Ok(Turn { all: self, name });
         }
-        Err(ApiError::new(
+        let mut error = ApiError::new(
             RefusalCode::IdempotencyInProgress,
             "a request with this Idempotency-Key is still being worked on",
             "wait a moment and send it again: it gets the same answer",
-        ))
+        );
+        error.retry_after_s = Some(NonZeroU32::MIN);
+        Err(error)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<(KeyId, String)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// So many octets for each tenant.
+    pub fn new(octets_max: u64) -> Self {
+        Self { octets_max, octets: Mutex::new(Allowance::new(LimitPeriod::Day)) }
+    }
+
+    /// Whether there is room for one more. What cannot be kept must not be done either, or it would be done again.
+    fn require_room(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
+        let Some(tenant) = tenant else { return Ok(()) };
+        let standing = self.lock().standing(&tenant, self.octets_max, now);
+        if standing.remaining() > 0 {
+            return Ok(());
+        }
+        let mut error = ApiError::new(
+            RefusalCode::RateLimited,
+            format!(
+                "the answers kept for repetitions are {} bytes, as much as a tenant may have in a day",
+                standing.used
+            ),
+            format!(
+                "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.kept_answers_max",
+                standing.resets_at
+            ),
+        );
+        error.retry_after_s = Some(standing.wait_s(now));
+        Err(error)
+    }
+
+    fn note(&self, tenant: Option<TenantId>, octets: usize, now: Timestamp) {
+        if let Some(tenant) = tenant {
+            self.lock().take(tenant, octets as u64, now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Allowance<TenantId>> {
+        self.octets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,19 +123,22 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
 /// Does what is asked, or answers what was answered before. Bound to key, path and body.
 pub async fn answer(target: &str, name: &str, call: Call<'_>) -> Result<Answer> {
     let endpoint = call.operation.endpoint;
-    let (api, key, request_id, now) = (call.api, call.caller.key.id, call.request_id, call.now);
+    let (api, request_id, now) = (call.api, call.request_id, call.now);
+    let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
     let _turn = api.in_progress.enter(key, name)?;
     let digest = digest_of(target, &call.body);
     if let Some(kept) = api.store.kept_answer(key, name, now).await? {
         return repeat(kept, digest);
     }
+    api.kept.require_room(tenant, now)?;
     let result = dispatch(endpoint, call).await;
     let answer = match result {
         Ok(answer) => answer,
-        Err(error) if is_passing(error.status()) => return Err(error),
+        Err(error) if !is_final(&error) => return Err(error),
         Err(error) => Answer::error(&error, request_id),
     };
-    if let Some(body) = answer.body().filter(|body| body.len() <= ANSWER_OCTETS_MAX) {
+    if let Some(body) = answer.body() {
+        api.kept.note(tenant, body.len() + ROW_OCTETS, now);
         let kept = KeptAnswer { digest, status: answer.status().as_u16(), body: body.to_vec() };
         if let Err(error) = api.store.keep_answer(key, name, kept, now).await {
             // What was asked is done; only a repetition would be done again.
@@ -98,11 +152,13 @@ fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize().into()
 }
 
-/// What may go better another time is asked anew.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error()
+/// What may go better another time is asked anew, and so is the rest of what was begun.
+fn is_final(error: &ApiError) -> bool {
+    let status = error.status();
+    let is_passing = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::REQUEST_TIMEOUT;
+    !is_passing && !error.is_unfinished
 }
 
 fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
@@ -114,4 +170,27 @@ fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
         ));
     }
     Answer::repeated(kept.status, kept.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_that_stay_right_are_kept() {
+        let error = |code| ApiError::new(code, "no", "");
+        for (error, expected) in [
+            (error(RefusalCode::ValidationFailed), true),
+            (error(RefusalCode::SenderDomainNotOwned), true),
+            (error(RefusalCode::SendLimitExceeded), false),
+            (error(RefusalCode::DailySendLimitExceeded), false),
+            (error(RefusalCode::RateLimited), false),
+            (error(RefusalCode::RequestTimeout), false),
+            (error(RefusalCode::StorageUnavailable), false),
+            (error(RefusalCode::Internal), false),
+            (ApiError { is_unfinished: true, ..error(RefusalCode::IdempotencyKeyReused) }, false),
+        ] {
+            assert_eq!(is_final(&error), expected, "{}", error.refusal.code);
+        }
+    }
 }

@@ -1,97 +1,98 @@
-//! A stream that ends with an error when nothing has moved on it for a while, whatever protocol runs on it.
+//! Whether a connection is of use to anybody: a request on it is worked on, or its client takes an answer. What only
+//! keeps it open, such as pings, does not count.
 
-use std::future::Future;
-use std::io;
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 
-/// Ends reads with [`io::ErrorKind::TimedOut`] when neither direction has moved for the limit.
-pub struct IdleLimit<S> {
-    stream: S,
-    limit: Duration,
-    deadline: Pin<Box<Sleep>>,
+use super::answer::ResponseBody;
+
+/// Looks within the time that a connection may be idle.
+const LOOKS: u32 = 4;
+
+/// What happens on a connection. Clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Activity(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Requests that are worked on.
+    open: AtomicUsize,
+    /// Parts of answers that the client took, and requests that came.
+    moves: AtomicU64,
 }
 
-impl<S> IdleLimit<S> {
-    /// Starts the time.
-    pub fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, deadline: Box::pin(tokio::time::sleep(limit)) }
+/// A request that is worked on, until it is dropped.
+#[derive(Debug)]
+pub struct Working(Activity);
+
+impl Activity {
+    /// Begins a request.
+    pub fn begin(&self) -> Working {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        self.note_move();
+        Working(self.clone())
     }
 
-    fn note_progress(&mut self) {
-        let deadline = Instant::now() + self.limit;
-        self.deadline.as_mut().reset(deadline);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for IdleLimit<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Ready(result) => {
-                self.note_progress();
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                ready!(self.deadline.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+    /// Completes when nothing has happened for `limit`, or a little later.
+    pub async fn wait_until_idle(&self, limit: Duration) {
+        let (mut seen, mut quiet) = (0, 0);
+        while quiet < LOOKS {
+            tokio::time::sleep(limit / LOOKS).await;
+            let moves = self.0.moves.load(Ordering::Relaxed);
+            let is_quiet = moves == seen && self.0.open.load(Ordering::Relaxed) == 0;
+            seen = moves;
+            quiet = if is_quiet { quiet + 1 } else { 0 };
         }
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for IdleLimit<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.note_progress();
-        Poll::Ready(written)
+    /// The same answer, of which every part that the client takes is noted.
+    pub fn watch(&self, body: ResponseBody) -> Watched {
+        Watched { body, activity: self.clone() }
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
-        self.note_progress();
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn note_move(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.note_move();
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
-    #[tokio::test]
-    async fn a_stream_on_which_nothing_moves_ends() {
-        let (near, mut far) = tokio::io::duplex(64);
-        let mut limited = IdleLimit::new(near, Duration::from_millis(20));
-        far.write_all(b"x").await.unwrap();
-        assert_eq!(limited.read_u8().await.unwrap(), b'x');
-        assert_eq!(limited.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+/// An answer on its way.
+pub struct Watched {
+    body: ResponseBody,
+    activity: Activity,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.activity.note_move();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

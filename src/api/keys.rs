@@ -141,13 +141,9 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     let caller = &call.caller.key;
     // What is left out is as narrow as the caller's own.
     let cidrs = body.allowed_cidrs.as_deref().and_then(|texts| read_networks(texts, &mut checks));
-    let inherited = tenant_id.is_some() && caller.tenant_id.is_some();
+    let inherited = is_bound_by(caller, tenant_id);
     let powers = Powers {
-        environment: Some(body.environment.unwrap_or(if inherited {
-            caller.environment
-        } else {
-            Environment::Live
-        })),
+        environment: Some(body.environment.unwrap_or(caller.environment)),
         scopes: Some(body.scopes.map(deduplicate).unwrap_or_default()),
         allowed_domain_ids: Some(
             body.allowed_domain_ids
@@ -161,7 +157,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     };
     check_powers(&powers, tenant_id, call.now, &mut checks);
     checks.finish()?;
-    check_within(caller, &powers)?;
+    check_within(caller, tenant_id, &powers)?;
     check_domains(&call, tenant_id, &powers).await?;
     let environment = powers.environment.unwrap_or(Environment::Live);
     let secret = KeySecret::generate(environment);
@@ -201,11 +197,7 @@ async fn find(call: &Call<'_>) -> Result<Key> {
 /// A key that the caller may change: one for tests has no say over those for real mail.
 async fn find_changeable(call: &Call<'_>) -> Result<Key> {
     let key = find(call).await?;
-    let caller = &call.caller.key;
-    if caller.tenant_id.is_some()
-        && caller.environment == Environment::Test
-        && key.environment == Environment::Live
-    {
+    if call.caller.key.environment == Environment::Test && key.environment == Environment::Live {
         return Err(exceeds("a key of environment test may not change one of environment live"));
     }
     Ok(key)
@@ -231,7 +223,7 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     };
     check_powers(&powers, key.tenant_id, call.now, &mut checks);
     checks.finish()?;
-    check_within(&call.caller.key, &powers)?;
+    check_within(&call.caller.key, key.tenant_id, &powers)?;
     check_domains(&call, key.tenant_id, &powers).await?;
     let patch = KeyPatch {
         name: body.name,
@@ -247,6 +239,13 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
 /// `DELETE /v1/keys/{id}`: the key stays to be seen, and is of no more use.
 pub async fn revoke(call: Call<'_>) -> Result<Answer> {
     let key = find_changeable(&call).await?;
+    if key.id == call.caller.key.id {
+        return Err(ApiError::new(
+            RefusalCode::KeyInUse,
+            "this is the key that the request is made with",
+            "create another key and revoke this one with it, so that nobody is left without any",
+        ));
+    }
     if !call.store().revoke_key(key.id, call.now).await? {
         return Err(ApiError::not_found("key"));
     }
@@ -309,12 +308,18 @@ fn exceeds(message: impl Into<String>) -> ApiError {
     ApiError::new(RefusalCode::InsufficientScope, message, hint)
 }
 
-/// Whether a caller may give these powers: none that it lacks itself. The platform may give any.
-fn check_within(caller: &Key, powers: &Powers) -> Result<()> {
-    if caller.tenant_id.is_none() {
-        return Ok(());
-    }
-    if let Some(scope) = powers.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope)) {
+/// Whether where and until when a caller may be used holds for a key of this owner too. A platform key serves the
+/// platform, whose networks are not those of its tenants, so what it makes for them is free of that.
+fn is_bound_by(caller: &Key, owner: Option<TenantId>) -> bool {
+    caller.tenant_id == owner
+}
+
+/// Whether a caller may give these powers to a key of this owner: none that it lacks itself. The platform has all scopes
+/// and domains.
+fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Result<()> {
+    if caller.tenant_id.is_some()
+        && let Some(scope) = powers.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
+    {
         return Err(exceeds(format!("this key may not give the scope {scope}, which it lacks")));
     }
     if caller.environment == Environment::Test && powers.environment == Some(Environment::Live) {
@@ -324,6 +329,9 @@ fn check_within(caller: &Key, powers: &Powers) -> Result<()> {
     let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));
     if !domains.is_empty() && !powers.allowed_domain_ids.as_ref().is_none_or(are_within) {
         return Err(exceeds("this key is bound to certain domains and may not make one for others"));
+    }
+    if !is_bound_by(caller, owner) {
+        return Ok(());
     }
     let networks = &caller.allowed_cidrs;
     let is_inside = |net: &IpNet| networks.iter().any(|own| own.contains(net));
@@ -391,6 +399,7 @@ mod tests {
             ..caller()
         };
         let platform = Key { tenant_id: None, ..caller() };
+        let bound_platform = Key { tenant_id: None, ..bound.clone() };
         let none = Powers::default;
         for (name, powers) in [
             ("scope", Powers { scopes: Some(vec![Scope::EmailsRead]), ..none() }),
@@ -405,8 +414,13 @@ mod tests {
             ("no expiry", Powers { expires_at: Some(None), ..none() }),
             ("later expiry", Powers { expires_at: Some(Some(at(101))), ..none() }),
         ] {
-            assert!(check_within(&bound, &powers).is_err(), "{name}");
-            assert!(check_within(&platform, &powers).is_ok(), "{name}");
+            assert!(check_within(&bound, bound.tenant_id, &powers).is_err(), "{name}");
+            assert!(check_within(&platform, bound.tenant_id, &powers).is_ok(), "{name}");
+            let is_of_key = ["all networks", "wider network", "no expiry", "later expiry"].contains(&name);
+            let is_bound = check_within(&bound_platform, None, &powers).is_err();
+            assert_eq!(is_bound, is_of_key || name == "environment", "{name}");
+            let is_bound = check_within(&bound_platform, bound.tenant_id, &powers).is_err();
+            assert_eq!(is_bound, name == "environment", "{name}");
         }
         let narrower = Powers {
             environment: Some(Environment::Test),
@@ -415,11 +429,11 @@ mod tests {
             allowed_cidrs: Some(vec![net("10.1.0.0/16")]),
             expires_at: Some(Some(at(100))),
         };
-        assert!(check_within(&bound, &narrower).is_ok());
-        assert!(check_within(&bound, &none()).is_ok());
-        assert!(
-            check_within(&caller(), &Powers { environment: Some(Environment::Test), ..narrower }).is_ok()
-        );
+        assert!(check_within(&bound, bound.tenant_id, &narrower).is_ok());
+        assert!(check_within(&bound, bound.tenant_id, &none()).is_ok());
+        let caller = caller();
+        let test = Powers { environment: Some(Environment::Test), ..narrower };
+        assert!(check_within(&caller, caller.tenant_id, &test).is_ok());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
 //!
-//! A request passes through `route` (which operation), `auth` (who, and may they), `body` and `page` (what with), then
-//! the file of its resource, which asks the store; `error` and `answer` shape what goes back, `conditional`,
-//! `compression` and `cors` give it the form that the client wants, and `openapi` tells of it all. Imports `mail`, `policy`,
-//! `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
+//! `server` has the connections. A request passes in `exchange` through `route` (which operation), `auth` (who, and may
+//! they), `body` and `page` (what with), then the file of its resource, which asks the store; `error` and `answer` shape
+//! what goes back, `conditional`, `compression` and `cors` give it the form that the client wants, and `openapi` tells of
+//! it all. Imports `mail`, `policy`, `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
 mod answer;
 mod auth;
@@ -17,6 +17,7 @@ mod domains;
 mod emails;
 mod error;
 mod events;
+mod exchange;
 mod health;
 mod idempotency;
 mod idle;
@@ -30,6 +31,7 @@ mod requests;
 mod route;
 mod server;
 mod suppressions;
+mod tasks;
 mod templates;
 mod tenants;
 mod usage;
@@ -37,20 +39,18 @@ mod webhooks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::{HeaderMap, Method, Request, Response};
+use hyper::HeaderMap;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Admission};
 use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
 use crate::intake::Intake;
-use crate::mail::{KeyId, RequestId, SecretDigest, Timestamp};
+use crate::mail::{SecretDigest, Timestamp};
 use crate::recent::Recent;
 use crate::room::Room;
 use crate::store::{Directory, Key, Store, Tenant};
@@ -59,19 +59,19 @@ use crate::turns::Turns;
 use crate::verification;
 use crate::waiting::{Board, Sites};
 
-use self::answer::{Answer, ResponseBody};
+use self::answer::Answer;
 use self::auth::{Caller, Touched};
 use self::call::Call;
 use self::conditional::Changes;
-use self::error::Result;
+use self::error::{ApiError, Result};
 use self::events::Tail;
-use self::idempotency::InProgress;
-use self::page::Query;
+use self::idempotency::{InProgress, Kept};
 use self::requests::Requests;
 use self::route::Routes;
 
 pub use self::auth::Access;
 pub use self::emails::SendLimits;
+pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
@@ -140,29 +140,16 @@ pub struct Api {
     touched: Touched,
     requests: Requests,
     in_progress: InProgress,
+    kept: Kept,
     keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
     /// For bodies that are being received or worked on.
     room: Arc<Room>,
-    connections: Arc<Semaphore>,
+    connections: Arc<Admission>,
     key_generations: Turns,
     look_ups: Turns,
-}
-
-/// Where a request comes from.
-#[derive(Clone, Copy)]
-struct Origin {
-    client: IpAddr,
-    request_id: RequestId,
-    now: Timestamp,
-}
-
-/// What the log and the headers of the answer say of a request, as far as it is known.
-struct Trace {
-    path: &'static str,
-    key: Option<KeyId>,
-    /// How the caller's limits stand.
-    limits: HeaderMap,
+    /// Messages and templates that are worked on at one time: no more than there are cores.
+    composing: Turns,
 }
 
 impl Api {
@@ -184,8 +171,15 @@ impl Api {
             tls,
         } = parts;
         let requests = Requests::new(&settings);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let kept = Kept::new(settings.kept_answers_max.as_u64());
         let room = Room::new(settings.receiving_bytes_max.as_u64());
-        let connections = settings.connections_max.min(Semaphore::MAX_PERMITS);
+        let connections = Admission::new(admission::Limits {
+            total_max: settings.connections_max,
+            per_address_max: settings.connections_per_address_max,
+            // Whose a connection is, only its requests say.
+            per_tenant_max: usize::MAX,
+        });
         Self {
             settings,
             expiry_max,
@@ -206,12 +200,14 @@ impl Api {
             touched: Touched::default(),
             requests,
             in_progress: InProgress::default(),
+            kept,
             keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
             room,
-            connections: Arc::new(Semaphore::new(connections)),
+            connections,
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
+            composing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
         }
     }
 
@@ -224,126 +220,6 @@ impl Api {
     /// Writes how many requests tenants make, every few seconds and when it is told to stop.
     pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
         self.requests.write_until(&self.store, stop).await;
-    }
-
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: IpAddr,
-        stop: &CancellationToken,
-    ) -> Response<ResponseBody> {
-        let started = Instant::now();
-        let now = now();
-        let request_id = RequestId::generate(now);
-        let method = request.method().clone();
-        let mut trace = Trace { path: "", key: None, limits: HeaderMap::new() };
-        let origin = Origin { client, request_id, now };
-        let script = cors::allowed_origin(request.headers(), &self.settings.cors_origins);
-        let is_preflight = script.is_some() && cors::is_preflight(&method, request.headers());
-        let is_compressed = compression::is_wanted(&method, request.headers());
-        let result = match is_preflight {
-            true => Ok(Answer::empty()),
-            false => self.process(request, origin, stop, &mut trace).await,
-        };
-        let result = match result {
-            Ok(answer) if is_compressed => Ok(compression::compress(answer).await),
-            other => other,
-        };
-        if let Err(error) = &result
-            && error.status().is_server_error()
-        {
-            let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
-            let code = error.refusal.code.as_str();
-            tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
-        }
-        let mut response = answer::respond(result, request_id, method == Method::HEAD);
-        if is_preflight {
-            cors::allow_requests(response.headers_mut());
-        }
-        if let Some(script) = script {
-            cors::allow(response.headers_mut(), script);
-        }
-        response.headers_mut().extend(trace.limits);
-        let status = response.status();
-        let ms = started.elapsed().as_millis();
-        let key = trace.key.map(tracing::field::display);
-        tracing::debug!(%request_id, %method, path = trace.path, status = status.as_u16(), key, ms, "request");
-        response
-    }
-
-    async fn process(
-        &self,
-        request: Request<Incoming>,
-        origin: Origin,
-        stop: &CancellationToken,
-        trace: &mut Trace,
-    ) -> Result<Answer> {
-        let Origin { client, request_id, now } = origin;
-        let (head, body) = request.into_parts();
-        let matched = self.routes.find(&head.method, head.uri.path())?;
-        trace.path = matched.route.path;
-        let operation = matched.operation;
-        match operation.endpoint {
-            Endpoint::Alive => return health::alive(),
-            Endpoint::Document => return openapi::document(),
-            Endpoint::Docs => return openapi::page(),
-            Endpoint::Ready => return health::ready(&self.store, stop.is_cancelled()).await,
-            _ => {}
-        }
-        let caller = self.authenticate(&head.headers, operation.access, client, now).await?;
-        trace.key = Some(caller.key.id);
-        self.requests.admit(&caller, &mut trace.limits, now)?;
-        let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
-        query.finish()?;
-        let is_post = head.method == Method::POST;
-        let idempotency_key = if is_post { idempotency::read_name(&head.headers)? } else { None };
-        let has_body = is_post || [Method::PATCH, Method::PUT].contains(&head.method);
-        let (body, _room) = if has_body {
-            // Held until the answer: what is made of a body takes as much room as the body.
-            let mut room = self.room.reserve(caller.key.tenant_id);
-            let limits = self.body_limits(operation);
-            (body::read(&head.headers, body, limits, &mut room).await?, Some(room))
-        } else {
-            (Bytes::new(), None)
-        };
-        let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
-        let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
-        let environment = caller.key.environment;
-        let call = Call {
-            api: self,
-            route: matched.route,
-            operation,
-            caller,
-            client,
-            headers: head.headers,
-            request_id,
-            idempotency_key: idempotency_key.clone(),
-            tenant_id: matched.tenant_id,
-            id: matched.id,
-            query,
-            body,
-            now,
-            stop: stop.clone(),
-        };
-        let result = match idempotency_key {
-            Some(name) => idempotency::answer(&target, &name, call).await,
-            None => conditional::answer(&head.method, call).await,
-        };
-        if let Some(tenant) = sender {
-            match self.intake.send_standing(&tenant, environment, now).await {
-                Ok(Some(standing)) => requests::tell("x-sendlimit", standing, &mut trace.limits, now),
-                Ok(None) => {}
-                // What was sent was sent; its answer need not fail for this.
-                Err(error) => tracing::warn!(%request_id, %error, "how the send limit stands is not known"),
-            }
-        }
-        result
-    }
-
-    fn body_limits(&self, operation: &Operation) -> body::Limits {
-        let settings = &self.settings;
-        let bytes_max = if operation.has_large_body { settings.send_body_max } else { settings.body_max };
-        body::Limits { bytes_max: bytes_max.as_u64(), timeout: settings.request_timeout }
     }
 
     /// The key with this secret and its tenant as they are now. One that is not there is not remembered, or guesses
@@ -391,9 +267,9 @@ fn now() -> Timestamp {
 
 async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
     match endpoint {
-        Endpoint::Alive | Endpoint::Ready => health::alive(),
-        Endpoint::Document => openapi::document(),
-        Endpoint::Docs => openapi::page(),
+        Endpoint::Alive | Endpoint::Ready | Endpoint::Document | Endpoint::Docs => {
+            Err(ApiError::internal("an endpoint without a key was asked with one"))
+        }
         Endpoint::CreateTenant => tenants::create(call).await,
         Endpoint::ListTenants => tenants::list(call).await,
         Endpoint::GetTenant => tenants::get(call).await,

@@ -83,6 +83,11 @@ impl Endpoint {
     pub fn sends(self) -> bool {
         matches!(self, Self::SendEmail | Self::SendEmails)
     }
+
+    /// Whether it can be repeated without being known again, although it is a POST.
+    pub fn changes_nothing(self) -> bool {
+        self == Self::RenderTemplate
+    }
 }
 
 /// One method of a path.
@@ -174,6 +179,9 @@ const ONE_WEBHOOK: &[Operation] = &[
 const TEST_WEBHOOK: &[Operation] = &[operation(Method::POST, Endpoint::TestWebhook, WEBHOOKS)];
 const ROTATE_SECRET: &[Operation] = &[operation(Method::POST, Endpoint::RotateWebhookSecret, WEBHOOKS)];
 const WEBHOOK_DELIVERIES: &[Operation] = &[list(Endpoint::ListWebhookDeliveries, WEBHOOKS, &["status"])];
+const ONE_WEBHOOK_DELIVERY: &[Operation] = &[operation(Method::GET, Endpoint::GetWebhookDelivery, WEBHOOKS)];
+const REPLAY_WEBHOOK_DELIVERY: &[Operation] =
+    &[operation(Method::POST, Endpoint::ReplayWebhookDelivery, WEBHOOKS)];
 
 const ALL_DOMAINS: &[Operation] = &[
     list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
@@ -372,14 +380,10 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/v1/webhooks/endpoints/{id}/test", operations: TEST_WEBHOOK },
     Route { path: "/v1/webhooks/endpoints/{id}/rotate-secret", operations: ROTATE_SECRET },
     Route { path: "/v1/webhooks/endpoints/{id}/deliveries", operations: WEBHOOK_DELIVERIES },
-    Route {
-        path: "/v1/webhooks/deliveries/{id}",
-        operations: &[operation(Method::GET, Endpoint::GetWebhookDelivery, WEBHOOKS)],
-    },
-    Route {
-        path: "/v1/webhooks/deliveries/{id}/replay",
-        operations: &[operation(Method::POST, Endpoint::ReplayWebhookDelivery, WEBHOOKS)],
-    },
+    Route { path: "/v1/webhooks/endpoints/deliveries/{id}", operations: ONE_WEBHOOK_DELIVERY },
+    Route { path: "/v1/webhooks/endpoints/deliveries/{id}/replay", operations: REPLAY_WEBHOOK_DELIVERY },
+    Route { path: "/v1/webhooks/deliveries/{id}", operations: ONE_WEBHOOK_DELIVERY },
+    Route { path: "/v1/webhooks/deliveries/{id}/replay", operations: REPLAY_WEBHOOK_DELIVERY },
     Route { path: "/v1/bans", operations: &[operation(Method::GET, Endpoint::ListBans, Access::Platform)] },
     Route {
         path: "/v1/bans/{id}",

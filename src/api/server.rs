@@ -1,35 +1,35 @@
-//! Connections: accepting, TLS, HTTP/1.1 or HTTP/2 with their limits, and the orderly end.
+//! Connections: accepting, TLS, HTTP/1.1 or HTTP/2 with their limits.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::admission::{Full, Place};
 use crate::mail::{RefusalCode, RequestId, Timestamp};
 use crate::tls::SharedServerConfig;
 
 use super::Api;
 use super::error::ApiError;
-use super::idle::IdleLimit;
+use super::exchange::Origin;
+use super::idle::Activity;
+use super::tasks::Tasks;
 
 /// How long a TLS handshake or a request's header may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be silent.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a stop waits for running requests before their connections are cut.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two pings, which find out that a client is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// How long a client may take to hear that its idle connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 64;
@@ -44,26 +44,10 @@ const UNREAD_BYTES_MAX: u32 = 256 * 1024;
 /// Octets of one stream that wait for a client to take them.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
-/// Runs hyper's own tasks (the streams of HTTP/2) where the stop can wait for them.
-#[derive(Clone)]
-struct Tracked(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Tracked
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
 /// Accepts until `stop`, then lets running requests finish and answers when all of them have.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let graceful = GracefulShutdown::new();
-    // Ends what the stop has waited for too long.
-    let cut = CancellationToken::new();
-    let mut builder = Builder::new(Tracked(tasks.clone()));
+    let tasks = Tasks::new(stop.clone());
+    let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);
     loop {
         let accepted = tokio::select! {
@@ -79,36 +63,29 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
                 continue;
             }
         };
-        let Ok(permit) = api.connections.clone().try_acquire_owned() else {
-            refuse(&stream, api.tls.is_none());
-            continue;
-        };
-        let connection = Connection {
-            api: api.clone(),
-            peer,
-            builder: builder.clone(),
-            watcher: graceful.watcher(),
-            stop: stop.clone(),
-            _permit: permit,
-        };
-        let cut = cut.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = cut.cancelled() => {}
-                () = connection.run(stream) => {}
+        let place = match admit(&api, peer) {
+            Ok(place) => Arc::new(place),
+            Err(option) => {
+                refuse(&stream, api.tls.is_none(), option);
+                continue;
             }
-        });
+        };
+        let origin = Origin { client: peer.ip(), place, tasks: tasks.clone() };
+        let connection = Connection { api: api.clone(), builder: builder.clone(), origin };
+        tasks.spawn(connection.run(stream));
     }
     drop(listener);
-    tasks.close();
-    if tokio::time::timeout(STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests to the API ran on past the stop and were cut");
-    }
-    cut.cancel();
-    tasks.wait().await;
+    tasks.end().await;
 }
 
-fn configure(builder: &mut Builder<Tracked>) {
+/// Takes a place for a connection; the error is the option that leaves none.
+fn admit(api: &Api, peer: SocketAddr) -> Result<Place, &'static str> {
+    let mut place = api.connections.enter().map_err(|Full| "api.connections_max")?;
+    place.set_address(peer.ip()).map_err(|Full| "api.connections_per_address_max")?;
+    Ok(place)
+}
+
+fn configure(builder: &mut Builder<Tasks>) {
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -125,24 +102,26 @@ fn configure(builder: &mut Builder<Tracked>) {
         .initial_stream_window_size(UNREAD_BYTES_MAX)
         .max_send_buf_size(UNSENT_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(IDLE_TIMEOUT / 3)
+        .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(HEADER_TIMEOUT);
 }
 
 /// Says so once, without waiting; behind TLS there is nobody to say it to yet.
-fn refuse(stream: &TcpStream, is_plain: bool) {
-    tracing::debug!("a connection to the API was refused: there are as many as api.connections_max");
-    if is_plain && let Err(error) = stream.try_write(&overloaded(RequestId::generate(Timestamp::now()))) {
+fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str) {
+    tracing::debug!(option, "a connection to the API was refused: there are as many as it takes");
+    if is_plain
+        && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(Timestamp::now())))
+    {
         tracing::trace!(%error, "the refused client has gone");
     }
 }
 
 /// What a connection above the limit hears, where a mere close would look like a fault of the network.
-fn overloaded(request_id: RequestId) -> Vec<u8> {
+fn overloaded(option: &str, request_id: RequestId) -> Vec<u8> {
     let error = ApiError::new(
         RefusalCode::Overloaded,
-        "the API has as many connections as it takes",
-        "close connections that are not used, or try again; the operator sets api.connections_max",
+        "the API has as many connections as it takes, from this address or in all",
+        format!("close connections that are not used, or try again; the operator sets {option}"),
     );
     let body = error.body(request_id);
     let head = format!(
@@ -155,11 +134,8 @@ fn overloaded(request_id: RequestId) -> Vec<u8> {
 
 struct Connection {
     api: Arc<Api>,
-    peer: SocketAddr,
-    builder: Builder<Tracked>,
-    watcher: Watcher,
-    stop: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    builder: Builder<Tasks>,
+    origin: Origin,
 }
 
 impl Connection {
@@ -168,31 +144,51 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::trace!(%error, "the client has gone");
         }
-        let stream = IdleLimit::new(stream, IDLE_TIMEOUT);
         let Some(tls) = self.api.tls.clone() else {
             return self.speak(stream).await;
         };
+        let client = self.origin.client;
         let handshake = tokio::time::timeout(HEADER_TIMEOUT, acceptor(&tls).accept(stream));
         let handshake = tokio::select! {
-            () = self.stop.cancelled() => return,
+            () = self.origin.tasks.stop.cancelled() => return,
             handshake = handshake => handshake,
         };
         match handshake {
             Ok(Ok(stream)) => self.speak(stream).await,
-            Ok(Err(error)) => tracing::debug!(peer = %self.peer, %error, "TLS handshake with the API failed"),
-            Err(_) => tracing::debug!(peer = %self.peer, "TLS handshake with the API timed out"),
+            Ok(Err(error)) => tracing::debug!(%client, %error, "TLS handshake with the API failed"),
+            Err(_) => tracing::debug!(%client, "TLS handshake with the API timed out"),
         }
     }
 
+    /// Answers requests until the client, the stop or the idle time ends it.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let Self { api, peer, builder, watcher, stop, _permit } = self;
+        let Self { api, builder, origin } = self;
+        let (client, stop) = (origin.client, origin.tasks.stop.clone());
+        let idle_timeout = api.settings.idle_timeout;
+        let activity = Activity::default();
+        let seen = activity.clone();
         let service = service_fn(move |request| {
-            let (api, stop) = (api.clone(), stop.clone());
-            async move { Ok::<_, Infallible>(api.answer(request, peer.ip(), &stop).await) }
+            let (api, origin, activity) = (api.clone(), origin.clone(), seen.clone());
+            async move {
+                let _working = activity.begin();
+                let response = api.answer(request, &origin).await;
+                Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
+            }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%peer, error, "a connection to the API ended early");
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = activity.wait_until_idle(idle_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%client, error, "a connection to the API ended early");
         }
     }
 }
@@ -210,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_answer_to_a_connection_too_many_is_well_formed() {
-        let bytes = overloaded(RequestId::generate(Timestamp::UNIX_EPOCH));
+        let bytes = overloaded("api.connections_max", RequestId::generate(Timestamp::UNIX_EPOCH));
         let text = std::str::from_utf8(&bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");

@@ -114,6 +114,8 @@ codes! {
     AlreadyExists = "already_exists";
     /// The tenant has as many of these objects as a tenant may.
     LimitReached = "limit_reached";
+    /// The key is the one that the request is made with.
+    KeyInUse = "key_in_use";
     /// A template cannot be made with the data of a message.
     TemplateFailed = "template_failed";
     /// A request with the same Idempotency-Key is still being worked on.

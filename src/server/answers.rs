@@ -86,6 +86,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         | DomainTaken
         | AlreadyExists
         | LimitReached
+        | KeyInUse
         | MessageFinished
         | PreconditionFailed
         | WebhookDisabled

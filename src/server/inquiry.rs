@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Place;
 use super::{Server, answers};
+use crate::admission::Place;
 use crate::bans::Penalty;
 use crate::intake::{AuthenticationError, Extras, Submission, Submitter, Trace};
 use crate::mail::{KeyId, Refusal, RequestId, Stage, TenantId, Timestamp};
@@ -73,10 +73,11 @@ impl Inquiry {
                 return Verdict::Refused(replies::local_error_451());
             }
             Question::AdmitSender(path) => {
-                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path).await)
+                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path, false).await)
             }
             Question::AdmitRecipient { address, smtputf8, earlier } => {
-                let admitted = self.server.intake.admit_recipient(&submitter, &address, smtputf8, earlier);
+                let admitted =
+                    self.server.intake.admit_recipient(&submitter, &address, smtputf8, Some(earlier));
                 (Stage::Rcpt, admitted.await)
             }
             Question::Accept { envelope, message, protocol } => {

@@ -1,7 +1,6 @@
 //! Submission over SMTP: sockets in front of [`crate::smtp::Session`]. Bytes are moved here and questions carried to
 //! intake; what a command means is decided in `smtp`, what mail may pass in `policy`.
 
-mod admission;
 mod answers;
 mod connection;
 mod inquiry;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::admission::{Admission, Full, Limits, Place};
 use crate::bans::Bans;
 use crate::config;
 use crate::intake::Intake;
@@ -28,7 +28,6 @@ use crate::mail::{DomainName, Timestamp};
 use crate::room::Room;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy, replies};
 use crate::tls::SharedServerConfig;
-use admission::{Admission, Full, Limits, Place};
 use connection::Connection;
 use inquiry::Visitor;
 use pace::Pace;

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{DkimKeyState, DomainName, DomainStatus, SignedDuration, Timestamp};
-use crate::store::{self, Directory, Domain, DomainCheck, Store};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::store::{self, Directory, Domain, Store};
 
 pub use decision::{Finding, decide};
 pub use recheck::recheck_loop;
@@ -63,25 +63,6 @@ pub async fn check(
         tracing::info!(domain = %domain.name, %from, %to, "the status of a domain changed");
     }
     Ok(updated)
-}
-
-/// Activates the DKIM keys of a domain that the platform has come to vouch for, without a look at the DNS.
-/// `None` if the domain is gone.
-///
-/// # Errors
-/// Those of the store.
-pub async fn vouch(store: &Store, domain: &Domain) -> store::Result<Option<Domain>> {
-    let keys = store.dkim_keys(domain.id).await?;
-    let pending = keys.iter().filter(|key| key.state == DkimKeyState::Pending);
-    let check = DomainCheck {
-        checked_at: Timestamp::now(),
-        status: DomainStatus::Verified,
-        failing_since: None,
-        records: domain.last_check.as_ref().map(|check| check.records.clone()).unwrap_or_default(),
-        dkim_seen: pending.map(|key| key.id).collect(),
-        dkim_unseen: Vec::new(),
-    };
-    store.record_domain_check(domain.id, check).await
 }
 
 /// Asks for all records of a domain at the same time; there are few.

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use pillarbox::mail::Timestamp;
+use pillarbox::store::Directory;
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant, text};
@@ -53,6 +55,10 @@ async fn an_object_is_sent_once_and_changed_only_as_it_was_read() {
         assert_eq!((known.header("content-length"), known.header("content-type")), (None, None));
         assert_eq!(request("HEAD", "", Value::Null).await.header("etag"), Some(tag.as_str()));
 
+        assert_eq!(request("GET", &format!("If-Match: {tag}\r\n"), Value::Null).await.status, 200);
+        for (method, head) in [("GET", "If-Match: \"x\"\r\n"), ("PATCH", "If-None-Match: *\r\n")] {
+            request(method, head, change.clone()).await.expect_error(412, "precondition_failed");
+        }
         let matching = format!("If-Match: {tag}\r\n");
         let changed = request("PATCH", &matching, change.clone()).await;
         assert_eq!(changed.status, 200, "{changed}");
@@ -75,17 +81,55 @@ async fn of_two_that_change_what_both_read_one_is_told_to_read_again() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     let path = format!("/v1/tenants/{}", tenant.id);
+    // The letters of an id have no case.
+    let other_spelling = format!("/v1/tenants/tnt_{}", tenant.id.to_string()[4..].to_lowercase());
     for round in 0..5 {
         let tag = stage.get(&tenant.key, &path).await.header("etag").unwrap().to_owned();
         let head = format!("If-Match: {tag}\r\n");
-        let patch = async |name: String| {
+        let patch = async |path: &str, name: String| {
             send(&stage, &tenant.key, &format!("PATCH {path}"), &head, json!({"name": name})).await.status
         };
-        let (a, b, c) =
-            tokio::join!(patch(format!("a{round}")), patch(format!("b{round}")), patch(format!("c{round}")));
+        let (a, b, c) = tokio::join!(
+            patch(&path, format!("a{round}")),
+            patch(&other_spelling, format!("b{round}")),
+            patch(&path, format!("c{round}"))
+        );
         let mut statuses = [a, b, c];
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 412, 412]);
+    }
+}
+
+#[tokio::test]
+async fn what_an_object_gets_by_being_used_changes_its_tag_and_stops_no_change() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let new = json!({"name": "one", "scopes": ["smtp:send"]});
+    let key = stage.post(&tenant.key, "/v1/keys", new).await.expect(201);
+    let domain = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
+    let domain = format!("/v1/domains/{}", text(&domain, "/id"));
+    // The first look finds nothing where nothing was known, which is a change.
+    let look = async || stage.post(&tenant.key, &format!("{domain}/verify"), Value::Null).await.expect(200);
+    look().await;
+    let key_id = text(&key, "/id");
+    let of_key = (format!("/v1/keys/{key_id}"), json!({"name": "two"}), "last_used_at");
+    let of_domain = (domain.clone(), json!({"subdomains": false}), "last_checked_at");
+    for (path, change, field) in [of_key, of_domain] {
+        let before = stage.get(&tenant.key, &path).await;
+        let tag = before.header("etag").unwrap().to_owned();
+        match field {
+            "last_used_at" => stage.store.touch_key(key_id.parse().unwrap(), Timestamp::now()).await.unwrap(),
+            _ => drop(look().await),
+        }
+        let head = format!("If-None-Match: {tag}\r\n");
+        let after = send(&stage, &tenant.key, &format!("GET {path}"), &head, Value::Null).await;
+        assert_ne!((after.status, after.header("etag")), (304, Some(tag.as_str())), "{after}");
+        assert_ne!(before.expect(200)[field], after.expect(200)[field]);
+        let head = format!("If-Match: {tag}\r\n");
+        send(&stage, &tenant.key, &format!("PATCH {path}"), &head, change.clone()).await.expect(200);
+        send(&stage, &tenant.key, &format!("PATCH {path}"), &head, change)
+            .await
+            .expect_error(412, "precondition_failed");
     }
 }
 
@@ -140,6 +184,60 @@ async fn large_answers_to_get_are_compressed_for_who_asks_and_secrets_never() {
         assert_eq!((made.status, made.header("content-encoding"), made.header("etag")), (201, None, None));
         assert!(made.json()["secret"].is_string());
     }
+}
+
+/// Headers of every answer of a web server, of which the document need not tell.
+const COMMON_HEADERS: &[&str] =
+    &["content-type", "content-length", "cache-control", "x-content-type-options", "date", "connection"];
+
+#[tokio::test]
+async fn the_document_names_the_headers_of_answers() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let limits = json!({"rate_limit": {"emails_per_day": 1}});
+    stage.patch(&stage.platform, &format!("/v1/tenants/{}", tenant.id), limits).await.expect(200);
+    let domain = json!({"name": "own.example", "tenant_id": tenant.id, "verification": "manual"});
+    stage.post(&stage.platform, "/v1/domains", domain).await.expect(201);
+    let document = send(&stage, "", "GET /openapi.json", "", Value::Null).await.json();
+    let told = |path: &str, method: &str, status: u16| {
+        let responses = &document["paths"][path][method]["responses"];
+        let answer = &responses[status.to_string()];
+        let answer = if answer.is_null() { &document["components"]["responses"]["Error"] } else { answer };
+        let headers = answer["headers"].as_object().unwrap_or_else(|| panic!("{method} {path}: {answer}"));
+        headers.keys().map(|name| name.to_lowercase()).collect::<Vec<_>>()
+    };
+    let email = json!({"from": "a@own.example", "to": ["b@x.example"], "subject": "s", "text": "t"});
+    let key = json!({"name": "new", "scopes": ["smtp:send"]});
+    let tenant_path = format!("/v1/tenants/{}", tenant.id);
+    let mut all = std::collections::BTreeSet::new();
+    for (method, path, route, body) in [
+        ("POST", "/v1/keys", "/v1/keys", key.clone()),
+        ("POST", "/v1/keys", "/v1/keys", key),
+        ("POST", "/v1/emails", "/v1/emails", email.clone()),
+        ("POST", "/v1/emails", "/v1/emails", email),
+        ("GET", &tenant_path, "/v1/tenants/{tenant_id}", Value::Null),
+        ("GET", "/healthz", "/healthz", Value::Null),
+    ] {
+        let head = if path == "/v1/keys" { "Idempotency-Key: k\r\n" } else { "" };
+        let answer = send(&stage, &tenant.key, &format!("{method} {path}"), head, body).await;
+        let told = told(route, &method.to_lowercase(), answer.status);
+        for line in answer.head.lines().skip(1) {
+            let name = line.split(':').next().unwrap();
+            if !COMMON_HEADERS.contains(&name) {
+                assert!(told.iter().any(|other| other == name), "{name} of {method} {path}: {answer}");
+                all.insert(name.to_owned());
+            }
+        }
+    }
+    let expected = [
+        "etag",
+        "idempotent-replayed",
+        "ratelimit-limit",
+        "retry-after",
+        "x-request-id",
+        "x-sendlimit-limit",
+    ];
+    assert!(expected.iter().all(|name| all.contains(*name)), "{all:?}");
 }
 
 #[tokio::test]

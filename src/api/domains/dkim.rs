@@ -14,6 +14,8 @@ use crate::sign::{self, KeyPair, SignError};
 use crate::store::{Directory, DkimKey, Domain, NewDkimKey};
 use crate::verification::dkim_record_name;
 
+use super::rotation::selector_of;
+
 pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.
 pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
@@ -70,7 +72,7 @@ impl DkimKeyView {
     }
 }
 
-/// Makes a key for each algorithm, with selectors of today.
+/// Makes a key for each algorithm, with selectors of now.
 pub async fn generate(
     call: &Call<'_>,
     algorithms: &[DkimAlgorithm],
@@ -99,21 +101,17 @@ fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {
     NewDkimKey { selector, algorithm, state, public_key, private_key }
 }
 
-/// Like `pb20260131`, so that keys of one domain sort by age; the second algorithm needs a name of its own.
-fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
-    let day = now.strftime("pb%Y%m%d");
-    match algorithm {
-        DkimAlgorithm::Rsa => day.to_string(),
-        DkimAlgorithm::Ed25519 => format!("{day}-ed25519"),
-    }
-}
-
-/// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all.
+/// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all. The turn is
+/// the work's: who asked may be gone before it ends.
 async fn on_turn<T: Send + 'static>(
     call: &Call<'_>,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
-    let _turn = call.api.key_generations.take(call.scope()).await.map_err(ApiError::internal)?;
+    let turn = call.api.key_generations.take(call.scope()).await.map_err(ApiError::internal)?;
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
 }
 
@@ -171,7 +169,7 @@ mod tests {
             checks.finish().is_ok()
         };
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(selector_of(DkimAlgorithm::Rsa, now), "pb19700101");
+        assert_eq!(selector_of(DkimAlgorithm::Rsa, now), "pb19700101-000000");
         for right in ["pb1", "a.b-c.d2", &"a".repeat(63), &selector_of(DkimAlgorithm::Ed25519, now)] {
             assert!(is_right(right), "{right}");
         }

@@ -271,15 +271,9 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
         return Err(ApiError::platform_only("changing how a domain is verified"));
     }
-    let becomes_manual =
-        body.verification == Some(Verification::Manual) && domain.verification != Verification::Manual;
     let patch = DomainPatch { verification: body.verification, subdomains: body.subdomains };
-    let gone = || ApiError::not_found("domain");
-    let mut updated = call.store().update_domain(domain.id, patch, call.now).await?.ok_or_else(gone)?;
-    if becomes_manual {
-        updated = verification::vouch(call.store(), &updated).await?.ok_or_else(gone)?;
-    }
-    Answer::ok(&view(&call, updated).await?)
+    let updated = call.store().update_domain(domain.id, patch, call.now).await?;
+    Answer::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)
 }
 
 /// `DELETE /v1/domains/{id}`

@@ -7,7 +7,7 @@ use crate::api::answer::Answer;
 use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::mail::{DkimAlgorithm, DkimKeyState, RefusalCode, Timestamp};
+use crate::mail::{DkimAlgorithm, DkimKeyState, RefusalCode, SignedDuration, Timestamp};
 use crate::store::{Directory, DkimKey};
 
 use super::dkim::{self, DkimKeyView, KEYS_MAX};
@@ -43,7 +43,7 @@ pub async fn rotate(call: Call<'_>) -> Result<Answer> {
         ));
     }
     for algorithm in missing {
-        let selector = selector_of(algorithm, call.now);
+        let selector = free_selector(algorithm, &keys, call.now);
         let new = dkim::generate_one(&call, algorithm, selector, DkimKeyState::Pending).await?;
         waiting.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
     }
@@ -65,9 +65,16 @@ fn new_in_waiting(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey>
     keys.iter().rfind(waits).cloned()
 }
 
+/// The next second whose name no key of the domain has: the keys of a new domain may be of this one.
+fn free_selector(algorithm: DkimAlgorithm, keys: &[DkimKey], now: Timestamp) -> String {
+    let mut selectors = (0..).map(|later_s| selector_of(algorithm, now + SignedDuration::from_secs(later_s)));
+    let is_free = |selector: &String| keys.iter().all(|key| key.selector != *selector);
+    selectors.find(is_free).unwrap_or_default()
+}
+
 /// Like `pb20260131-235959`: a name is never used for a second key, whose record caches might lack. At most 21 octets,
 /// for which the name of a domain leaves room.
-fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
+pub(super) fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
     let time = now.strftime("pb%Y%m%d-%H%M%S");
     match algorithm {
         DkimAlgorithm::Rsa => time.to_string(),

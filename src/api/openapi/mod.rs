@@ -3,6 +3,7 @@
 //! comments of these. [`describe`] adds what no code says, one entry for each endpoint; `manual` shows it all as a page.
 
 mod describe;
+mod headers;
 mod manual;
 mod parameters;
 
@@ -120,16 +121,11 @@ fn build() -> Value {
                     "description": "The secret of an API key: `pb_live_…` or `pb_test_…`.",
                 },
             },
-            "headers": {
-                "RequestId": {
-                    "description": "The id of the request, as in the log of the server.",
-                    "schema": { "type": "string" },
-                },
-            },
+            "headers": headers::components(),
             "responses": {
                 "Error": {
                     "description": "It was not done; the answer says why and what to do about it.",
-                    "headers": request_id_header(),
+                    "headers": headers::of_refusal(),
                     "content": { "application/json": { "schema": error } },
                 },
             },
@@ -150,7 +146,7 @@ fn build_operation(route: &Route, operation: &Operation, schemas: &mut Schemas) 
         "responses": {
             description.status.to_string(): {
                 "description": description.gives_text,
-                "headers": request_id_header(),
+                "headers": headers::of(route, operation),
                 "content": contents(&description, schemas),
             },
             "default": { "$ref": "#/components/responses/Error" },
@@ -172,10 +168,6 @@ fn contents(description: &Description, schemas: &mut Schemas) -> Value {
         ((*media).to_owned(), json!({ "schema": schema(schemas) }))
     };
     Value::Object(description.gives.iter().map(of_media).collect())
-}
-
-fn request_id_header() -> Value {
-    json!({ "X-Request-Id": { "$ref": "#/components/headers/RequestId" } })
 }
 
 /// OpenAPI 3.1 §4.8.30: what a scheme other than OAuth lists are the roles that are needed.

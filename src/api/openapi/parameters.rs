@@ -111,7 +111,7 @@ pub fn of_query(
 
 fn headers(operation: &Operation) -> Vec<(&'static str, &'static str, SchemaOf)> {
     let mut headers: Vec<(_, _, SchemaOf)> = Vec::new();
-    if operation.method == Method::POST {
+    if operation.method == Method::POST && !operation.endpoint.changes_nothing() {
         let text = "Names the request, so that its repetition is not done again but answered as it was.";
         headers.push(("Idempotency-Key", text, idempotency_key));
     }

@@ -74,12 +74,46 @@ async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one() 
     let beside = bed.store.claim_webhook(webhook, busy, 10, later(0)).await.unwrap().unwrap().work.deliveries;
     assert_eq!(beside.len(), 1, "only what has nothing to do with the message");
     for _ in 0..2 {
-        let retry = outcome(&first, now(), WebhookVerdict::Retry(later(3600)));
+        let retry = outcome(&first, now(), WebhookVerdict::Retry(now()));
         bed.store.record_webhook(retry).await.unwrap();
-        assert_eq!(kinds().await, [EventKind::SuppressionCreated]);
+        assert_eq!(kinds().await, [EventKind::SuppressionCreated, EventKind::MessageAccepted]);
     }
     bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Retry(later(3600)))).await.unwrap();
-    assert_eq!(kinds().await, [EventKind::MessageDelivered, EventKind::SuppressionCreated]);
+    assert_eq!(kinds().await, [EventKind::SuppressionCreated, EventKind::MessageDelivered]);
+}
+
+#[tokio::test]
+async fn what_waits_for_an_earlier_event_is_not_due_before_it() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    bed.enqueue(tenant, &["x@one.example", "y@two.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let deliver = async |number: usize| {
+        let records = outcomes(&batches[number..=number], DeliveryState::Delivered);
+        bed.store.record(records).await.unwrap();
+    };
+    deliver(0).await;
+    let first = waiting(&bed, webhook).await.remove(0);
+    let due = async || {
+        let page = PageRequest { limit: 10, ..PageRequest::default() };
+        let told = bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items;
+        told.iter().rev().map(|told| told.next_attempt_at.unwrap()).collect::<Vec<_>>()
+    };
+    for again_at in [later(5), later(300)] {
+        bed.store.take_due_webhooks(later(10));
+        bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Retry(again_at))).await.unwrap();
+        assert_eq!(due().await, [again_at; 2]);
+    }
+    let again_at = due().await[0];
+    deliver(1).await;
+    assert_eq!(due().await, [again_at; 3], "nor what comes later");
+    assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![], Some(again_at)), "nobody need look before");
+    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 10, again_at).await.unwrap();
+    assert_eq!(served.unwrap().work.deliveries.iter().map(|told| told.id).collect::<Vec<_>>(), [first.id]);
+    let last_in_order = outcome(&first, now(), WebhookVerdict::Retry(later(9000)));
+    bed.store.record_webhook(last_in_order).await.unwrap();
+    assert_eq!(due().await[1..], [again_at; 2], "after three tries it holds up nothing");
 }
 
 #[tokio::test]
@@ -135,6 +169,13 @@ async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk() 
     bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Delivered)).await.unwrap();
     suppress(&bed, tenant, "one-more@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, None, "there was room for one");
+    let is_full = |asked: Result<Option<WebhookDelivery>>| {
+        matches!(asked, Err(StoreError::Conflict(Conflict::WebhookBacklog)))
+    };
+    assert!(is_full(bed.store.test_webhook(webhook, now()).await));
+    assert!(is_full(bed.store.replay_webhook_delivery(first.id, now()).await));
+    let pending = told().await.remove(0).id;
+    assert!(bed.store.replay_webhook_delivery(pending, now()).await.unwrap().is_some(), "that is no more");
     suppress(&bed, tenant, "too-many@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, Some(DisabledReason::BacklogFull));
     assert_eq!(told().await.len(), 21);

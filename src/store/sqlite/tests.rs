@@ -14,7 +14,8 @@ use crate::store::contract::{
     new_tenant, new_webhook, now, options, outcomes,
 };
 use crate::store::{
-    Directory, Journal, KeptAnswer, MessageFilter, NewSmartHost, Outbox, PageRequest, RetentionPolicy, Spool,
+    Directory, Journal, KeptAnswer, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
+    RetentionPolicy, Spool, SubmissionKey,
 };
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
@@ -328,7 +329,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     let kept = bed.enqueue(tenant, &["x@one.example"]).await;
     let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
     for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap();
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
@@ -342,6 +343,45 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     assert_eq!(prune(2).await, 2);
     assert_eq!(prune(100).await, 1);
     assert_eq!(bed.store.content(kept.message.id).await.unwrap(), Some(kept.content));
+}
+
+#[tokio::test]
+async fn a_round_looks_for_files_without_a_row_on_some_shelves_and_the_next_goes_on() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    for _ in 0..40 {
+        let orphan = new_message(tenant, &["x@one.example"], "body");
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+    }
+    for file in files_below(&bed.dir.path().join("bodies")) {
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
+    }
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
+    let mut left = 40;
+    for round in 0..5 {
+        let removed = bed.store.prune(policy, now(), 100).await.unwrap().orphan_files;
+        assert!(removed < 40, "round {round}: {removed}");
+        left -= removed;
+    }
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_submission_that_is_repeated_or_refused_leaves_no_file() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    let keyed = |digest: u8| {
+        let key = SubmissionKey { name: "key".into(), digest: [digest; 32] };
+        NewMessage { submission_key: Some(key), ..new_message(tenant, &["x@one.example"], "body") }
+    };
+    let first = bed.store.enqueue(keyed(1)).await.unwrap();
+    let again = bed.store.enqueue(keyed(1)).await.unwrap();
+    assert_eq!(again, first);
+    assert!(bed.store.enqueue(keyed(2)).await.is_err(), "another message under the key");
+    let files = files_below(&bed.dir.path().join("bodies"));
+    assert_eq!(files.len(), 1);
+    assert!(files[0].ends_with(format!("{first}.eml")));
 }
 
 /// How SQLite goes about a query.
@@ -367,6 +407,8 @@ async fn the_hot_queries_use_their_indexes() {
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
+        (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
         let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");

@@ -15,8 +15,8 @@ use pillarbox::mail::{
     ReversePath, SignedDuration, TenantId, Timestamp,
 };
 use pillarbox::store::{
-    Access, Annotations, AttemptRecord, ClaimRoom, Directory, EventFilter, Journal, Message, MessageFilter,
-    NewMessage, NewTenant, PageRequest, RateLimit, RecordBatch, Spool, Store, StoreOptions, TenantSettings,
+    Annotations, AttemptRecord, ClaimRoom, Directory, EventFilter, Journal, Message, MessageFilter,
+    NewMessage, NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -293,31 +293,11 @@ fn event_filters(tenants: &[TenantId]) -> Vec<(&'static str, EventFilter)> {
 }
 
 async fn run(dir: PathBuf, count: usize) {
-    let options = StoreOptions {
-        data_dir: dir,
-        master_key_file: None,
-        readers: 4,
-        inline_body_bytes_max: 256 * 1024,
-        free_disk_bytes_min: 0,
-        handover_bytes_max: 0,
-        access: Access::Serve,
-    };
+    let options = StoreOptions { readers: 4, handover_bytes_max: 0, ..StoreOptions::at(&dir) };
     let store = Arc::new(Store::open(options).unwrap());
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
-        let new = NewTenant {
-            name: format!("Tenant {number}"),
-            slug: format!("tenant-{number}"),
-            external_ref: None,
-            metadata: serde_json::Map::new(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            retention_days: None,
-            body_retention_days: None,
-            source_pool: None,
-            weight: Default::default(),
-        };
+        let new = NewTenant::named(&format!("Tenant {number}"), &format!("tenant-{number}"));
         tenants.push(store.create_tenant(new, Timestamp::now()).await.unwrap().id);
     }
     let tenants = Arc::new(tenants);

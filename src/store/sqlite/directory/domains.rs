@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{dkim_keys, room};
 use crate::mail::{
-    DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp, Verification,
+    DkimKeyState, DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp,
+    Verification,
 };
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::page::List;
@@ -249,6 +250,8 @@ pub(super) fn update(
 ) -> Result<Option<Domain>> {
     let Some(mut domain) = find(tx, id)? else { return Ok(None) };
     let before = domain.status;
+    let becomes_manual =
+        patch.verification == Some(Verification::Manual) && domain.verification != Verification::Manual;
     domain.subdomains = patch.subdomains.unwrap_or(domain.subdomains);
     domain.verification = patch.verification.unwrap_or(domain.verification);
     if patch.verification == Some(Verification::Manual) && before != DomainStatus::Verified {
@@ -257,6 +260,12 @@ pub(super) fn update(
         }
         domain.status = DomainStatus::Verified;
         domain.failing_since = None;
+    }
+    if becomes_manual {
+        let keys = dkim_keys::of_domain(tx, id)?;
+        let pending: Vec<_> =
+            keys.iter().filter(|key| key.state == DkimKeyState::Pending).map(|key| key.id).collect();
+        dkim_keys::follow_dns(tx, id, &pending, &[], now)?;
     }
     change(tx, before, domain, now).map(Some)
 }

@@ -1,4 +1,5 @@
-//! How many connections are open: in all, from one address, of one tenant.
+//! How many connections are open: in all, from one address, of one tenant. Imports `bans`, which says what counts as one
+//! address, and `mail`.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -49,11 +50,12 @@ pub struct Place {
 }
 
 impl Admission {
+    /// None is open.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a place among all.
+    /// Takes a place among all, unless there is none.
     pub fn enter(self: &Arc<Self>) -> Result<Place, Full> {
         let mut open = self.lock();
         if open.total >= self.limits.total_max {

@@ -1,0 +1,61 @@
+//! The headers of answers, each described once.
+
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use crate::api::auth::Access;
+use crate::api::route::{Operation, Route};
+
+const REQUEST_ID: &str = "X-Request-Id";
+const RETRY_AFTER: &str = "Retry-After";
+const ETAG: &str = "ETag";
+const REPLAYED: &str = "Idempotent-Replayed";
+const REQUESTS: [&str; 3] = ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"];
+const SENDING: [&str; 3] = ["X-SendLimit-Limit", "X-SendLimit-Remaining", "X-SendLimit-Reset"];
+
+/// All of them, to be referred to by name.
+pub fn components() -> Value {
+    let text = |text: &str| json!({ "description": text, "schema": { "type": "string" } });
+    let number = |text: &str| json!({ "description": text, "schema": { "type": "integer", "minimum": 0 } });
+    json!({
+        REQUEST_ID: text("The id of the request, as in the log of the server."),
+        RETRY_AFTER: number("Seconds after which it makes sense to try again."),
+        ETAG: text("The tag of the object, for `If-Match` and `If-None-Match`."),
+        REPLAYED: text("`true` if this is the answer to an earlier request with the same `Idempotency-Key`."),
+        REQUESTS[0]: number("Requests in a minute, by the limit that leaves the least room; absent without a limit."),
+        REQUESTS[1]: number("What is left of it."),
+        REQUESTS[2]: number("Seconds until it begins anew."),
+        SENDING[0]: number("Recipients in a minute or a day, by the limit that leaves the least room; absent without a limit."),
+        SENDING[1]: number("What is left of it."),
+        SENDING[2]: number("Seconds until it begins anew."),
+    })
+}
+
+/// Those of an answer to what was done.
+pub fn of(route: &Route, operation: &Operation) -> Value {
+    let mut names = vec![REQUEST_ID];
+    if operation.access != Access::Public {
+        names.extend(REQUESTS);
+    }
+    if operation.endpoint.sends() {
+        names.extend(SENDING);
+    }
+    if operation.method == Method::POST && !operation.endpoint.changes_nothing() {
+        names.push(REPLAYED);
+    }
+    if route.object().is_some() && operation.method != Method::DELETE {
+        names.push(ETAG);
+    }
+    refer(&names)
+}
+
+/// Those of a refusal.
+pub fn of_refusal() -> Value {
+    refer(&[&[REQUEST_ID, RETRY_AFTER][..], &REQUESTS, &SENDING].concat())
+}
+
+fn refer(names: &[&str]) -> Value {
+    let reference =
+        |name: &&str| ((*name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }));
+    Value::Object(names.iter().map(reference).collect::<Map<_, _>>())
+}
