@@ -112,7 +112,7 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
     let EventFilter { tenant_id, kind, message_id } = filter;
     let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
     let sql = format!(
-        "SELECT (?4 IS NULL OR tenant_id = ?4) AND (?5 IS NULL OR kind = ?5)
+        "SELECT (?4 IS NULL OR coalesce(tenant_id, '') = ?4) AND (?5 IS NULL OR kind = ?5)
                 AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant, event.*
          FROM event WHERE id > ?1 AND id < ?2 AND {of_message} ORDER BY id {}",
         range.order()
