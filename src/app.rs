@@ -18,6 +18,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::https::Client;
 use crate::intake::{self, Intake};
 use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
+use crate::metrics::Metrics;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
@@ -87,6 +88,8 @@ pub struct Running {
     pub submissions_addresses: Vec<SocketAddr>,
     /// Where the API listens.
     pub api_addresses: Vec<SocketAddr>,
+    /// Where metrics are told.
+    pub metrics_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
     sites: Arc<dyn Sites>,
     certificate: Arc<Certificate>,
@@ -158,6 +161,8 @@ impl Running {
         let submissions = listen("smtp.submissions", &config.smtp.submissions).await?;
         let control_listeners = listen("api.listen", &config.api.listen).await?;
 
+        let metrics_listeners = listen("api.metrics_listen", &config.api.metrics_listen).await?;
+
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
@@ -198,6 +203,13 @@ impl Running {
             tls: config.api.tls.then(|| certificate.shared()),
         }));
 
+        let metrics = Arc::new(Metrics {
+            store: store.clone(),
+            intake: intake_role.clone(),
+            smtp: server.connections(),
+            api: control.connections(),
+            sites: relay.sites(),
+        });
         let teller = build_teller(config, &store, &resolver)?;
         let reporter = build_reporter(config, &store, &resolver, &intake_role)?;
 
@@ -205,6 +217,7 @@ impl Running {
             submission_addresses: addresses(&submission),
             submissions_addresses: addresses(&submissions),
             api_addresses: addresses(&control_listeners),
+            metrics_addresses: addresses(&metrics_listeners),
             store: store.clone(),
             sites: relay.sites(),
             certificate: certificate.clone(),
@@ -222,6 +235,9 @@ impl Running {
         stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
         for listener in control_listeners {
             stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
+        }
+        for listener in metrics_listeners {
+            stage.spawn("metrics listener", metrics.clone().serve(listener, stage.stop.clone()));
         }
         let retention = RetentionPolicy {
             body_days: config.retention.body_days,

@@ -3,11 +3,13 @@
 
 mod facts;
 mod quota;
+mod refusals;
 mod send_limit;
 mod stamp;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use crate::store::{
 use crate::turns::Turns;
 use facts::Facts;
 use quota::Quota;
+use refusals::Refusals;
 use send_limit::{SendLimits, Wish};
 use stamp::Receipt;
 
@@ -54,6 +57,7 @@ pub struct Intake {
     store: Arc<Store>,
     facts: Facts,
     notes: Quota,
+    refusals: Refusals,
     limits: SendLimits,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
@@ -142,6 +146,7 @@ impl Intake {
         Self {
             facts: Facts::new(store.clone()),
             notes: Quota::default(),
+            refusals: Refusals::new(),
             limits: SendLimits::new(store.clone()),
             store,
             settings,
@@ -351,6 +356,11 @@ impl Intake {
         Ok(id)
     }
 
+    /// How often what was refused since the start, by code.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.read()
+    }
+
     /// Notes a refusal for the tenant to read under this reference; `None` if too many of this tenant's were noted
     /// lately.
     pub fn note_rejection(
@@ -360,6 +370,7 @@ impl Intake {
         stage: Stage,
         refusal: &Refusal,
     ) -> Option<RequestId> {
+        self.refusals.note(refusal.code);
         let now = Timestamp::now();
         if !self.notes.take(submitter.tenant.id, now) {
             return None;

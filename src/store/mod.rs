@@ -428,6 +428,8 @@ pub trait Journal {
     fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
     /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
     fn watch_events(&self) -> watch::Receiver<EventId>;
+    /// What was written since the store was opened.
+    fn counts(&self) -> StoreCounts;
     /// Notes a refused submission and its event. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.
@@ -466,6 +468,8 @@ pub trait Journal {
 
 /// Where events are told. What an endpoint is to be told is written in the transaction of the event.
 pub trait Outbox {
+    /// Events that are still to be told, to all endpoints together.
+    fn webhook_backlog(&self) -> impl Future<Output = Result<u64>> + Send;
     /// Adds an endpoint. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_webhook(&self, new: NewWebhook, now: Timestamp)
     -> impl Future<Output = Result<Webhook>> + Send;

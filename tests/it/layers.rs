@@ -64,6 +64,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("metrics", &["mail", "store", "intake", "admission", "waiting"]),
     ("webhook", &["mail", "store", "https", "config", "telemetry"]),
     ("tls_report", &["mail", "dns", "store", "intake", "https", "config", "telemetry"]),
     (

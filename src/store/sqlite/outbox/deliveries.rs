@@ -8,7 +8,7 @@ use crate::mail::{
 };
 use crate::store::sqlite::events::{Subject, Told, read_event};
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sqlite::rows::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
@@ -34,6 +34,12 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
 }
 
 /// Has a webhook told of an event at once.
+/// Those that are not done; a walk over an index of these alone.
+pub(super) fn count_open(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
+    Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+}
+
 pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(told.at));
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
