@@ -108,7 +108,11 @@ pub trait Directory {
     /// One tenant by its slug.
     fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// A page of tenants, newest first.
-    fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
+    fn list_tenants(
+        &self,
+        filter: TenantFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Tenant>>> + Send;
     /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
     /// or comes from changes, what waits for another try is due ([`Queue::flush`]).
     fn update_tenant(
@@ -286,7 +290,7 @@ pub trait Directory {
     /// A page of templates, newest first.
     fn list_templates(
         &self,
-        tenant: Option<TenantId>,
+        filter: TemplateFilter,
         page: PageRequest,
     ) -> impl Future<Output = Result<Page<Template>>> + Send;
     /// Changes what the patch names. [`Conflict::TemplateName`].
