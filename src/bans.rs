@@ -167,7 +167,7 @@ impl Bans {
         let record = records.entry(offender).or_insert(fresh);
         record.failures = record.failures.saturating_add(1);
         if record.failures > self.settings.failures_max && record.banned_until.is_none() {
-            record.banned_until = Some(now + self.settings.ban);
+            record.banned_until = Some(after(now, self.settings.ban));
             tracing::warn!(%offender, failures = record.failures, "banned for failed logins");
         }
         match record.banned_until {
@@ -177,7 +177,7 @@ impl Bans {
     }
 
     fn is_over(&self, record: &Record, now: Timestamp) -> bool {
-        let end = record.banned_until.unwrap_or(record.since + self.settings.window);
+        let end = record.banned_until.unwrap_or(after(record.since, self.settings.window));
         end <= now
     }
 
@@ -212,6 +212,11 @@ impl Penalty {
             (Self::Delay(a), Self::Delay(b)) => Self::Delay(a.max(b)),
         }
     }
+}
+
+/// A configured time may be longer than time is.
+fn after(begin: Timestamp, time: Duration) -> Timestamp {
+    begin.checked_add(time).unwrap_or(Timestamp::MAX)
 }
 
 fn delay_after(failures: u32) -> Duration {

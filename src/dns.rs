@@ -3,10 +3,10 @@
 //! An adapter around hickory. Names are asked for as they are, with a final dot, so that no search list of the
 //! machine can turn one name into another. [`SecureResolver`] checks signatures as well. Imports `mail` only.
 
+mod proof;
 mod secure;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -165,30 +165,6 @@ impl Resolver {
     }
 }
 
-impl SecureResolver {
-    /// A resolver that asks the same servers as [`Resolver::new`] and trusts the root's keys, or the DNSKEY records of
-    /// the root in a file.
-    ///
-    /// # Errors
-    /// [`DnsError::Temporary`] if the file is of no use or no resolver can be built at all.
-    pub fn new(name_servers: &[SocketAddr], trust_anchor_file: Option<&Path>) -> Result<Self, DnsError> {
-        let (config, mut options) = configuration(name_servers);
-        options.validate = true;
-        // The aliases on the way must be signed as well (RFC 7672 §2.1.3).
-        options.preserve_intermediates = true;
-        options.cache_size = 16_384;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        if let Some(path) = trust_anchor_file {
-            let anchors = secure::read_anchors(path)
-                .map_err(|message| DnsError::Temporary(format!("{}: {message}", path.display())))?;
-            builder = builder.with_trust_anchor(anchors);
-        }
-        let resolver = builder.build().map_err(|error| DnsError::Temporary(error.to_string()))?;
-        Ok(Self::build(resolver))
-    }
-}
-
 fn classify(error: NetError) -> DnsError {
     if error.is_nx_domain() {
         DnsError::NoSuchDomain
@@ -247,12 +223,12 @@ fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) 
 
 fn own_options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    options.use_hosts_file = ResolveHosts::Never;
     tune(&mut options);
     options
 }
 
 fn tune(options: &mut ResolverOpts) {
+    options.use_hosts_file = ResolveHosts::Never;
     options.timeout = Duration::from_secs(5);
     options.attempts = 2;
     // Two servers asked at once lose the repetition over TCP of a truncated answer.
@@ -307,6 +283,13 @@ mod tests {
     fn hosts_go_by_preference_and_each_appears_once() {
         let records = vec![mx(20, "B.example."), mx(10, "a.example."), mx(30, "a.example."), mx(5, ".")];
         assert_eq!(hosts(records), ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn the_hosts_file_of_the_machine_is_not_asked() {
+        for (_, options) in [configuration(&[]), configuration(&[answer_all(0)])] {
+            assert!(matches!(options.use_hosts_file, ResolveHosts::Never));
+        }
     }
 
     #[test]

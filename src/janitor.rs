@@ -7,41 +7,46 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::store::{Directory, Journal, Queue, RetentionPolicy, Store};
+use crate::store::{Directory, Journal, Pruned, Queue, RetentionPolicy, Store};
 
 const ROUND_INTERVAL: Duration = Duration::from_secs(60);
-/// Rows removed in one transaction: few enough that acceptance does not wait.
+/// Rows of each kind removed in one step.
 const REMOVED_MAX: usize = 500;
-/// Transactions in one round; what is left waits for the next.
+/// Steps of removal in one round: the write-ahead log must be shortened between.
 const STEPS_MAX: usize = 200;
 /// How long the record of a replaced DKIM key is asked for at least: receivers may verify as late as when the message
 /// is read (RFC 6376 §5.2).
 const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Cleans up once a minute until told to stop.
+/// Cleans up once a minute, and on and on while there is more to remove, until told to stop.
 pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationToken) {
     let mut rounds = tokio::time::interval(ROUND_INTERVAL);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = rounds.tick() => clean(&store, policy, &stop).await,
+            _ = rounds.tick() => while clean(&store, policy, &stop).await {},
         }
     }
 }
 
-async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken) {
+/// One round. Answers whether there may be more to remove.
+async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken) -> bool {
+    let mut is_cut = true;
     for _ in 0..STEPS_MAX {
-        match store.prune(policy, Timestamp::now(), REMOVED_MAX).await {
-            Ok(pruned) if pruned == Default::default() => break,
-            Ok(pruned) => tracing::debug!(?pruned, "removed what its retention had ended for"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot clean up; trying again in a minute");
-                break;
-            }
+        let pruned = store.prune(policy, Timestamp::now(), REMOVED_MAX).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot clean up; trying again in a minute");
+            Pruned::default()
+        });
+        is_cut = pruned.is_cut;
+        if pruned != (Pruned { is_cut, ..Pruned::default() }) {
+            tracing::debug!(?pruned, "removed what its retention had ended for");
         }
         if stop.is_cancelled() {
-            return;
+            return false;
+        }
+        if !is_cut {
+            break;
         }
     }
     if let Err(error) = store.tidy_holds(Timestamp::now()).await {
@@ -56,4 +61,5 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
     if let Err(error) = store.checkpoint().await {
         tracing::warn!(%error, "cannot shorten the write-ahead log; trying again in a minute");
     }
+    is_cut
 }

@@ -78,7 +78,7 @@ impl Metrics {
                     let (metrics, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
                         let exchange = tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.converse(stream));
-                        drop(stop.run_until_cancelled(exchange).await);
+                        let _ended = stop.run_until_cancelled(exchange).await;
                         drop(place);
                     });
                 }

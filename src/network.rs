@@ -26,23 +26,17 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     !(special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
 }
 
+/// RFC 4291 §2.4, and IANA's registry: of the IPv6 addresses only an eighth has been given to anybody.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let segments = ip.segments();
-    let embedded = match segments {
-        // RFC 6052: a gateway to IPv4; RFC 3056: 6to4; RFC 4291 §2.5.5.1: IPv4-compatible.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] | [0, 0, 0, 0, 0, 0, high, low] => {
-            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+    match ip.segments() {
+        // RFC 6052 §2.1: a gateway to IPv4; RFC 3056: 6to4.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
         }
-        _ => None,
-    };
-    let special = ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || ip.is_unique_local()
-        || ip.is_unicast_link_local()
-        // RFC 3879: site-local, deprecated and still routed in places.
-        || segments[0] & 0xffc0 == 0xfec0;
-    !special && embedded.is_none_or(is_public_v4)
+        // RFC 2928: protocol assignments, Teredo (RFC 4380) among them; RFC 3849, RFC 9637: documentation.
+        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
 }
 
 #[cfg(test)]
@@ -72,12 +66,36 @@ mod tests {
             "::127.0.0.1",
             "64:ff9b::a00:1",
             "2002:7f00:1::1",
+            "64:ff9b:1::808:808",
+            "64:ff9b::1:808:808",
+            "::ffff:0:8.8.8.8",
+            "::8.8.8.8",
+            "100::1",
+            "100:0:0:1::1",
+            "2001::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "2001:2::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "3fff::1",
+            "4000::1",
+            "5f00::1",
+            "fe00::1",
         ] {
             assert!(!is_permitted(bad.parse().unwrap(), &[]), "{bad}");
         }
-        for good in
-            ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2a00:1450::1", "64:ff9b::808:808", "::ffff:8.8.8.8"]
-        {
+        for good in [
+            "8.8.8.8",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "2002:808:808::1",
+            "2a00:1450::1",
+            "3fff:1000::1",
+            "64:ff9b::808:808",
+            "::ffff:8.8.8.8",
+        ] {
             assert!(is_permitted(good.parse().unwrap(), &[]), "{good}");
         }
     }

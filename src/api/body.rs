@@ -102,7 +102,8 @@ fn too_large(limits: Limits) -> ApiError {
     )
 }
 
-fn no_room() -> ApiError {
+/// Of the memory for what is received and made there is not enough left.
+pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
         "too many requests with bodies are being received, of this tenant or of all",

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::mail::{RequestId, TenantId, Timestamp};
+use crate::room::Reservation;
 use crate::store::{Conflict, Directory, Store, Tenant};
 
 use super::Api;
@@ -44,6 +45,8 @@ pub struct Call<'a> {
     pub query: Query,
     /// Empty where the method has none.
     pub body: Bytes,
+    /// Held until the answer: what is made of a body takes as much room as the body, or more.
+    pub room: Reservation,
     /// When it came.
     pub now: Timestamp,
     /// Ends what goes on after the answer has begun.
@@ -79,6 +82,20 @@ impl Call<'_> {
     /// The body.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         json::parse(&self.body)
+    }
+
+    /// Does what keeps a core busy, when it is the tenant's turn, where it stops nobody else. The turn lasts as long as
+    /// that does, whoever still waits for it.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.api.composing.take(self.scope()).await.map_err(ApiError::internal)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(ApiError::internal)?
     }
 
     /// The tenant in the path, if the caller may see it.

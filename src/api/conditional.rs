@@ -89,6 +89,7 @@ fn reading<'a>(call: &Call<'a>, get: &'static Operation) -> Call<'a> {
         id: call.id.clone(),
         query: Query::default(),
         body: Default::default(),
+        room: call.api.room.reserve(call.scope()),
         now: call.now,
         stop: call.stop.clone(),
     }

@@ -34,6 +34,8 @@ pub struct ApiError {
     pub retry_after_s: Option<NonZeroU32>,
     /// What went wrong on our side, for the log alone.
     pub cause: Option<Box<str>>,
+    /// A part of what was asked is done; the same request again does the rest.
+    pub is_unfinished: bool,
 }
 
 /// What the endpoints answer.
@@ -66,6 +68,7 @@ impl ApiError {
             allow: None,
             retry_after_s: None,
             cause: None,
+            is_unfinished: false,
         }
     }
 
@@ -238,7 +241,8 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, fields: Vec::new(), allow: None, retry_after_s: None, cause: None }
+        let Refusal { code, message, hint } = refusal;
+        Self::new(code, message, hint)
     }
 }
 
@@ -268,6 +272,10 @@ impl From<Conflict> for ApiError {
             Conflict::TooManyHolds => (
                 RefusalCode::LimitReached,
                 "resume what need not be paused any more, or pause a whole tenant",
+            ),
+            Conflict::WebhookBacklog => (
+                RefusalCode::LimitReached,
+                "have the endpoint take what waits: GET /v1/webhooks/{id}/deliveries?status=pending lists it",
             ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -361,6 +369,7 @@ mod tests {
             (Conflict::Selector, 409, "already_exists"),
             (Conflict::LimitReached(Limited::Keys), 409, "limit_reached"),
             (Conflict::TooManyHolds, 409, "limit_reached"),
+            (Conflict::WebhookBacklog, 409, "limit_reached"),
             (Conflict::SubmissionKey, 409, "idempotency_key_reused"),
             (Conflict::NoTenant, 422, "validation_failed"),
         ] {

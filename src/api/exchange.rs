@@ -58,7 +58,7 @@ struct Received {
     query: Query,
     body: Bytes,
     /// Held until the answer: what is made of a body takes as much room as the body.
-    _room: Option<Reservation>,
+    room: Reservation,
 }
 
 /// What is done, and how the limit of sending then stands.
@@ -161,12 +161,10 @@ impl Api {
             }
             _ => None,
         };
-        let (body, room) = if [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
-            let mut room = self.room.reserve(caller.key.tenant_id);
-            let limits = self.body_limits(operation);
-            (body::read(&head.headers, body, limits, &mut room).await?, Some(room))
-        } else {
-            (Bytes::new(), None)
+        let mut room = self.room.reserve(caller.key.tenant_id);
+        let body = match [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
+            true => body::read(&head.headers, body, self.body_limits(operation), &mut room).await?,
+            false => Bytes::new(),
         };
         let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
         let (method, headers) = (head.method, head.headers);
@@ -181,7 +179,7 @@ impl Api {
             idempotency_key,
             query,
             body,
-            _room: room,
+            room,
         })
     }
 
@@ -213,6 +211,7 @@ impl Api {
             id: matched.id,
             query: received.query,
             body: received.body,
+            room: received.room,
             now,
             stop: origin.tasks.stop.clone(),
         };

@@ -134,7 +134,7 @@ pub async fn answer(target: &str, name: &str, call: Call<'_>) -> Result<Answer> 
     let result = dispatch(endpoint, call).await;
     let answer = match result {
         Ok(answer) => answer,
-        Err(error) if is_passing(error.status()) => return Err(error),
+        Err(error) if !is_final(&error) => return Err(error),
         Err(error) => Answer::error(&error, request_id),
     };
     if let Some(body) = answer.body() {
@@ -152,11 +152,13 @@ fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize().into()
 }
 
-/// What may go better another time is asked anew.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error()
+/// What may go better another time is asked anew, and so is the rest of what was begun.
+fn is_final(error: &ApiError) -> bool {
+    let status = error.status();
+    let is_passing = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::REQUEST_TIMEOUT;
+    !is_passing && !error.is_unfinished
 }
 
 fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
@@ -168,4 +170,27 @@ fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
         ));
     }
     Answer::repeated(kept.status, kept.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_that_stay_right_are_kept() {
+        let error = |code| ApiError::new(code, "no", "");
+        for (error, expected) in [
+            (error(RefusalCode::ValidationFailed), true),
+            (error(RefusalCode::SenderDomainNotOwned), true),
+            (error(RefusalCode::SendLimitExceeded), false),
+            (error(RefusalCode::DailySendLimitExceeded), false),
+            (error(RefusalCode::RateLimited), false),
+            (error(RefusalCode::RequestTimeout), false),
+            (error(RefusalCode::StorageUnavailable), false),
+            (error(RefusalCode::Internal), false),
+            (ApiError { is_unfinished: true, ..error(RefusalCode::IdempotencyKeyReused) }, false),
+        ] {
+            assert_eq!(is_final(&error), expected, "{}", error.refusal.code);
+        }
+    }
 }

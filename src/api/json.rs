@@ -88,6 +88,11 @@ impl Checks {
         let length = text.chars().count();
         self.require(length > 0, path, "too_short", "this must not be empty");
         self.length(length, path, chars_max, "characters");
+        self.one_line(text, path);
+    }
+
+    /// Notes a field whose text has control characters.
+    pub fn one_line(&mut self, text: &str, path: &str) {
         let is_one_line = !text.chars().any(char::is_control);
         self.require(is_one_line, path, "invalid", "this must not have control characters or line ends");
     }

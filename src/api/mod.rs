@@ -71,6 +71,7 @@ use self::route::Routes;
 
 pub use self::auth::Access;
 pub use self::emails::SendLimits;
+pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 
 /// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
@@ -147,6 +148,8 @@ pub struct Api {
     connections: Arc<Admission>,
     key_generations: Turns,
     look_ups: Turns,
+    /// Messages and templates that are worked on at one time: no more than there are cores.
+    composing: Turns,
 }
 
 impl Api {
@@ -168,6 +171,7 @@ impl Api {
             tls,
         } = parts;
         let requests = Requests::new(&settings);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let kept = Kept::new(settings.kept_answers_max.as_u64());
         let room = Room::new(settings.receiving_bytes_max.as_u64());
         let connections = Admission::new(admission::Limits {
@@ -203,6 +207,7 @@ impl Api {
             connections,
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
+            composing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
         }
     }
 

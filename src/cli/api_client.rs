@@ -11,8 +11,9 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue
 use hyper::{HeaderMap, Method};
 use ipnet::IpNet;
 use serde_json::Value;
-use url::Url;
+use url::{Host, Url};
 
+use super::screen::{Audience, text};
 use super::serve::runtime;
 use crate::https::{Client, Excess, Flow, Limits, Names, Request};
 
@@ -24,8 +25,10 @@ const KEY_VARIABLE: &str = "PILLARBOX_KEY";
 /// A flush of a deep queue takes its time.
 const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(300), body_octets_max: 64 * 1024 * 1024, excess: Excess::Refuse };
-/// For a live tail to begin.
+/// For a live tail to begin, or to say why it does not.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of what it says then.
+const REFUSAL_OCTETS_MAX: usize = 64 * 1024;
 
 /// Which server.
 #[derive(Debug, clap::Args)]
@@ -48,14 +51,24 @@ pub(super) struct ApiClient {
     base: Url,
     authorization: HeaderValue,
     http: Client,
-    /// Whether answers are shown as they are.
-    pub(super) is_json: bool,
+    /// Whom answers are for.
+    pub(super) audience: Audience,
 }
 
-/// The server has said no, in its own words.
+/// The server has said no, in its own words; or it has not what was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Refused(pub(super) String);
+#[error("{text}")]
+pub(super) struct Refused {
+    /// As the API has it; empty if it was not the server that said so.
+    pub(super) code: String,
+    text: String,
+}
+
+impl Refused {
+    pub(super) fn new(text: String) -> Self {
+        Self { code: String::new(), text }
+    }
+}
 
 /// It did not come to an answer: the arguments are of no use, or the server is not to be reached.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +92,11 @@ impl Server {
         })
     }
 
+    /// Whom answers are for.
+    pub(super) fn audience(&self) -> Audience {
+        if self.json { Audience::Programs } else { Audience::People }
+    }
+
     fn client(&self) -> anyhow::Result<ApiClient> {
         let base = match &self.url {
             Some(url) => url.clone(),
@@ -96,12 +114,28 @@ impl Server {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
             .map_err(|_| anyhow!("${KEY_VARIABLE} holds something that is no key"))?;
         authorization.set_sensitive(true);
+        if !is_private(&base) {
+            eprintln!(
+                "warning: the key goes to {base} in clear, for everybody on the way to read: use https"
+            );
+        }
         // Whoever types the URL decides where it leads.
         let everywhere: Vec<IpNet> =
             [IpNet::from(ipnet::Ipv4Net::default()), ipnet::Ipv6Net::default().into()].into();
         let http = Client::new(Names::System, self.ca_file.as_deref(), &everywhere)?;
-        Ok(ApiClient { base, authorization, http, is_json: self.json })
+        Ok(ApiClient { base, authorization, http, audience: self.audience() })
     }
+}
+
+/// Whether nobody can read on the way what is sent there.
+fn is_private(base: &Url) -> bool {
+    let is_loopback = match base.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    base.scheme() == "https" || is_loopback
 }
 
 /// Who read what is printed has heard enough, like `head`.
@@ -114,6 +148,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 pub(super) type Query = Vec<(&'static str, String)>;
 
 impl ApiClient {
+    /// Shows an answer: as it is, or as `tell` puts it for people.
+    pub(super) fn show(&self, answer: &Value, tell: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        self.audience.show(answer, tell)
+    }
+
     pub(super) async fn get(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
         self.call(Method::GET, path, query, None).await
     }
@@ -148,11 +187,7 @@ impl ApiClient {
         if flow.status.is_success() {
             return Ok(flow);
         }
-        let mut body = Vec::new();
-        while let Some(piece) = flow.next().await? {
-            body.extend_from_slice(&piece);
-        }
-        Err(self.refusal(flow.status, &body))
+        Err(self.refusal(flow.status, &read_refusal(&mut flow).await?))
     }
 
     async fn call(
@@ -198,22 +233,39 @@ impl ApiClient {
     fn refusal(&self, status: hyper::StatusCode, body: &[u8]) -> anyhow::Error {
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         match &answer["error"] {
-            Value::Object(_) => Refused(describe(&answer["error"])).into(),
+            Value::Object(_) => {
+                let error = &answer["error"];
+                Refused { code: text(error, "code"), text: describe(error) }.into()
+            }
             _ => anyhow!(self.is_stranger(status)),
         }
     }
 }
 
+/// As much of an answer as a refusal may have, in the time that it may take.
+async fn read_refusal(flow: &mut Flow) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let reading = async {
+        while body.len() < REFUSAL_OCTETS_MAX
+            && let Some(piece) = flow.next().await?
+        {
+            body.extend_from_slice(&piece);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(OPEN_TIMEOUT, reading).await.unwrap_or(Ok(())).map(|()| body)
+}
+
 /// The refusal in the words of the server: what, which code, which fields, and what to do.
 fn describe(error: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let message = text(&error["message"]);
-    let mut lines = vec![format!("{message} [{}]", text(&error["code"]))];
+    let words = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let message = words(&error["message"]);
+    let mut lines = vec![format!("{message} [{}]", words(&error["code"]))];
     let faults = error["errors"].as_array().into_iter().flatten();
-    let faults = faults.map(|fault| format!("{}: {}", text(&fault["path"]), text(&fault["message"])));
+    let faults = faults.map(|fault| format!("{}: {}", words(&fault["path"]), words(&fault["message"])));
     // A single one is the message itself.
     lines.extend(faults.filter(|fault| *fault != message));
-    lines.push(text(&error["hint"]));
+    lines.push(words(&error["hint"]));
     lines.retain(|line| !line.is_empty());
     lines.join("\n  ")
 }
@@ -221,6 +273,18 @@ fn describe(error: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_goes_unseen_over_tls_or_within_this_machine() {
+        for url in
+            ["https://a.b", "http://127.0.0.2:1", "http://[::1]", "http://localhost", "http://a.localhost"]
+        {
+            assert!(is_private(&url.parse().unwrap()), "{url}");
+        }
+        for url in ["http://a.b", "http://192.0.2.1", "http://[2001:db8::1]", "http://localhost.example"] {
+            assert!(!is_private(&url.parse().unwrap()), "{url}");
+        }
+    }
 
     #[test]
     fn a_refusal_is_told_with_its_code_its_fields_and_what_to_do() {

@@ -4,7 +4,8 @@ use anyhow::Context;
 
 use super::ConfigFile;
 use crate::config::Config;
-use crate::tls::Certificate;
+use crate::store::check_master_key;
+use crate::tls::{Certificate, trusted_roots};
 use crate::{relay, telemetry, tls_report};
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let (Some(certificate), Some(private_key)) = (&config.tls.certificate, &config.tls.private_key) {
         Certificate::load(certificate, private_key).with_context(|| format!("{name}: tls"))?;
     }
+    if let Some(file) = &config.master_key_file {
+        check_master_key(file).with_context(|| format!("{name}: master_key_file"))?;
+    }
+    trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
     tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
     println!("{name} is right: {} in {}", config.hostname, config.data_dir.display());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query, Refused, Server};
 use super::listing::Extent;
-use super::screen::{confirm, describe, print, print_table, show_json, text, texts, when};
+use super::screen::{below, confirm, describe, text, texts, when};
 use super::table::Table;
 
 /// What is told first of a domain.
@@ -129,23 +129,26 @@ async fn list(client: &ApiClient, extent: &Extent, query: Query) -> anyhow::Resu
 
 impl Form {
     fn show(&self, client: &ApiClient, domain: &Value) -> anyhow::Result<()> {
-        if client.is_json {
-            return show_json(domain);
-        }
-        if self.zone {
-            return print(&records(domain).map(zone_line).collect::<String>());
-        }
-        print(&describe(domain, LEADING))?;
-        let mut table = Table::whole(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
-        for record in records(domain) {
-            let need = if record["required"] == true { "" } else { " (optional)" };
-            let purpose = text(record, "purpose") + need;
-            let [status, kind, name, value] =
-                ["status", "type", "name", "value"].map(|field| text(record, field));
-            table.add([purpose, status, kind, name, value]);
-        }
-        print_table(&table)
+        client.show(
+            domain,
+            |domain| {
+                if self.zone { records(domain).map(zone_line).collect() } else { tell(domain) }
+            },
+        )
     }
+}
+
+/// A domain with its records, for people.
+fn tell(domain: &Value) -> String {
+    let mut table = Table::whole(["PURPOSE", "STATUS", "TYPE", "NAME", "VALUE"]);
+    for record in records(domain) {
+        let need = if record["required"] == true { "" } else { " (optional)" };
+        let purpose = text(record, "purpose") + need;
+        let [status, kind, name, value] =
+            ["status", "type", "name", "value"].map(|field| text(record, field));
+        table.add([purpose, status, kind, name, value]);
+    }
+    describe(domain, LEADING) + &below(&table)
 }
 
 fn records(domain: &Value) -> impl Iterator<Item = &Value> {
@@ -161,22 +164,22 @@ fn zone_line(record: &Value) -> String {
 
 async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
     let domain = client.post(&format!("{}/verify", path(client, domain).await?), &json!({})).await?;
-    if client.is_json {
-        show_json(&domain)?;
-    } else {
+    let (name, status) = (text(&domain, "name"), text(&domain, "status"));
+    let is_verified = status == "verified";
+    client.show(&domain, |domain| {
         let mut table = Table::whole(["PURPOSE", "STATUS", "NAME", "FOUND"]);
-        for record in records(&domain) {
+        for record in records(domain) {
             let [purpose, status, name] = ["purpose", "status", "name"].map(|field| text(record, field));
             table.add([purpose, status, name, texts(record, "found")]);
         }
-        print(&table.render())?;
+        let end = if is_verified { format!("{name} is verified\n") } else { String::new() };
+        table.render() + &end
+    })?;
+    if is_verified {
+        return Ok(());
     }
-    let (name, status) = (text(&domain, "name"), text(&domain, "status"));
-    if status != "verified" {
-        let hint = format!("`pillarbox domain show {name}` shows the records to publish");
-        return Err(Refused(format!("{name} is {status}, not verified\n  {hint}")).into());
-    }
-    if client.is_json { Ok(()) } else { print(&format!("{name} is verified\n")) }
+    let hint = format!("`pillarbox domain show {name}` shows the records to publish");
+    Err(Refused::new(format!("{name} is {status}, not verified\n  {hint}")).into())
 }
 
 async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {
@@ -185,7 +188,7 @@ async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<(
         confirm(&format!("Remove the domain {domain}"))?;
     }
     let removed = client.delete(&path, &Query::new()).await?;
-    if client.is_json { show_json(&removed) } else { print(&format!("{domain} is removed\n")) }
+    client.show(&removed, |_| format!("{domain} is removed\n"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query};
-use super::screen::{print, show_json};
 use super::table::Table;
 
 /// Objects of one page.
@@ -27,31 +26,23 @@ impl Extent {
         client: &ApiClient,
         path: &str,
         query: Query,
-        mut table: Table<N>,
+        table: Table<N>,
         row: impl Fn(&Value) -> [String; N],
     ) -> anyhow::Result<()> {
-        let list = self.fetch(client, path, query).await?;
-        if client.is_json {
-            return show_json(&list);
-        }
-        let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        objects.iter().for_each(|object| table.add(row(object)));
-        print(&table.render())?;
-        if objects.is_empty() {
-            print("there are none\n")?;
-        }
-        if let Some(cursor) = list["next_cursor"].as_str() {
-            print(&format!("there may be more: --limit shows more at once, --after {cursor} the next\n"))?;
-        }
-        Ok(())
+        let page = async |limit, after| get_page(client, path, &query, limit, after).await;
+        client.show(&self.fetch(page).await?, |list| tell(list, table, row))
     }
 
-    async fn fetch(&self, client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Value> {
+    /// As many pages as are wanted, as one; `page` gives one of so many objects, behind a place.
+    pub(super) async fn fetch(
+        &self,
+        page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<Value> {
         let mut gathered = Vec::new();
         let mut cursor = self.after.clone();
         loop {
             let wanted = (usize::from(self.limit) - gathered.len()).min(PAGE_OBJECTS_MAX.into());
-            let mut page = get_page(client, path, &query, wanted, cursor).await?;
+            let mut page = page(wanted, cursor).await?;
             gathered.extend(take_data(&mut page));
             cursor = page["next_cursor"].as_str().map(str::to_owned);
             if gathered.len() >= self.limit.into() || cursor.is_none() {
@@ -63,19 +54,49 @@ impl Extent {
     }
 }
 
-/// The objects of a list for which something holds.
-pub(super) async fn all_pages(
-    client: &ApiClient,
-    path: &str,
-    query: Query,
-    holds: impl Fn(&Value) -> bool,
-) -> anyhow::Result<Vec<Value>> {
+/// A list for people, and how to see more of it.
+pub(super) fn tell<const N: usize>(
+    list: &Value,
+    mut table: Table<N>,
+    row: impl Fn(&Value) -> [String; N],
+) -> String {
+    let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    objects.iter().for_each(|object| table.add(row(object)));
+    let mut told = table.render();
+    if objects.is_empty() {
+        told += "there are none\n";
+    }
+    if let Some(cursor) = list["next_cursor"].as_str() {
+        told += &format!("there may be more: --limit shows more at once, --after {cursor} the next\n");
+    }
+    told
+}
+
+/// All objects of a list.
+pub(super) async fn all_pages(client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Vec<Value>> {
     let (mut found, mut cursor) = (Vec::new(), None);
     loop {
         let mut page = get_page(client, path, &query, PAGE_OBJECTS_MAX.into(), cursor).await?;
-        found.extend(take_data(&mut page).into_iter().filter(&holds));
+        found.extend(take_data(&mut page));
         cursor = page["next_cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+/// The first object of a list for which something holds.
+pub(super) async fn find(
+    client: &ApiClient,
+    path: &str,
+    holds: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Option<Value>> {
+    let mut cursor = None;
+    loop {
+        let mut page = get_page(client, path, &Query::new(), PAGE_OBJECTS_MAX.into(), cursor).await?;
+        let found = take_data(&mut page).into_iter().find(&holds);
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if found.is_some() || cursor.is_none() {
             return Ok(found);
         }
     }

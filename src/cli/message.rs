@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, Server};
 use super::listing::Extent;
-use super::screen::{describe, print, print_table, show_json, text, texts, time, when};
+use super::screen::{below, describe, text, texts, time, when};
 use super::table::Table;
 use crate::mail::{SignedDuration, Timestamp};
 
@@ -141,6 +141,9 @@ struct Draft {
     /// Not before this time, like 2026-01-31T08:00:00Z
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
+    /// Given up after this time, like 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<Timestamp>,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -212,10 +215,10 @@ fn recipients(message: &Value) -> String {
 
 async fn show(client: &ApiClient, id: &str) -> anyhow::Result<()> {
     let message = client.get(&path(id, "")?, &Query::new()).await?;
-    if client.is_json {
-        return show_json(&message);
-    }
-    print(&describe(&message, LEADING))?;
+    client.show(&message, |message| describe(message, LEADING) + &below(&deliveries(message)))
+}
+
+fn deliveries(message: &Value) -> Table<6> {
     let mut table = Table::new(["RECIPIENT", "STATUS", "TRIES", "NEXT", "WHY", "LAST REPLY"]);
     for delivery in message["deliveries"].as_array().into_iter().flatten() {
         table.add([
@@ -227,26 +230,25 @@ async fn show(client: &ApiClient, id: &str) -> anyhow::Result<()> {
             text(delivery, "last_reply"),
         ]);
     }
-    print_table(&table)
+    table
 }
 
 async fn timeline(client: &ApiClient, id: &str, has_transcripts: bool) -> anyhow::Result<()> {
     let timeline = client.get(&path(id, "/timeline")?, &Query::new()).await?;
-    if client.is_json {
-        return show_json(&timeline);
-    }
-    for entry in timeline["data"].as_array().into_iter().flatten() {
-        print(&tell(entry))?;
-        if has_transcripts {
-            for line in entry["transcript"].as_str().into_iter().flat_map(str::lines) {
-                print(&format!("    {}\n", line.replace(char::is_control, " ")))?;
+    client.show(&timeline, |timeline| {
+        let mut told = String::new();
+        for entry in timeline["data"].as_array().into_iter().flatten() {
+            told += &tell(entry);
+            let transcript = entry["transcript"].as_str().filter(|_| has_transcripts);
+            for line in transcript.into_iter().flat_map(str::lines) {
+                told += &format!("    {}\n", line.replace(char::is_control, " "));
             }
         }
-    }
-    if timeline["has_more"] == true {
-        print("there is more than is shown\n")?;
-    }
-    Ok(())
+        if timeline["has_more"] == true {
+            told += "there is more than is shown\n";
+        }
+        told
+    })
 }
 
 /// An event, or a try with its host, reply and what follows from it.
@@ -273,14 +275,13 @@ fn tell(entry: &Value) -> String {
 
 async fn send(client: &ApiClient, draft: Draft) -> anyhow::Result<()> {
     let accepted = client.post(PATH, &draft.body()?).await?;
-    if client.is_json {
-        return show_json(&accepted);
-    }
-    let suppressed = texts(&accepted, "suppressed");
-    if suppressed != "-" {
-        eprintln!("not sent to {suppressed}: suppressed");
-    }
-    print(&format!("{}\n", text(&accepted, "id")))
+    client.show(&accepted, |accepted| {
+        let suppressed = texts(accepted, "suppressed");
+        if suppressed != "-" {
+            eprintln!("not sent to {suppressed}: suppressed");
+        }
+        format!("{}\n", text(accepted, "id"))
+    })
 }
 
 impl Draft {
@@ -312,8 +313,10 @@ impl Draft {
         if let Some(data) = self.data {
             body["template_data"] = data;
         }
-        if let Some(at) = self.at {
-            body["send_at"] = json!(at);
+        for (name, at) in [("send_at", self.at), ("expires_at", self.expires_at)] {
+            if let Some(at) = at {
+                body[name] = json!(at);
+            }
         }
         let headers: anyhow::Result<Map<_, _>> =
             self.headers.iter().map(|field| read_header(field)).collect();
@@ -341,17 +344,16 @@ fn attachment(path: &Path) -> anyhow::Result<Value> {
 
 async fn steer(client: &ApiClient, id: &str, verb: &str, outcome: &str) -> anyhow::Result<()> {
     let steered = client.post(&path(id, &format!("/{verb}"))?, &json!({})).await?;
-    if client.is_json {
-        return show_json(&steered);
-    }
-    let tell = |field: &str| {
-        let deliveries = steered[field].as_array().into_iter().flatten();
-        deliveries
-            .map(|delivery| format!("{}: {}\n", text(delivery, "recipient"), field.replace('_', " ")))
-            .collect::<String>()
-    };
-    let told = tell(outcome) + &tell("in_flight");
-    print(if told.is_empty() { "nothing waits for its next try\n" } else { &told })
+    client.show(&steered, |steered| {
+        let tell = |field: &str| {
+            let deliveries = steered[field].as_array().into_iter().flatten();
+            deliveries
+                .map(|delivery| format!("{}: {}\n", text(delivery, "recipient"), field.replace('_', " ")))
+                .collect::<String>()
+        };
+        let told = tell(outcome) + &tell("in_flight");
+        if told.is_empty() { "nothing waits for its next try\n".to_owned() } else { told }
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::api_client::{ApiClient, Query, Refused};
-use super::listing::all_pages;
+use super::listing::find;
 
 impl ApiClient {
     /// The id of a tenant that is named by its id or its slug.
@@ -12,8 +12,16 @@ impl ApiClient {
         if name.starts_with("tnt_") {
             return Ok(name.to_owned());
         }
-        let found = all_pages(self, "/v1/tenants", Query::new(), |tenant| tenant["slug"] == name).await?;
-        id_of(found.first()).ok_or_else(|| Refused(format!("there is no tenant {name}")).into())
+        let found = find(self, "/v1/tenants", |tenant| tenant["slug"] == name).await;
+        let found = found.map_err(|error| match error.downcast_ref::<Refused>() {
+            Some(refused) if refused.code == "insufficient_scope" => Refused::new(format!(
+                "this key may not look for tenants; a tenant's key acts for its own: leave the tenant out, or name it \
+                 by its id\n  {refused}"
+            ))
+            .into(),
+            _ => error,
+        })?;
+        id_of(found.as_ref()).ok_or_else(|| Refused::new(format!("there is no tenant {name}")).into())
     }
 
     /// The same as a parameter of a list or a field of a body, if one is named.
@@ -31,12 +39,12 @@ impl ApiClient {
         }
         let found = self.get("/v1/domains", &vec![("name", name.to_owned())]).await?;
         match found["data"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            [] => Err(Refused(format!("there is no domain {name}")).into()),
+            [] => Err(Refused::new(format!("there is no domain {name}")).into()),
             [one] => id_of(Some(one)).context("a domain without an id"),
             several => {
                 let claims = several.iter().filter_map(|one| id_of(Some(one))).collect::<Vec<_>>();
                 let claims = claims.join(", ");
-                Err(Refused(format!("several tenants claim {name}; name it by its id: {claims}")).into())
+                Err(Refused::new(format!("several tenants claim {name}; name it by its id: {claims}")).into())
             }
         }
     }

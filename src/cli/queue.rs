@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, Server};
 use super::expiry;
-use super::screen::{print, show_json, time};
+use super::screen::{text, time};
 use super::table::{Table, relative};
 use crate::mail::{SignedDuration, Timestamp};
 
@@ -100,7 +100,7 @@ impl List {
         let mut query = self.part.resolve(client).await?;
         query.push(("limit", self.limit.to_string()));
         let queue = client.get("/v1/queue", &query).await?;
-        if client.is_json { show_json(&queue) } else { print(&render(&queue, Timestamp::now())) }
+        client.show(&queue, |queue| render(queue, Timestamp::now()))
     }
 }
 
@@ -119,10 +119,9 @@ async fn pause(
         body.insert("until".to_owned(), json!(expiry(duration)?));
     }
     let pause = client.post("/v1/queue/pause", &body.into()).await?;
-    if client.is_json {
-        return show_json(&pause);
-    }
-    print(&format!("paused until {}\n", pause["until"].as_str().unwrap_or("it is resumed")))
+    client.show(&pause, |pause| {
+        format!("paused until {}\n", pause["until"].as_str().unwrap_or("it is resumed"))
+    })
 }
 
 async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
@@ -130,19 +129,12 @@ async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
         bail!("name --tenant, --destination or both, as when it was paused");
     }
     let resumed = client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
-    if client.is_json { show_json(&resumed) } else { print("resumed\n") }
+    client.show(&resumed, |_| "resumed\n".to_owned())
 }
 
 async fn flush(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
     let flushed = client.post("/v1/queue/flush", &part.body(client).await?.into()).await?;
-    if client.is_json {
-        return show_json(&flushed);
-    }
-    print(&format!("{} deliveries are due now\n", flushed["flushed"]))
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value[name].as_str().unwrap_or_default()
+    client.show(&flushed, |flushed| format!("{} deliveries are due now\n", flushed["flushed"]))
 }
 
 /// The queue for people.
@@ -154,8 +146,8 @@ fn render(queue: &Value, now: Timestamp) -> String {
         let at = |name: &str| time(&group[name]).map_or("-".to_owned(), |at| relative(at, now));
         let waiting = group["waiting"].as_array().unwrap_or(&empty);
         table.add([
-            group["tenant_slug"].as_str().unwrap_or(text(&group, "tenant_id")).to_owned(),
-            text(&group, "destination").to_owned(),
+            group["tenant_slug"].as_str().map_or_else(|| text(&group, "tenant_id"), str::to_owned),
+            text(&group, "destination"),
             group["open"].to_string(),
             at("oldest_at"),
             at("next_due_at"),

@@ -14,7 +14,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
-use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, Scope, TenantId, Timestamp};
+use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId, Timestamp};
 use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
 use crate::telemetry;
 
@@ -83,7 +83,7 @@ impl Demo {
             Some(tenant) if has_key(store, tenant.id).await? => return Ok(None),
             // An earlier start was cut short.
             Some(tenant) => tenant,
-            None => store.create_tenant(demo_tenant(), Timestamp::now()).await?,
+            None => store.create_tenant(NewTenant::named("Demo", DEMO_SLUG), Timestamp::now()).await?,
         };
         let (platform_secret, _) = make_key(store, None, Environment::Live).await?;
         let (secret, key_id) = make_key(store, Some(tenant.id), Environment::Test).await?;
@@ -164,22 +164,6 @@ impl Demo {
     }
 }
 
-fn demo_tenant() -> NewTenant {
-    NewTenant {
-        name: "Demo".into(),
-        slug: DEMO_SLUG.into(),
-        external_ref: None,
-        metadata: Default::default(),
-        settings: Default::default(),
-        rate_limit: Default::default(),
-        smart_host: None,
-        source_pool: None,
-        retention_days: None,
-        body_retention_days: None,
-        weight: Default::default(),
-    }
-}
-
 async fn has_key(store: &Store, tenant: TenantId) -> anyhow::Result<bool> {
     let filter = KeyFilter { tenant_id: Some(tenant), environment: None };
     Ok(!store.list_keys(filter, newest()).await?.items.is_empty())
@@ -191,16 +175,7 @@ async fn make_key(
     environment: Environment,
 ) -> anyhow::Result<(KeySecret, KeyId)> {
     let secret = KeySecret::generate(environment);
-    let new = NewKey {
-        tenant_id,
-        name: "quickstart".into(),
-        environment,
-        scopes: Scope::ALL.to_vec(),
-        allowed_domain_ids: Vec::new(),
-        allowed_cidrs: Vec::new(),
-        expires_at: None,
-        imprint: secret.imprint(),
-    };
+    let new = NewKey::unrestricted(tenant_id, "quickstart", environment, &secret);
     let key = store.create_key(new, Timestamp::now()).await?;
     Ok((secret, key.id))
 }

@@ -15,9 +15,23 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// An answer as it is.
-pub(super) fn show_json(answer: &Value) -> anyhow::Result<()> {
-    print(&format!("{answer:#}\n"))
+/// Whom answers are shown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// In words, lines and tables.
+    People,
+    /// As JSON.
+    Programs,
+}
+
+impl Audience {
+    /// Shows an answer: as it is, or as `tell` puts it for people.
+    pub(super) fn show(self, answer: &Value, tell: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        match self {
+            Self::People => print(&tell(answer)),
+            Self::Programs => print(&format!("{answer:#}\n")),
+        }
+    }
 }
 
 /// One object: `first` its fields that lead, then the others. Lists of objects are left to the caller.
@@ -87,9 +101,9 @@ pub(super) fn time(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
 }
 
-/// A table that is left out if it has no rows.
-pub(super) fn print_table<const N: usize>(table: &Table<N>) -> anyhow::Result<()> {
-    if table.is_empty() { Ok(()) } else { print(&format!("\n{}", table.render())) }
+/// A table below other lines, left out if it has no rows.
+pub(super) fn below<const N: usize>(table: &Table<N>) -> String {
+    if table.is_empty() { String::new() } else { format!("\n{}", table.render()) }
 }
 
 /// Asks the person at the terminal.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::api_client::{ApiClient, Query, Refused, Server};
 use super::expiry;
 use super::listing::{Extent, all_pages};
-use super::screen::{describe, print, show_json, text, when};
+use super::screen::{describe, text, when};
 use super::table::Table;
 use crate::mail::SignedDuration;
 
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 body[name] = value.into();
             }
             let added = client.post(PATH, &body).await?;
-            if client.is_json { show_json(&added) } else { print(&describe(&added, &["id", "address"])) }
+            client.show(&added, |added| describe(added, &["id", "address"]))
         }
         Command::Check { address, owner } => check(&client, &address, &owner).await,
         Command::Remove { suppression, owner } => remove(&client, &suppression, &owner).await,
@@ -104,7 +104,7 @@ impl Owner {
     async fn find(&self, client: &ApiClient, address: &str) -> anyhow::Result<Vec<Value>> {
         let mut query = self.query(client).await?;
         query.push(("address", address.to_owned()));
-        all_pages(client, PATH, query, |_| true).await
+        all_pages(client, PATH, query).await
     }
 }
 
@@ -129,15 +129,14 @@ fn row(suppression: &Value) -> [String; 6] {
 
 async fn check(client: &ApiClient, address: &str, owner: &Owner) -> anyhow::Result<()> {
     let found = owner.find(client, address).await?;
-    if client.is_json {
-        return show_json(&found.into());
-    }
-    if found.is_empty() {
-        return print(&format!("{address} is not suppressed\n"));
-    }
     let mut table = table();
     found.iter().for_each(|suppression| table.add(row(suppression)));
-    print(&format!("{address} is suppressed\n{}", table.render()))
+    client.show(&found.into(), |_| {
+        if table.is_empty() {
+            return format!("{address} is not suppressed\n");
+        }
+        format!("{address} is suppressed\n{}", table.render())
+    })
 }
 
 async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow::Result<()> {
@@ -145,11 +144,11 @@ async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow:
         suppression.to_owned()
     } else {
         match owner.find(client, suppression).await?.as_slice() {
-            [] => return Err(Refused(format!("{suppression} is not suppressed")).into()),
+            [] => return Err(Refused::new(format!("{suppression} is not suppressed")).into()),
             [one] => text(one, "id"),
             several => {
                 let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
-                return Err(Refused(format!(
+                return Err(Refused::new(format!(
                     "{suppression} is suppressed more than once; name --tenant or one of {ids}"
                 ))
                 .into());
@@ -157,5 +156,5 @@ async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow:
         }
     };
     let lifted = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
-    if client.is_json { show_json(&lifted) } else { print(&format!("{suppression} may be sent to again\n")) }
+    client.show(&lifted, |_| format!("{suppression} may be sent to again\n"))
 }

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::api_client::{ApiClient, Query, Refused, Server};
-use super::screen::{print, text, time};
+use super::screen::{Audience, print, text, time};
 use crate::https::Flow;
 
 /// Before a connection that broke is made again, unless the server says otherwise.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
 /// Whatever the server says.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Without a word from the server, which says something every quarter of a minute: then it is gone, or the way to it.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Of one line; the server's are far shorter.
 const LINE_OCTETS_MAX: usize = 4 * 1024 * 1024;
 
@@ -56,12 +59,19 @@ async fn follow(client: &ApiClient, query: &Query, mut reader: Reader, mut left:
             return Ok(());
         }
         eprintln!("{end}; connecting again");
+        let mut told = String::new();
         flow = loop {
             tokio::time::sleep(reader.pause.min(PAUSE_MAX)).await;
             match client.follow_events(query, reader.last_id.as_deref()).await {
                 Ok(flow) => break flow,
                 Err(error) if error.is::<Refused>() => return Err(error),
-                Err(_) => {}
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != told {
+                        eprintln!("{error}; trying again");
+                        told = error;
+                    }
+                }
             }
         };
         reader.forget_rest();
@@ -76,21 +86,32 @@ async fn show(
     left: &mut u64,
 ) -> anyhow::Result<String> {
     loop {
-        let piece = match flow.next().await {
+        let piece = match hear(flow, SILENCE_MAX).await {
             Ok(Some(piece)) => piece,
             Ok(None) => return Ok(reader.farewell.take().unwrap_or("the connection was closed".to_owned())),
-            Err(error) => return Ok(error.to_string()),
+            Err(end) => return Ok(end),
         };
         for event in reader.feed(&piece) {
             if *left == 0 {
                 return Ok(String::new());
             }
             *left -= 1;
-            print(&if client.is_json { event + "\n" } else { tell(&event) })?;
+            print(&match client.audience {
+                Audience::Programs => event + "\n",
+                Audience::People => tell(&event),
+            })?;
         }
         if *left == 0 {
             return Ok(String::new());
         }
+    }
+}
+
+/// What the server says next; the error says why it says nothing more.
+async fn hear(flow: &mut Flow, silence_max: Duration) -> Result<Option<Bytes>, String> {
+    match tokio::time::timeout(silence_max, flow.next()).await {
+        Ok(heard) => heard.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("nothing was heard for {} s", silence_max.as_secs_f32())),
     }
 }
 
@@ -165,6 +186,29 @@ fn tell(event: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::https::{Client, Names, Request};
+    use hyper::{HeaderMap, Method};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: hello\n\n").await.unwrap();
+            stream
+        });
+        let client = Client::new(Names::System, None, &["127.0.0.0/8".parse().unwrap()]).unwrap();
+        let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
+        let mut flow = client.open(request, Duration::from_secs(20)).await.unwrap();
+        let _open = server.await.unwrap();
+        assert_eq!(hear(&mut flow, Duration::from_secs(20)).await.unwrap().unwrap(), ": hello\n\n");
+        let end = hear(&mut flow, Duration::from_millis(50)).await;
+        assert_eq!(end.unwrap_err(), "nothing was heard for 0.05 s");
+    }
 
     #[test]
     fn events_are_read_however_they_are_split() {

@@ -1,12 +1,14 @@
 //! `pillarbox tenant`: the customers of the platform.
 
-use anyhow::bail;
+use std::io::stdin;
+
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::api_client::{ApiClient, Query, Server};
 use super::listing::Extent;
-use super::screen::{confirm, describe, print, show_json, text, when};
+use super::screen::{confirm, describe, text, when};
 use super::table::Table;
 
 /// What is told first of a tenant.
@@ -89,8 +91,11 @@ struct Fields {
     /// The platform's own name of it
     #[arg(long, value_name = "REFERENCE")]
     external_ref: Option<String>,
-    /// Any other field of the API, like rate_limit.emails_per_day=1000 or settings.from_name=Acme; repeat for more.
-    /// The value is JSON (null removes), or else a text
+    /// Any other field of the API, like rate_limit.emails_per_day=1000 or settings.from_name=Acme; repeat for more
+    ///
+    /// The value is JSON (null removes), or else a text. FIELD=@FILE takes the text from a file and FIELD=@- from the
+    /// standard input, without the line's end: for passwords, like smtp.pass=@FILE, because others on this machine can
+    /// read a command line.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     settings: Vec<String>,
 }
@@ -137,7 +142,10 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     let Some((field, value)) = setting.split_once('=').filter(|(field, _)| !field.is_empty()) else {
         bail!("--set {setting}: this has to be FIELD=VALUE");
     };
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let value = match value.strip_prefix('@') {
+        Some(source) => Value::String(read_text(source).with_context(|| format!("--set {setting}"))?),
+        None => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+    };
     let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
     let mut place = body;
     for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
@@ -151,12 +159,19 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a file holds, or the standard input if it is called `-`; without the end of its last line.
+fn read_text(source: &str) -> std::io::Result<String> {
+    let text =
+        if source == "-" { std::io::read_to_string(stdin())? } else { std::fs::read_to_string(source)? };
+    Ok(text.strip_suffix('\n').map_or(text.as_str(), |line| line.trim_end_matches('\r')).to_owned())
+}
+
 async fn path(client: &ApiClient, tenant: &str) -> anyhow::Result<String> {
     Ok(format!("/v1/tenants/{}", client.tenant_id(tenant).await?))
 }
 
 fn show(client: &ApiClient, tenant: &Value) -> anyhow::Result<()> {
-    if client.is_json { show_json(tenant) } else { print(&describe(tenant, LEADING)) }
+    client.show(tenant, |tenant| describe(tenant, LEADING))
 }
 
 async fn list(client: &ApiClient, extent: &Extent) -> anyhow::Result<()> {
@@ -176,10 +191,7 @@ async fn list(client: &ApiClient, extent: &Extent) -> anyhow::Result<()> {
 
 async fn set_status(client: &ApiClient, tenant: &str, status: &str) -> anyhow::Result<()> {
     let tenant = client.patch(&path(client, tenant).await?, &json!({"status": status})).await?;
-    if client.is_json {
-        return show_json(&tenant);
-    }
-    print(&format!("{} is {}\n", text(&tenant, "slug"), text(&tenant, "status")))
+    client.show(&tenant, |tenant| format!("{} is {}\n", text(tenant, "slug"), text(tenant, "status")))
 }
 
 async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> anyhow::Result<()> {
@@ -189,11 +201,8 @@ async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> a
         confirm(&format!("Remove {tenant} with {}", tell_counts(&would)))?;
     }
     let removed = client.delete(&path, &vec![("dry_run", dry_run.to_string())]).await?;
-    if client.is_json {
-        return show_json(&removed);
-    }
     let verb = if dry_run { "would be removed" } else { "is removed" };
-    print(&format!("{tenant} {verb} with {}\n", tell_counts(&removed)))
+    client.show(&removed, |removed| format!("{tenant} {verb} with {}\n", tell_counts(removed)))
 }
 
 /// Like `2 domains, 1 keys`; what there is none of is left out.
@@ -207,7 +216,7 @@ fn tell_counts(removal: &Value) -> String {
 async fn usage(client: &ApiClient, tenant: &str, period: Option<String>) -> anyhow::Result<()> {
     let query = period.map(|period| ("period", period)).into_iter().collect();
     let usage = client.get(&format!("{}/usage", path(client, tenant).await?), &query).await?;
-    if client.is_json { show_json(&usage) } else { print(&describe(&usage, &["tenant_id", "period"])) }
+    client.show(&usage, |usage| describe(usage, &["tenant_id", "period"]))
 }
 
 #[cfg(test)]
@@ -224,5 +233,19 @@ mod tests {
         for wrong in ["a", "=1", "d.x=1"] {
             assert!(set(&mut body, wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_field_may_be_read_from_a_file_as_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        for (content, value) in [("12\r\n", "12"), (" a b", " a b"), ("a\n\n", "a\n"), ("", "")] {
+            std::fs::write(&file, content).unwrap();
+            let mut body = Map::new();
+            set(&mut body, &format!("smtp.pass=@{}", file.display())).unwrap();
+            assert_eq!(Value::from(body), json!({"smtp": {"pass": value}}));
+        }
+        let error = set(&mut Map::new(), "smtp.pass=@/nonexistent").unwrap_err();
+        assert_eq!(error.to_string(), "--set smtp.pass=@/nonexistent");
     }
 }

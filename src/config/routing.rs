@@ -9,10 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::Relay;
+use super::error::Fault;
 use crate::mail::{DestinationPattern, DkimPolicy, DomainName, TlsMode};
-
-/// The port of an [`Endpoint`] that names none.
-const SUBMISSION_PORT: u16 = 587;
 
 /// A smart host of the whole platform: the short form of a [`Route`] for `*` with one host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -20,24 +18,30 @@ const SUBMISSION_PORT: u16 = 587;
 pub struct PlatformSmartHost {
     /// A host name or an IP address.
     pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// `implicit`, `starttls`, `opportunistic` or `none`.
-    #[serde(default = "starttls")]
-    pub tls: TlsMode,
+    /// Its port; 587, or 465 with implicit TLS, if absent.
+    pub port: Option<u16>,
+    /// `implicit`, `starttls`, `opportunistic` or `none`; `starttls` if absent, `implicit` at port 465.
+    pub tls: Option<TlsMode>,
     /// The account, if it wants one.
     pub user: Option<String>,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
 }
 
-fn submission_port() -> u16 {
-    SUBMISSION_PORT
-}
-
-fn starttls() -> TlsMode {
-    TlsMode::Starttls
+impl PlatformSmartHost {
+    /// What it is short for.
+    pub fn route(&self) -> Route {
+        Route {
+            destinations: vec![DestinationPattern::Any],
+            hosts: vec![NamedHost { host: self.host.clone(), port: self.port }],
+            tls: self.tls,
+            user: self.user.clone(),
+            password_file: self.password_file.clone(),
+            dkim: dual(),
+            source_pool: None,
+            ehlo_name: None,
+        }
+    }
 }
 
 /// How some destinations are reached. Of several that fit, the closest counts.
@@ -49,8 +53,8 @@ pub struct Route {
     /// The hosts to go to instead of the destination's own, in the order in which they are tried. The destination's
     /// MX if empty.
     #[serde(default)]
-    pub hosts: Vec<Endpoint>,
-    /// `starttls` if absent; without hosts `opportunistic`.
+    pub hosts: Vec<NamedHost>,
+    /// `starttls` if absent, `implicit` where all hosts are at port 465; without hosts `opportunistic`.
     pub tls: Option<TlsMode>,
     /// The account, if the hosts want one.
     pub user: Option<String>,
@@ -72,12 +76,24 @@ fn dual() -> DkimPolicy {
 impl Route {
     /// The mode of TLS, given or not.
     pub fn tls(&self) -> TlsMode {
-        let default = if self.hosts.is_empty() { TlsMode::Opportunistic } else { TlsMode::Starttls };
-        self.tls.unwrap_or(default)
+        let is_implicit = |host: &NamedHost| TlsMode::of_port(host.port) == TlsMode::Implicit;
+        self.tls.unwrap_or_else(|| match self.hosts.as_slice() {
+            [] => TlsMode::Opportunistic,
+            hosts if hosts.iter().all(is_implicit) => TlsMode::Implicit,
+            _ => TlsMode::Starttls,
+        })
+    }
+
+    /// The hosts with their ports, given or not.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let port = self.tls().port();
+        let endpoint =
+            |host: &NamedHost| Endpoint { host: host.host.clone(), port: host.port.unwrap_or(port) };
+        self.hosts.iter().map(endpoint).collect()
     }
 }
 
-/// A host and its port: `smtp.example.net`, `smtp.example.net:25`, `192.0.2.1:25`, `[2001:db8::1]:25`.
+/// A host and its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A host name or an IP address.
@@ -86,16 +102,44 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// The text is no [`Endpoint`].
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// A host as the configuration names it, with a port or without: `smtp.example.net`, `smtp.example.net:25`,
+/// `192.0.2.1:25`, `[2001:db8::1]:25`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedHost {
+    /// A host name or an IP address.
+    pub host: String,
+    /// Its port, if there is one.
+    pub port: Option<u16>,
+}
+
+/// The text is no [`NamedHost`].
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a host; write it like smtp.example.net, smtp.example.net:25 or [2001:db8::1]:25")]
-pub struct EndpointError(String);
+pub struct NamedHostError(String);
 
-impl FromStr for Endpoint {
-    type Err = EndpointError;
+impl NamedHost {
+    fn is_right(&self) -> bool {
+        let is_host = self.host.parse::<IpAddr>().is_ok() || DomainName::parse(&self.host).is_ok();
+        is_host && self.port != Some(0)
+    }
 
-    fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let fault = || EndpointError(text.to_owned());
+    fn is_loopback(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl FromStr for NamedHost {
+    type Err = NamedHostError;
+
+    fn from_str(text: &str) -> Result<Self, NamedHostError> {
+        let fault = || NamedHostError(text.to_owned());
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, port) = rest.split_once(']').ok_or_else(fault)?;
@@ -107,23 +151,13 @@ impl FromStr for Endpoint {
                 None => (text, None),
             },
         };
-        let is_host = host.parse::<IpAddr>().is_ok() || DomainName::parse(host).is_ok();
-        let port = port.map_or(Ok(SUBMISSION_PORT), str::parse).map_err(|_| fault())?;
-        if !is_host || port == 0 {
-            return Err(fault());
-        }
-        Ok(Self { host: host.to_owned(), port })
+        let port = port.map(str::parse).transpose().map_err(|_| fault())?;
+        let named = Self { host: host.to_owned(), port };
+        if named.is_right() { Ok(named) } else { Err(fault()) }
     }
 }
 
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-impl<'de> Deserialize<'de> for Endpoint {
+impl<'de> Deserialize<'de> for NamedHost {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
@@ -161,26 +195,26 @@ pub struct Pool {
 }
 
 /// The first value that makes no sense, by its key, and what to do.
-pub(super) fn find_fault(relay: &Relay) -> Option<(&'static str, &'static str)> {
-    let smart_host = relay.smart_host.iter();
-    if smart_host.clone().any(|host| host.user.is_some() != host.password_file.is_some()) {
-        return Some(("relay.smart_host", "user and password_file go together: set both or neither"));
-    }
-    find_fault_of_sources(relay).or_else(|| {
-        let mut patterns = smart_host.map(|_| &DestinationPattern::Any).collect();
-        relay.routes.iter().find_map(|route| find_fault_of_route(relay, route, &mut patterns))
+pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+    let smart_host = relay.smart_host.as_ref().map(PlatformSmartHost::route);
+    let fault = smart_host.as_ref().and_then(find_fault_of_hosts);
+    let fault = fault.map(|message| Fault::new("relay.smart_host", message));
+    fault.or_else(|| find_fault_of_sources(relay)).or_else(|| {
+        let mut patterns = smart_host.iter().flat_map(|route| &route.destinations).collect();
+        let message = relay.routes.iter().find_map(|route| find_fault_of_route(relay, route, &mut patterns));
+        message.map(|message| Fault::new("relay.routes", message))
     })
 }
 
-fn find_fault_of_sources(relay: &Relay) -> Option<(&'static str, &'static str)> {
+fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
     const NAMES: &str = "each must have a name of its own";
     let mut sources = HashSet::new();
     for source in &relay.sources {
         if source.name.is_empty() || !sources.insert(source.name.as_str()) {
-            return Some(("relay.sources", NAMES));
+            return Some(Fault::new("relay.sources", NAMES));
         }
         if source.weight == 0 {
-            return Some((
+            return Some(Fault::new(
                 "relay.sources",
                 "weight must be at least 1; leave the source out of the pool instead",
             ));
@@ -189,43 +223,51 @@ fn find_fault_of_sources(relay: &Relay) -> Option<(&'static str, &'static str)> 
     let mut pools = HashSet::new();
     for pool in &relay.pools {
         if pool.name.is_empty() || !pools.insert(pool.name.as_str()) {
-            return Some(("relay.pools", NAMES));
+            return Some(Fault::new("relay.pools", NAMES));
         }
         if pool.sources.is_empty() || pool.sources.iter().any(|name| !sources.contains(name.as_str())) {
-            return Some((
+            return Some(Fault::new(
                 "relay.pools",
                 "sources must name at least one of relay.sources, and nothing else",
             ));
         }
     }
     let is_known = relay.source_pool.as_deref().is_none_or(|name| pools.contains(name));
-    (!is_known).then_some(("relay.source_pool", "must be the name of one of relay.pools"))
+    (!is_known).then(|| Fault::new("relay.source_pool", "must be the name of one of relay.pools"))
 }
 
 fn find_fault_of_route<'a>(
     relay: &Relay,
     route: &'a Route,
     patterns: &mut HashSet<&'a DestinationPattern>,
-) -> Option<(&'static str, &'static str)> {
+) -> Option<&'static str> {
     let is_pool = |name: &String| relay.pools.iter().any(|pool| pool.name == *name);
-    let message = if route.destinations.is_empty() {
-        "destinations must not be empty; write [\"*\"] for all"
+    if route.destinations.is_empty() {
+        Some("destinations must not be empty; write [\"*\"] for all")
     } else if !route.destinations.iter().all(|pattern| patterns.insert(pattern)) {
-        "a destination must stand in one route only; relay.smart_host is the route for \"*\""
-    } else if route.user.is_some() != route.password_file.is_some() {
-        "user and password_file go together: set both or neither"
-    } else if route.user.is_some() && route.hosts.is_empty() {
-        "a password is sent to hosts that are named only: set hosts"
-    } else if route.user.is_some() && route.tls() == TlsMode::Opportunistic {
-        "a password is sent over verified TLS only: set tls to starttls or implicit"
-    } else if route.hosts.is_empty() && route.tls() == TlsMode::Implicit {
-        "an MX has no implicit TLS: set tls to starttls"
+        Some("a destination must stand in one route only; relay.smart_host is the route for \"*\"")
     } else if !route.source_pool.iter().all(is_pool) {
-        "source_pool must be the name of one of relay.pools"
+        Some("source_pool must be the name of one of relay.pools")
     } else {
-        return None;
-    };
-    Some(("relay.routes", message))
+        find_fault_of_hosts(route)
+    }
+}
+
+fn find_fault_of_hosts(route: &Route) -> Option<&'static str> {
+    let is_loopback = route.hosts.iter().all(NamedHost::is_loopback);
+    if !route.hosts.iter().all(NamedHost::is_right) {
+        Some("host must be a host name or an IP address, and port from 1 to 65535")
+    } else if route.user.is_some() != route.password_file.is_some() {
+        Some("user and password_file go together: set both or neither")
+    } else if route.user.is_some() && route.hosts.is_empty() {
+        Some("a password is sent to hosts that are named only: set hosts")
+    } else if route.user.is_some() && !route.tls().guards_password(is_loopback) {
+        Some("a password is sent over verified TLS only: set tls to starttls or implicit")
+    } else if route.hosts.is_empty() && route.tls() == TlsMode::Implicit {
+        Some("an MX has no implicit TLS: set tls to starttls")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -237,18 +279,70 @@ mod tests {
     #[test]
     fn a_host_may_have_a_port() {
         for (text, host, port) in [
-            ("smtp.example.net", "smtp.example.net", 587),
-            ("smtp.example.net:25", "smtp.example.net", 25),
-            ("192.0.2.1:2525", "192.0.2.1", 2525),
-            ("[2001:db8::1]:25", "2001:db8::1", 25),
-            ("[::1]", "::1", 587),
+            ("smtp.example.net", "smtp.example.net", None),
+            ("smtp.example.net:25", "smtp.example.net", Some(25)),
+            ("192.0.2.1:2525", "192.0.2.1", Some(2525)),
+            ("[2001:db8::1]:25", "2001:db8::1", Some(25)),
+            ("[::1]", "::1", None),
         ] {
-            let endpoint: Endpoint = text.parse().unwrap();
-            assert_eq!((endpoint.host.as_str(), endpoint.port), (host, port), "{text}");
-            assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+            let named: NamedHost = text.parse().unwrap();
+            assert_eq!((named.host.as_str(), named.port), (host, port), "{text}");
         }
         for bad in ["", ":25", "a b", "a:0", "a:99999", "a:b", "::1", "[::1", "[a]:25", "[::1]25", "1.2.3"] {
-            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+            assert!(bad.parse::<NamedHost>().is_err(), "{bad}");
+        }
+        assert_eq!(Endpoint { host: "::1".into(), port: 25 }.to_string(), "[::1]:25");
+    }
+
+    #[test]
+    fn port_and_tls_have_defaults_that_fit_together() {
+        use TlsMode::{Implicit, Opportunistic, Starttls};
+        for (hosts, tls, mode, ports) in [
+            (r#"["a.b"]"#, "", Starttls, &[587][..]),
+            (r#"["a.b:465"]"#, "", Implicit, &[465]),
+            (r#"["a.b"]"#, "tls = \"implicit\"", Implicit, &[465]),
+            (r#"["a.b:25", "a.c"]"#, "tls = \"implicit\"", Implicit, &[25, 465]),
+            (r#"["a.b:465", "a.c"]"#, "", Starttls, &[465, 587]),
+            (r#"["a.b:465"]"#, "tls = \"starttls\"", Starttls, &[465]),
+            ("[]", "", Opportunistic, &[]),
+        ] {
+            let route: Route =
+                toml::from_str(&format!("destinations = [\"*\"]\nhosts = {hosts}\n{tls}")).unwrap();
+            let found: Vec<u16> = route.endpoints().iter().map(|endpoint| endpoint.port).collect();
+            assert_eq!((route.tls(), found.as_slice()), (mode, ports), "{hosts} {tls}");
+        }
+        for (text, mode, port) in
+            [("", Starttls, 587), ("tls = \"implicit\"", Implicit, 465), ("port = 465", Implicit, 465)]
+        {
+            let host: PlatformSmartHost = toml::from_str(&format!("host = \"a.b\"\n{text}")).unwrap();
+            let route = host.route();
+            assert_eq!((route.tls(), route.endpoints()[0].port), (mode, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_needs_checked_tls_or_a_loopback_address() {
+        let refusal = |host: &str, tls: &str| {
+            let login = format!("tls = \"{tls}\"\nuser = \"u\"\npassword_file = \"f\"\n");
+            let texts = [
+                format!("[relay.smart_host]\nhost = \"{host}\"\n{login}"),
+                format!("[[relay.routes]]\ndestinations = [\"*\"]\nhosts = [\"[::1]\", \"{host}\"]\n{login}"),
+            ];
+            texts.map(|text| Config::parse(&text, Path::new("test.toml")).err().map(|e| e.to_string()))
+        };
+        for (host, tls) in [
+            ("a.b", "none"),
+            ("192.0.2.1", "none"),
+            ("localhost", "none"),
+            ("a.b", "opportunistic"),
+            ("127.0.0.1", "opportunistic"),
+        ] {
+            for told in refusal(host, tls) {
+                assert!(told.is_some_and(|told| told.contains("over verified TLS only")), "{host} {tls}");
+            }
+        }
+        for (host, tls) in [("a.b", "implicit"), ("a.b", "starttls"), ("127.0.0.1", "none")] {
+            assert_eq!(refusal(host, tls), [None, None], "{host} {tls}");
         }
     }
 
@@ -272,13 +366,10 @@ mod tests {
             ),
             (route("user = \"u\""), "relay.routes", "both or neither"),
             (route("user = \"u\"\npassword_file = \"f\""), "relay.routes", "set hosts"),
-            (
-                route("hosts = [\"h\"]\ntls = \"opportunistic\"\nuser = \"u\"\npassword_file = \"f\""),
-                "relay.routes",
-                "verified TLS",
-            ),
             (route("tls = \"implicit\""), "relay.routes", "no implicit TLS"),
             (route("source_pool = \"p\""), "relay.routes", "relay.pools"),
+            ("[relay.smart_host]\nhost = \"a b\"".into(), "relay.smart_host", "a host name"),
+            ("[relay.smart_host]\nhost = \"a\"\nport = 0".into(), "relay.smart_host", "from 1 to 65535"),
             (route("hosts = [\"a b\"]"), "hosts", "is not a host"),
         ] {
             let error = Config::parse(&text, Path::new("test.toml")).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Relay;
+use super::error::Fault;
 use crate::mail::DomainName;
 
 /// What the hosts of some destinations take at most.
@@ -56,6 +57,16 @@ impl Relay {
     }
 }
 
+pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+    let known = Relay::default().site_rules();
+    relay.shaping.iter().any(|rule| rule.has_fault(&known)).then(|| {
+        Fault::new(
+            "relay.shaping",
+            "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
+        )
+    })
+}
+
 impl SiteRule {
     fn complete(&mut self, built_in: &Self) {
         if self.mx.is_empty() && self.domains.is_empty() {
@@ -71,7 +82,7 @@ impl SiteRule {
     }
 
     /// Whether it says something that makes no sense.
-    pub(super) fn has_fault(&self, known: &[Self]) -> bool {
+    fn has_fault(&self, known: &[Self]) -> bool {
         let covers_something = !self.mx.is_empty()
             || !self.domains.is_empty()
             || known.iter().any(|known| known.name == self.name);

@@ -3,19 +3,24 @@
 //!
 //! A resolver of its own beside the plain one: a fault in validation then costs mail to signed domains at most.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::dnssec::DnssecDnsHandle;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer, RetryDnsHandle};
 use hickory_resolver::net::{DnsError as AnswerError, NetError};
-use hickory_resolver::proto::dnssec::TrustAnchors;
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::op::{DnsRequestOptions, Query};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, TtlConfig};
 use tokio::sync::Mutex;
 
-use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, host_text};
+use super::proof::{Answer, Data, judge};
+use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text};
 use crate::mail::{DomainName, Tlsa};
 
 /// How long the root's records may take.
@@ -23,9 +28,17 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at whether the name servers pass signatures on.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Asks the DNS and checks the signatures.
+/// Aliases that are followed from one name.
+const ALIASES_MAX: usize = 8;
+/// Answers that are remembered.
+const ANSWERS_MAX: u64 = 16_384;
+
+/// Asks the DNS and checks the signatures. hickory's own resolver is not used: it follows aliases of whoever has put them
+/// into an answer, and what it says then is not of the name that was asked for.
 pub struct SecureResolver {
-    resolver: TokioResolver,
+    validator: DnssecDnsHandle<RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
+    /// What is there. What is not is asked for again: the name server remembers that.
+    cache: ResponseCache,
     /// The name servers passed the root's signatures on; from then on they are held to it.
     is_proved: AtomicBool,
     /// When to look again.
@@ -41,16 +54,42 @@ pub enum Signed<T> {
     Insecure,
 }
 
-/// Records of one name, with those of the aliases on the way.
-enum Found {
-    Records(Lookup),
-    Nothing,
+/// Where a name led to.
+struct Trail {
+    /// The name at its end; the first one unless that is an alias.
+    end: Name,
+    /// What is there.
+    records: Vec<RData>,
+    /// Whether all of it is signed, the aliases too (RFC 7672 §2.1.3).
+    is_signed: bool,
+    /// Whether the first step is.
+    begins_signed: bool,
 }
 
 impl SecureResolver {
-    /// Asks the servers that `resolver` asks, as [`super::Resolver::new`] makes them.
-    pub(super) fn build(resolver: TokioResolver) -> Self {
-        Self { resolver, is_proved: AtomicBool::new(false), next_probe: Mutex::new(None) }
+    /// A resolver that asks the same servers as [`super::Resolver::new`] and trusts the root's keys, or the DNSKEY
+    /// records of the root in a file.
+    ///
+    /// # Errors
+    /// [`DnsError::Temporary`] if the file is of no use or no resolver can be built at all.
+    pub fn new(name_servers: &[SocketAddr], trust_anchor_file: Option<&Path>) -> Result<Self, DnsError> {
+        let anchors = match trust_anchor_file {
+            None => Arc::default(),
+            Some(path) => read_anchors(path)
+                .map_err(|message| DnsError::Temporary(format!("{}: {message}", path.display())))?,
+        };
+        let (config, options) = configuration(name_servers);
+        let tls = TlsConfig::new().map_err(|error| DnsError::Temporary(error.to_string()))?;
+        let (attempts, ttl) = (options.attempts, TtlConfig::from_opts(&options));
+        let context = Arc::new(PoolContext::new(options, tls));
+        let servers = config.name_servers().to_vec();
+        let pool = NameServerPool::from_config(servers, context, TokioRuntimeProvider::default());
+        Ok(Self {
+            validator: DnssecDnsHandle::with_trust_anchor(RetryDnsHandle::new(pool, attempts), anchors),
+            cache: ResponseCache::new(ANSWERS_MAX, ttl),
+            is_proved: AtomicBool::new(false),
+            next_probe: Mutex::new(None),
+        })
     }
 
     /// Whether signatures come through to us at all. Behind name servers that strip them every signed domain would look
@@ -66,11 +105,9 @@ impl SecureResolver {
         if next_probe.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        let probe = self.lookup(Name::root(), RecordType::SOA);
-        let answer = tokio::time::timeout(PROBE_TIMEOUT, probe).await;
-        if let Ok(Ok(Found::Records(found))) = &answer
-            && is_secure(found)
-        {
+        let root = Name::root();
+        let probe = tokio::time::timeout(PROBE_TIMEOUT, self.ask(&root, RecordType::SOA));
+        if let Ok(Ok(Answer { data: Data::Records(_), is_signed: true })) = probe.await {
             self.is_proved.store(true, Ordering::Relaxed);
             tracing::info!("the name servers pass DNSSEC on: DANE is in use");
             return true;
@@ -88,16 +125,16 @@ impl SecureResolver {
     /// whether it is signed shows in its addresses.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if the answer is forged or broken or none came, [`DnsError::NoSuchDomain`].
+    /// [`DnsError::Temporary`] if the answer is forged or broken or none came.
     pub async fn mail_hosts(&self, domain: &DomainName) -> Result<Signed<Vec<String>>, DnsError> {
-        let found = match self.lookup(name_of(domain.as_str())?, RecordType::MX).await? {
-            Found::Records(found) => found,
-            Found::Nothing => return Ok(Signed::Secure(vec![domain.as_str().to_owned()])),
-        };
-        if !is_secure(&found) {
+        let found = self.follow(name_of(domain.as_str())?, RecordType::MX).await?;
+        if !found.is_signed {
             return Ok(Signed::Insecure);
         }
-        let hosts = found.answers().iter().filter_map(|record| match &record.data {
+        if found.records.is_empty() {
+            return Ok(Signed::Secure(vec![domain.as_str().to_owned()]));
+        }
+        let hosts = found.records.iter().filter_map(|data| match data {
             RData::MX(mx) => Some(host_text(&mx.exchange)),
             _ => None,
         });
@@ -112,32 +149,18 @@ impl SecureResolver {
     pub async fn base_domains(&self, host: &str) -> Result<Signed<Vec<String>>, DnsError> {
         let name = name_of(host)?;
         // Both families stand in one zone: the first that is there tells of both.
-        let found = match self.lookup(name.clone(), RecordType::A).await? {
-            Found::Records(found) => found,
-            Found::Nothing => match self.lookup(name.clone(), RecordType::AAAA).await? {
-                Found::Records(found) => found,
-                Found::Nothing => return Ok(Signed::Insecure),
-            },
-        };
-        let own = host_text(&name);
-        if is_secure(&found) {
-            let mut bases: Vec<String> = found
-                .answers()
-                .iter()
-                .filter(|record| matches!(record.data, RData::A(_) | RData::AAAA(_)))
-                .map(|record| host_text(&record.name))
-                .take(1)
-                .collect();
-            if !bases.contains(&own) {
-                bases.push(own);
-            }
-            return Ok(Signed::Secure(bases));
+        let mut found = self.follow(name.clone(), RecordType::A).await?;
+        if found.records.is_empty() {
+            found = self.follow(name.clone(), RecordType::AAAA).await?;
         }
-        // A signed alias of an unsigned name: only the alias itself can have records.
-        let is_signed_alias = found.answers().iter().any(|record| {
-            record.name == name && record.record_type() == RecordType::CNAME && record.proof.is_secure()
-        });
-        Ok(if is_signed_alias { Signed::Secure(vec![own]) } else { Signed::Insecure })
+        let own = host_text(&name);
+        Ok(match found {
+            Trail { is_signed: true, end, .. } if end == name => Signed::Secure(vec![own]),
+            Trail { is_signed: true, end, .. } => Signed::Secure(vec![host_text(&end), own]),
+            // A signed alias of an unsigned name: only the alias itself can have records.
+            Trail { begins_signed: true, .. } => Signed::Secure(vec![own]),
+            Trail { .. } => Signed::Insecure,
+        })
     }
 
     /// The TLSA records for a port of a host; none if they are not signed (RFC 7672 §2.2).
@@ -145,39 +168,62 @@ impl SecureResolver {
     /// # Errors
     /// As [`SecureResolver::mail_hosts`].
     pub async fn tlsa(&self, base: &str, port: u16) -> Result<Vec<Tlsa>, DnsError> {
-        let name = name_of(&format!("_{port}._tcp.{base}"))?;
-        let found = match self.lookup(name, RecordType::TLSA).await {
-            Ok(Found::Records(found)) if is_secure(&found) => found,
-            Ok(_) | Err(DnsError::NoSuchDomain) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let records = found.answers().iter().filter_map(|record| match &record.data {
+        let found = self.follow(name_of(&format!("_{port}._tcp.{base}"))?, RecordType::TLSA).await?;
+        if !found.is_signed {
+            return Ok(Vec::new());
+        }
+        let records = found.records.into_iter().filter_map(|data| match data {
             RData::TLSA(tlsa) => Some(Tlsa {
                 usage: tlsa.cert_usage.into(),
                 selector: tlsa.selector.into(),
                 matching: tlsa.matching.into(),
-                data: tlsa.cert_data.clone(),
+                data: tlsa.cert_data,
             }),
             _ => None,
         });
         Ok(records.take(RECORDS_MAX).collect())
     }
 
-    async fn lookup(&self, name: Name, kind: RecordType) -> Result<Found, DnsError> {
-        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.resolver.lookup(name, kind))
-            .await
-            .map_err(|_| DnsError::Temporary("time-out".into()))?;
-        match answer {
-            // RFC 4035 §4.3: neither proved nor proved to be unsigned is no answer.
-            Ok(found) if found.answers().iter().any(|record| record.proof.is_bogus()) => {
-                Err(DnsError::Temporary("the answer fails DNSSEC validation".into()))
+    /// Asks for records of a name, and of what it is an alias of.
+    async fn follow(&self, name: Name, kind: RecordType) -> Result<Trail, DnsError> {
+        let trail = async {
+            let Answer { mut data, mut is_signed } = self.ask(&name, kind).await?;
+            let (begins_signed, mut end) = (is_signed, name);
+            for _ in 0..ALIASES_MAX {
+                let Data::Alias(target) = data else { break };
+                end = target;
+                let next = self.ask(&end, kind).await?;
+                is_signed &= next.is_signed;
+                data = next.data;
             }
-            Ok(found) if found.answers().iter().any(|record| record.record_type() == kind) => {
-                Ok(Found::Records(found))
+            let records = match data {
+                Data::Records(records) => records,
+                Data::Nothing => Vec::new(),
+                Data::Alias(_) => return Err(DnsError::Temporary("too many aliases".into())),
+            };
+            Ok(Trail { end, records, is_signed, begins_signed })
+        };
+        let trail = tokio::time::timeout(LOOKUP_TIMEOUT, trail).await;
+        trail.unwrap_or_else(|_| Err(DnsError::Temporary("time-out".into())))
+    }
+
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
+        let query = Query::query(name.clone(), kind);
+        if let Some(Ok(message)) = self.cache.get(&query, Instant::now()) {
+            return judge(name, kind, &message, Proof::Secure);
+        }
+        let mut options = DnsRequestOptions::default();
+        options.edns_set_dnssec_ok = true;
+        match self.validator.lookup(query.clone(), options).first_answer().await {
+            Ok(response) => {
+                let message = response.into_message();
+                let answer = judge(name, kind, &message, Proof::Secure)?;
+                self.cache.insert(query, Ok(message), Instant::now());
+                Ok(answer)
             }
-            Ok(_) => Ok(Found::Nothing),
-            Err(error) if error.is_nx_domain() => Err(DnsError::NoSuchDomain),
-            Err(error) if error.is_no_records_found() || is_insecure_denial(&error) => Ok(Found::Nothing),
+            Err(NetError::Dns(AnswerError::Nsec { response, proof, .. })) => {
+                judge(name, kind, &response, proof)
+            }
             Err(error) => Err(DnsError::Temporary(error.to_string())),
         }
     }
@@ -189,19 +235,8 @@ fn name_of(text: &str) -> Result<Name, DnsError> {
     Ok(name)
 }
 
-/// Whether all that leads to the data is signed, the aliases too; signatures themselves carry no proof.
-fn is_secure(found: &Lookup) -> bool {
-    let mut data = found.answers().iter().filter(|record| record.record_type() != RecordType::RRSIG);
-    data.all(|record| record.proof.is_secure())
-}
-
-/// That there is nothing, said by a zone of which it is proved that it need not prove it.
-fn is_insecure_denial(error: &NetError) -> bool {
-    matches!(error, NetError::Dns(AnswerError::Nsec { proof, .. }) if proof.is_insecure())
-}
-
 /// Reads the keys that validation begins with: DNSKEY records of the root in the form of a zone file.
-pub(super) fn read_anchors(path: &Path) -> Result<Arc<TrustAnchors>, String> {
+fn read_anchors(path: &Path) -> Result<Arc<TrustAnchors>, String> {
     let anchors = TrustAnchors::from_file(path).map_err(|error| error.to_string())?;
     if anchors.is_empty() {
         return Err("there is no DNSKEY record of the root in it".into());

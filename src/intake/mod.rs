@@ -1,6 +1,7 @@
 //! Accepting mail: who is it, may it, then stamp, sign and enqueue in one transaction. Used by SMTP and by the
 //! HTTP send API. Imports `mail`, `policy`, `sign`, `store` and `turns`.
 
+mod acceptance;
 mod facts;
 mod quota;
 mod refusals;
@@ -15,27 +16,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use crate::mail::{
-    Address, Content, DeliveryId, DomainName, Envelope, Environment, Host, KeySecret, MailParameters,
-    MessageId, Refusal, RefusalCode, RequestId, ReversePath, Scope, SignedDuration, Stage, TenantId,
-    Timestamp,
+    Address, DomainName, Envelope, Environment, Host, KeySecret, Refusal, RefusalCode, RequestId,
+    ReversePath, Scope, SignedDuration, Stage, Timestamp,
 };
 use crate::policy::allowance::Standing;
 use crate::policy::submission::{
     Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
 };
 use crate::store::{
-    Annotations, Conflict, Directory, Journal, Key, Message, NewMessage, Rejection, ScramCredential, Spool,
-    Store, StoreError, SubmissionKey, Tenant,
+    Annotations, Conflict, Directory, Journal, Key, Rejection, ScramCredential, Store, StoreError,
+    SubmissionKey, Tenant,
 };
 use crate::turns::Turns;
 use facts::Facts;
 use quota::Quota;
 use refusals::Refusals;
 use send_limit::{SendLimits, Wish};
-use stamp::Receipt;
+
+pub use acceptance::Admitted;
 
 /// How mail is accepted.
 #[derive(Debug, Clone)]
@@ -112,7 +112,8 @@ pub struct Extras {
     pub annotations: Annotations,
     /// Recipients that were left out because they are suppressed.
     pub suppressed: Vec<Address>,
-    /// By what a repetition is known; else the message's own field says it.
+    /// By what a repetition is known; else the message's own field says it. The name begins with how it came, so that no
+    /// client can use the name of another way.
     pub submission_key: Option<SubmissionKey>,
 }
 
@@ -129,8 +130,6 @@ pub struct Trace {
 
 /// Between two notes of when a key was last used.
 const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
-/// A message on its way to disk weighs one, and one more for each so many octets.
-const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 /// What all tenants together have on its way to disk at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
 /// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
@@ -219,8 +218,14 @@ impl Intake {
         Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
 
-    /// Whether the submitter may send from this path now.
-    pub async fn admit_sender(&self, submitter: &Submitter, path: &ReversePath) -> Result<(), Refusal> {
+    /// Whether the submitter may send from this path now; `is_counted` says that the message was accepted before, and so
+    /// needs no room under the limit.
+    pub async fn admit_sender(
+        &self,
+        submitter: &Submitter,
+        path: &ReversePath,
+        is_counted: bool,
+    ) -> Result<(), Refusal> {
         let current = self.look_again(submitter).await?;
         let sender = describe(&current);
         admit_tenant(&sender, submitter.scope)?;
@@ -229,16 +234,17 @@ impl Intake {
             None => Arc::default(),
         };
         admit_sender(&sender, path, &covering, self.settings.takes_null_sender)?;
-        self.admit_count(submitter, 1).await
+        if is_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
     }
 
-    /// Whether the submitter may send to this address now, after so many others of the same message.
+    /// Whether the submitter may send to this address now, after so many others of the same message; `None` if the
+    /// message was accepted before.
     pub async fn admit_recipient(
         &self,
         submitter: &Submitter,
         recipient: &Address,
         smtputf8: bool,
-        earlier: usize,
+        earlier: Option<usize>,
     ) -> Result<(), Refusal> {
         let suppression = self
             .store
@@ -251,7 +257,10 @@ impl Intake {
                 is_platform: found.tenant_id.is_none(),
             });
         admit_recipient(recipient, smtputf8, suppression.as_ref())?;
-        self.admit_count(submitter, earlier as u64 + 1).await
+        match earlier {
+            Some(earlier) => self.admit_count(submitter, earlier as u64 + 1).await,
+            None => Ok(()),
+        }
     }
 
     /// Whether the tenant's send limit has room for so many recipients.
@@ -274,86 +283,6 @@ impl Intake {
         now: Timestamp,
     ) -> Result<Option<Standing>, StoreError> {
         self.limits.standing(&Wish::new(tenant, environment, now)).await
-    }
-
-    /// Checks the header, stamps, signs and enqueues. After `Ok` the message is on disk.
-    pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
-        let Submission { submitter, envelope, message, trace, extras } = submission;
-        let checked = stamp::check(&message)?;
-        let domain = self.admit_from(&submitter, &checked.from).await?;
-        if !checked.senders.is_empty() {
-            self.admit_from(&submitter, &checked.senders).await?;
-        }
-
-        let own_key = || {
-            let name = checked.idempotency_key.clone()?;
-            Some(SubmissionKey { name, digest: digest_of(&envelope, &message) })
-        };
-        let submission_key = extras.submission_key.or_else(own_key);
-        let now = Timestamp::now();
-        let wish = self.wish(&submitter, now).await?;
-        let taken =
-            self.limits.take(wish, envelope.recipients.len() as u64).await.map_err(refuse_storage)??;
-        let id = MessageId::generate(now);
-        let receipt = Receipt {
-            hostname: &self.settings.hostname,
-            trace: &trace,
-            client_address: self.settings.names_client_address.then_some(submitter.client_address),
-            id,
-            now,
-        };
-        let added = checked.complete(id, now);
-        let summary = checked.summarize(&added, &message);
-        let unsigned = Content { prefix: added.into(), submitted: checked.strip(message) };
-        let (content, dkim_domain) =
-            self.sign(submitter.tenant.id, domain, receipt.field(), unsigned).await?;
-
-        let expires_at = self.expiry_of(&submitter, &envelope.parameters, now).await?;
-        let new = NewMessage {
-            message: Message {
-                id,
-                tenant_id: submitter.tenant.id,
-                key_id: Some(submitter.key.id),
-                environment: submitter.key.environment,
-                reverse_path: envelope.reverse_path,
-                body: envelope.body,
-                smtputf8: envelope.smtputf8,
-                parameters: envelope.parameters,
-                annotations: extras.annotations,
-                size: content.len() as u64,
-                subject: summary.subject,
-                header_from: summary.from,
-                header_message_id: summary.message_id,
-                dkim_domain,
-                created_at: now,
-                expires_at,
-            },
-            recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
-            suppressed: extras.suppressed,
-            content,
-            submission_key,
-        };
-        let (recipients, size) = (new.recipients.len(), new.message.size);
-        let counted = taken.keep();
-        let stored = self.store(new).await;
-        if stored.as_ref().ok() != Some(&id) {
-            self.limits.give_back(&counted);
-        }
-        let stored = stored.map_err(refuse_storage)?;
-        if stored != id {
-            tracing::info!(message_id = %stored, tenant = %submitter.tenant.slug, "accepted before");
-            return Ok(stored);
-        }
-        tracing::info!(
-            message_id = %id,
-            tenant = %submitter.tenant.slug,
-            key = %submitter.key.id,
-            environment = %submitter.key.environment,
-            recipients,
-            size,
-            "accepted"
-        );
-        Ok(id)
     }
 
     /// How often what was refused since the start, by code.
@@ -401,25 +330,6 @@ impl Intake {
         })
     }
 
-    /// When delivery is given up: the message's own time, else the tenant's, else ours.
-    async fn expiry_of(
-        &self,
-        submitter: &Submitter,
-        parameters: &MailParameters,
-        now: Timestamp,
-    ) -> Result<Timestamp, Refusal> {
-        let Settings { expiry, expiry_max, .. } = self.settings;
-        // RFC 4865 §4.2: the time while it is held does not count.
-        let begins_at = parameters.release_at.unwrap_or(now).max(now);
-        let latest = begins_at + expiry_max;
-        if let Some(deliver_by) = parameters.deliver_by {
-            return Ok(deliver_by.min(latest));
-        }
-        let hours = self.look_again(submitter).await?.1.settings.expiry_hours;
-        let lifetime = hours.map_or(expiry, |hours| Duration::from_secs(u64::from(hours) * 3600));
-        Ok(begins_at.checked_add(lifetime).map_or(latest, |at| at.min(latest)))
-    }
-
     async fn covering(
         &self,
         submitter: &Submitter,
@@ -447,56 +357,6 @@ impl Intake {
         }
         first.ok_or_else(|| crate::policy::submission::refuse_from_count(0))
     }
-
-    /// Enqueues, when it is the tenant's turn.
-    async fn store(&self, new: NewMessage) -> Result<MessageId, StoreError> {
-        let weight = 1 + new.message.size / STORING_OCTETS_PER_WEIGHT;
-        let turn = self.storing.take_weighed(Some(new.message.tenant_id), weight).await;
-        let _turn = turn.map_err(|_| StoreError::Closed)?;
-        self.store.enqueue(new).await
-    }
-
-    /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
-    async fn sign(
-        &self,
-        tenant: TenantId,
-        domain: SendingDomain,
-        received: String,
-        unsigned: Content,
-    ) -> Result<(Content, Option<DomainName>), Refusal> {
-        let fail = |error: &dyn std::fmt::Display| {
-            tracing::error!(%error, domain = %domain.name, "cannot sign");
-            refuse_unsigned(&domain.name)
-        };
-        let signers = self.facts.signers(&domain).await.map_err(|error| fail(&error))?;
-        let to_sign = unsigned.clone();
-        let _turn = self.signing.take(Some(tenant)).await.map_err(|error| fail(&error))?;
-        let signatures = tokio::task::spawn_blocking(move || {
-            signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
-        })
-        .await
-        .map_err(|error| fail(&error))?
-        .map_err(|error| fail(&error))?;
-        let signing_domain = (!signatures.is_empty()).then_some(domain.name);
-        let mut prefix = signatures.concat();
-        prefix.push_str(&received);
-        prefix.push_str(&String::from_utf8_lossy(&unsigned.prefix));
-        Ok((Content { prefix: prefix.into(), submitted: unsigned.submitted }, signing_domain))
-    }
-}
-
-/// Of everything that makes a submission another one. The lengths keep two parts from passing for one.
-fn digest_of(envelope: &Envelope, message: &[u8]) -> [u8; 32] {
-    let mut recipients: Vec<String> = envelope.recipients.iter().map(|to| to.address.to_string()).collect();
-    recipients.sort_unstable();
-    let reverse_path = envelope.reverse_path.to_string();
-    let parts = recipients.iter().chain([&reverse_path]).map(String::as_bytes).chain([message]);
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    digest.finalize().into()
 }
 
 fn describe(current: &(Key, Tenant)) -> Sender<'_> {
@@ -551,12 +411,4 @@ fn refuse_storage(error: StoreError) -> Refusal {
             "try again later",
         ),
     }
-}
-
-fn refuse_unsigned(domain: &DomainName) -> Refusal {
-    Refusal::new(
-        RefusalCode::Internal,
-        format!("the message cannot be signed for {domain} now"),
-        "try again later; the operator finds the reason in the log",
-    )
 }

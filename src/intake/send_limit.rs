@@ -60,6 +60,11 @@ impl Wish {
         Self { account: (tenant.id, environment), limits: tenant.rate_limit, at }
     }
 
+    /// Whether there is a limit at all.
+    pub fn is_limited(&self) -> bool {
+        self.limits().next().is_some()
+    }
+
     /// The limits that the tenant has, the one that ends last first.
     fn limits(&self) -> impl Iterator<Item = (LimitPeriod, u64)> + use<> {
         let RateLimit { emails_per_day, emails_per_minute, .. } = self.limits;
@@ -219,19 +224,11 @@ fn refuse(period: LimitPeriod, standing: Standing, count: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Access, StoreOptions};
+    use crate::store::StoreOptions;
 
     fn limits() -> (tempfile::TempDir, SendLimits) {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 1,
-            inline_body_bytes_max: 1024,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 0,
-            access: Access::Serve,
-        };
+        let options = StoreOptions::at(dir.path());
         (dir, SendLimits::new(Arc::new(Store::open(options).unwrap())))
     }
 

@@ -5,11 +5,9 @@ use tokio::task::{JoinSet, yield_now};
 
 use super::*;
 use crate::mail::{
-    BodyType, DkimAlgorithm, DkimKeyState, Environment, MailParameters, TenantId, Verification,
+    BodyType, DkimAlgorithm, DkimKeyState, Environment, MailParameters, Notify, TenantId, Verification,
 };
-use crate::store::{
-    Access, NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions, TenantSettings,
-};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions};
 
 const BACKLOG: usize = 20;
 
@@ -22,16 +20,7 @@ struct Bed {
 impl Bed {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 1 << 18,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1 << 20,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
         let pair = crate::sign::generate(DkimAlgorithm::Ed25519).unwrap();
         let sandbox = NewDomain {
             tenant_id: None,
@@ -59,19 +48,12 @@ impl Bed {
     }
 
     async fn submitter(&self, slug: &str) -> Arc<Submitter> {
-        let new = NewTenant {
-            name: slug.into(),
-            slug: slug.into(),
-            external_ref: None,
-            metadata: Default::default(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            source_pool: None,
-            retention_days: None,
-            body_retention_days: None,
-            weight: Default::default(),
-        };
+        self.limited_submitter(slug, None).await
+    }
+
+    async fn limited_submitter(&self, slug: &str, emails_per_day: Option<u32>) -> Arc<Submitter> {
+        let rate_limit = RateLimit { emails_per_day, ..RateLimit::default() };
+        let new = NewTenant { rate_limit, ..NewTenant::named(slug, slug) };
         let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
         let new = NewKey {
             tenant_id: Some(tenant.id),
@@ -160,4 +142,90 @@ async fn a_message_is_not_stored_behind_the_backlog_of_another_tenant() {
     let mut bed = Bed::make().await;
     bed.intake.storing = Turns::new(1, 1);
     assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.storing).await);
+}
+
+fn keyed(submitter: &Arc<Submitter>) -> Submission {
+    let message = b"From: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
+    Submission { message: Bytes::from_static(message), ..submission(submitter) }
+}
+
+async fn used(bed: &Bed, submitter: &Submitter) -> u64 {
+    let standing = bed.intake.send_standing(&submitter.tenant, Environment::Test, Timestamp::now()).await;
+    standing.unwrap().unwrap().used
+}
+
+#[tokio::test]
+async fn who_leaves_before_its_turn_to_be_stored_has_used_nothing() {
+    let mut bed = Bed::make().await;
+    bed.intake.storing = Turns::new(1, 1);
+    let bed = Arc::new(bed);
+    let submitter = bed.limited_submitter("limited", Some(9)).await;
+    let held = bed.intake.storing.take(None).await.unwrap();
+    let accepting = tokio::spawn({
+        let (bed, submission) = (bed.clone(), submission(&submitter));
+        async move { bed.intake.accept(submission).await }
+    });
+    while bed.intake.storing.requests_of(Some(submitter.tenant.id)) == 0 {
+        yield_now().await;
+    }
+    assert_eq!(used(&bed, &submitter).await, 1);
+    accepting.abort();
+    assert!(accepting.await.unwrap_err().is_cancelled());
+    assert_eq!(used(&bed, &submitter).await, 0);
+    drop(held);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_is_known_when_the_limit_is_used_up() {
+    let bed = Bed::make().await;
+    let submitter = bed.limited_submitter("limited", Some(1)).await;
+    let id = bed.intake.accept(keyed(&submitter)).await.unwrap();
+    assert_eq!(bed.intake.accept(keyed(&submitter)).await.unwrap(), id);
+    assert_eq!(used(&bed, &submitter).await, 1);
+    let (path, recipient) =
+        (keyed(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
+    for (is_counted, earlier) in [(true, None), (false, Some(0))] {
+        let sender = bed.intake.admit_sender(&submitter, &path, is_counted).await;
+        let admitted = bed.intake.admit_recipient(&submitter, &recipient, true, earlier).await;
+        assert_eq!((sender.is_ok(), admitted.is_ok()), (is_counted, is_counted));
+    }
+    let refused = bed.intake.accept(submission(&submitter)).await.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::DailySendLimitExceeded);
+}
+
+#[tokio::test]
+async fn a_repetition_has_the_same_parameters_as_they_were_given() {
+    let bed = Bed::make().await;
+    let submitter = bed.submitter("one").await;
+    let at = |seconds| Some(Timestamp::now() + SignedDuration::from_secs(seconds));
+    let held = |held_for_s, release_at| {
+        let mut held = keyed(&submitter);
+        held.envelope.parameters = MailParameters { held_for_s, release_at, ..MailParameters::default() };
+        held
+    };
+    let first = bed.intake.accept(held(Some(60), at(60))).await.unwrap();
+    assert_eq!(bed.intake.accept(held(Some(60), at(65))).await.unwrap(), first, "HOLDFOR said the same");
+    let mut others = vec![held(Some(61), at(61)), held(None, at(60)), keyed(&submitter)];
+    for change in [
+        |submission: &mut Submission| submission.envelope.parameters.require_tls = true,
+        |submission: &mut Submission| submission.envelope.parameters.envelope_id = "x".parse().ok(),
+        |submission: &mut Submission| {
+            submission.envelope.parameters.return_content = Some(crate::mail::ReturnContent::Full);
+        },
+        |submission: &mut Submission| {
+            let never = Notify { success: false, failure: false, delay: false };
+            submission.envelope.recipients[0].parameters.notify = Some(never);
+        },
+        |submission: &mut Submission| {
+            submission.envelope.recipients[0].parameters.original_recipient = "rfc822;b".parse().ok();
+        },
+    ] {
+        let mut other = held(Some(60), at(60));
+        change(&mut other);
+        others.push(other);
+    }
+    for other in others {
+        let refused = bed.intake.accept(other).await.unwrap_err();
+        assert_eq!(refused.code, RefusalCode::IdempotencyKeyReused);
+    }
 }

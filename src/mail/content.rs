@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::header::find_end;
 use super::{DkimAlgorithm, DkimPolicy, Field, HeaderBlock};
 
 /// A message as it goes on the wire: our header fields, then the submitted message, CRLF throughout.
@@ -47,6 +48,11 @@ impl Content {
         Self { prefix: prefix.into(), submitted: self.submitted.clone() }
     }
 
+    /// The header of the message as submitted, up to the empty line.
+    pub fn header(&self) -> &[u8] {
+        &self.submitted[..find_end(&self.submitted)]
+    }
+
     /// The message in one piece.
     pub fn to_vec(&self) -> Vec<u8> {
         [&self.prefix[..], &self.submitted[..]].concat()
@@ -63,6 +69,19 @@ fn is_by(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_header_ends_before_the_first_empty_line() {
+        for (submitted, header) in [
+            ("A: b\r\n\r\nbody\r\n\r\n", "A: b\r\n"),
+            ("A: b\r\n", "A: b\r\n"),
+            ("\r\nbody\r\n\r\n", ""),
+            ("", ""),
+        ] {
+            let content = Content { prefix: "X: y\r\n".into(), submitted: submitted.into() };
+            assert_eq!(content.header(), header.as_bytes(), "{submitted:?}");
+        }
+    }
 
     #[test]
     fn our_signatures_are_left_out_and_nothing_else() {

@@ -55,6 +55,8 @@ pub struct MailParameters {
     pub require_tls: bool,
     /// `HOLDFOR` and `HOLDUNTIL` (RFC 4865): not before this time.
     pub release_at: Option<Timestamp>,
+    /// The seconds that `HOLDFOR` said, of which `release_at` is made. Not kept.
+    pub held_for_s: Option<u32>,
     /// When delivery is to be given up, if the submitter chose it. It ends in the message's own lifetime and is not
     /// kept beside that.
     pub deliver_by: Option<Timestamp>,

@@ -75,7 +75,7 @@ impl HeaderBlock {
 }
 
 /// Where the header ends: before the empty line.
-fn find_end(message: &[u8]) -> usize {
+pub(super) fn find_end(message: &[u8]) -> usize {
     if message.starts_with(b"\r\n") {
         return 0;
     }

@@ -444,6 +444,31 @@ impl OutcomeClass {
     }
 }
 
+/// With STARTTLS (RFC 6409), and with TLS from the first octet (RFC 8314 §7.3).
+const SUBMISSION_PORT: u16 = 587;
+const SUBMISSIONS_PORT: u16 = 465;
+
+impl TlsMode {
+    /// The mode of a smart host for which none is given.
+    pub fn of_port(port: Option<u16>) -> Self {
+        if port == Some(SUBMISSIONS_PORT) { Self::Implicit } else { Self::Starttls }
+    }
+
+    /// The port of a smart host for which none is given.
+    pub fn port(self) -> u16 {
+        if self == Self::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT }
+    }
+
+    /// Whether a password may be sent to such a host: nobody between reads it, and the certificate was checked.
+    pub fn guards_password(self, is_loopback: bool) -> bool {
+        match self {
+            Self::Implicit | Self::Starttls => true,
+            Self::Opportunistic => false,
+            Self::None => is_loopback,
+        }
+    }
+}
+
 impl DeliveryState {
     /// Whether more will happen.
     pub fn is_open(self) -> bool {

@@ -34,24 +34,30 @@ const WORDS: &[(&str, OutcomeClass)] = &[
     ("requires tls", Tls),
     ("encryption required", Tls),
     ("not received over a tls connection", Tls),
-    ("throttling failure", Rate),
     ("maximum credits exceeded", Rate),
     ("authentication credentials invalid", Authentication),
     ("authentication failed", Authentication),
     ("username and password not accepted", Authentication),
     ("please log in", Authentication),
     // Too much, too fast. Gmail, Yahoo, Microsoft, Comcast, Orange, QQ, IronPort, Postfix, Exim, sendmail.
-    ("unusual rate of unsolicited mail", Rate),
+    ("unusual rate", Rate),
+    ("unusual amount of mail", Rate),
     ("receiving mail at a rate", Rate),
     ("receiving mail too quickly", Rate),
     ("sending limit exceeded", Rate),
     ("limits for how many messages can be sent", Rate),
     ("rate limited due to ip reputation", Reputation),
     ("rate limit", Rate),
+    ("rate-limit", Rate),
     ("ratelimit", Rate),
+    ("connection rate", Rate),
+    ("connection limit", Rate),
+    ("concurrent connection", Rate),
+    ("sending too fast", Rate),
+    ("try again later from", Rate),
     ("frequency limited", Rate),
     ("server busy", Rate),
-    ("throttled", Rate),
+    ("throttl", Rate),
     ("slow down", Rate),
     ("thread limit exceeded", Rate),
     ("too many connections", Rate),
@@ -113,7 +119,7 @@ const WORDS: &[(&str, OutcomeClass)] = &[
     ("ipcheck.proofpoint.com", Reputation),
     ("csi.cloudmark.com", Reputation),
     ("abuse-att.net", Reputation),
-    ("tosa@rx.t-online.de", Reputation),
+    ("ask your postmaster for help", Reputation),
     ("too many spams from your ip", Reputation),
     ("too many errors from your ip", Reputation),
     ("will not accept delivery of this message", Reputation),
@@ -295,7 +301,7 @@ const STATUSES: &[(RangeInclusive<u8>, u16, Range, OutcomeClass)] = &[
     (EITHER, 6, 7..=10, Protocol),
     (EITHER, 6, 0..=999, Content),
     (FOR_GOOD, 7, 8..=9, Authentication),
-    // RFC 5248 §2.4, RFC 8689 §5, and Gmail's for mail without TLS.
+    // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail's for mail without TLS.
     (EITHER, 7, 10..=11, Tls),
     (EITHER, 7, 29..=30, Tls),
     (EITHER, 7, 20..=27, Policy),
@@ -352,7 +358,8 @@ fn of_status(reply: &Reply) -> Option<OutcomeClass> {
     STATUSES.iter().find(fits).map(|(.., class)| *class)
 }
 
-/// The text without case, its lines joined: servers break sentences where they like.
+/// The text without case and addresses, its lines joined: servers break sentences where they like, and repeat addresses
+/// that tenants choose.
 fn opening_of(reply: &Reply) -> String {
     let mut text = String::new();
     for line in &reply.lines {
@@ -364,7 +371,33 @@ fn opening_of(reply: &Reply) -> String {
         }
     }
     text.make_ascii_lowercase();
-    text
+    without_addresses(&text)
+}
+
+/// Leaves out addresses, in angle brackets or not. A quoted local part may hold anything (RFC 5321 §4.1.2), so what begins
+/// like one ends with the last bracket, or with the last quote before an `@`.
+fn without_addresses(text: &str) -> String {
+    let is_part = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['<', '"', '@']) {
+        let (before, from) = rest.split_at(at);
+        kept.push_str(before);
+        let length = match &from[..1] {
+            "@" => {
+                kept.truncate(kept.trim_end_matches(is_part).len());
+                from[1..].find(|c| !is_part(c)).map_or(from.len(), |end| end + 1)
+            }
+            "<" if from.starts_with("<\"") => from.rfind('>').map_or(1, |end| end + 1),
+            "<" => from.find(['>', ' ']).filter(|&end| from[end..].starts_with('>')).map_or(1, |end| end + 1),
+            // What follows the last quote begins with an `@`.
+            _ => from.rfind("\"@").map_or(1, |end| end + 1),
+        };
+        rest = &from[length..];
+        kept.push(' ');
+    }
+    kept.push_str(rest);
+    kept
 }
 
 fn says(text: &str, words: &str) -> bool {

@@ -754,7 +754,8 @@ const SERVERS: &[Said] = &[
     (Rcpt, "556 5.1.10 b.example takes no mail: it has a null MX", Gone, RecipientUnknown),
     (Rcpt, "550 5.1.2 the domain b.example does not exist", No, Dns),
     (Rcpt, "550 5.4.4 the domain b.example has neither mail hosts nor addresses", No, Dns),
-    (Rcpt, "550 5.7.30 REQUIRETLS is asked for: no STARTTLS", No, Tls),
+    (Rcpt, "550 5.7.10 REQUIRETLS is asked for: no STARTTLS", No, Tls),
+    (Rcpt, "550 5.7.30 REQUIRETLS is asked for: mx.b.example does not offer it", No, Tls),
     (Rcpt, "550 no", No, Unclassified),
     (Message, "554 5.0.0 Service unavailable", No, Unclassified),
     (Mail, "500 5.5.2 unrecognized command", No, Protocol),
@@ -811,4 +812,30 @@ fn a_reply_without_end_is_read_at_its_beginning() {
     long.lines.extend(std::iter::repeat_n("é".repeat(4000), 20));
     assert_eq!(classify(Rcpt, &long), Reputation);
     assert!(opening_of(&long).len() <= TEXT_OCTETS_MAX);
+}
+
+#[test]
+fn addresses_that_tenants_choose_have_no_say() {
+    for (text, kept) in [
+        ("<ratelimit@b.test>: not yet", " : not yet"),
+        ("no reply from rate-limit@b.test, yet", "no reply from  , yet"),
+        ("recipients (too.many.connections@b.test:blocked)", "recipients ( :blocked)"),
+        ("<\"too many connections\"@b.test> <\"a>\"@b.test> no", "  no"),
+        ("\"too many connections\"@b.test: no", " : no"),
+        ("\"over quota\" of a@b.test", "  over quota  of  "),
+        ("if load < 10 > 5, wait", "if load   10 > 5, wait"),
+        ("@", " "),
+        ("<", " "),
+    ] {
+        let found = without_addresses(text);
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&found), words(kept), "{text}: {found}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_can_be_read(text in "[<>\"@ a.é]{0,40}") {
+        assert!(!without_addresses(&text).contains('@'));
+    }
 }

@@ -9,24 +9,28 @@
 //!
 //! A few slots are kept for tenants that have none, and of the rest a tenant that has some gets no more once it has three
 //! times what is free. So one alone has at most three quarters of them, and whoever comes next finds one free, however
-//! long the others hold theirs.
+//! long the others hold theirs. The same within a lane that has many: a few of its slots are for tenants that have none
+//! there.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
 use super::rounds::Rounds;
+use super::slots::Slots;
 use crate::mail::Weight;
 
 /// A tenant that has slots gets no more once it has so many times what is free.
 const SLOTS_PER_FREE: usize = 3;
-/// One slot of so many is for tenants that have none.
-const RESERVE: usize = 16;
+/// One slot of so many is for tenants that have none, among all and in a lane.
+const SLOTS_PER_RESERVED: usize = 16;
+/// In a lane no more are kept: each that is free is one that a host would serve.
+const RESERVED_IN_LANE_MAX: usize = 4;
 
 /// Work that waits, in turns. `T` names a tenant, `L` a lane, `J` is a piece of work.
 #[derive(Debug)]
 pub struct Fairness<T, L, J> {
     slots_max: usize,
-    slots_taken: usize,
+    slots: Slots<T>,
     lanes: HashMap<L, Lane<T, J>>,
     /// For each tenant the lanes where it has work, save those that have it parked.
     tenants: HashMap<T, Rounds<L>>,
@@ -34,8 +38,6 @@ pub struct Fairness<T, L, J> {
     turns: Rounds<T>,
     /// Tenants whose turn came while they had their share of slots: they get back into `turns` when slots come free.
     sated: HashSet<T>,
-    /// Slots of each tenant that has any.
-    slots_of: HashMap<T, usize>,
 }
 
 /// What is to be done, for whom and where.
@@ -67,11 +69,11 @@ pub struct Turn<T, L, J> {
 /// What waits for one destination.
 #[derive(Debug)]
 struct Lane<T, J> {
-    slots_taken: usize,
+    slots: Slots<T>,
     queues: HashMap<T, Queue<J>>,
     /// Tenants whose queue is not empty.
     turns: Rounds<T>,
-    /// Tenants whose turn came while the lane was full: they get back into the round when a slot is free.
+    /// Tenants whose turn came while the lane had no slot for them: they get back into the round when one is free.
     parked: Vec<T>,
 }
 
@@ -89,12 +91,11 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     pub fn new(slots_max: usize) -> Self {
         Self {
             slots_max,
-            slots_taken: 0,
+            slots: Slots::default(),
             lanes: HashMap::new(),
             tenants: HashMap::new(),
             turns: Rounds::default(),
             sated: HashSet::new(),
-            slots_of: HashMap::new(),
         }
     }
 
@@ -123,35 +124,30 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     /// says how many slots a lane may have now; what waits for a lane that may have no more waits until
     /// [`Fairness::free`] or [`Fairness::reopen`].
     pub fn take_turn(&mut self, mut slots_max_of: impl FnMut(&L, usize) -> usize) -> Option<Turn<T, L, J>> {
-        if self.slots_taken >= self.slots_max {
+        if self.slots_free() == 0 {
             return None;
         }
         let (tenant, lane) = self.next_turn(&mut slots_max_of)?;
         let job = self.take(&lane, &tenant)?;
-        self.slots_taken += 1;
-        self.lanes.get_mut(&lane)?.slots_taken += 1;
-        *self.slots_of.entry(tenant.clone()).or_default() += 1;
+        self.slots.take(tenant.clone());
+        self.lanes.get_mut(&lane)?.slots.take(tenant.clone());
         Some(Turn { tenant, lane, job })
     }
 
     fn slots_free(&self) -> usize {
-        self.slots_max.saturating_sub(self.slots_taken)
-    }
-
-    fn slots_of(&self, tenant: &T) -> usize {
-        self.slots_of.get(tenant).copied().unwrap_or(0)
+        self.slots_max.saturating_sub(self.slots.taken())
     }
 
     /// Whether a tenant that has so many slots may have another one of those that are free.
     fn may_take(&self, has: usize, free: usize) -> bool {
-        let reserve = (self.slots_max / RESERVE).max(1);
+        let reserve = (self.slots_max / SLOTS_PER_RESERVED).max(1);
         if has == 0 { free > 0 } else { has < SLOTS_PER_FREE * free.saturating_sub(reserve) }
     }
 
     /// Turns the round until a lane with work and a free slot comes up.
     fn next_turn(&mut self, slots_max_of: &mut impl FnMut(&L, usize) -> usize) -> Option<(T, L)> {
         while let Some(tenant) = self.turns.first().cloned() {
-            if !self.may_take(self.slots_of(&tenant), self.slots_free()) {
+            if !self.may_take(self.slots.of(&tenant), self.slots_free()) {
                 self.turns.leave(&tenant);
                 self.sated.insert(tenant);
                 continue;
@@ -161,7 +157,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
                 continue;
             };
             match self.lanes.get_mut(&lane) {
-                Some(entry) if entry.slots_taken >= slots_max_of(&lane, entry.slots_taken) => {
+                Some(entry) if !entry.has_slot_for(&tenant, slots_max_of(&lane, entry.slots.taken())) => {
                     entry.parked.push(tenant.clone());
                     self.leave_round(&tenant, &lane);
                 }
@@ -186,11 +182,8 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     /// The next work for a slot that this tenant has in this lane, in turns of the lane's tenants: the slot is then
     /// the answered tenant's. `None` if nothing waits there, if the lane has more slots than `slots_max`, or if the slot
     /// should go back because work elsewhere has no slot: then [`Fairness::free`] it.
-    ///
-    /// `is_delayed`: the slot serves nobody at once. Then it stays its holder's, if that has more to do: whose turn it is
-    /// finds a slot without delay sooner.
-    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize, is_delayed: bool) -> Option<(T, J)> {
-        let (held, free) = (self.slots_of(holder), self.slots_free());
+    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize) -> Option<(T, J)> {
+        let (held, free) = (self.slots.of(holder), self.slots_free());
         let entry = self.lanes.get(lane)?;
         // As if the slot were free already.
         let needed = if free == 0 {
@@ -198,16 +191,24 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         } else {
             !self.may_take(held.saturating_sub(1), free + 1) && self.another_waits(holder)
         };
-        if needed || entry.slots_taken > slots_max {
+        let in_lane = entry.slots.taken().saturating_sub(1);
+        if needed || in_lane >= slots_max {
             return None;
         }
-        let entitled = |tenant: &&T| *tenant == holder || self.may_take(self.slots_of(tenant), free + 1);
-        let stays = is_delayed && entry.slots_taken > 1 && entry.queues.contains_key(holder);
-        let tenant = if stays { holder.clone() } else { entry.turns.in_order().find(entitled)?.clone() };
+        let entitled = |tenant: &&T| {
+            let of_lane = entry.slots.of(tenant).saturating_sub(usize::from(*tenant == holder));
+            may_take_in_lane(of_lane, slots_max - in_lane, slots_max)
+                && (*tenant == holder || self.may_take(self.slots.of(tenant), free + 1))
+        };
+        let tenant = entry.turns.in_order().find(entitled)?.clone();
         let job = self.take(lane, &tenant)?;
         if tenant != *holder {
-            self.give_back(holder);
-            *self.slots_of.entry(tenant.clone()).or_default() += 1;
+            if let Some(entry) = self.lanes.get_mut(lane) {
+                entry.slots.give_back(holder);
+                entry.slots.take(tenant.clone());
+            }
+            self.slots.give_back(holder);
+            self.slots.take(tenant.clone());
             self.wake_sated();
         }
         Some((tenant, job))
@@ -218,20 +219,11 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         self.tenants.keys().any(|tenant| tenant != holder)
     }
 
-    fn give_back(&mut self, holder: &T) {
-        if let Some(slots) = self.slots_of.get_mut(holder) {
-            *slots -= 1;
-            if *slots == 0 {
-                self.slots_of.remove(holder);
-            }
-        }
-    }
-
     /// Those that may have a slot again take turns again.
     fn wake_sated(&mut self) {
         let free = self.slots_free();
         let woken: Vec<T> =
-            self.sated.iter().filter(|tenant| self.may_take(self.slots_of(tenant), free)).cloned().collect();
+            self.sated.iter().filter(|tenant| self.may_take(self.slots.of(tenant), free)).cloned().collect();
         for tenant in woken {
             self.sated.remove(&tenant);
             self.turns.join(tenant);
@@ -267,9 +259,8 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     /// Gives back a slot that the tenant has in the lane.
     pub fn free(&mut self, lane: &L, holder: &T) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
-        entry.slots_taken = entry.slots_taken.saturating_sub(1);
-        self.slots_taken = self.slots_taken.saturating_sub(1);
-        self.give_back(holder);
+        entry.slots.give_back(holder);
+        self.slots.give_back(holder);
         self.wake_sated();
         self.reopen(lane);
         self.forget_if_unused(lane);
@@ -284,7 +275,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     }
 
     fn forget_if_unused(&mut self, lane: &L) {
-        if self.lanes.get(lane).is_some_and(|entry| entry.slots_taken == 0 && entry.queues.is_empty()) {
+        if self.lanes.get(lane).is_some_and(|entry| entry.slots.taken() == 0 && entry.queues.is_empty()) {
             self.lanes.remove(lane);
         }
     }
@@ -297,12 +288,12 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
 
     /// Slots that a lane has.
     pub fn slots_taken(&self, lane: &L) -> usize {
-        self.lanes.get(lane).map_or(0, |entry| entry.slots_taken)
+        self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
     }
 
     /// Every lane that has slots or work, with its slots and the deliveries that wait.
     pub fn lanes(&self) -> impl Iterator<Item = (&L, usize, usize)> {
-        self.lanes.iter().map(|(lane, entry)| (lane, entry.slots_taken, entry.waiting()))
+        self.lanes.iter().map(|(lane, entry)| (lane, entry.slots.taken(), entry.waiting()))
     }
 
     /// Takes out what waits for a lane; its slots stay taken.
@@ -330,9 +321,24 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
     }
 }
 
+/// How many of so many slots of a lane are kept for tenants that have none there.
+pub fn reserved_in_lane(slots_max: usize) -> usize {
+    (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_LANE_MAX)
+}
+
+/// Whether a tenant that has so many slots of a lane may have another one of those that are free.
+fn may_take_in_lane(has: usize, free: usize, slots_max: usize) -> bool {
+    if has == 0 { free > 0 } else { free > reserved_in_lane(slots_max) }
+}
+
 impl<T: Clone + Eq + Hash, J> Lane<T, J> {
     fn new() -> Self {
-        Self { slots_taken: 0, queues: HashMap::new(), turns: Rounds::default(), parked: Vec::new() }
+        Self { slots: Slots::default(), queues: HashMap::new(), turns: Rounds::default(), parked: Vec::new() }
+    }
+
+    fn has_slot_for(&self, tenant: &T, slots_max: usize) -> bool {
+        let free = slots_max.saturating_sub(self.slots.taken());
+        may_take_in_lane(self.slots.of(tenant), free, slots_max)
     }
 
     fn waiting(&self) -> usize {
@@ -369,7 +375,7 @@ mod tests {
         }
 
         fn keep_turn(&mut self, lane: &u8, holder: &u8) -> Option<(u8, u32)> {
-            self.fair.keep_turn(lane, holder, self.per_lane, false)
+            self.fair.keep_turn(lane, holder, self.per_lane)
         }
     }
 
@@ -417,19 +423,20 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_delayed_stays_with_who_has_it_and_the_next_one_is_the_others() {
-        let mut fair = fairness(100, 2);
-        (0..50).for_each(|job| fair.push(1, 1, job));
-        assert_eq!([turn(&mut fair), turn(&mut fair)], [Some((1, 0)), Some((1, 1))]);
-        fair.push(2, 1, 100);
-        assert_eq!(fair.fair.keep_turn(&1, &1, 2, true), Some((1, 2)));
-        assert_eq!(fair.fair.keep_turn(&1, &1, 2, false), Some((2, 100)));
-        // Nothing else will come free.
-        let mut alone = fairness(100, 1);
-        (0..50).for_each(|job| alone.push(1, 1, job));
-        assert_eq!(turn(&mut alone), Some((1, 0)));
-        alone.push(2, 1, 100);
-        assert_eq!(alone.fair.keep_turn(&1, &1, 1, true), Some((2, 100)));
+    fn who_comes_to_a_crowded_lane_finds_a_slot_there_and_leaves_it_to_the_next() {
+        let mut fair = fairness(500, 20);
+        (0..100).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 19);
+        fair.push(2, 1, 1000);
+        assert_eq!(turn(&mut fair), Some((1, 1000)));
+        fair.push(3, 1, 1001);
+        assert_eq!(turn(&mut fair), None, "all twenty are taken");
+        assert_eq!(fair.keep_turn(&1, &1), Some((3, 1001)), "whoever frees the first");
+        assert_eq!(fair.keep_turn(&1, &2), None, "the one with nineteen gets none of two");
+        fair.free(&1, &2);
+        assert_eq!(turn(&mut fair), None);
+        assert_eq!(fair.keep_turn(&1, &3), Some((1, 19)), "of its own nineteen one is another's");
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 20)));
     }
 
     #[test]
@@ -486,7 +493,7 @@ mod tests {
                 while fair.take_turn().is_some() {}
             }
         }
-        assert_eq!((fair.slots_of(&1), fair.slots_of(&2)), (7, 6));
+        assert_eq!((fair.slots.of(&1), fair.slots.of(&2)), (7, 6));
         assert!(fair.keep_turn(&1, &1).is_some());
     }
 
@@ -606,7 +613,7 @@ mod tests {
             }
             prop_assert_eq!(out.len(), pushed as usize);
             prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
-            prop_assert!(fair.sated.is_empty() && fair.slots_of.is_empty());
+            prop_assert!(fair.sated.is_empty() && fair.slots.taken() == 0);
         }
 
         #[test]

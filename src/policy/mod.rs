@@ -12,5 +12,6 @@ pub mod retry;
 pub mod rounds;
 pub mod shaping;
 pub mod site;
+pub mod slots;
 pub mod submission;
 pub mod tls;

@@ -6,9 +6,10 @@
 //! refuses every connection, says that it is too much, or makes trouble although it has one connection only is left
 //! alone for a time, which doubles until something is taken: mail waits meanwhile without being tried.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::mail::EnhancedStatus;
+use crate::mail::{EnhancedStatus, OutcomeClass};
 
 /// Where the limit of a site begins that nothing is known of.
 const CONNECTIONS_FIRST: usize = 2;
@@ -16,6 +17,8 @@ const CONNECTIONS_FIRST: usize = 2;
 const DEFERRALS_MAX: u32 = 10;
 const HOLD_MIN: Duration = Duration::from_secs(30);
 const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
+/// Hosts of one site that are remembered for having taken mail.
+const HOSTS_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 /// A rate may be ahead of itself by what it allows in this time.
 const BURST: Duration = Duration::from_secs(1);
@@ -33,15 +36,21 @@ pub struct Rule {
     pub messages_per_minute: Option<u32>,
     /// Connections begun in a minute; as many as go if absent.
     pub connections_per_minute: Option<u32>,
-    /// Whether the site is ours, so that it gets its most from the start.
+    /// Whether the site is ours: it gets its most from the start, and is never on hold.
     pub trusted: bool,
+    /// Whether hosts belong to it by the end of their names: then anybody's domain can name one that is none, and only
+    /// hosts that were seen to take mail speak for the site before they take some.
+    pub by_suffix: bool,
 }
 
 /// What a try taught about the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lesson {
     /// It worked: the message was taken, or refused for good.
-    Served,
+    Served {
+        /// Who took it.
+        host: String,
+    },
     /// It was put off, for reasons of the message or the recipient.
     Deferred,
     /// Too much: less from now on.
@@ -49,9 +58,23 @@ pub enum Lesson {
         /// The reply, or what happened.
         reason: String,
     },
-    /// No connection to any host, or a host that says to come back later.
+    /// A host that had taken mail before says to come back later.
     Closed {
-        /// The reply, or what happened.
+        /// The reply.
+        reason: String,
+    },
+    /// A host wants nothing of us, or nothing now.
+    Refused {
+        /// Which.
+        host: String,
+        /// The reply.
+        reason: String,
+    },
+    /// No dialogue with any host.
+    Unreachable {
+        /// The last one.
+        host: String,
+        /// What happened.
         reason: String,
     },
 }
@@ -60,10 +83,10 @@ impl Lesson {
     /// How bad it is.
     pub fn severity(&self) -> u8 {
         match self {
-            Self::Served => 0,
+            Self::Served { .. } => 0,
             Self::Deferred => 1,
             Self::Trouble { .. } => 2,
-            Self::Closed { .. } => 3,
+            Self::Closed { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 3,
         }
     }
 }
@@ -95,6 +118,9 @@ pub struct Shaper {
     slow_start_max: usize,
     served_since_growth: usize,
     deferrals: u32,
+    /// Who took something, the last one last, where that counts.
+    hosts: VecDeque<String>,
+    served_at: Option<Instant>,
     /// Tries that began before it tell nothing new.
     changed_at: Option<Instant>,
     hold: Option<Hold>,
@@ -114,6 +140,8 @@ impl Shaper {
             slow_start_max: connections_max,
             served_since_growth: 0,
             deferrals: 0,
+            hosts: VecDeque::new(),
+            served_at: None,
             changed_at: None,
             hold: None,
             holds_in_row: 0,
@@ -179,9 +207,11 @@ impl Shaper {
     pub fn learn(&mut self, lesson: &Lesson, began: Instant, in_use: usize, now: Instant) -> bool {
         self.used_at = now;
         match lesson {
-            Lesson::Served => {
+            Lesson::Served { host } => {
                 self.deferrals = 0;
                 self.holds_in_row = 0;
+                self.served_at = Some(now);
+                self.note_host(host);
                 self.grow(in_use);
                 false
             }
@@ -193,12 +223,22 @@ impl Shaper {
                 }
                 false
             }
+            Lesson::Refused { host, .. } | Lesson::Unreachable { host, .. } if !self.speaks(host) => false,
+            // What was served meanwhile says more than a host that did not answer.
+            Lesson::Unreachable { .. } if self.served_at.is_some_and(|served_at| served_at > began) => false,
             _ if !self.is_news(began) => false,
             Lesson::Trouble { .. } if self.limit > 1 => {
                 self.shrink(now);
                 false
             }
-            Lesson::Trouble { reason } | Lesson::Closed { reason } => {
+            _ if self.rule.trusted => {
+                self.shrink(now);
+                false
+            }
+            Lesson::Trouble { reason }
+            | Lesson::Closed { reason }
+            | Lesson::Refused { reason, .. }
+            | Lesson::Unreachable { reason, .. } => {
                 self.shrink(now);
                 let length = HOLD_MIN.saturating_mul(1 << self.holds_in_row.min(16)).min(HOLD_MAX);
                 self.holds_in_row += 1;
@@ -209,6 +249,22 @@ impl Shaper {
                 true
             }
         }
+    }
+
+    fn note_host(&mut self, host: &str) {
+        if !self.rule.by_suffix || self.hosts.back().is_some_and(|last| last == host) {
+            return;
+        }
+        self.hosts.retain(|known| known != host);
+        if self.hosts.len() == HOSTS_MAX {
+            self.hosts.pop_front();
+        }
+        self.hosts.push_back(host.to_owned());
+    }
+
+    /// Whether what a host says or does before it takes mail is the site's.
+    fn speaks(&self, host: &str) -> bool {
+        !self.rule.by_suffix || self.hosts.iter().any(|known| known == host)
     }
 
     /// Whether a try began after what was learnt last.
@@ -264,76 +320,102 @@ impl Pace {
     }
 }
 
-/// What a reply teaches. `opened`: whether the host had taken a MAIL command on this connection.
-pub fn lesson_of(code: u16, status: Option<EnhancedStatus>, text: &str, opened: bool) -> Lesson {
-    let reason = || match status {
-        Some(status) => format!("{code} {status} {text}"),
-        None => format!("{code} {text}"),
-    };
-    match code {
-        // A limit of one sender's domain is no matter of others.
-        400..500 if opened && is_about_sender(text) => Lesson::Deferred,
-        421 if !opened || is_policy(status) || says_too_much(text) => Lesson::Closed { reason: reason() },
-        421 => Lesson::Trouble { reason: reason() },
-        400..500 if is_rate(status) || says_too_much(text) => Lesson::Closed { reason: reason() },
-        400..500 => Lesson::Deferred,
-        // Refused before MAIL: about us or the host, whatever the class of the code (RFC 5321 §3.1).
-        500.. if !opened => Lesson::Closed { reason: reason() },
-        _ => Lesson::Served,
+/// A reply, as far as it may teach something.
+#[derive(Debug)]
+pub struct Said<'a> {
+    /// Who said it.
+    pub host: &'a str,
+    /// The code.
+    pub code: u16,
+    /// The enhanced status.
+    pub status: Option<EnhancedStatus>,
+    /// The words.
+    pub text: &'a str,
+    /// What they mean, if it is no success.
+    pub class: Option<OutcomeClass>,
+    /// Whether a host had taken a MAIL command in this try.
+    pub opened: bool,
+}
+
+impl Said<'_> {
+    /// What it teaches.
+    pub fn lesson(&self) -> Lesson {
+        match self.code {
+            // A limit of one sender or recipient is no matter of others.
+            400..500 if self.opened && self.is_about_one() => Lesson::Deferred,
+            421 if !self.opened || self.is_policy() || self.is_about_us() => self.closed(),
+            421 => Lesson::Trouble { reason: self.reason() },
+            400..500 if self.is_too_much() => self.closed(),
+            400..500 => Lesson::Deferred,
+            // Refused before MAIL: about us or the host, whatever the class of the code (RFC 5321 §3.1).
+            500.. if !self.opened => self.closed(),
+            _ => Lesson::Served { host: self.host.to_owned() },
+        }
     }
-}
 
-/// RFC 3463 §3.8, and what providers add: 4.7.28 is Gmail's unusual rate, 4.7.650 to 4.7.652 and 4.7.500 Microsoft's.
-fn is_rate(status: Option<EnhancedStatus>) -> bool {
-    status.is_some_and(|status| {
-        matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
-    })
-}
+    fn closed(&self) -> Lesson {
+        match self.opened {
+            true => Lesson::Closed { reason: self.reason() },
+            false => Lesson::Refused { host: self.host.to_owned(), reason: self.reason() },
+        }
+    }
 
-fn is_policy(status: Option<EnhancedStatus>) -> bool {
-    status.is_some_and(|status| status.class == 4 && status.subject == 7)
-}
+    fn reason(&self) -> String {
+        let Self { code, text, .. } = self;
+        match self.status {
+            Some(status) => format!("{code} {status} {text}"),
+            None => format!("{code} {text}"),
+        }
+    }
 
-/// Words of providers and of the defaults of common servers.
-fn says_too_much(text: &str) -> bool {
-    const WORDS: &[&str] = &[
-        "too many connections",
-        "too many concurrent",
-        "too many sessions",
-        "concurrent connection",
-        "connection limit",
-        "connection rate",
-        "rate limit",
-        "rate-limit",
-        "ratelimit",
-        "throttl",
-        // Yahoo: [TSS04]
-        "temporarily deferred",
-        // Gmail
-        "unusual rate",
-        "unusual amount of mail",
-        // Microsoft, GMX, Orange
-        "server busy",
-        "too many messages from",
-        "try again later from",
-        "sending too fast",
-        "slow down",
-    ];
-    let text = text.to_ascii_lowercase();
-    WORDS.iter().any(|words| text.contains(words))
-}
+    fn is_policy(&self) -> bool {
+        self.status.is_some_and(|status| status.class == 4 && status.subject == 7)
+    }
 
-/// Gmail limits the domains of SPF and DKIM as well as addresses.
-fn is_about_sender(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["dkim domain", "spf domain", "sender domain", "from your domain"]
-        .iter()
-        .any(|words| text.contains(words))
+    fn is_about_us(&self) -> bool {
+        self.is_too_much() || self.class == Some(OutcomeClass::Reputation)
+    }
+
+    /// The statuses are Gmail's unusual rate (RFC 7372 §3.4 registered it for floods) and Microsoft's.
+    fn is_too_much(&self) -> bool {
+        let is_rate = |status: EnhancedStatus| {
+            matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
+        };
+        self.status.is_some_and(is_rate) || self.class == Some(OutcomeClass::Rate)
+    }
+
+    /// Providers limit the domains of senders, mailboxes and the recipients of a message as well as our address: what a
+    /// tenant can bring about alone must not close a site to all.
+    fn is_about_one(&self) -> bool {
+        const WORDS: &[&str] = &[
+            "dkim domain",
+            "spf domain",
+            "sender domain",
+            "sending domain",
+            "from your domain",
+            "this sender",
+            "this message",
+            "unauthenticated",
+            "didn't pass",
+            "isn't aligned",
+            "recipient",
+            "mailbox",
+            "the user you",
+        ];
+        // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. RFC 7372 §3, and Gmail's: proofs of the sender.
+        let is_one = |status: EnhancedStatus| {
+            matches!((status.subject, status.detail), (1 | 2, _) | (5, 3) | (7, 20..=27 | 30 | 32 | 40))
+        };
+        let text = self.text.to_ascii_lowercase();
+        self.status.is_some_and(is_one) || WORDS.iter().any(|words| text.contains(words))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::classes::classify;
+    use crate::smtp::client::{Phase, ReplyReader};
     use proptest::prelude::*;
 
     fn rule(connections_max: usize) -> Rule {
@@ -343,7 +425,20 @@ mod tests {
             messages_per_minute: None,
             connections_per_minute: None,
             trusted: false,
+            by_suffix: false,
         }
+    }
+
+    fn served() -> Lesson {
+        Lesson::Served { host: "mx".into() }
+    }
+
+    fn unreachable(host: &str) -> Lesson {
+        Lesson::Unreachable { host: host.into(), reason: "time-out".into() }
+    }
+
+    fn refused(host: &str) -> Lesson {
+        Lesson::Refused { host: host.into(), reason: "554 no".into() }
     }
 
     fn trouble() -> Lesson {
@@ -359,7 +454,7 @@ mod tests {
     /// A full lane that gets rid of so many messages.
     fn serve(shaper: &mut Shaper, messages: usize, now: Instant) {
         for _ in 0..messages {
-            shaper.learn(&Lesson::Served, now, shaper.limit(), now);
+            shaper.learn(&served(), now, shaper.limit(), now);
         }
     }
 
@@ -388,15 +483,56 @@ mod tests {
         let now = Instant::now();
         let mut shaper = Shaper::new(rule(20), now);
         for _ in 0..50 {
-            shaper.learn(&Lesson::Served, now, 1, now);
+            shaper.learn(&served(), now, 1, now);
         }
         assert_eq!(shaper.limit(), 2);
     }
 
     #[test]
-    fn a_site_of_ours_starts_at_its_most() {
-        let now = Instant::now();
-        assert_eq!(Shaper::new(Rule { trusted: true, ..rule(200) }, now).limit(), 200);
+    fn a_site_of_ours_starts_at_its_most_and_is_never_on_hold() {
+        let mut now = Instant::now();
+        let mut shaper = Shaper::new(Rule { trusted: true, ..rule(200) }, now);
+        assert_eq!(shaper.limit(), 200);
+        for lesson in [closed(), trouble(), refused("mx"), unreachable("mx")].iter().cycle().take(20) {
+            now += SECOND;
+            assert!(!shaper.learn(lesson, now, 1, now));
+        }
+        assert_eq!(shaper.gate(0, now), Gate::Open(1));
+    }
+
+    #[test]
+    fn where_anybody_can_name_a_host_only_hosts_that_took_mail_close_the_site() {
+        let mut now = Instant::now();
+        let mut shaper = Shaper::new(Rule { by_suffix: true, ..rule(20) }, now);
+        for known in [false, true] {
+            for host in ["www", "mx"] {
+                for lesson in [unreachable(host), refused(host)] {
+                    now += SECOND;
+                    shaper.lift();
+                    assert_eq!(shaper.learn(&lesson, now, 1, now), known && host == "mx", "{lesson:?}");
+                }
+            }
+            shaper.lift();
+            serve(&mut shaper, 9, now);
+        }
+        // What a host says that had taken mail counts, whichever it is.
+        now += SECOND;
+        assert!(shaper.learn(&closed(), now, 1, now));
+        // So many others take mail that it is forgotten.
+        for other in 0..HOSTS_MAX {
+            now += SECOND;
+            shaper.learn(&Lesson::Served { host: other.to_string() }, now, 1, now);
+        }
+        assert!(!shaper.learn(&unreachable("mx"), now, 1, now) && shaper.hosts.len() == HOSTS_MAX);
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_closes_no_site_that_served_meanwhile() {
+        let start = Instant::now();
+        let mut shaper = Shaper::new(rule(20), start);
+        serve(&mut shaper, 1, start + SECOND);
+        assert!(!shaper.learn(&unreachable("mx"), start, 1, start + 2 * SECOND));
+        assert!(shaper.learn(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
     }
 
     #[test]
@@ -405,7 +541,7 @@ mod tests {
         let mut shaper = Shaper::new(rule(20), now);
         serve(&mut shaper, 100, now);
         for n in 0..30 {
-            shaper.learn(if n % 9 == 0 { &Lesson::Served } else { &Lesson::Deferred }, now, 20, now);
+            shaper.learn(&if n % 9 == 0 { served() } else { Lesson::Deferred }, now, 20, now);
         }
         assert_eq!(shaper.limit(), 20);
         for _ in 0..10 {
@@ -470,41 +606,69 @@ mod tests {
         assert_eq!(shaper.gate(1, start), Gate::Open(1), "what is open goes on");
     }
 
+    /// A reply of `mx`, to MAIL if the dialogue was opened.
+    fn lesson_of(text: &str, opened: bool) -> Lesson {
+        let mut reader = ReplyReader::new();
+        reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
+        let reply = reader.next_reply().unwrap().unwrap();
+        let phase = if opened { Phase::Mail } else { Phase::Greeting };
+        let class = (reply.code >= 400).then(|| classify(phase, &reply));
+        let (code, status, text) = (reply.code, reply.enhanced, reply.lines.join(" "));
+        Said { host: "mx", code, status, text: &text, class, opened }.lesson()
+    }
+
     #[test]
     fn replies_teach() {
-        use Lesson::{Deferred, Served};
-        for (text, opened, lesson) in [
-            ("250 2.0.0 ok", true, Some(Served)),
-            ("550 5.1.1 nobody", true, Some(Served)),
-            ("450 4.7.1 greylisted", true, Some(Deferred)),
-            ("452 4.2.2 mailbox full", true, Some(Deferred)),
-            ("421 4.7.28 unusual rate of mail from your DKIM domain [a.example]", true, Some(Deferred)),
-            ("421 4.3.2 shutting down", true, None),
+        for (text, lesson) in [
+            ("250 2.0.0 ok", Some(served())),
+            ("550 5.1.1 nobody", Some(served())),
+            ("450 4.7.1 greylisted", Some(Lesson::Deferred)),
+            ("452 4.2.2 mailbox full", Some(Lesson::Deferred)),
+            ("421 4.7.28 unusual rate of mail from your DKIM domain [a.example]", Some(Lesson::Deferred)),
+            ("421 4.7.26 rate limited because it is unauthenticated", Some(Lesson::Deferred)),
+            ("421 4.7.0 due to the very low reputation of the sending domain", Some(Lesson::Deferred)),
+            (
+                "450 4.2.1 The user you are trying to contact is receiving mail at a rate that",
+                Some(Lesson::Deferred),
+            ),
+            ("452 4.5.3 Too many recipients", Some(Lesson::Deferred)),
+            ("452 Too many recipients", Some(Lesson::Deferred)),
+            ("450 4.0.0 <ratelimit@b.test>: not yet", Some(Lesson::Deferred)),
+            ("450 no reply from rate-limit@b.test yet", Some(Lesson::Deferred)),
+            ("421 4.3.2 shutting down", None),
         ] {
-            let (code, status) =
-                (text[..3].parse().unwrap(), text[4..].split(' ').next().unwrap().parse().ok());
-            let found = lesson_of(code, status, &text[4..], opened);
+            let found = lesson_of(text, true);
             match lesson {
                 Some(lesson) => assert_eq!(found, lesson, "{text}"),
                 None => assert!(matches!(found, Lesson::Trouble { .. }), "{text}"),
             }
         }
-        for (text, opened) in [
-            ("421 4.3.2 not now", false),
-            ("554 5.7.1 you are listed", false),
-            ("421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred", true),
-            ("450 4.7.28 Gmail has detected an unusual rate", true),
-            ("451 4.7.650 The mail server has been temporarily rate limited", true),
-            ("452 4.3.0 Too many connections from your host", true),
+        for text in ["421 4.3.2 not now", "554 5.7.1 you are listed", "450 4.7.1 too many connections"] {
+            let refused = Lesson::Refused { host: "mx".into(), reason: text.into() };
+            assert_eq!(lesson_of(text, false), refused);
+        }
+        for text in [
+            "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred",
+            "421 4.16.55 [TS01] Messages from 192.0.2.1 temporarily deferred",
+            "450 4.7.28 Gmail has detected an unusual rate",
+            "451 4.7.650 The mail server has been temporarily rate limited",
+            "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation",
+            "452 4.3.0 Too many connections from your host",
+            "450 4.3.2 Connection rate limit exceeded",
+            "451 4.3.2 You are sending too fast",
         ] {
-            let (status, words) = text[4..].split_once(' ').unwrap();
-            let found = lesson_of(text[..3].parse().unwrap(), status.parse().ok(), words, opened);
-            assert_eq!(found, Lesson::Closed { reason: text.to_owned() });
+            assert_eq!(lesson_of(text, true), Lesson::Closed { reason: text.to_owned() });
         }
     }
 
     fn lesson() -> impl Strategy<Value = Lesson> {
-        prop_oneof![4 => Just(Lesson::Served), 2 => Just(Lesson::Deferred), 1 => Just(trouble()), 1 => Just(closed())]
+        prop_oneof![
+            4 => Just(served()),
+            2 => Just(Lesson::Deferred),
+            1 => Just(trouble()),
+            1 => Just(closed()),
+            1 => Just(unreachable("mx")),
+        ]
     }
 
     proptest! {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 /// The hosts of a site in one name: sorted, the labels in which they differ side by side. The four and one hosts of
-/// Google Workspace are `(alt1|alt2|alt3|alt4)?.aspmx.l.google.com`. The order and the preferences do not matter.
+/// Google Workspace are `(alt1|alt2|alt3|alt4)?.aspmx.l.google.com`. The order and the preferences do not matter. For people:
+/// other hosts may have the same name.
 pub fn name_of<S: AsRef<str>>(hosts: &[S]) -> String {
     let hosts: Vec<Vec<&str>> = hosts.iter().map(|host| host.as_ref().rsplit('.').collect()).collect();
     let depth = hosts.iter().map(Vec::len).max().unwrap_or(0);

@@ -47,6 +47,8 @@ pub enum StsAnswer {
     Policy(Arc<StsPolicy>),
     /// It says that it has one, which cannot be had.
     Unavailable(StsFault),
+    /// We cannot tell whether we know one: our own fault, in words.
+    Unknown(String),
 }
 
 /// Why a domain's MTA-STS policy cannot be had.
@@ -197,9 +199,11 @@ pub fn decide(
     // RFC 8461 §2: what DANE says is never overridden by MTA-STS.
     let found = match by_dane(facts, host, tlsa)? {
         Some(policy) if policy.requirement != Requirement::Encrypted => policy,
-        unauthenticated => {
-            by_sts(facts, host)?.or(unauthenticated).unwrap_or_else(|| without_policy(facts, tlsa))
-        }
+        unauthenticated => match (by_sts(facts, host)?, unauthenticated) {
+            (Some(sts), Some(dane)) if sts.requirement.strength() < dane.requirement.strength() => dane,
+            (Some(policy), _) | (None, Some(policy)) => policy,
+            (None, None) => without_policy(facts, tlsa),
+        },
     };
     let policy = raise_to_minimum(facts, host, found)?;
     if require_tls { raise_for_message(facts, host, policy) } else { Ok(policy) }
@@ -250,7 +254,16 @@ fn strongest(records: &[Tlsa]) -> Vec<Tlsa> {
 }
 
 fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> {
-    let StsAnswer::Policy(policy) = &facts.sts else { return Ok(None) };
+    let policy = match &facts.sts {
+        StsAnswer::Absent | StsAnswer::Unavailable(_) => return Ok(None),
+        StsAnswer::Policy(policy) => policy,
+        // RFC 8461 §5.1: a policy that is known holds, and there may be one.
+        StsAnswer::Unknown(error) => {
+            let ground = "mta-sts: what is known of policies cannot be read";
+            let text = format_args!("the MTA-STS policy of {}: {error}", facts.domain);
+            return Err(Unmet::passing("mta_sts_unknown", ground, text));
+        }
+    };
     let (domain, named) = (&facts.domain, policy.names(host));
     let place = if named { "names the host" } else { "does not name the host" };
     let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
@@ -281,7 +294,7 @@ fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
     };
     let sts = match &facts.sts {
         StsAnswer::Unavailable(fault) => format!("the MTA-STS policy cannot be had: {}", fault.reason),
-        StsAnswer::Absent | StsAnswer::Policy(_) => "no MTA-STS policy".to_owned(),
+        StsAnswer::Absent | StsAnswer::Policy(_) | StsAnswer::Unknown(_) => "no MTA-STS policy".to_owned(),
     };
     HostPolicy {
         requirement: Requirement::Opportunistic,
@@ -329,6 +342,21 @@ fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Res
         return Ok(policy);
     }
     Ok(HostPolicy { requirement: Requirement::Verified, ground: format!("requiretls: {proof}"), ..policy })
+}
+
+impl DaneSet {
+    /// Whether what was found right by this set is right by another one. RFC 7672 §3.1.2: names count only where an
+    /// authority is trusted, and one of them is that of the recipients.
+    pub fn is_as_good_as(&self, other: &Self) -> bool {
+        let is_same = self.records.len() == other.records.len()
+            && self.records.iter().all(|record| other.records.contains(record));
+        self.base == other.base && is_same && (self.names_end_entities() || self.names == other.names)
+    }
+
+    /// Whether all of its records name the server's own certificate or key.
+    pub fn names_end_entities(&self) -> bool {
+        self.records.iter().all(|record| record.usage == Tlsa::END_ENTITY)
+    }
 }
 
 impl Requirement {
@@ -398,6 +426,7 @@ mod tests {
         let (yes, no) = (sts("enforce", "mx.b.test"), sts("enforce", "other.test"));
         let absent = || StsAnswer::Absent;
         let lost = || StsAnswer::Unavailable(StsFault { reason: "404".into(), failure: None });
+        let unknown = || StsAnswer::Unknown("the disk".into());
         for (mx, tlsa, sts, minimum, expected) in [
             (MxProof::Off, &none, absent(), Opportunistic, "opportunistic by opportunistic"),
             (MxProof::Insecure, &none, lost(), Opportunistic, "opportunistic by opportunistic"),
@@ -429,6 +458,9 @@ mod tests {
             (secure(), &broken, yes.clone(), Opportunistic, "dane_lookup"),
             (secure(), &useless, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
             (secure(), &useless, no.clone(), Opportunistic, "mta_sts_host"),
+            (secure(), &useless, sts("testing", "mx.b.test"), Opportunistic, "encrypted by dane"),
+            (MxProof::Off, &none, unknown(), Opportunistic, "mta_sts_unknown"),
+            (secure(), &ee, unknown(), Opportunistic, "dane by dane"),
             (MxProof::Off, &none, absent(), Encrypted, "encrypted by minimum encrypted"),
             (MxProof::Off, &none, sts("testing", "mx.b.test"), Verified, "verified by minimum verified"),
             (MxProof::Off, &none, yes.clone(), Encrypted, "verified by mta-sts enforce"),
@@ -460,6 +492,28 @@ mod tests {
             let facts = DomainFacts { mx, sts, ..facts() };
             assert_eq!(told(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
         }
+    }
+
+    #[test]
+    fn what_one_set_of_records_finds_right_another_one_may_not() {
+        let set = |base: &str, domain: &str, kinds: &[(u8, u8, u8)]| {
+            let TlsaAnswer::Found { records, .. } = found(kinds) else { unreachable!() };
+            DaneSet { base: base.to_owned(), names: vec![base.to_owned(), domain.to_owned()], records }
+        };
+        let ee = set("mx.b.test", "b.test", &[(3, 1, 1), (3, 0, 2)]);
+        let ta = set("mx.b.test", "b.test", &[(3, 1, 1), (2, 0, 1)]);
+        for (held, required, expected) in [
+            (&ee, set("mx.b.test", "b.test", &[(3, 0, 2), (3, 1, 1)]), true),
+            (&ee, set("mx.b.test", "c.test", &[(3, 1, 1), (3, 0, 2)]), true),
+            (&ee, set("mx.c.test", "b.test", &[(3, 1, 1), (3, 0, 2)]), false),
+            (&ee, set("mx.b.test", "b.test", &[(3, 1, 1)]), false),
+            (&ee, set("mx.b.test", "b.test", &[(3, 1, 1), (3, 0, 1)]), false),
+            (&ta, set("mx.b.test", "b.test", &[(2, 0, 1), (3, 1, 1)]), true),
+            (&ta, set("mx.b.test", "c.test", &[(3, 1, 1), (2, 0, 1)]), false),
+        ] {
+            assert_eq!(held.is_as_good_as(&required), expected, "{held:?} {required:?}");
+        }
+        assert!(ee.names_end_entities() && !ta.names_end_entities());
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Admission {
 
 impl Admits for Admission {
     fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool {
-        // What is suspended is the store's to know.
+        // What is suspended is the store's to know. A tenant that is not remembered may have a way of its own: once it
+        // is placed, its lane decides.
         let Some((lane, unplaced)) = self.lane_of(tenant, destination) else { return true };
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (lane, tenant);

@@ -12,7 +12,7 @@ use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, e
 use super::destination::{Destination, Obstacle};
 use super::ending::Ending;
 use super::login::Login;
-use super::reach::{Race, is_our_fault};
+use super::reach::{Race, is_our_fault, share_of};
 use super::route::{Lane, Route, Way};
 use super::source::Source;
 use super::tls::Trust;
@@ -23,8 +23,10 @@ use crate::mail::{
     BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
 };
 use crate::policy::outcome::Verdict;
-use crate::policy::shaping::{Lesson, lesson_of};
-use crate::policy::tls::{DomainFacts, HostPolicy, Reported, Requirement, StsAnswer, Unmet};
+use crate::policy::shaping::{Lesson, Said};
+use crate::policy::tls::{
+    DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
+};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -39,6 +41,8 @@ pub struct Attempt<'a> {
     lane: &'a Lane,
     batch: &'a Batch,
     content: &'a Content,
+    /// RFC 8689 §4.1: the header waives TLS, and REQUIRETLS, which goes before it, was not given.
+    waives_tls: bool,
     endings: Vec<Option<Ending>>,
     transcript: Transcript,
     sessions: usize,
@@ -51,7 +55,20 @@ pub struct Attempt<'a> {
 /// How to speak to a host, and where it is.
 struct Approach {
     dial: Dial,
+    /// Those that were not dialled yet, in the order in which they are.
     addresses: Vec<SocketAddr>,
+    /// How many of them may be.
+    share: usize,
+}
+
+/// What was done at the hosts before.
+struct Round {
+    /// An address that needs no second connection.
+    used: Option<SocketAddr>,
+    /// The last connection.
+    last: Option<Connection>,
+    /// Addresses that were dialled.
+    dialled: usize,
 }
 
 /// What came of it.
@@ -73,17 +90,20 @@ impl Tried {
     pub fn lesson(&self) -> Option<Lesson> {
         let opened = self.sessions > 0;
         let lesson = |ending: &Ending| {
-            // A policy that stood in the way before anything was dialled is its domain's, not that of the site.
-            let by_policy =
-                ending.verdict.class() == Some(OutcomeClass::Tls) && ending.peer.address.is_none();
-            if ending.peer.host.is_empty() || ending.lacks_tls || by_policy {
+            // What stood in the way before anything was dialled, a policy of the domain or our own network, is not the
+            // site's.
+            if ending.peer.address.is_none() || ending.lacks_tls {
                 return None;
             }
+            let Ending { peer, enhanced: status, text, .. } = ending;
             Some(match ending.code {
-                Some(code) => lesson_of(code, ending.enhanced, &ending.text, opened),
+                Some(code) => {
+                    let class = ending.verdict.class();
+                    Said { host: &peer.host, code, status: *status, text, class, opened }.lesson()
+                }
                 // What the message or the way did to a dialogue is no proof against the site.
                 None if opened => Lesson::Deferred,
-                None => Lesson::Closed { reason: ending.text.clone() },
+                None => Lesson::Unreachable { host: peer.host.clone(), reason: text.clone() },
             })
         };
         self.endings.iter().filter_map(lesson).min_by_key(Lesson::severity)
@@ -99,6 +119,7 @@ impl<'a> Attempt<'a> {
             lane,
             batch,
             content,
+            waives_tls: !batch.message.parameters.require_tls && waives_tls(content),
             endings,
             transcript: Transcript::default(),
             sessions: 0,
@@ -157,11 +178,6 @@ impl<'a> Attempt<'a> {
         self.batch.message.parameters.require_tls
     }
 
-    /// RFC 8689 §4.1: REQUIRETLS goes before the header.
-    fn waives_tls(&self) -> bool {
-        !self.requires_tls() && waives_tls(self.content)
-    }
-
     /// Counts a session for the report to the domain.
     fn note_tls(&self, host: &str, reported: Option<Reported>, failure: Option<TlsFailure>) {
         let (Some(results), Some(Reported { policy, flaw })) = (&self.core.tls_results, reported) else {
@@ -169,7 +185,7 @@ impl<'a> Attempt<'a> {
         };
         // The header says not to ask for what would be reported on.
         if let Host::Domain(domain) = &self.batch.destination
-            && !self.waives_tls()
+            && !self.waives_tls
         {
             results.count(domain, host, policy, failure.or(flaw));
         }
@@ -185,10 +201,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// No host can keep the promise, and none would at another time: RFC 8689 §5 gives the code.
+    /// No host can keep the promise, and none would at another time. RFC 8689 §4.2.1: 5.7.10 where no TLS came about,
+    /// else 5.7.30.
     fn settle_untrusted(&mut self) {
         for ending in self.endings.iter_mut().flatten().filter(|ending| ending.lacks_tls) {
-            let status = EnhancedStatus::new(5, 7, 30);
+            let was_dialled = ending.peer.address.is_some();
+            let failed = was_dialled && matches!(ending.enhanced, Some(NO_TLS | NOT_TRUSTED));
+            let status = EnhancedStatus::new(5, 7, if failed { 10 } else { 30 });
             let text = format!("REQUIRETLS is asked for: {}", ending.text);
             *ending = Ending { peer: ending.peer.clone(), ..Ending::unroutable(550, status, text) };
         }
@@ -202,12 +221,12 @@ impl<'a> Attempt<'a> {
         let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
             return true;
         };
-        if self.waives_tls() {
+        if self.waives_tls {
             return false;
         }
-        let host = connection.peer.host.clone();
-        let need =
-            Need { domain, host: &host, port: connection.address.port(), require_tls: self.requires_tls() };
+        let Ok(route) = self.core.router.route_of(&self.lane.way).await else { return false };
+        let (host, port) = (connection.peer.host.clone(), connection.address.port());
+        let need = Need { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
         let allowed = self.core.tls_policies.allows(self.core, &need, connection);
         timeout_at(self.deadline, allowed).await.unwrap_or(false)
     }
@@ -218,11 +237,7 @@ impl<'a> Attempt<'a> {
 
     /// Dials host after host, none while it has another connection: workers that all wait for a second place would
     /// wait for each other without end. Answers the last connection, which is `last` if there was nothing to dial.
-    async fn try_hosts(
-        &mut self,
-        used: Option<SocketAddr>,
-        mut last: Option<Connection>,
-    ) -> Option<Connection> {
+    async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
         let destination = match Destination::find(self.core, &self.lane.way, &self.batch.destination).await {
             Ok(destination) => destination,
             Err(obstacle) => {
@@ -230,7 +245,7 @@ impl<'a> Attempt<'a> {
                 return last;
             }
         };
-        let protection = if self.waives_tls() {
+        let protection = if self.waives_tls {
             Protection::waived(self.core, &destination)
         } else {
             let protection = Protection::of(self.core, &destination, self.requires_tls());
@@ -238,10 +253,10 @@ impl<'a> Attempt<'a> {
             protection
         };
         self.note_lost_policy(&protection);
-        let mut dialled = 0;
-        for endpoint in &destination.hosts {
-            if Instant::now() >= self.deadline {
-                return last;
+        let mut round = Round { used, last, dialled: 0 };
+        for (place, endpoint) in destination.hosts.iter().enumerate() {
+            if round.dialled == ADDRESSES_MAX || !self.goes_on() {
+                break;
             }
             let host = &endpoint.host;
             let policy = match timeout_at(self.deadline, protection.of_host(self.core, endpoint)).await {
@@ -251,39 +266,46 @@ impl<'a> Attempt<'a> {
                     self.settle_unmet(unmet, host);
                     continue;
                 }
-                Err(_) => return last,
+                Err(_) => break,
             };
-            let approach = match self.approach(&destination, endpoint, &policy).await {
-                Ok(approach) => approach,
-                Err(obstacle) => {
-                    self.settle_obstacle(obstacle);
-                    continue;
+            match self.approach(&destination, endpoint, &policy).await {
+                Ok(approach) => {
+                    let hosts_after = destination.hosts.len() - place - 1;
+                    self.try_host(approach, hosts_after, &mut round).await;
                 }
-            };
-            let Approach { dial, mut addresses } = approach;
-            addresses.retain(|address| Some(*address) != used);
-            while !addresses.is_empty() {
-                if dialled >= ADDRESSES_MAX || self.sessions == SESSIONS_MAX || !self.has_open() {
-                    return last;
-                }
-                if let Some(previous) = last.take() {
-                    self.core.tasks.spawn(previous.quit());
-                }
-                addresses.truncate(ADDRESSES_MAX - dialled);
-                let Some(reached) = self.reach(&dial, &mut addresses, &mut dialled).await else { break };
-                let Some(mut connection) = self.open(&dial, reached).await else { continue };
-                if self.requires_tls() && !connection.keeps_tls() {
-                    let text = format!("{host} does not offer REQUIRETLS");
-                    let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
-                    self.settle_trouble(&trouble, &connection.peer.clone());
-                    self.core.tasks.spawn(connection.quit());
-                    continue;
-                }
-                self.send(&mut connection, false).await;
-                last = Some(connection);
+                Err(obstacle) => self.settle_obstacle(obstacle),
             }
         }
-        last
+        round.last
+    }
+
+    /// Dials one host, as often as the hosts after it allow.
+    async fn try_host(&mut self, mut approach: Approach, hosts_after: usize, round: &mut Round) {
+        approach.addresses.retain(|address| Some(*address) != round.used);
+        let share = share_of(&approach.addresses, ADDRESSES_MAX - round.dialled, hosts_after);
+        approach.share = share;
+        while approach.share > 0 && !approach.addresses.is_empty() && self.goes_on() {
+            if let Some(previous) = round.last.take() {
+                self.core.tasks.spawn(previous.quit());
+            }
+            let Some(reached) = self.reach(&mut approach).await else { continue };
+            let Some(mut connection) = self.open(&approach.dial, reached).await else { continue };
+            if self.requires_tls() && !connection.keeps_tls() {
+                let text = format!("{} does not offer REQUIRETLS", approach.dial.host);
+                let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
+                self.settle_trouble(&trouble, &connection.peer.clone());
+                self.core.tasks.spawn(connection.quit());
+                continue;
+            }
+            self.send(&mut connection, false).await;
+            round.last = Some(connection);
+        }
+        round.dialled += share - approach.share;
+    }
+
+    /// Whether another address may be dialled.
+    fn goes_on(&self) -> bool {
+        self.has_open() && self.sessions < SESSIONS_MAX && Instant::now() < self.deadline
     }
 
     fn settle_obstacle(&mut self, obstacle: Obstacle) {
@@ -326,18 +348,13 @@ impl<'a> Attempt<'a> {
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
         let dial = self.plan(host, is_local, &destination.route, policy, source);
         let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
-        Ok(Approach { dial, addresses })
+        Ok(Approach { dial, addresses, share: 0 })
     }
 
-    /// Connects to one of the addresses; takes it out, and those that failed.
-    async fn reach(
-        &mut self,
-        dial: &Dial,
-        addresses: &mut Vec<SocketAddr>,
-        dialled: &mut usize,
-    ) -> Option<Reached> {
+    /// Connects to one of the addresses; takes it out, and those that failed. `None` also where the time is over.
+    async fn reach(&mut self, Approach { dial, addresses, share }: &mut Approach) -> Option<Reached> {
         let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
-        let race = self.core.dialler.reach(addresses, &dial.source);
+        let race = self.core.dialler.reach(&addresses[..addresses.len().min(*share)], &dial.source);
         let Race { won, mut failed } = match timeout_at(self.deadline, race).await {
             Ok(race) => race,
             Err(_) => {
@@ -346,15 +363,18 @@ impl<'a> Attempt<'a> {
                 return None;
             }
         };
+        if won.is_some() {
+            self.core.turns().begin_connection(self.lane, Instant::now().into_std());
+        }
         let won_at = won.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));
-        *dialled += failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
-        *dialled += usize::from(won.is_some());
+        let dialled = failed.iter().filter(|(_, error)| !is_our_fault(error)).count();
+        *share = share.saturating_sub(dialled + usize::from(won.is_some()));
         // What the host did says more than what our own network could not do, so it comes last.
         failed.sort_by_key(|(_, error)| !is_our_fault(error));
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
-            let peer = dial.peer(Some(address.ip()));
+            let peer = dial.peer((!is_our_fault(&error)).then(|| address.ip()));
             self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
         }
         won.map(|(address, stream)| Reached { address, stream, permit })
@@ -378,10 +398,17 @@ impl<'a> Attempt<'a> {
                 self.transcript.remark("again, with any certificate: the policy is only being tested");
                 Dial { trust: Trust::Any, reported: None, ..dial.clone() }
             };
-            let reached = self.reach(&lesser, &mut vec![address], &mut 0).await?;
+            let mut again = Approach { dial: lesser, addresses: vec![address], share: 1 };
+            let reached = self.reach(&mut again).await?;
+            let lesser = again.dial;
             return Box::pin(self.open(&lesser, reached)).await;
         }
-        self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
+        if trouble.is_login && self.sessions > 0 {
+            // What was said of the message says more than what another host says of our account.
+            self.transcript.remark(&trouble.text);
+        } else {
+            self.settle_trouble(&trouble, &dial.peer(Some(address.ip())));
+        }
         None
     }
 
@@ -403,7 +430,8 @@ impl<'a> Attempt<'a> {
         }
         match &opened {
             Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
-            Err(trouble) if trouble.is_login && self.login != Login::Accepted => {
+            // A host that took the message proves that the account is good.
+            Err(trouble) if trouble.is_login && self.login != Login::Accepted && self.sessions == 0 => {
                 let ending = Ending::of_trouble(trouble, &Arc::default());
                 self.login = Login::Refused(ending.to_reply_text());
             }
@@ -539,6 +567,5 @@ fn is_ascii(content: &Content) -> bool {
 }
 
 fn has_ascii_header(content: &Content) -> bool {
-    let end = memchr::memmem::find(&content.submitted, b"\r\n\r\n").unwrap_or(content.submitted.len());
-    content.prefix.is_ascii() && content.submitted[..end].is_ascii()
+    content.prefix.is_ascii() && content.header().is_ascii()
 }

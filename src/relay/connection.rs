@@ -18,7 +18,7 @@ use super::tls_policy::Fitness;
 use super::transcript::Transcript;
 use crate::config::Timeouts;
 use crate::mail::{Content, EnhancedStatus, OutcomeClass, TlsFailure, TlsMinimum};
-use crate::policy::tls::{NO_TLS, NOT_TRUSTED, Reported};
+use crate::policy::tls::{NO_TLS, NOT_TRUSTED, Reported, Requirement};
 use crate::smtp::Reply;
 use crate::smtp::client::{
     Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
@@ -197,8 +197,8 @@ pub struct Connection {
     capabilities: Capabilities,
     /// The server has a transaction open that must be ended first.
     needs_reset: bool,
-    /// What the connection has of TLS.
-    strength: TlsMinimum,
+    /// By what the server has proved its name; `None` in clear.
+    trust: Option<Trust>,
     /// Whether it can take another message.
     usable: bool,
     _permit: OwnedSemaphorePermit,
@@ -249,6 +249,7 @@ impl Dialler {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
             secured: dial.implicit_tls,
+            local: address.ip().is_loopback(),
             channel,
             nonce: format!("{:032x}", rand::random::<u128>()),
             login: dial.login.clone(),
@@ -287,12 +288,7 @@ impl Dialler {
                         fitness: None,
                         wire,
                         capabilities,
-                        strength: match &dial.trust {
-                            _ if !is_secured => TlsMinimum::Opportunistic,
-                            Trust::Any => TlsMinimum::Encrypted,
-                            Trust::Verified => TlsMinimum::Verified,
-                            Trust::Dane(_) => TlsMinimum::Dane,
-                        },
+                        trust: is_secured.then(|| dial.trust.clone()),
                         needs_reset: false,
                         usable: true,
                         _permit: permit,
@@ -377,6 +373,7 @@ fn describe_failure(error: OpeningError) -> Trouble {
     match error {
         OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
         OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = OutcomeClass::Authentication,
+        OpeningError::LoginInClear => trouble.class = OutcomeClass::Tls,
         OpeningError::NoTls | OpeningError::Injection => {}
     }
     trouble
@@ -421,12 +418,15 @@ impl Connection {
 
     /// Whether a message that requires TLS may go over it (RFC 8689 §4.2.1).
     pub fn keeps_tls(&self) -> bool {
-        self.strength >= TlsMinimum::Verified && self.capabilities.require_tls
+        matches!(self.trust, Some(Trust::Verified | Trust::Dane(_))) && self.capabilities.require_tls
     }
 
-    /// What it has of TLS.
-    pub fn strength(&self) -> TlsMinimum {
-        self.strength
+    /// Whether it has of TLS what a policy requires.
+    pub fn meets(&self, requirement: &Requirement) -> bool {
+        match &self.trust {
+            Some(trust) => trust.meets(requirement),
+            None => requirement.strength() == TlsMinimum::Opportunistic,
+        }
     }
 
     /// Says good-bye; waits for the answer no longer than the configuration says.

@@ -28,9 +28,10 @@ impl Core {
             return None;
         }
         let tenant = batch.message.tenant_id;
-        let current = self.router.tenant_account(tenant);
-        for ended in self.holds.settle(tenant, current.as_ref()) {
-            self.end_hold(&ended, tenant, "changed", now).await;
+        if let Some(current) = self.router.known_account(tenant) {
+            for ended in self.holds.settle(tenant, current.as_ref()) {
+                self.end_hold(&ended, tenant, "changed", now).await;
+            }
         }
         let account = self.router.account_of(way)?;
         let hold = self.holds.ask(&account, now)?;
@@ -102,9 +103,13 @@ impl Core {
 }
 
 impl Hold {
-    /// For people: one line.
+    /// For people who have mail that waits: one line. Tenants learn nothing of the platform's account, which the host's
+    /// words may name.
     pub fn explain(&self) -> String {
-        let SmartHostAccount { host, user, .. } = &self.account;
-        format!("on hold: the smart host {host} refused the login of {user}: {}", self.reason)
+        let SmartHostAccount { tenant, host, user, .. } = &self.account;
+        match tenant {
+            Some(_) => format!("on hold: the smart host {host} refused the login of {user}: {}", self.reason),
+            None => format!("on hold: the smart host {host} refused the platform's login"),
+        }
     }
 }

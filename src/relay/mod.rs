@@ -10,7 +10,7 @@
 //! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
 //! * `sandbox` stands in for the world in the test environment.
 //!
-//! Imports `mail`, `smtp`, `policy`, `dns`, `store` and the configuration.
+//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, the crate's `turns` and the configuration.
 
 mod admission;
 mod attempt;
@@ -74,7 +74,9 @@ use tls_results::TlsSessions;
 use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
-const LOADED_KIB_MAX: usize = 256 * 1024;
+const LOADED_KIB_MAX: u32 = 256 * 1024;
+/// Of one tenant.
+const LOADED_KIB_PER_TENANT_MAX: u32 = LOADED_KIB_MAX / 4;
 
 /// Why the relay cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +138,7 @@ struct Core {
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
-    loaded: Semaphore,
+    loaded: crate::turns::Turns,
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
@@ -216,7 +218,7 @@ impl Relay {
             turns: Arc::new(Mutex::new(turns)),
             wake: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
-            loaded: Semaphore::new(LOADED_KIB_MAX),
+            loaded: crate::turns::Turns::new(LOADED_KIB_MAX, LOADED_KIB_PER_TENANT_MAX),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
             holds: Holds::default(),

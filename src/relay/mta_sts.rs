@@ -22,7 +22,7 @@ use crate::https::{self, Excess, Limits, Request, Response, SendError};
 use crate::mail::{DomainName, SignedDuration, Timestamp, TlsFailure};
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
 use crate::policy::tls::{StsAnswer, StsFault};
-use crate::store::{Policies, Store, StsRecord};
+use crate::store::{Policies, Store, StoreError, StsRecord};
 
 /// Domains that are remembered in memory; the store remembers more.
 const DOMAINS_MAX: usize = 10_000;
@@ -97,59 +97,62 @@ impl MtaSts {
 
     /// The policy of a domain, fetched if need be.
     pub async fn answer(self: &Arc<Self>, core: &Core, domain: &DomainName) -> StsAnswer {
-        let known = self.known(domain).await;
+        self.find(core, domain).await.unwrap_or_else(|error| {
+            tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
+            StsAnswer::Unknown(error.to_string())
+        })
+    }
+
+    async fn find(self: &Arc<Self>, core: &Core, domain: &DomainName) -> Result<StsAnswer, StoreError> {
+        let known = self.known(domain).await?;
         let now = Timestamp::now();
-        let held = known.held.filter(|held| now < held.expires_at);
+        let held = known.held.clone().filter(|held| now < held.expires_at);
         let id = match (self.record_id(domain).await, &held) {
             (Ok(Some(id)), _) => id,
-            (Err(error), None) => return unavailable(&error.to_string(), None),
+            (Err(error), None) => return Ok(unavailable(&error.to_string(), None)),
             // Whoever can hide the record must not be able to lift the policy.
-            (Ok(None) | Err(_), _) => return answer_of(held),
+            (Ok(None) | Err(_), _) => return Ok(answer_of(held)),
         };
-        let failure =
-            known.failure.filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
+        let failure = known
+            .failure
+            .clone()
+            .filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
         let is_same = held.as_ref().is_some_and(|held| held.id == id);
         let is_fresh =
             held.as_ref().is_some_and(|held| now < held.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
-        match (held, failure) {
+        Ok(match (held, failure) {
             (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
             (Some(held), Some(_)) => answer_of(Some(held)),
             (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
             (held, None) => {
-                let Some(mut fetch) = self.begin_fetch(core, domain, id) else {
-                    return held.map_or_else(
+                let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
+                    return Ok(held.map_or_else(
                         || unavailable("too many policies are being fetched", None),
                         |held| answer_of(Some(held)),
-                    );
+                    ));
                 };
                 // A policy that is only due for a look holds as it is meanwhile.
                 if !is_same
                     && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
                     && held.is_none()
                 {
-                    return unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError));
+                    return Ok(unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError)));
                 }
-                let known = self.lock().get(domain).cloned().unwrap_or_default();
+                let known = self.known(domain).await?;
                 match (known.held.filter(|held| now < held.expires_at), known.failure) {
                     (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
                     (held, _) => answer_of(held),
                 }
             }
-        }
+        })
     }
 
     /// What memory knows, else the store.
-    async fn known(&self, domain: &DomainName) -> Domain {
+    async fn known(&self, domain: &DomainName) -> Result<Domain, StoreError> {
         if let Some(known) = self.lock().get(domain) {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let record = match self.store.sts_policy(domain, Timestamp::now()).await {
-            Ok(record) => record,
-            Err(error) => {
-                tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
-                return Domain::default();
-            }
-        };
+        let record = self.store.sts_policy(domain, Timestamp::now()).await?;
         let held = record.and_then(|record| {
             let StsRecord { policy_id, policy, fetched_at, expires_at, .. } = record;
             let policy = Arc::new(StsPolicy::parse(&policy).ok()?);
@@ -159,7 +162,7 @@ impl MtaSts {
         if domains.len() >= DOMAINS_MAX {
             domains.retain(|_, known| known.fetch.is_some());
         }
-        domains.entry(domain.clone()).or_insert_with(|| Domain { held, ..Domain::default() }).clone()
+        Ok(domains.entry(domain.clone()).or_insert_with(|| Domain { held, ..Domain::default() }).clone())
     }
 
     /// The id of the policy that the DNS tells of, if it tells of one.
@@ -171,12 +174,13 @@ impl MtaSts {
         }
     }
 
-    /// Joins the fetch that is under way, or starts one; `None` if there are too many.
+    /// Joins the fetch that is under way, or starts one; `None` if there are too many. `known`: what is known until then.
     fn begin_fetch(
         self: &Arc<Self>,
         core: &Core,
         domain: &DomainName,
         id: String,
+        known: Domain,
     ) -> Option<watch::Receiver<()>> {
         let mut domains = self.lock();
         if let Some(fetch) = domains.get(domain).and_then(|known| known.fetch.clone()) {
@@ -186,7 +190,7 @@ impl MtaSts {
             return None;
         }
         let (done, fetch) = watch::channel(());
-        domains.entry(domain.clone()).or_default().fetch = Some(fetch.clone());
+        domains.entry(domain.clone()).or_insert(known).fetch = Some(fetch.clone());
         drop(domains);
         let (sts, domain, stop) = (self.clone(), domain.clone(), core.stop.clone());
         core.tasks.spawn(async move {
@@ -228,10 +232,11 @@ impl MtaSts {
             }
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
-                let mut domains = self.lock();
-                let known = domains.entry(domain.clone()).or_default();
                 let fault = StsFault { reason, failure: Some(failure) };
-                known.failure = Some(Failure { id, at: Instant::now(), fault });
+                // RFC 8461 §3.3: the policy that is known holds on. What memory does not know is left to the store.
+                if let Some(known) = self.lock().get_mut(domain) {
+                    known.failure = Some(Failure { id, at: Instant::now(), fault });
+                }
             }
         }
     }

@@ -35,6 +35,13 @@ pub fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     turns
 }
 
+/// How many of a host's addresses may be dialled where so many are left and so many hosts come after it. One is left for
+/// each of these, save what it takes to try both families of this one.
+pub fn share_of(addresses: &[SocketAddr], left: usize, hosts_after: usize) -> usize {
+    let has = |is_ipv4: bool| usize::from(addresses.iter().any(|address| address.is_ipv4() == is_ipv4));
+    left.saturating_sub(hosts_after).max(has(true) + has(false)).min(left)
+}
+
 /// Whether it was our own network that has no way there: that says nothing about the host.
 pub fn is_our_fault(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
@@ -92,6 +99,36 @@ mod tests {
         let one = addresses(&["[::1]:1", "[::2]:1"]);
         assert_eq!(interleave(&one), one);
         assert_eq!(interleave(&[]), []);
+    }
+
+    #[test]
+    fn a_host_leaves_an_address_for_each_host_after_it() {
+        let (one, both) = (addresses(&["1.1.1.1:1", "2.2.2.2:1"]), addresses(&["1.1.1.1:1", "[::1]:1"]));
+        for (addresses, left, hosts_after, share) in [
+            (&one, 5, 0, 5),
+            (&one, 5, 1, 4),
+            (&one, 5, 9, 1),
+            (&both, 5, 9, 2),
+            (&both, 1, 0, 1),
+            (&one, 1, 3, 1),
+        ] {
+            assert_eq!(share_of(addresses, left, hosts_after), share, "{left} {hosts_after}");
+        }
+    }
+
+    #[test]
+    fn only_what_our_own_network_lacks_is_our_fault() {
+        use rustix::io::Errno;
+        for (errno, ours) in [
+            (Errno::NETUNREACH, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::AFNOSUPPORT, true),
+            (Errno::HOSTUNREACH, false),
+            (Errno::CONNREFUSED, false),
+            (Errno::TIMEDOUT, false),
+        ] {
+            assert_eq!(is_our_fault(&errno.into()), ours, "{errno}");
+        }
     }
 
     /// An address ending in 1 never answers, one in 2 refuses; others answer.

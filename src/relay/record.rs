@@ -28,6 +28,15 @@ pub struct Account<'a> {
     pub transcript: &'a Arc<str>,
 }
 
+/// A batch that is written down without a try.
+#[derive(Debug)]
+pub struct Untried<'a> {
+    /// What was not tried.
+    pub batch: &'a Batch,
+    /// When.
+    pub now: Timestamp,
+}
+
 /// What follows for one recipient.
 struct Consequence {
     state: DeliveryState,
@@ -111,31 +120,42 @@ impl Account<'_> {
             }
         }
     }
+}
 
-    /// A delivery that waits until then for a reason that is not its own: no try, and none counted.
+impl Untried<'_> {
+    /// A delivery whose account is refused waits until then: no try is counted.
     pub fn record_held(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
         AttemptRecord {
-            state: delivery.state,
             // Its lifetime goes on.
             next_attempt_at: Some(until.min(self.batch.message.expires_at)),
-            reply: shorten(reason),
-            ..self.record_expired(delivery)
+            ..self.record(delivery, delivery.state, OutcomeClass::Authentication, reason)
         }
     }
 
     /// A delivery that was claimed at the end of its lifetime: no other try.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
+        // What was in the way until then says more than that the time is over.
+        let class = delivery.last_class.unwrap_or(OutcomeClass::Expired);
         let last = delivery.last_reply.as_deref().unwrap_or("it was not tried");
+        self.record(delivery, DeliveryState::Expired, class, last)
+    }
+
+    fn record(
+        &self,
+        delivery: &Delivery,
+        state: DeliveryState,
+        class: OutcomeClass,
+        reply: &str,
+    ) -> AttemptRecord {
         AttemptRecord {
             message_id: self.batch.message.id,
             tenant_id: self.batch.message.tenant_id,
             delivery_id: delivery.id,
-            state: DeliveryState::Expired,
-            // What was in the way until then says more than that the time is over.
-            class: Some(delivery.last_class.unwrap_or(OutcomeClass::Expired)),
+            state,
+            class: Some(class),
             next_attempt_at: None,
             attempt: None,
-            reply: shorten(last),
+            reply: shorten(reply),
             suppress: None,
             complained: false,
             delayed: false,
@@ -247,8 +267,7 @@ mod tests {
         let mut batch = batch(9);
         batch.deliveries[0].last_reply = Some("452 4.2.2 mailbox full".into());
         let now = batch.message.expires_at;
-        let account = Account { batch: &batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
-        let record = account.record_expired(&batch.deliveries[0]);
+        let record = Untried { batch: &batch, now }.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
         assert_eq!(status_told(&batch, &record), "4.4.7");
         assert_eq!(record.reply, "452 4.2.2 mailbox full");

@@ -210,7 +210,7 @@ impl Report<'_> {
     fn original(&self) -> Option<Original> {
         let content = self.content?;
         let header = self.header_octets(content);
-        // RFC 6532 §3.7, RFC 6533 §5: with UTF-8 in its header a message is of another type, which not all can read.
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: with UTF-8 in its header a message is of another type, which not all can read.
         let is_global = !header.is_ascii();
         let is_readable = !is_global || self.message.smtputf8;
         if is_readable && self.is_wanted_whole(content) {
@@ -246,13 +246,7 @@ impl Report<'_> {
     }
 
     fn header_octets(&self, content: &Content) -> Vec<u8> {
-        let submitted = &content.submitted;
-        // An empty line at once: nothing but our own fields.
-        let end = match submitted.starts_with(b"\r\n") {
-            true => 0,
-            false => memchr::memmem::find(submitted, b"\r\n\r\n").map_or(submitted.len(), |at| at + 2),
-        };
-        [&content.prefix[..], &submitted[..end]].concat()
+        [&content.prefix[..], content.header()].concat()
     }
 }
 
@@ -287,11 +281,10 @@ fn typed_address(address: &Address, reads_utf8: bool) -> String {
     if reads_utf8 {
         return format!("utf-8; {text}");
     }
-    let escaped: String = text
-        .chars()
-        .map(|c| if c.is_ascii() && c != '\\' { c.to_string() } else { format!("\\x{{{:X}}}", u32::from(c)) })
-        .collect();
-    format!("utf-8; {escaped}")
+    // QCHAR; what stands in for a character must not look like xtext (RFC 3461 §4).
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '\\' | '+' | '=');
+    let escape = |c: char| if is_plain(c) { c.to_string() } else { format!("\\x{{{:X}}}", u32::from(c)) };
+    format!("utf-8; {}", text.chars().map(escape).collect::<String>())
 }
 
 /// Text without line ends, shortened: nothing of it can become a field of its own.
@@ -430,6 +423,18 @@ mod tests {
             compose("ä@a.example", "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
         assert!(new.message.smtputf8);
         assert!(String::from_utf8(new.content.submitted.to_vec()).unwrap().contains("To: <ä@a.example>\r\n"));
+    }
+
+    #[test]
+    fn an_address_is_typed_and_escaped_for_those_who_read_ascii() {
+        for (address, reads_utf8, expected) in [
+            ("b+c@x.example", false, "rfc822; b+c@x.example"),
+            ("é+c=d@x.example", true, "utf-8; é+c=d@x.example"),
+            ("é+c=d@x.example", false, "utf-8; \\x{E9}\\x{2B}c\\x{3D}d@x.example"),
+            ("\"é \\\\\"@x.example", false, "utf-8; \"\\x{E9}\\x{20}\\x{5C}\\x{5C}\"@x.example"),
+        ] {
+            assert_eq!(typed_address(&address.parse().unwrap(), reads_utf8), expected, "{address}");
+        }
     }
 
     fn part(bytes: &[u8], kind: &str) -> Option<String> {

@@ -142,14 +142,6 @@ enum Direction {
     Held,
 }
 
-impl Standing {
-    /// Of a tenant that was not looked at yet: like most.
-    fn unknown(sources: &Sources) -> Self {
-        let direction = Direction::Out { smart_host: None, sources: sources.pool(None) };
-        Self { direction, weight: Weight::default() }
-    }
-}
-
 impl Router {
     /// Reads the passwords that the configuration names.
     ///
@@ -164,7 +156,7 @@ impl Router {
                 route: Arc::new(read_route(route)?),
             });
         }
-        let last = config.smart_host.as_ref().map(read_smart_host).transpose()?;
+        let last = config.smart_host.as_ref().map(|host| read_route(&host.route())).transpose()?;
         configured.push(Configured {
             destinations: vec![DestinationPattern::Any],
             sources: None,
@@ -195,8 +187,7 @@ impl Router {
 
     /// The course of a tenant's live mail as far as it is known without asking the store.
     pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<Course> {
-        let standing = self.remembered(tenant, self.store.directory_version());
-        let standing = standing.unwrap_or_else(|| Standing::unknown(&self.sources));
+        let standing = self.remembered(tenant, self.store.directory_version())?;
         self.course_of(tenant, destination, Environment::Live, &standing)
     }
 
@@ -275,10 +266,12 @@ impl Router {
         }
     }
 
-    /// The account of a tenant's own smart host, as far as it is remembered.
-    pub fn tenant_account(&self, tenant: TenantId) -> Option<SmartHostAccount> {
+    /// The account of a tenant's own smart host if it has one; `None` if that is not remembered.
+    pub fn known_account(&self, tenant: TenantId) -> Option<Option<SmartHostAccount>> {
         match self.remembered(tenant, self.store.directory_version())?.direction {
-            Direction::Out { smart_host, .. } => account_at(tenant, smart_host.as_deref()?),
+            Direction::Out { smart_host, .. } => {
+                Some(smart_host.and_then(|smart_host| account_at(tenant, &smart_host)))
+            }
             Direction::Held => None,
         }
     }
@@ -350,24 +343,13 @@ impl Route {
 /// # Errors
 /// [`RelayError::PasswordFile`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
-    config.smart_host.as_ref().map(read_smart_host).transpose()?;
+    config.smart_host.as_ref().map(|host| read_route(&host.route())).transpose()?;
     config.routes.iter().try_for_each(|route| read_route(route).map(drop))
-}
-
-fn read_smart_host(smart_host: &config::PlatformSmartHost) -> Result<Route, RelayError> {
-    let config::PlatformSmartHost { host, port, tls, user, password_file } = smart_host;
-    Ok(Route {
-        hosts: vec![Endpoint { host: host.clone(), port: *port }],
-        tls: *tls,
-        login: read_login(user.as_ref(), password_file.as_ref())?,
-        trusted: true,
-        ..Route::to_mx()
-    })
 }
 
 fn read_route(route: &config::Route) -> Result<Route, RelayError> {
     Ok(Route {
-        hosts: route.hosts.clone(),
+        hosts: route.endpoints(),
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,

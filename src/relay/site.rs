@@ -21,18 +21,30 @@ const KNOWN_FOR: Duration = Duration::from_secs(10 * 60);
 /// The same where there was no answer.
 const FAILURE_KNOWN_FOR: Duration = Duration::from_secs(30);
 
-/// Hosts that take mail for any number of domains. Sites of the same name are the same.
+/// Hosts that take mail for any number of domains.
 #[derive(Debug)]
 pub struct Site {
-    /// What people see, and what tells one site from another.
+    /// What people see. Two sites may look the same.
     pub name: String,
     /// What it takes at most.
     pub rule: Rule,
+    identity: Identity,
+}
+
+/// What tells one site from another: never a text that somebody can make up by names of hosts of their own.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Identity {
+    /// What a rule of this name covers.
+    Rule(String),
+    /// These hosts, in order.
+    Hosts(Vec<String>),
+    /// A destination of which nothing else is known.
+    Destination(Host),
 }
 
 impl PartialEq for Site {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.identity == other.identity
     }
 }
 
@@ -40,7 +52,7 @@ impl Eq for Site {}
 
 impl Hash for Site {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        self.identity.hash(state);
     }
 }
 
@@ -82,7 +94,11 @@ impl Sites {
 
     /// A site for the destination alone.
     pub fn provisional(&self, destination: &Host) -> Arc<Site> {
-        Arc::new(Site { name: destination.to_string(), rule: self.rules.default.clone() })
+        Arc::new(Site {
+            name: destination.to_string(),
+            rule: self.rules.default.clone(),
+            identity: Identity::Destination(destination.clone()),
+        })
     }
 
     /// Asks the DNS. Where it has no answer the domain is a site of its own, and delivery will tell why.
@@ -121,10 +137,10 @@ impl Sites {
     }
 
     /// The domains that are known to be at each site.
-    pub fn domains(&self) -> HashMap<String, Vec<DomainName>> {
-        let mut domains: HashMap<String, Vec<DomainName>> = HashMap::new();
+    pub fn domains(&self) -> HashMap<Arc<Site>, Vec<DomainName>> {
+        let mut domains: HashMap<Arc<Site>, Vec<DomainName>> = HashMap::new();
         for (domain, known) in self.known().iter() {
-            domains.entry(known.site.name.clone()).or_default().push(domain.clone());
+            domains.entry(known.site.clone()).or_default().push(domain.clone());
         }
         domains
     }
@@ -159,6 +175,7 @@ impl Rules {
             messages_per_minute: None,
             connections_per_minute: None,
             trusted: false,
+            by_suffix: false,
         };
         Self { named: config.site_rules(), default }
     }
@@ -166,15 +183,18 @@ impl Rules {
     fn site_of(&self, domain: &DomainName, hosts: &[String]) -> Site {
         let by_name = self.named.iter().find(|rule| rule.domains.contains(domain));
         let named = by_name.or_else(|| self.named.iter().find(|rule| rule.covers(hosts)));
-        let own_name = || match hosts {
-            [] => domain.to_string(),
-            hosts => site::name_of(hosts),
+        let rule = named.map_or_else(|| self.default.clone(), |named| self.rule_of(named));
+        let (name, identity) = match (named, hosts) {
+            (Some(named), _) if !named.apart => (named.name.clone(), Identity::Rule(named.name.clone())),
+            (_, []) => (domain.to_string(), Identity::Destination(Host::Domain(domain.clone()))),
+            (_, hosts) => {
+                let mut sorted = hosts.to_vec();
+                sorted.sort();
+                sorted.dedup();
+                (site::name_of(hosts), Identity::Hosts(sorted))
+            }
         };
-        match named {
-            Some(named) if named.apart => Site { name: own_name(), rule: self.rule_of(named) },
-            Some(named) => Site { name: named.name.clone(), rule: self.rule_of(named) },
-            None => Site { name: own_name(), rule: self.default.clone() },
-        }
+        Site { name, rule, identity }
     }
 
     fn rule_of(&self, named: &config::SiteRule) -> Rule {
@@ -187,6 +207,7 @@ impl Rules {
             messages_per_minute: named.messages_per_minute,
             connections_per_minute: named.connections_per_minute,
             trusted: false,
+            by_suffix: !named.apart && !named.mx.is_empty(),
         }
     }
 }
@@ -236,6 +257,21 @@ mod tests {
                 assert_eq!(found, expected, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn sites_are_the_same_whose_hosts_are_and_no_others() {
+        let config = config::Relay::default();
+        let of = |name: &str, hosts: &[&str]| site(&config, name, hosts);
+        let crossed = [
+            of("a.example", &["mx1.a.example", "mx2.b.example"]),
+            of("b.example", &["mx1.b.example", "mx2.a.example"]),
+        ];
+        assert_eq!(crossed[0].name, crossed[1].name);
+        assert_ne!(crossed[0], crossed[1]);
+        assert_eq!(crossed[0], of("c.example", &["mx2.b.example", "mx1.a.example"]));
+        assert_ne!(of("mx.example", &[]), of("d.example", &["mx.example"]));
+        assert_ne!(of("google", &[]), of("gmail.com", &["gmail-smtp-in.l.google.com"]));
     }
 
     #[test]

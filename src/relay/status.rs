@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::Core;
 use super::route::{Lane, Way};
-use super::site::Sites;
+use super::site::{Site, Sites};
 use super::turns::{LaneState, Turns};
 use crate::mail::{DomainName, Host, QueuePart, Timestamp, WaitReason};
 use crate::policy::shaping::Hold;
@@ -115,13 +115,13 @@ fn time_of(moment: Instant) -> Timestamp {
     Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
 }
 
-fn describe(state: &LaneState, domains: &HashMap<String, Vec<DomainName>>) -> SiteStatus {
+fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<DomainName>>) -> SiteStatus {
     let tenant_id = match &state.lane.way {
         Way::Sandbox(tenant) | Way::TenantSmartHost(tenant, _) => Some(*tenant),
         Way::Mx(..) | Way::Hosts(_) => None,
     };
     let mut domains: Vec<String> = match &state.lane.way {
-        Way::Mx(site, _) => domains.get(&site.name).into_iter().flatten().map(ToString::to_string).collect(),
+        Way::Mx(site, _) => domains.get(site).into_iter().flatten().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
     domains.sort();

@@ -1,25 +1,28 @@
 //! The relay against a real store and a scripted server on loopback.
 
+mod holds;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::report::sample_message;
+use super::turns::Turns;
 use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{
     Address, Content, DeliveryId, DeliveryState, DkimPolicy, DomainName, Environment, MessageId, ReversePath,
-    SignedDuration, TenantStatus, Timestamp, TlsMode,
+    SignedDuration, TenantId, TenantStatus, Timestamp, TlsMode,
 };
 use crate::store::{
-    Access, ClaimRoom, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, RateLimit, Spool,
-    Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch, TenantSettings,
+    ClaimRoom, Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost,
+    Spool, Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -113,40 +116,28 @@ struct Stage {
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
     sites: Arc<dyn crate::waiting::Sites>,
+    turns: Arc<Mutex<Turns>>,
 }
 
-impl Stage {
-    async fn set(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
+/// A stage whose relay does not run yet.
+struct Built {
+    dir: tempfile::TempDir,
+    store: Arc<Store>,
+    tenant: Tenant,
+    relay: Relay,
+}
+
+impl Built {
+    async fn for_server(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 1 << 18,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1 << 20,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
-        let new = NewTenant {
-            name: "acme".into(),
-            slug: "acme".into(),
-            external_ref: None,
-            metadata: Default::default(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            source_pool: None,
-            retention_days: None,
-            body_retention_days: None,
-            weight: Default::default(),
-        };
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let new = NewTenant::named("acme", "acme");
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
         let mut settings = config::Relay {
             smart_host: Some(config::PlatformSmartHost {
                 host: server.ip().to_string(),
-                port: server.port(),
-                tls: TlsMode::Opportunistic,
+                port: Some(server.port()),
+                tls: Some(TlsMode::Opportunistic),
                 user: None,
                 password_file: None,
             }),
@@ -156,34 +147,49 @@ impl Stage {
         let hostname = DomainName::parse("relay.example").unwrap();
         let resolver = Resolver::new(&settings.name_servers).unwrap();
         let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
+        Self { dir, store, tenant, relay }
+    }
+
+    fn run(self) -> Stage {
+        let Self { dir, store, tenant, relay } = self;
         let stop = CancellationToken::new();
-        let (recording, sites) = (relay.recording(), relay.sites());
+        let (recording, sites, turns) = (relay.recording(), relay.sites(), relay.core.turns.clone());
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Self { _dir: dir, store, tenant, stop, relay, recording, sites }
+        Stage { _dir: dir, store, tenant, stop, relay, recording, sites, turns }
+    }
+}
+
+fn new_message(tenant_id: TenantId, environment: Environment, recipients: &[&str]) -> NewMessage {
+    let now = Timestamp::now();
+    let content =
+        Content { prefix: "Received: us\r\n".into(), submitted: "Subject: x\r\n\r\n.dot\r\n".into() };
+    NewMessage {
+        message: Message {
+            id: MessageId::generate(now),
+            tenant_id,
+            environment,
+            size: content.len() as u64,
+            created_at: now,
+            expires_at: now + SignedDuration::from_hours(120),
+            ..Message::clone(&sample_message("s@a.example"))
+        },
+        recipients: recipients
+            .iter()
+            .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
+            .collect(),
+        content,
+        suppressed: Vec::new(),
+        submission_key: None,
+    }
+}
+
+impl Stage {
+    async fn set(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
+        Built::for_server(server, change).await.run()
     }
 
     fn message(&self, environment: Environment, recipients: &[&str]) -> NewMessage {
-        let now = Timestamp::now();
-        let content =
-            Content { prefix: "Received: us\r\n".into(), submitted: "Subject: x\r\n\r\n.dot\r\n".into() };
-        NewMessage {
-            message: Message {
-                id: MessageId::generate(now),
-                tenant_id: self.tenant.id,
-                environment,
-                size: content.len() as u64,
-                created_at: now,
-                expires_at: now + SignedDuration::from_hours(120),
-                ..Message::clone(&sample_message("s@a.example"))
-            },
-            recipients: recipients
-                .iter()
-                .map(|r| (DeliveryId::generate(now), Address::parse(r).unwrap().into()))
-                .collect(),
-            content,
-            suppressed: Vec::new(),
-            submission_key: None,
-        }
+        new_message(self.tenant.id, environment, recipients)
     }
 
     async fn send(&self, environment: Environment, recipients: &[&str]) -> MessageId {
@@ -337,7 +343,7 @@ async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
     let stage = Stage::set(server, |relay| {
         relay.timeouts.starttls = Duration::from_millis(200);
         if let Some(smart_host) = &mut relay.smart_host {
-            smart_host.tls = TlsMode::Starttls;
+            smart_host.tls = Some(TlsMode::Starttls);
         }
     })
     .await;
@@ -484,7 +490,6 @@ async fn the_sandbox_plays_every_part_and_nothing_leaves() {
 
 #[tokio::test]
 async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
-    use crate::store::{NewSmartHost, SmartHost, TenantPatch};
     let (server, seen) = serve(Script::default()).await;
     let stage = Stage::set(server, |_| {}).await;
     let smart_host = SmartHost {
@@ -549,31 +554,33 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_over() {
-    let refusal = ("greeting", "421 4.7.0 too many connections");
-    let (server, seen) = serve(Script { replies: [refusal].into(), ..Script::default() }).await;
-    let stage = Stage::set(server, |_| {}).await;
-    let first = stage.send(Environment::Live, &["a@x.example"]).await;
-    stage.expect(first, &[Deferred]).await;
-    let status = loop {
-        match stage.sites.statuses().pop() {
-            Some(status) if status.held_until.is_some() => break status,
-            _ => tokio::task::yield_now().await,
-        }
-    };
-    assert_eq!(status.reason.as_deref(), Some("421 4.7.0 too many connections"));
-    let rest = status.held_until.unwrap().duration_since(Timestamp::now()).as_secs();
-    assert!((20..=30).contains(&rest), "{rest}");
-    let second = stage.send(Environment::Live, &["b@x.example"]).await;
-    // Past it.
-    let sandboxed = stage.send(Environment::Test, &["c@x.example"]).await;
-    stage.expect(sandboxed, &[Delivered]).await;
-    let waiting = &stage.store.deliveries(second).await.unwrap()[0];
+async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_others_and_can_be_stopped() {
+    let (server, seen) = serve(Script::default()).await;
+    let built = Built::for_server(server, |_| {}).await;
+    let (store, tenant) = (built.store.clone(), built.tenant.id);
+    let _full = built.relay.core.loaded.take_weighed(Some(tenant), u64::MAX).await.unwrap();
+    let other = store.create_tenant(NewTenant::named("other", "other"), Timestamp::now()).await.unwrap().id;
+    let [own, others] = [tenant, other].map(|id| new_message(id, Environment::Live, &["a@x.example"]));
+    let (own_id, other_id) = (own.message.id, others.message.id);
+    for message in [own, others] {
+        store.enqueue(message).await.unwrap();
+    }
+    forget_content(&store).await;
+    let stage = built.run();
+    stage.expect(other_id, &[Delivered]).await;
+    stage.expect_all_claimed().await;
+    tokio::time::timeout(Duration::from_secs(10), stage.end()).await.unwrap();
+    let waiting = &store.deliveries(own_id).await.unwrap()[0];
     assert_eq!((waiting.state, waiting.attempts), (DeliveryState::Queued, 0));
-    assert_eq!(seen.lock().unwrap().connections, 1);
-    stage.sites.release(&crate::mail::QueuePart::default());
-    stage.expect(second, &[Deferred]).await;
-    stage.end().await;
+    assert_eq!(seen.lock().unwrap().messages.len(), 1);
+}
+
+/// Takes out what was handed over in memory and gives it back, to be read.
+async fn forget_content(store: &Store) {
+    let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
+    let claimed = store.claim_due(Timestamp::now(), &room).await.unwrap();
+    let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
+    store.release(&deliveries.map(|delivery| delivery.id).collect::<Vec<_>>());
 }
 
 fn nothing() -> ClaimRoom {

@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::RelayError;
 use super::dane::DaneVerifier;
 use crate::mail::TlsFailure;
-use crate::policy::tls::DaneSet;
+use crate::policy::tls::{DaneSet, Requirement};
 use crate::smtp::ChannelBinding;
 use crate::tls;
 
@@ -31,6 +31,20 @@ pub enum Trust {
     Verified,
     /// Encryption to anybody is better than none (RFC 7435).
     Any,
+}
+
+impl Trust {
+    /// Whether a connection whose server has proved its name in this way is as a policy requires. What it was proved
+    /// against counts, for a server that is trusted for one domain need not be for another.
+    pub fn meets(&self, requirement: &Requirement) -> bool {
+        match (requirement, self) {
+            (Requirement::Opportunistic | Requirement::Tested | Requirement::Encrypted, _) => true,
+            (Requirement::Verified, Self::Verified) => true,
+            (Requirement::Verified, Self::Dane(set)) => set.names_end_entities(),
+            (Requirement::Dane(required), Self::Dane(set)) => set.is_as_good_as(required),
+            (Requirement::Verified | Requirement::Dane(_), _) => false,
+        }
+    }
 }
 
 /// Settings for each kind of [`Trust`].

@@ -10,7 +10,7 @@ use super::mta_sts::MtaSts;
 use super::{Core, RelayError};
 use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
-use crate::mail::{Content, DomainName, TlsMinimum, TlsMode};
+use crate::mail::{Content, DomainName, Field, HeaderBlock, TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
 };
@@ -35,6 +35,8 @@ pub struct Need<'a> {
     pub host: &'a str,
     /// Its port.
     pub port: u16,
+    /// What the route to them says of TLS.
+    pub tls: TlsMode,
     /// The message came with REQUIRETLS.
     pub require_tls: bool,
 }
@@ -97,11 +99,11 @@ impl TlsPolicies {
         if is_known && !need.require_tls {
             return true;
         }
-        let facts = self.facts_of(core, need.domain).await;
+        let facts = self.facts_of(core, need.domain, need.tls).await;
         let Ok(policy) = self.policy_of(&facts, need.host, need.port, need.require_tls).await else {
             return false;
         };
-        if policy.requirement.strength() > connection.strength() {
+        if !connection.meets(&policy.requirement) {
             return false;
         }
         connection.fitness = Some(Fitness { domain: need.domain.clone(), since: Instant::now() });
@@ -112,7 +114,7 @@ impl TlsPolicies {
         true
     }
 
-    async fn facts_of(&self, core: &Core, domain: &DomainName) -> DomainFacts {
+    async fn facts_of(&self, core: &Core, domain: &DomainName, tls: TlsMode) -> DomainFacts {
         let sts = async {
             match &self.sts {
                 Some(sts) => sts.answer(core, domain).await,
@@ -120,12 +122,17 @@ impl TlsPolicies {
             }
         };
         let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
-        DomainFacts { domain: domain.clone(), mx, sts, minimum: self.minimum_of(domain) }
+        DomainFacts { domain: domain.clone(), mx, sts, minimum: self.minimum_for(domain, tls) }
     }
 
-    fn minimum_of(&self, domain: &DomainName) -> TlsMinimum {
+    /// What the configuration demands for a domain over a route that says this of TLS.
+    fn minimum_for(&self, domain: &DomainName, tls: TlsMode) -> TlsMinimum {
         let minimum = domain.ancestors().find_map(|name| self.minimums.get(name).copied());
-        minimum.unwrap_or(TlsMinimum::Opportunistic)
+        let of_route = match tls {
+            TlsMode::Implicit | TlsMode::Starttls => TlsMinimum::Verified,
+            TlsMode::Opportunistic | TlsMode::None => TlsMinimum::Opportunistic,
+        };
+        minimum.unwrap_or(TlsMinimum::Opportunistic).max(of_route)
     }
 
     async fn mx_proof(&self, domain: &DomainName) -> MxProof {
@@ -173,16 +180,14 @@ impl TlsPolicies {
     }
 }
 
-/// RFC 8689 §4.1: whether the header says `TLS-Required: No`, which reports on TLS do (RFC 8460 §5.3): they would not
+/// RFC 8689 §3, §4.1: whether the header says `TLS-Required: No`, which reports on TLS do (RFC 8460 §3): they would not
 /// arrive where they are needed.
 pub fn waives_tls(content: &Content) -> bool {
-    let is_wish = |line: &[u8]| {
-        let mut parts = line.splitn(2, |&octet| octet == b':');
-        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        name.eq_ignore_ascii_case(b"TLS-Required") && value.trim_ascii().eq_ignore_ascii_case(b"No")
-    };
-    let end = memchr::memmem::find(&content.submitted, b"\r\n\r\n").unwrap_or(content.submitted.len());
-    content.submitted[..end].split(|&octet| octet == b'\n').any(is_wish)
+    // A header that cannot be read says nothing.
+    let Ok(header) = HeaderBlock::scan(&content.submitted, usize::MAX) else { return false };
+    let is_wish =
+        |field: &Field| content.submitted[field.value.clone()].trim_ascii().eq_ignore_ascii_case(b"No");
+    header.named("TLS-Required").any(is_wish)
 }
 
 fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, RelayError> {
@@ -201,11 +206,8 @@ impl Protection {
         match &destination.domain {
             None => Self::Route(policy_of_route(destination, require_tls)),
             Some(domain) => {
-                let mut facts = Box::new(core.tls_policies.facts_of(core, domain).await);
-                if matches!(destination.route.tls, TlsMode::Implicit | TlsMode::Starttls) {
-                    facts.minimum = facts.minimum.max(TlsMinimum::Verified);
-                }
-                Self::Domain { facts, require_tls }
+                let facts = core.tls_policies.facts_of(core, domain, destination.route.tls).await;
+                Self::Domain { facts: Box::new(facts), require_tls }
             }
         }
     }
@@ -215,7 +217,7 @@ impl Protection {
         match &destination.domain {
             None => Self::Route(policy_of_route(destination, false)),
             Some(domain) => {
-                let minimum = core.tls_policies.minimum_of(domain);
+                let minimum = core.tls_policies.minimum_for(domain, destination.route.tls);
                 let domain = domain.clone();
                 let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsAnswer::Absent, minimum };
                 Self::Domain { facts: Box::new(facts), require_tls: false }
@@ -255,4 +257,28 @@ fn policy_of_route(destination: &Destination, require_tls: bool) -> HostPolicy {
         TlsMode::Opportunistic | TlsMode::None => (Requirement::Opportunistic, "route"),
     };
     HostPolicy { requirement, ground: format!("{rule}: its tls is {mode}"), reported: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_field_of_the_header_waives_tls() {
+        for (submitted, expected) in [
+            ("From: a@b\r\nTLS-Required: No\r\n\r\nbody\r\n", true),
+            ("tls-required:no\r\n\r\n", true),
+            ("TLS-Required:\r\n \tNO \r\n\r\n", true),
+            ("TLS-Required: No", true),
+            ("TLS-Required: Yes\r\n\r\n", false),
+            ("TLS-Required: No\r\n really\r\n\r\n", false),
+            ("Subject: x\r\n TLS-Required: No\r\n\r\n", false),
+            ("Subject: x\r\n\r\nTLS-Required: No\r\n\r\n", false),
+            ("\r\nTLS-Required: No\r\n\r\n", false),
+            ("", false),
+        ] {
+            let content = Content { submitted: submitted.into(), ..Content::default() };
+            assert_eq!(waives_tls(&content), expected, "{submitted:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::route::{Lane, Way};
 use super::worker::Claim;
 use crate::mail::{TenantId, Weight};
-use crate::policy::fairness::{Fairness, Job, Turn};
+use crate::policy::fairness::{Fairness, Job, Turn, reserved_in_lane};
 use crate::policy::shaping::{Gate, Hold, Lesson, Rule, Shaper};
 
 /// Lanes of which something is known. Above it, those that are not in use are forgotten.
@@ -114,20 +114,15 @@ impl Turns {
         Some(turn)
     }
 
-    /// The next claim for a slot that a worker has. `is_delayed`: it has to open a connection first.
-    pub fn keep(
-        &mut self,
-        lane: &Lane,
-        holder: &TenantId,
-        is_delayed: bool,
-        now: Instant,
-    ) -> Option<(TenantId, Claim)> {
-        let in_use = self.fairness.slots_taken(lane);
-        let connections = match self.shapers.get(lane)?.gate(in_use, now) {
-            Gate::Open(connections) => connections,
+    /// The next claim for a slot that a worker has.
+    pub fn keep(&mut self, lane: &Lane, holder: &TenantId, now: Instant) -> Option<(TenantId, Claim)> {
+        let shaper = self.shapers.get(lane)?;
+        let connections = match shaper.gate(self.fairness.slots_taken(lane), now) {
+            // A limit on beginning connections is none on keeping them.
+            Gate::Open(_) => shaper.limit(),
             Gate::Closed(_) => 0,
         };
-        let kept = self.fairness.keep_turn(lane, holder, connections, is_delayed)?;
+        let kept = self.fairness.keep_turn(lane, holder, connections)?;
         self.begin_message(lane, now);
         Some(kept)
     }
@@ -158,9 +153,10 @@ impl Turns {
 
     /// Learns from a try that began at `began`.
     pub fn learn(&mut self, lane: &Lane, lesson: &Lesson, began: Instant, now: Instant) -> Learned {
-        let in_use = self.fairness.slots_taken(lane);
         let Some(shaper) = self.shapers.get_mut(lane) else { return Learned::default() };
         let limit_before = shaper.limit();
+        // What is kept free for others shows nothing of what the site can take.
+        let in_use = self.fairness.slots_taken(lane) + reserved_in_lane(limit_before);
         if shaper.learn(lesson, began, in_use, now) {
             let hold = shaper.hold(now).cloned();
             return Learned { evicted: self.fairness.evict(lane), hold, grew: false };

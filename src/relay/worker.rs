@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::{SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::attempt::{Attempt, Tried};
 use super::connection::{Connection, Peer, Trouble};
@@ -12,11 +12,11 @@ use super::ending::Ending;
 use super::holds::Hold;
 use super::login::Login;
 use super::notice::{Notice, notice_of};
-use super::record::Account;
+use super::record::{Account, Untried};
 use super::report::Report;
 use super::route::{Course, Lane, Way};
 use super::sandbox::{self, Wish};
-use super::{Core, LOADED_KIB_MAX, status};
+use super::{Core, status};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::policy::shaping::Lesson;
@@ -79,20 +79,17 @@ impl Drop for Slot {
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = None;
+    let mut connection = find_idle(&core, &slot.lane, &claim.batch);
     loop {
-        connection = fit(&core, &slot.lane, &claim.batch, connection);
         connection = worker.deliver(&slot.lane, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
         }
-        // Only one that is used up counts as a delay: hosts that close every connection would have one tenant go first
-        // for ever.
-        let is_delayed = retire(&core, &slot.lane, &mut connection);
-        let next = core.turns().keep(&slot.lane, &slot.holder, is_delayed, Instant::now());
+        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
         claim = match next {
             Some((holder, next)) => {
                 slot.holder = holder;
+                connection = fit(&core, &slot.lane, &next.batch, connection);
                 next
             }
             None => {
@@ -106,6 +103,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
                 let turn = core.turns().take(Instant::now());
                 let Some(Turn { tenant, lane, job }) = turn else { return };
                 slot = Slot::new(core.clone(), lane, tenant);
+                connection = find_idle(&core, &slot.lane, &job.batch);
                 job
             }
         };
@@ -115,33 +113,34 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
     }
 }
 
-/// Ends a connection that has carried as many messages as one may. True if it had.
-fn retire(core: &Core, lane: &Lane, connection: &mut Option<Connection>) -> bool {
-    let messages_max = core.turns().messages_per_connection_max(lane);
-    let used_up = connection.take_if(|connection| connection.messages >= messages_max);
-    let is_used_up = used_up.is_some();
-    if let Some(connection) = used_up {
-        core.tasks.spawn(connection.quit());
+/// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
+/// while slots go on is for those that come new.
+fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
+    let connection = connection?;
+    if fits(core, lane, batch, &connection) {
+        return Some(connection);
     }
-    is_used_up
+    core.tasks.spawn(connection.quit());
+    find_idle(core, lane, batch)
 }
 
-/// A connection that the batch may go over: the one at hand, or an idle one of the lane. A host of one domain of a site
-/// need not take mail for another one.
-fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
-    let fits = |connection: &Connection| match &lane.way {
+fn find_idle(core: &Core, lane: &Lane, batch: &Batch) -> Option<Connection> {
+    core.pool.take(lane, |connection| fits(core, lane, batch, connection))
+}
+
+/// A host of one domain of a site need not take mail for another one.
+fn fits(core: &Core, lane: &Lane, batch: &Batch, connection: &Connection) -> bool {
+    match &lane.way {
         Way::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
         Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => true,
-    };
-    match connection {
-        Some(connection) if fits(&connection) => Some(connection),
-        unfit => {
-            if let Some(unfit) = unfit {
-                core.tasks.spawn(unfit.quit());
-            }
-            core.pool.take(lane, fits)
-        }
     }
+}
+
+/// A message in memory.
+struct Loaded {
+    content: Content,
+    /// The room for it, if it was read back.
+    _memory: Option<crate::turns::Turn>,
 }
 
 struct Worker {
@@ -174,39 +173,19 @@ impl Worker {
             self.play(claim).await;
             return None;
         }
-        let _memory;
-        let content = match claim.batch.content.take() {
-            Some(content) => content,
-            None => {
-                _memory = self.reserve(claim.batch.message.size).await;
-                match self.core.store.content(claim.batch.message.id).await {
-                    Ok(Some(content)) => content,
-                    // Deleted meanwhile: dropping the claim is all there is to do.
-                    Ok(None) => return connection,
-                    Err(error) => {
-                        self.postpone(claim, &error).await;
-                        return connection;
-                    }
-                }
+        let Loaded { content, _memory } = match self.load(&mut claim.batch).await {
+            Ok(Some(loaded)) => loaded,
+            // Dropping the claim is all there is to do.
+            Ok(None) => return connection,
+            Err(error) => {
+                self.postpone(claim, &error).await;
+                return connection;
             }
         };
         let content = content.carrying(self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        if connection.is_none() {
-            self.core.turns().begin_connection(lane, started);
-        }
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        let hold = match &tried.login {
-            Login::Untold => None,
-            Login::Accepted => {
-                self.core.login_accepted(&lane.way, &claim.batch, Timestamp::now()).await;
-                None
-            }
-            Login::Refused(words) => {
-                self.core.login_refused(&lane.way, &claim.batch, words, Timestamp::now()).await
-            }
-        };
-        match hold {
+        match self.note_login(&lane.way, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
             Some(hold) => self.hold(claim, &hold).await,
             None => {
@@ -216,7 +195,15 @@ impl Worker {
                 }
             }
         }
-        tried.connection
+        let messages_max = self.core.turns().messages_per_connection_max(lane);
+        let used_up = |connection: &Connection| connection.messages >= messages_max;
+        match tried.connection {
+            Some(connection) if used_up(&connection) => {
+                self.core.tasks.spawn(connection.quit());
+                None
+            }
+            other => other,
+        }
     }
 
     /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
@@ -234,10 +221,34 @@ impl Worker {
         }
     }
 
-    async fn reserve(&self, size_octets: u64) -> Option<SemaphorePermit<'_>> {
-        let kib = usize::try_from(size_octets / 1024 + 1).unwrap_or(LOADED_KIB_MAX).min(LOADED_KIB_MAX);
-        // The semaphore is never closed.
-        self.core.loaded.acquire_many(u32::try_from(kib).unwrap_or(1)).await.ok()
+    /// The hold that a batch falls under after what its try learnt of the account.
+    async fn note_login(&self, way: &Way, batch: &Batch, login: &Login) -> Option<Hold> {
+        let now = Timestamp::now();
+        match login {
+            Login::Untold => None,
+            Login::Accepted => {
+                self.core.login_accepted(way, batch, now).await;
+                None
+            }
+            Login::Refused(words) => self.core.login_refused(way, batch, words, now).await,
+        }
+    }
+
+    /// The message of a batch, read where it is not at hand and there is room for it. `None` if it was deleted meanwhile, or
+    /// the relay stops.
+    async fn load(&self, batch: &mut Batch) -> Result<Option<Loaded>, StoreError> {
+        if let Some(content) = batch.content.take() {
+            return Ok(Some(Loaded { content, _memory: None }));
+        }
+        let Message { id, tenant_id, size, .. } = *batch.message;
+        let memory = tokio::select! {
+            biased;
+            () = self.core.stop.cancelled() => return Ok(None),
+            // The turns are never closed.
+            memory = self.core.loaded.take_weighed(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+        };
+        let content = self.core.store.content(id).await?;
+        Ok(content.map(|content| Loaded { content, _memory: memory }))
     }
 
     async fn conclude(
@@ -276,22 +287,18 @@ impl Worker {
 
     /// The account is refused: the mail waits as it is.
     async fn hold(&self, claim: Claim, hold: &Hold) {
-        let now = Timestamp::now();
-        let account =
-            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
+        let reason = hold.explain();
         let records = claim.batch.deliveries.iter();
-        let records =
-            records.map(|delivery| account.record_held(delivery, &hold.explain(), hold.until)).collect();
+        let records = records.map(|delivery| untried.record_held(delivery, &reason, hold.until)).collect();
         self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
-        let now = Timestamp::now();
-        let account =
-            Account { batch: &claim.batch, started_at: now, now, duration_ms: 0, transcript: &"".into() };
+        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
-            outcomes.add(&claim.batch.message, delivery, account.record_expired(delivery), false);
+            outcomes.add(&claim.batch.message, delivery, untried.record_expired(delivery), false);
         }
         self.write(claim, None, outcomes).await;
     }
@@ -409,7 +416,8 @@ impl Outcomes {
 /// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
-    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due < end);
+    // What is held for its account is due at the end at the latest.
+    let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due <= end);
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }
 

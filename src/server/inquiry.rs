@@ -73,10 +73,11 @@ impl Inquiry {
                 return Verdict::Refused(replies::local_error_451());
             }
             Question::AdmitSender(path) => {
-                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path).await)
+                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path, false).await)
             }
             Question::AdmitRecipient { address, smtputf8, earlier } => {
-                let admitted = self.server.intake.admit_recipient(&submitter, &address, smtputf8, earlier);
+                let admitted =
+                    self.server.intake.admit_recipient(&submitter, &address, smtputf8, Some(earlier));
                 (Stage::Rcpt, admitted.await)
             }
             Question::Accept { envelope, message, protocol } => {

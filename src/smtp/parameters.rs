@@ -40,6 +40,14 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// Those of `HOLDFOR`.
+    pub fn seconds(self) -> Option<u32> {
+        match self {
+            Self::Seconds(seconds) => Some(seconds),
+            Self::Until(_) => None,
+        }
+    }
+
     /// When the message is to go out; a fault if that is further away than is offered. RFC 4865 §4: a time that has
     /// passed holds nothing.
     pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {

@@ -440,6 +440,7 @@ impl Session {
     fn mail(&mut self, arguments: &str) -> Step {
         let mail = command::parse_mail(arguments).and_then(|mut mail| {
             let hold = mail.options.hold.zip(self.now);
+            mail.options.parameters.held_for_s = hold.and_then(|(hold, _)| hold.seconds());
             mail.options.parameters.release_at = hold.map(|(hold, now)| hold.release_at(now)).transpose()?;
             Ok(mail)
         });

@@ -40,15 +40,7 @@ pub(in crate::store) struct Bed {
 }
 
 pub(in crate::store) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions {
-        data_dir: dir.to_owned(),
-        master_key_file: None,
-        readers: 2,
-        inline_body_bytes_max: 4096,
-        free_disk_bytes_min: 0,
-        handover_bytes_max: 1 << 20,
-        access: Access::Serve,
-    }
+    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
 }
 
 impl Bed {
@@ -107,19 +99,7 @@ pub(in crate::store) fn plenty() -> ClaimRoom {
 }
 
 pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
-    NewTenant {
-        name: slug.to_uppercase(),
-        slug: slug.to_owned(),
-        external_ref: None,
-        metadata: Default::default(),
-        settings: TenantSettings::default(),
-        rate_limit: RateLimit::default(),
-        smart_host: None,
-        source_pool: None,
-        retention_days: None,
-        body_retention_days: None,
-        weight: Default::default(),
-    }
+    NewTenant::named(&slug.to_uppercase(), slug)
 }
 
 pub(in crate::store) fn name(text: &str) -> DomainName {
@@ -215,6 +195,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
+            held_for_s: None,
             deliver_by: None,
         },
         size: content.len() as u64,

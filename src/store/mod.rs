@@ -41,7 +41,7 @@ pub const TLS_RESULTS_MAX: usize = 100_000;
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 pub use records::*;
-pub use sqlite::{Access, OpenError, Store, StoreOptions};
+pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,9 @@ pub enum Conflict {
     /// There are as many pauses of the queue as there may be.
     #[error("there are as many pauses as there may be: 1000")]
     TooManyHolds,
+    /// As much is pending for the webhook as may be.
+    #[error("as much is waiting for this webhook as may wait")]
+    WebhookBacklog,
     /// The tenant has as many of these as a tenant may.
     #[error("the tenant has as many {} as a tenant may: {}", .0.plural(), .0.rows_max())]
     LimitReached(Limited),
@@ -317,6 +320,14 @@ pub trait Spool {
     /// [`SUBMISSION_KEY_LIFETIME`], nothing is written and the answer is the id of that one.
     /// [`Conflict::SubmissionKey`], [`Conflict::NoTenant`].
     fn enqueue(&self, new: NewMessage) -> impl Future<Output = Result<MessageId>> + Send;
+    /// The message that was enqueued under a key and is known by it still. [`Conflict::SubmissionKey`].
+    fn submitted_before(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        key: &SubmissionKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<MessageId>>> + Send;
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
     /// the caller's until [`Spool::record`] or [`Spool::release`].
     fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;
@@ -394,7 +405,7 @@ pub trait Journal {
         id: MessageId,
     ) -> impl Future<Output = Result<Option<Message>>> + Send;
     /// A page of messages with what their deliveries come to, newest first. What came since the last
-    /// [`Journal::index_messages`] is found by sender, environment and words too, unless it is very much.
+    /// [`Journal::index_messages`] is found by more than tenant, state and time too, unless it is very much.
     fn list_messages(
         &self,
         filter: MessageFilter,
@@ -508,6 +519,7 @@ pub trait Outbox {
     /// False if it was not there.
     fn delete_webhook(&self, id: WebhookId) -> impl Future<Output = Result<bool>> + Send;
     /// Tells an endpoint an event that is in no journal. `None` if the endpoint is not there.
+    /// [`Conflict::WebhookBacklog`].
     fn test_webhook(
         &self,
         id: WebhookId,
@@ -525,7 +537,7 @@ pub trait Outbox {
         &self,
         id: WebhookDeliveryId,
     ) -> impl Future<Output = Result<Option<WebhookDelivery>>> + Send;
-    /// Makes it due now, as if it had never been tried.
+    /// Makes it due now, as if it had never been tried. [`Conflict::WebhookBacklog`].
     fn replay_webhook_delivery(
         &self,
         id: WebhookDeliveryId,

@@ -14,7 +14,7 @@ use crate::intake::{AuthenticationError, Extras, Intake, Submission, Submitter, 
 use crate::mail::{Address, BodyType, DomainName, Envelope, MailParameters, ReversePath};
 use crate::store::SubmissionKey;
 
-/// RFC 8460 §5.3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
+/// RFC 8460 §3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
 const TLS_WAIVER: &[u8] = b"TLS-Required: No\r\n";
 
 /// Mails reports in the name of a tenant.
@@ -55,9 +55,9 @@ impl Letters {
         let message = self.compose(to, report, hostname).map_err(|error| error.to_string())?;
         let smtputf8 = self.from.needs_smtputf8() || to.needs_smtputf8();
         let reverse_path = ReversePath::Mailbox(self.from.clone());
-        let admitted = self.intake.admit_sender(&submitter, &reverse_path).await;
+        let admitted = self.intake.admit_sender(&submitter, &reverse_path, false).await;
         admitted.map_err(|refusal| refusal.message)?;
-        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8, 0).await;
+        let admitted = self.intake.admit_recipient(&submitter, to, smtputf8, Some(0)).await;
         admitted.map_err(|refusal| refusal.message)?;
         let name = format!("tls-report {} {to}", report.content.report_id);
         let digest = Sha256::digest(&name).into();

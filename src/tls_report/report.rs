@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::mail::{Date, DomainName, TlsFailure, TlsPolicyType};
 use crate::store::{StsRecord, TlsResult};
 
-/// RFC 8460 §6.3: of the compressed report.
+/// RFC 8460 §6.5: of the compressed report.
 pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
 /// Who reports.

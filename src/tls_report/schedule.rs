@@ -47,6 +47,7 @@ pub fn next_try_at(tries: usize, now: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TlsReport;
 
     #[test]
     fn a_report_waits_for_the_end_of_its_day_and_is_tried_for_a_day() {
@@ -63,5 +64,8 @@ mod tests {
         let hours = now.duration_since(begin).as_hours();
         assert!((20..=24).contains(&hours), "{hours}");
         assert_eq!(oldest_kept(begin).to_string(), "2026-12-25");
+        let day = "2026-12-31".parse().unwrap();
+        let latest = first_try_at(day, TlsReport::DELAY_MAX, 1.0);
+        assert!(oldest_kept(latest + now.duration_since(begin)) <= day, "it is kept until the last try");
     }
 }

@@ -1,8 +1,8 @@
 //! Telling events: takes what is due out of the outbox and posts it, signed, until the endpoint takes it.
 //!
 //! Each webhook that has something due has a `service`: a task of its own with a few requests at a time, one while it
-//! fails; so an endpoint that is dead takes no time of the others. Imports `mail`, `store`, `https` and the
-//! configuration.
+//! fails; so an endpoint that is dead takes no time of the others. Tenants take turns at the requests that there may be
+//! in all. Imports `mail`, `store`, `https`, `turns` and the configuration.
 
 mod post;
 mod schedule;
@@ -14,14 +14,15 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::https::Client;
-use crate::mail::{Timestamp, WebhookId};
+use crate::mail::{SignedDuration, Timestamp, WebhookId};
 use crate::store::{Outbox, Store};
+use crate::turns::Turns;
 use service::Service;
 
 pub use schedule::RETRIES;
@@ -30,6 +31,8 @@ pub use schedule::RETRIES;
 const STOP_TIME: Duration = Duration::from_secs(3);
 /// The longest pause between two looks at what is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// After the store could not be read or written.
+const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How events are told.
 #[derive(Debug, Clone)]
@@ -46,13 +49,15 @@ pub struct Teller {
     client: Client,
     settings: Settings,
     /// One for each request.
-    requests: Semaphore,
+    requests: Turns,
 }
 
 impl Teller {
     /// Tells what is in the outbox of `store`.
     pub fn new(store: Arc<Store>, client: Client, settings: Settings) -> Self {
-        let requests = Semaphore::new(settings.config.requests_max.min(Semaphore::MAX_PERMITS));
+        let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
+        // More than its dead endpoints can hold, so that a tenant's own events come through too.
+        let requests = Turns::new(max, (max - max / 4).max(1)).with_fewer_in_company((max / 8).max(1));
         Self { store, client, settings, requests }
     }
 
@@ -91,7 +96,10 @@ impl Teller {
                     }
                     Err(error) => {
                         tracing::error!(%error, "the telling of a webhook failed");
-                        served.retain(|_, sender| !sender.is_closed());
+                        // Nobody else drops what hears the news.
+                        for (id, _) in served.extract_if(|_, sender| sender.is_closed()) {
+                            teller.store.note_webhook_due(id, now + STORE_PAUSE);
+                        }
                     }
                 },
             }

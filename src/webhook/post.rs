@@ -1,6 +1,6 @@
 //! One try: the request, and what its answer means.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
@@ -8,7 +8,8 @@ use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 use url::Url;
 
-use crate::https::{Client, Excess, Limits, Request};
+use crate::config;
+use crate::https::{Client, Excess, Limits, Request, SendError};
 use crate::mail::{Timestamp, WebhookDeliveryId};
 use crate::store::{Event, EventView, WebhookAttempt, WebhookSecret};
 
@@ -43,17 +44,13 @@ pub struct Post<'a> {
 
 impl Post<'_> {
     /// Makes the try.
-    pub async fn send(
-        &self,
-        client: &Client,
-        plain_http_hosts: &[String],
-        timeout: Duration,
-    ) -> WebhookAttempt {
+    pub async fn send(&self, client: &Client, config: &config::Webhooks) -> WebhookAttempt {
         let (at, started) = (Timestamp::now(), Instant::now());
-        let sent = match self.request(plain_http_hosts, at) {
+        let sent = match self.request(config, at) {
             Ok(request) => {
+                let timeout = config.timeout;
                 let limits = Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: Excess::Cut };
-                client.send(request, limits).await.map_err(|error| error.to_string())
+                client.send(request, limits).await.map_err(|error| self.words_for(&error))
             }
             Err(fault) => Err(fault),
         };
@@ -68,11 +65,23 @@ impl Post<'_> {
         WebhookAttempt { at, duration_ms, status, response, error }
     }
 
-    fn request(&self, plain_http_hosts: &[String], at: Timestamp) -> Result<Request, String> {
+    /// What a tenant is told of an error: not where a name leads in networks that are none of its business.
+    fn words_for(&self, error: &SendError) -> String {
+        tracing::debug!(delivery = %self.id, %error, "not told");
+        match error {
+            SendError::Forbidden(_) => {
+                "the host leads to a private, loopback or otherwise special address only, where no events are posted"
+                    .into()
+            }
+            SendError::Connect { source, .. } => format!("cannot connect: {source}"),
+            other => other.to_string(),
+        }
+    }
+
+    fn request(&self, config: &config::Webhooks, at: Timestamp) -> Result<Request, String> {
         let url = Url::parse(self.url).map_err(|error| error.to_string())?;
         // The configuration may have changed since the URL was taken.
-        let is_listed = |host: &str| plain_http_hosts.iter().any(|listed| listed == host);
-        if url.scheme() == "http" && !url.host_str().is_some_and(is_listed) {
+        if url.scheme() == "http" && !config.may_be_plain(&url) {
             return Err("plain http is not allowed to this host".into());
         }
         let payload = Payload { event: self.event.view(), timestamp: self.event.created_at };

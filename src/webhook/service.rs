@@ -1,45 +1,53 @@
 //! The telling of one webhook: what is due is posted, a few at a time, until nothing is.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Teller;
 use super::post::{Meaning, Post, meaning_of};
 use super::schedule::next_attempt_at;
+use super::{STORE_PAUSE, Teller};
 use crate::mail::{MessageId, SignedDuration, Timestamp, WebhookDeliveryId, WebhookId};
 use crate::store::{
-    Outbox, ServedWebhook, WebhookDelivery, WebhookFlights, WebhookOutcome, WebhookSecret, WebhookVerdict,
+    Outbox, ServedWebhook, Webhook, WebhookDelivery, WebhookFlights, WebhookOutcome, WebhookSecret,
+    WebhookVerdict,
 };
 
 /// How long an endpoint may fail before it is disabled.
 const FAILING_MAX: SignedDuration = SignedDuration::from_hours(5 * 24);
-/// After the store could not be read or written.
-const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Serves one webhook.
 pub struct Service {
     teller: Arc<Teller>,
     id: WebhookId,
     stop: CancellationToken,
-    flights: JoinSet<Flight>,
-    busy: WebhookFlights,
+    requests: JoinSet<RequestEnd>,
+    flights: HashMap<Id, Flight>,
+    /// What has no outcome in the database, and until when it rests: it would be told over and over.
+    resting: HashMap<WebhookDeliveryId, Timestamp>,
     /// The last try failed: then one at a time shows whether the endpoint is back.
     is_failing: Option<bool>,
-    /// When to serve it again, as far as is known.
+    /// When to serve it again, as far as the database knows.
     next_due_at: Option<Timestamp>,
 }
 
-/// A request that came to its end.
+/// Where requests go.
+struct Endpoint {
+    webhook: Webhook,
+    secrets: Vec<WebhookSecret>,
+}
+
+/// What a request is about.
 struct Flight {
     delivery: WebhookDeliveryId,
     message: Option<MessageId>,
-    end: FlightEnd,
 }
 
-enum FlightEnd {
+/// How a request came to its end.
+enum RequestEnd {
     Taken,
     NotTaken,
     /// The outcome could not be written, so that it will be told again.
@@ -52,8 +60,9 @@ impl Service {
             teller,
             id,
             stop,
-            flights: JoinSet::new(),
-            busy: WebhookFlights::default(),
+            requests: JoinSet::new(),
+            flights: HashMap::new(),
+            resting: HashMap::new(),
             is_failing: None,
             next_due_at: None,
         }
@@ -66,15 +75,16 @@ impl Service {
             if !self.stop.is_cancelled() {
                 self.begin_more().await;
             }
-            if self.flights.is_empty() {
+            if self.requests.is_empty() {
                 break;
             }
             tokio::select! {
-                Some(ended) = self.flights.join_next() => self.end_one(ended),
+                Some(ended) = self.requests.join_next_with_id() => self.end_one(ended),
                 Ok(()) = news.changed() => {}
             }
         }
-        if let Some(at) = self.next_due_at {
+        let rested_at = self.resting.values().copied().min();
+        if let Some(at) = [self.next_due_at, rested_at].into_iter().flatten().min() {
             self.teller.store.note_webhook_due(self.id, at);
         }
         (self.id, news)
@@ -85,12 +95,13 @@ impl Service {
             Some(true) => 1,
             _ => self.teller.settings.config.requests_per_webhook_max,
         };
-        let room = width.saturating_sub(self.flights.len());
+        let room = width.saturating_sub(self.requests.len());
         if room == 0 {
             return;
         }
         let now = Timestamp::now();
-        match self.teller.store.claim_webhook(self.id, self.busy.clone(), room, now).await {
+        self.resting.retain(|_, until| *until > now);
+        match self.teller.store.claim_webhook(self.id, self.busy(), room, now).await {
             Ok(Some(served)) => self.begin(served),
             // What is left waits until somebody enables it again.
             Ok(None) => self.next_due_at = None,
@@ -101,6 +112,15 @@ impl Service {
         }
     }
 
+    /// What is not to be claimed beside.
+    fn busy(&self) -> WebhookFlights {
+        let flying = self.flights.values().map(|flight| flight.delivery);
+        WebhookFlights {
+            deliveries: flying.chain(self.resting.keys().copied()).collect(),
+            messages: self.flights.values().filter_map(|flight| flight.message).collect(),
+        }
+    }
+
     fn begin(&mut self, served: ServedWebhook) {
         let ServedWebhook { webhook, secrets, work } = served;
         let was_unknown = self.is_failing.is_none();
@@ -108,45 +128,40 @@ impl Service {
         self.next_due_at = work.next_due_at;
         // The first look did not know yet.
         let width = if is_failing && was_unknown { 1 } else { work.deliveries.len() };
-        let (url, secrets): (Arc<str>, Arc<[WebhookSecret]>) = (webhook.url.into(), secrets.into());
+        let endpoint = Arc::new(Endpoint { webhook, secrets });
         for delivery in work.deliveries.into_iter().take(width) {
-            self.busy.deliveries.push(delivery.id);
-            self.busy.messages.extend(delivery.event.message_id);
-            self.flights.spawn(fly(self.teller.clone(), url.clone(), secrets.clone(), delivery));
+            let flight = Flight { delivery: delivery.id, message: delivery.event.message_id };
+            let request = fly(self.teller.clone(), endpoint.clone(), delivery);
+            self.flights.insert(self.requests.spawn(request).id(), flight);
         }
     }
 
-    fn end_one(&mut self, ended: Result<Flight, JoinError>) {
-        let Flight { delivery, message, end } = match ended {
-            Ok(flight) => flight,
-            Err(error) => return tracing::error!(webhook = %self.id, %error, "a request to a webhook failed"),
-        };
-        self.busy.messages.retain(|id| Some(*id) != message);
+    fn end_one(&mut self, ended: Result<(Id, RequestEnd), JoinError>) {
+        let (task, end) = ended.unwrap_or_else(|error| {
+            tracing::error!(webhook = %self.id, %error, "a request to a webhook failed");
+            (error.id(), RequestEnd::NotWritten)
+        });
+        let Some(flight) = self.flights.remove(&task) else { return };
         match end {
-            // It stays marked, or it would be told at once and over and over.
-            FlightEnd::NotWritten => self.next_due_at = Some(Timestamp::now() + STORE_PAUSE),
-            FlightEnd::Taken | FlightEnd::NotTaken => {
-                self.busy.deliveries.retain(|id| *id != delivery);
-                self.is_failing = Some(matches!(end, FlightEnd::NotTaken));
+            RequestEnd::Taken => self.is_failing = Some(false),
+            RequestEnd::NotTaken => self.is_failing = Some(true),
+            RequestEnd::NotWritten => {
+                self.resting.insert(flight.delivery, Timestamp::now() + STORE_PAUSE);
             }
         }
     }
 }
 
 /// One try, written down.
-async fn fly(
-    teller: Arc<Teller>,
-    url: Arc<str>,
-    secrets: Arc<[WebhookSecret]>,
-    delivery: WebhookDelivery,
-) -> Flight {
-    let (id, message) = (delivery.id, delivery.event.message_id);
-    let post = Post { id, url: &url, secrets: &secrets, event: &delivery.event };
+async fn fly(teller: Arc<Teller>, endpoint: Arc<Endpoint>, delivery: WebhookDelivery) -> RequestEnd {
+    let id = delivery.id;
+    let Endpoint { webhook, secrets } = &*endpoint;
+    let post = Post { id, url: &webhook.url, secrets, event: &delivery.event };
     let config = &teller.settings.config;
     let attempt = {
-        // Never closed; without a permit it would only be one request more.
-        let _permit = teller.requests.acquire().await;
-        post.send(&teller.client, &config.plain_http_hosts, config.timeout).await
+        // Never closed; without a turn it would only be one request more.
+        let _turn = teller.requests.take(webhook.tenant_id).await;
+        post.send(&teller.client, config).await
     };
     let meaning = meaning_of(&attempt);
     let verdict = match meaning {
@@ -158,17 +173,16 @@ async fn fly(
                 .map_or(WebhookVerdict::GivenUp, WebhookVerdict::Retry)
         }
     };
-    let webhook_id = delivery.webhook_id;
+    let webhook_id = webhook.id;
     tracing::debug!(webhook = %webhook_id, delivery = %id, status = attempt.status, error = attempt.error, "told");
     let failing_since_max = attempt.at - FAILING_MAX;
     let outcome = WebhookOutcome { delivery_id: id, webhook_id, attempt, verdict, failing_since_max };
-    let end = match (teller.store.record_webhook(outcome).await, meaning) {
-        (Ok(()), Meaning::Taken) => FlightEnd::Taken,
-        (Ok(()), _) => FlightEnd::NotTaken,
+    match (teller.store.record_webhook(outcome).await, meaning) {
+        (Ok(()), Meaning::Taken) => RequestEnd::Taken,
+        (Ok(()), _) => RequestEnd::NotTaken,
         (Err(error), _) => {
             tracing::warn!(webhook = %webhook_id, %error, "cannot write what came of a request");
-            FlightEnd::NotWritten
+            RequestEnd::NotWritten
         }
-    };
-    Flight { delivery: id, message, end }
+    }
 }

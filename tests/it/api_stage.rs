@@ -14,7 +14,7 @@ use pillarbox::mail::{
     Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
     Scope, SignedDuration, TenantId, Timestamp,
 };
-use pillarbox::store::{Access, Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::Settings;
 use pillarbox::waiting::{Board, SiteStatus, Sites};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake_dns::FakeDns;
 use crate::http::{Answer, request};
+use crate::server::database_file;
 
 /// No mail leaves this stage.
 struct Nowhere;
@@ -49,7 +50,7 @@ pub struct ApiStage {
     pub platform: String,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
-    _data_dir: tempfile::TempDir,
+    data_dir: tempfile::TempDir,
 }
 
 /// A tenant with a key that has every scope.
@@ -74,16 +75,7 @@ impl ApiStage {
         adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: data_dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 256 * 1024,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1024 * 1024,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
@@ -120,18 +112,12 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self {
-            address,
-            store,
-            dns,
-            resolver,
-            verification,
-            waiting,
-            platform,
-            stop,
-            serving,
-            _data_dir: data_dir,
-        }
+        Self { address, store, dns, resolver, verification, waiting, platform, stop, serving, data_dir }
+    }
+
+    /// The database beside the store, for faults and for what would take days.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(database_file(self.data_dir.path())).unwrap()
     }
 
     /// Sends a request and reads the answer.

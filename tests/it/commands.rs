@@ -1,12 +1,14 @@
 //! The verbs of the command line against a real server: what a platform does, typed.
 
-use serde_json::Value;
+use pillarbox::mail::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::program::{Serving, status_of};
-use crate::server::{TestServer, message};
+use crate::server::{TestServer, message, one_destination};
+use crate::wait::until;
 
 struct Stage {
     dns: FakeDns,
@@ -22,11 +24,7 @@ struct Terminal {
 
 impl Stage {
     async fn start() -> Self {
-        let dns = FakeDns::start().await;
-        let mx = FakeMx::start().await;
-        dns.mx("b.test", &[(10, "mx.b.test")]);
-        dns.addresses("mx.b.test", &[mx.address.ip()]);
-        let server = TestServer::start(&dns, mx.address.port()).await;
+        let (dns, mx, server) = one_destination().await;
         Self { dns, mx, server }
     }
 
@@ -95,7 +93,11 @@ async fn a_tenant_gets_a_domain_and_a_key_and_sends_by_names_alone() {
     let sent = tenant.ok("message send --from a@acme.test --to bob@b.test --subject Hi --text there").await;
     let id = last_word(&sent);
     stage.server.wait_for_status(&id, &["delivered"]).await;
-    assert!(tenant.ok("message list --status delivered --to bob@b.test").await.contains(&id));
+    assert!(tenant.ok("message list --status delivered --to bob@b.test --since 10m").await.contains(&id));
+    until("the message is older than that", async || {
+        (!tenant.ok("message list --since 1ms").await.contains(&id)).then_some(())
+    })
+    .await;
     assert!(tenant.ok(&format!("message show {id}")).await.contains("bob@b.test  delivered  1"));
     let life = tenant.ok(&format!("message timeline {id} --transcript")).await;
     assert!(life.contains("bob@b.test at mx.b.test [") && life.contains("RCPT TO"), "{life}");
@@ -136,9 +138,15 @@ async fn an_address_is_suppressed_checked_and_let_go() {
     let platform = stage.platform();
     stage.server.create_account("acme.test").await;
     platform.ok("suppression add bob@b.test --tenant acme-test --evidence asked").await;
+    let before = Timestamp::now();
     platform.ok("suppression add bob@b.test --reason complaint --expires-in 24h").await;
     let checked = platform.ok("suppression check bob@b.test").await;
-    assert!(checked.contains("everybody") && checked.contains("in 2"), "{checked}");
+    assert!(checked.contains("everybody"), "{checked}");
+    let found = platform.json("suppression check bob@b.test").await;
+    let end = found.as_array().unwrap().iter().find_map(|one| one["expires_at"].as_str()).unwrap();
+    let end: Timestamp = end.parse().unwrap();
+    let day = SignedDuration::from_hours(24);
+    assert!((before + day..=Timestamp::now() + day).contains(&end), "{end}");
     assert!(platform.ends(1, "suppression remove bob@b.test").await.contains("more than once"));
     platform.ok("suppression remove bob@b.test --tenant acme-test").await;
     assert!(platform.ok("suppression list").await.contains("complaint"));
@@ -190,7 +198,9 @@ async fn the_exit_status_tells_a_refusal_from_a_server_that_was_not_asked() {
     platform.ends(2, "key show tnt_1").await;
     platform.ends(2, "tenant update x").await;
     let nobody = Terminal { url: "http://nobody.invalid".into(), ..stage.platform() };
-    assert!(nobody.ends(2, "tenant list").await.contains("cannot look up nobody.invalid"));
+    let told = nobody.ends(2, "tenant list").await;
+    assert!(told.contains("cannot look up nobody.invalid") && told.contains("in clear"), "{told}");
+    assert!(!platform.ok("tenant list").await.contains("in clear"));
     let wrong = Terminal { key: "pb_live_wrong".into(), ..stage.platform() };
     assert!(wrong.ends(1, "tail").await.contains("[invalid_api_key]"));
     let none = Terminal { key: String::new(), ..stage.platform() };
@@ -204,17 +214,56 @@ async fn a_key_is_made_listed_and_revoked_in_the_data_directory_without_a_server
     let place = format!("--data-dir {}", data.path().display());
     let made = terminal.ok(&format!("key create --name first {place}")).await;
     assert!(made.contains("pb_live_"), "{made}");
-    let listed = terminal.ok(&format!("key list {place}")).await;
+    let second = terminal.json(&format!("key create --name second {place}")).await;
+    assert_eq!((&second["name"], &second["tenant_id"]), (&json!("second"), &Value::Null));
+    assert!(second["secret"].as_str().unwrap().starts_with("pb_live_"), "{second}");
+    let newest = terminal.json(&format!("key list --limit 1 {place}")).await;
+    assert_eq!((&newest["data"][0]["id"], &newest["has_more"]), (&second["id"], &json!(true)));
+    let cursor = newest["next_cursor"].as_str().unwrap();
+    let listed = terminal.ok(&format!("key list --after {cursor} {place}")).await;
+    assert!(!listed.contains("second"), "{listed}");
     let id = listed.split_whitespace().find(|word| word.starts_with("key_")).unwrap();
     assert!(listed.contains("platform") && listed.contains("active"), "{listed}");
     terminal.ok(&format!("key revoke {id} {place}")).await;
     assert!(terminal.ok(&format!("key list {place}")).await.contains("revoked"));
+    let revoked = terminal.json(&format!("key revoke {id} {place}")).await;
+    assert!(revoked["revoked_at"].is_string(), "{revoked}");
+    let unknown = format!("key revoke key_00000000000000000000000000 {place}");
+    assert!(terminal.ends(1, &unknown).await.contains("there is no key"));
+    terminal.ends(2, &format!("key list --url http://127.0.0.1:9 {place}")).await;
     assert!(
         terminal
             .ends(1, &format!("key create --name x --scope smtp:send {place}"))
             .await
             .contains("--tenant")
     );
+}
+
+#[tokio::test]
+async fn a_password_comes_from_a_file_and_a_tenants_key_is_told_that_it_knows_no_slugs() {
+    let stage = Stage::start().await;
+    let platform = stage.platform();
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let login = format!("--set smtp.host=a.test --set smtp.user=u --set smtp.pass=@{}", file.display());
+    assert_eq!(platform.json(&format!("tenant create Acme {login}")).await["smtp"]["user"], "u");
+    let missing = platform.ends(2, "tenant update acme --set smtp.pass=@/nonexistent").await;
+    assert!(
+        missing.contains("--set smtp.pass=@/nonexistent") && missing.contains("No such file"),
+        "{missing}"
+    );
+
+    let made = platform.json("key create --name reader --tenant acme --scope emails:read").await;
+    let tenant = Terminal { url: platform.url.clone(), key: made["secret"].as_str().unwrap().to_owned() };
+    let refused = tenant.ends(1, "message list --tenant acme").await;
+    assert!(
+        refused.contains("leave the tenant out") && refused.contains("[insufficient_scope]"),
+        "{refused}"
+    );
+    let id = made["tenant_id"].as_str().unwrap();
+    assert!(tenant.ok(&format!("message list --tenant {id}")).await.contains("there are none"));
+    assert!(platform.ends(1, "message list --tenant nobody").await.contains("there is no tenant nobody"));
 }
 
 #[tokio::test]
@@ -238,8 +287,10 @@ async fn the_tail_shows_events_as_they_happen_and_goes_on_after_a_restart() {
         let event: Value = serde_json::from_str(&told).unwrap();
         assert_eq!(event["recipient"], recipient, "{told}");
         if recipient == "bob@b.test" {
-            stage.server.restart(|_| ()).await;
+            stage.server.stop().await;
             people.wait_for_line("connecting again").await;
+            people.wait_for_line("trying again").await;
+            stage.server.restart(|_| ()).await;
         }
     }
     programs.wait_for_end().await;

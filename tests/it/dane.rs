@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
+use hickory_server::proto::rr::RecordType;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256, PublicKeyData,
+    date_time_ymd,
 };
 use serde_json::Value;
 use tokio_rustls::rustls::ServerConfig;
@@ -43,20 +45,25 @@ pub struct Chain {
 
 impl Chain {
     pub fn new(name: &str) -> Self {
-        Self::with(name, |_| ())
+        Self::with(name, KeyPair::generate().unwrap(), |_| ())
+    }
+
+    /// The authority's key is longer than any other.
+    fn under_rsa(name: &str) -> Self {
+        Self::with(name, KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), |_| ())
     }
 
     pub fn expired(name: &str) -> Self {
-        Self::with(name, |leaf| {
+        Self::with(name, KeyPair::generate().unwrap(), |leaf| {
             leaf.not_before = date_time_ymd(2020, 1, 1);
             leaf.not_after = date_time_ymd(2021, 1, 1);
         })
     }
 
-    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    fn with(name: &str, authority_key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut authority = CertificateParams::new(vec![]).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let authority = CertifiedIssuer::self_signed(authority, authority_key).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut leaf);
@@ -223,6 +230,8 @@ fn cases() -> Vec<Case> {
         let chain = Chain::new(&host(&name)).without_authority();
         add(&name, &chain, vec![chain.authority.record(2, selector, 1)], Deferred("tls_not_trusted"));
     }
+    let chain = Chain::under_rsa(&host("unsent-rsa")).without_authority();
+    add("unsent-rsa", &chain, vec![chain.authority.record(2, 1, 0)], Delivered("dane: validated"));
     let chain = Chain::expired(&host("expired-ee"));
     add("expired-ee", &chain, vec![chain.leaf.record(3, 1, 1)], Delivered("dane: validated"));
     let chain = Chain::new("elsewhere.test");
@@ -314,21 +323,96 @@ async fn what_cannot_be_validated_waits_and_what_is_not_signed_is_opportunistic(
     assert_eq!(counts, [0, 0, 0, 0, 1, 1]);
 }
 
+/// A domain's records are of another key than its host has, and somebody between us and the name server, who has a zone
+/// and that key, adds records of theirs to the answers: nothing of it counts, neither as proof nor as lack of it.
+#[tokio::test]
+async fn records_of_other_names_count_for_nothing_in_an_answer() {
+    let chain = Chain::new("mx.thief.test");
+    let victims: Vec<(&str, RecordType, String)> = ["signed-thief", "unsigned-thief"]
+        .into_iter()
+        .flat_map(|thief| {
+            let kinds = [(RecordType::MX, "mx"), (RecordType::A, "a"), (RecordType::TLSA, "tlsa")];
+            kinds.map(|(kind, name)| (thief, kind, format!("{name}-{thief}")))
+        })
+        .collect();
+    let names = victims.iter().map(|(_, _, name)| name.as_str()).chain(["signed-thief", "unsigned-thief"]);
+    let stage = Stage::set(names.map(|name| (name, chain.offer())).collect()).await;
+    stage.dns.unsign("unsigned-thief.test");
+    for thief in ["signed-thief", "unsigned-thief"] {
+        stage.dns.mx(&format!("{thief}.test"), &[(1, &format!("mx.{thief}.test"))]);
+        stage.publish(thief, &vec![chain.leaf.record(3, 1, 1)]);
+    }
+    let other = Chain::new("mx.other.test");
+    for (thief, kind, name) in &victims {
+        stage.publish(name, &vec![other.leaf.record(3, 1, 1)]);
+        let place = |name: &str| match kind {
+            RecordType::MX => format!("{name}.test"),
+            RecordType::A => format!("mx.{name}.test"),
+            _ => format!("_{}._tcp.mx.{name}.test", stage.port()),
+        };
+        stage.dns.slip_in(&place(name), *kind, &place(thief));
+        stage.expect(name, &Deferred("tls_not_trusted")).await;
+    }
+    assert!(stage.hosts.iter().all(|host| host.transactions().is_empty()));
+}
+
+#[tokio::test]
+async fn only_a_zone_above_a_name_can_say_that_there_is_nothing() {
+    let (chain, other) = (Chain::new("mx.x.test"), Chain::new("mx.other.test"));
+    let names = ["tlsa", "a", "mx"];
+    let stage = Stage::set(names.iter().map(|&name| (name, chain.offer())).collect()).await;
+    stage.dns.unsign("thief.test");
+    names.iter().for_each(|name| stage.publish(name, &vec![other.leaf.record(3, 1, 1)]));
+    stage.dns.deny_by(&format!("_{}._tcp.mx.tlsa.test", stage.port()), RecordType::TLSA, "thief.test");
+    stage.dns.deny_by("mx.a.test", RecordType::A, "thief.test");
+    // Without an MX the domain is its own host, which has no records.
+    stage.dns.addresses("mx.test", &[stage.hosts[2].address.ip()]);
+    stage.dns.deny_by("mx.test", RecordType::MX, "thief.test");
+    for (name, code) in [("tlsa", "dane_lookup"), ("a", "dane_lookup"), ("mx", "dnssec_mx_lookup")] {
+        stage.expect(name, &Deferred(code)).await;
+    }
+    assert!(stage.hosts.iter().all(|host| host.connections().is_empty()));
+}
+
 #[tokio::test]
 async fn records_stand_at_the_end_of_an_alias_or_at_its_beginning() {
     let chain = Chain::new("mx.end.test");
-    let stage = Stage::set(vec![("end", chain.offer()), ("start", chain.offer())]).await;
+    // Under an authority the name at the end of the alias counts as well, and there the records stand.
+    let named = Chain::new("real.named.test");
+    let names = ["end", "start", "named"];
+    let offers = [chain.offer(), chain.offer(), named.offer()];
+    let stage = Stage::set(names.into_iter().zip(offers).collect()).await;
     let right = vec![chain.leaf.record(3, 1, 1)];
-    for name in ["end", "start"] {
+    for (name, server) in names.iter().zip(&stage.hosts) {
         let (host, real) = (format!("mx.{name}.test"), format!("real.{name}.test"));
-        stage.dns.addresses(&real, &[stage.hosts[usize::from(name == "start")].address.ip()]);
+        stage.dns.addresses(&real, &[server.address.ip()]);
         stage.dns.addresses(&host, &[]);
         stage.dns.alias(&host, &real);
     }
     stage.dns.tlsa(stage.port(), "real.end.test", &right);
     stage.dns.tlsa(stage.port(), "mx.start.test", &right);
+    stage.dns.tlsa(stage.port(), "real.named.test", &[named.authority.record(2, 1, 1)]);
     stage.expect("end", &Delivered("dane: validated TLSA records of real.end.test (3 1 1)")).await;
     stage.expect("start", &Delivered("dane: validated TLSA records of mx.start.test (3 1 1)")).await;
+    stage.expect("named", &Delivered("dane: validated TLSA records of real.named.test (2 1 1)")).await;
+    // RFC 7672 §8.1.
+    let asked_for = |server: &FakeMx| server.connections()[0].server_name.clone().unwrap();
+    let names: Vec<String> = stage.hosts.iter().map(asked_for).collect();
+    assert_eq!(names, ["real.end.test", "mx.start.test", "real.named.test"]);
+}
+
+/// The certificate has the name of the recipients' domain, which is one of those that count, for that domain.
+#[tokio::test]
+async fn an_idle_connection_is_not_used_for_a_domain_to_which_its_certificate_proves_nothing() {
+    let chain = Chain::new("one.test");
+    let stage = Stage::set(vec![("one", chain.offer())]).await;
+    stage.dns.mx("two.test", &[(10, "mx.one.test")]);
+    stage.publish("one", &vec![chain.authority.record(2, 1, 1)]);
+    stage.expect("one", &Delivered("dane: validated")).await;
+    stage.expect("one", &Delivered("dane: validated")).await;
+    assert_eq!(stage.hosts[0].connections().len(), 1);
+    stage.expect("two", &Deferred("tls_not_trusted")).await;
+    assert_eq!(stage.hosts[0].transactions().len(), 2);
 }
 
 #[tokio::test]

@@ -31,7 +31,16 @@ struct Zone {
     failing: BTreeSet<String>,
     signing: Option<Signing>,
     silent: BTreeSet<String>,
+    /// What somebody on the way does to the answers about a name.
+    intrusions: BTreeMap<(String, RecordType), Intrusion>,
     queries: Vec<(String, RecordType)>,
+}
+
+enum Intrusion {
+    /// Adds the records of another name.
+    Add(Name),
+    /// Says that there is nothing, in the name of another zone.
+    Deny(Name),
 }
 
 impl FakeDns {
@@ -109,6 +118,16 @@ impl FakeDns {
     /// A CNAME record.
     pub fn alias(&self, owner: &str, target: &str) {
         self.replace(owner, RecordType::CNAME, vec![RData::CNAME(CNAME(name(target)))]);
+    }
+
+    /// From now on somebody adds the records that another name has to the answers about a name, with their signatures.
+    pub fn slip_in(&self, owner: &str, kind: RecordType, other: &str) {
+        self.zone.lock().unwrap().intrusions.insert((key(owner), kind), Intrusion::Add(name(other)));
+    }
+
+    /// From now on somebody says, in the name of another zone, that a name has no such records.
+    pub fn deny_by(&self, owner: &str, kind: RecordType, zone: &str) {
+        self.zone.lock().unwrap().intrusions.insert((key(owner), kind), Intrusion::Deny(name(zone)));
     }
 
     /// Answers SERVFAIL for a name until [`FakeDns::mend`].
@@ -193,6 +212,15 @@ impl Zone {
     /// Code, answers and authorities, signed if the zone is.
     fn respond(&mut self, owner: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>, Vec<Record>) {
         let (code, mut answers) = self.answer(owner, kind);
+        let denier = match self.intrusions.get(&(key(&owner.to_utf8()), kind)) {
+            Some(Intrusion::Deny(zone)) => Some(zone.clone()),
+            Some(Intrusion::Add(other)) => {
+                let other = other.clone();
+                answers.extend(self.answer(&other, kind).1);
+                None
+            }
+            None => None,
+        };
         let of_zone = |zone: Name| Record::from_rdata(zone, 0, RData::SOA(start_of_authority()));
         let authority = of_zone(name("test"));
         let Some(signing) = &self.signing else {
@@ -201,6 +229,9 @@ impl Zone {
         };
         if code == ResponseCode::ServFail {
             return (code, answers, Vec::new());
+        }
+        if let Some(zone) = denier {
+            return (ResponseCode::NoError, Vec::new(), signing.sign(vec![of_zone(zone)]));
         }
         let own = signing.own_records(owner, kind);
         answers.extend(own.into_iter().map(|data| Record::from_rdata(owner.clone(), 0, data)));

@@ -91,6 +91,8 @@ struct State {
 pub struct Connection {
     pub source: Option<IpAddr>,
     pub tls: bool,
+    /// Whom the client asked for in the handshake.
+    pub server_name: Option<String>,
     pub user: Option<String>,
     /// The command lines as they came.
     pub commands: Vec<String>,
@@ -249,8 +251,8 @@ impl Session {
         }
         assert_eq!(wire.waiting(), b"", "nothing may follow STARTTLS before the handshake");
         let config = self.state.offer.tls.clone().expect("a fake with TLS has a certificate");
-        let wire = wire.accept_tls(config).await.map_err(|_| Over)?;
-        self.note(|connection| connection.tls = true);
+        let (wire, server_name) = wire.accept_tls(config).await.map_err(|_| Over)?;
+        self.note(|connection| (connection.tls, connection.server_name) = (true, server_name));
         Ok(wire)
     }
 

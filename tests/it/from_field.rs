@@ -63,6 +63,11 @@ const HEADERS: &[(&str, &str)] = &[
     ("From: a@own.example\r\nFr\u{f6}m: ceo@bank.example", MALFORMED),
     ("From: a@own.example\r\nFrom ceo@bank.example", MALFORMED),
     ("From\u{a0}: a@own.example", MALFORMED),
+    // White space at the front, which could continue the fields that we put there.
+    (" injected: yes\r\nFrom: a@own.example", MALFORMED),
+    ("\tX: y\r\nFrom: a@own.example", MALFORMED),
+    ("\r\nFrom: a@own.example", MISSING),
+    ("From: a@own.example\r\n : x\r\nFrom : ceo@bank.example", MALFORMED),
     // Spelling.
     ("From: =?utf-8?q?a=40own.example?=", AMBIGUOUS),
     ("From: <=?utf-8?q?ceo=40bank.example?=@own.example>", TAKEN),

@@ -38,6 +38,13 @@ impl Identity {
         Arc::new(config)
     }
 
+    /// The certificate in a file, there as long as what this answers.
+    pub fn certificate_file(&self) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &self.certificate_pem).unwrap();
+        file
+    }
+
     /// A client's side that trusts this certificate and no other.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         trust(self.certificate.clone(), ALL_VERSIONS)

@@ -1,5 +1,7 @@
 //! MTA-STS (RFC 8461): policies that domains publish over HTTPS decide which hosts get their mail.
 
+use pillarbox::mail::{SignedDuration, Timestamp};
+use pillarbox::store::{Policies, StsRecord};
 use serde_json::Value;
 
 use crate::fake_dns::FakeDns;
@@ -77,6 +79,29 @@ impl Stage {
         (email["status"].as_str().unwrap().to_owned(), attempt)
     }
 
+    /// Puts a policy for the week into the store that names the domain's host, as if it had been fetched hours ago.
+    async fn keep(&self, domain: &str, hours: i64) {
+        let fetched_at = Timestamp::now() - SignedDuration::from_hours(hours);
+        let record = StsRecord {
+            domain: domain.parse().unwrap(),
+            policy_id: "1".into(),
+            policy: format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n"),
+            fetched_at,
+            expires_at: fetched_at + SignedDuration::from_hours(168),
+        };
+        self.server.running().store().keep_sts_policy(record).await.unwrap();
+    }
+
+    /// Waits until the store has a policy that names a host.
+    async fn wait_for_policy(&self, domain: &str, host: &str) {
+        let domain = domain.parse().unwrap();
+        crate::wait::until("the new policy holds", async || {
+            let found = self.server.running().store().sts_policy(&domain, Timestamp::now());
+            found.await.unwrap().filter(|record| record.policy.contains(host))
+        })
+        .await;
+    }
+
     #[track_caller]
     fn check(&self, (status, attempt): (String, Value), expected: &str, policy: &str) {
         let found = match attempt["reply"].as_str().unwrap().strip_prefix('[') {
@@ -94,7 +119,11 @@ pub fn answer(head: &str, body: &str) -> Reaction {
 }
 
 pub fn policy(mode: &str, mx: &str) -> Reaction {
-    let body = format!("version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: 86400\r\n");
+    policy_for(mode, mx, 86_400)
+}
+
+fn policy_for(mode: &str, mx: &str, max_age_s: u32) -> Reaction {
+    let body = format!("version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: {max_age_s}\r\n");
     answer("200 OK\r\nContent-Type: text/plain; charset=utf-8", &body)
 }
 
@@ -239,31 +268,52 @@ async fn the_configuration_may_demand_more_than_a_domain_does() {
 }
 
 #[tokio::test]
+async fn a_policy_that_has_expired_holds_no_longer() {
+    let stage = Stage::set(&[Strange], 10_000).await;
+    stage.policies.script([policy_for("enforce", "mx.d0.test", 1)]);
+    stage.check(stage.send(0).await, "tls_not_trusted", "mta-sts enforce: ");
+    stage.dns.text("_mta-sts.d0.test", "gone");
+    crate::wait::until("mail goes without the policy", async || {
+        (stage.send(0).await.0 == "delivered").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_policy_of_yesterday_holds_although_it_cannot_be_fetched_anew_after_a_restart() {
+    let mut stage = Stage::set(&[Strange], 10_000).await;
+    stage.keep("d0.test", 25).await;
+    stage.policies.script([answer("500 Down", ""), answer("500 Down", ""), answer("500 Down", "")]);
+    stage.server.restart(|_| ()).await;
+    stage.policies.wait_for(1).await;
+    stage.check(stage.send(0).await, "tls_not_trusted", "mta-sts enforce: ");
+    stage.policies.wait_for(2).await;
+    stage.check(stage.send(0).await, "tls_not_trusted", "mta-sts enforce: ");
+    assert_eq!(stage.hosts[0].transactions(), []);
+}
+
+#[tokio::test]
+async fn a_policy_of_yesterday_is_fetched_anew_when_somebody_sends_and_holds_meanwhile() {
+    let stage = Stage::set(&[Right], 10_000).await;
+    stage.keep("d0.test", 25).await;
+    stage.policies.script([policy("enforce", "mx.other.test")]);
+    stage.check(stage.send(0).await, "delivered", "the policy of d0.test names the host");
+    stage.policies.wait_for(1).await;
+    stage.wait_for_policy("d0.test", "mx.other.test").await;
+    stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
+    assert_eq!(stage.policies.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn a_policy_of_yesterday_is_fetched_anew_although_nobody_sends() {
-    use pillarbox::mail::{SignedDuration, Timestamp};
-    use pillarbox::store::{Policies, StsRecord};
     let mut stage = Stage::set(&[Right, Right], 10_000).await;
-    for (domain, hours) in [("d0.test", 25), ("d1.test", 23)] {
-        let fetched_at = Timestamp::now() - SignedDuration::from_hours(hours);
-        let record = StsRecord {
-            domain: domain.parse().unwrap(),
-            policy_id: "1".into(),
-            policy: format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n"),
-            fetched_at,
-            expires_at: fetched_at + SignedDuration::from_hours(168),
-        };
-        stage.server.running().store().keep_sts_policy(record).await.unwrap();
-    }
+    stage.keep("d0.test", 25).await;
+    stage.keep("d1.test", 23).await;
     stage.policies.script([policy("enforce", "mx.other.test")]);
     stage.server.restart(|_| ()).await;
     let requests = stage.policies.wait_for(1).await;
     assert!(requests[0].header("host").starts_with("mta-sts.d0.test:"), "{}", requests[0].head);
-    let domain = "d0.test".parse().unwrap();
-    crate::wait::until("the new policy holds", async || {
-        let found = stage.server.running().store().sts_policy(&domain, Timestamp::now());
-        found.await.unwrap().filter(|record| record.policy.contains("mx.other.test"))
-    })
-    .await;
+    stage.wait_for_policy("d0.test", "mx.other.test").await;
     stage.check(stage.send(0).await, "mta_sts_host", "mta-sts enforce: ");
     stage.check(stage.send(1).await, "delivered", "mta-sts enforce: the policy of d1.test names the host");
     assert_eq!(stage.policies.requests().len(), 1);

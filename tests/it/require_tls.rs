@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use pillarbox::config::{DestinationTls, Route};
+use pillarbox::mail::{DkimPolicy, TlsMinimum, TlsMode};
+
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Offer};
 use crate::identity::Identity;
@@ -81,19 +84,66 @@ async fn submit(server: &TestServer, account: &Account) -> String {
     message_id(&client.data(&message(account, "secret")).await.expect_code(250))
 }
 
+async fn submit_plain(server: &TestServer, account: &Account) {
+    let id = server.submit(account, &["bob@b.test"], &message(account, "plain")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+}
+
 #[tokio::test]
 async fn a_server_that_promises_it_gets_the_message_over_verified_tls() {
     let kind = Kind { trusted: true, tls: true, require_tls: true };
     let (_dns, servers, server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
-    // An idle connection whose certificate was not checked is no help.
-    let plain = server.submit(&account, &["bob@b.test"], &message(&account, "plain")).await;
-    server.wait_for_status(&plain, &["delivered"]).await;
+    // An idle connection whose certificate was not checked is no help, however fit it was for others.
+    submit_plain(&server, &account).await;
+    submit_plain(&server, &account).await;
     let id = submit(&server, &account).await;
     server.wait_for_status(&id, &["delivered"]).await;
     let all = servers[0].transactions();
-    assert!(all[1].tls && all[1].mail_parameters.ends_with(" REQUIRETLS"), "{:?}", all[1].mail_parameters);
-    assert!(!all[0].mail_parameters.contains("REQUIRETLS"));
-    assert_ne!(all[0].connection, all[1].connection);
+    assert!(all[2].tls && all[2].mail_parameters.ends_with(" REQUIRETLS"), "{:?}", all[2].mail_parameters);
+    assert!(all[..2].iter().all(|plain| !plain.mail_parameters.contains("REQUIRETLS")));
+    assert_eq!(all.iter().map(|taken| taken.connection).collect::<Vec<_>>(), [0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_connection_to_a_host_that_is_not_proved_to_be_the_domains_is_not_used_again_either() {
+    let kind = Kind { trusted: true, tls: true, require_tls: true };
+    let (_dns, servers, mut server, account, _kept) = stage(&[kind], Proof::Nobody).await;
+    let domain = "b.test".parse().unwrap();
+    server.config.relay.tls_minimum = vec![DestinationTls { domain, minimum: TlsMinimum::Verified }];
+    server.restart(|_| ()).await;
+    submit_plain(&server, &account).await;
+    submit_plain(&server, &account).await;
+    let id = submit(&server, &account).await;
+    let email = server.wait_for_status(&id, &["delivered", "bounced"]).await;
+    let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
+    assert!(reply.starts_with("550 5.7.30 REQUIRETLS is asked for: [requiretls_mx]"), "{email}");
+    let used: Vec<usize> = servers[0].transactions().iter().map(|taken| taken.connection).collect();
+    assert_eq!(used, [0, 0]);
+}
+
+/// RFC 8689 §4.1: `TLS-Required: No` waives what the domain asks for, and nothing of what the configuration does.
+#[tokio::test]
+async fn a_message_that_waives_tls_goes_in_clear_only_where_no_route_forbids_it() {
+    for (tls, expected) in [(TlsMode::Opportunistic, "delivered"), (TlsMode::Starttls, "deferred")] {
+        let kind = Kind { trusted: false, tls: false, require_tls: false };
+        let (_dns, servers, mut server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
+        server.config.relay.routes = vec![Route {
+            destinations: vec!["b.test".parse().unwrap()],
+            hosts: Vec::new(),
+            tls: Some(tls),
+            user: None,
+            password_file: None,
+            dkim: DkimPolicy::Dual,
+            source_pool: None,
+            ehlo_name: None,
+        }];
+        server.restart(|_| ()).await;
+        let waiving = [b"TLS-Required: No\r\n", &message(&account, "waived")[..]].concat();
+        let id = server.submit(&account, &["bob@b.test"], &waiving).await;
+        let email = server.wait_for_status(&id, &["delivered", "deferred"]).await;
+        assert_eq!(email["status"], expected, "{email}");
+        assert_eq!(servers[0].transactions().len(), usize::from(expected == "delivered"));
+    }
 }
 
 #[tokio::test]
@@ -113,16 +163,16 @@ async fn servers_that_cannot_keep_the_promise_are_passed_over() {
 
 #[tokio::test]
 async fn without_such_a_server_the_message_comes_back_at_once() {
-    for kind in [
-        Kind { trusted: false, tls: false, require_tls: true },
-        Kind { trusted: false, tls: true, require_tls: true },
-        Kind { trusted: true, tls: true, require_tls: false },
+    for (kind, status) in [
+        (Kind { trusted: false, tls: false, require_tls: true }, "5.7.10"),
+        (Kind { trusted: false, tls: true, require_tls: true }, "5.7.10"),
+        (Kind { trusted: true, tls: true, require_tls: false }, "5.7.30"),
     ] {
         let (_dns, servers, server, account, _kept) = stage(&[kind], Proof::Dnssec).await;
         let id = submit(&server, &account).await;
         let email = server.wait_for_status(&id, &["bounced"]).await;
         let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
-        assert!(reply.starts_with("550 5.7.30 REQUIRETLS"), "{email}");
+        assert!(reply.starts_with(&format!("550 {status} REQUIRETLS")), "{email}");
         assert!(servers[0].transactions().is_empty());
     }
 }

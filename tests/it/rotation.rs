@@ -1,7 +1,7 @@
 //! The rotation of DKIM keys: which key signs when, which records are asked for, and when the old key goes.
 
 use pillarbox::config::Config;
-use pillarbox::mail::DkimAlgorithm;
+use pillarbox::mail::{DkimAlgorithm, DkimKeyId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, text};
@@ -26,6 +26,21 @@ fn records(domain: &Value) -> Vec<(String, String, bool, String)> {
         (selector, text(record, "/status"), required, text(record, "/dkim_key_state"))
     });
     of_keys.collect()
+}
+
+const LONG_REPLACED: &str = "longreplaced";
+
+/// Puts a key beside the replaced one that has been so for eight days. The server must not be running.
+fn add_long_replaced_key(config: &Config) {
+    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
+    let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, created_us,
+                                     has_signed, retiring_since_us)
+               SELECT ?1, domain_id, ?2, algorithm, state, public_key, private_key, created_us, has_signed,
+                      retiring_since_us - ?3
+               FROM dkim_key WHERE state = 'retiring'";
+    let id = DkimKeyId::generate(Timestamp::now());
+    let added = database.execute(sql, rusqlite::params![id.to_string(), LONG_REPLACED, 8 * DAY_US]);
+    assert_eq!(added.unwrap(), 1, "one was replaced");
 }
 
 /// Lets all replaced keys have been so for eight days. The server must not be running.
@@ -80,7 +95,12 @@ async fn mail_signed_before_a_rotation_verifies_after_it_and_the_old_key_goes_wh
     let by = |subject: &str, selector: &String| (subject.to_owned(), selector.clone());
     assert_eq!(signed, [by("after", &new), by("before", &old), by("meanwhile", &old)]);
 
-    server.restart(|_| ()).await;
+    server.restart(add_long_replaced_key).await;
+    until("the key that was replaced long ago is gone", async || {
+        let keys = server.control.get(&format!("{path}/dkim")).await;
+        (!states(&keys).iter().any(|(selector, _)| selector == LONG_REPLACED)).then_some(())
+    })
+    .await;
     assert_eq!(records(&server.control.get(&path).await).len(), 2, "a receiver may verify late");
     server.restart(age_replaced_keys).await;
     until("the old key is gone", async || {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use pillarbox::config::{Config, Endpoint, Pool, Route, Source};
+use pillarbox::config::{Config, NamedHost, Pool, Route, Source};
 use pillarbox::mail::{DkimPolicy, TlsMode};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::http::request;
 use crate::server::{TestServer, message, text};
 
 fn route(destinations: &[&str], hosts: &[(&str, u16)]) -> Route {
-    let hosts = hosts.iter().map(|&(host, port)| Endpoint { host: host.to_owned(), port });
+    let hosts = hosts.iter().map(|&(host, port)| NamedHost { host: host.to_owned(), port: Some(port) });
     Route {
         destinations: destinations.iter().map(|text| text.parse().unwrap()).collect(),
         hosts: hosts.collect(),
@@ -264,4 +264,27 @@ async fn an_address_that_never_answers_costs_a_moment_and_not_the_message() {
     let account = server.create_account("acme.test").await;
     let id = server.submit(&account, &["a@b.test"], &message(&account, "silent")).await;
     server.wait_for_status(&id, &["delivered"]).await;
+}
+
+#[tokio::test]
+async fn a_source_address_that_this_machine_lacks_is_told_and_held_against_no_site() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+        relay.sources = vec![source("gone", "192.0.2.77", "gone.test")];
+        relay.pools = vec![pool("gone", &["gone"])];
+        relay.source_pool = Some("gone".into());
+    })
+    .await;
+    let account = server.create_account("acme.test").await;
+    // A site on hold would keep the second one from being tried.
+    for subject in ["first", "second"] {
+        let id = server.submit(&account, &["a@b.test"], &message(&account, subject)).await;
+        let email = server.wait_for_status(&id, &["deferred"]).await;
+        let reply = email["deliveries"][0]["last_reply"].as_str().unwrap();
+        assert!(reply.starts_with("cannot connect to mx.b.test"), "{reply}");
+    }
+    assert!(mx.connections().is_empty());
 }

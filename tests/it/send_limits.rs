@@ -108,6 +108,28 @@ async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_accepted_before_needs_no_room_and_warns_of_nothing() {
+    let stage = SubmissionStage::start().await;
+    limit(&stage, a_day(5)).await;
+    let keyed = [b"Idempotency-Key: order-17\r\n", MESSAGE].concat();
+    let recipients = ["a@other.example", "b@other.example", "c@other.example"];
+    let (mut first, mut second) = (log_in(&stage).await, log_in(&stage).await);
+    for client in [&mut first, &mut second] {
+        client.command("MAIL FROM:<app@own.example>").await.expect_code(250);
+        for recipient in recipients {
+            client.command(&format!("RCPT TO:<{recipient}>")).await.expect_code(250);
+        }
+    }
+    let accepted = first.data(&keyed).await.expect_code(250).text();
+    assert_eq!(second.data(&keyed).await.expect_code(250).text(), accepted);
+    // The fourth of five is the first of which the tenant is told.
+    first.send("app@own.example", &["d@other.example"], MESSAGE).await.expect_code(250);
+    let warnings = warnings(&stage, 1).await;
+    let told: Vec<_> = warnings.iter().map(|(kind, data)| (*kind, data["used"].as_u64().unwrap())).collect();
+    assert_eq!(told, [(EventKind::SendLimitApproaching, 4)]);
+}
+
+#[tokio::test]
 async fn many_sessions_together_send_no_more_than_the_limit() {
     const LIMIT: u32 = 7;
     let stage = SubmissionStage::start().await;
@@ -239,6 +261,7 @@ async fn over_http_the_same_limit_holds_and_every_answer_says_how_it_stands() {
     let too_many: Vec<_> = (0..6).map(|number| format!("{number}@x.example")).collect();
     let too_many: Vec<_> = too_many.iter().map(String::as_str).collect();
     let error = stage.post(&tenant.key, "/v1/emails", email(&too_many)).await;
+    assert_eq!(error.header("retry-after"), None, "no time makes that right: {error}");
     error.expect_error(429, "send_limit_exceeded");
     let rest = stage.post(&tenant.key, "/v1/emails", email(&["c@x.example", "d@x.example"])).await;
     assert_eq!(stands(&rest)[..2], [5, 0]);

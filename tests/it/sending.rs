@@ -5,7 +5,10 @@ use pillarbox::mail::Scope;
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant};
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::Answer;
+use crate::server::{TestServer, message};
 
 /// A tenant with the verified domain `acme.example`.
 async fn sender(stage: &ApiStage) -> Tenant {
@@ -188,6 +191,134 @@ async fn a_batch_is_sent_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_batch_with_a_header_that_would_be_refused_at_data_is_not_begun() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    for (header, code) in [
+        (json!({"Sender": "ceo@bank.example"}), "from_domain_not_owned"),
+        (json!({"Resent-From": "a@acme.example b@acme.example"}), "from_header_ambiguous"),
+    ] {
+        let wrong = email_with(json!({"headers": header}));
+        let batch = json!({"emails": [email(), wrong]});
+        let answer = stage.post(&tenant.key, "/v1/emails/batch", batch).await;
+        assert_eq!(answer.expect_error(422, code)["errors"][0]["path"], "emails[1]");
+        assert_eq!(count(&stage, &tenant).await, 0);
+    }
+}
+
+/// A stage with these limits and a batch whose messages come to 110 KiB each.
+async fn stage_of_long_messages(send_body_kib: u64, room_kib: u64) -> (ApiStage, Tenant, Value) {
+    let stage = ApiStage::with(|api, _| {
+        api.send_body_max = bytesize::ByteSize::kib(send_body_kib);
+        api.receiving_bytes_max = bytesize::ByteSize::kib(room_kib);
+    })
+    .await;
+    let tenant = sender(&stage).await;
+    let template = json!({"name": "long", "subject": "s", "text": "{% for a in l %}{{ s }}{% endfor %}"});
+    let made = stage.post(&tenant.key, "/v1/templates", template).await.expect(201);
+    let email = json!({
+        "from": "hello@acme.example", "to": ["b@remote.example"], "template_id": made["id"],
+        "template_data": {"l": vec![1; 10], "s": "yyyyyyyyy\n".repeat(1024)},
+    });
+    (stage, tenant, email)
+}
+
+#[tokio::test]
+async fn what_a_request_makes_takes_room_until_it_is_answered() {
+    let (stage, tenant, email) = stage_of_long_messages(1024, 300).await;
+    let post = async |count: usize| {
+        stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": vec![email.clone(); count]})).await
+    };
+    post(2).await.expect(202);
+    assert_eq!(post(3).await.expect_error(503, "overloaded")["errors"][0]["path"], "emails[2]");
+    post(2).await.expect(202);
+    assert_eq!(count(&stage, &tenant).await, 4);
+}
+
+#[tokio::test]
+async fn the_messages_of_a_request_have_a_limit_together() {
+    let (stage, tenant, email) = stage_of_long_messages(150, 1024).await;
+    stage.post(&tenant.key, "/v1/emails", email.clone()).await.expect(202);
+    let answer = stage.post(&tenant.key, "/v1/emails/batch", json!({"emails": [email, email]})).await;
+    assert_eq!(answer.expect_error(413, "payload_too_large")["errors"][0]["path"], "emails[1]");
+    assert_eq!(count(&stage, &tenant).await, 1);
+}
+
+#[tokio::test]
+async fn a_message_has_a_time_of_its_own_after_which_it_is_given_up() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let in_hours = |hours: i64| {
+        let at = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_hours(hours);
+        at.round(jiff::Unit::Second).unwrap().to_string()
+    };
+    for wrong in [
+        json!({"expires_at": in_hours(-1)}),
+        json!({"expires_at": in_hours(241)}),
+        json!({"expires_at": in_hours(2), "send_at": in_hours(3)}),
+        json!({"expires_at": in_hours(244), "send_at": in_hours(3)}),
+    ] {
+        let answer = stage.post(&tenant.key, "/v1/emails", email_with(wrong)).await;
+        assert_eq!(answer.expect_error(422, "validation_failed")["errors"][0]["path"], "expires_at");
+    }
+    for right in
+        [json!({"expires_at": in_hours(239)}), json!({"expires_at": in_hours(242), "send_at": in_hours(3)})]
+    {
+        let sent = stage.post(&tenant.key, "/v1/emails", email_with(right.clone())).await.expect(202);
+        let path = format!("/v1/emails/{}", sent["id"].as_str().unwrap());
+        assert_eq!(stage.get(&tenant.key, &path).await.expect(200)["expires_at"], right["expires_at"]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_would_be_tried_again_after_its_time_expires_instead() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("451 4.7.1 later"));
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let account = server.create_account("acme.test").await;
+    let send = async |fields: Value| {
+        let mut email = json!({"from": "a@acme.test", "to": ["bob@b.test"], "subject": "x", "text": "x"});
+        email.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let address = server.control.address;
+        let sent = crate::http::request(address, "POST", "/v1/emails", Some(&account.secret), Some(&email));
+        sent.await.expect(202)["id"].as_str().unwrap().to_owned()
+    };
+    let soon = pillarbox::mail::Timestamp::now() + pillarbox::mail::SignedDuration::from_secs(40);
+    let (short, long) = (send(json!({"expires_at": soon})).await, send(json!({})).await);
+    server.wait_for_status(&short, &["expired"]).await;
+    server.wait_for_status(&long, &["deferred"]).await;
+}
+
+#[tokio::test]
+async fn names_of_repeatable_messages_are_apart_by_how_they_come() {
+    let dns = FakeDns::start().await;
+    let server = TestServer::start(&dns, 1).await;
+    let account = server.create_account("acme.test").await;
+    let email = json!({"from": "a@acme.test", "to": ["b@b.test"], "subject": "x", "text": "x"});
+    let batch = json!({"emails": [email]});
+    let key = &account.user;
+    // What could be meant for a message over HTTP, by a key that may only use SMTP.
+    for name in [format!("{key} k"), format!("http {key} - k"), format!("{key} - k"), format!("{key} k 0")] {
+        let message = [format!("Idempotency-Key: {name}\r\n").as_bytes(), &message(&account, "x")].concat();
+        server.submit(&account, &["b@b.test"], &message).await;
+    }
+    let post = async |name: &str, target: &str, body: &Value| {
+        let headers = [("Idempotency-Key", name)];
+        let address = server.control.address;
+        crate::http::request_with(address, "POST", target, Some(&account.secret), Some(body), &headers).await
+    };
+    let mut ids = std::collections::BTreeSet::new();
+    ids.insert(post("k", "/v1/emails", &email).await.expect(202)["id"].to_string());
+    ids.insert(post("x", "/v1/emails/batch", &batch).await.expect(202)["data"][0]["id"].to_string());
+    ids.insert(post("x 0", "/v1/emails", &email).await.expect(202)["id"].to_string());
+    ids.insert(post("0 x", "/v1/emails", &email).await.expect(202)["id"].to_string());
+    assert_eq!(ids.len(), 4);
+}
+
+#[tokio::test]
 async fn a_message_for_later_waits_and_says_so() {
     let stage = ApiStage::start().await;
     let tenant = sender(&stage).await;
@@ -265,8 +396,8 @@ async fn a_repeated_request_is_answered_as_at_first_and_done_once() {
     post_under(&stage, &tenant.key, "k1", "/v1/emails", &other)
         .await
         .expect_error(409, "idempotency_key_reused");
-    let batch = json!({"emails": [email()]});
-    post_under(&stage, &tenant.key, "k1", "/v1/emails/batch", &batch)
+    // The same body to another path is another request.
+    post_under(&stage, &tenant.key, "k1", "/v1/emails/batch", &email())
         .await
         .expect_error(409, "idempotency_key_reused");
     // A refusal is an answer too; a secret is shown again to whoever asks for the same again.

@@ -82,6 +82,46 @@ async fn what_a_site_says_to_one_domain_spares_the_mail_of_all_its_domains_a_try
 }
 
 #[tokio::test]
+async fn a_dead_host_that_somebodys_domain_names_closes_no_provider() {
+    let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
+    host(&dns, "mx.provider.test", &mx, &["b.test"]);
+    let dead = FakeMx::beside(&mx).await;
+    host(&dns, "www.provider.test", &dead, &["evil.test"]);
+    drop(dead);
+    let server = TestServer::start_with(&dns, mx.address.port(), |config| {
+        config.relay.shaping = vec![provider("provider.test")];
+    })
+    .await;
+    let (evil, account) = (server.create_account("eve.test").await, server.create_account("acme.test").await);
+    for subject in ["before", "after"] {
+        let id = server.submit(&evil, &["x@evil.test"], &message(&evil, subject)).await;
+        server.wait_for_status(&id, &["deferred"]).await;
+        let id = server.submit(&account, &["bob@b.test"], &message(&account, subject)).await;
+        server.wait_for_status(&id, &["delivered"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_site_on_hold_is_no_matter_of_a_tenant_with_a_smart_host_of_its_own() {
+    let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
+    let own = FakeMx::beside(&mx).await;
+    host(&dns, "mx.b.test", &mx, &["b.test"]);
+    dns.addresses("own.test", &[own.address.ip()]);
+    let server = TestServer::start(&dns, mx.address.port()).await;
+    let fault = Fault::ReplyAndClose("421 4.7.0 too many connections, come back later");
+    mx.script(Phase::Greeting, "", usize::MAX, fault);
+    let (first, second) = (server.create_account("acme.test").await, server.create_account("own.test").await);
+    let smtp = json!({"smtp": {"host": "own.test", "port": own.address.port(), "tls": "none"}});
+    server.control.ok("PATCH", &format!("/v1/tenants/{}", second.tenant_id), smtp).await;
+    let refused = server.submit(&first, &["bob@b.test"], &message(&first, "refused")).await;
+    server.wait_for_status(&refused, &["deferred"]).await;
+    // The first mail of this tenant: nothing is remembered of it.
+    let id = server.submit(&second, &["bob@b.test"], &message(&second, "own")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(own.transactions().len(), 1);
+}
+
+#[tokio::test]
 async fn one_tenants_domains_without_an_answer_of_the_dns_hold_up_nobody() {
     let (dns, mx) = (FakeDns::start().await, FakeMx::start().await);
     host(&dns, "mx.b.test", &mx, &["b.test"]);

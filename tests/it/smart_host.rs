@@ -7,14 +7,13 @@ use pillarbox::mail::TlsMode;
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;
-use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
+use crate::fake_mx::{FakeMx, Offer};
 use crate::identity::Identity;
-use crate::server::{TestServer, database_file, message};
-use crate::wait::until;
+use crate::server::{TestServer, message};
 
 fn platform_host(mx: &FakeMx, tls: TlsMode) -> PlatformSmartHost {
     let (host, port) = ("smart.test".to_owned(), mx.address.port());
-    PlatformSmartHost { host, port, tls, user: None, password_file: None }
+    PlatformSmartHost { host, port: Some(port), tls: Some(tls), user: None, password_file: None }
 }
 
 fn offer(identity: &Identity, account: (&'static str, &'static str)) -> Offer {
@@ -180,88 +179,6 @@ async fn each_message_comes_under_its_own_tenants_login_whatever_connections_are
         assert_eq!(transaction.user.as_deref(), Some(expected), "{transaction:?}");
     }
     assert!(mx.connections().len() < all.len(), "connections are used again");
-}
-
-/// The events of this kind, about no message: their data.
-fn events(server: &TestServer, kind: &str) -> Vec<serde_json::Value> {
-    let database = rusqlite::Connection::open(database_file(&server.config.data_dir)).unwrap();
-    let mut statement = database.prepare("SELECT data FROM event WHERE kind = ?1 ORDER BY id").unwrap();
-    let rows = statement.query_map([kind], |row| row.get::<_, String>(0)).unwrap();
-    rows.map(|data| serde_json::from_str(&data.unwrap()).unwrap()).collect()
-}
-
-#[tokio::test]
-async fn mail_for_a_smart_host_that_refuses_the_login_is_held_and_goes_on_with_a_new_password() {
-    let dns = FakeDns::start().await;
-    let identity = Identity::new(&["own.test"]);
-    let mx = FakeMx::with(offer(&identity, ("user", "new-pass"))).await;
-    let world = FakeMx::beside(&mx).await;
-    dns.addresses("own.test", &[mx.address.ip()]);
-    dns.mx("c.test", &[(10, "mx.c.test")]);
-    dns.addresses("mx.c.test", &[world.address.ip()]);
-    let (_a, ca) = write("ca.pem", &identity.certificate_pem);
-    let port = mx.address.port();
-    let server = TestServer::start_with(&dns, port, |config| config.relay.ca_file = Some(ca)).await;
-    let account = server.create_account("acme.test").await;
-    let path = format!("/v1/tenants/{}", account.tenant_id);
-    let smtp = json!({"smtp": {
-        "host": "own.test", "port": port, "user": "user", "pass": "old-pass", "destinations": ["b.test"],
-    }});
-    server.control.ok("PATCH", &path, smtp).await;
-    let first = server.submit(&account, &["a@b.test"], &message(&account, "first")).await;
-    let held = async |id: &str| {
-        until(&format!("{id} is on hold"), async || {
-            let email = server.control.get(&format!("/v1/emails/{id}")).await;
-            let delivery = email["deliveries"][0].clone();
-            delivery["last_reply"]
-                .as_str()
-                .is_some_and(|reply| reply.starts_with("on hold"))
-                .then_some(delivery)
-        })
-        .await
-    };
-    let delivery = held(&first).await;
-    assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!("queued"), &json!(0)), "{delivery}");
-    let reply = delivery["last_reply"].as_str().unwrap();
-    assert!(reply.contains("own.test") && reply.contains("535 5.7.8"), "{reply}");
-    let second = server.submit(&account, &["x@b.test"], &message(&account, "second")).await;
-    held(&second).await;
-    let tries =
-        mx.connections().iter().filter(|c| c.commands.iter().any(|line| line.starts_with("AUTH"))).count();
-    assert_eq!(tries, 1, "one try, and the next waits for what came of it");
-    let failed = events(&server, "smart_host.login_failed");
-    assert_eq!(failed.len(), 1, "{failed:?}");
-    assert_eq!(failed[0]["user"], "user");
-    assert!(!failed[0].to_string().contains("old-pass"));
-
-    let elsewhere = server.submit(&account, &["a@c.test"], &message(&account, "elsewhere")).await;
-    server.wait_for_status(&elsewhere, &["delivered"]).await;
-    server.control.ok("PATCH", &path, json!({"smtp": {"pass": "new-pass"}})).await;
-    for id in [&first, &second] {
-        server.wait_for_status(id, &["delivered"]).await;
-    }
-    let resumed = events(&server, "smart_host.resumed");
-    assert_eq!(resumed.len(), 1, "{resumed:?}");
-    assert_eq!(resumed[0]["cause"], "changed");
-}
-
-#[tokio::test]
-async fn a_moment_in_which_logins_fail_is_an_ordinary_deferral() {
-    let dns = FakeDns::start().await;
-    let identity = Identity::new(&["own.test"]);
-    let mx = FakeMx::with(offer(&identity, ("user", "pass"))).await;
-    mx.script(Phase::Auth, "", usize::MAX, Fault::Reply("454 4.7.0 directory down"));
-    dns.addresses("own.test", &[mx.address.ip()]);
-    let (_a, ca) = write("ca.pem", &identity.certificate_pem);
-    let server = TestServer::start_with(&dns, 1, |config| config.relay.ca_file = Some(ca)).await;
-    let account = server.create_account("acme.test").await;
-    let smtp =
-        json!({"smtp": {"host": "own.test", "port": mx.address.port(), "user": "user", "pass": "pass"}});
-    server.control.ok("PATCH", &format!("/v1/tenants/{}", account.tenant_id), smtp).await;
-    let id = server.submit(&account, &["a@b.test"], &message(&account, "moment")).await;
-    let email = server.wait_for_status(&id, &["deferred"]).await;
-    assert_eq!(email["deliveries"][0]["attempts"], 1, "{email}");
-    assert!(events(&server, "smart_host.login_failed").is_empty());
 }
 
 /// Two servers of ours: the one is a tenant's smart host at the other.

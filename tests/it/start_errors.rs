@@ -143,10 +143,20 @@ async fn check_config_takes_the_sample_and_finds_faults() {
     let (success, said) = run(&["check-config", "--config", sample.to_str().unwrap()]).await;
     assert!(success, "{said}");
     let setting = Setting::new();
-    let file = setting.configure("", "[smtp.x]");
-    let (success, said) = run(&["check-config", "--config", file.to_str().unwrap()]).await;
-    assert!(!success);
-    expect_all(&said, &["pillarbox.toml"]);
+    let (absent, garbage) = (setting.path("absent"), setting.path("garbage"));
+    std::fs::write(&garbage, "garbage").unwrap();
+    for (more, sections, parts) in [
+        ("", "[smtp.x]".to_owned(), ["pillarbox.toml", "smtp.x"]),
+        ("", format!("[webhooks]\nca_file = {absent:?}"), ["webhooks.ca_file", "No such file"]),
+        ("", format!("[webhooks]\nca_file = {garbage:?}"), ["webhooks.ca_file", "garbage"]),
+        (&format!("master_key_file = {absent:?}"), String::new(), ["master_key_file", "does not exist"]),
+        (&format!("master_key_file = {garbage:?}"), String::new(), ["master_key_file", "garbage"]),
+    ] {
+        let file = setting.configure(more, &sections);
+        let (success, said) = run(&["check-config", "--config", file.to_str().unwrap()]).await;
+        assert!(!success, "{said}");
+        expect_all(&said, &parts);
+    }
 }
 
 #[tokio::test]

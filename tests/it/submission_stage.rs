@@ -17,8 +17,7 @@ use pillarbox::mail::{
 use pillarbox::server::{Parts, Security, Server};
 use pillarbox::sign;
 use pillarbox::store::{
-    Access, Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, RateLimit, Store,
-    StoreOptions, TenantSettings,
+    Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Store, StoreOptions,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -50,16 +49,7 @@ impl SubmissionStage {
 
     pub async fn with(adjust: impl FnOnce(&mut config::Smtp)) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            data_dir: data_dir.path().to_owned(),
-            master_key_file: None,
-            readers: 2,
-            inline_body_bytes_max: 256 * 1024,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 1024 * 1024,
-            access: Access::Serve,
-        };
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
         let (tenant, user, password) = furnish(&store).await;
         let mut limits = config::Smtp {
             recipients_max: 5,
@@ -135,19 +125,7 @@ impl SubmissionStage {
 
 async fn furnish(store: &Store) -> (TenantId, String, String) {
     let now = Timestamp::now();
-    let tenant = NewTenant {
-        name: "Acme".into(),
-        slug: "acme".into(),
-        external_ref: None,
-        metadata: serde_json::Map::new(),
-        settings: TenantSettings::default(),
-        rate_limit: RateLimit::default(),
-        smart_host: None,
-        source_pool: None,
-        retention_days: None,
-        body_retention_days: None,
-        weight: Default::default(),
-    };
+    let tenant = NewTenant::named("Acme", "acme");
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;
     let pair = sign::generate(DkimAlgorithm::Ed25519).unwrap();
     let dkim_key = NewDkimKey {

@@ -32,9 +32,12 @@ impl Wire {
     }
 
     /// Becomes the server's side of a TLS session. What was read before is lost, as RFC 3207 §4.2 wants.
-    pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+    /// Tells the name that the client asked for as well (RFC 6066 §3).
+    pub async fn accept_tls(self, config: Arc<ServerConfig>) -> io::Result<(Self, Option<String>)> {
         let stream = TlsAcceptor::from(config).accept(self.stream).await?;
-        Ok(Self { stream: Box::new(stream), socket: self.socket, buffer: Vec::new(), exporter: None })
+        let name = stream.get_ref().1.server_name().map(str::to_owned);
+        let stream = Box::new(stream);
+        Ok((Self { stream, socket: self.socket, buffer: Vec::new(), exporter: None }, name))
     }
 
     /// Becomes the client's side of a TLS session.

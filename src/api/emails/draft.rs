@@ -1,6 +1,7 @@
 //! A message as a client describes it: reading the description and finding everything that is wrong with it. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use super::compose::{Attachment, Letter};
 use super::mailbox::Mailbox;
 use crate::api::error::FieldError;
 use crate::api::json::Checks;
-use crate::api::templates::Rendered;
+use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, RefusalCode, SignedDuration, TemplateId, Timestamp};
 use crate::store::{Annotations, TenantSettings};
 
@@ -84,11 +85,14 @@ pub struct EmailRequest {
     pub metadata: Map<String, Value>,
     /// The template that makes subject and bodies.
     pub template_id: Option<TemplateId>,
-    /// What the template puts in.
+    /// What the template puts in; at most 256 KiB.
     #[serde(default)]
-    pub template_data: Map<String, Value>,
+    pub template_data: Data,
     /// Not before this time; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
+    /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
+    /// (`relay.expiry_max`). If absent, the tenant's `expiry_hours` or the server's own time counts.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A file that goes with a message.
@@ -103,6 +107,19 @@ pub struct AttachmentRequest {
     pub content: String,
     /// By what the HTML body shows it (`<img src="cid:logo">`).
     pub content_id: Option<String>,
+}
+
+/// What a message is held to, and what it has if it says nothing.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The tenant's.
+    pub defaults: TenantSettings,
+    /// Everybody's.
+    pub limits: Limits,
+    /// How long delivery may be tried.
+    pub lifetime_max: Duration,
+    /// When it was asked for.
+    pub now: Timestamp,
 }
 
 /// What holds for every message.
@@ -127,6 +144,8 @@ pub struct Draft {
     pub annotations: Annotations,
     /// Not before this time.
     pub release_at: Option<Timestamp>,
+    /// Not after this time.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl EmailRequest {
@@ -137,41 +156,19 @@ impl EmailRequest {
         self.html = rendered.html;
     }
 
-    /// Checks the description; `prefix` is its place in the body.
-    pub fn resolve(
-        self,
-        defaults: &TenantSettings,
-        limits: &Limits,
-        now: Timestamp,
-    ) -> Result<Draft, Vec<FieldError>> {
+    /// Checks the description.
+    pub fn resolve(mut self, terms: &Terms) -> Result<Draft, Vec<FieldError>> {
+        let Terms { defaults, limits, .. } = terms;
         let mut checks = Checks::default();
-        checks.require(!self.to.is_empty(), "to", "required", "a message has at least one recipient");
-        checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
-        let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
-        checks.require(
-            recipients.len() <= limits.recipients_max,
-            "to",
-            RefusalCode::TooManyRecipients.as_str(),
-            &format!("a message has at most {} recipients, in to, cc and bcc", limits.recipients_max),
-        );
+        let recipients = self.read_recipients(limits.recipients_max, &mut checks);
         check_subject(self.subject.as_deref(), &mut checks);
-        let has_body = self.text.is_some() || self.html.is_some();
-        checks.require(has_body, "text", "required", "a message has text, html or a template_id");
-        for (body, path) in [(&self.text, "text"), (&self.html, "html")] {
-            let has_nul = body.as_ref().is_some_and(|body| body.contains('\0'));
-            checks.require(!has_nul, path, RefusalCode::NulInContent.as_str(), "this must not have NUL");
-        }
+        self.check_bodies(&mut checks);
         check_tags(&self.tags, &mut checks);
         checks.metadata(&self.metadata);
-        let is_ahead = |at: Timestamp| at > now && at.duration_since(now) <= SEND_AHEAD_MAX;
-        checks.require(
-            self.send_at.is_none_or(is_ahead),
-            "send_at",
-            "invalid",
-            "this must be in the future, at most 30 days ahead",
-        );
-        let headers = read_headers(self.headers, &mut checks);
-        let attachments = read_attachments(self.attachments, &mut checks);
+        self.check_times(terms, &mut checks);
+        let headers = read_headers(std::mem::take(&mut self.headers), &mut checks);
+        let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
+        checks.into_result()?;
         let sender = self.from.address.clone();
         let letter = Letter {
             from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
@@ -184,12 +181,55 @@ impl EmailRequest {
             headers,
             attachments,
         };
-        checks.into_result()?;
-        let mut tags = self.tags;
-        tags.sort_unstable();
-        tags.dedup();
-        let annotations = Annotations { tags, metadata: self.metadata };
-        Ok(Draft { letter, sender, recipients, annotations, release_at: self.send_at })
+        self.tags.sort_unstable();
+        self.tags.dedup();
+        let annotations = Annotations { tags: self.tags, metadata: self.metadata };
+        let (release_at, expires_at) = (self.send_at, self.expires_at);
+        Ok(Draft { letter, sender, recipients, annotations, release_at, expires_at })
+    }
+
+    fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
+        checks.require(!self.to.is_empty(), "to", "required", "a message has at least one recipient");
+        checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
+        let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
+        checks.require(
+            recipients.len() <= recipients_max,
+            "to",
+            RefusalCode::TooManyRecipients.as_str(),
+            &format!("a message has at most {recipients_max} recipients, in to, cc and bcc"),
+        );
+        recipients
+    }
+
+    fn check_bodies(&self, checks: &mut Checks) {
+        let has_body = self.text.is_some() || self.html.is_some();
+        checks.require(has_body, "text", "required", "a message has text, html or a template_id");
+        for (body, path) in [(&self.text, "text"), (&self.html, "html")] {
+            let has_nul = body.as_ref().is_some_and(|body| body.contains('\0'));
+            checks.require(!has_nul, path, RefusalCode::NulInContent.as_str(), "this must not have NUL");
+        }
+    }
+
+    fn check_times(&self, terms: &Terms, checks: &mut Checks) {
+        let now = terms.now;
+        let is_ahead = |at: Timestamp| at > now && at.duration_since(now) <= SEND_AHEAD_MAX;
+        checks.require(
+            self.send_at.is_none_or(is_ahead),
+            "send_at",
+            "invalid",
+            "this must be in the future, at most 30 days ahead",
+        );
+        let begins_at = self.send_at.unwrap_or(now);
+        let ends_at = begins_at.checked_add(terms.lifetime_max).unwrap_or(Timestamp::MAX);
+        checks.require(
+            self.expires_at.is_none_or(|at| begins_at < at && at <= ends_at),
+            "expires_at",
+            "invalid",
+            &format!(
+                "this must be in the future and after send_at, and delivery is tried for at most {} hours",
+                terms.lifetime_max.as_secs() / 3600
+            ),
+        );
     }
 }
 
@@ -199,7 +239,7 @@ fn distinct<'a>(mailboxes: impl Iterator<Item = &'a Mailbox>) -> Vec<Address> {
 }
 
 fn default_reply_to(defaults: &TenantSettings) -> Vec<Mailbox> {
-    defaults.reply_to.iter().filter_map(|address| address.parse().ok()).collect()
+    defaults.reply_to.iter().map(|address| Mailbox { name: None, address: address.clone() }).collect()
 }
 
 fn check_subject(subject: Option<&str>, checks: &mut Checks) {
@@ -228,8 +268,7 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
         let is_name = name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
         checks.require(is_name, &path, "invalid", "the name of a field has printable ASCII and no colon");
         checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
-        let is_one_line = !value.chars().any(char::is_control);
-        checks.require(is_one_line, &path, "invalid", "this must not have control characters or line ends");
+        checks.one_line(&value, &path);
         let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
         checks.require(!is_repeated, &path, "duplicate", "this field is given twice, in different letters");
         if let Some(name) = checks.read(HeaderName::new_from_ascii(name), &path) {

@@ -1,6 +1,7 @@
-//! Messages: `send` takes them (described in `draft`, made by `compose`), the rest tells what became of them, `timeline`
+//! Messages: `send` takes them (described in `draft`, made by `compose`, all of a request by `batch`), the rest tells what became of them, `timeline`
 //! step by step; `steering` hurries and cancels.
 
+mod batch;
 mod compose;
 mod draft;
 mod mailbox;

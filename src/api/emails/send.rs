@@ -6,16 +6,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::draft::{Draft, EmailRequest};
+use super::batch::{self, Composed, locate};
+use super::draft::EmailRequest;
 use crate::api::answer::Answer;
 use crate::api::call::Call;
-use crate::api::error::{ApiError, FieldError, Result};
+use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::api::templates;
-use crate::intake::{Extras, Submission, Submitter, Trace};
+use crate::intake::{Admitted, Extras, Submission, Submitter, Trace};
 use crate::mail::{
-    Address, BodyType, DeliveryState, Envelope, LimitPeriod, MailParameters, MessageId, Refusal, RefusalCode,
-    ReversePath, Scope, Stage, TemplateId, Timestamp,
+    Address, BodyType, DeliveryState, Envelope, LimitPeriod, MailParameters, MessageId, Recipient, Refusal,
+    RefusalCode, ReversePath, Scope, Stage, Timestamp,
 };
 use crate::policy::allowance::seconds_until;
 use crate::store::SubmissionKey;
@@ -48,67 +48,84 @@ pub struct Accepted {
     suppressed: Vec<Address>,
 }
 
+/// What a request asks to be sent.
+struct Wanted {
+    emails: Vec<EmailRequest>,
+    is_batch: bool,
+    /// Of the body.
+    digest: [u8; 32],
+}
+
+/// A request that is being done.
+struct Sending<'a> {
+    call: &'a Call<'a>,
+    submitter: Arc<Submitter>,
+    digest: [u8; 32],
+    /// Recipients of all its messages.
+    recipients: usize,
+}
+
 /// A message that everything but the disk has agreed to.
 struct Ready {
-    submission: Submission,
+    admitted: Admitted,
+    /// Recipients that the limit has to have room for.
+    counted: usize,
     send_at: Option<Timestamp>,
     suppressed: Vec<Address>,
 }
 
-/// Where a message stands among those of one request.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    /// `None` if it is the only one.
-    in_batch: Option<usize>,
-    /// Recipients of the messages before it.
-    recipients_before: usize,
-}
-
 /// `POST /v1/emails`
-pub async fn send(call: Call<'_>) -> Result<Answer> {
-    let request: EmailRequest = call.json()?;
-    let submitter = submitter(&call).await?;
-    let ready = prepare(&call, &submitter, request, Place::default()).await?;
-    Answer::accepted(&accept(&call, ready).await?)
+pub async fn send(mut call: Call<'_>) -> Result<Answer> {
+    let (email, digest) = batch::read(&call).await?;
+    let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
+    let only = sent.first().ok_or_else(|| ApiError::internal("one message makes one answer"))?;
+    Answer::accepted(only)
 }
 
 /// `POST /v1/emails/batch`: nothing is sent if any of them is wrong.
-pub async fn send_batch(call: Call<'_>) -> Result<Answer> {
-    let BatchRequest { emails } = call.json()?;
+pub async fn send_batch(mut call: Call<'_>) -> Result<Answer> {
+    let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("from 1 to {BATCH_MAX} are taken at once")));
     }
-    let submitter = submitter(&call).await?;
-    let mut ready = Vec::with_capacity(emails.len());
-    let mut place = Place::default();
-    for (number, request) in emails.into_iter().enumerate() {
-        place.in_batch = Some(number);
-        let one = prepare(&call, &submitter, request, place).await?;
-        place.recipients_before += one.submission.envelope.recipients.len();
+    let sent = send_all(&mut call, Wanted { emails, is_batch: true, digest }).await?;
+    Answer::accepted(&List::whole(sent))
+}
+
+async fn send_all(call: &mut Call<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+    let Wanted { emails, is_batch, digest } = wanted;
+    let submitter = submitter(call).await?;
+    let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
+    let recipients = composed.iter().map(|one| one.recipients.len()).sum();
+    let sending = Sending { call, submitter, digest, recipients };
+    let mut ready: Vec<Ready> = Vec::with_capacity(composed.len());
+    let mut counted = 0;
+    for (place, one) in composed.into_iter().enumerate() {
+        let place = is_batch.then_some(place);
+        let one = sending.admit(one, place, counted).await.map_err(|error| locate(error, place))?;
+        counted += one.counted;
         ready.push(one);
     }
     let mut accepted = Vec::with_capacity(ready.len());
     for one in ready {
-        match accept(&call, one).await {
+        match sending.enqueue(one).await {
             Ok(one) => accepted.push(one),
             Err(error) => return Err(interrupted(error, accepted.len())),
         }
     }
-    Answer::accepted(&List::whole(accepted))
+    Ok(accepted)
 }
 
-/// The store failed in the middle of a batch.
+/// What a failure after so many messages means for the request.
 fn interrupted(error: ApiError, sent: usize) -> ApiError {
-    let ApiError { refusal, .. } = &error;
-    let hint = if sent == 0 {
-        refusal.hint.clone()
-    } else {
-        format!(
-            "the first {sent} messages were accepted: repeat the request with the same Idempotency-Key, and only the \
-             others are sent; without one, repeat it without those"
-        )
-    };
-    ApiError { refusal: Refusal { hint, ..refusal.clone() }, ..error }
+    if sent == 0 {
+        return error;
+    }
+    let hint = format!(
+        "the first {sent} messages were accepted: repeat the request with the same Idempotency-Key, and only the \
+         others are sent; without one, repeat it without those"
+    );
+    ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
 }
 
 async fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
@@ -129,136 +146,120 @@ async fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
     }))
 }
 
-/// Checks a message and makes its bytes.
-async fn prepare(
-    call: &Call<'_>,
-    submitter: &Arc<Submitter>,
-    mut request: EmailRequest,
-    place: Place,
-) -> Result<Ready> {
-    let result = async {
-        if let Some(id) = request.template_id {
-            fill(call, &mut request, id).await?;
-        }
-        let draft = request.resolve(&submitter.tenant.settings, &call.api.sending, call.now);
-        admit(call, submitter, draft.map_err(ApiError::invalid)?, place.recipients_before).await
-    };
-    let mut ready = result.await.map_err(|error| locate(error, place.in_batch))?;
-    ready.submission.extras.submission_key = call.idempotency_key.as_ref().map(|name| {
-        let place = place.in_batch.map_or_else(String::new, |place| format!(" {place}"));
-        let digest = Sha256::new().chain_update(&call.body).chain_update(&place).finalize().into();
-        // The space keeps it apart from keys of other clients and from those of messages over SMTP.
-        SubmissionKey { name: format!("{} {name}{place}", submitter.key.id), digest }
-    });
-    Ok(ready)
-}
-
-async fn fill(call: &Call<'_>, request: &mut EmailRequest, id: TemplateId) -> Result<()> {
-    if request.text.is_some() || request.html.is_some() {
-        return Err(ApiError::field("template_id", "invalid", "give a template or bodies, not both"));
-    }
-    let template = templates::find(call, id).await.map_err(|error| match error.refusal.code {
-        RefusalCode::NotFound => ApiError::field("template_id", "not_found", "there is no such template"),
-        _ => error,
-    })?;
-    request.fill(templates::fill(&template, &request.template_data)?);
-    Ok(())
-}
-
-/// Says which message of a batch an error is about.
-fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
-    let Some(place) = place else { return error };
-    let path = format!("emails[{place}]");
-    if error.fields.is_empty() && error.cause.is_none() {
-        let Refusal { code, message, .. } = &error.refusal;
-        error.fields.push(FieldError::new(path.clone(), code.as_str(), message.clone()));
-    } else {
-        error.fields.iter_mut().for_each(|field| field.path = format!("{path}.{}", field.path));
-    }
-    error.refusal.message = format!("{path}: {}", error.refusal.message);
-    error
-}
-
-/// The checks of MAIL and RCPT, in their order, and the message in bytes.
-async fn admit(
-    call: &Call<'_>,
-    submitter: &Arc<Submitter>,
-    draft: Draft,
-    recipients_before: usize,
-) -> Result<Ready> {
-    let Draft { letter, sender, recipients, annotations, release_at } = draft;
-    let intake = &call.api.intake;
-    let reverse_path = ReversePath::Mailbox(sender);
-    let admitted = intake.admit_sender(submitter, &reverse_path).await;
-    admitted.map_err(|refusal| note(call, submitter, Stage::Mail, refusal))?;
-    let mailboxes = letter.from.iter().chain(&letter.to).chain(&letter.cc).chain(&letter.reply_to);
-    let smtputf8 = mailboxes.map(|mailbox| &mailbox.address).chain(&recipients).any(Address::needs_smtputf8);
-    let mut suppressed = Vec::new();
-    let mut last_refusal = None;
-    let mut open = Vec::with_capacity(recipients.len());
-    for recipient in recipients {
-        let earlier = recipients_before + open.len();
-        match intake.admit_recipient(submitter, &recipient, true, earlier).await {
-            Ok(()) => open.push(recipient.into()),
-            Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
-                suppressed.push(recipient);
-                last_refusal = Some(refusal);
+impl Sending<'_> {
+    /// The checks of MAIL, RCPT and DATA, in their order, after so many recipients of the same request.
+    async fn admit(&self, composed: Composed, place: Option<usize>, earlier: usize) -> Result<Ready> {
+        let Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at } =
+            composed;
+        let (intake, submitter) = (&self.call.api.intake, &self.submitter);
+        let submission_key = self.submission_key(place);
+        let is_counted = match &submission_key {
+            Some(key) => {
+                let earlier = intake.find_accepted(submitter, key).await;
+                earlier.map_err(|refusal| self.note(Stage::Data, refusal))?.is_some()
             }
-            Err(refusal) => return Err(note(call, submitter, Stage::Rcpt, refusal)),
+            None => false,
+        };
+        let reverse_path = ReversePath::Mailbox(sender);
+        let admitted = intake.admit_sender(submitter, &reverse_path, is_counted).await;
+        admitted.map_err(|refusal| self.note(Stage::Mail, refusal))?;
+        let (recipients, suppressed) =
+            self.admit_recipients(recipients, (!is_counted).then_some(earlier)).await?;
+        self.check_size(&message)?;
+        let counted = if is_counted { 0 } else { recipients.len() };
+        let envelope = Envelope {
+            reverse_path,
+            recipients,
+            body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+            smtputf8,
+            parameters: MailParameters { release_at, deliver_by: expires_at, ..MailParameters::default() },
+        };
+        let checked = intake.check(Submission {
+            submitter: submitter.clone(),
+            envelope,
+            message,
+            trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
+            extras: Extras { annotations, suppressed: suppressed.clone(), submission_key },
+        });
+        let admitted = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
+        Ok(Ready { admitted, counted, send_at: release_at, suppressed })
+    }
+
+    /// Those that it goes to and those that are suppressed; an error if it would go to nobody. `earlier` is how many
+    /// recipients the limit must have room for besides, `None` if it need not have any.
+    async fn admit_recipients(
+        &self,
+        recipients: Vec<Address>,
+        earlier: Option<usize>,
+    ) -> Result<(Vec<Recipient>, Vec<Address>)> {
+        let mut suppressed = Vec::new();
+        let mut last_refusal = None;
+        let mut open: Vec<Recipient> = Vec::with_capacity(recipients.len());
+        for recipient in recipients {
+            let earlier = earlier.map(|earlier| earlier + open.len());
+            match self.call.api.intake.admit_recipient(&self.submitter, &recipient, true, earlier).await {
+                Ok(()) => open.push(recipient.into()),
+                Err(refusal) if refusal.code == RefusalCode::RecipientSuppressed => {
+                    suppressed.push(recipient);
+                    last_refusal = Some(refusal);
+                }
+                Err(refusal) => return Err(self.note(Stage::Rcpt, refusal)),
+            }
+        }
+        match last_refusal.filter(|_| open.is_empty()) {
+            Some(refusal) => Err(self.note(Stage::Rcpt, refusal)),
+            None => Ok((open, suppressed)),
         }
     }
-    if let Some(refusal) = last_refusal.filter(|_| open.is_empty()) {
-        return Err(note(call, submitter, Stage::Rcpt, refusal));
-    }
-    // Encoding attachments takes a while.
-    let composing = tokio::task::spawn_blocking(|| letter.compose());
-    let message = composing.await.map_err(ApiError::internal)?;
-    let octets_max = call.api.sending.message_octets_max;
-    if message.len() as u64 > octets_max {
+
+    fn check_size(&self, message: &[u8]) -> Result<()> {
+        let octets_max = self.call.api.sending.message_octets_max;
+        if message.len() as u64 <= octets_max {
+            return Ok(());
+        }
         let refusal = Refusal::new(
             RefusalCode::MessageTooLarge,
             format!("the message has {} octets, at most {octets_max} are taken", message.len()),
             "send less; attachments grow by a third on their way",
         );
-        return Err(note(call, submitter, Stage::Data, refusal));
+        Err(self.note(Stage::Data, refusal))
     }
-    let envelope = Envelope {
-        reverse_path,
-        recipients: open,
-        body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
-        smtputf8,
-        parameters: MailParameters { release_at, ..MailParameters::default() },
-    };
-    let submission = Submission {
-        submitter: submitter.clone(),
-        envelope,
-        message: message.into(),
-        trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
-        extras: Extras { annotations, suppressed: suppressed.clone(), submission_key: None },
-    };
-    Ok(Ready { submission, send_at: release_at, suppressed })
-}
 
-async fn accept(call: &Call<'_>, ready: Ready) -> Result<Accepted> {
-    let Ready { submission, send_at, suppressed } = ready;
-    let submitter = submission.submitter.clone();
-    match call.api.intake.accept(submission).await {
-        Ok(id) => Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed }),
-        Err(refusal) => Err(note(call, &submitter, Stage::Data, refusal)),
+    /// By what a repetition of a message is known, if the client named the request. The place stands before the client's
+    /// words, so that these cannot say another one.
+    fn submission_key(&self, place: Option<usize>) -> Option<SubmissionKey> {
+        let name = self.call.idempotency_key.as_ref()?;
+        let place = place.map_or_else(|| "-".to_owned(), |place| place.to_string());
+        let digest = Sha256::new().chain_update(self.digest).chain_update(&place).finalize().into();
+        Some(SubmissionKey { name: format!("http {} {place} {name}", self.submitter.key.id), digest })
     }
-}
 
-/// Notes a refusal where the tenant finds it, under the id of the request, unless the fault is ours.
-fn note(call: &Call<'_>, submitter: &Submitter, stage: Stage, refusal: Refusal) -> ApiError {
-    let mut error = ApiError::from(refusal);
-    let ended_by = match error.refusal.code {
-        RefusalCode::SendLimitExceeded => Some(LimitPeriod::Minute),
-        RefusalCode::DailySendLimitExceeded => Some(LimitPeriod::Day),
-        _ => None,
-    };
-    error.retry_after_s = ended_by.map(|period| seconds_until(period.end_of(call.now), call.now));
-    if error.status().is_client_error() {
-        call.api.intake.note_rejection(call.request_id, submitter, stage, &error.refusal);
+    async fn enqueue(&self, ready: Ready) -> Result<Accepted> {
+        let Ready { admitted, send_at, suppressed, .. } = ready;
+        match self.call.api.intake.enqueue(admitted).await {
+            Ok(id) => {
+                Ok(Accepted { id, object: "email", status: DeliveryState::Queued, send_at, suppressed })
+            }
+            Err(refusal) => Err(self.note(Stage::Data, refusal)),
+        }
     }
-    error
+
+    /// Notes a refusal where the tenant finds it, under the id of the request, unless the fault is ours.
+    fn note(&self, stage: Stage, refusal: Refusal) -> ApiError {
+        let mut error = ApiError::from(refusal);
+        let (call, limits) = (self.call, &self.submitter.tenant.rate_limit);
+        let over = match error.refusal.code {
+            RefusalCode::SendLimitExceeded => Some((LimitPeriod::Minute, limits.emails_per_minute)),
+            RefusalCode::DailySendLimitExceeded => Some((LimitPeriod::Day, limits.emails_per_day)),
+            _ => None,
+        };
+        // To what is more than the whole limit no time is the right one.
+        let may_fit = |limit: Option<u32>| limit.is_none_or(|limit| self.recipients <= limit as usize);
+        let over = over.filter(|(_, limit)| may_fit(*limit));
+        error.retry_after_s = over.map(|(period, _)| seconds_until(period.end_of(call.now), call.now));
+        if error.status().is_client_error() {
+            call.api.intake.note_rejection(call.request_id, &self.submitter, stage, &error.refusal);
+        }
+        error
+    }
 }

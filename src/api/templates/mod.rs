@@ -1,14 +1,16 @@
-//! Templates: subject and bodies that data is put into. `render` does that.
+//! Templates: subject and bodies that data is put into. `render` does that, with the values of `data` and the `filters`.
 
+mod data;
+mod filters;
 mod render;
 
-use minijinja::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{RefusalCode, TemplateId, TenantId, Timestamp};
 use crate::store::{Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
+use self::filters::Budget;
 use self::render::{Form, RenderError};
 use super::answer::Answer;
 use super::call::Call;
@@ -19,6 +21,8 @@ use super::page::List;
 const NAME_CHARS_MAX: usize = 200;
 const SUBJECT_CHARS_MAX: usize = 2000;
 const SOURCE_OCTETS_MAX: usize = 256 * 1024;
+/// Of data as JSON.
+const DATA_OCTETS_MAX: usize = 256 * 1024;
 
 /// A template to be made. Its parts are in the language of Jinja; what they name must be in the data of each message.
 #[derive(Deserialize, JsonSchema)]
@@ -54,14 +58,17 @@ pub struct UpdateTemplate {
     html: Option<Option<String>>,
 }
 
+/// What a template puts in.
+pub type Data = serde_json::Map<String, serde_json::Value>;
+
 /// Data to see a template with.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TemplateRender")]
 pub struct RenderTemplate {
-    /// An object with what the template names.
+    /// An object with what the template names; at most 256 KiB.
     #[serde(default)]
-    data: serde_json::Map<String, serde_json::Value>,
+    data: Data,
 }
 
 /// A template.
@@ -120,14 +127,17 @@ impl From<Template> for TemplateView {
     }
 }
 
-/// Puts data into all parts of a template.
-pub fn fill(
-    template: &Template,
-    data: &serde_json::Map<String, serde_json::Value>,
-) -> std::result::Result<Rendered, ApiError> {
-    let data = Value::from_serialize(data);
+/// Notes data that is more than a letter needs.
+pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
+    let octets = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
+    checks.length(octets, path, DATA_OCTETS_MAX, "octets");
+}
+
+/// Puts data into all parts of a template. Takes a while.
+pub fn fill(template: &Template, data: Data) -> std::result::Result<Rendered, ApiError> {
+    let (data, budget) = (data::from_object(data), Budget::new());
     let part = |name: &str, source: &str, form| {
-        render::render(source, form, &data).map_err(|error| refuse(template, name, &error))
+        render::render(source, form, &data, &budget).map_err(|error| refuse(template, name, &error))
     };
     let subject = part("subject", &template.subject, Form::Text)?;
     Ok(Rendered {
@@ -142,7 +152,8 @@ fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
     ApiError::new(
         RefusalCode::TemplateFailed,
         format!("the {part} of template {} cannot be made with this data: {error}", template.id),
-        "give all data that the template names, or let it use `default`; POST /v1/templates/{id}/render shows it",
+        "give all data that the template names, or let it use `default`, and let it do no more than a letter needs; \
+         POST /v1/templates/{id}/render shows it",
     )
 }
 
@@ -232,6 +243,9 @@ pub async fn delete(call: Call<'_>) -> Result<Answer> {
 /// `POST /v1/templates/{id}/render`
 pub async fn render(call: Call<'_>) -> Result<Answer> {
     let template = find(&call, call.id("template")?).await?;
-    let body: RenderTemplate = call.json()?;
-    Answer::ok(&fill(&template, &body.data)?)
+    let RenderTemplate { data } = call.json()?;
+    let mut checks = Checks::default();
+    check_data(&data, "data", &mut checks);
+    checks.finish()?;
+    Answer::ok(&call.work(move || fill(&template, data)).await?)
 }

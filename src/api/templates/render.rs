@@ -1,57 +1,28 @@
 //! Templates put data into text, in the language of Jinja. Pure.
 //!
 //! They do not compute: what could build a text of any size out of a small one is not in the language here: operators
-//! that join texts, literals of lists, captures, macros. So a template costs no more than its data and its output,
-//! which have limits. Autoescape is on for HTML, and what is undefined is an error rather than a gap in a letter.
+//! that join texts, literals of lists, captures, macros. What a template costs has limits as well: its steps, its output,
+//! what its filters read ([`filters`]), and how long a step of any other kind can be: data has a limit where it comes in, lists
+//! are not compared item by item ([`data`]), and there are neither slices nor an operator `in`, but a test of that name, which
+//! pays like a filter. Autoescape is on for HTML, and what is undefined is an error rather than a gap in a letter.
 
 use std::io;
 
 use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::StringInput;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+use super::filters::{self, Budget};
 
 /// Octets that a part of a message may come to.
 const OUTPUT_OCTETS_MAX: usize = 1024 * 1024;
-/// Octets of a text that a filter makes.
-const TEXT_OCTETS_MAX: usize = 256 * 1024;
-/// Instructions: loops over a few thousand things.
-const FUEL: u64 = 200_000;
+/// Instructions: loops over a few thousand things. The longest reads two texts, to compare them.
+const FUEL: u64 = 100_000;
 /// Calls in calls.
 const DEPTH_MAX: usize = 50;
 
 /// The statements of the language.
 const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "with", "endwith"];
-/// Its filters: their results are no longer than what goes in, or have a limit.
-const FILTERS: &[&str] = &[
-    "abs",
-    "capitalize",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "first",
-    "float",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "lower",
-    "max",
-    "min",
-    "reverse",
-    "round",
-    "safe",
-    "sort",
-    "title",
-    "trim",
-    "unique",
-    "upper",
-    "urlencode",
-];
 
 /// What a part of a message is rendered as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,14 +71,14 @@ impl From<Error> for RenderError {
 /// Whether a source is a template.
 pub fn check(source: &str) -> Result<(), RenderError> {
     check_language(source)?;
-    Ok(environment().template_from_str(source).map(drop)?)
+    Ok(environment(&Budget::new()).template_from_str(source).map(drop)?)
 }
 
-/// Puts data into a template.
-pub fn render(source: &str, form: Form, data: &Value) -> Result<String, RenderError> {
+/// Puts data into a template; the parts of one message share a budget.
+pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result<String, RenderError> {
     check_language(source)?;
     let mut output = Bounded(Vec::new());
-    let rendered = environment()
+    let rendered = environment(budget)
         .template_from_named_str(form.name(), source)?
         .render_captured_to(data, &mut output)
         .map(drop);
@@ -120,45 +91,82 @@ pub fn render(source: &str, form: Form, data: &Value) -> Result<String, RenderEr
     }
 }
 
-/// Refuses what could make much of little: a text doubled thirty times fills the memory.
+/// Refuses what could make much of little, a text doubled thirty times fills the memory, and what reads without paying.
 fn check_language(source: &str) -> Result<(), RenderError> {
-    let mut before = None;
-    let mut calls = Vec::new();
+    let mut reader = Reader::default();
     for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
         let (token, span) = token?;
-        let fault = match (&before, &token) {
+        if let Some(fault) = reader.fault_of(&token) {
+            return Err(RenderError::at(span.start_line, fault));
+        }
+        reader.read(token);
+    }
+    Ok(())
+}
+
+/// What the tokens before this one have opened.
+#[derive(Default)]
+struct Reader<'a> {
+    before: Option<Token<'a>>,
+    is_before_not_is: bool,
+    /// Between `for` and its `in`.
+    names_item: bool,
+    /// For each parenthesis whether it belongs to a call.
+    calls: Vec<bool>,
+}
+
+impl<'a> Reader<'a> {
+    fn fault_of(&self, token: &Token<'a>) -> Option<String> {
+        match (&self.before, token) {
             (_, Token::Plus | Token::Mul | Token::Pow | Token::Mod | Token::Tilde) => {
                 Some(format!("there is no operator {token} in templates: put the result into the data"))
             }
             (_, Token::BraceOpen) => Some("a template has no literals of maps: put it into the data".into()),
+            (_, Token::Colon) => Some("a template has no slices: put the part into the data".into()),
             (Some(Token::Ident(name)), Token::BracketOpen) if is_operator(name) => Some(NO_LISTS.into()),
             (Some(Token::Ident(_) | Token::ParenClose | Token::BracketClose), Token::BracketOpen) => None,
             (_, Token::BracketOpen) => Some(NO_LISTS.into()),
+            // Between parentheses that belong to no call it makes a list.
+            (_, Token::Comma) if self.calls.last() == Some(&false) => Some(NO_LISTS.into()),
             (Some(Token::BlockStart), Token::Ident(name)) if !STATEMENTS.contains(name) => Some(format!(
                 "there is no statement {name} in templates; there are {}",
                 STATEMENTS.join(", ")
             )),
-            (Some(Token::Pipe), Token::Ident(name)) if !FILTERS.contains(name) => {
-                Some(format!("there is no filter {name} in templates; there are {}", FILTERS.join(", ")))
+            (Some(Token::Pipe), Token::Ident(name)) if !filters::names().any(|known| known == *name) => {
+                let names: Vec<_> = filters::names().collect();
+                Some(format!("there is no filter {name} in templates; there are {}", names.join(", ")))
+            }
+            (before, Token::Ident("in")) if !self.may_be_in(before.as_ref()) => {
+                Some("there is no operator in in templates: write `a is in b` or `a is not in b`".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The word of a loop, of the test, or the name of a field.
+    fn may_be_in(&self, before: Option<&Token<'a>>) -> bool {
+        match before {
+            Some(Token::Ident("is") | Token::Dot) => true,
+            Some(Token::Ident("not")) => self.is_before_not_is,
+            _ => self.names_item,
+        }
+    }
+
+    fn read(&mut self, token: Token<'a>) {
+        match (&self.before, &token) {
+            (Some(Token::BlockStart), Token::Ident("for")) => self.names_item = true,
+            (_, Token::Ident("in")) => self.names_item = false,
+            (_, Token::Ident("not")) => {
+                self.is_before_not_is = matches!(self.before, Some(Token::Ident("is")))
             }
             (before, Token::ParenOpen) => {
-                calls.push(matches!(before, Some(Token::Ident(name)) if !is_operator(name)));
-                None
+                self.calls.push(matches!(before, Some(Token::Ident(name)) if !is_operator(name)));
             }
-            (_, Token::ParenClose) => {
-                calls.pop();
-                None
-            }
-            // Between parentheses that belong to no call it makes a list.
-            (_, Token::Comma) if calls.last() == Some(&false) => Some(NO_LISTS.into()),
-            _ => None,
-        };
-        if let Some(fault) = fault {
-            return Err(RenderError::at(span.start_line, fault));
+            (_, Token::ParenClose) => drop(self.calls.pop()),
+            _ => {}
         }
-        before = Some(token);
+        self.before = Some(token);
     }
-    Ok(())
 }
 
 const NO_LISTS: &str = "a template has no literals of lists: put it into the data";
@@ -168,8 +176,8 @@ fn is_operator(name: &str) -> bool {
     ["if", "elif", "else", "in", "and", "or", "not", "is", "for", "with"].contains(&name)
 }
 
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
+fn environment(budget: &Budget) -> Environment<'static> {
+    let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
@@ -177,34 +185,8 @@ fn environment() -> Environment<'static> {
         "html" => AutoEscape::Html,
         _ => AutoEscape::None,
     });
-    for function in ["dict", "namespace", "debug"] {
-        environment.remove_global(function);
-    }
-    environment.add_filter("join", join);
-    environment.add_filter("urlencode", |value: &Value| {
-        require_room(value.as_str().map_or(0, str::len).saturating_mul(3))?;
-        filters::urlencode(value)
-    });
+    filters::install(&mut environment, budget);
     environment
-}
-
-/// The filter of that name, with a limit.
-fn join(state: &State<'_, '_>, value: &Value, joiner: Option<StringInput<'_>>) -> Result<Value, Error> {
-    let between = joiner.as_ref().map_or(0, |joiner| joiner.as_str().len());
-    let mut octets = 0usize;
-    for item in value.try_iter()? {
-        octets = octets.saturating_add(between).saturating_add(item.as_str().map_or(20, str::len));
-        require_room(octets)?;
-    }
-    filters::join(state, value, joiner)
-}
-
-fn require_room(octets: usize) -> Result<(), Error> {
-    if octets <= TEXT_OCTETS_MAX {
-        return Ok(());
-    }
-    let message = format!("a filter makes a text of more than {TEXT_OCTETS_MAX} octets");
-    Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
 /// Takes so much and no more.
@@ -235,7 +217,9 @@ mod tests {
     use serde_json::json;
 
     fn put(source: &str, form: Form, data: serde_json::Value) -> Result<String, String> {
-        render(source, form, &Value::from_serialize(data)).map_err(|error| error.to_string())
+        let serde_json::Value::Object(data) = data else { panic!("{data}") };
+        let data = super::super::data::from_object(data);
+        render(source, form, &data, &Budget::new()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -255,7 +239,7 @@ mod tests {
         let source = "{% if paid and user.name %}Thanks {{ user['name']|title }}{% else %}Hm{% endif %}:\n\
             {% for item in items %}{{ loop.index }}. {{ item.name }} {{ item.price|round(2) }}\n{% endfor %}\
             {{ tags|join(', ') }} {{ nickname|default('none') }} {% with first = items[0] %}{{ first.name|upper }}{% endwith %}\
-            {% if (1 < 2) and not (3 in items) %}!{% endif %}";
+            {% if (1 < 2) and 3 is not in items and 'a' is in tags %}!{% endif %}";
         assert_eq!(
             put(source, Form::Text, data).unwrap(),
             "Thanks Ann:\n1. Tea 2.5\n2. Milk 1\na, b none TEA!"
@@ -292,11 +276,16 @@ mod tests {
             "{{ x if [x] else y }}",
             "{{ [[x], [x]]|sum }}",
             "{% include 'x' %}",
+            "{{ x[1:] }}",
+            "{{ 'a' in x }}",
+            "{{ 'a' not in x }}",
+            "{% for a in x if a in y %}{% endfor %}",
         ] {
             assert!(check(source).is_err(), "{source}");
         }
-        assert!(check("{{ namespace(a=1) }}").is_ok());
-        assert!(put("{{ namespace(a=1) }}", Form::Text, json!({})).is_err());
+        for function in ["namespace(a=1)", "dict(a=1)", "range(9)", "debug()"] {
+            assert!(put(&format!("{{{{ {function} }}}}"), Form::Text, json!({})).is_err(), "{function}");
+        }
     }
 
     #[test]
@@ -313,7 +302,64 @@ mod tests {
             json!({"x": vec![1; 1000], "y": ""}),
         );
         assert!(many.unwrap_err().contains("too many steps"));
-        let joined = put("{{ x|join(y) }}", Form::Text, json!({"x": vec![1; 1000], "y": "z".repeat(1000)}));
+        let joined = put("{{ x|join(y) }}", Form::Text, json!({"x": vec![1; 10_000], "y": "z".repeat(60)}));
         assert!(joined.unwrap_err().contains("262144 octets"));
+        let escaped = put("{{ x|e|title|e }}", Form::Text, json!({"x": "&".repeat(50_000)}));
+        assert!(escaped.unwrap_err().contains("262144 octets"));
+    }
+
+    /// Each would read gigabytes in the steps that it has.
+    #[test]
+    fn what_is_read_again_and_again_is_paid_for() {
+        let data = json!({
+            "l": vec![1; 25_000], "s": "x".repeat(100_000), "rows": vec![json!({"a": 1}); 1000],
+            "few": vec![1; 1000],
+        });
+        for expression in [
+            "s|upper|length == 0",
+            "s|length == 0",
+            "s|trim('y') == ''",
+            "'y' is in s",
+            "s is endingwith 'y'",
+            "2 is in l",
+            "l|sort|length == 0",
+            "l|unique|length == 0",
+            "rows|sort(attribute='a')|length == 0",
+            "l|max == 2",
+            "l|reverse|length == 0",
+        ] {
+            let source = format!("{{% for a in l %}}{{% if {expression} %}}x{{% endif %}}{{% endfor %}}");
+            let error = put(&source, Form::Text, data.clone()).unwrap_err();
+            assert!(error.contains("read more than 4194304 octets"), "{expression}: {error}");
+        }
+        let once = put(
+            "{{ s|upper|length }} {{ l|sort|length }} {{ rows|sort(attribute='a')|length }}",
+            Form::Text,
+            data.clone(),
+        );
+        assert_eq!(once.unwrap(), "100000 25000 1000");
+        for expression in ["s|trim(s)", "rows|sort(attribute='a,a')", "rows|sort(attribute=s)"] {
+            let error = put(&format!("{{{{ {expression} }}}}"), Form::Text, data.clone()).unwrap_err();
+            assert!(error.contains("a filter"), "{expression}: {error}");
+        }
+        let short = "{% for a in few %}{{ a|round|string }}{% endfor %}".replace("|string", "");
+        assert!(put(&short, Form::Text, data).is_ok());
+    }
+
+    #[test]
+    fn lists_are_equal_to_themselves_only() {
+        let data = json!({"a": [1, 2], "b": [1, 2], "m": {"x": 1}, "n": {"x": 1}});
+        for (expression, expected) in [
+            ("a == a", "true"),
+            ("a == b", "false"),
+            ("a|sort == a|sort", "false"),
+            ("a|reverse == a", "false"),
+            ("m == n", "false"),
+            ("a[1] == b[1]", "true"),
+            ("a[-1] == m.x", "false"),
+        ] {
+            let shown = put(&format!("{{{{ {expression} }}}}"), Form::Text, data.clone()).unwrap();
+            assert_eq!(shown.to_lowercase(), expected, "{expression}");
+        }
     }
 }

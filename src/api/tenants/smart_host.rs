@@ -14,8 +14,6 @@ use crate::store::{NewSmartHost, SmartHost};
 const CREDENTIAL_CHARS_MAX: usize = 255;
 /// Of one smart host.
 const DESTINATIONS_MAX: usize = 1000;
-const SUBMISSION_PORT: u16 = 587;
-const SUBMISSIONS_PORT: u16 = 465;
 
 /// The field `smtp` of a tenant. `pass` can be written and never read.
 #[derive(Deserialize, JsonSchema)]
@@ -51,15 +49,12 @@ pub fn resolve(
         return None;
     };
     let given_port = body.port.or(current.map(|c| c.port));
-    let default_tls =
-        if given_port == Some(SUBMISSIONS_PORT) { TlsMode::Implicit } else { TlsMode::Starttls };
-    let tls = body.tls.or(current.map(|c| c.tls)).unwrap_or(default_tls);
-    let default_port = if tls == TlsMode::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT };
+    let tls = body.tls.or(current.map(|c| c.tls)).unwrap_or_else(|| TlsMode::of_port(given_port));
     let user = body.user.unwrap_or_else(|| current.and_then(|c| c.user.clone()));
     let destinations = body.destinations.or_else(|| current.map(|c| c.destinations.clone()));
     let smart_host = SmartHost {
         host,
-        port: given_port.unwrap_or(default_port),
+        port: given_port.unwrap_or_else(|| tls.port()),
         user,
         tls,
         destinations: destinations.unwrap_or_default(),
@@ -90,13 +85,8 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
         let message = "give the password; a stored one is kept only while host, port and user stay the same";
         checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
         let is_loopback = address.is_some_and(|ip| ip.is_loopback());
-        let is_safe = match wanted.tls {
-            TlsMode::Implicit | TlsMode::Starttls => true,
-            TlsMode::Opportunistic => false,
-            TlsMode::None => is_loopback,
-        };
         let message = "a password is only sent under checked TLS: use starttls or implicit";
-        checks.require(is_safe, "smtp.tls", "invalid", message);
+        checks.require(wanted.tls.guards_password(is_loopback), "smtp.tls", "invalid", message);
     }
 }
 

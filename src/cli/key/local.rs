@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use serde_json::{Value, json};
 
-use super::super::screen::print;
-use super::super::table::relative;
+use super::super::listing::{self, Extent};
+use super::super::screen::Audience;
 use super::super::{CONFIG_FILE_DEFAULT, expiry};
-use super::{Wanted, show_secret};
+use super::{Wanted, row, table, tell_new};
+use crate::api::KeyView;
 use crate::config::Config;
-use crate::mail::{KeyId, KeySecret, Scope, TenantId, Timestamp};
+use crate::mail::{KeyId, KeySecret, TenantId, Timestamp};
 use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store, StoreOptions};
 
 /// Above these options in the help.
@@ -19,13 +21,13 @@ const HEADING: &str = "The data directory, instead of the server";
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
     /// Works in the data directory of the default configuration
-    #[arg(long, help_heading = HEADING)]
+    #[arg(long, conflicts_with_all = ["url", "ca_file"], help_heading = HEADING)]
     local: bool,
     /// The same with the data directory that this configuration file names
-    #[arg(long, short, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["url", "ca_file"], help_heading = HEADING)]
     config: Option<PathBuf>,
     /// The same with this data directory
-    #[arg(long, value_name = "DIR", conflicts_with = "config", help_heading = HEADING)]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "url", "ca_file"], help_heading = HEADING)]
     data_dir: Option<PathBuf>,
 }
 
@@ -45,94 +47,70 @@ impl Place {
     }
 }
 
-async fn find_tenant(store: &Store, name: &str) -> anyhow::Result<TenantId> {
+async fn find_tenant(store: &Store, name: Option<&str>) -> anyhow::Result<Option<TenantId>> {
+    let Some(name) = name else { return Ok(None) };
     let found = match name.parse::<TenantId>() {
         Ok(id) => store.tenant(id).await?,
         Err(_) => store.tenant_by_slug(name).await?,
     };
-    found.map(|tenant| tenant.id).with_context(|| format!("there is no tenant {name}"))
+    Ok(Some(found.with_context(|| format!("there is no tenant {name}"))?.id))
+}
+
+/// A key as the API has it.
+fn view(key: Key) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(KeyView::from(key))?)
 }
 
 /// Makes a key and prints its secret.
-pub(super) async fn create(place: &Place, new: Wanted) -> anyhow::Result<()> {
+pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> anyhow::Result<()> {
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("--scope is for keys of a tenant: name it with --tenant");
     }
     let store = place.open()?;
-    let tenant_id = match &new.tenant {
-        Some(name) => Some(find_tenant(&store, name).await?),
-        None => None,
-    };
+    let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
     let secret = KeySecret::generate(new.environment);
-    let scopes = if new.scopes.is_empty() { Scope::ALL.to_vec() } else { new.scopes };
-    let expires_at = new.expires_in.map(expiry).transpose()?;
-    let new = NewKey {
-        tenant_id,
-        name: new.name,
-        environment: new.environment,
-        scopes,
-        allowed_domain_ids: Vec::new(),
+    let mut key = NewKey {
         allowed_cidrs: new.cidrs,
-        expires_at,
-        imprint: secret.imprint(),
+        expires_at: new.expires_in.map(expiry).transpose()?,
+        ..NewKey::unrestricted(tenant_id, &new.name, new.environment, &secret)
     };
-    let key = store.create_key(new, Timestamp::now()).await?;
+    if !new.scopes.is_empty() {
+        key.scopes = new.scopes;
+    }
+    let mut made = view(store.create_key(key, Timestamp::now()).await?)?;
     store.close().await;
-    show_secret(&key.id.to_string(), &describe_owner(&key), secret.expose())
-}
-
-fn describe_owner(key: &Key) -> String {
-    key.tenant_id.map_or_else(|| "platform".to_owned(), |tenant| tenant.to_string())
+    made["secret"] = secret.expose().into();
+    audience.show(&made, tell_new)
 }
 
 /// Lists keys.
-pub(super) async fn list(place: &Place, tenant: Option<String>) -> anyhow::Result<()> {
+pub(super) async fn list(
+    place: &Place,
+    tenant: Option<&str>,
+    extent: &Extent,
+    audience: Audience,
+) -> anyhow::Result<()> {
     let store = place.open()?;
-    let tenant_id = match &tenant {
-        Some(name) => Some(find_tenant(&store, name).await?),
-        None => None,
+    let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, environment: None };
+    let page = async |limit, after| {
+        let request = PageRequest { limit, after, ..PageRequest::default() };
+        let keys = store.list_keys(filter.clone(), request).await?;
+        let next = keys.items.last().filter(|_| keys.has_more).map(|key| key.id.to_string());
+        let views: anyhow::Result<Vec<Value>> = keys.items.into_iter().map(view).collect();
+        Ok(json!({"data": views?, "next_cursor": next}))
     };
-    let mut table = super::table();
-    let mut page = PageRequest { limit: 100, ..PageRequest::default() };
-    loop {
-        let keys = store.list_keys(KeyFilter { tenant_id, environment: None }, page.clone()).await?;
-        for key in &keys.items {
-            let state = describe_state(key, Timestamp::now());
-            table.add([
-                key.id.to_string(),
-                describe_owner(key),
-                key.environment.to_string(),
-                format!("…{}", key.last_four),
-                state.to_owned(),
-                key.last_used_at.map_or("-".to_owned(), |at| relative(at, Timestamp::now())),
-                key.name.clone(),
-            ]);
-        }
-        match keys.items.last() {
-            Some(last) if keys.has_more => page.after = Some(last.id.to_string()),
-            _ => break,
-        }
-    }
+    let list = extent.fetch(page).await?;
     store.close().await;
-    print(&table.render())
-}
-
-fn describe_state(key: &Key, now: Timestamp) -> &'static str {
-    match key {
-        Key { revoked_at: Some(_), .. } => "revoked",
-        Key { expires_at: Some(at), .. } if *at <= now => "expired",
-        _ => "active",
-    }
+    audience.show(&list, |list| listing::tell(list, table(), row))
 }
 
 /// Revokes a key.
-pub(super) async fn revoke(place: &Place, id: &str) -> anyhow::Result<()> {
-    let id: KeyId = id.parse().with_context(|| format!("{id} is no id of a key"))?;
+pub(super) async fn revoke(place: &Place, id: &str, audience: Audience) -> anyhow::Result<()> {
+    let key: KeyId = id.parse().with_context(|| format!("{id} is no id of a key"))?;
     let store = place.open()?;
-    let was_there = store.revoke_key(id, Timestamp::now()).await?;
+    store.revoke_key(key, Timestamp::now()).await?;
+    let revoked = store.key(None, key).await?;
     store.close().await;
-    if !was_there {
-        bail!("there is no key {id}; `pillarbox key list` shows all");
-    }
-    print(&format!("{id} is revoked\n"))
+    let revoked = revoked.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all"))?;
+    audience.show(&view(revoked)?, |_| format!("{id} is revoked\n"))
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::api_client::{ApiClient, Query, Server};
 use super::expiry;
 use super::listing::Extent;
-use super::screen::{describe, print, show_json, text, time, when};
+use super::screen::{describe, text, time, when};
 use super::serve::runtime;
 use super::table::Table;
 use crate::mail::{Environment, Scope, SignedDuration, Timestamp};
@@ -76,7 +76,8 @@ struct Wanted {
     /// `live` relays, `test` delivers to the sandbox
     #[arg(long, default_value = "live", value_parser = str::parse::<Environment>)]
     environment: Environment,
-    /// What a tenant's key may do, like smtp:send; repeat for more. All of it by default
+    /// What a tenant's key may do, like smtp:send; repeat for more. Everything by default if the platform makes it;
+    /// with a tenant's key, at least one that it has itself
     #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>)]
     scopes: Vec<Scope>,
     /// The key is good from this network alone, like 192.0.2.0/24; repeat for more
@@ -91,12 +92,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, command } = arguments;
     match command {
         Command::Create { place, new, .. } if place.is_local() => {
-            runtime()?.block_on(local::create(&place, new))
+            runtime()?.block_on(local::create(&place, new, server.audience()))
         }
-        Command::List { place, tenant, .. } if place.is_local() => {
-            runtime()?.block_on(local::list(&place, tenant))
+        Command::List { place, tenant, extent } if place.is_local() => {
+            runtime()?.block_on(local::list(&place, tenant.as_deref(), &extent, server.audience()))
         }
-        Command::Revoke { place, id } if place.is_local() => runtime()?.block_on(local::revoke(&place, &id)),
+        Command::Revoke { place, id } if place.is_local() => {
+            runtime()?.block_on(local::revoke(&place, &id, server.audience()))
+        }
         Command::Create { new, domains, .. } => {
             server.ask(async |client| create(&client, new, &domains).await)
         }
@@ -105,11 +108,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Show { id } => server.ask(async |client| {
             let key = client.get(&path(&id)?, &Query::new()).await?;
-            if client.is_json { show_json(&key) } else { print(&describe(&key, LEADING)) }
+            client.show(&key, |key| describe(key, LEADING))
         }),
         Command::Revoke { id, .. } => server.ask(async |client| {
             let key = client.delete(&path(&id)?, &Query::new()).await?;
-            if client.is_json { show_json(&key) } else { print(&format!("{id} is revoked\n")) }
+            client.show(&key, |_| format!("{id} is revoked\n"))
         }),
     }
 }
@@ -144,16 +147,13 @@ async fn create(client: &ApiClient, new: Wanted, domains: &[String]) -> anyhow::
         body["expires_at"] = json!(expiry(span)?);
     }
     let key = client.post("/v1/keys", &body).await?;
-    if client.is_json {
-        return show_json(&key);
-    }
-    show_secret(&text(&key, "id"), &owner(&key), &text(&key, "secret"))
+    client.show(&key, tell_new)
 }
 
 /// The secret alone on the standard output, so that a script can take it.
-fn show_secret(id: &str, owner: &str, secret: &str) -> anyhow::Result<()> {
-    eprintln!("{id} ({owner}). The secret is shown only now:");
-    print(&format!("{secret}\n"))
+fn tell_new(key: &Value) -> String {
+    eprintln!("{} ({}). The secret is shown only now:", text(key, "id"), owner(key));
+    format!("{}\n", text(key, "secret"))
 }
 
 fn table() -> Table<7> {
@@ -166,18 +166,19 @@ fn owner(key: &Value) -> String {
 
 async fn list(client: &ApiClient, tenant: Option<&str>, extent: &Extent) -> anyhow::Result<()> {
     let query = client.tenant_parameter(tenant).await?;
-    let row = |key: &Value| {
-        [
-            text(key, "id"),
-            owner(key),
-            text(key, "environment"),
-            format!("…{}", text(key, "last_four")),
-            state(key).to_owned(),
-            when(key, "last_used_at"),
-            text(key, "name"),
-        ]
-    };
     extent.show(client, "/v1/keys", query, table(), row).await
+}
+
+fn row(key: &Value) -> [String; 7] {
+    [
+        text(key, "id"),
+        owner(key),
+        text(key, "environment"),
+        format!("…{}", text(key, "last_four")),
+        state(key).to_owned(),
+        when(key, "last_used_at"),
+        text(key, "name"),
+    ]
 }
 
 fn state(key: &Value) -> &'static str {

@@ -23,6 +23,8 @@ pub struct OpeningOptions {
     pub starttls: StartTls,
     /// Whether the connection has TLS from its first byte.
     pub secured: bool,
+    /// Whether the server is on this machine: only there may a login go in clear.
+    pub local: bool,
     /// What its TLS gives to bind a login to it, if anything.
     pub channel: Option<ChannelBinding>,
     /// Fresh, printable ASCII without a comma, for SCRAM.
@@ -116,6 +118,9 @@ pub enum OpeningError {
     /// Bytes came in clear behind the reply to STARTTLS (RFC 3207 §6).
     #[error("the server sent data in clear after its reply to STARTTLS")]
     Injection,
+    /// A login on a connection without TLS.
+    #[error("the password is sent over TLS only, which this connection does not have")]
+    LoginInClear,
     /// No mechanism that we know, or none at all.
     #[error("the server offers none of AUTH SCRAM-SHA-256, PLAIN and LOGIN")]
     NoMechanism,
@@ -187,8 +192,9 @@ impl Opening {
             },
             // Who is taken without a proof of the server's may be anybody's victim.
             (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
-            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism.
-            (State::ScramChallenge | State::ScramSignature, 500..=599)
+            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism. One that
+            // refuses our proof would refuse the password as well, and must not get it.
+            (State::ScramChallenge, 500..=599)
                 if self.capabilities.auth_plain || self.capabilities.auth_login =>
             {
                 self.capabilities.auth_scram = false;
@@ -239,6 +245,9 @@ impl Opening {
         let Some(login) = &self.options.login else {
             return Step::Ready(self.capabilities);
         };
+        if !self.options.secured && !self.options.local {
+            return Step::Failed(OpeningError::LoginInClear);
+        }
         let can = self.capabilities;
         if (can.auth_scram || can.auth_scram_plus) && Scram::suits(login) {
             let (name, binding) = match self.options.channel {
@@ -321,7 +330,7 @@ impl OpeningError {
         match self {
             Self::Refused(phase, _) => *phase,
             Self::NoTls | Self::Injection => Phase::StartTls,
-            Self::NoMechanism | Self::Scram(_) => Phase::Auth,
+            Self::LoginInClear | Self::NoMechanism | Self::Scram(_) => Phase::Auth,
         }
     }
 
@@ -344,6 +353,7 @@ mod tests {
             hello_name: "relay.example".into(),
             starttls,
             secured: false,
+            local: true,
             channel: None,
             nonce: "fresh".into(),
             login,
@@ -475,6 +485,19 @@ mod tests {
     }
 
     #[test]
+    fn a_login_never_goes_in_clear_but_to_this_machine() {
+        for starttls in [StartTls::Never, StartTls::IfOffered] {
+            let away = OpeningOptions { local: false, ..options(starttls, true) };
+            for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
+                let said = play(away.clone(), &["220 hi", offer, "250 mx"]);
+                assert_eq!(said.last().unwrap(), &OpeningError::LoginInClear.to_string(), "{offer}");
+            }
+            let refused = play(away, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
+            assert_eq!(refused.last().unwrap(), &OpeningError::LoginInClear.to_string());
+        }
+    }
+
+    #[test]
     fn the_strongest_mechanism_that_is_offered_is_used() {
         let login = options(StartTls::Never, true);
         let bound = OpeningOptions { channel: Some([1; 32]), ..login.clone() };
@@ -511,6 +534,9 @@ mod tests {
         let challenge = BASE64.encode("r=fresher,s=AAAA,i=4096");
         let said = play(login.clone(), &["220 hi", offer, &format!("334 {challenge}"), "334 dj1BQUFB"]);
         assert_eq!(said[3], ScramError::Unproven.to_string());
+        let challenged = format!("334 {challenge}");
+        let said = play(login.clone(), &["220 hi", offer, &challenged, "535 wrong"]);
+        assert_eq!(said[3], "the server refused at AUTH", "a wrong password is not shown");
         let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
         assert_eq!(said[2], "the server refused at AUTH");
     }

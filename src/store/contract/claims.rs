@@ -163,7 +163,7 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with(|options| options.handover_bytes_max = 200);
+    let bed = Bed::with(|options| options.handover_bytes_max = 5000);
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -176,6 +176,58 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     assert!(bed.claim(later(0)).await.batches[0].content.is_some());
+}
+
+#[tokio::test]
+async fn recipients_take_room_in_memory_too() {
+    let bed = Bed::with(|options| options.handover_bytes_max = 50_000);
+    let tenant = bed.tenant("a").await;
+    let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
+    bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
+    let mut batches = bed.claim(later(0)).await.batches;
+    batches.sort_by_key(|batch| batch.deliveries.len());
+    let held: Vec<_> =
+        batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
+    assert_eq!(held, [(2, true), (100, false)]);
+}
+
+#[tokio::test]
+async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await;
+    bed.enqueue(tenant.id, &["x@one.example"]).await;
+    let due_again = ids(&bed.claim(later(0)).await.batches);
+    bed.store.release(&due_again);
+    let room = ClaimRoom { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
+    let mut is_fresh = Vec::new();
+    // By lot.
+    while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
+        bed.enqueue(tenant.id, &["x@one.example"]).await;
+        let claimed = bed.store.claim_due(later(0), &room).await.unwrap().batches;
+        is_fresh.push(claimed[0].content.is_some());
+        bed.store.release(&ids(&claimed));
+    }
+    assert!(is_fresh.contains(&true) && is_fresh.contains(&false), "{is_fresh:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
+    let bed = Bed::new();
+    let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
+    bed.enqueue(one.id, &["x@one.example"]).await;
+    bed.store.release(&ids(&bed.claim(later(0)).await.batches));
+    for tenant in [&one, &other] {
+        for _ in 0..9 {
+            bed.enqueue(tenant.id, &["x@one.example"]).await;
+        }
+    }
+    let room = ClaimRoom { per_tenant_max: 8, ..plenty() };
+    let fresh = bed.store.claim_fresh(&room).unwrap();
+    let of = |tenant: &Tenant| fresh.iter().filter(|batch| batch.message.tenant_id == tenant.id).count();
+    assert_eq!((of(&one), of(&other)), (6, 8));
+    let left = bed.store.claim_due(later(0), &room).await.unwrap().batches;
+    assert_eq!(left.iter().filter(|batch| batch.content.is_none()).count(), 1, "half of two");
 }
 
 #[tokio::test]
@@ -274,7 +326,7 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
     #[test]
-    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..3000, messages in 5usize..40, seed: u64) {
+    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..50_000, messages in 5usize..40, seed: u64) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
         runtime.block_on(run_crowd(hand_over, messages, seed));
     }

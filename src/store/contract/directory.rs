@@ -84,15 +84,18 @@ async fn a_smart_host_password_is_kept_replaced_and_cleared() {
         bed.store.update_tenant(id, patch, now()).await.unwrap().unwrap()
     };
     assert_eq!(password().await, None);
-    change(Some(smart_host(Some("one")))).await;
+    let revision = |changed: Tenant| changed.smart_host.unwrap().password_revision;
+    let one = revision(change(Some(smart_host(Some("one")))).await);
     assert_eq!(password().await.as_deref(), Some("one"));
-    change(Some(smart_host(None))).await;
+    assert_eq!(revision(change(Some(smart_host(None))).await), one);
     assert_eq!(password().await.as_deref(), Some("one"));
-    let changed = change(Some(smart_host(Some("two")))).await;
-    assert_eq!(changed.smart_host.unwrap().password_revision, 2, "two passwords were given");
+    let two = revision(change(Some(smart_host(Some("two")))).await);
     assert_eq!(password().await.as_deref(), Some("two"));
     assert!(change(None).await.smart_host.is_none());
     assert_eq!(password().await, None);
+    // What was opened before it was removed is another smart host's.
+    let three = revision(change(Some(smart_host(Some("three")))).await);
+    assert!(one != two && three != one && three != two, "{one} {two} {three}");
 }
 
 #[tokio::test]
@@ -397,10 +400,18 @@ async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more() {
     assert_eq!(remove(later(9000)).await, 0, "and while it is under way");
     bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
 
+    let accepted_at = async |at| {
+        let mut message = new_message(a, &["x@remote.example"], "body");
+        message.recipients[0].0 = DeliveryId::generate(at);
+        bed.store.enqueue(message).await.unwrap();
+    };
+    accepted_at(switched + SignedDuration::from_mins(4)).await;
+    assert_eq!(remove(later(9000)).await, 0, "its signature may have been under way");
+    let claimed = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&claimed, DeliveryState::Delivered)).await.unwrap();
+
     bed.enqueue(b, &["x@remote.example"]).await;
-    let mut young = new_message(a, &["x@remote.example"], "body");
-    young.recipients[0].0 = DeliveryId::generate(later(9000));
-    bed.store.enqueue(young).await.unwrap();
+    accepted_at(switched + SignedDuration::from_mins(6)).await;
     assert_eq!(remove(switched).await, 0, "its time is not over");
     let version = bed.store.directory_version();
     assert_eq!(remove(later(9000)).await, 1, "what is younger or another's is not in the way");

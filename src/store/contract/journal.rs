@@ -279,9 +279,10 @@ async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older() {
     let mut removed = Vec::new();
     for _ in 0..6 {
         let pruned = bed.store.prune(policy, later(2 * 24 * 3600), 100).await.unwrap();
-        removed.push((pruned.bodies, pruned.messages));
+        removed.push((pruned.bodies, pruned.messages, pruned.is_cut));
     }
-    assert_eq!(removed, [(0, 0), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0)]);
+    let nothing = [(0, 0, true), (0, 0, true), (0, 0, false)];
+    assert_eq!(removed, [&[(0, 0, true), (0, 0, true), (1, 1, false)][..], &nothing].concat());
 }
 
 #[tokio::test]
@@ -294,9 +295,9 @@ async fn pruning_takes_no_more_than_its_limit() {
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, webhook_days: 7 };
-    for expected in [15, 5, 0] {
+    for (expected, is_cut) in [(15, true), (5, false), (0, false)] {
         let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
-        assert_eq!(pruned.messages, expected);
+        assert_eq!((pruned.messages, pruned.is_cut), (expected, is_cut));
         assert!(pruned.bodies <= 15);
     }
 }

@@ -74,12 +74,46 @@ async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one() 
     let beside = bed.store.claim_webhook(webhook, busy, 10, later(0)).await.unwrap().unwrap().work.deliveries;
     assert_eq!(beside.len(), 1, "only what has nothing to do with the message");
     for _ in 0..2 {
-        let retry = outcome(&first, now(), WebhookVerdict::Retry(later(3600)));
+        let retry = outcome(&first, now(), WebhookVerdict::Retry(now()));
         bed.store.record_webhook(retry).await.unwrap();
-        assert_eq!(kinds().await, [EventKind::SuppressionCreated]);
+        assert_eq!(kinds().await, [EventKind::SuppressionCreated, EventKind::MessageAccepted]);
     }
     bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Retry(later(3600)))).await.unwrap();
-    assert_eq!(kinds().await, [EventKind::MessageDelivered, EventKind::SuppressionCreated]);
+    assert_eq!(kinds().await, [EventKind::SuppressionCreated, EventKind::MessageDelivered]);
+}
+
+#[tokio::test]
+async fn what_waits_for_an_earlier_event_is_not_due_before_it() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+    bed.enqueue(tenant, &["x@one.example", "y@two.example"]).await;
+    let batches = bed.claim(later(0)).await.batches;
+    let deliver = async |number: usize| {
+        let records = outcomes(&batches[number..=number], DeliveryState::Delivered);
+        bed.store.record(records).await.unwrap();
+    };
+    deliver(0).await;
+    let first = waiting(&bed, webhook).await.remove(0);
+    let due = async || {
+        let page = PageRequest { limit: 10, ..PageRequest::default() };
+        let told = bed.store.list_webhook_deliveries(webhook, None, page).await.unwrap().items;
+        told.iter().rev().map(|told| told.next_attempt_at.unwrap()).collect::<Vec<_>>()
+    };
+    for again_at in [later(5), later(300)] {
+        bed.store.take_due_webhooks(later(10));
+        bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Retry(again_at))).await.unwrap();
+        assert_eq!(due().await, [again_at; 2]);
+    }
+    let again_at = due().await[0];
+    deliver(1).await;
+    assert_eq!(due().await, [again_at; 3], "nor what comes later");
+    assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![], Some(again_at)), "nobody need look before");
+    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 10, again_at).await.unwrap();
+    assert_eq!(served.unwrap().work.deliveries.iter().map(|told| told.id).collect::<Vec<_>>(), [first.id]);
+    let last_in_order = outcome(&first, now(), WebhookVerdict::Retry(later(9000)));
+    bed.store.record_webhook(last_in_order).await.unwrap();
+    assert_eq!(due().await[1..], [again_at; 2], "after three tries it holds up nothing");
 }
 
 #[tokio::test]
@@ -135,6 +169,13 @@ async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk() 
     bed.store.record_webhook(outcome(&first, now(), WebhookVerdict::Delivered)).await.unwrap();
     suppress(&bed, tenant, "one-more@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, None, "there was room for one");
+    let is_full = |asked: Result<Option<WebhookDelivery>>| {
+        matches!(asked, Err(StoreError::Conflict(Conflict::WebhookBacklog)))
+    };
+    assert!(is_full(bed.store.test_webhook(webhook, now()).await));
+    assert!(is_full(bed.store.replay_webhook_delivery(first.id, now()).await));
+    let pending = told().await.remove(0).id;
+    assert!(bed.store.replay_webhook_delivery(pending, now()).await.unwrap().is_some(), "that is no more");
     suppress(&bed, tenant, "too-many@one.example").await;
     assert_eq!(disabled_reason(&bed, webhook).await, Some(DisabledReason::BacklogFull));
     assert_eq!(told().await.len(), 21);
@@ -175,22 +216,114 @@ async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhoo
 async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
     let bed = Bed::new();
     let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let begin = now();
     suppress(&bed, quiet, "x@one.example").await;
     for number in 0..120 {
         suppress(&bed, busy, &format!("x{number}@one.example")).await;
     }
     suppress(&bed, quiet, "y@one.example").await;
     let filter = EventFilter { tenant_id: Some(quiet), ..EventFilter::default() };
-    let mut request = PageRequest { limit: 10, ..PageRequest::default() };
-    let mut found = Vec::new();
-    let mut pages = 0;
-    loop {
-        let page = bed.store.list_events(filter.clone(), request.clone()).await.unwrap();
-        found.extend(page.items.into_iter().map(|event| event.data["address"].clone()));
-        pages += 1;
-        let Some(next) = page.next else { break };
-        request.after = Some(next.to_string());
+    for upwards in [false, true] {
+        let pages = pages_of_events(&bed, &filter, 10, upwards).await;
+        assert_eq!(pages.len(), 3, "122 events, 50 or so at a time");
+        let found: Vec<_> =
+            pages.iter().flat_map(|(events, _)| events).map(|event| &event.data["address"]).collect();
+        let expected =
+            if upwards { ["x@one.example", "y@one.example"] } else { ["y@one.example", "x@one.example"] };
+        assert_eq!(found, expected);
     }
-    assert_eq!(found, ["y@one.example", "x@one.example"]);
-    assert_eq!(pages, 3, "122 events, 50 or so at a time");
+    let first =
+        bed.store.list_events(filter.clone(), PageRequest { limit: 1, ..PageRequest::default() }).await;
+    let created_after = first.unwrap().items.first().map(|event| event.created_at);
+    // The look begins at the time, not at the end of the journal.
+    let request = PageRequest { limit: 10, created_after, ..PageRequest::default() };
+    let page = bed.store.list_events(filter.clone(), request).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None));
+    let created_before = Some(begin + SignedDuration::from_millis(20));
+    let request = PageRequest { limit: 10, created_before, ..PageRequest::default() };
+    let page = bed.store.list_events(filter, request).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None));
+}
+
+/// All pages from one end to the other, and where each says to go on.
+async fn pages_of_events(
+    bed: &Bed,
+    filter: &EventFilter,
+    limit: usize,
+    upwards: bool,
+) -> Vec<(Vec<Event>, Option<EventId>)> {
+    let mut request = PageRequest { limit, ..PageRequest::default() };
+    if upwards {
+        request.before = Some(EventId::from(ulid::Ulid::nil()).to_string());
+    }
+    let mut pages = Vec::new();
+    loop {
+        let EventPage { mut items, next } =
+            bed.store.list_events(filter.clone(), request.clone()).await.unwrap();
+        assert!(items.len() <= limit);
+        if upwards {
+            items.reverse();
+        }
+        pages.push((items, next));
+        let Some(next) = next.map(|id| id.to_string()) else { return pages };
+        let cursor = if upwards { &mut request.before } else { &mut request.after };
+        *cursor = Some(next);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenant() {
+    let bed = Bed::new();
+    let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    for burst in 0..12 {
+        // Events of one millisecond, of both.
+        let news = (0..20).map(|number| {
+            let tenant = if number % 7 == 3 { quiet } else { busy };
+            new_suppression(Some(tenant), &format!("x{number}@{burst}.example"))
+        });
+        bed.store.suppress_all(news.collect(), now()).await.unwrap();
+    }
+    let everything = pages_of_events(&bed, &EventFilter::default(), 100, true).await;
+    let everything: Vec<_> = everything.into_iter().flat_map(|(events, _)| events).collect();
+    assert_eq!(everything.len(), 12 * 20);
+    let ids_of =
+        |tenant| everything.iter().filter(move |event| event.tenant_id == Some(tenant)).map(|event| event.id);
+    let filter = EventFilter { tenant_id: Some(quiet), ..EventFilter::default() };
+    for upwards in [false, true] {
+        for limit in [2, 100] {
+            let pages = pages_of_events(&bed, &filter, limit, upwards).await;
+            let mut found: Vec<_> =
+                pages.iter().flat_map(|(events, _)| events).map(|event| event.id).collect();
+            if !upwards {
+                found.reverse();
+            }
+            assert!(ids_of(quiet).eq(found), "upwards: {upwards}, {limit} at a time");
+            assert!(pages.len() > 3, "cut by the limit or by what is looked at");
+            let told: Vec<_> = pages.iter().filter_map(|(_, next)| *next).collect();
+            assert!(ids_of(busy).all(|id| !told.contains(&id)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_are_found_by_the_microsecond_they_happened_at() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let begin = now();
+    let at = |number: i64| begin + SignedDuration::from_micros(500 * number);
+    for number in 0..6 {
+        let new = new_suppression(Some(tenant), &format!("x{number}@one.example"));
+        bed.store.suppress(new, at(number)).await.unwrap();
+    }
+    for (since, until) in [(None, Some(3)), (Some(2), None), (Some(1), Some(4)), (Some(3), Some(3))] {
+        let [created_after, created_before] = [since, until].map(|number| number.map(at));
+        let request = PageRequest { limit: 100, created_after, created_before, ..PageRequest::default() };
+        for tenant_id in [None, Some(tenant)] {
+            let filter = EventFilter { tenant_id, ..EventFilter::default() };
+            let events = bed.store.list_events(filter, request.clone()).await.unwrap().items;
+            let found: Vec<_> = events.iter().rev().map(|event| event.created_at).collect();
+            let expected: Vec<_> = (since.unwrap_or(0)..until.unwrap_or(6)).map(at).collect();
+            assert_eq!(found, expected, "{request:?}");
+        }
+    }
 }

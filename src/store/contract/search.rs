@@ -143,6 +143,110 @@ async fn every_combination_finds_what_it_means_in_pages_up_and_down() {
 }
 
 #[tokio::test]
+async fn a_message_is_listed_once_however_many_of_its_deliveries_are_meant() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let mut expected = Vec::new();
+    for _ in 0..3 {
+        expected.insert(0, bed.enqueue(tenant, &["x@one.example", "y@one.example"]).await.message.id);
+    }
+    let in_state = |state, tenant_id| MessageFilter { state: Some(state), ..of(tenant_id) };
+    for scope in [None, Some(tenant)] {
+        let found = walk(&bed, &in_state(DeliveryState::Queued, scope), 2, false).await;
+        assert_eq!(found, expected);
+    }
+    let batches = bed.claim(later(0)).await.batches;
+    bed.store.record(outcomes(&batches, DeliveryState::Bounced)).await.unwrap();
+    for scope in [None, Some(tenant)] {
+        for upwards in [false, true] {
+            let found = walk(&bed, &in_state(DeliveryState::Bounced, scope), 2, upwards).await;
+            assert_eq!(found, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_are_found_by_the_microsecond_they_were_accepted_at() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let mut messages = Vec::new();
+    let begin = now();
+    for number in 0..6 {
+        // Two in each millisecond, so that their ids do not tell which was first.
+        let at = begin + SignedDuration::from_micros(500 * number);
+        let message = enqueue(&bed, tenant, |new| {
+            new.message.id = MessageId::generate(at);
+            new.message.created_at = at;
+        });
+        messages.push(message.await);
+    }
+    for (since, until) in [(None, Some(3)), (Some(2), None), (Some(1), Some(4)), (Some(3), Some(3))] {
+        let at = |number: Option<usize>| number.map(|number| messages[number].created_at);
+        let request = PageRequest {
+            limit: 100,
+            created_after: at(since),
+            created_before: at(until),
+            ..PageRequest::default()
+        };
+        let by_address = MessageFilter { to: Some(address("x@one.example")), ..of(None) };
+        for filter in [of(None), of(Some(tenant)), by_address] {
+            let page = bed.store.list_messages(filter, request.clone()).await.unwrap();
+            let mut found: Vec<_> = page.items.iter().map(|found| found.message.created_at).collect();
+            found.sort();
+            let expected = &messages[since.unwrap_or(0)..until.unwrap_or(6)];
+            assert!(found.iter().eq(expected.iter().map(|message| &message.created_at)), "{request:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_own() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for _ in 0..6 {
+        bed.enqueue(tenant, &recipients).await;
+    }
+    let last = bed.enqueue(tenant, &["u999@one.example"]).await.message.id;
+    let to = |text| MessageFilter { to: Some(address(text)), ..of(Some(tenant)) };
+    assert!(bed.store.index_messages().await.unwrap(), "5,000 recipients are enough for a round");
+    assert!(!bed.store.index_messages().await.unwrap());
+    assert_eq!(walk(&bed, &to("u0@one.example"), 10, false).await.len(), 6);
+    let found = walk(&bed, &to("u999@one.example"), 10, false).await;
+    assert_eq!((found.len(), found[0]), (7, last));
+}
+
+/// Where a page that is not full goes on is told by an id.
+#[tokio::test]
+async fn a_list_of_a_tenant_tells_of_no_message_of_another() {
+    let bed = Bed::without_hand_over();
+    let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let first = bed.enqueue(a, &["x@one.example"]).await.message.id;
+    for _ in 0..50 {
+        bed.enqueue(b, &["x@one.example"]).await;
+    }
+    let mut own = vec![first];
+    for _ in 0..30 {
+        own.push(bed.enqueue(a, &["x@one.example"]).await.message.id);
+    }
+    let delivered = Some(DeliveryState::Delivered);
+    let to = MessageFilter { to: Some(address("x@one.example")), ..of(Some(a)) };
+    for filter in
+        [MessageFilter { state: delivered, ..to }, MessageFilter { state: delivered, ..of(Some(a)) }]
+    {
+        let mut request = PageRequest { limit: 10, ..PageRequest::default() };
+        let mut pages = 0;
+        while let Some(next) = bed.store.list_messages(filter.clone(), request.clone()).await.unwrap().next {
+            assert!(own.contains(&next));
+            request.after = Some(next.to_string());
+            pages += 1;
+        }
+        assert_eq!(pages, 1, "20 of 31 are looked at, then 11");
+    }
+}
+
+#[tokio::test]
 async fn messages_of_one_millisecond_are_all_found() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await.id;
@@ -180,4 +284,16 @@ async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [second]);
     assert!(bed.store.remove_tenant(tenant, true).await.unwrap().is_some());
     assert_eq!(walk(&bed, &words("all"), 10, false).await, []);
+}
+
+#[tokio::test]
+async fn what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back() {
+    let bed = Bed::new();
+    let (gone, tenant) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    enqueue(&bed, gone, |new| new.message.created_at = later(3600)).await;
+    assert!(!bed.store.index_messages().await.unwrap());
+    assert!(bed.store.remove_tenant(gone, true).await.unwrap().is_some());
+    let bed = bed.restart();
+    let id = with_subject(&bed, tenant, "after all").await;
+    assert_eq!(walk(&bed, &words("all"), 10, false).await, [id]);
 }

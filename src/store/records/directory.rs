@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::mail::{
     Address, DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy,
-    DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, Scope, ScramVerifier,
+    DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, KeySecret, Scope, ScramVerifier,
     SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
     Weight,
 };
@@ -48,7 +48,7 @@ pub struct TenantSettings {
     /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
     /// Reply-To of messages that are sent over HTTP and give none.
-    pub reply_to: Option<String>,
+    pub reply_to: Option<Address>,
     /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.
@@ -80,8 +80,8 @@ pub struct SmartHost {
     pub destinations: Vec<DestinationPattern>,
     #[serde(default = "SmartHost::default_dkim")]
     pub dkim: DkimPolicy,
-    /// Counts the passwords: the store raises it with each new one, so that a connection that was opened with the
-    /// old one is another smart host's.
+    /// Tells passwords apart: the store draws another number for each new one, so that a connection that was opened with
+    /// the old one is another smart host's, also if the smart host was removed in between.
     #[serde(default)]
     pub password_revision: u32,
 }
@@ -112,6 +112,25 @@ pub struct NewTenant {
     pub retention_days: Option<u32>,
     pub body_retention_days: Option<u32>,
     pub weight: Weight,
+}
+
+impl NewTenant {
+    /// A tenant without anything of its own.
+    pub fn named(name: &str, slug: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            slug: slug.to_owned(),
+            external_ref: None,
+            metadata: serde_json::Map::new(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            source_pool: None,
+            retention_days: None,
+            body_retention_days: None,
+            weight: Weight::default(),
+        }
+    }
 }
 
 /// A smart host with its password in clear, on its way to be sealed.
@@ -386,6 +405,27 @@ pub struct NewKey {
     pub allowed_cidrs: Vec<IpNet>,
     pub expires_at: Option<Timestamp>,
     pub imprint: Imprint,
+}
+
+impl NewKey {
+    /// A key that may do everything, from everywhere and for ever.
+    pub fn unrestricted(
+        tenant_id: Option<TenantId>,
+        name: &str,
+        environment: Environment,
+        secret: &KeySecret,
+    ) -> Self {
+        Self {
+            tenant_id,
+            name: name.to_owned(),
+            environment,
+            scopes: Scope::ALL.to_vec(),
+            allowed_domain_ids: Vec::new(),
+            allowed_cidrs: Vec::new(),
+            expires_at: None,
+            imprint: secret.imprint(),
+        }
+    }
 }
 
 /// What a user name and a proof of its password are held against (SCRAM).

@@ -268,4 +268,6 @@ pub struct Pruned {
     pub usage_hours: u64,
     pub kept_answers: u64,
     pub orphan_files: u64,
+    /// Not everything was looked at: there may be more.
+    pub is_cut: bool,
 }

@@ -26,7 +26,7 @@ pub struct NewMessage {
 /// By what a repeated submission is known as such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubmissionKey {
-    /// The submitter's, unique within its tenant and environment.
+    /// How the message came and what its submitter calls it, unique within tenant and environment.
     pub name: String,
     /// SHA-256 of what was submitted.
     pub digest: [u8; 32],

@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -41,8 +42,14 @@ impl BodyFiles {
         self.directory.join(shelf).join(format!("{name}.eml"))
     }
 
+    /// Makes a file of a body.
+    pub(super) fn write(self: &Arc<Self>, id: MessageId, content: &Content) -> Result<FreshFile> {
+        self.write_file(id, content)?;
+        Ok(FreshFile { files: Arc::clone(self), id, is_kept: false })
+    }
+
     /// Writes a body and makes it survive a power cut, before any row refers to it.
-    pub(super) fn write(&self, id: MessageId, content: &Content) -> Result<()> {
+    fn write_file(&self, id: MessageId, content: &Content) -> Result<()> {
         let path = self.path_of(id);
         let shelf = path.parent().unwrap_or(&self.directory);
         if !shelf.exists() {
@@ -50,9 +57,9 @@ impl BodyFiles {
             sync_directory(&self.directory)?;
             sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
         }
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        // One that is there belongs to another submission.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut write = || {
             file.write_all(&content.prefix)?;
             file.write_all(&content.submitted)?;
             file.sync_all()?;
@@ -85,29 +92,59 @@ impl BodyFiles {
         }
     }
 
-    /// Files that are old enough to be orphans, by their message.
-    pub(super) fn old_files(&self) -> Result<Vec<MessageId>> {
-        let mut old = Vec::new();
-        let shelves = match std::fs::read_dir(&self.directory) {
-            Ok(shelves) => shelves,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(old),
+    /// The names of the directories that files are in.
+    pub(super) fn shelves(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        for shelf in shelves {
-            // What is no directory is not ours, and must not keep us from the rest.
-            let Ok(files) = std::fs::read_dir(shelf?.path()) else { continue };
-            for file in files {
-                let file = file?;
-                let name = file.file_name();
-                let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
-                if let Some(id) = id
-                    && is_old(&file)
-                {
-                    old.push(id);
-                }
+        let mut shelves = Vec::new();
+        for entry in entries {
+            // What has a name that is no text is not ours.
+            shelves.extend(entry?.file_name().into_string());
+        }
+        Ok(shelves)
+    }
+
+    /// Files on a shelf that are old enough to be orphans, by their message.
+    pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<MessageId>> {
+        let mut old = Vec::new();
+        // What is no directory is not ours, and must not keep us from the rest.
+        let Ok(files) = std::fs::read_dir(self.directory.join(shelf)) else { return Ok(old) };
+        for file in files {
+            let file = file?;
+            let name = file.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
+            if let Some(id) = id
+                && is_old(&file)
+            {
+                old.push(id);
             }
         }
         Ok(old)
+    }
+}
+
+/// The file of a body that no row refers to yet. Dropped before it is kept, it is removed.
+pub(super) struct FreshFile {
+    files: Arc<BodyFiles>,
+    id: MessageId,
+    is_kept: bool,
+}
+
+impl FreshFile {
+    /// A row refers to it.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for FreshFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.files.remove(&[self.id]);
+        }
     }
 }
 
@@ -159,14 +196,16 @@ mod tests {
     #[test]
     fn orphans_are_found_beside_what_is_not_ours() {
         let dir = tempfile::tempdir().unwrap();
-        let files = BodyFiles::new(dir.path(), 0);
+        let files = Arc::new(BodyFiles::new(dir.path(), 0));
         let id = MessageId::generate(Timestamp::UNIX_EPOCH);
-        files.write(id, &Content { prefix: "a".into(), submitted: "b".into() }).unwrap();
+        files.write(id, &Content { prefix: "a".into(), submitted: "b".into() }).unwrap().keep();
         let file = std::fs::File::open(files.path_of(id)).unwrap();
         file.set_modified(SystemTime::now() - 2 * ORPHAN_AGE_MIN).unwrap();
         for stray in ["0", "note.txt", "zz"] {
             std::fs::write(dir.path().join("bodies").join(stray), "left by an operator").unwrap();
         }
-        assert_eq!(files.old_files().unwrap(), [id]);
+        let shelves = files.shelves().unwrap();
+        let old: Vec<_> = shelves.iter().flat_map(|shelf| files.old_files(shelf).unwrap()).collect();
+        assert_eq!(old, [id]);
     }
 }

@@ -5,7 +5,7 @@ mod domains;
 mod keys;
 mod removal;
 pub(super) mod room;
-mod suppressions;
+pub(super) mod suppressions;
 mod templates;
 mod tenants;
 
@@ -156,7 +156,7 @@ impl Directory for Store {
         loop {
             let step = self.go_on_with_removal(id).await?;
             counts += step.counts;
-            self.remove_files(Arc::new(step.messages)).await?;
+            self.remove_files(step.messages).await?;
             if step.is_last {
                 return Ok(Some(counts));
             }

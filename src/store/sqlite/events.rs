@@ -2,30 +2,35 @@
 
 use std::cell::Cell;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::page::List;
+use super::page::{PAGE_OBJECTS_MAX, Range, ulid_at};
 use super::rows::{json, sql_limit, time, to_json, us};
 use super::writer::Tx;
 use crate::mail::{DeliveryId, EventId, EventKind, MessageId, TenantId, Timestamp, WebhookDeliveryId};
-use crate::store::{Event, EventFilter, EventPage, Page, PageRequest, Result, StoreError};
+use crate::store::{Event, EventFilter, EventPage, PageRequest, Result, StoreError};
 
 /// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back.
 pub(super) struct EventClock(Cell<u128>);
 
 impl EventClock {
-    /// Continues behind the last event and the last copy of one for a webhook.
+    /// Continues behind the last event and the last copy of one for a webhook, and behind what the search has
+    /// followed, for that event may have been removed.
     pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
-        let last = |table: &str, prefix: &str| -> rusqlite::Result<u128> {
-            let sql = format!("SELECT max(id) FROM {table}");
-            let last: Option<String> = connection.query_row(&sql, [], |row| row.get(0)).optional()?.flatten();
-            let last = last.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
-            Ok(last.map_or(0, u128::from))
-        };
-        let event = last("event", EventId::PREFIX)?;
-        Ok(Self(Cell::new(event.max(last("webhook_delivery", WebhookDeliveryId::PREFIX)?))))
+        let mut last = 0;
+        for (table, column, prefix) in [
+            ("event", "id", EventId::PREFIX),
+            ("webhook_delivery", "id", WebhookDeliveryId::PREFIX),
+            ("search_progress", "up_to", EventId::PREFIX),
+        ] {
+            let sql = format!("SELECT max({column}) FROM {table}");
+            let id: Option<String> = connection.query_row(&sql, [], |row| row.get(0))?;
+            let id = id.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
+            last = id.map_or(last, |id| last.max(id.into()));
+        }
+        Ok(Self(Cell::new(last)))
     }
 
     /// Not before any event that was committed, nor after any to come.
@@ -34,8 +39,7 @@ impl EventClock {
     }
 
     pub(super) fn next(&self, now: Timestamp) -> Ulid {
-        let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        let fresh = u128::from(Ulid::from_parts(milliseconds, rand::random::<u128>()));
+        let fresh = u128::from(ulid_at(now, rand::random::<u128>()));
         let last = self.0.get();
         let next = if fresh >> 80 > last >> 80 { fresh } else { last.saturating_add(1) };
         self.0.set(next);
@@ -99,42 +103,57 @@ pub(super) fn read_event(row: &Row<'_>, id: &str) -> rusqlite::Result<Event> {
     })
 }
 
-/// Events that one page looks at: enough to fill it nearly always, and a bound on what looking costs. An index of each
-/// tenant's events would cost every message instead.
-const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 20_000 };
+/// Events that one page looks at, and the rest of a millisecond: enough to fill it nearly always, and a bound on what
+/// looking costs. An index of each tenant's events would cost every message instead.
+const LOOKED_AT_MAX: usize = if cfg!(test) { 50 } else { 50_000 };
 
 /// A page of events, newest first.
 pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageRequest) -> Result<EventPage> {
-    let upwards = page.before.is_some() && page.after.is_none();
-    let mut list = List::of("event", EventId::PREFIX);
-    list.only_if("tenant_id = ?", &filter.tenant_id)?;
-    list.only_if("kind = ?", &filter.kind)?;
-    list.only_if("message_id = ?", &filter.message_id)?;
-    // Without a filter every event is shown, and those of a message have an index.
-    let is_wide = filter.message_id.is_none() && *filter != EventFilter::default();
-    let edge = if is_wide { edge_of_look(connection, page, upwards)? } else { None };
-    list.only_if(if upwards { "id <= ?" } else { "id >= ?" }, &edge)?;
-    let Page { items, has_more } = list.read(connection, page, read_row)?;
-    let shown = if upwards { items.first() } else { items.last() };
-    let next = if has_more { shown.map(|event| event.id) } else { edge };
-    Ok(EventPage { items, next })
+    let range = Range::of(EventId::PREFIX, page);
+    let EventFilter { tenant_id, kind, message_id } = filter;
+    let of_message = if message_id.is_some() { "message_id = ?3" } else { "?3 IS NULL" };
+    let sql = format!(
+        "SELECT *, (?4 IS NULL OR tenant_id = ?4) AND (?5 IS NULL OR kind = ?5)
+                AND (?6 IS NULL OR created_us >= ?6) AND (?7 IS NULL OR created_us < ?7) AS is_meant
+         FROM event WHERE id > ?1 AND id < ?2 AND {of_message} ORDER BY id {}",
+        range.order()
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let (since_us, until_us) = (page.created_after.map(us), page.created_before.map(us));
+    let mut rows =
+        statement.query(params![range.low, range.high, message_id, tenant_id, kind, since_us, until_us])?;
+    let mut found = EventPage { items: Vec::new(), next: None };
+    let (mut last, mut looked_at) = (None, 0);
+    while let Some(row) = rows.next()? {
+        let id: EventId = row.get("id")?;
+        if let Some(last) = last.filter(|_| looked_at >= LOOKED_AT_MAX)
+            && let Some(edge) = edge_between(last, id)
+        {
+            found.next = Some(edge);
+            break;
+        }
+        (last, looked_at) = (Some(id), looked_at + 1);
+        if !row.get("is_meant")? {
+            continue;
+        }
+        if found.items.len() == page.limit.clamp(1, PAGE_OBJECTS_MAX) {
+            found.next = found.items.last().map(|event: &Event| event.id);
+            break;
+        }
+        found.items.push(read_row(row)?);
+    }
+    if range.is_upwards {
+        found.items.reverse();
+    }
+    Ok(found)
 }
 
-/// The last event that a page looks at, if there are more behind it.
-fn edge_of_look(connection: &Connection, page: &PageRequest, upwards: bool) -> Result<Option<EventId>> {
-    let bound = |time: Timestamp, rest| {
-        let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
-        EventId::from(Ulid::from_parts(milliseconds, rest)).to_string()
-    };
-    let lowest = page.created_after.map(|time| bound(time, 0));
-    let lowest = page.before.clone().max(lowest).unwrap_or_default();
-    let highest = page.created_before.map(|time| bound(time, u128::MAX));
-    let highest = [page.after.clone(), highest].into_iter().flatten().min();
-    let highest = highest.unwrap_or_else(|| EventId::from(Ulid::from(u128::MAX)).to_string());
-    let order = if upwards { "ASC" } else { "DESC" };
-    let sql = format!("SELECT id FROM event WHERE id > ?1 AND id < ?2 ORDER BY id {order} LIMIT 1 OFFSET ?3");
-    let row = params![lowest, highest, sql_limit(LOOKED_AT_MAX)];
-    Ok(connection.prepare_cached(&sql)?.query_row(row, |row| row.get(0)).optional()?)
+/// Where to go on from `last` to `next`, told without an id, for the events may be somebody else's: the edge of a
+/// millisecond between the two, if there is one.
+fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
+    let [made_at, next_at] = [last.created_at(), next.created_at()];
+    let rest = if next_at < made_at { 0 } else { u128::MAX };
+    (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
 pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Result<Vec<Event>> {
@@ -144,6 +163,10 @@ pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Re
     events.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
 }
 
+pub(super) const OF_MESSAGE: &str = "
+    SELECT * FROM event WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
+    ORDER BY id LIMIT ?3";
+
 /// The events of a message, oldest first; with a delivery those about it or the whole message.
 pub(super) fn of_message(
     connection: &Connection,
@@ -151,10 +174,7 @@ pub(super) fn of_message(
     delivery: Option<DeliveryId>,
     limit: usize,
 ) -> Result<Vec<Event>> {
-    let sql = "SELECT * FROM event
-               WHERE message_id = ?1 AND (?2 IS NULL OR delivery_id IS NULL OR delivery_id = ?2)
-               ORDER BY id LIMIT ?3";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(OF_MESSAGE)?;
     let events = statement.query_map(params![message, delivery, sql_limit(limit)], read_row)?;
     events.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
 }

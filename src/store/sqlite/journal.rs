@@ -1,20 +1,21 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
-mod index;
+pub(super) mod index;
 mod kept_answers;
 pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
 mod search;
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, events, lock, outbox, usage};
+use super::{Store, Tx, events, lock, outbox, usage};
 use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
@@ -128,7 +129,6 @@ impl Journal for Store {
 
 impl Store {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
-        let mut pruned = Pruned::default();
         let mut progress = lock(&self.retention).clone();
         let find = move |connection: &Connection| {
             let due = retention::find_due(connection, policy, now, limit, &mut progress)?;
@@ -136,52 +136,50 @@ impl Store {
         };
         let (due, progress) = self.read_at_leisure(find).await?;
         *lock(&self.retention) = progress;
-        // Small jobs, so that no commit of others waits for a long deletion.
-        for ids in due.bodies.chunks(retention::JOB_ROWS_MAX) {
-            let ids = Arc::new(ids.to_vec());
-            let of_job = Arc::clone(&ids);
-            pruned.bodies += self.write(move |tx| retention::remove_bodies(tx, &of_job)).await?;
-            self.remove_files(ids).await?;
-        }
-        for ids in due.transcripts.chunks(retention::JOB_ROWS_MAX) {
-            let ids = ids.to_vec();
-            pruned.transcripts += self.write(move |tx| retention::remove_transcripts(tx, &ids)).await?;
-        }
-        for ids in due.messages.chunks(retention::JOB_ROWS_MAX) {
-            let ids = Arc::new(ids.to_vec());
-            let of_job = Arc::clone(&ids);
-            let removed = self.write(move |tx| retention::remove_messages(tx, &of_job)).await?;
-            pruned.messages += removed.messages;
-            pruned.events += removed.events;
-            self.remove_files(ids).await?;
-        }
-        for ids in due.events.chunks(retention::JOB_ROWS_MAX) {
-            let ids = ids.to_vec();
-            pruned.events += self.write(move |tx| retention::remove_rows(tx, "event", &ids)).await?;
-        }
-        for ids in due.rejections.chunks(retention::JOB_ROWS_MAX) {
-            let ids = ids.to_vec();
-            pruned.rejections += self.write(move |tx| retention::remove_rows(tx, "rejection", &ids)).await?;
-        }
+        let mut pruned = Pruned { is_cut: due.is_cut, ..Pruned::default() };
+        pruned.bodies = self.remove_in_jobs(&due.bodies, retention::remove_bodies).await?;
+        self.remove_files(due.bodies).await?;
+        pruned.transcripts = self.remove_in_jobs(&due.transcripts, retention::remove_transcripts).await?;
+        let removed = self.remove_in_jobs(&due.messages, retention::remove_messages).await?;
+        (pruned.messages, pruned.events) = (removed.messages, removed.events);
+        self.remove_files(due.messages).await?;
+        pruned.events += self.remove_in_jobs(&due.events, retention::remove_events).await?;
+        pruned.rejections = self.remove_in_jobs(&due.rejections, retention::remove_rejections).await?;
         for tenant in due.usage {
-            pruned.usage_hours += self
-                .write(move |tx| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX))
-                .await?;
+            let work = move |tx: &Tx<'_>| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX);
+            let removed = self.write(work).await?;
+            pruned.usage_hours += removed;
+            pruned.is_cut |= removed == retention::JOB_ROWS_MAX as u64;
         }
-        for ids in due.webhook_deliveries.chunks(retention::JOB_ROWS_MAX) {
-            let ids = ids.to_vec();
-            pruned.webhook_deliveries += self.write(move |tx| outbox::remove(tx, &ids)).await?;
-        }
+        pruned.webhook_deliveries = self.remove_in_jobs(&due.webhook_deliveries, outbox::remove).await?;
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
         pruned.kept_answers = self.write(move |tx| kept_answers::forget(tx, now, limit)).await?;
-        // A look at every file, so only once in a round: when nothing else is left to do.
-        if pruned == Pruned::default() {
+        pruned.is_cut |= pruned.submission_keys.max(pruned.kept_answers) == limit as u64;
+        // A look at files, so only once in a round: when nothing else is left to do.
+        if !pruned.is_cut {
             pruned.orphan_files = self.remove_orphans(limit).await?;
         }
         Ok(pruned)
     }
 
-    pub(super) async fn remove_files(&self, ids: Arc<Vec<MessageId>>) -> Result<()> {
+    /// Removes what has these ids in small jobs, so that no commit of others waits for a long deletion.
+    async fn remove_in_jobs<I, T>(&self, ids: &[I], remove: fn(&Tx<'_>, &[I]) -> Result<T>) -> Result<T>
+    where
+        I: Clone + Send + 'static,
+        T: Default + AddAssign + Send + 'static,
+    {
+        let mut removed = T::default();
+        for ids in ids.chunks(retention::JOB_ROWS_MAX) {
+            let ids = ids.to_vec();
+            removed += self.write(move |tx| remove(tx, &ids)).await?;
+        }
+        Ok(removed)
+    }
+
+    pub(super) async fn remove_files(&self, ids: Vec<MessageId>) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let files = Arc::clone(&self.bodies);
         self.read(move |_| {
             files.remove(&ids);
@@ -192,16 +190,15 @@ impl Store {
 
     async fn remove_orphans(&self, limit: usize) -> Result<u64> {
         let files = Arc::clone(&self.bodies);
-        self.read_at_leisure(move |connection| {
-            let mut orphans = Vec::new();
-            for id in files.old_files()? {
-                if orphans.len() < limit && !retention::has_body(connection, id)? {
-                    orphans.push(id);
-                }
-            }
-            files.remove(&orphans);
-            Ok(orphans.len() as u64)
-        })
-        .await
+        let mut progress = lock(&self.retention).clone();
+        let (removed, progress) = self
+            .read_at_leisure(move |connection| {
+                let orphans = retention::find_orphans(connection, &files, limit, &mut progress)?;
+                files.remove(&orphans);
+                Ok((orphans.len() as u64, progress))
+            })
+            .await?;
+        *lock(&self.retention) = progress;
+        Ok(removed)
     }
 }

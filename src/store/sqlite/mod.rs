@@ -23,7 +23,7 @@ mod usage;
 mod writer;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +36,7 @@ use self::journal::retention;
 use self::outbox::Agenda;
 use self::queue::Surveys;
 use self::readers::Readers;
+pub use self::seal::check_master_key;
 use self::spool::{FreeSpace, Memory};
 use self::writer::{Tx, Writer};
 use super::{Conflict, Result, StoreError};
@@ -54,10 +55,25 @@ pub struct StoreOptions {
     pub inline_body_bytes_max: u64,
     /// Octets that the file system must have free for anything to be accepted.
     pub free_disk_bytes_min: u64,
-    /// Octets of accepted messages kept in memory for immediate delivery.
+    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
     pub handover_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
+}
+
+impl StoreOptions {
+    /// A small store that this process serves, whatever room the disk has.
+    pub fn at(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            master_key_file: None,
+            readers: 2,
+            inline_body_bytes_max: 256 * 1024,
+            free_disk_bytes_min: 0,
+            handover_bytes_max: 1024 * 1024,
+            access: Access::Serve,
+        }
+    }
 }
 
 /// Who else may have the data directory open.

@@ -2,12 +2,45 @@
 
 use rusqlite::types::{ToSql, ToSqlOutput, Value};
 use rusqlite::{Connection, Row, params_from_iter};
+use ulid::Ulid;
 
 use super::rows::us;
 use crate::mail::Timestamp;
 use crate::store::{Page, PageRequest, Result, StoreError};
 
-const PAGE_OBJECTS_MAX: usize = 100;
+pub(super) const PAGE_OBJECTS_MAX: usize = 100;
+
+/// An id made in the millisecond of `time`; one of an earlier one sorts before it, whatever the rest.
+pub(super) fn ulid_at(time: Timestamp, rest: u128) -> Ulid {
+    Ulid::from_parts(u64::try_from(time.as_millisecond()).unwrap_or(0), rest)
+}
+
+/// The part of a list that a page may come from: ids between two, neither included.
+pub(super) struct Range {
+    pub(super) low: String,
+    pub(super) high: String,
+    /// "The page next to it": going up from the cursor, then turned around.
+    pub(super) is_upwards: bool,
+}
+
+impl Range {
+    pub(super) fn of(id_prefix: &str, page: &PageRequest) -> Self {
+        let id = |number| format!("{id_prefix}{}", Ulid::from(number));
+        let before_time = |time| id(u128::from(ulid_at(time, 0)).saturating_sub(1));
+        let after_time = |time| id(u128::from(ulid_at(time, u128::MAX)).saturating_add(1));
+        let highest = page.created_before.map(after_time);
+        let highest = [page.after.clone(), highest].into_iter().flatten().min();
+        Self {
+            low: page.before.clone().max(page.created_after.map(before_time)).unwrap_or_default(),
+            high: highest.unwrap_or_else(|| id(u128::MAX)),
+            is_upwards: page.before.is_some() && page.after.is_none(),
+        }
+    }
+
+    pub(super) fn order(&self) -> &'static str {
+        if self.is_upwards { "ASC" } else { "DESC" }
+    }
+}
 
 /// A list to be read: a table, whose columns are all wanted, and which of its rows.
 pub(super) struct List {
@@ -45,15 +78,6 @@ impl List {
         value.as_ref().map_or(Ok(()), |value| self.only(condition, value))
     }
 
-    fn only_made(&mut self, comparison: &str, time: Timestamp) -> Result<()> {
-        self.only(&format!("created_us {comparison} ?"), &us(time))?;
-        // The ids hold the millisecond, which lets the primary key find the place.
-        let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
-        let (bound, rest) = if comparison == ">=" { (">=", 0) } else { ("<=", u128::MAX) };
-        let id = format!("{}{}", self.id_prefix, ulid::Ulid::from_parts(milliseconds, rest));
-        self.only(&format!("id {bound} ?"), &id)
-    }
-
     /// Reads one page.
     pub(super) fn read<T>(
         mut self,
@@ -61,24 +85,20 @@ impl List {
         page: &PageRequest,
         read_row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Page<T>> {
-        self.only_if("id < ?", &page.after)?;
-        self.only_if("id > ?", &page.before)?;
-        if let Some(time) = page.created_after {
-            self.only_made(">=", time)?;
-        }
-        if let Some(time) = page.created_before {
-            self.only_made("<", time)?;
-        }
-        // "The page next to it": going up from the cursor, then turned around.
-        let upwards = page.before.is_some() && page.after.is_none();
+        let range = Range::of(self.id_prefix, page);
+        self.only("id > ?", &range.low)?;
+        self.only("id < ?", &range.high)?;
+        // The ids hold the millisecond only.
+        self.only_if("created_us >= ?", &page.created_after.map(us))?;
+        self.only_if("created_us < ?", &page.created_before.map(us))?;
         let limit = page.limit.clamp(1, PAGE_OBJECTS_MAX);
-        let sql = self.sql(if upwards { "ASC" } else { "DESC" }, limit + 1);
+        let sql = self.sql(range.order(), limit + 1);
         let mut statement = connection.prepare_cached(&sql)?;
         let rows = statement.query_map(params_from_iter(self.parameters), read_row)?;
         let mut items = rows.collect::<rusqlite::Result<Vec<_>>>()?;
         let has_more = items.len() > limit;
         items.truncate(limit);
-        if upwards {
+        if range.is_upwards {
             items.reverse();
         }
         Ok(Page { items, has_more })

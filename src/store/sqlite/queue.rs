@@ -80,7 +80,7 @@ impl Queue for Store {
     async fn retry(&self, message: MessageId, now: Timestamp) -> Result<Steered> {
         let mut open = self.read(move |connection| cancel::open_deliveries(connection, message)).await?;
         let Some(tenant) = open.tenant else { return Ok(Steered::default()) };
-        let handed_out = self.memory.handed_out();
+        let handed_out = self.memory.handed_out_of(&open.ids());
         let in_flight = open.take_ids(|id| handed_out.contains(&id));
         let ids = open.ids();
         let memory = Arc::clone(&self.memory);

@@ -188,13 +188,13 @@ pub(super) fn time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Tim
     time_of(row.get(column)?)
 }
 
-/// A column that may hold a time.
 /// A day, as `2026-11-22`.
 pub(super) fn day(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Date> {
     let text: String = row.get(column)?;
     text.parse().map_err(|error| unreadable(error).into())
 }
 
+/// A column that may hold a time.
 pub(super) fn time_if_any(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Timestamp>> {
     row.get::<_, Option<i64>>(column)?.map(time_of).transpose()
 }

@@ -152,6 +152,14 @@ impl MasterKeyFile {
     }
 }
 
+/// Whether a file that is named as the one with the master key can be used.
+///
+/// # Errors
+/// [`OpenError::MasterKey`].
+pub fn check_master_key(file: &Path) -> std::result::Result<(), OpenError> {
+    MasterKeyFile::new(Some(file.to_owned()), Path::new("")).load(false).map(drop)
+}
+
 fn to_hex(key: &[u8; KEY_OCTETS]) -> Zeroizing<String> {
     let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('0');
     let mut text = Zeroizing::new(String::with_capacity(2 * KEY_OCTETS + 1));

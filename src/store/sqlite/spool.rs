@@ -1,7 +1,8 @@
 //! Messages on their way: accepting, claiming, recording what became of them.
 
 mod agenda;
-mod claim;
+mod batches;
+pub(super) mod claim;
 mod enqueue;
 mod free_space;
 mod holds;
@@ -20,10 +21,12 @@ use self::enqueue::Incoming;
 use self::record::Outcome;
 use super::rows::count;
 use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, MessageId, Timestamp};
+use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError,
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
 };
+
+pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
 impl Spool for Store {
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
@@ -33,6 +36,17 @@ impl Spool for Store {
         }
         let incoming = self.prepare(new).await?;
         self.writer.run(incoming, Incoming::write, Incoming::conclude).await
+    }
+
+    async fn submitted_before(
+        &self,
+        tenant: TenantId,
+        environment: Environment,
+        key: &SubmissionKey,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>> {
+        let key = key.clone();
+        self.read(move |connection| submission_key::find(connection, (tenant, environment), &key, now)).await
     }
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
@@ -83,8 +97,7 @@ impl Spool for Store {
         let claimed = self.memory.claims() as u64;
         let open = self
             .read(|connection| {
-                let sql = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
-                Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+                Ok(connection.prepare_cached(COUNT_OPEN)?.query_row([], |row| count(row, 0))?)
             })
             .await?;
         Ok(QueueDepth { open, claimed })
@@ -105,13 +118,13 @@ impl Store {
     /// can show them to anyone.
     async fn prepare(&self, new: NewMessage) -> Result<Incoming> {
         let new = Arc::new(new);
-        let is_in_file = self.bodies.is_large(&new.content);
-        if is_in_file {
+        let mut file = None;
+        if self.bodies.is_large(&new.content) {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
             let written =
                 tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
-            written.map_err(|error| StoreError::Failed(error.to_string()))??;
+            file = Some(written.map_err(|error| StoreError::Failed(error.to_string()))??);
         }
-        Ok(Incoming::new(&self.memory, new, is_in_file))
+        Ok(Incoming::new(&self.memory, new, file))
     }
 }

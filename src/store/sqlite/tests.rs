@@ -13,7 +13,10 @@ use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
     new_tenant, new_webhook, now, options, outcomes,
 };
-use crate::store::{Directory, Journal, KeptAnswer, NewSmartHost, Outbox, RetentionPolicy, Spool};
+use crate::store::{
+    Directory, Journal, KeptAnswer, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
+    RetentionPolicy, Spool, SubmissionKey,
+};
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -179,6 +182,39 @@ async fn a_database_of_a_newer_program_is_refused_untouched() {
 }
 
 #[tokio::test]
+async fn the_search_of_an_older_database_is_filled_anew() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let (first, second) =
+        (bed.enqueue(tenant, &["x@one.example"]).await, bed.enqueue(tenant, &["y@one.example"]).await);
+    bed.store.index_messages().await.unwrap();
+    bed.store.close().await;
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
+    let older = "
+        CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
+        CREATE INDEX delivery_to ON delivery (recipient, message_id);
+        DELETE FROM message_search;
+        INSERT INTO message_search (rowid, facets, subject) SELECT place, 'xother', 'hello' FROM search_place;
+        PRAGMA user_version = 15;";
+    database.execute_batch(older).unwrap();
+    let bed = bed.restart();
+    let found = async |filter| {
+        let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
+        page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
+    };
+    let all = MessageFilter::default;
+    let to = Some(second.recipients[0].1.address.clone());
+    assert_eq!(found(MessageFilter { to, ..all() }).await, [second.message.id]);
+    let header_message_id = first.message.header_message_id.clone();
+    assert_eq!(found(MessageFilter { header_message_id, ..all() }).await, [first.message.id]);
+    let words = "SELECT count(*) FROM message_search ('xother')";
+    assert_eq!(database.query_row(words, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+    let indexes = "SELECT count(*) FROM sqlite_schema WHERE name IN ('message_by_header_id', 'delivery_to')";
+    assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
     let bed = Bed::with(|options| {
         options.free_disk_bytes_min = u64::MAX;
@@ -293,7 +329,7 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     let kept = bed.enqueue(tenant, &["x@one.example"]).await;
     let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
     for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap();
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
     let files = files_below(&bed.dir.path().join("bodies"));
     assert_eq!(files.len(), 4);
@@ -309,47 +345,72 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     assert_eq!(bed.store.content(kept.message.id).await.unwrap(), Some(kept.content));
 }
 
-/// The plans that the cost of a claim and of the lists rests on.
+#[tokio::test]
+async fn a_round_looks_for_files_without_a_row_on_some_shelves_and_the_next_goes_on() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    for _ in 0..40 {
+        let orphan = new_message(tenant, &["x@one.example"], "body");
+        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+    }
+    for file in files_below(&bed.dir.path().join("bodies")) {
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
+    }
+    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
+    let mut left = 40;
+    for round in 0..5 {
+        let removed = bed.store.prune(policy, now(), 100).await.unwrap().orphan_files;
+        assert!(removed < 40, "round {round}: {removed}");
+        left -= removed;
+    }
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_submission_that_is_repeated_or_refused_leaves_no_file() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    let keyed = |digest: u8| {
+        let key = SubmissionKey { name: "key".into(), digest: [digest; 32] };
+        NewMessage { submission_key: Some(key), ..new_message(tenant, &["x@one.example"], "body") }
+    };
+    let first = bed.store.enqueue(keyed(1)).await.unwrap();
+    let again = bed.store.enqueue(keyed(1)).await.unwrap();
+    assert_eq!(again, first);
+    assert!(bed.store.enqueue(keyed(2)).await.is_err(), "another message under the key");
+    let files = files_below(&bed.dir.path().join("bodies"));
+    assert_eq!(files.len(), 1);
+    assert!(files[0].ends_with(format!("{first}.eml")));
+}
+
+/// How SQLite goes about a query.
+pub(super) fn plan_of(connection: &Connection, sql: &str) -> String {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut steps = statement.raw_query();
+    let mut plan = String::new();
+    while let Some(step) = steps.next().unwrap() {
+        plan += &step.get::<_, String>(3).unwrap();
+        plan += "; ";
+    }
+    plan
+}
+
+/// The plans that the cost of a claim and of looking somebody up rests on.
 #[tokio::test]
 async fn the_hot_queries_use_their_indexes() {
     let bed = Bed::new();
     for (sql, index) in [
-        (
-            "SELECT next_attempt_us, id, destination FROM delivery WHERE tenant_id = ?1
-             AND next_attempt_us IS NOT NULL AND (next_attempt_us, id) > (?2, ?3)
-             AND (next_attempt_us, id) <= (?4, ?5) ORDER BY next_attempt_us, id LIMIT ?6",
-            "COVERING INDEX delivery_due",
-        ),
-        (
-            "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2",
-            "delivery_due",
-        ),
-        ("SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL", "delivery_due"),
-        (
-            "SELECT * FROM message WHERE tenant_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT 21",
-            "message_by_tenant",
-        ),
-        ("SELECT * FROM event WHERE message_id = ?1 ORDER BY id", "event_of_message"),
-        ("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2", "suppression_of_tenant"),
-        ("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1", "suppression_of_"),
-        ("SELECT message_id FROM delivery WHERE recipient = ?1", "delivery_to"),
-        (
-            "SELECT message_id FROM delivery WHERE tenant_id = ?1 AND state = 'bounced'
-             AND state <> 'queued' AND state <> 'delivered'",
-            "delivery_in_trouble",
-        ),
+        (spool::claim::DUE_ROWS, "COVERING INDEX delivery_due"),
+        (spool::claim::FIRST_AFTER, "delivery_due"),
+        (spool::COUNT_OPEN, "delivery_due"),
+        (events::OF_MESSAGE, "event_of_message"),
+        (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
+        (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
+        (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
-        let plan = bed.store.read(move |connection| {
-            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let mut steps = statement.raw_query();
-            let mut plan = String::new();
-            while let Some(step) = steps.next()? {
-                plan += &step.get::<_, String>(3)?;
-                plan += "; ";
-            }
-            Ok(plan)
-        });
-        let plan = plan.await.unwrap();
+        let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
@@ -407,6 +468,14 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         let of_key = of_key.into_iter().filter(|(table, _)| table == "kept_answer").collect();
         [of_tenant, of_message, of_key, rows_with(&database, "domain_id", &domain)].concat()
     };
+    // What the index keeps of a message has no column that tells whose it is; the first ten blocks are its own.
+    let searched = || {
+        ["message_search", "search_place", "message_search_data WHERE id > 10"].map(|rows| {
+            let sql = format!("SELECT count(*) FROM {rows}");
+            database.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap()
+        })
+    };
+    assert!(searched().iter().all(|count| *count > 0));
     for (table, rows) in seen() {
         assert!(rows > 0, "this test has to put a row of the tenant into {table}");
     }
@@ -414,6 +483,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     for (table, rows) in seen() {
         assert_eq!(rows, 0, "{table}");
     }
+    assert_eq!(searched(), [0; 3]);
     assert_eq!(files_below(&bed.dir.path().join("bodies")), [] as [PathBuf; 0]);
 }
 

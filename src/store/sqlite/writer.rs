@@ -402,21 +402,13 @@ impl Bench {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Access, Journal, Spool, Store, StoreOptions};
+    use crate::store::{Journal, Spool, Store, StoreOptions};
 
     #[tokio::test]
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(StoreOptions {
-            data_dir: dir.path().to_owned(),
-            master_key_file: None,
-            readers: 1,
-            inline_body_bytes_max: 1024,
-            free_disk_bytes_min: 0,
-            handover_bytes_max: 0,
-            access: Access::Serve,
-        })
-        .unwrap();
+        let store =
+            Store::open(StoreOptions { handover_bytes_max: 0, ..StoreOptions::at(dir.path()) }).unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();
         let touched = store.write(|tx| Ok(tx.execute("UPDATE seal_check SET sealed = sealed", [])?)).await;

@@ -18,8 +18,8 @@ use pillarbox::mail::{
     SignedDuration, TenantId, Timestamp,
 };
 use pillarbox::store::{
-    Access, ClaimRoom, Directory, Message, NewKey, NewMessage, NewTenant, Queue, QueueRequest, RateLimit,
-    Spool, Store, StoreOptions, TenantSettings,
+    ClaimRoom, Directory, Message, NewKey, NewMessage, NewTenant, Queue, QueueRequest, Spool, Store,
+    StoreOptions,
 };
 use serde_json::json;
 
@@ -29,15 +29,7 @@ const SUBMITTERS: usize = 256;
 const BODY_OCTETS: usize = 1024;
 
 fn open(dir: &Path) -> Arc<Store> {
-    let options = StoreOptions {
-        data_dir: dir.to_owned(),
-        master_key_file: None,
-        readers: 4,
-        inline_body_bytes_max: 256 * 1024,
-        free_disk_bytes_min: 0,
-        handover_bytes_max: 0,
-        access: Access::Serve,
-    };
+    let options = StoreOptions { readers: 4, handover_bytes_max: 0, ..StoreOptions::at(dir) };
     Arc::new(Store::open(options).unwrap())
 }
 
@@ -45,19 +37,7 @@ async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
     let now = Timestamp::now();
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
-        let new = NewTenant {
-            name: format!("Tenant {number}"),
-            slug: format!("tenant-{number}"),
-            external_ref: None,
-            metadata: serde_json::Map::new(),
-            settings: TenantSettings::default(),
-            rate_limit: RateLimit::default(),
-            smart_host: None,
-            retention_days: None,
-            body_retention_days: None,
-            source_pool: None,
-            weight: Default::default(),
-        };
+        let new = NewTenant::named(&format!("Tenant {number}"), &format!("tenant-{number}"));
         tenants.push(store.create_tenant(new, now).await.unwrap().id);
     }
     let secret = KeySecret::generate(Environment::Live);

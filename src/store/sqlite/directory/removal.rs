@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::tenants;
 use crate::mail::{MessageId, TenantId, TenantStatus};
+use crate::store::sqlite::journal::index;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::rows;
 use crate::store::sqlite::writer::Tx;
@@ -65,6 +66,7 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_rows(tx, id)?;
     if step.is_last {
         tx.execute("DELETE FROM tenant WHERE id = ?1", [id])?;
+        index::tidy(tx)?;
     }
     Ok(step)
 }

@@ -85,18 +85,19 @@ fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {
     suppression.expires_at.is_none_or(|expires_at| expires_at > now)
 }
 
+pub(in crate::store::sqlite) const OF_TENANT: &str =
+    "SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2";
+pub(in crate::store::sqlite) const OF_PLATFORM: &str =
+    "SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1";
+
 fn find_by_address(
     connection: &Connection,
     tenant: Option<TenantId>,
     folded: &str,
 ) -> Result<Option<Suppression>> {
     let found = match tenant {
-        Some(tenant) => connection
-            .prepare_cached("SELECT * FROM suppression WHERE tenant_id = ?1 AND address = ?2")?
-            .query_row(params![tenant, folded], read_row),
-        None => connection
-            .prepare_cached("SELECT * FROM suppression WHERE tenant_id IS NULL AND address = ?1")?
-            .query_row([folded], read_row),
+        Some(tenant) => connection.prepare_cached(OF_TENANT)?.query_row(params![tenant, folded], read_row),
+        None => connection.prepare_cached(OF_PLATFORM)?.query_row([folded], read_row),
     };
     Ok(found.optional()?)
 }

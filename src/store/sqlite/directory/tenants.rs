@@ -207,8 +207,11 @@ fn apply(tenant: &mut Tenant, patch: TenantPatch) -> Option<Option<Zeroizing<Str
             Some(None)
         }
         Some(NewSmartHost { mut smart_host, password }) => {
-            let before = tenant.smart_host.as_ref().map_or(0, |old| old.password_revision);
-            smart_host.password_revision = before.wrapping_add(u32::from(password.is_some()));
+            smart_host.password_revision = match (&password, &tenant.smart_host) {
+                (Some(_), _) => rand::random(),
+                (None, Some(old)) => old.password_revision,
+                (None, None) => 0,
+            };
             tenant.smart_host = Some(smart_host);
             password.map(Some)
         }

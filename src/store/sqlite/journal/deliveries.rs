@@ -37,12 +37,8 @@ pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<
     Ok(deliveries.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The first recipients of a message.
-pub(super) fn first_recipients(
-    connection: &Connection,
-    message: MessageId,
-    limit: usize,
-) -> Result<Vec<Address>> {
+/// The recipients of a message in their order, at most `limit`.
+pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usize) -> Result<Vec<Address>> {
     let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let recipients = statement.query_map(params![message, sql_limit(limit)], |row| row.get(0))?;

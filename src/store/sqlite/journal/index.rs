@@ -1,4 +1,4 @@
-//! The index that lists of messages are searched by: senders, tags, words of subjects.
+//! The index that lists of messages are searched by: senders, recipients, tags, words of subjects.
 //!
 //! It follows the journal. The order of event ids is the order of commits, so nothing is passed over, and how far it
 //! has come is written with what it wrote.
@@ -7,14 +7,18 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use super::messages;
-use crate::mail::{Environment, EventId, EventKind, MessageId, ReversePath, TenantId};
+use super::{deliveries, messages};
+use crate::mail::{Address, Environment, EventId, EventKind, MessageId, ReversePath, TenantId};
 use crate::store::sqlite::rows::sql_limit;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Message, MessageFilter, Result};
 
 /// Events followed in one round: the job that writes what they tell holds up the commits of others.
 const ROUND_EVENTS_MAX: usize = 500;
+/// Facets after which a round takes no other message: one alone may have a thousand recipients.
+const ROUND_FACETS_MAX: usize = 5_000;
+/// Pages of the index rewritten in one job.
+const MERGED_PAGES_MAX: u32 = 500;
 /// Of a message's id the bits of its millisecond and this many more make its place.
 const PLACE_RANDOM_BITS: u32 = 12;
 /// How far from where its id says a message may stand: as many as can be accepted in one millisecond, and more.
@@ -41,22 +45,28 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
     let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![up_to.unwrap_or_default(), sql_limit(ROUND_EVENTS_MAX)])?;
-    let (mut last, mut count) = (None, 0);
+    let (mut last, mut count, mut facets_count) = (None, 0, 0);
     let mut messages = Vec::new();
-    while let Some(row) = rows.next()? {
+    while facets_count < ROUND_FACETS_MAX
+        && let Some(row) = rows.next()?
+    {
         (last, count) = (Some(row.get(0)?), count + 1);
         let kind: EventKind = row.get(1)?;
         if kind == EventKind::MessageAccepted
             && let Some(id) = row.get::<_, Option<MessageId>>(2)?
             && let Some(message) = messages::find(connection, id)?
         {
-            let facets = facets_of(&message);
-            messages.push(Entry { id, facets, subject: message.subject.unwrap_or_default() });
+            let recipients = deliveries::recipients(connection, id, usize::MAX)?;
+            let facets = facets_of(&message, &recipients);
+            facets_count += facets.len();
+            let subject = message.subject.unwrap_or_default();
+            messages.push(Entry { id, facets: facets.join(" "), subject });
         }
     }
     // Segments of the index are written in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
-    Ok(last.map(|up_to| News { up_to, messages, is_cut: count == ROUND_EVENTS_MAX }))
+    let is_cut = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
+    Ok(last.map(|up_to| News { up_to, messages, is_cut }))
 }
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
@@ -88,6 +98,13 @@ pub(super) fn remove(tx: &Tx<'_>, id: MessageId) -> Result<()> {
     Ok(())
 }
 
+/// Gives back the words of messages that were removed, where a good part of them were; as much as one job may.
+pub(in crate::store::sqlite) fn tidy(tx: &Tx<'_>) -> Result<()> {
+    let sql = "INSERT INTO message_search (message_search, rank) VALUES ('merge', ?1)";
+    tx.prepare_cached(sql)?.execute([MERGED_PAGES_MAX])?;
+    Ok(())
+}
+
 /// Where a message would stand if no other did.
 pub(super) fn home_of(id: MessageId) -> i64 {
     // 48 bits of milliseconds hold until the year 10889; 63 bits in all are those of a place until 3084.
@@ -116,14 +133,16 @@ fn free_place(connection: &Connection, id: MessageId) -> Result<Option<i64>> {
     Ok(None)
 }
 
-fn facets_of(message: &Message) -> String {
+fn facets_of(message: &Message, recipients: &[Address]) -> Vec<String> {
     let mut facets = vec![
         tenant_facet(message.tenant_id),
         environment_facet(message.environment),
         sender_facet(&message.reverse_path),
     ];
+    facets.extend(recipients.iter().map(recipient_facet));
+    facets.extend(message.header_message_id.as_deref().map(header_id_facet));
     facets.extend(message.annotations.tags.iter().map(|tag| tag_facet(tag)));
-    facets.join(" ")
+    facets
 }
 
 fn tenant_facet(tenant: TenantId) -> String {
@@ -136,6 +155,14 @@ fn environment_facet(environment: Environment) -> String {
 
 fn sender_facet(reverse_path: &ReversePath) -> String {
     facet("from", &reverse_path.to_string())
+}
+
+fn recipient_facet(recipient: &Address) -> String {
+    facet("to", &recipient.to_string())
+}
+
+fn header_id_facet(id: &str) -> String {
+    facet("message-id", id)
 }
 
 fn tag_facet(tag: &str) -> String {
@@ -151,6 +178,8 @@ fn facet(kind: &str, value: &str) -> String {
 /// What to ask the index for, if a filter wants anything that it knows best.
 pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
     let mut terms: Vec<String> = filter.from.iter().map(sender_facet).collect();
+    terms.extend(filter.to.iter().map(recipient_facet));
+    terms.extend(filter.header_message_id.as_deref().map(header_id_facet));
     terms.extend(filter.tag.as_deref().map(tag_facet));
     terms.extend(filter.environment.map(environment_facet));
     if terms.is_empty() && filter.subject.is_none() {

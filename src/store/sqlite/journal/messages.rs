@@ -21,6 +21,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             envelope_id: row.get("envelope_id")?,
             require_tls: row.get("require_tls")?,
             release_at: time_if_any(row, "release_us")?,
+            held_for_s: None,
             deliver_by: None,
         },
         annotations: Annotations {
@@ -44,7 +45,7 @@ pub(in crate::store::sqlite) fn find(connection: &Connection, id: MessageId) -> 
 
 /// A message with what its deliveries come to.
 pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
-    let recipients = deliveries::first_recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+    let recipients = deliveries::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
     let states = deliveries::states(connection, message.id)?;
     Ok(MessageSummary {
         message,

@@ -1,6 +1,8 @@
 //! What has been kept long enough. Ids hold the time of creation, so the oldest rows come first by their keys.
 
 use std::collections::HashMap;
+use std::mem;
+use std::ops::AddAssign;
 
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
@@ -8,6 +10,8 @@ use super::index;
 use crate::mail::{
     AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
 };
+use crate::store::sqlite::bodies::BodyFiles;
+use crate::store::sqlite::page::ulid_at;
 use crate::store::sqlite::rows::{sql_limit, us};
 use crate::store::sqlite::usage;
 use crate::store::sqlite::writer::Tx;
@@ -19,11 +23,16 @@ pub(super) const JOB_ROWS_MAX: usize = 50;
 /// Bodies, and messages of each tenant, that one step looks at: a million that are open may be older than what is to go.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 20_000 };
 
+/// Shelves of body files that one round looks at, so that each of the thousand has its turn within an hour.
+const SHELVES_MAX: usize = if cfg!(test) { 8 } else { 20 };
+
 /// Where the next step goes on: behind these ids, or at the beginning.
 #[derive(Default, Clone)]
 pub(in crate::store::sqlite) struct Progress {
     bodies: String,
     messages: HashMap<TenantId, String>,
+    /// The shelf of body files that is looked at next.
+    shelf: String,
 }
 
 /// What is to be removed.
@@ -38,6 +47,8 @@ pub(super) struct Due {
     /// Whose old hours of usage go.
     pub(super) usage: Vec<TenantId>,
     pub(super) webhook_deliveries: Vec<String>,
+    /// There may be more.
+    pub(super) is_cut: bool,
 }
 
 /// Finds at most `limit` of each.
@@ -52,8 +63,11 @@ pub(super) fn find_due(
     due.transcripts = old_transcripts(connection, days_before(now, policy.transcript_days), limit)?;
     let mut tenants = connection.prepare_cached("SELECT id, retention_days FROM tenant")?;
     let mut rows = tenants.query([])?;
+    // Of tenants that are gone nothing is kept.
+    let mut places = mem::take(&mut progress.messages);
     while let Some(row) = rows.next()? {
         let tenant: TenantId = row.get(0)?;
+        progress.messages.extend(places.remove_entry(&tenant));
         let end = days_before(now, row.get::<_, Option<u32>>(1)?.unwrap_or(policy.row_days));
         let left = limit - due.messages.len();
         due.messages.extend(old_messages(connection, tenant, end, left, progress)?);
@@ -73,7 +87,44 @@ pub(super) fn find_due(
     let end = first_id(WebhookDeliveryId::PREFIX, days_before(now, policy.webhook_days));
     let sql = "SELECT id FROM webhook_delivery WHERE id < ?1 ORDER BY id LIMIT ?2";
     collect(connection, sql, params![end], limit, &mut due.webhook_deliveries)?;
+    let most = [
+        due.bodies.len(),
+        due.messages.len(),
+        due.transcripts.len(),
+        due.events.len(),
+        due.rejections.len(),
+        due.usage.len(),
+        due.webhook_deliveries.len(),
+    ];
+    due.is_cut = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
+}
+
+/// Files on some shelves that no row refers to, at most `limit`.
+pub(super) fn find_orphans(
+    connection: &Connection,
+    files: &BodyFiles,
+    limit: usize,
+    progress: &mut Progress,
+) -> Result<Vec<MessageId>> {
+    let mut shelves = files.shelves()?;
+    shelves.sort_unstable();
+    let next = shelves.partition_point(|shelf| *shelf < progress.shelf);
+    shelves.rotate_left(next);
+    let mut orphans = Vec::new();
+    for shelf in shelves.iter().take(SHELVES_MAX) {
+        progress.shelf.clone_from(shelf);
+        for id in files.old_files(shelf)? {
+            if orphans.len() == limit {
+                return Ok(orphans);
+            }
+            if !has_body(connection, id)? {
+                orphans.push(id);
+            }
+        }
+    }
+    progress.shelf = shelves.into_iter().nth(SHELVES_MAX).unwrap_or_default();
+    Ok(orphans)
 }
 
 fn days_before(now: Timestamp, days: u32) -> Timestamp {
@@ -82,8 +133,7 @@ fn days_before(now: Timestamp, days: u32) -> Timestamp {
 
 /// What sorts before every id made at `time` or later.
 fn first_id(prefix: &str, time: Timestamp) -> String {
-    let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
-    format!("{prefix}{}", ulid::Ulid::from_parts(milliseconds, 0))
+    format!("{prefix}{}", ulid_at(time, 0))
 }
 
 /// Bodies that have been kept as long as their tenants want.
@@ -204,7 +254,19 @@ fn collect(
 }
 
 pub(super) fn remove_bodies(tx: &Tx<'_>, ids: &[MessageId]) -> Result<u64> {
-    let mut delete = tx.prepare_cached("DELETE FROM body WHERE message_id = ?1")?;
+    remove_each(tx, "DELETE FROM body WHERE message_id = ?1", ids)
+}
+
+pub(super) fn remove_events(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM event WHERE id = ?1", ids)
+}
+
+pub(super) fn remove_rejections(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
+    remove_each(tx, "DELETE FROM rejection WHERE id = ?1", ids)
+}
+
+fn remove_each(tx: &Tx<'_>, sql: &str, ids: &[impl ToSql]) -> Result<u64> {
+    let mut delete = tx.prepare_cached(sql)?;
     let mut removed = 0;
     for id in ids {
         removed += delete.execute([id])? as u64;
@@ -220,13 +282,18 @@ pub(in crate::store::sqlite) struct MessageRows {
     pub(in crate::store::sqlite) events: u64,
 }
 
+impl AddAssign for MessageRows {
+    fn add_assign(&mut self, more: Self) {
+        self.messages += more.messages;
+        self.deliveries += more.deliveries;
+        self.events += more.events;
+    }
+}
+
 pub(super) fn remove_messages(tx: &Tx<'_>, ids: &[MessageId]) -> Result<MessageRows> {
     let mut removed = MessageRows::default();
     for id in ids {
-        let MessageRows { messages, deliveries, events } = remove_message(tx, *id)?;
-        removed.messages += messages;
-        removed.deliveries += deliveries;
-        removed.events += events;
+        removed += remove_message(tx, *id)?;
     }
     Ok(removed)
 }
@@ -245,15 +312,6 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
     Ok(MessageRows { messages, deliveries, events })
 }
 
-pub(super) fn remove_rows(tx: &Tx<'_>, table: &'static str, ids: &[String]) -> Result<u64> {
-    let mut delete = tx.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
-    let mut removed = 0;
-    for id in ids {
-        removed += delete.execute([id])? as u64;
-    }
-    Ok(removed)
-}
-
-pub(super) fn has_body(connection: &Connection, id: MessageId) -> Result<bool> {
+fn has_body(connection: &Connection, id: MessageId) -> Result<bool> {
     Ok(connection.prepare_cached("SELECT 1 FROM body WHERE message_id = ?1")?.exists([id])?)
 }

@@ -4,18 +4,20 @@
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
-use ulid::Ulid;
 
 use super::{index, messages};
-use crate::mail::{DeliveryState, MessageId, Timestamp};
+use crate::mail::{DeliveryState, MessageId};
+use crate::store::sqlite::page::{PAGE_OBJECTS_MAX, Range};
 use crate::store::sqlite::rows::{sql_limit, us};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
-const PAGE_MESSAGES_MAX: usize = 100;
 /// Messages that one page looks at.
 const LOOKED_AT_MAX: usize = if cfg!(test) { 20 } else { 5_000 };
 /// As many are looked at one by one rather than by walking over something longer.
 const FEW_MAX: usize = if cfg!(test) { 5 } else { 1_000 };
+
+const HAS_RECIPIENT: &str =
+    "SELECT 1 FROM delivery INDEXED BY delivery_of_message WHERE message_id = ?1 AND recipient = ?2";
 
 /// One page of messages.
 pub(super) fn list(
@@ -23,42 +25,13 @@ pub(super) fn list(
     filter: &MessageFilter,
     page: &PageRequest,
 ) -> Result<MessagePage> {
-    let search = Search { connection, filter, page, range: Range::of(page) };
+    let search = Search { connection, filter, page, range: Range::of(MessageId::PREFIX, page) };
     let source = search.source()?;
     let mut found = search.collect(&source)?;
     if search.range.is_upwards {
         found.items.reverse();
     }
     Ok(found)
-}
-
-/// The part of the list that a page may come from: ids between two, neither included.
-struct Range {
-    low: String,
-    high: String,
-    /// "The page next to it": going up from the cursor, then turned around.
-    is_upwards: bool,
-}
-
-impl Range {
-    fn of(page: &PageRequest) -> Self {
-        let bound = |time: Timestamp, rest| {
-            let milliseconds = u64::try_from(time.as_millisecond()).unwrap_or(0);
-            MessageId::from(Ulid::from_parts(milliseconds, rest)).to_string()
-        };
-        let lowest = page.created_after.map(|time| bound(time, 0));
-        let highest = page.created_before.map(|time| bound(time, u128::MAX));
-        let highest = [page.after.clone(), highest].into_iter().flatten().min();
-        Self {
-            low: page.before.clone().max(lowest).unwrap_or_default(),
-            high: highest.unwrap_or_else(|| MessageId::from(Ulid::from(u128::MAX)).to_string()),
-            is_upwards: page.before.is_some() && page.after.is_none(),
-        }
-    }
-
-    fn order(&self) -> &'static str {
-        if self.is_upwards { "ASC" } else { "DESC" }
-    }
 }
 
 /// Where the candidates of a page come from.
@@ -71,9 +44,8 @@ struct Source {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SourceKind {
-    /// All messages, or all of the tenant or of the header's id.
+    /// All messages, or all of the tenant.
     Messages,
-    To,
     State,
     Index,
 }
@@ -88,21 +60,10 @@ struct Search<'a> {
 impl Search<'_> {
     /// What few messages answer to; else what asks for most at once.
     fn source(&self) -> Result<Source> {
-        let MessageFilter { tenant_id, to, header_message_id, .. } = self.filter;
-        if let Some(id) = header_message_id {
-            return Ok(self.messages("header_message_id = ?3", vec![id.clone().into()]));
-        }
-        let to = to.as_ref().map(|to| {
-            let condition = "recipient = ?3";
-            self.deliveries(SourceKind::To, "delivery_to", condition, vec![to.to_string().into()])
-        });
-        let mut long = Vec::new();
-        for source in to.into_iter().chain(self.in_trouble()) {
-            if self.has_few(&source.sql, &source.parameters)? {
-                return Ok(source);
-            }
-            long.push(source);
-        }
+        let troubles = match self.in_trouble() {
+            Some(source) if self.has_few(&source.sql, &source.parameters)? => return Ok(source),
+            troubles => troubles,
+        };
         if self.filter.state == Some(DeliveryState::Queued)
             && let Some(source) = self.waiting()?
         {
@@ -111,7 +72,7 @@ impl Search<'_> {
         if let Some(source) = self.indexed()? {
             return Ok(source);
         }
-        Ok(match (long.pop(), tenant_id) {
+        Ok(match (troubles, self.filter.tenant_id) {
             (Some(source), _) => source,
             (None, Some(tenant)) => self.messages("tenant_id = ?3", vec![tenant.to_string().into()]),
             (None, None) => self.messages("TRUE", vec![]),
@@ -126,13 +87,13 @@ impl Search<'_> {
     }
 
     /// The index is named, for without statistics SQLite may take one that has the order and read every row of it.
-    fn deliveries(&self, kind: SourceKind, index: &str, condition: &str, values: Vec<Value>) -> Source {
+    fn deliveries(&self, index: &str, condition: &str, values: Vec<Value>) -> Source {
         let order = self.range.order();
         let sql = format!(
             "SELECT message_id FROM delivery INDEXED BY {index}
              WHERE message_id > ?1 AND message_id < ?2 AND {condition} ORDER BY message_id {order}"
         );
-        self.bound(kind, sql, values)
+        self.bound(SourceKind::State, sql, values)
     }
 
     /// Between the ends of the range.
@@ -154,9 +115,9 @@ impl Search<'_> {
             Some(tenant) => {
                 let condition = format!("tenant_id = ?3 AND {condition}");
                 let values = vec![tenant.to_string().into()];
-                self.deliveries(SourceKind::State, "delivery_in_trouble", &condition, values)
+                self.deliveries("delivery_in_trouble", &condition, values)
             }
-            None => self.deliveries(SourceKind::State, "delivery_in_trouble_anywhere", &condition, vec![]),
+            None => self.deliveries("delivery_in_trouble_anywhere", &condition, vec![]),
         })
     }
 
@@ -169,13 +130,13 @@ impl Search<'_> {
             None => ("next_attempt_us IS NOT NULL", vec![]),
         };
         let queued = format!("state = 'queued' AND {condition}");
-        let source = self.deliveries(SourceKind::State, "delivery_due", &queued, values);
+        let source = self.deliveries("delivery_due", &queued, values);
         let waiting =
             format!("SELECT 1 FROM delivery INDEXED BY delivery_due WHERE ?1 <> ?2 AND {condition}");
         Ok(if self.has_few(&waiting, &source.parameters)? { Some(source) } else { None })
     }
 
-    /// The index of senders and subjects knows messages by places.
+    /// The index knows messages by places.
     fn indexed(&self) -> Result<Option<Source>> {
         let Some(expression) = index::expression(self.filter) else { return Ok(None) };
         let sql = format!(
@@ -207,7 +168,7 @@ impl Search<'_> {
     }
 
     fn collect(&self, source: &Source) -> Result<MessagePage> {
-        let limit = self.page.limit.clamp(1, PAGE_MESSAGES_MAX);
+        let limit = self.page.limit.clamp(1, PAGE_OBJECTS_MAX);
         let mut statement = self.connection.prepare_cached(&source.sql)?;
         let mut rows = statement.query(params_from_iter(&source.parameters))?;
         let mut items = Vec::new();
@@ -232,9 +193,8 @@ impl Search<'_> {
     /// The message, if all conditions hold that its source has not seen to.
     fn admit(&self, source: SourceKind, id: MessageId) -> Result<Option<Message>> {
         let MessageFilter { to, state, .. } = self.filter;
-        if let Some(to) = to.as_ref().filter(|_| source != SourceKind::To) {
-            let sql = "SELECT 1 FROM delivery WHERE recipient = ?1 AND message_id = ?2";
-            if !self.connection.prepare_cached(sql)?.exists(params![to, id])? {
+        if let Some(to) = to {
+            if !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])? {
                 return Ok(None);
             }
         }
@@ -272,5 +232,49 @@ impl Search<'_> {
             && (header_message_id.is_none() || *header_message_id == message.header_message_id)
             && self.page.created_after.is_none_or(|time| us(message.created_at) >= us(time))
             && self.page.created_before.is_none_or(|time| us(message.created_at) < us(time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::TenantId;
+    use crate::store::contract::{Bed, address, now};
+    use crate::store::sqlite::tests::plan_of;
+
+    /// A page costs what it looks at only where its source answers in the order of the list.
+    #[tokio::test]
+    async fn pages_come_from_an_index_in_its_order() {
+        let bed = Bed::new();
+        let tenant_id = Some(TenantId::generate(now()));
+        let all = MessageFilter::default;
+        let bounced = Some(DeliveryState::Bounced);
+        for (filter, index) in [
+            (all(), "SEARCH message USING PRIMARY KEY"),
+            (MessageFilter { tenant_id, ..all() }, "message_by_tenant"),
+            (MessageFilter { tenant_id, state: bounced, ..all() }, "delivery_in_trouble "),
+            (MessageFilter { state: bounced, ..all() }, "delivery_in_trouble_anywhere"),
+            (MessageFilter { to: Some(address("x@one.example")), ..all() }, "VIRTUAL TABLE INDEX"),
+            (MessageFilter { header_message_id: Some("1@x".into()), ..all() }, "VIRTUAL TABLE INDEX"),
+        ] {
+            for before in [None, Some(String::new())] {
+                let page = PageRequest { before, ..PageRequest::default() };
+                let filter = filter.clone();
+                let plan = bed.store.read(move |connection| {
+                    let range = Range::of(MessageId::PREFIX, &page);
+                    let search = Search { connection, filter: &filter, page: &page, range };
+                    Ok(plan_of(connection, &search.source()?.sql))
+                });
+                let plan = plan.await.unwrap();
+                assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_recipient_is_looked_for_among_those_of_the_message_only() {
+        let bed = Bed::new();
+        let plan = bed.store.read(|connection| Ok(plan_of(connection, HAS_RECIPIENT))).await.unwrap();
+        assert!(plan.contains("delivery_of_message"), "{plan}");
     }
 }

@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::webhooks;
 use crate::mail::{
-    DisabledReason, EventId, EventKind, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+    DisabledReason, EventId, EventKind, MessageId, Timestamp, WebhookDeliveryId, WebhookDeliveryState,
+    WebhookId,
 };
 use crate::store::sqlite::events::{Subject, Told, read_event};
 use crate::store::sqlite::page::List;
@@ -33,18 +34,22 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
     })
 }
 
-/// Has a webhook told of an event at once.
 /// Those that are not done; a walk over an index of these alone.
 pub(super) fn count_open(connection: &Connection) -> Result<u64> {
     let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
 }
 
+/// Has a webhook told of an event as soon as may be.
 pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(told.at));
+    let due_us = match told.subject.message_id {
+        Some(message) => us(told.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
+        None => us(told.at),
+    };
     let sql = "INSERT INTO webhook_delivery (id, webhook_id, event_id, kind, tenant_id, message_id, delivery_id, data,
                                              created_us, state, attempts, next_attempt_us)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?9)";
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11)";
     let Subject { tenant_id, message_id, delivery_id } = told.subject;
     tx.prepare_cached(sql)?.execute(params![
         id,
@@ -57,8 +62,29 @@ pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result
         told.data,
         us(told.at),
         WebhookDeliveryState::Pending,
+        due_us,
     ])?;
+    tx.subscriptions.count_pending(webhook);
+    tx.subscriptions.touch(webhook, due_us);
     Ok(id)
+}
+
+/// The last event of a message that waits for a webhook.
+pub(in crate::store::sqlite) const LAST_WAITING: &str =
+    "SELECT attempts, next_attempt_us FROM webhook_delivery
+    WHERE webhook_id = ?1 AND message_id = ?2 AND next_attempt_us IS NOT NULL ORDER BY id DESC LIMIT 1";
+/// Puts off what waits behind an event.
+pub(in crate::store::sqlite) const PUT_OFF: &str = "UPDATE webhook_delivery SET next_attempt_us = ?4
+    WHERE webhook_id = ?1 AND message_id = ?2 AND id > ?3 AND next_attempt_us < ?4";
+
+/// When the event is due that a fresh one of the message has to wait for, if any. What waits is never due before it, or
+/// every claim would step over all that waits.
+fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Result<Option<i64>> {
+    let last: Option<(u32, i64)> = tx
+        .prepare_cached(LAST_WAITING)?
+        .query_row(params![webhook, message], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(last.filter(|(attempts, _)| *attempts < TRIES_IN_ORDER).map(|(_, due_us)| due_us))
 }
 
 /// A try that somebody asked for.
@@ -66,9 +92,8 @@ pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Res
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
     let id = EventId::from(tx.clock.next(now));
     let told = Told { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    tx.subscriptions.require_room(tx, webhook.id)?;
     let id = insert(tx, webhook.id, &told)?;
-    tx.subscriptions.count_pending(webhook.id);
-    tx.subscriptions.touch(webhook.id, us(now));
     find(tx, id)
 }
 
@@ -92,6 +117,9 @@ pub(super) fn list(
 /// Makes it due now, as if it had never been tried.
 pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let Some(before) = find(tx, id)? else { return Ok(None) };
+    if before.next_attempt_at.is_none() {
+        tx.subscriptions.require_room(tx, before.webhook_id)?;
+    }
     let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;
     if before.next_attempt_at.is_none() {
@@ -145,17 +173,24 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
         WebhookVerdict::GivenUp | WebhookVerdict::Gone => (WebhookDeliveryState::Failed, None),
     };
     let sql = "UPDATE webhook_delivery SET state = ?2, attempts = attempts + 1, next_attempt_us = ?3, last_attempt = ?4
-               WHERE id = ?1 AND next_attempt_us IS NOT NULL";
+               WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING message_id, attempts";
     let shown = WebhookAttempt {
         response: shorten(&attempt.response, EVIDENCE_OCTETS_MAX).to_owned(),
         error: attempt.error.as_deref().map(|text| shorten(text, EVIDENCE_OCTETS_MAX).to_owned()),
         ..attempt.clone()
     };
-    if tx.prepare_cached(sql)?.execute(params![delivery_id, state, next, to_json(&shown)?])? == 0 {
-        return Ok(());
-    }
+    let tried: Option<(Option<MessageId>, u32)> = tx
+        .prepare_cached(sql)?
+        .query_row(params![delivery_id, state, next, to_json(&shown)?], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((message, attempts)) = tried else { return Ok(()) };
     match next {
-        Some(at_us) => tx.subscriptions.touch(*webhook_id, at_us),
+        Some(at_us) => {
+            if let Some(message) = message.filter(|_| attempts < TRIES_IN_ORDER) {
+                put_off_successors(tx, outcome, message, at_us)?;
+            }
+            tx.subscriptions.touch(*webhook_id, at_us);
+        }
         None => tx.subscriptions.count_finished(*webhook_id),
     }
     let is_arrived = *verdict == WebhookVerdict::Delivered;
@@ -165,6 +200,12 @@ pub(super) fn record(tx: &Tx<'_>, outcome: &WebhookOutcome) -> Result<()> {
     } else if since.is_some_and(|since| since <= *failing_since_max) {
         webhooks::disable(tx, *webhook_id, DisabledReason::Failing, attempt.at)?;
     }
+    Ok(())
+}
+
+/// What waits for an event is not due before it.
+fn put_off_successors(tx: &Tx<'_>, outcome: &WebhookOutcome, message: MessageId, at_us: i64) -> Result<()> {
+    tx.prepare_cached(PUT_OFF)?.execute(params![outcome.webhook_id, message, outcome.delivery_id, at_us])?;
     Ok(())
 }
 

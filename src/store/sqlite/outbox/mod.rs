@@ -1,7 +1,7 @@
 //! Where events are told: webhooks, and what each of them is still to be told.
 
 mod agenda;
-mod deliveries;
+pub(super) mod deliveries;
 mod subscriptions;
 mod webhooks;
 

@@ -10,9 +10,9 @@ use rusqlite::params;
 use super::{deliveries, webhooks};
 use crate::mail::{DisabledReason, EventKind, TenantId, WebhookId};
 use crate::store::sqlite::events::Told;
-use crate::store::sqlite::rows::{count, us};
+use crate::store::sqlite::rows::count;
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Result, Webhook};
+use crate::store::{Conflict, Result, StoreError, Webhook};
 
 /// What may wait for one webhook; one more disables it. A server that is away for days keeps no more of anybody's.
 const PENDING_MAX: u64 = if cfg!(test) { 20 } else { 200_000 };
@@ -71,6 +71,13 @@ impl Subscriptions {
         self.count(id, |pending| pending.saturating_add(1));
     }
 
+    /// Refuses what somebody wants told while too much is pending.
+    pub(super) fn require_room(&self, tx: &Tx<'_>, id: WebhookId) -> Result<()> {
+        let mut known = self.known.borrow_mut();
+        let is_full = Known::of(&mut known, tx)?.subscriptions.get(&id).is_some_and(Subscription::is_full);
+        if is_full { Err(StoreError::Conflict(Conflict::WebhookBacklog)) } else { Ok(()) }
+    }
+
     fn count(&self, id: WebhookId, change: impl Fn(u64) -> u64) {
         if let Some(known) = self.known.borrow_mut().as_mut()
             && let Some(subscription) = known.subscriptions.get_mut(&id)
@@ -103,10 +110,7 @@ impl Subscriptions {
         tenant: Option<TenantId>,
     ) -> Result<Vec<(WebhookId, Duty)>> {
         let mut known = self.known.borrow_mut();
-        let known = match known.as_mut() {
-            Some(known) => known,
-            None => known.insert(Known::read(tx)?),
-        };
+        let known = Known::of(&mut known, tx)?;
         let mut duties = Vec::new();
         if known.subscriptions.is_empty() {
             return Ok(duties);
@@ -116,15 +120,27 @@ impl Subscriptions {
         for id in of_tenant.chain(of_platform) {
             let Some(subscription) = known.subscriptions.get(id) else { continue };
             if subscription.kinds.is_empty() || subscription.kinds.contains(&kind) {
-                let is_full = subscription.pending >= PENDING_MAX;
-                duties.push((*id, if is_full { Duty::Disable } else { Duty::Tell }));
+                duties.push((*id, if subscription.is_full() { Duty::Disable } else { Duty::Tell }));
             }
         }
         Ok(duties)
     }
 }
 
+impl Subscription {
+    fn is_full(&self) -> bool {
+        self.pending >= PENDING_MAX
+    }
+}
+
 impl Known {
+    fn of<'a>(known: &'a mut Option<Self>, tx: &Tx<'_>) -> Result<&'a mut Self> {
+        match known {
+            Some(known) => Ok(known),
+            None => Ok(known.insert(Self::read(tx)?)),
+        }
+    }
+
     fn read(tx: &Tx<'_>) -> Result<Self> {
         let mut known = Self::default();
         for webhook in webhooks::enabled(tx)? {
@@ -165,8 +181,6 @@ impl Tx<'_> {
             match duty {
                 Duty::Tell => {
                     deliveries::insert(self, id, told)?;
-                    self.subscriptions.count_pending(id);
-                    self.subscriptions.touch(id, us(told.at));
                 }
                 Duty::Disable => webhooks::disable(self, id, DisabledReason::BacklogFull, told.at)?,
             }

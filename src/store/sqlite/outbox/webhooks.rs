@@ -229,7 +229,41 @@ pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Re
     let limit_rows = crate::store::sqlite::rows::sql_limit(limit);
     let is_last = tx.prepare_cached(sql)?.execute(params![id, limit_rows])? < limit;
     if is_last {
+        // Somebody may have enabled it meanwhile.
+        tx.subscriptions.remove(id);
         tx.prepare_cached("DELETE FROM webhook WHERE id = ?1")?.execute([id])?;
     }
     Ok(is_last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::store::contract::{Bed, new_suppression, new_webhook, now};
+    use crate::store::{Directory, Outbox};
+
+    #[tokio::test]
+    async fn one_that_is_enabled_while_it_is_removed_is_told_nothing_afterwards() {
+        let bed = Bed::new();
+        let tenant = bed.tenant("a").await.id;
+        let id = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
+        bed.store.suppress(new_suppression(Some(tenant), "x@one.example"), now()).await.unwrap();
+        assert!(bed.store.write(move |tx| begin_removal(tx, id)).await.unwrap());
+        let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
+        bed.store.update_webhook(id, patch, now()).await.unwrap().unwrap();
+        while !bed.store.write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
+        // A row for it could not be written, and the transaction would be done again.
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let work = move |tx: &Tx<'_>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let subject = Subject { tenant_id: Some(tenant), ..Subject::default() };
+            tx.append(EventKind::SuppressionDeleted, subject, &(), now())
+        };
+        bed.store.write(work).await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+    }
 }

@@ -8,19 +8,26 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 use tokio::sync::OwnedMutexGuard;
 
+use super::batches::Batches;
 use super::memory::{Cursor, DueRow, Memory, Parked, Wanted};
-use crate::mail::{DeliveryId, Host, MessageId, TenantId, Timestamp};
+use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
 use crate::store::sqlite::journal::{deliveries, messages};
-use crate::store::{Admits, Batch, ClaimRoom, Claimed, Delivery, Message, Result};
+use crate::store::{Admits, ClaimRoom, Claimed, Delivery, Message, Result};
 
-/// Deliveries in one batch.
-pub(super) const BATCH_DELIVERIES_MAX: usize = 100;
 /// Due rows read at a time.
 const PAGE_ROWS: usize = 256;
 /// Due rows that a pass looks at for one tenant; the next pass goes on from there.
 const SCAN_ROWS_MAX: usize = 8192;
 /// Due rows of paused destinations after which a pass looks for no more.
 const PARKED_ROWS_MAX: usize = 8192;
+
+pub(in crate::store::sqlite) const DUE_ROWS: &str = "
+    SELECT next_attempt_us, id, destination FROM delivery
+    WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+        AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
+    ORDER BY next_attempt_us, id LIMIT ?6";
+pub(in crate::store::sqlite) const FIRST_AFTER: &str =
+    "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
 
 /// A pass that was planned. Dropped unfinished, it leaves everything to the next one.
 pub(super) struct Pass {
@@ -56,9 +63,7 @@ pub(super) struct Granted {
     memory: Arc<Memory>,
     /// The next pass begins when it is known whether the caller took what was claimed.
     _turn: Option<OwnedMutexGuard<()>>,
-    batches: Vec<Batch>,
-    /// Where the batch of a message and destination is that still takes deliveries.
-    open_batches: HashMap<(MessageId, Host), usize>,
+    batches: Batches,
     messages: HashMap<MessageId, Arc<Message>>,
     /// Claimed rows that are still to be read.
     unread: Vec<DeliveryId>,
@@ -72,8 +77,7 @@ impl Granted {
         Self {
             memory: Arc::clone(memory),
             _turn: turn,
-            batches: Vec::new(),
-            open_batches: HashMap::new(),
+            batches: Batches::default(),
             messages: HashMap::new(),
             unread: Vec::new(),
             parked: Vec::new(),
@@ -82,7 +86,7 @@ impl Granted {
     }
 
     pub(super) fn accept(mut self) -> Claimed {
-        Claimed { batches: mem::take(&mut self.batches), next_due_at: self.next_due_at }
+        Claimed { batches: self.batches.take(), next_due_at: self.next_due_at }
     }
 
     /// What is to be set aside before anybody else may look.
@@ -96,7 +100,7 @@ impl Granted {
         self.unread = claimed;
         while let Some(&id) = self.unread.last() {
             match self.read(connection, id)? {
-                Some((message, delivery)) => self.add(&message, delivery),
+                Some((message, delivery)) => self.batches.add(&message, delivery, None),
                 // Deleted since the page was read.
                 None => self.memory.forget([id].into_iter()),
             }
@@ -122,31 +126,11 @@ impl Granted {
         }
         Ok(Some((message, delivery)))
     }
-
-    fn add(&mut self, message: &Arc<Message>, delivery: Delivery) {
-        let destination = delivery.recipient.host().clone();
-        let key = (message.id, destination);
-        if let Some(&at) = self.open_batches.get(&key)
-            && let Some(batch) = self.batches.get_mut(at)
-            && batch.deliveries.len() < BATCH_DELIVERIES_MAX
-        {
-            batch.deliveries.push(delivery);
-            return;
-        }
-        let batch = Batch {
-            message: Arc::clone(message),
-            destination: key.1.clone(),
-            deliveries: vec![delivery],
-            content: None,
-        };
-        self.open_batches.insert(key, self.batches.len());
-        self.batches.push(batch);
-    }
 }
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        let left = mem::take(&mut self.batches).into_iter().flat_map(|batch| batch.deliveries);
+        let left = self.batches.take().into_iter().flat_map(|batch| batch.deliveries);
         let left: Vec<_> = left.map(|delivery| delivery.id).chain(mem::take(&mut self.unread)).collect();
         if !left.is_empty() {
             self.memory.release(&left);
@@ -211,10 +195,11 @@ impl Pass {
         Ok(mem::replace(&mut self.granted, Granted::new(&self.memory, None)))
     }
 
-    /// Takes for one tenant; where it has both, half of it from memory, so that neither starves the other.
+    /// Takes for one tenant; where it has both, half of it from memory, so that neither starves the other. The odd one
+    /// goes by lot: whose turn it is among tenants could keep step with any order.
     fn serve(&mut self, index: usize, wanted: usize, connection: Option<&Connection>) -> Result<usize> {
         let has_scan = self.tenants[index].scan.as_ref().is_some_and(|scan| !scan.is_over());
-        let from_memory = if has_scan { wanted.div_ceil(2) } else { wanted };
+        let from_memory = if has_scan { (wanted + usize::from(rand::random::<bool>())) / 2 } else { wanted };
         let mut taken = self.take_ready(index, from_memory);
         if let Some(connection) = connection
             && has_scan
@@ -319,10 +304,6 @@ impl Scan {
     }
 
     fn page(&self, connection: &Connection, tenant: TenantId, now_us: i64) -> Result<Vec<DueRow>> {
-        let sql = "SELECT next_attempt_us, id, destination FROM delivery
-                   WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
-                     AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
-                   ORDER BY next_attempt_us, id LIMIT ?6";
         let behind =
             self.behind.map_or((i64::MIN, String::new()), |at| (at.next_attempt_us, at.id.to_string()));
         let until = match self.began_behind {
@@ -330,7 +311,7 @@ impl Scan {
             // Behind every id.
             _ => (now_us, "~".to_owned()),
         };
-        let mut statement = connection.prepare_cached(sql)?;
+        let mut statement = connection.prepare_cached(DUE_ROWS)?;
         let bounds = params![tenant, behind.0, behind.1, until.0, until.1, PAGE_ROWS as i64];
         let rows = statement.query_map(bounds, |row| {
             let at = Cursor { next_attempt_us: row.get(0)?, id: row.get(1)? };
@@ -342,6 +323,5 @@ impl Scan {
 
 /// When a tenant's next delivery falls due after `now`.
 fn first_after(connection: &Connection, tenant: TenantId, now_us: i64) -> Result<Option<i64>> {
-    let sql = "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
-    Ok(connection.prepare_cached(sql)?.query_row(params![tenant, now_us], |row| row.get(0))?)
+    Ok(connection.prepare_cached(FIRST_AFTER)?.query_row(params![tenant, now_us], |row| row.get(0))?)
 }

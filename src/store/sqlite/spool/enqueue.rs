@@ -1,30 +1,30 @@
 //! Accepting a message: its row, its body, a delivery for each recipient and its event.
 
-use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
 use rusqlite::params;
 use serde::Serialize;
 
-use super::claim::BATCH_DELIVERIES_MAX;
+use super::batches::Batches;
 use super::memory::Memory;
 use super::submission_key;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, Recipient};
-use crate::store::sqlite::bodies;
+use crate::mail::{DeliveryId, DeliveryState, EventKind, MessageId, Recipient};
+use crate::store::sqlite::bodies::{self, FreshFile};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{to_json, us};
 use crate::store::sqlite::writer::Tx;
-use crate::store::{Annotations, Batch, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
+use crate::store::{Annotations, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
 
-/// A message on its way into the database. Dropped before its commit, its claims are void.
+/// A message on its way into the database. Dropped before its commit, its claims are void and its file is removed.
 pub(super) struct Incoming {
     memory: Arc<Memory>,
     new: Arc<NewMessage>,
-    is_in_file: bool,
+    /// Where the content is, if not in the database.
+    file: Option<FreshFile>,
     is_claimed: bool,
     /// What the relay gets after the commit, if the message is claimed.
-    batches: Vec<Batch>,
+    batches: Batches,
 }
 
 /// What the event of an accepted message says.
@@ -42,12 +42,12 @@ struct LeftOut<'a> {
 }
 
 impl Incoming {
-    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, is_in_file: bool) -> Self {
+    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, file: Option<FreshFile>) -> Self {
         // What is held until later (RFC 4865) waits in the database.
         let is_held = new.message.begins_at() > new.message.created_at;
         let is_claimed = !is_held && memory.claim_fresh(&new);
-        let batches = if is_claimed { batches_of(&new) } else { Vec::new() };
-        Self { memory: Arc::clone(memory), new, is_in_file, is_claimed, batches }
+        let batches = if is_claimed { batches_of(&new) } else { Batches::default() };
+        Self { memory: Arc::clone(memory), new, file, is_claimed, batches }
     }
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
@@ -60,7 +60,7 @@ impl Incoming {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        bodies::insert(tx, message.id, content, self.is_in_file)?;
+        bodies::insert(tx, message.id, content, self.file.is_some())?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
@@ -94,8 +94,11 @@ impl Incoming {
         if written != message.id {
             return written;
         }
+        if let Some(file) = self.file.take() {
+            file.keep();
+        }
         if mem::take(&mut self.is_claimed) {
-            self.memory.make_ready(message, mem::take(&mut self.batches));
+            self.memory.make_ready(message, self.batches.take());
         } else {
             self.memory.note_due(message.tenant_id, message.begins_at());
         }
@@ -181,10 +184,9 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
 }
 
 /// The deliveries as rows would give them, grouped by destination.
-fn batches_of(new: &NewMessage) -> Vec<Batch> {
+fn batches_of(new: &NewMessage) -> Batches {
     let message = Arc::new(new.message.clone());
-    let mut batches: Vec<Batch> = Vec::new();
-    let mut open: HashMap<&Host, usize> = HashMap::new();
+    let mut batches = Batches::default();
     for (id, recipient) in &new.recipients {
         let delivery = Delivery {
             id: *id,
@@ -198,19 +200,7 @@ fn batches_of(new: &NewMessage) -> Vec<Batch> {
             last_class: None,
             updated_at: message.created_at,
         };
-        let host = recipient.address.host();
-        match open.get(host).and_then(|&at| batches.get_mut(at)) {
-            Some(batch) if batch.deliveries.len() < BATCH_DELIVERIES_MAX => batch.deliveries.push(delivery),
-            _ => {
-                open.insert(host, batches.len());
-                batches.push(Batch {
-                    message: Arc::clone(&message),
-                    destination: host.clone(),
-                    deliveries: vec![delivery],
-                    content: Some(new.content.clone()),
-                });
-            }
-        }
+        batches.add(&message, delivery, Some(&new.content));
     }
     batches
 }

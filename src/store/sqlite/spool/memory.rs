@@ -19,6 +19,13 @@ use crate::store::sqlite::lock;
 use crate::store::sqlite::queue::holds;
 use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 
+/// What a recipient takes in memory beside the content: its claim, its delivery and its place in a queue.
+const RECIPIENT_OCTETS: usize = 1024;
+
+/// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
+/// fresh mail comes at any time and would take whatever comes free before the next pass.
+const LEFT_TO_DUE: usize = 4;
+
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
     work: Notify,
@@ -34,7 +41,7 @@ struct State {
     /// Deliveries that the relay has, for each tenant that has any.
     handed_out: HashMap<TenantId, usize>,
     ready: ReadyList,
-    /// Octets of content behind claims.
+    /// Octets behind claims.
     held_octets: u64,
     holds: Holds,
     agenda: Agenda,
@@ -50,7 +57,7 @@ struct State {
 struct Claim {
     tenant: TenantId,
     is_handed_out: bool,
-    /// The content that stays in memory until the last claim of its message ends.
+    /// What stays in memory until the last claim of its message ends.
     held: Option<Arc<HeldOctets>>,
 }
 
@@ -199,7 +206,7 @@ impl Memory {
     /// Claims the deliveries of a message that is about to be committed, if its content may stay in memory.
     pub(super) fn claim_fresh(&self, new: &NewMessage) -> bool {
         let tenant = new.message.tenant_id;
-        let octets = new.content.len() as u64;
+        let octets = octets_of(new);
         let mut state = lock(&self.state);
         let now_us = new.message.created_at.as_microsecond();
         if state.holds.holds_tenant(tenant, now_us) || state.held_octets + octets > self.handover_octets_max {
@@ -245,7 +252,8 @@ impl Memory {
         let share = room.deliveries_max / tenants.len().max(1);
         let mut batches = Vec::new();
         for tenant in tenants {
-            let wanted = share.min(allowance_of(state, tenant, room));
+            let left_to_due = if state.agenda.has(tenant) { room.per_tenant_max / LEFT_TO_DUE } else { 0 };
+            let wanted = share.min(allowance_of(state, tenant, room).saturating_sub(left_to_due));
             batches.extend(state.take_ready(tenant, wanted, &*room.admits));
         }
         state.has_leftovers |= !state.ready.is_empty();
@@ -379,6 +387,13 @@ impl Memory {
         ids
     }
 
+    /// Which of these deliveries the relay has.
+    pub(in crate::store::sqlite) fn handed_out_of(&self, ids: &[DeliveryId]) -> HashSet<DeliveryId> {
+        let state = lock(&self.state);
+        let is_handed_out = |id: &DeliveryId| state.claims.get(id).is_some_and(|claim| claim.is_handed_out);
+        ids.iter().copied().filter(is_handed_out).collect()
+    }
+
     /// Claims deliveries for a change of their rows, those that wait in memory too; answers which. The relay has the
     /// others, or is about to. The claims end with [`Memory::end`] or [`Memory::release`].
     pub(in crate::store::sqlite) fn take_back(
@@ -389,18 +404,22 @@ impl Memory {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let mut taken = HashSet::new();
+        let mut waiting: HashMap<&Host, HashSet<DeliveryId>> = HashMap::new();
         for (id, host) in deliveries {
-            let is_free = match state.claims.get(id) {
+            match state.claims.get(id) {
                 None => {
                     let claim = Claim { tenant, is_handed_out: false, held: None };
                     state.claims.insert(*id, claim);
-                    true
+                    taken.insert(*id);
                 }
-                Some(claim) => !claim.is_handed_out && state.ready.remove_delivery(tenant, host, *id),
-            };
-            if is_free {
-                taken.insert(*id);
+                Some(claim) if !claim.is_handed_out => {
+                    waiting.entry(host).or_default().insert(*id);
+                }
+                Some(_) => {}
             }
+        }
+        for (host, ids) in waiting {
+            taken.extend(state.ready.remove_deliveries(tenant, host, &ids));
         }
         taken
     }
@@ -510,6 +529,11 @@ impl Memory {
         state.has_leftovers = next.is_some_and(|at| at <= now_us);
         next
     }
+}
+
+/// What a message takes in memory until the relay is done with it.
+fn octets_of(new: &NewMessage) -> u64 {
+    (new.content.len() + new.recipients.len() * RECIPIENT_OCTETS) as u64
 }
 
 /// Who has open deliveries in the database.

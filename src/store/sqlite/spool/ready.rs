@@ -1,7 +1,7 @@
 //! Fresh messages that wait in memory for the relay: for each tenant a queue per destination, so that one busy
 //! destination holds up nothing but itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::mail::{DeliveryId, Environment, Host, TenantId};
 use crate::store::{Admits, Batch, Delivery};
@@ -81,14 +81,19 @@ impl ReadyList {
         removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
 
-    /// Forgets one delivery. False if it does not wait here.
-    pub(super) fn remove_delivery(&mut self, tenant: TenantId, host: &Host, id: DeliveryId) -> bool {
-        let Some(lane) = self.tenants.get_mut(&tenant) else { return false };
-        let is_removed = lane.remove_delivery(host, id);
+    /// Forgets deliveries for a destination and answers which of them waited here.
+    pub(super) fn remove_deliveries(
+        &mut self,
+        tenant: TenantId,
+        host: &Host,
+        ids: &HashSet<DeliveryId>,
+    ) -> Vec<DeliveryId> {
+        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = lane.remove_deliveries(host, ids);
         if lane.queues.is_empty() {
             self.remove(tenant);
         }
-        is_removed
+        removed
     }
 
     /// Who has something for a destination.
@@ -105,27 +110,22 @@ impl Lane {
         environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
     }
 
-    fn remove_delivery(&mut self, host: &Host, id: DeliveryId) -> bool {
+    fn remove_deliveries(&mut self, host: &Host, ids: &HashSet<DeliveryId>) -> Vec<DeliveryId> {
+        let mut removed = Vec::new();
         for &environment in Environment::ALL {
             let key = (environment, host.clone());
             let Some(queue) = self.queues.get_mut(&key) else { continue };
-            let is_it = |delivery: &Delivery| delivery.id == id;
-            let Some(at) = queue.iter().position(|batch| batch.deliveries.iter().any(is_it)) else {
-                continue;
-            };
-            if let Some(batch) = queue.get_mut(at) {
-                batch.deliveries.retain(|delivery| !is_it(delivery));
-                if batch.deliveries.is_empty() {
-                    queue.remove(at);
-                }
-            }
+            queue.retain_mut(|batch| {
+                let meant = batch.deliveries.extract_if(.., |delivery| ids.contains(&delivery.id));
+                removed.extend(meant.map(|delivery| delivery.id));
+                !batch.deliveries.is_empty()
+            });
             if queue.is_empty() {
                 self.queues.remove(&key);
                 self.turns.retain(|other| *other != key);
             }
-            return true;
         }
-        false
+        removed
     }
 
     fn has(&self, host: &Host) -> bool {

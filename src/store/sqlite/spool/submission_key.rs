@@ -1,24 +1,35 @@
 //! Which message a tenant's key stands for, so that a submission that is repeated is not sent twice.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::mail::{MessageId, Timestamp};
+use crate::mail::{Environment, MessageId, TenantId, Timestamp};
 use crate::store::sqlite::rows::us;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 
-/// Lets the key stand for this message, or answers which one it stands for already.
-pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Result<Option<MessageId>> {
+/// The message that the key of a tenant and an environment stands for.
+pub(super) fn find(
+    connection: &Connection,
+    owner: (TenantId, Environment),
+    key: &SubmissionKey,
+    now: Timestamp,
+) -> Result<Option<MessageId>> {
     let sql = "SELECT message_id, digest FROM submission_key
                WHERE tenant_id = ?1 AND environment = ?2 AND name = ?3 AND created_us >= ?4";
-    let bounds =
-        params![message.tenant_id, message.environment, key.name, forgotten_before_us(message.created_at)];
+    let bounds = params![owner.0, owner.1, key.name, forgotten_before_us(now)];
     let found: Option<(MessageId, [u8; 32])> =
-        tx.prepare_cached(sql)?.query_row(bounds, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        connection.prepare_cached(sql)?.query_row(bounds, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     match found {
-        Some((earlier, digest)) if digest == key.digest => return Ok(Some(earlier)),
-        Some(_) => return Err(StoreError::Conflict(Conflict::SubmissionKey)),
-        None => {}
+        Some((_, digest)) if digest != key.digest => Err(StoreError::Conflict(Conflict::SubmissionKey)),
+        found => Ok(found.map(|(message, _)| message)),
+    }
+}
+
+/// Lets the key stand for this message, or answers which one it stands for already.
+pub(super) fn take(tx: &Tx<'_>, key: &SubmissionKey, message: &Message) -> Result<Option<MessageId>> {
+    let earlier = find(tx, (message.tenant_id, message.environment), key, message.created_at)?;
+    if earlier.is_some() {
+        return Ok(earlier);
     }
     let sql = "INSERT INTO submission_key (tenant_id, environment, name, digest, message_id, created_us)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)

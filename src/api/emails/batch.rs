@@ -1,0 +1,162 @@
+//! The messages of one request on their way from JSON to octets. What of it keeps a core busy is done in the tenant's
+//! turn, and what it makes takes room like the body that it is made of.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::compose::Letter;
+use super::draft::{Draft, EmailRequest, Terms};
+use crate::api::body;
+use crate::api::call::Call;
+use crate::api::error::{ApiError, FieldError, Result};
+use crate::api::json::{self, Checks};
+use crate::api::templates;
+use crate::mail::{Address, Refusal, RefusalCode, TemplateId, Timestamp};
+use crate::room::Reservation;
+use crate::store::{Annotations, Template, Tenant};
+
+/// A body of so many octets is read where it came in: handing it over would take longer.
+const READ_AT_ONCE_OCTETS_MAX: usize = 64 * 1024;
+
+/// A message in octets, and what goes with it.
+#[derive(Debug)]
+pub struct Composed {
+    /// Without what intake adds.
+    pub message: Bytes,
+    /// Whether an address needs SMTPUTF8.
+    pub smtputf8: bool,
+    /// Where reports go.
+    pub sender: Address,
+    /// Each once.
+    pub recipients: Vec<Address>,
+    /// What they do not see.
+    pub annotations: Annotations,
+    /// Not before this time.
+    pub release_at: Option<Timestamp>,
+    /// Not after this time.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Reads the body; answers its SHA-256 as well.
+pub async fn read<T: DeserializeOwned + Send + 'static>(call: &Call<'_>) -> Result<(T, [u8; 32])> {
+    let body = call.body.clone();
+    let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
+    let read = move || Ok((json::parse(&body)?, Sha256::digest(&body).into()));
+    if is_short { read() } else { call.work(read).await }
+}
+
+/// Makes the messages of a request, or says what is wrong with the first one that is wrong.
+pub async fn compose(
+    call: &mut Call<'_>,
+    tenant: &Tenant,
+    emails: Vec<EmailRequest>,
+    is_batch: bool,
+) -> Result<Vec<Composed>> {
+    let api = call.api;
+    let nothing = api.room.reserve(call.scope());
+    let room = std::mem::replace(&mut call.room, nothing);
+    let mut stock = Stock { room, octets: 0, octets_max: api.settings.send_body_max.as_u64() };
+    let templates = find_templates(call, &emails, is_batch, &mut stock).await?;
+    let terms = Terms {
+        defaults: tenant.settings.clone(),
+        limits: api.sending.clone(),
+        lifetime_max: api.expiry_max,
+        now: call.now,
+    };
+    let work = move || {
+        let mut composed = Vec::with_capacity(emails.len());
+        for (place, email) in emails.into_iter().enumerate() {
+            let one = make(email, &templates, &terms);
+            let one = one.and_then(|one| stock.add(one.message.len()).map(|()| one));
+            composed.push(one.map_err(|error| locate(error, is_batch.then_some(place)))?);
+        }
+        Ok((composed, stock.room))
+    };
+    let (composed, room) = call.work(work).await?;
+    call.room = room;
+    Ok(composed)
+}
+
+/// The templates that messages name, each read once.
+async fn find_templates(
+    call: &Call<'_>,
+    emails: &[EmailRequest],
+    is_batch: bool,
+    stock: &mut Stock,
+) -> Result<HashMap<TemplateId, Template>> {
+    let mut found = HashMap::new();
+    for (place, email) in emails.iter().enumerate() {
+        let Some(id) = email.template_id.filter(|id| !found.contains_key(id)) else { continue };
+        let template = templates::find(call, id).await.map_err(|error| match error.refusal.code {
+            RefusalCode::NotFound => ApiError::field("template_id", "not_found", "there is no such template"),
+            _ => error,
+        });
+        let template = template.and_then(|template| {
+            let bodies = [&template.text, &template.html].into_iter().flatten();
+            stock.add(bodies.map(String::len).sum()).map(|()| template)
+        });
+        found.insert(id, template.map_err(|error| locate(error, is_batch.then_some(place)))?);
+    }
+    Ok(found)
+}
+
+fn make(
+    mut email: EmailRequest,
+    templates: &HashMap<TemplateId, Template>,
+    terms: &Terms,
+) -> Result<Composed> {
+    if let Some(template) = email.template_id.and_then(|id| templates.get(&id)) {
+        let has_body = email.text.is_some() || email.html.is_some();
+        let mut checks = Checks::default();
+        checks.require(!has_body, "template_id", "invalid", "give a template or bodies, not both");
+        templates::check_data(&email.template_data, "template_data", &mut checks);
+        checks.finish()?;
+        let data = std::mem::take(&mut email.template_data);
+        email.fill(templates::fill(template, data)?);
+    }
+    let draft = email.resolve(terms).map_err(ApiError::invalid)?;
+    let Draft { letter, sender, recipients, annotations, release_at, expires_at } = draft;
+    let Letter { from, to, cc, reply_to, .. } = &letter;
+    let named = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
+    let smtputf8 = named.chain(&recipients).any(Address::needs_smtputf8);
+    let message = letter.compose().into();
+    Ok(Composed { message, smtputf8, sender, recipients, annotations, release_at, expires_at })
+}
+
+/// Says which message of a batch an error is about.
+pub fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
+    let Some(place) = place else { return error };
+    let path = format!("emails[{place}]");
+    if error.fields.is_empty() && error.cause.is_none() {
+        let Refusal { code, message, .. } = &error.refusal;
+        error.fields.push(FieldError::new(path.clone(), code.as_str(), message.clone()));
+    } else {
+        error.fields.iter_mut().for_each(|field| field.path = format!("{path}.{}", field.path));
+    }
+    error.refusal.message = format!("{path}: {}", error.refusal.message);
+    error
+}
+
+/// What was made for a request so far, and the room that it takes.
+struct Stock {
+    room: Reservation,
+    octets: u64,
+    octets_max: u64,
+}
+
+impl Stock {
+    fn add(&mut self, octets: usize) -> Result<()> {
+        self.octets += octets as u64;
+        if self.octets > self.octets_max {
+            return Err(ApiError::new(
+                RefusalCode::PayloadTooLarge,
+                format!("the messages of this request come to more than {} bytes", self.octets_max),
+                "send fewer in one request; the operator sets the limit with api.send_body_max",
+            ));
+        }
+        if self.room.grow_to(self.octets) { Ok(()) } else { Err(body::no_room()) }
+    }
+}

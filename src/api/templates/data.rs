@@ -1,0 +1,78 @@
+//! What templates put in: a client's JSON as values of the language. Pure.
+//!
+//! Comparing two lists item by item would cost what a template pays as one step, so a list or a map equals itself only.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use minijinja::Value;
+use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr};
+use serde_json::{Map, Value as Json};
+
+/// A list.
+#[derive(Debug)]
+pub struct List(pub Vec<Value>);
+
+/// A map.
+#[derive(Debug)]
+pub struct Fields(pub BTreeMap<String, Value>);
+
+/// An object of the client as a value.
+pub fn from_object(object: Map<String, Json>) -> Value {
+    let fields = object.into_iter().map(|(name, value)| (name, from_json(value)));
+    Value::from_object(Fields(fields.collect()))
+}
+
+fn from_json(json: Json) -> Value {
+    match json {
+        Json::Array(items) => Value::from_object(List(items.into_iter().map(from_json).collect())),
+        Json::Object(object) => from_object(object),
+        scalar => Value::from_serialize(scalar),
+    }
+}
+
+/// Any order serves, if it is one and costs nothing.
+fn compare_places<T>(one: &T, other: &T) -> Ordering {
+    std::ptr::from_ref(one).cmp(&std::ptr::from_ref(other))
+}
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+        Some(compare_places(&**self, other.downcast_ref::<Self>()?))
+    }
+}
+
+impl Object for Fields {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_str()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(Value::from).collect())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.0.len())
+    }
+
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+        Some(compare_places(&**self, other.downcast_ref::<Self>()?))
+    }
+}

@@ -1,0 +1,144 @@
+//! Options of submission over SMTP.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::duration;
+use super::error::{Fault, at_least_one, longer_than_nothing};
+
+/// Submission over SMTP.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Smtp {
+    /// Listeners with STARTTLS (RFC 6409).
+    pub submission: Vec<SocketAddr>,
+    /// Listeners with TLS from the first octet (RFC 8314).
+    pub submissions: Vec<SocketAddr>,
+    /// The largest message, header included.
+    pub message_size_max: ByteSize,
+    /// Recipients of one message. A session is closed when more than twice as many were named in vain without a message
+    /// being accepted.
+    pub recipients_max: usize,
+    /// Open connections in all; more are answered 421.
+    pub connections_max: usize,
+    /// Open connections from one address.
+    pub connections_per_address_max: usize,
+    /// Open connections that are logged in for one tenant.
+    pub connections_per_tenant_max: usize,
+    /// Octets of messages being received at one time in all; more are answered 451.
+    pub receiving_bytes_max: ByteSize,
+    /// Errors after which a session is closed.
+    pub errors_max: u32,
+    /// Commands without a message, after which a session is closed; RCPT and DATA are counted apart.
+    pub commands_without_message_max: u32,
+    /// Octets in a second, on average, that a message must come with; 0 for any.
+    pub data_rate_min: ByteSize,
+    /// How long a message may come more slowly.
+    #[serde(with = "duration")]
+    pub data_rate_grace: Duration,
+    /// Failed logins within the window; the next one bans the address, or the key's id.
+    pub login_failures_max: u32,
+    /// How long a failed login counts.
+    #[serde(with = "duration")]
+    pub login_failures_window: Duration,
+    /// How long a ban lasts.
+    #[serde(with = "duration")]
+    pub login_ban: Duration,
+    /// Networks of proxies: each connection from there must begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// How long a client may be silent.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long a session may last in all.
+    #[serde(with = "duration")]
+    pub session_timeout: Duration,
+    /// What becomes of a lone CR or LF in a message.
+    pub bare_newline: BareNewline,
+    /// Whether `MAIL FROM:<>` is taken from a tenant.
+    pub null_sender: bool,
+    /// Whether `Received` names the client's address.
+    pub received_client_address: bool,
+}
+
+/// What becomes of a lone CR or LF in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareNewline {
+    /// LF becomes CRLF, CR becomes a space.
+    Normalize,
+    /// The message is refused.
+    Reject,
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            submission: vec![everywhere(587)],
+            submissions: vec![everywhere(465)],
+            message_size_max: ByteSize::mib(25),
+            recipients_max: 1000,
+            connections_max: 12_000,
+            connections_per_address_max: 1000,
+            connections_per_tenant_max: 1000,
+            receiving_bytes_max: ByteSize::mib(512),
+            errors_max: 10,
+            commands_without_message_max: 100,
+            data_rate_min: ByteSize::kib(1),
+            data_rate_grace: Duration::from_secs(30),
+            login_failures_max: 20,
+            login_failures_window: Duration::from_secs(10 * 60),
+            login_ban: Duration::from_secs(15 * 60),
+            proxy_protocol_from: Vec::new(),
+            idle_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(60 * 60),
+            bare_newline: BareNewline::Normalize,
+            null_sender: true,
+            received_client_address: false,
+        }
+    }
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
+}
+
+impl Smtp {
+    pub(super) fn find_fault(&self) -> Option<Fault> {
+        at_least_one(&[
+            ("smtp.recipients_max", self.recipients_max as u64),
+            ("smtp.connections_max", self.connections_max as u64),
+            ("smtp.connections_per_address_max", self.connections_per_address_max as u64),
+            ("smtp.connections_per_tenant_max", self.connections_per_tenant_max as u64),
+            ("smtp.login_failures_max", self.login_failures_max.into()),
+            ("smtp.errors_max", self.errors_max.into()),
+            ("smtp.message_size_max", self.message_size_max.0),
+        ])
+        .or_else(|| {
+            longer_than_nothing(&[
+                ("smtp.idle_timeout", self.idle_timeout),
+                ("smtp.session_timeout", self.session_timeout),
+            ])
+        })
+        .or_else(|| {
+            // EHLO, STARTTLS, EHLO, AUTH and MAIL come before any message.
+            if self.commands_without_message_max < 10 {
+                return Some(Fault::new("smtp.commands_without_message_max", "must be at least 10"));
+            }
+            // SQLite holds at most a billion octets in one value; files would take more, memory would not.
+            if self.message_size_max > ByteSize::mib(512) {
+                return Some(Fault::new("smtp.message_size_max", "must be at most 512 MiB"));
+            }
+            if self.receiving_bytes_max < self.message_size_max {
+                return Some(Fault::new(
+                    "smtp.receiving_bytes_max",
+                    "must be at least smtp.message_size_max",
+                ));
+            }
+            None
+        })
+    }
+}

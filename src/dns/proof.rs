@@ -1,0 +1,250 @@
+//! What a validated answer proves of the name that was asked for. hickory proves each set of records by itself, so an
+//! answer may hold sets that are right in themselves and none of our business: anybody with a zone of their own between
+//! us and the name server can add some. Pure.
+
+use hickory_resolver::proto::dnssec::Proof;
+use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, RRSIG};
+use hickory_resolver::proto::op::Message;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+
+use super::DnsError;
+
+/// What the DNS says of one name.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    /// What there is.
+    pub data: Data,
+    /// Whether the chain of signatures is whole, or else it is proved that nobody has signed the name.
+    pub is_signed: bool,
+}
+
+/// What there is at one name.
+#[derive(Debug, PartialEq)]
+pub enum Data {
+    /// At least one record of the type that was asked for.
+    Records(Vec<RData>),
+    /// Another name that it stands for.
+    Alias(Name),
+    /// No record of that type.
+    Nothing,
+}
+
+/// Reads what an answer says of a name. `verdict`: what hickory thinks of the absences that it tells.
+///
+/// # Errors
+/// [`DnsError::Temporary`]: neither proved nor proved to be unsigned is no answer (RFC 4035 §4.3).
+pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -> Result<Answer, DnsError> {
+    let own = |kind: RecordType| -> Vec<&Record> {
+        let of_name = message.answers.iter().filter(|record| record.name == *name);
+        of_name.filter(|record| record.record_type() == kind).collect()
+    };
+    let mut records = own(kind);
+    if records.is_empty() {
+        records = own(RecordType::CNAME);
+    }
+    if records.is_empty() {
+        return Ok(Answer { data: Data::Nothing, is_signed: judge_absence(name, message, verdict)? });
+    }
+    let all_are = |proof| records.iter().all(|record| record.proof == proof);
+    let is_signed = all_are(Proof::Secure);
+    if !is_signed && !all_are(Proof::Insecure) {
+        return Err(unproved(name));
+    }
+    // RFC 4035 §5.3.4: a wildcard says nothing of a name that exists.
+    let is_expanded = signatures_of(&message.answers, records[0])
+        .any(|signature| signature.input().num_labels < name.num_labels());
+    if is_signed && is_expanded && !judge_absence(name, message, verdict)? {
+        return Err(unproved(name));
+    }
+    let data = match &records[0].data {
+        RData::CNAME(target) if kind != RecordType::CNAME => Data::Alias(target.0.clone()),
+        _ => Data::Records(records.into_iter().map(|record| record.data.clone()).collect()),
+    };
+    Ok(Answer { data, is_signed })
+}
+
+/// Whether it is signed that something is absent, or else proved that nobody has signed the name. Only zones at or above
+/// a name can say either.
+fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
+    let authorities = &message.authorities;
+    let mut denials = authorities
+        .iter()
+        .filter(|record| {
+            record.proof.is_secure() && matches!(record.record_type(), RecordType::NSEC | RecordType::NSEC3)
+        })
+        .peekable();
+    if denials.peek().is_some() {
+        let is_own = denials.all(|denial| {
+            signatures_of(authorities, denial).any(|signature| signature.input().signer_name.zone_of(name))
+        });
+        return match verdict {
+            Proof::Secure if is_own => Ok(true),
+            // RFC 9276 §3.2: NSEC3 with too many iterations is as good as no signature.
+            Proof::Insecure if is_own => Ok(false),
+            _ => Err(unproved(name)),
+        };
+    }
+    // Where all of these records are unsigned hickory does not ask whether they are of the right zone; else it has.
+    let is_insecure = |record: &Record| record.proof.is_insecure();
+    let is_unasked = !authorities.is_empty() && authorities.iter().all(is_insecure);
+    let is_ours = !is_unasked || authorities.iter().any(|record| record.name.zone_of(name));
+    if verdict.is_secure() && is_ours { Ok(false) } else { Err(unproved(name)) }
+}
+
+/// The valid signature of the set that a record belongs to.
+fn signatures_of<'a>(records: &'a [Record], of: &'a Record) -> impl Iterator<Item = &'a RRSIG> {
+    let signatures = records.iter().filter(|record| record.name == of.name && record.proof.is_secure());
+    signatures.filter_map(|record| match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(signature))
+            if signature.input().type_covered == of.record_type() =>
+        {
+            Some(signature)
+        }
+        _ => None,
+    })
+}
+
+fn unproved(name: &Name) -> DnsError {
+    DnsError::Temporary(format!("the answer about {name} fails DNSSEC validation"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_resolver::proto::dnssec::Algorithm;
+    use hickory_resolver::proto::dnssec::rdata::{NSEC, SigInput};
+    use hickory_resolver::proto::op::{MessageType, OpCode};
+    use hickory_resolver::proto::rr::SerialNumber;
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, SOA};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn record(owner: &str, data: RData, proof: Proof) -> Record {
+        let mut record = Record::from_rdata(name(owner), 60, data);
+        record.proof = proof;
+        record
+    }
+
+    fn a(owner: &str, proof: Proof) -> Record {
+        record(owner, RData::A(A(Ipv4Addr::LOCALHOST)), proof)
+    }
+
+    fn alias(owner: &str, target: &str, proof: Proof) -> Record {
+        record(owner, RData::CNAME(CNAME(name(target))), proof)
+    }
+
+    fn soa(zone: &str, proof: Proof) -> Record {
+        record(zone, RData::SOA(SOA::new(name("ns.x."), name("hm.x."), 1, 1, 1, 1, 1)), proof)
+    }
+
+    fn nsec(owner: &str) -> Record {
+        record(owner, RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(name("z.x."), []))), Proof::Secure)
+    }
+
+    /// A valid signature by a zone over as many labels of a name.
+    fn signature(owner: &str, type_covered: RecordType, num_labels: u8, zone: &str) -> Record {
+        let input = SigInput {
+            type_covered,
+            algorithm: Algorithm::ED25519,
+            num_labels,
+            original_ttl: 60,
+            sig_expiration: SerialNumber::new(2),
+            sig_inception: SerialNumber::new(1),
+            key_tag: 1,
+            signer_name: name(zone),
+        };
+        record(owner, RData::DNSSEC(DNSSECRData::RRSIG(RRSIG::from_sig(input, vec![]))), Proof::Secure)
+    }
+
+    /// What is judged of `mx.b.x` and its addresses: `signed` or `unsigned`, and what there is.
+    fn judged(answers: Vec<Record>, authorities: Vec<Record>, verdict: Proof) -> String {
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        message.add_answers(answers);
+        message.add_authorities(authorities);
+        match judge(&name("mx.b.x."), RecordType::A, &message, verdict) {
+            Err(_) => "no answer".to_owned(),
+            Ok(Answer { data, is_signed }) => {
+                let data = match data {
+                    Data::Records(records) => format!("{} records", records.len()),
+                    Data::Alias(target) => format!("alias of {target}"),
+                    Data::Nothing => "nothing".to_owned(),
+                };
+                format!("{}: {data}", if is_signed { "signed" } else { "unsigned" })
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_stands_at_the_name_is_read_and_has_to_be_proved() {
+        use Proof::{Bogus, Indeterminate, Insecure, Secure};
+        for (answers, expected) in [
+            (vec![a("mx.b.x.", Secure)], "signed: 1 records"),
+            (vec![a("MX.B.x.", Insecure), a("mx.b.x.", Insecure)], "unsigned: 2 records"),
+            (vec![a("mx.b.x.", Secure), a("thief.y.", Secure)], "signed: 1 records"),
+            (vec![a("mx.b.x.", Secure), a("thief.y.", Insecure)], "signed: 1 records"),
+            (vec![a("mx.b.x.", Secure), a("thief.y.", Bogus)], "signed: 1 records"),
+            (vec![a("mx.b.x.", Bogus)], "no answer"),
+            (vec![a("mx.b.x.", Indeterminate)], "no answer"),
+            (vec![a("mx.b.x.", Secure), a("mx.b.x.", Bogus)], "no answer"),
+            (vec![alias("mx.b.x.", "real.y.", Secure), a("real.y.", Insecure)], "signed: alias of real.y."),
+            (vec![alias("mx.b.x.", "real.y.", Insecure)], "unsigned: alias of real.y."),
+            (vec![alias("mx.b.x.", "real.y.", Bogus), a("real.y.", Secure)], "no answer"),
+        ] {
+            assert_eq!(judged(answers.clone(), vec![], Secure), expected, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_is_said_by_zones_at_or_above_the_name() {
+        use Proof::{Bogus, Insecure, Secure};
+        let signed = |owner: &str, zone: &str| vec![nsec(owner), signature(owner, RecordType::NSEC, 2, zone)];
+        for (authorities, verdict, expected) in [
+            (signed("a.b.x.", "b.x."), Secure, "signed: nothing"),
+            (signed("a.b.x.", "b.x."), Insecure, "unsigned: nothing"),
+            (signed("a.b.x.", "b.x."), Bogus, "no answer"),
+            (signed("a.y.", "y."), Secure, "no answer"),
+            (signed("a.y.", "y."), Insecure, "no answer"),
+            ([signed("a.b.x.", "b.x."), signed("a.y.", "y.")].concat(), Secure, "no answer"),
+            (vec![nsec("a.b.x.")], Secure, "no answer"),
+            (vec![soa("b.x.", Insecure)], Secure, "unsigned: nothing"),
+            (vec![soa("mx.b.x.", Insecure)], Secure, "unsigned: nothing"),
+            (vec![soa("x.", Insecure)], Secure, "unsigned: nothing"),
+            (vec![soa("y.", Insecure)], Secure, "no answer"),
+            (vec![soa("sub.mx.b.x.", Insecure)], Secure, "no answer"),
+            (vec![soa("xb.x.", Insecure)], Secure, "no answer"),
+            // hickory has found out that the name is not signed.
+            (vec![], Secure, "unsigned: nothing"),
+            (vec![soa("b.x.", Secure)], Secure, "unsigned: nothing"),
+            (vec![], Bogus, "no answer"),
+        ] {
+            // What else is in the answer changes nothing.
+            for answers in [vec![], vec![a("thief.y.", Secure)]] {
+                assert_eq!(
+                    judged(answers, authorities.clone(), verdict),
+                    expected,
+                    "{authorities:?} {verdict}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_wildcard_counts_for_names_that_are_proved_to_be_absent() {
+        use Proof::{Bogus, Insecure, Secure};
+        let expanded =
+            || vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 2, "b.x.")];
+        let absent = || vec![nsec("a.b.x."), signature("a.b.x.", RecordType::NSEC, 3, "b.x.")];
+        assert_eq!(judged(expanded(), absent(), Secure), "signed: alias of y.");
+        assert_eq!(judged(expanded(), absent(), Bogus), "no answer");
+        assert_eq!(judged(expanded(), vec![soa("y.", Insecure)], Secure), "no answer");
+        assert_eq!(judged(expanded(), vec![soa("b.x.", Insecure)], Secure), "no answer");
+        assert_eq!(judged(expanded(), vec![], Secure), "no answer");
+        let whole = vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 3, "b.x.")];
+        assert_eq!(judged(whole, vec![soa("y.", Insecure)], Secure), "signed: alias of y.");
+    }
+}
