@@ -46,6 +46,7 @@ mod idempotency;
 mod layers;
 mod lettre;
 mod logs;
+mod metrics;
 mod misbehaviour;
 mod mta_sts;
 mod outcomes;
