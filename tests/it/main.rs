@@ -11,6 +11,7 @@ mod fake_mx;
 mod http;
 mod identity;
 mod program;
+mod readme;
 mod receiver;
 mod report;
 mod server;
