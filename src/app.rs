@@ -146,18 +146,53 @@ impl StoreOptions {
     }
 }
 
-impl Running {
-    /// Starts everything. Answers once all listeners accept.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+/// Where connections are taken.
+struct Listeners {
+    submission: Vec<TcpListener>,
+    submissions: Vec<TcpListener>,
+    control: Vec<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            submission: listen("smtp.submission", &config.smtp.submission).await?,
+            submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
+            control: listen("api.listen", &config.api.listen).await?,
+        })
+    }
+
+    fn serve(self, stage: &mut Stage, server: &Arc<Server>, control: &Arc<Api>) {
+        for (listeners, security) in
+            [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
+        {
+            for listener in listeners {
+                stage.spawn("SMTP listener", server.clone().serve(listener, security, stage.stop.clone()));
+            }
+        }
+        for listener in self.control {
+            stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
+        }
+    }
+}
+
+/// What the parts of a server are built of.
+struct Core<'a> {
+    config: &'a Config,
+    store: Arc<Store>,
+    certificate: Arc<Certificate>,
+    resolver: Resolver,
+    intake: Arc<Intake>,
+    bans: Arc<Bans>,
+    checks: verification::Settings,
+}
+
+impl<'a> Core<'a> {
+    async fn open(config: &'a Config) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
         let certificate = Arc::new(load_certificate(config)?);
         let resolver = Resolver::new(&config.relay.name_servers)?;
         ensure_sandbox(&store, &config.hostname).await?;
-
-        let submission = listen("smtp.submission", &config.smtp.submission).await?;
-        let submissions = listen("smtp.submissions", &config.smtp.submissions).await?;
-        let control_listeners = listen("api.listen", &config.api.listen).await?;
-
         let settings = intake::Settings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
@@ -165,77 +200,129 @@ impl Running {
             takes_null_sender: config.smtp.null_sender,
             names_client_address: config.smtp.received_client_address,
         };
-        let intake_role = Arc::new(Intake::new(store.clone(), settings));
-        let checks = verification::Settings::new(&config.domains, &config.hostname);
-        let bans = Arc::new(Bans::new(bans::Settings {
+        let bans = bans::Settings {
             failures_max: config.smtp.login_failures_max,
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
-        }));
-        let parts =
-            server::Parts { intake: intake_role.clone(), tls: certificate.shared(), bans: bans.clone() };
-        let server = Arc::new(Server::new(config.hostname.clone(), &config.smtp, parts));
-        let mut relay = Relay::new(&config.relay, &config.hostname, store.clone(), resolver.clone())?;
-        if config.tls_report.enabled {
-            relay = relay.counting_tls();
-        }
-        let control = Arc::new(Api::new(api::Parts {
+        };
+        Ok(Self {
+            config,
+            certificate,
+            resolver,
+            intake: Arc::new(Intake::new(store.clone(), settings)),
+            bans: Arc::new(Bans::new(bans)),
+            checks: verification::Settings::new(&config.domains, &config.hostname),
+            store,
+        })
+    }
+
+    fn build_server(&self) -> Arc<Server> {
+        let parts = server::Parts {
+            intake: self.intake.clone(),
+            tls: self.certificate.shared(),
+            bans: self.bans.clone(),
+        };
+        Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, parts))
+    }
+
+    fn build_relay(&self) -> Result<Relay, RelayError> {
+        let Config { relay, hostname, tls_report, .. } = self.config;
+        let relay = Relay::new(relay, hostname, self.store.clone(), self.resolver.clone())?;
+        Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
+    }
+
+    fn build_control(&self, relay: &Relay) -> Arc<Api> {
+        let config = self.config;
+        Arc::new(Api::new(api::Parts {
             settings: config.api.clone(),
             expiry_max: config.relay.expiry_max,
-            verification: checks.clone(),
+            verification: self.checks.clone(),
             sending: api::SendLimits {
                 recipients_max: config.smtp.recipients_max,
                 message_octets_max: config.smtp.message_size_max.as_u64(),
             },
             webhooks: config.webhooks.clone(),
-            store: store.clone(),
-            intake: intake_role.clone(),
-            resolver: resolver.clone(),
-            bans,
+            store: self.store.clone(),
+            intake: self.intake.clone(),
+            resolver: self.resolver.clone(),
+            bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             waiting: relay.waiting(),
             sites: relay.sites(),
-            tls: config.api.tls.then(|| certificate.shared()),
-        }));
+            tls: config.api.tls.then(|| self.certificate.shared()),
+        }))
+    }
 
-        let teller = build_teller(config, &store, &resolver)?;
-        let reporter = build_reporter(config, &store, &resolver, &intake_role)?;
+    fn build_teller(&self) -> Result<Teller, StartError> {
+        let settings = webhook::Settings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
+        let networks = &self.config.webhooks.allowed_private_networks;
+        let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
+        Ok(Teller::new(self.store.clone(), client.map_err(StartError::Webhooks)?, settings))
+    }
 
+    /// `None` if reports are not wanted.
+    fn build_reporter(&self) -> Result<Option<Reporter>, StartError> {
+        let config = self.config;
+        if !config.tls_report.enabled {
+            return Ok(None);
+        }
+        let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
+        let client = Client::new(self.resolver.clone(), ca_file.as_deref(), allowed_private_networks);
+        let parts = tls_report::Parts {
+            store: self.store.clone(),
+            resolver: self.resolver.clone(),
+            client: client.map_err(RelayError::CaFile)?,
+            intake: self.intake.clone(),
+            hostname: config.hostname.clone(),
+        };
+        Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
+    }
+
+    /// Starts what looks after the store, the domains and the certificate.
+    fn keep_house(self, stage: &mut Stage) {
+        let retention = &self.config.retention;
+        let retention = RetentionPolicy {
+            body_days: retention.body_days,
+            transcript_days: retention.transcript_days,
+            row_days: retention.message_days,
+            webhook_days: retention.webhook_days,
+        };
+        let (store, stop) = (self.store, stage.stop.clone());
+        stage.spawn("indexer", indexer::run(store.clone(), stop.clone()));
+        stage.spawn("janitor", janitor::run(store.clone(), retention, stop.clone()));
+        let recheck = verification::recheck_loop(store, self.resolver, self.checks, stop.clone());
+        stage.spawn("domain check", recheck);
+        stage.spawn("certificate watch", watch_certificate(self.certificate, stop));
+    }
+}
+
+impl Running {
+    /// Starts everything. Answers once all listeners accept.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let core = Core::open(config).await?;
+        let listeners = Listeners::bind(config).await?;
+        let relay = core.build_relay()?;
+        let (server, control) = (core.build_server(), core.build_control(&relay));
+        let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
         let mut running = Self {
-            submission_addresses: addresses(&submission),
-            submissions_addresses: addresses(&submissions),
-            api_addresses: addresses(&control_listeners),
-            store: store.clone(),
+            submission_addresses: addresses(&listeners.submission),
+            submissions_addresses: addresses(&listeners.submissions),
+            api_addresses: addresses(&listeners.control),
+            store: core.store.clone(),
             sites: relay.sites(),
-            certificate: certificate.clone(),
+            certificate: core.certificate.clone(),
             intake: Stage::new("what accepts mail"),
             delivery: Stage::new("what delivers mail"),
             recording: relay.recording(),
             deadline: config.shutdown_deadline,
         };
         let stage = &mut running.intake;
-        for (listeners, security) in [(submission, Security::Starttls), (submissions, Security::Implicit)] {
-            for listener in listeners {
-                stage.spawn("SMTP listener", server.clone().serve(listener, security, stage.stop.clone()));
-            }
-        }
+        listeners.serve(stage, &server, &control);
         stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
-        for listener in control_listeners {
-            stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
-        }
-        let retention = RetentionPolicy {
-            body_days: config.retention.body_days,
-            transcript_days: config.retention.transcript_days,
-            row_days: config.retention.message_days,
-            webhook_days: config.retention.webhook_days,
-        };
-        stage.spawn("indexer", indexer::run(store.clone(), stage.stop.clone()));
-        stage.spawn("janitor", janitor::run(store.clone(), retention, stage.stop.clone()));
-        stage.spawn("domain check", verification::recheck_loop(store, resolver, checks, stage.stop.clone()));
+        core.keep_house(stage);
         if let Some(reporter) = reporter {
             stage.spawn("reports on TLS", reporter.run(stage.stop.clone()));
         }
-        stage.spawn("certificate watch", watch_certificate(certificate, stage.stop.clone()));
         let stage = &mut running.delivery;
         stage.spawn("relay", relay.run(stage.stop.clone()));
         stage.spawn("webhooks", teller.run(stage.stop.clone()));
@@ -305,35 +392,6 @@ fn load_certificate(config: &Config) -> Result<Certificate, TlsError> {
             Certificate::load_or_make(&config.data_dir, &config.hostname)
         }
     }
-}
-
-fn build_teller(config: &Config, store: &Arc<Store>, resolver: &Resolver) -> Result<Teller, StartError> {
-    let settings = webhook::Settings { config: config.webhooks.clone(), retries: webhook::RETRIES };
-    let networks = &config.webhooks.allowed_private_networks;
-    let client = Client::new(resolver.clone(), config.webhooks.ca_file.as_deref(), networks);
-    Ok(Teller::new(store.clone(), client.map_err(StartError::Webhooks)?, settings))
-}
-
-/// `None` if reports are not wanted.
-fn build_reporter(
-    config: &Config,
-    store: &Arc<Store>,
-    resolver: &Resolver,
-    intake: &Arc<Intake>,
-) -> Result<Option<Reporter>, StartError> {
-    if !config.tls_report.enabled {
-        return Ok(None);
-    }
-    let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
-    let client = Client::new(resolver.clone(), ca_file.as_deref(), allowed_private_networks);
-    let parts = tls_report::Parts {
-        store: store.clone(),
-        resolver: resolver.clone(),
-        client: client.map_err(RelayError::CaFile)?,
-        intake: intake.clone(),
-        hostname: config.hostname.clone(),
-    };
-    Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
 }
 
 async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {

@@ -286,6 +286,13 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_file_of_the_machine_is_not_asked() {
+        for (_, options) in [configuration(&[]), configuration(&[answer_all(0)])] {
+            assert!(matches!(options.use_hosts_file, ResolveHosts::Never));
+        }
+    }
+
+    #[test]
     fn equal_preferences_are_tried_in_random_order() {
         let firsts: std::collections::HashSet<String> =
             (0..200).map(|_| hosts(vec![mx(1, "a."), mx(1, "b."), mx(2, "c.")])[0].clone()).collect();

@@ -141,6 +141,9 @@ struct Draft {
     /// Not before this time, like 2026-01-31T08:00:00Z
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
+    /// Given up after this time, like 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<Timestamp>,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -310,8 +313,10 @@ impl Draft {
         if let Some(data) = self.data {
             body["template_data"] = data;
         }
-        if let Some(at) = self.at {
-            body["send_at"] = json!(at);
+        for (name, at) in [("send_at", self.at), ("expires_at", self.expires_at)] {
+            if let Some(at) = at {
+                body[name] = json!(at);
+            }
         }
         let headers: anyhow::Result<Map<_, _>> =
             self.headers.iter().map(|field| read_header(field)).collect();

@@ -12,6 +12,42 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(parse("").unwrap(), Config::default());
 }
 
+/// Each section of the sample, `[a.b]` or `[[a.b]]`, with the keys that stand in it, shown or left out.
+fn sections_of_the_sample() -> Vec<(String, Vec<&'static str>)> {
+    let mut sections = vec![(String::new(), Vec::new())];
+    for line in SAMPLE.lines().map(|line| line.trim_start_matches("# ")) {
+        if line.starts_with('[') && line.ends_with(']') {
+            sections.push((line.to_owned(), Vec::new()));
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+            sections.last_mut().unwrap().1.push(key);
+        }
+    }
+    sections
+}
+
+/// The options of a section, as serde tells them to who names another.
+fn options_of(section: &str) -> Vec<String> {
+    let error = parse(&format!("{section}\nno_such_option = 1\n")).unwrap_err();
+    let (_, names) = error.split_once("expected").unwrap_or_else(|| panic!("{section}: {error}"));
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_sample_leaves_no_option_out() {
+    let sections = sections_of_the_sample();
+    let mut seen = 0;
+    for (section, keys) in &sections {
+        let path = section.trim_matches(['[', ']']);
+        for option in options_of(section) {
+            let inner = if path.is_empty() { option.clone() } else { format!("{path}.{option}") };
+            let is_section = sections.iter().any(|(name, _)| name.trim_matches(['[', ']']) == inner);
+            assert!(keys.contains(&option.as_str()) || is_section, "{section} has no {option}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
 #[test]
 fn what_the_sample_leaves_out_is_right_as_well() {
     let is_option = |line: &str| {

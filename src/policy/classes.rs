@@ -301,7 +301,7 @@ const STATUSES: &[(RangeInclusive<u8>, u16, Range, OutcomeClass)] = &[
     (EITHER, 6, 7..=10, Protocol),
     (EITHER, 6, 0..=999, Content),
     (FOR_GOOD, 7, 8..=9, Authentication),
-    // RFC 5248 §2.4, RFC 8689 §5, and Gmail's for mail without TLS.
+    // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail's for mail without TLS.
     (EITHER, 7, 10..=11, Tls),
     (EITHER, 7, 29..=30, Tls),
     (EITHER, 7, 20..=27, Policy),

@@ -97,20 +97,21 @@ impl MtaSts {
 
     /// The policy of a domain, fetched if need be.
     pub async fn answer(self: &Arc<Self>, core: &Core, domain: &DomainName) -> StsAnswer {
-        let known = match self.known(domain).await {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
-                return StsAnswer::Unknown(error.to_string());
-            }
-        };
+        self.find(core, domain).await.unwrap_or_else(|error| {
+            tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
+            StsAnswer::Unknown(error.to_string())
+        })
+    }
+
+    async fn find(self: &Arc<Self>, core: &Core, domain: &DomainName) -> Result<StsAnswer, StoreError> {
+        let known = self.known(domain).await?;
         let now = Timestamp::now();
         let held = known.held.clone().filter(|held| now < held.expires_at);
         let id = match (self.record_id(domain).await, &held) {
             (Ok(Some(id)), _) => id,
-            (Err(error), None) => return unavailable(&error.to_string(), None),
+            (Err(error), None) => return Ok(unavailable(&error.to_string(), None)),
             // Whoever can hide the record must not be able to lift the policy.
-            (Ok(None) | Err(_), _) => return answer_of(held),
+            (Ok(None) | Err(_), _) => return Ok(answer_of(held)),
         };
         let failure = known
             .failure
@@ -119,33 +120,31 @@ impl MtaSts {
         let is_same = held.as_ref().is_some_and(|held| held.id == id);
         let is_fresh =
             held.as_ref().is_some_and(|held| now < held.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
-        match (held, failure) {
+        Ok(match (held, failure) {
             (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
             (Some(held), Some(_)) => answer_of(Some(held)),
             (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
             (held, None) => {
                 let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
-                    return held.map_or_else(
+                    return Ok(held.map_or_else(
                         || unavailable("too many policies are being fetched", None),
                         |held| answer_of(Some(held)),
-                    );
+                    ));
                 };
                 // A policy that is only due for a look holds as it is meanwhile.
                 if !is_same
                     && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
                     && held.is_none()
                 {
-                    return unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError));
+                    return Ok(unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError)));
                 }
-                match self.known(domain).await {
-                    Ok(known) => match (known.held.filter(|held| now < held.expires_at), known.failure) {
-                        (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
-                        (held, _) => answer_of(held),
-                    },
-                    Err(error) => StsAnswer::Unknown(error.to_string()),
+                let known = self.known(domain).await?;
+                match (known.held.filter(|held| now < held.expires_at), known.failure) {
+                    (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
+                    (held, _) => answer_of(held),
                 }
             }
-        }
+        })
     }
 
     /// What memory knows, else the store.

@@ -401,7 +401,7 @@ pub trait Journal {
         id: MessageId,
     ) -> impl Future<Output = Result<Option<Message>>> + Send;
     /// A page of messages with what their deliveries come to, newest first. What came since the last
-    /// [`Journal::index_messages`] is found by sender, environment and words too, unless it is very much.
+    /// [`Journal::index_messages`] is found by more than tenant, state and time too, unless it is very much.
     fn list_messages(
         &self,
         filter: MessageFilter,

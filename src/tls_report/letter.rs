@@ -14,7 +14,7 @@ use crate::intake::{AuthenticationError, Extras, Intake, Submission, Submitter, 
 use crate::mail::{Address, BodyType, DomainName, Envelope, MailParameters, ReversePath};
 use crate::store::SubmissionKey;
 
-/// RFC 8460 §5.3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
+/// RFC 8460 §3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
 const TLS_WAIVER: &[u8] = b"TLS-Required: No\r\n";
 
 /// Mails reports in the name of a tenant.

@@ -68,6 +68,9 @@ async fn a_tenant_may_name_itself_and_nothing_that_the_platform_decides() {
     let path = format!("/v1/tenants/{}", tenant.id);
     let renamed = json!({"name": "New", "settings": {"reply_to": "a@b.example"}});
     assert_eq!(stage.patch(&tenant.key, &path, renamed).await.expect(200)["name"], "New");
+    let wrong = json!({"settings": {"reply_to": "nobody"}});
+    let error = stage.patch(&tenant.key, &path, wrong).await.expect_error(422, "validation_failed");
+    assert_eq!(error["errors"][0]["path"], "settings.reply_to");
     for body in [json!({"status": "active"}), json!({"rate_limit": {}}), json!({"smtp": null})] {
         stage.patch(&tenant.key, &path, body).await.expect_error(403, "platform_key_required");
     }

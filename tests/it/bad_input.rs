@@ -6,25 +6,15 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::client::Client;
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::fake_mx::{Fault, Phase};
 use crate::identity::trust_pem;
-use crate::server::{HOSTNAME, TestServer, make_everything_due, message, message_id};
-
-async fn one_destination(
-    change: impl FnOnce(&mut pillarbox::config::Config),
-) -> (FakeDns, FakeMx, TestServer) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start_with(&dns, mx.address.port(), change).await;
-    (dns, mx, server)
-}
+use crate::server::{
+    HOSTNAME, make_everything_due, message, message_id, one_destination, one_destination_with,
+};
 
 #[tokio::test]
 async fn a_full_disk_refuses_for_now_and_keeps_what_was_accepted() {
-    let (_dns, mx, mut server) = one_destination(|_| ()).await;
+    let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.3.0 later"));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "before")).await;
@@ -46,7 +36,7 @@ async fn a_full_disk_refuses_for_now_and_keeps_what_was_accepted() {
 #[tokio::test]
 async fn a_client_that_says_nothing_is_told_and_left() {
     let (_dns, _mx, server) =
-        one_destination(|config| config.smtp.idle_timeout = Duration::from_millis(300)).await;
+        one_destination_with(|config| config.smtp.idle_timeout = Duration::from_millis(300)).await;
     let account = server.create_account("acme.test").await;
     let mut greeted = Client::connect(server.submission(), HOSTNAME).await;
     greeted.read_reply().await.expect_saying(421, "4.4.2");
@@ -68,29 +58,8 @@ async fn a_client_that_says_nothing_is_told_and_left() {
 }
 
 #[tokio::test]
-async fn a_host_that_hangs_is_left_after_its_time() {
-    let (_dns, mx, mut server) = one_destination(|config| {
-        let timeouts = &mut config.relay.timeouts;
-        timeouts.greeting = Duration::from_millis(300);
-        timeouts.command = Duration::from_millis(300);
-        timeouts.data = Duration::from_millis(300);
-        timeouts.final_dot = Duration::from_millis(300);
-    })
-    .await;
-    let account = server.create_account("acme.test").await;
-    for phase in [Phase::Greeting, Phase::Ehlo, Phase::Mail, Phase::Rcpt, Phase::Data, Phase::Dot] {
-        server.restart(|_| ()).await;
-        mx.script(phase, "", 1, Fault::Hang);
-        let id = server.submit(&account, &["bob@b.test"], &message(&account, "hang")).await;
-        let email = server.wait_for_status(&id, &["deferred", "delivered"]).await;
-        assert_eq!(email["deliveries"][0]["status"], "deferred", "{phase:?}: {email}");
-    }
-    assert!(mx.transactions().is_empty());
-}
-
-#[tokio::test]
 async fn a_client_that_makes_only_errors_is_closed() {
-    let (_dns, _mx, server) = one_destination(|config| config.smtp.errors_max = 3).await;
+    let (_dns, _mx, server) = one_destination_with(|config| config.smtp.errors_max = 3).await;
     let mut client = Client::connect(server.submission(), HOSTNAME).await;
     let mut last = client.command("FOO").await;
     for _ in 0..5 {
@@ -111,7 +80,7 @@ async fn a_client_that_makes_only_errors_is_closed() {
 
 #[tokio::test]
 async fn clear_text_after_starttls_is_never_executed() {
-    let (_dns, _mx, server) = one_destination(|_| ()).await;
+    let (_dns, _mx, server) = one_destination().await;
     let mut client = Client::connect(server.submission(), HOSTNAME).await;
     client.ehlo().await;
     client.write(b"STARTTLS\r\nEHLO injected.test\r\nNOOP\r\n").await;
@@ -124,7 +93,8 @@ async fn clear_text_after_starttls_is_never_executed() {
 
 #[tokio::test]
 async fn messages_that_cannot_be_read_one_way_get_a_clear_reply() {
-    let (_dns, mx, server) = one_destination(|config| config.smtp.message_size_max = ByteSize::kib(64)).await;
+    let (_dns, mx, server) =
+        one_destination_with(|config| config.smtp.message_size_max = ByteSize::kib(64)).await;
     let account = server.create_account("acme.test").await;
     let mut client = server.log_in(&account).await;
     let big = [b"From: alice@acme.test\r\n\r\n".to_vec(), b"x".repeat(60).repeat(2000)].concat();
@@ -157,7 +127,7 @@ async fn messages_that_cannot_be_read_one_way_get_a_clear_reply() {
 
 #[tokio::test]
 async fn a_message_in_the_middle_of_a_stop_is_answered_and_kept() {
-    let (_dns, mx, mut server) = one_destination(|_| ()).await;
+    let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let idle = server.log_in(&account).await;
     let mut busy = server.log_in(&account).await;

@@ -1,16 +1,10 @@
 //! RFC 3030: a message in chunks arrives like any other.
 
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
-use crate::server::{TestServer, message, message_id};
+use crate::server::{message, message_id, one_destination};
 
 #[tokio::test]
 async fn a_message_in_chunks_arrives_with_the_same_bytes_at_a_server_without_chunking() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut submitted = message(&account, "chunks");
     submitted.extend(b"a line of a large message\r\n".repeat(20_000));

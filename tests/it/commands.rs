@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::program::{Serving, status_of};
-use crate::server::{TestServer, message};
+use crate::server::{TestServer, message, one_destination};
 use crate::wait::until;
 
 struct Stage {
@@ -24,11 +24,7 @@ struct Terminal {
 
 impl Stage {
     async fn start() -> Self {
-        let dns = FakeDns::start().await;
-        let mx = FakeMx::start().await;
-        dns.mx("b.test", &[(10, "mx.b.test")]);
-        dns.addresses("mx.b.test", &[mx.address.ip()]);
-        let server = TestServer::start(&dns, mx.address.port()).await;
+        let (dns, mx, server) = one_destination().await;
         Self { dns, mx, server }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::FakeMx;
-use crate::server::{Account, TestServer, text};
+use crate::server::{Account, TestServer, one_destination, text};
 use crate::wait::until;
 
 /// The verifier hashes bodies that end in lines of white space wrongly (its fault, mended in our signer), so none here.
@@ -22,11 +22,7 @@ const CONTENT: &[u8] =
         .as_bytes();
 
 pub async fn setting() -> (FakeDns, FakeMx, TestServer, Account) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     (dns, mx, server, account)
 }

@@ -1,16 +1,10 @@
 //! A submission that is repeated under its Idempotency-Key is sent once.
 
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
-use crate::server::{TestServer, message, message_id};
+use crate::server::{message, message_id, one_destination};
 
 #[tokio::test]
 async fn a_repeated_submission_is_answered_with_the_first_and_sent_once() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let plain = message(&account, "once");
     let keyed = [b"Idempotency-Key: order-17\r\n", &plain[..]].concat();

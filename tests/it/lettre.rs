@@ -6,17 +6,11 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
-use crate::server::{Account, HOSTNAME, TestServer};
+use crate::server::{Account, HOSTNAME, TestServer, one_destination};
 
 #[tokio::test]
 async fn lettre_submits_text_a_utf8_subject_and_an_attachment() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut sent = Vec::new();
     for transport in transports(&server, &account) {

@@ -127,6 +127,7 @@ fn at_rcpt() -> Vec<Row> {
         row([(Rcpt, Reply("451 4.3.0 not now"))],           Deferred(Soon, "451"), 1, Same),
         row([(Rcpt, Reply("452 4.2.2 mailbox full"))],      Deferred(Later, "452"), 1, Same),
         row([(Rcpt, Reply("552 too many recipients"))],     Deferred(Later, "552"), 1, Same),
+        row([(Rcpt, Reply("552 5.2.2 too many of them"))],  Deferred(Later, "552"), 1, Same),
         row([(Rcpt, Reply("354 go"))],                      Deferred(Later, "354"), 1, Fresh),
         row([(Rcpt, ReplyAndClose("250 2.1.5 ok"))],        Deferred(Soon, "connection lost"), 1, Fresh),
         row([(Rcpt, Octets(b"250 one\r\n250 two\r\n"))],    Deferred(Later, "250"), 1, Fresh),

@@ -96,12 +96,7 @@ async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
     let reply = client.data(&message(&account, "held")).await.expect_code(250);
     let held = crate::server::message_id(&reply);
     server.wait_for_status(&id, &["deferred"]).await;
-    server
-        .restart(|config| {
-            expire_everything(config);
-            make_everything_due(config);
-        })
-        .await;
+    server.restart(expire_everything).await;
     for (id, class) in [(&id, "mailbox_full"), (&held, "expired")] {
         server.wait_for_status(id, &["expired"]).await;
         let event = last_entry(&server, id, "type", "message.expired").await;

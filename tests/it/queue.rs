@@ -1,7 +1,6 @@
 //! The queue through the real server: what waits is shown with its reason, and pausing, flushing, retrying and
 //! cancelling do what they say to mail that a real MX would get.
 
-use pillarbox::config::Config;
 use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
@@ -120,12 +119,7 @@ async fn what_expires_while_its_tenant_is_suspended_gets_one_try_when_it_is_resu
     server.wait_for_status(&held, &["deferred"]).await;
     let tenant = format!("/v1/tenants/{}", account.tenant_id);
     server.control.ok("PATCH", &tenant, json!({"status": "suspended"})).await;
-    server
-        .restart(|config: &Config| {
-            expire_everything(config);
-            crate::server::make_everything_due(config);
-        })
-        .await;
+    server.restart(expire_everything).await;
     let queue = queue_when(&server, "it is due", |queue| queue["due"] == 1).await;
     assert_eq!(reasons(&queue["data"][0]), ["tenant_suspended", "due"], "{queue}");
     server.control.ok("PATCH", &tenant, json!({"status": "active"})).await;

@@ -1,19 +1,13 @@
 //! RFC 4865: a message is held until its submitter wants it sent.
 
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
 use crate::http::request;
-use crate::server::{TestServer, make_everything_due, message, message_id, text};
+use crate::server::{make_everything_due, message, message_id, one_destination, text};
 use pillarbox::mail::{SignedDuration, Timestamp};
 use serde_json::json;
 
 #[tokio::test]
 async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let mut server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut client = server.log_in(&account).await;
     assert!(client.ehlo().await.text().contains("FUTURERELEASE 2592000 "));
@@ -42,11 +36,7 @@ async fn a_held_message_is_queued_until_its_time_and_expires_only_after_that() {
 
 #[tokio::test]
 async fn a_scheduled_message_that_is_cancelled_before_its_time_never_goes_out() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let mut server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, mx, mut server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let send_at = (Timestamp::now() + SignedDuration::from_hours(1)).to_string();
     let mut ids = Vec::new();
@@ -69,11 +59,7 @@ async fn a_scheduled_message_that_is_cancelled_before_its_time_never_goes_out() 
 
 #[tokio::test]
 async fn a_message_goes_out_by_itself_when_its_time_comes() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (_dns, _mx, server) = one_destination().await;
     let account = server.create_account("acme.test").await;
     let mut client = server.log_in(&account).await;
     client.command("MAIL FROM:<alice@acme.test> BODY=8BITMIME HOLDFOR=2").await.expect_code(250);

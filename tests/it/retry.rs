@@ -5,17 +5,7 @@ use pillarbox::config::Config;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Offer, Phase};
 use crate::report::expect_report;
-use crate::server::{TestServer, expire_everything, make_everything_due, message};
-
-/// A server whose only destination is one MX of `b.test`.
-async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
-    (dns, mx, server)
-}
+use crate::server::{TestServer, expire_everything, make_everything_due, message, one_destination};
 
 #[tokio::test]
 async fn a_deferred_message_is_delivered_by_a_later_attempt() {
@@ -33,56 +23,6 @@ async fn a_deferred_message_is_delivered_by_a_later_attempt() {
     let email = server.wait_for_status(&id, &["delivered"]).await;
     assert_eq!(email["deliveries"][0]["attempts"], 2);
     mx.wait_for(1).await[0].prefix_before(&submitted);
-}
-
-#[tokio::test]
-async fn every_kind_of_trouble_defers_and_nothing_is_lost() {
-    let faults = [
-        (Phase::Greeting, Fault::ReplyAndClose("421 4.3.2 closed for lunch")),
-        (Phase::Greeting, Fault::Drop),
-        (Phase::Greeting, Fault::Reply("hello?")),
-        (Phase::Ehlo, Fault::Drop),
-        (Phase::Mail, Fault::Drop),
-        (Phase::Mail, Fault::Reply("450 4.2.0 not now")),
-        (Phase::Mail, Fault::ReplyAndClose("421 4.3.2 enough")),
-        (Phase::Rcpt, Fault::Drop),
-        (Phase::Rcpt, Fault::Reply("552 5.2.2 a reply of old for too many recipients")),
-        (Phase::Data, Fault::Reply("451 4.3.0 no")),
-        (Phase::Data, Fault::Drop),
-        (Phase::Body, Fault::Drop),
-        (Phase::Dot, Fault::Drop),
-        (Phase::Dot, Fault::Reply("451 4.3.0 disk full")),
-        (Phase::Dot, Fault::Reply("xyz")),
-    ];
-    let (_dns, mx, mut server) = one_destination().await;
-    let account = server.create_account("acme.test").await;
-    for (phase, fault) in faults {
-        // Each on a connection of its own: the last may stand open.
-        server.restart(|_| ()).await;
-        let before = mx.transactions().len();
-        mx.script(phase, "", 1, fault.clone());
-        let id = server.submit(&account, &["bob@b.test"], &message(&account, "trouble")).await;
-        let email = server.wait_for_status(&id, &["deferred", "delivered"]).await;
-        assert_eq!(email["deliveries"][0]["status"], "deferred", "{phase:?} {fault:?}: {email}");
-        assert_eq!(mx.transactions().len(), before, "{phase:?} {fault:?}");
-        server.restart(make_everything_due).await;
-        server.wait_for_status(&id, &["delivered"]).await;
-        assert_eq!(mx.transactions().len(), before + 1, "{phase:?} {fault:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_drop_after_the_final_dot_may_duplicate_and_never_loses() {
-    let (_dns, mx, mut server) = one_destination().await;
-    let account = server.create_account("acme.test").await;
-    mx.script(Phase::Dot, "", 1, Fault::Counted(&Fault::Drop));
-    let id = server.submit(&account, &["bob@b.test"], &message(&account, "twice")).await;
-    server.wait_for_status(&id, &["deferred"]).await;
-    server.restart(make_everything_due).await;
-    server.wait_for_status(&id, &["delivered"]).await;
-    let all = mx.transactions();
-    assert_eq!(all.len(), 2);
-    assert_eq!(all[0].content, all[1].content);
 }
 
 #[tokio::test]
@@ -185,12 +125,7 @@ async fn a_message_is_given_up_with_a_report_when_its_time_is_over() {
     mx.script(Phase::Rcpt, "<bob@", 99, Fault::Reply("452 4.2.2 mailbox full"));
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "old")).await;
     server.wait_for_status(&id, &["deferred"]).await;
-    server
-        .restart(|config| {
-            expire_everything(config);
-            make_everything_due(config);
-        })
-        .await;
+    server.restart(expire_everything).await;
     server.wait_for_status(&id, &["expired"]).await;
     let report = mx.wait_for(1).await.remove(0);
     assert_eq!(report.reverse_path, "");

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::client::{Client, Reply};
 use crate::control::Control;
 use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
 use crate::identity::trust_pem;
 use crate::wait::until;
 
@@ -158,6 +159,20 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("not a text: {value}")).to_owned()
 }
 
+/// A server whose only destination is one MX of `b.test`.
+pub async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
+    one_destination_with(|_| ()).await
+}
+
+pub async fn one_destination_with(change: impl FnOnce(&mut Config)) -> (FakeDns, FakeMx, TestServer) {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let server = TestServer::start_with(&dns, mx.address.port(), change).await;
+    (dns, mx, server)
+}
+
 /// Makes everything that waits for its next attempt due. The server must not be running.
 pub fn make_everything_due(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
@@ -165,10 +180,11 @@ pub fn make_everything_due(config: &Config) {
     assert!(database.execute(sql, []).unwrap() > 0, "something waits");
 }
 
-/// Lets the time in which delivery is tried end for all messages. The server must not be running.
+/// Lets the time in which delivery is tried end for all messages, with one try left. The server must not be running.
 pub fn expire_everything(config: &Config) {
     let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
     assert!(database.execute("UPDATE message SET expires_us = 1", []).unwrap() > 0, "there are messages");
+    make_everything_due(config);
 }
 
 /// The one SQLite file in the data directory.
@@ -206,16 +222,7 @@ fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
 async fn create_platform_key(config: &Config) -> String {
     let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
     let secret = KeySecret::generate(Environment::Live);
-    let key = NewKey {
-        tenant_id: None,
-        name: "it".into(),
-        environment: Environment::Live,
-        scopes: vec![],
-        allowed_domain_ids: vec![],
-        allowed_cidrs: vec![],
-        expires_at: None,
-        imprint: secret.imprint(),
-    };
+    let key = NewKey::unrestricted(None, "it", Environment::Live, &secret);
     store.create_key(key, Timestamp::now()).await.unwrap();
     store.close().await;
     secret.expose().to_owned()

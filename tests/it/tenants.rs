@@ -3,19 +3,9 @@
 use serde_json::json;
 
 use crate::client::Client;
-use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::identity::trust_pem;
-use crate::server::{HOSTNAME, TestServer, make_everything_due, message, message_id};
-
-async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
-    (dns, mx, server)
-}
+use crate::server::{HOSTNAME, make_everything_due, message, message_id, one_destination};
 
 #[tokio::test]
 async fn a_suspended_tenant_is_refused_its_queue_is_held_and_resumes() {
@@ -122,7 +112,8 @@ async fn mail_of_test_keys_never_leaves_and_local_parts_choose_the_outcome() {
         server.wait_for_status(&id, &[status]).await;
     }
     let id = server.submit(&account, &["defer+1@b.test"], &message(&account, "sandbox")).await;
-    server.wait_for_status(&id, &["deferred", "delivered"]).await;
+    let email = server.wait_for_status(&id, &["delivered"]).await;
+    assert_eq!(email["deliveries"][0]["attempts"], 2, "{email}");
 
     let sender = format!("demo@sandbox.{HOSTNAME}");
     let content = format!("From: {sender}\r\nSubject: x\r\n\r\nbody\r\n");

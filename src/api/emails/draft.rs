@@ -239,7 +239,7 @@ fn distinct<'a>(mailboxes: impl Iterator<Item = &'a Mailbox>) -> Vec<Address> {
 }
 
 fn default_reply_to(defaults: &TenantSettings) -> Vec<Mailbox> {
-    defaults.reply_to.iter().filter_map(|address| address.parse().ok()).collect()
+    defaults.reply_to.iter().map(|address| Mailbox { name: None, address: address.clone() }).collect()
 }
 
 fn check_subject(subject: Option<&str>, checks: &mut Checks) {

@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn only_urls_that_events_may_be_posted_to_are_taken() {
         let settings = config::Webhooks {
-            plain_http_hosts: vec!["Hooks.Internal".into(), "127.0.0.1".into()],
+            plain_http_hosts: vec!["hooks.internal".into(), "127.0.0.1".into()],
             allowed_private_networks: vec!["127.0.0.0/8".parse().unwrap()],
             ..config::Webhooks::default()
         };

@@ -212,6 +212,25 @@ async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ev
 }
 
 #[tokio::test]
+async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
+    let bed = Bed::new();
+    let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
+    bed.enqueue(one.id, &["x@one.example"]).await;
+    bed.store.release(&ids(&bed.claim(later(0)).await.batches));
+    for tenant in [&one, &other] {
+        for _ in 0..9 {
+            bed.enqueue(tenant.id, &["x@one.example"]).await;
+        }
+    }
+    let room = ClaimRoom { per_tenant_max: 8, ..plenty() };
+    let fresh = bed.store.claim_fresh(&room).unwrap();
+    let of = |tenant: &Tenant| fresh.iter().filter(|batch| batch.message.tenant_id == tenant.id).count();
+    assert_eq!((of(&one), of(&other)), (6, 8));
+    let left = bed.store.claim_due(later(0), &room).await.unwrap().batches;
+    assert_eq!(left.iter().filter(|batch| batch.content.is_none()).count(), 1, "half of two");
+}
+
+#[tokio::test]
 async fn a_claim_that_nobody_waited_for_is_released() {
     let bed = Bed::without_hand_over();
     let tenant = bed.tenant("a").await;

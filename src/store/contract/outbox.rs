@@ -216,6 +216,7 @@ async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhoo
 async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
     let bed = Bed::new();
     let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
+    let begin = now();
     suppress(&bed, quiet, "x@one.example").await;
     for number in 0..120 {
         suppress(&bed, busy, &format!("x{number}@one.example")).await;
@@ -231,6 +232,17 @@ async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
             if upwards { ["x@one.example", "y@one.example"] } else { ["y@one.example", "x@one.example"] };
         assert_eq!(found, expected);
     }
+    let first =
+        bed.store.list_events(filter.clone(), PageRequest { limit: 1, ..PageRequest::default() }).await;
+    let created_after = first.unwrap().items.first().map(|event| event.created_at);
+    // The look begins at the time, not at the end of the journal.
+    let request = PageRequest { limit: 10, created_after, ..PageRequest::default() };
+    let page = bed.store.list_events(filter.clone(), request).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None));
+    let created_before = Some(begin + SignedDuration::from_millis(20));
+    let request = PageRequest { limit: 10, created_before, ..PageRequest::default() };
+    let page = bed.store.list_events(filter, request).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None));
 }
 
 /// All pages from one end to the other, and where each says to go on.

@@ -177,6 +177,16 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     assert_eq!(bed.store.enqueue(submission(tenant.id, &key)).await.unwrap(), first.message.id);
     assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
     let another = SubmissionKey { digest: [8; 32], ..key.clone() };
+    let before = async |tenant: TenantId, environment, key: &SubmissionKey, hours| {
+        let at = first.message.created_at + SignedDuration::from_hours(hours);
+        bed.store.submitted_before(tenant, environment, key, at).await
+    };
+    assert_eq!(before(tenant.id, Environment::Live, &key, 1).await.unwrap(), Some(first.message.id));
+    assert_eq!(before(tenant.id, Environment::Live, &key, 25).await.unwrap(), None);
+    assert_eq!(before(tenant.id, Environment::Test, &key, 1).await.unwrap(), None);
+    assert_eq!(before(other.id, Environment::Live, &key, 1).await.unwrap(), None);
+    let refused = before(tenant.id, Environment::Live, &another, 1).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::SubmissionKey))), "{refused:?}");
     let refused = bed.store.enqueue(submission(tenant.id, &another)).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::SubmissionKey))), "{refused:?}");
     let theirs = submission(other.id, &another);

@@ -48,7 +48,7 @@ pub struct TenantSettings {
     /// The name beside the From address of messages that are sent over HTTP and give none.
     pub from_name: Option<String>,
     /// Reply-To of messages that are sent over HTTP and give none.
-    pub reply_to: Option<String>,
+    pub reply_to: Option<Address>,
     /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.

@@ -1,4 +1,4 @@
-//! What a page of a list of messages costs, by what it is searched by.
+//! What a page of a list of messages or events costs, by what it is searched by.
 //!   cargo run --release --example search_bench -- DIR [COUNT]
 //! DIR must be new; it takes some 2 GB for a million. Prints one line of JSON for each figure. Target for 1,000,000: under
 //! 50 ms for every page. Pages are of 20, half of them at the top and half behind a random message. A page that came to
@@ -11,14 +11,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, DeliveryState, Environment, Host, MessageId, ReversePath,
-    SignedDuration, TenantId, Timestamp,
+    Address, BodyType, Content, DeliveryId, DeliveryState, Environment, EventId, EventKind, Host, MessageId,
+    ReversePath, SignedDuration, TenantId, Timestamp,
 };
 use pillarbox::store::{
-    Annotations, AttemptRecord, ClaimRoom, Directory, Journal, Message, MessageFilter, NewMessage, NewTenant,
-    PageRequest, RecordBatch, Spool, Store, StoreOptions,
+    Annotations, AttemptRecord, ClaimRoom, Directory, EventFilter, Journal, Message, MessageFilter,
+    NewMessage, NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
 };
 use serde_json::json;
+use ulid::Ulid;
 
 const TENANTS: usize = 20;
 const SUBMITTERS: usize = 256;
@@ -171,6 +172,8 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
         ("to, rare", MessageFilter { to: to(user), ..all() }),
         ("to, a tenth of all", MessageFilter { to: to(archive), ..all() }),
         ("to, a tenth of all, tenant", MessageFilter { to: to(archive), ..small() }),
+        ("to, nobody", MessageFilter { to: to("nobody@example.net"), ..all() }),
+        ("message id", MessageFilter { header_message_id: Some("777@example.com".into()), ..all() }),
         ("from, rare", MessageFilter { from: from(rare), ..all() }),
         ("from, a third of all", MessageFilter { from: from(common), ..all() }),
         ("from, a third of all, tenant", MessageFilter { from: from(common), ..small() }),
@@ -233,22 +236,60 @@ fn filters(tenants: &[TenantId]) -> Vec<(&'static str, MessageFilter)> {
     ]
 }
 
-async fn measure(store: &Store, cursors: &[MessageId], filter: &MessageFilter, what: &str) -> f64 {
+/// What so many pages cost, of which `list` answers how many items are on one and whether it is short.
+async fn measure(
+    what: &str,
+    cursors: &[Ulid],
+    list: impl AsyncFn(Option<Ulid>, PageRequest) -> (usize, bool),
+) -> f64 {
     let (mut took_ms, mut items, mut short) = (Vec::new(), 0, 0);
     for number in 0..PAGES {
-        let after = (number % 2 == 1).then(|| cursors[number * 37 % cursors.len()].to_string());
-        let request = PageRequest { limit: 20, after, ..PageRequest::default() };
+        let cursor = (number % 2 == 1).then(|| cursors[number * 37 % cursors.len()]);
+        let request = PageRequest { limit: 20, ..PageRequest::default() };
         let started = Instant::now();
-        let page = store.list_messages(filter.clone(), request).await.unwrap();
+        let (on_page, has_more) = list(cursor, request).await;
         took_ms.push(started.elapsed().as_secs_f64() * 1000.0);
-        items += page.items.len();
-        short += usize::from(page.next.is_some() && page.items.len() < 20);
+        items += on_page;
+        short += usize::from(has_more && on_page < 20);
     }
     took_ms.sort_by(f64::total_cmp);
     let (median, p99) = (took_ms[PAGES / 2], took_ms[PAGES * 99 / 100]);
     let mean_items = items as f64 / PAGES as f64;
     println!("{}", json!({"by": what, "p50_ms": median, "p99_ms": p99, "items": mean_items, "short": short}));
     p99
+}
+
+async fn measure_messages(store: &Store, cursors: &[Ulid], what: &str, filter: MessageFilter) -> f64 {
+    measure(what, cursors, async |cursor, request| {
+        let after = cursor.map(|id| MessageId::from(id).to_string());
+        let page = store.list_messages(filter.clone(), PageRequest { after, ..request }).await.unwrap();
+        (page.items.len(), page.next.is_some())
+    })
+    .await
+}
+
+async fn measure_events(store: &Store, cursors: &[Ulid], what: &str, filter: EventFilter) -> f64 {
+    measure(what, cursors, async |cursor, request| {
+        let after = cursor.map(|id| EventId::from(id).to_string());
+        let page = store.list_events(filter.clone(), PageRequest { after, ..request }).await.unwrap();
+        (page.items.len(), page.next.is_some())
+    })
+    .await
+}
+
+fn event_filters(tenants: &[TenantId]) -> Vec<(&'static str, EventFilter)> {
+    let all = EventFilter::default;
+    let (small, nobody) = (Some(tenants[7]), Some(TenantId::generate(Timestamp::now())));
+    vec![
+        ("events", all()),
+        ("events, tenant", EventFilter { tenant_id: small, ..all() }),
+        ("events, tenant without any", EventFilter { tenant_id: nobody, ..all() }),
+        ("events, bounced", EventFilter { kind: Some(EventKind::MessageBounced), ..all() }),
+        (
+            "events, bounced, tenant",
+            EventFilter { kind: Some(EventKind::MessageBounced), tenant_id: small, ..all() },
+        ),
+    ]
 }
 
 async fn run(dir: PathBuf, count: usize) {
@@ -295,12 +336,15 @@ async fn run(dir: PathBuf, count: usize) {
     let mut request = PageRequest { limit: 100, ..PageRequest::default() };
     while let Some(last) = store.list_messages(MessageFilter::default(), request.clone()).await.unwrap().next
     {
-        cursors.push(last);
+        cursors.push(last.into());
         request.after = Some(last.to_string());
     }
     let mut worst: f64 = 0.0;
     for (what, filter) in filters(&tenants) {
-        worst = worst.max(measure(&store, &cursors, &filter, what).await);
+        worst = worst.max(measure_messages(&store, &cursors, what, filter).await);
+    }
+    for (what, filter) in event_filters(&tenants) {
+        worst = worst.max(measure_events(&store, &cursors, what, filter).await);
     }
     println!("{}", json!({"worst_p99_ms": worst}));
     store.close().await;

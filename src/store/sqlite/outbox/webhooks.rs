@@ -237,6 +237,9 @@ pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::store::contract::{Bed, new_suppression, new_webhook, now};
     use crate::store::{Directory, Outbox};
@@ -251,7 +254,15 @@ mod tests {
         let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
         bed.store.update_webhook(id, patch, now()).await.unwrap().unwrap();
         while !bed.store.write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
-        // An event for it could not be written, nor what it is about.
-        bed.store.suppress(new_suppression(Some(tenant), "y@one.example"), now()).await.unwrap();
+        // A row for it could not be written, and the transaction would be done again.
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let work = move |tx: &Tx<'_>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let subject = Subject { tenant_id: Some(tenant), ..Subject::default() };
+            tx.append(EventKind::SuppressionDeleted, subject, &(), now())
+        };
+        bed.store.write(work).await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
     }
 }

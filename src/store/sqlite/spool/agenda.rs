@@ -32,6 +32,11 @@ impl Agenda {
         }
     }
 
+    /// Whether the database may have work of a tenant now or later.
+    pub(super) fn has(&self, tenant: TenantId) -> bool {
+        self.times.contains_key(&tenant)
+    }
+
     /// The tenants that may have work by `now`, longest due first.
     pub(super) fn due(&self, now: i64) -> impl Iterator<Item = TenantId> {
         self.order.iter().take_while(move |&&(at, _)| at <= now).map(|&(_, tenant)| tenant)

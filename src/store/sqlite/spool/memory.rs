@@ -22,6 +22,10 @@ use crate::store::{Admits, Batch, ClaimRoom, Message, NewMessage};
 /// What a recipient takes in memory beside the content: its claim, its delivery and its place in a queue.
 const RECIPIENT_OCTETS: usize = 1024;
 
+/// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
+/// fresh mail comes at any time and would take whatever comes free before the next pass.
+const LEFT_TO_DUE: usize = 4;
+
 pub(in crate::store::sqlite) struct Memory {
     state: Mutex<State>,
     work: Notify,
@@ -248,7 +252,8 @@ impl Memory {
         let share = room.deliveries_max / tenants.len().max(1);
         let mut batches = Vec::new();
         for tenant in tenants {
-            let wanted = share.min(allowance_of(state, tenant, room));
+            let left_to_due = if state.agenda.has(tenant) { room.per_tenant_max / LEFT_TO_DUE } else { 0 };
+            let wanted = share.min(allowance_of(state, tenant, room).saturating_sub(left_to_due));
             batches.extend(state.take_ready(tenant, wanted, &*room.admits));
         }
         let has_leftovers = !state.ready.is_empty();
