@@ -36,7 +36,8 @@ mech_list: SCRAM-SHA-256 PLAIN LOGIN
 
 def demand_login(postfix):
     """One account, and no mail without it."""
-    sasl = postfix.folder / "sasl"
+    # Where Debian's Postfix looks first, whatever it is told.
+    sasl = postfix.etc / "sasl"
     sasl.mkdir()
     (sasl / "smtpd.conf").write_text(SMTPD_CONF.format(sasl=sasl))
     command = ["saslpasswd2", "-p", "-c", "-f", sasl / "users", "-u", smart_host.HOSTNAME, USER]
