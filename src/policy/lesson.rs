@@ -17,7 +17,7 @@ pub enum Lesson {
         /// The reply, or what happened.
         reason: String,
     },
-    /// A host that had taken mail before says to come back later.
+    /// A host says, of a message, to come back later.
     Closed {
         /// The reply.
         reason: String,
@@ -132,9 +132,12 @@ impl Said<'_> {
             "mailbox",
             "the user you",
         ];
-        // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. RFC 7372 §3, and Gmail's: proofs of the sender.
-        let is_one = |status: EnhancedStatus| {
-            matches!((status.subject, status.detail), (1 | 2, _) | (5, 3) | (7, 20..=27 | 30 | 32 | 40))
+        let is_one = |status: EnhancedStatus| match (status.subject, status.detail) {
+            // RFC 7372 §3, and Gmail's: proofs of the sender.
+            (7, 20..=27 | 30 | 32 | 40) => true,
+            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. Who hangs up means more than these.
+            (1 | 2, _) | (5, 3) => self.code != 421,
+            _ => false,
         };
         let text = self.text.to_ascii_lowercase();
         self.status.is_some_and(is_one) || WORDS.iter().any(|words| text.contains(words))
@@ -177,6 +180,7 @@ mod tests {
             ("450 4.0.0 <ratelimit@b.test>: not yet", Some(Lesson::Deferred)),
             ("450 no reply from rate-limit@b.test yet", Some(Lesson::Deferred)),
             ("421 4.3.2 shutting down", None),
+            ("421 4.2.1 closing transmission channel", None),
         ] {
             let found = lesson_of(text, true);
             match lesson {
