@@ -193,10 +193,10 @@ impl Search<'_> {
     /// The message, if all conditions hold that its source has not seen to.
     fn admit(&self, source: SourceKind, id: MessageId) -> Result<Option<Message>> {
         let MessageFilter { to, state, .. } = self.filter;
-        if let Some(to) = to {
-            if !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])? {
-                return Ok(None);
-            }
+        if let Some(to) = to
+            && !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])?
+        {
+            return Ok(None);
         }
         if let Some(state) = state.filter(|_| source != SourceKind::State) {
             let sql = "SELECT 1 FROM delivery WHERE message_id = ?1 AND state = ?2";
