@@ -20,7 +20,9 @@ impl ApiClient {
             .into(),
             _ => error,
         })?;
-        id_of(found["data"].get(0)).ok_or_else(|| Refused::new(format!("there is no tenant {name}")).into())
+        // A tenant's key is shown its own tenant, whatever it looks for.
+        let found = found["data"].as_array().and_then(|all| all.iter().find(|tenant| tenant["slug"] == name));
+        id_of(found).ok_or_else(|| Refused::new(format!("there is no tenant {name}")).into())
     }
 
     /// The same as a parameter of a list or a field of a body, if one is named.
