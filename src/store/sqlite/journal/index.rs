@@ -191,9 +191,35 @@ pub(super) fn expression(filter: &MessageFilter) -> Option<String> {
 }
 
 /// The part of it that asks for words of the subject.
-pub(super) fn subject_expression(filter: &MessageFilter) -> Option<String> {
+fn subject_expression(filter: &MessageFilter) -> Option<String> {
     let words = filter.subject.as_ref()?.words();
     // In quotes nothing is syntax, and a word that the index takes for several is a phrase.
     let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
     Some(format!("subject : ({}*)", quoted.join(" AND ")))
+}
+
+/// Tells whether subjects have the words that a filter wants, as the index would. Asked for one message, the index
+/// expands the beginning of a word over all of them.
+pub(super) struct SubjectMatch {
+    /// Holds one subject at a time.
+    table: Connection,
+    expression: String,
+}
+
+impl SubjectMatch {
+    pub(super) fn of(filter: &MessageFilter) -> Result<Option<Self>> {
+        let Some(expression) = subject_expression(filter) else { return Ok(None) };
+        let table = Connection::open_in_memory()?;
+        table.execute_batch(
+            "CREATE VIRTUAL TABLE one USING fts5 (subject, tokenize = 'unicode61 remove_diacritics 2')",
+        )?;
+        Ok(Some(Self { table, expression }))
+    }
+
+    pub(super) fn holds(&self, subject: Option<&str>) -> Result<bool> {
+        let sql = "REPLACE INTO one (rowid, subject) VALUES (1, ?1)";
+        self.table.prepare_cached(sql)?.execute([subject])?;
+        let sql = "SELECT 1 FROM one WHERE one MATCH ?1";
+        Ok(self.table.prepare_cached(sql)?.exists([&self.expression])?)
+    }
 }

@@ -5,7 +5,8 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
-use super::{index, messages};
+use super::index::{self, SubjectMatch};
+use super::messages;
 use crate::mail::{DeliveryState, MessageId};
 use crate::store::sqlite::page::{PAGE_OBJECTS_MAX, Range};
 use crate::store::sqlite::rows::{sql_limit, us};
@@ -169,6 +170,10 @@ impl Search<'_> {
 
     fn collect(&self, source: &Source) -> Result<MessagePage> {
         let limit = self.page.limit.clamp(1, PAGE_OBJECTS_MAX);
+        let words = match source.kind {
+            SourceKind::Index => None,
+            _ => SubjectMatch::of(self.filter)?,
+        };
         let mut statement = self.connection.prepare_cached(&source.sql)?;
         let mut rows = statement.query(params_from_iter(&source.parameters))?;
         let mut items = Vec::new();
@@ -183,7 +188,7 @@ impl Search<'_> {
                 return Ok(MessagePage { items, next: last });
             }
             (last, looked_at) = (Some(id), looked_at + 1);
-            if let Some(message) = self.admit(source.kind, id)? {
+            if let Some(message) = self.admit(source.kind, words.as_ref(), id)? {
                 items.push(messages::summary(self.connection, message)?);
             }
         }
@@ -191,7 +196,12 @@ impl Search<'_> {
     }
 
     /// The message, if all conditions hold that its source has not seen to.
-    fn admit(&self, source: SourceKind, id: MessageId) -> Result<Option<Message>> {
+    fn admit(
+        &self,
+        source: SourceKind,
+        words: Option<&SubjectMatch>,
+        id: MessageId,
+    ) -> Result<Option<Message>> {
         let MessageFilter { to, state, .. } = self.filter;
         if let Some(to) = to
             && !self.connection.prepare_cached(HAS_RECIPIENT)?.exists(params![id, to])?
@@ -208,14 +218,10 @@ impl Search<'_> {
         if !self.is_meant(&message) {
             return Ok(None);
         }
-        if source != SourceKind::Index
-            && let Some(expression) = index::subject_expression(self.filter)
+        if let Some(words) = words
+            && !words.holds(message.subject.as_deref())?
         {
-            let sql = "SELECT 1 FROM message_search WHERE message_search MATCH ?1 AND rowid = ?2";
-            let place = index::place_of(self.connection, id)?;
-            if !self.connection.prepare_cached(sql)?.exists(params![expression, place])? {
-                return Ok(None);
-            }
+            return Ok(None);
         }
         Ok(Some(message))
     }
