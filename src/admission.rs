@@ -65,6 +65,11 @@ impl Admission {
         Ok(Place { admission: self.clone(), network: None, tenant: None })
     }
 
+    /// How many are open.
+    pub fn open_count(&self) -> usize {
+        self.lock().total
+    }
+
     /// The counts are whole at every await and panic point, so a poisoned lock is as good as another.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)

@@ -18,6 +18,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::https::Client;
 use crate::intake::{self, Intake};
 use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
+use crate::metrics::Metrics;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
@@ -87,6 +88,8 @@ pub struct Running {
     pub submissions_addresses: Vec<SocketAddr>,
     /// Where the API listens.
     pub api_addresses: Vec<SocketAddr>,
+    /// Where metrics are told.
+    pub metrics_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
     sites: Arc<dyn Sites>,
     certificate: Arc<Certificate>,
@@ -151,6 +154,7 @@ struct Listeners {
     submission: Vec<TcpListener>,
     submissions: Vec<TcpListener>,
     control: Vec<TcpListener>,
+    metrics: Vec<TcpListener>,
 }
 
 impl Listeners {
@@ -159,10 +163,11 @@ impl Listeners {
             submission: listen("smtp.submission", &config.smtp.submission).await?,
             submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
             control: listen("api.listen", &config.api.listen).await?,
+            metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
         })
     }
 
-    fn serve(self, stage: &mut Stage, server: &Arc<Server>, control: &Arc<Api>) {
+    fn serve(self, stage: &mut Stage, server: &Arc<Server>, control: &Arc<Api>, metrics: &Arc<Metrics>) {
         for (listeners, security) in
             [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
         {
@@ -172,6 +177,9 @@ impl Listeners {
         }
         for listener in self.control {
             stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
+        }
+        for listener in self.metrics {
+            stage.spawn("metrics listener", metrics.clone().serve(listener, stage.stop.clone()));
         }
     }
 }
@@ -253,6 +261,16 @@ impl<'a> Core<'a> {
         }))
     }
 
+    fn build_metrics(&self, relay: &Relay, server: &Server, control: &Api) -> Arc<Metrics> {
+        Arc::new(Metrics {
+            store: self.store.clone(),
+            intake: self.intake.clone(),
+            smtp: server.connections(),
+            api: control.connections(),
+            sites: relay.sites(),
+        })
+    }
+
     fn build_teller(&self) -> Result<Teller, StartError> {
         let settings = webhook::Settings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
         let networks = &self.config.webhooks.allowed_private_networks;
@@ -303,11 +321,13 @@ impl Running {
         let listeners = Listeners::bind(config).await?;
         let relay = core.build_relay()?;
         let (server, control) = (core.build_server(), core.build_control(&relay));
+        let metrics = core.build_metrics(&relay, &server, &control);
         let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
         let mut running = Self {
             submission_addresses: addresses(&listeners.submission),
             submissions_addresses: addresses(&listeners.submissions),
             api_addresses: addresses(&listeners.control),
+            metrics_addresses: addresses(&listeners.metrics),
             store: core.store.clone(),
             sites: relay.sites(),
             certificate: core.certificate.clone(),
@@ -317,7 +337,7 @@ impl Running {
             deadline: config.shutdown_deadline,
         };
         let stage = &mut running.intake;
-        listeners.serve(stage, &server, &control);
+        listeners.serve(stage, &server, &control, &metrics);
         stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
         core.keep_house(stage);
         if let Some(reporter) = reporter {

@@ -13,6 +13,7 @@ pub mod indexer;
 pub mod intake;
 pub mod janitor;
 pub mod mail;
+pub mod metrics;
 pub mod network;
 pub mod policy;
 pub mod recent;

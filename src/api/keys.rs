@@ -399,7 +399,8 @@ mod tests {
             ..caller()
         };
         let platform = Key { tenant_id: None, ..caller() };
-        let bound_platform = Key { tenant_id: None, ..bound.clone() };
+        // A platform key has no domains.
+        let bound_platform = Key { tenant_id: None, allowed_domain_ids: vec![], ..bound.clone() };
         let none = Powers::default;
         for (name, powers) in [
             ("scope", Powers { scopes: Some(vec![Scope::EmailsRead]), ..none() }),

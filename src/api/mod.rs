@@ -211,6 +211,11 @@ impl Api {
         }
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> Arc<Admission> {
+        self.connections.clone()
+    }
+
     /// Serves a listener until `stop`; returns when its last request is answered or was cut. Several listeners share
     /// the limit of connections.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {

@@ -167,7 +167,7 @@ const SENDING: Access = Access::Scope(Scope::EmailsSend);
 const WEBHOOKS: Access = Access::Scope(Scope::WebhooksManage);
 
 const ALL_WEBHOOKS: &[Operation] = &[
-    list(Endpoint::ListWebhooks, WEBHOOKS, &["tenant_id", "status"]),
+    list(Endpoint::ListWebhooks, WEBHOOKS, &["tenant_id", "status", "url"]),
     operation(Method::POST, Endpoint::CreateWebhook, WEBHOOKS),
 ];
 const ONE_WEBHOOK: &[Operation] = &[
@@ -184,7 +184,7 @@ const REPLAY_WEBHOOK_DELIVERY: &[Operation] =
     &[operation(Method::POST, Endpoint::ReplayWebhookDelivery, WEBHOOKS)];
 
 const ALL_DOMAINS: &[Operation] = &[
-    list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status"]),
+    list(Endpoint::ListDomains, DOMAINS, &["tenant_id", "name", "status", "verification"]),
     operation(Method::POST, Endpoint::CreateDomain, DOMAINS),
 ];
 const ALL_KEYS: &[Operation] = &[
@@ -218,7 +218,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/v1/tenants",
         operations: &[
-            list(Endpoint::ListTenants, TENANTS, &[]),
+            list(Endpoint::ListTenants, TENANTS, &["slug", "external_ref", "status"]),
             operation(Method::POST, Endpoint::CreateTenant, Access::Platform),
         ],
     },
@@ -314,7 +314,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/v1/templates",
         operations: &[
-            list(Endpoint::ListTemplates, TEMPLATES, &["tenant_id"]),
+            list(Endpoint::ListTemplates, TEMPLATES, &["tenant_id", "name"]),
             operation(Method::POST, Endpoint::CreateTemplate, TEMPLATES),
         ],
     },

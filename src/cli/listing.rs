@@ -85,23 +85,6 @@ pub(super) async fn all_pages(client: &ApiClient, path: &str, query: Query) -> a
     }
 }
 
-/// The first object of a list for which something holds.
-pub(super) async fn find(
-    client: &ApiClient,
-    path: &str,
-    holds: impl Fn(&Value) -> bool,
-) -> anyhow::Result<Option<Value>> {
-    let mut cursor = None;
-    loop {
-        let mut page = get_page(client, path, &Query::new(), PAGE_OBJECTS_MAX.into(), cursor).await?;
-        let found = take_data(&mut page).into_iter().find(&holds);
-        cursor = page["next_cursor"].as_str().map(str::to_owned);
-        if found.is_some() || cursor.is_none() {
-            return Ok(found);
-        }
-    }
-}
-
 async fn get_page(
     client: &ApiClient,
     path: &str,

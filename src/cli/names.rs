@@ -4,7 +4,6 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::api_client::{ApiClient, Query, Refused};
-use super::listing::find;
 
 impl ApiClient {
     /// The id of a tenant that is named by its id or its slug.
@@ -12,7 +11,7 @@ impl ApiClient {
         if name.starts_with("tnt_") {
             return Ok(name.to_owned());
         }
-        let found = find(self, "/v1/tenants", |tenant| tenant["slug"] == name).await;
+        let found = self.get("/v1/tenants", &vec![("slug", name.to_owned())]).await;
         let found = found.map_err(|error| match error.downcast_ref::<Refused>() {
             Some(refused) if refused.code == "insufficient_scope" => Refused::new(format!(
                 "this key may not look for tenants; a tenant's key acts for its own: leave the tenant out, or name it \
@@ -21,7 +20,9 @@ impl ApiClient {
             .into(),
             _ => error,
         })?;
-        id_of(found.as_ref()).ok_or_else(|| Refused::new(format!("there is no tenant {name}")).into())
+        // A tenant's key is shown its own tenant, whatever it looks for.
+        let found = found["data"].as_array().and_then(|all| all.iter().find(|tenant| tenant["slug"] == name));
+        id_of(found).ok_or_else(|| Refused::new(format!("there is no tenant {name}")).into())
     }
 
     /// The same as a parameter of a list or a field of a body, if one is named.

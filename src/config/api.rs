@@ -26,6 +26,8 @@ pub struct Tls {
 pub struct Api {
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
+    /// Where metrics are told, without a key; nowhere if empty.
+    pub metrics_listen: Vec<SocketAddr>,
     /// Whether it speaks TLS, with the server's certificate.
     pub tls: bool,
     /// The largest request body.
@@ -58,6 +60,7 @@ impl Default for Api {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8587)],
+            metrics_listen: Vec::new(),
             tls: false,
             body_max: ByteSize::mib(1),
             send_body_max: ByteSize::mib(40),

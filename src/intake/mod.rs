@@ -4,11 +4,13 @@
 mod acceptance;
 mod facts;
 mod quota;
+mod refusals;
 mod send_limit;
 mod stamp;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,7 @@ use crate::store::{
 use crate::turns::Turns;
 use facts::Facts;
 use quota::Quota;
+use refusals::Refusals;
 use send_limit::{SendLimits, Wish};
 
 pub use acceptance::Admitted;
@@ -54,6 +57,7 @@ pub struct Intake {
     store: Arc<Store>,
     facts: Facts,
     notes: Quota,
+    refusals: Refusals,
     limits: SendLimits,
     settings: Settings,
     /// Signatures made at one time: as many as there are cores, for more would only wait for them.
@@ -141,6 +145,7 @@ impl Intake {
         Self {
             facts: Facts::new(store.clone()),
             notes: Quota::default(),
+            refusals: Refusals::new(),
             limits: SendLimits::new(store.clone()),
             store,
             settings,
@@ -280,6 +285,11 @@ impl Intake {
         self.limits.standing(&Wish::new(tenant, environment, now)).await
     }
 
+    /// How often what was refused since the start, by code.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.read()
+    }
+
     /// Notes a refusal for the tenant to read under this reference; `None` if too many of this tenant's were noted
     /// lately.
     pub fn note_rejection(
@@ -289,6 +299,7 @@ impl Intake {
         stage: Stage,
         refusal: &Refusal,
     ) -> Option<RequestId> {
+        self.refusals.note(refusal.code);
         let now = Timestamp::now();
         if !self.notes.take(submitter.tenant.id, now) {
             return None;

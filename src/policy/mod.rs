@@ -6,6 +6,7 @@
 pub mod allowance;
 pub mod classes;
 pub mod fairness;
+pub mod lesson;
 pub mod mta_sts;
 pub mod outcome;
 pub mod retry;

@@ -22,8 +22,8 @@ use crate::config::Endpoint;
 use crate::mail::{
     BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
 };
+use crate::policy::lesson::{Lesson, Said};
 use crate::policy::outcome::Verdict;
-use crate::policy::shaping::{Lesson, Said};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
 };

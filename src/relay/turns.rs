@@ -7,7 +7,8 @@ use super::route::{Lane, Way};
 use super::worker::Claim;
 use crate::mail::{TenantId, Weight};
 use crate::policy::fairness::{Fairness, Job, Turn, reserved_in_lane};
-use crate::policy::shaping::{Gate, Hold, Lesson, Rule, Shaper};
+use crate::policy::lesson::Lesson;
+use crate::policy::shaping::{Gate, Hold, Rule, Shaper};
 
 /// Lanes of which something is known. Above it, those that are not in use are forgotten.
 const LANES_MAX: usize = 20_000;

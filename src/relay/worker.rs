@@ -19,7 +19,7 @@ use super::sandbox::{self, Wish};
 use super::{Core, status};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
-use crate::policy::shaping::Lesson;
+use crate::policy::lesson::Lesson;
 use crate::smtp::client::Phase;
 use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,

@@ -96,6 +96,11 @@ impl Server {
         }
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> Arc<Admission> {
+        self.admission.clone()
+    }
+
     /// Accepts connections until `stop`, then waits for those that are open: idle ones are told at once, a message that
     /// is being received may finish.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, security: Security, stop: CancellationToken) {

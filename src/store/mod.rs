@@ -111,7 +111,11 @@ pub trait Directory {
     /// One tenant by its slug.
     fn tenant_by_slug(&self, slug: &str) -> impl Future<Output = Result<Option<Tenant>>> + Send;
     /// A page of tenants, newest first.
-    fn list_tenants(&self, page: PageRequest) -> impl Future<Output = Result<Page<Tenant>>> + Send;
+    fn list_tenants(
+        &self,
+        filter: TenantFilter,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page<Tenant>>> + Send;
     /// Changes what the patch names; a change of status appends its event and wakes the relay. Where its mail goes to
     /// or comes from changes, what waits for another try is due ([`Queue::flush`]).
     fn update_tenant(
@@ -289,7 +293,7 @@ pub trait Directory {
     /// A page of templates, newest first.
     fn list_templates(
         &self,
-        tenant: Option<TenantId>,
+        filter: TemplateFilter,
         page: PageRequest,
     ) -> impl Future<Output = Result<Page<Template>>> + Send;
     /// Changes what the patch names. [`Conflict::TemplateName`].
@@ -439,6 +443,8 @@ pub trait Journal {
     fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
     /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
     fn watch_events(&self) -> watch::Receiver<EventId>;
+    /// What was written since the store was opened.
+    fn counts(&self) -> StoreCounts;
     /// Notes a refused submission and its event. Never waits for the disk: when too many wait to be written, it is dropped.
     fn reject(&self, rejection: Rejection);
     /// A page of refused submissions, newest first.
@@ -477,6 +483,8 @@ pub trait Journal {
 
 /// Where events are told. What an endpoint is to be told is written in the transaction of the event.
 pub trait Outbox {
+    /// Events that are still to be told, to all endpoints together.
+    fn webhook_backlog(&self) -> impl Future<Output = Result<u64>> + Send;
     /// Adds an endpoint. [`Conflict::LimitReached`], [`Conflict::NoTenant`].
     fn create_webhook(&self, new: NewWebhook, now: Timestamp)
     -> impl Future<Output = Result<Webhook>> + Send;

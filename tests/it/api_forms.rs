@@ -149,6 +149,45 @@ async fn a_foreign_object_has_no_tag_and_no_condition() {
 }
 
 #[tokio::test]
+async fn lists_are_filtered_by_exact_fields() {
+    let stage = ApiStage::start().await;
+    let own = stage.tenant("own").await;
+    let other = json!({"name": "Other", "slug": "second", "external_ref": "crm/7"});
+    let other = stage.post(&stage.platform, "/v1/tenants", other).await.expect(201);
+    let other = format!("/v1/tenants/{}", text(&other, "/id"));
+    stage.patch(&stage.platform, &other, json!({"status": "suspended"})).await.expect(200);
+    for name in ["one", "two"] {
+        let template = json!({"name": name, "subject": "s", "text": "t"});
+        stage.post(&own.key, "/v1/templates", template).await.expect(201);
+        let webhook = json!({"url": format!("https://{name}.example/a?b=c")});
+        stage.post(&own.key, "/v1/webhooks", webhook).await.expect(201);
+    }
+    stage.post(&own.key, "/v1/domains", json!({"name": "one.example"})).await.expect(201);
+    let vouched = json!({"name": "two.example", "tenant_id": own.id, "verification": "manual"});
+    stage.post(&stage.platform, "/v1/domains", vouched).await.expect(201);
+    for (query, field, expected) in [
+        ("tenants?slug=second", "slug", "second"),
+        ("tenants?external_ref=crm%2F7", "slug", "second"),
+        ("tenants?status=suspended", "slug", "second"),
+        ("tenants?status=active", "slug", "own"),
+        ("templates?name=two", "name", "two"),
+        ("webhooks?url=https%3A%2F%2Ftwo.example%2Fa%3Fb%3Dc", "url", "https://two.example/a?b=c"),
+        ("domains?verification=manual", "name", "two.example"),
+        ("domains?verification=dns&status=pending", "name", "one.example"),
+    ] {
+        let list = stage.get(&stage.platform, &format!("/v1/{query}")).await.expect(200);
+        let found: Vec<_> =
+            list["data"].as_array().unwrap().iter().map(|one| text(one, &format!("/{field}"))).collect();
+        assert_eq!(found, [expected], "{query}");
+    }
+    for (query, path) in [("tenants?status=gone", "status"), ("domains?verification=x", "verification")] {
+        let error =
+            stage.get(&stage.platform, &format!("/v1/{query}")).await.expect_error(422, "validation_failed");
+        assert_eq!(error["errors"][0]["path"], path);
+    }
+}
+
+#[tokio::test]
 async fn large_answers_to_get_are_compressed_for_who_asks_and_secrets_never() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;

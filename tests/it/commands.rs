@@ -264,6 +264,11 @@ async fn a_password_comes_from_a_file_and_a_tenants_key_is_told_that_it_knows_no
     let id = made["tenant_id"].as_str().unwrap();
     assert!(tenant.ok(&format!("message list --tenant {id}")).await.contains("there are none"));
     assert!(platform.ends(1, "message list --tenant nobody").await.contains("there is no tenant nobody"));
+    let made = platform.json("key create --name all --tenant acme").await;
+    let tenant = Terminal { url: platform.url.clone(), key: made["secret"].as_str().unwrap().to_owned() };
+    platform.ok("tenant create Other").await;
+    assert!(tenant.ok("message list --tenant acme").await.contains("there are none"));
+    assert!(tenant.ends(1, "message list --tenant other").await.contains("there is no tenant other"));
 }
 
 #[tokio::test]

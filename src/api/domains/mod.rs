@@ -240,8 +240,12 @@ fn read_name(text: &str) -> Result<DomainName> {
 pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<DomainId>();
-    let filter =
-        DomainFilter { tenant_id, name: call.query.value("name"), status: call.query.value("status") };
+    let filter = DomainFilter {
+        tenant_id,
+        name: call.query.value("name"),
+        status: call.query.value("status"),
+        verification: call.query.value("verification"),
+    };
     call.query.finish()?;
     let page = call.store().list_domains(filter, request.clone()).await?;
     let mut keys = Vec::with_capacity(page.items.len());

@@ -141,7 +141,7 @@ pub fn describe(endpoint: Endpoint) -> Description {
     let server = |summary, text| Description::new("Server", summary, text);
     match endpoint {
         E::CreateTenant => tenant("Create a tenant", "").takes::<tenants::Create>().creates::<tenants::TenantView>("The tenant."),
-        E::ListTenants => tenant("List tenants", "With a tenant key the list has that tenant only.").gives::<List<tenants::TenantView>>("Tenants."),
+        E::ListTenants => tenant("List tenants", "With a tenant key the list has that tenant, whatever else is asked for.").gives::<List<tenants::TenantView>>("Tenants."),
         E::GetTenant => tenant("Get a tenant", "").gives::<tenants::TenantView>("The tenant."),
         E::UpdateTenant => tenant("Change a tenant", "Suspending it refuses all its keys and its mail over SMTP, and holds what is queued; activating it resumes both. A tenant key may change `name` and `settings` only.").takes::<tenants::Update>().gives::<tenants::TenantView>("The tenant as it is now."),
         E::DeleteTenant => tenant("Delete a tenant with everything it has", "Domains, keys, messages, events: nothing stays. With `dry_run=true` it is only counted.").gives::<tenants::Removal>("What went with it, or would."),

@@ -10,7 +10,8 @@ use crate::api::page;
 use crate::api::route::{Endpoint, Operation, Route};
 use crate::mail::{
     Address, DeliveryId, DeliveryState, DomainName, DomainStatus, Environment, EventId, EventKind, MessageId,
-    SuppressionReason, TenantId, Timestamp, UsageInterval, WebhookDeliveryState, WebhookStatus,
+    SuppressionReason, TenantId, TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryState,
+    WebhookStatus,
 };
 
 /// All of them.
@@ -65,7 +66,13 @@ pub fn of_query(
         (_, "created_before") => ("Only what was made before this time.", Schemas::request::<Timestamp>),
         (_, "tenant_id") => ("Only what is this tenant's.", Schemas::request::<TenantId>),
         (_, "dry_run") => ("Only count what would go.", Schemas::request::<bool>),
-        (_, "name") => ("Only the one of this name.", Schemas::request::<DomainName>),
+        (E::ListTemplates, "name") => ("Only those of this name.", Schemas::request::<String>),
+        (_, "name") => ("Only those of this name.", Schemas::request::<DomainName>),
+        (_, "verification") => ("Only those that are proved so.", Schemas::request::<Verification>),
+        (_, "slug") => ("Only the one with this slug.", Schemas::request::<String>),
+        (_, "external_ref") => ("Only those with this reference.", Schemas::request::<String>),
+        (_, "url") => ("Only those with exactly this URL.", Schemas::request::<String>),
+        (E::ListTenants, "status") => ("Only those of this status.", Schemas::request::<TenantStatus>),
         (_, "environment") => ("Only those of this environment.", Schemas::request::<Environment>),
         (E::ListDomains, "status") => ("Only those of this status.", Schemas::request::<DomainStatus>),
         (E::ListEmails, "status") => {

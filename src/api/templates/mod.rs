@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{RefusalCode, TemplateId, TenantId, Timestamp};
-use crate::store::{Directory, NewTemplate, Template, TemplatePatch};
+use crate::store::{Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
 use self::filters::Budget;
 use self::render::{Form, RenderError};
@@ -194,10 +194,11 @@ fn check_bodies(has_any: bool, checks: &mut Checks) {
 
 /// `GET /v1/templates`
 pub async fn list(mut call: Call<'_>) -> Result<Answer> {
-    let tenant = call.listed_tenant().await?;
+    let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<TemplateId>();
+    let filter = TemplateFilter { tenant_id, name: call.query.value("name") };
     call.query.finish()?;
-    let page = call.store().list_templates(tenant, request.clone()).await?;
+    let page = call.store().list_templates(filter, request.clone()).await?;
     Answer::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
 }
 

@@ -11,8 +11,8 @@ use crate::mail::{
     Weight,
 };
 use crate::store::{
-    Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantPatch,
-    TenantSettings,
+    Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantFilter,
+    TenantPatch, TenantSettings,
 };
 
 use self::smart_host::SmartHostBody;
@@ -307,13 +307,18 @@ fn with_suffix(slug: &str, suffix: &str) -> String {
 /// `GET /v1/tenants`
 pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     let request = call.query.page::<TenantId>();
+    let filter = TenantFilter {
+        slug: call.query.value("slug"),
+        external_ref: call.query.value("external_ref"),
+        status: call.query.value("status"),
+    };
     call.query.finish()?;
     // A tenant's list is itself.
     if let Some(own) = call.scope() {
         let tenant = call.store().tenant(own).await?;
         return Answer::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
     }
-    let page = call.store().list_tenants(request.clone()).await?;
+    let page = call.store().list_tenants(filter, request.clone()).await?;
     Answer::ok(&List::page(page, &request, |tenant| tenant.id.to_string(), TenantView::from))
 }
 

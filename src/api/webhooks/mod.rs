@@ -149,7 +149,8 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
 pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<WebhookId>();
-    let filter = WebhookFilter { tenant_id, status: call.query.value("status") };
+    let filter =
+        WebhookFilter { tenant_id, status: call.query.value("status"), url: call.query.value("url") };
     call.query.finish()?;
     let page = call.store().list_webhooks(filter, request.clone()).await?;
     let now = call.now;

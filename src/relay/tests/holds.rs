@@ -1,7 +1,7 @@
 //! What is held back because of a site or an account, and how it goes on.
 
 use super::*;
-use crate::policy::shaping::Lesson;
+use crate::policy::lesson::Lesson;
 use crate::relay::holds::SmartHostAccount;
 use crate::relay::route::Course;
 

@@ -119,23 +119,23 @@ async fn lists_go_from_new_to_old_and_page_both_ways() {
     }
     let slugs =
         |found: &Page<Tenant>| found.items.iter().map(|tenant| tenant.slug.clone()).collect::<Vec<_>>();
-    let first = bed.store.list_tenants(page(3)).await.unwrap();
+    let first = bed.store.list_tenants(TenantFilter::default(), page(3)).await.unwrap();
     assert_eq!((slugs(&first), first.has_more), (vec!["t6".into(), "t5".into(), "t4".into()], true));
     let after = PageRequest { after: Some(first.items[2].id.to_string()), ..page(3) };
-    let second = bed.store.list_tenants(after).await.unwrap();
+    let second = bed.store.list_tenants(TenantFilter::default(), after).await.unwrap();
     assert_eq!((slugs(&second), second.has_more), (vec!["t3".into(), "t2".into(), "t1".into()], true));
     let after = PageRequest { after: Some(second.items[2].id.to_string()), ..page(3) };
-    let last = bed.store.list_tenants(after).await.unwrap();
+    let last = bed.store.list_tenants(TenantFilter::default(), after).await.unwrap();
     assert_eq!((slugs(&last), last.has_more), (vec!["t0".to_owned()], false));
     let before = PageRequest { before: Some(last.items[0].id.to_string()), ..page(3) };
-    let back = bed.store.list_tenants(before).await.unwrap();
+    let back = bed.store.list_tenants(TenantFilter::default(), before).await.unwrap();
     assert_eq!((slugs(&back), back.has_more), (slugs(&second), true));
     let range = PageRequest {
         created_after: Some(made[2].created_at),
         created_before: Some(made[4].created_at),
         ..page(100)
     };
-    let between = bed.store.list_tenants(range).await.unwrap();
+    let between = bed.store.list_tenants(TenantFilter::default(), range).await.unwrap();
     assert_eq!((slugs(&between), between.has_more), (vec!["t3".into(), "t2".into()], false));
 }
 

@@ -17,9 +17,14 @@ async fn a_template_is_its_tenants_own_and_its_name_unique_there() {
     let changed = bed.store.update_template(made.id, patch, changed_at).await.unwrap().unwrap();
     let expected = Template { text: None, html: Some("<p>".into()), updated_at: changed_at, ..made.clone() };
     assert_eq!(changed, expected);
-    let listed = bed.store.list_templates(Some(a), page(10)).await.unwrap().items;
+    let listed = bed
+        .store
+        .list_templates(TemplateFilter { tenant_id: Some(a), name: None }, page(10))
+        .await
+        .unwrap()
+        .items;
     assert_eq!(listed, [expected]);
-    assert_eq!(bed.store.list_templates(None, page(10)).await.unwrap().items.len(), 2);
+    assert_eq!(bed.store.list_templates(TemplateFilter::default(), page(10)).await.unwrap().items.len(), 2);
     assert!(!bed.store.delete_template(Some(b), made.id).await.unwrap());
     assert!(bed.store.delete_template(Some(a), made.id).await.unwrap());
 }

@@ -312,6 +312,22 @@ pub struct DomainFilter {
     pub tenant_id: Option<TenantId>,
     pub name: Option<DomainName>,
     pub status: Option<DomainStatus>,
+    pub verification: Option<Verification>,
+}
+
+/// Which tenants.
+#[derive(Debug, Clone, Default)]
+pub struct TenantFilter {
+    pub slug: Option<String>,
+    pub external_ref: Option<String>,
+    pub status: Option<TenantStatus>,
+}
+
+/// Which templates.
+#[derive(Debug, Clone, Default)]
+pub struct TemplateFilter {
+    pub tenant_id: Option<TenantId>,
+    pub name: Option<String>,
 }
 
 /// The public side of a DKIM key.

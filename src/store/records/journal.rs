@@ -244,6 +244,17 @@ pub struct RetentionPolicy {
     pub webhook_days: u32,
 }
 
+/// What was written since a store was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreCounts {
+    /// Of each kind.
+    pub events: Vec<(EventKind, u64)>,
+    /// Transactions.
+    pub commits: u64,
+    /// Transactions that could not be committed.
+    pub failed_commits: u64,
+}
+
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {

@@ -40,6 +40,8 @@ pub struct QueueOverview {
     /// When it was counted. A deep queue is not counted anew for everybody who asks.
     pub counted_at: Timestamp,
     pub totals: QueueCounts,
+    /// When the oldest delivery in those groups was accepted; `None` if there is none.
+    pub oldest_at: Option<Timestamp>,
     /// Groups there are in the part that was asked for.
     pub group_count: u64,
     /// Whether there are more groups than [`QueueOverview::GROUPS_MAX`]: the others are in the totals only.

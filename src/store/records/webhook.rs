@@ -53,6 +53,7 @@ pub struct WebhookPatch {
 pub struct WebhookFilter {
     pub tenant_id: Option<TenantId>,
     pub status: Option<WebhookStatus>,
+    pub url: Option<String>,
 }
 
 /// The octets that sign what an endpoint is told.

@@ -28,8 +28,8 @@ use crate::mail::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Template, TemplatePatch, Tenant, TenantCounts,
-    TenantPatch,
+    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch, Tenant,
+    TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -110,8 +110,8 @@ impl Directory for Store {
         self.read(move |connection| tenants::find_by_slug(connection, &slug)).await
     }
 
-    async fn list_tenants(&self, page: PageRequest) -> Result<Page<Tenant>> {
-        self.read_at_leisure(move |connection| tenants::list(connection, &page)).await
+    async fn list_tenants(&self, filter: TenantFilter, page: PageRequest) -> Result<Page<Tenant>> {
+        self.read_at_leisure(move |connection| tenants::list(connection, &filter, &page)).await
     }
 
     async fn update_tenant(
@@ -349,8 +349,8 @@ impl Directory for Store {
         self.read(move |connection| templates::find_in_scope(connection, scope, id)).await
     }
 
-    async fn list_templates(&self, tenant: Option<TenantId>, page: PageRequest) -> Result<Page<Template>> {
-        self.read_at_leisure(move |connection| templates::list(connection, tenant, &page)).await
+    async fn list_templates(&self, filter: TemplateFilter, page: PageRequest) -> Result<Page<Template>> {
+        self.read_at_leisure(move |connection| templates::list(connection, &filter, &page)).await
     }
 
     async fn update_template(

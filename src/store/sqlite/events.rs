@@ -71,6 +71,7 @@ impl Tx<'_> {
         let data = to_json(data)?;
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at)];
         self.prepare_cached(sql)?.execute(row)?;
+        self.tally.note_event(kind);
         self.tell_webhooks(&Told { id, kind, subject, data: &data, at })
     }
 }

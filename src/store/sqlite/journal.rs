@@ -19,7 +19,7 @@ use super::{Store, Tx, events, lock, outbox, usage};
 use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
-    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy,
+    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
 };
 
 impl Journal for Store {
@@ -86,6 +86,10 @@ impl Journal for Store {
 
     fn watch_events(&self) -> watch::Receiver<EventId> {
         self.last_event.clone()
+    }
+
+    fn counts(&self) -> StoreCounts {
+        self.counters.read()
     }
 
     fn reject(&self, rejection: Rejection) {

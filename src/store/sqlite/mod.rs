@@ -2,6 +2,7 @@
 //! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
 
 mod bodies;
+mod counters;
 mod directory;
 mod events;
 mod journal;
@@ -30,6 +31,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::bodies::BodyFiles;
+use self::counters::Counters;
 use self::journal::retention;
 use self::outbox::Agenda;
 use self::queue::Surveys;
@@ -142,6 +144,8 @@ pub struct Store {
     free_space: FreeSpace,
     sealer: Arc<seal::Sealer>,
     access: Access,
+    /// See [`super::Journal::counts`].
+    counters: Arc<Counters>,
     /// See [`super::Journal::watch_events`].
     last_event: watch::Receiver<EventId>,
     /// Which webhooks have something to be told.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::watch;
 
 use super::bodies::BodyFiles;
+use super::counters::Counters;
 use super::events::EventClock;
 use super::outbox::Agenda;
 use super::readers::Readers;
@@ -70,12 +71,15 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     let memory = Memory::open(&connection, options.handover_bytes_max).map_err(sql)?;
     let (sender, last_event) = watch::channel(clock.last());
     let agenda = Arc::new(Agenda::open(&connection).map_err(sql)?);
-    let heralds = Heralds { last_event: sender, agenda: Arc::clone(&agenda) };
+    let counters = Arc::new(Counters::new());
+    let heralds =
+        Heralds { last_event: sender, agenda: Arc::clone(&agenda), counters: Arc::clone(&counters) };
     let readers =
         Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), heralds)
         .map_err(|error| fault(error.to_string()))?;
     Ok(Store {
+        counters,
         writer,
         readers,
         memory: Arc::new(memory),

@@ -16,24 +16,46 @@ use crate::store::{
 
 /// What the jobs of one transaction have used so far.
 #[derive(Default)]
-pub(super) struct Tally(RefCell<Vec<(UsedBy, UsageCounts)>>);
+pub(super) struct Tally {
+    used: RefCell<Vec<(UsedBy, UsageCounts)>>,
+    /// What they appended to the journal.
+    events: RefCell<Vec<EventKind>>,
+}
+
+/// How far a tally has come.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    used: usize,
+    events: usize,
+}
 
 impl Tally {
     /// How much is noted.
-    pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+    pub(super) fn mark(&self) -> Mark {
+        Mark { used: self.used.borrow().len(), events: self.events.borrow().len() }
     }
 
     /// Forgets what a job noted that failed.
-    pub(super) fn truncate(&self, len: usize) {
-        self.0.borrow_mut().truncate(len);
+    pub(super) fn truncate(&self, mark: Mark) {
+        self.used.borrow_mut().truncate(mark.used);
+        self.events.borrow_mut().truncate(mark.events);
+    }
+
+    /// Notes an event.
+    pub(super) fn note_event(&self, kind: EventKind) {
+        self.events.borrow_mut().push(kind);
+    }
+
+    /// The events that are noted.
+    pub(super) fn take_events(&self) -> Vec<EventKind> {
+        self.events.take()
     }
 }
 
 impl Tx<'_> {
     /// Notes that something was used.
     pub(super) fn count(&self, by: UsedBy, counts: UsageCounts) {
-        self.tally.0.borrow_mut().push((by, counts));
+        self.tally.used.borrow_mut().push((by, counts));
     }
 
     /// The same for a delivery of a message, unless that is a report: nobody sent it.
@@ -51,7 +73,7 @@ impl Tx<'_> {
     pub(super) fn write_tally(&self) -> Result<()> {
         let mut sums: BTreeMap<(TenantId, UsageInterval, Timestamp, Environment), UsageCounts> =
             BTreeMap::new();
-        for (by, counts) in self.tally.0.take() {
+        for (by, counts) in self.tally.used.take() {
             for interval in [UsageInterval::Hour, UsageInterval::Day] {
                 let row = (by.tenant_id, interval, interval.start_of(by.at), by.environment);
                 *sums.entry(row).or_default() += counts;

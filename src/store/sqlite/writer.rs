@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::counters::Counters;
 use super::events::EventClock;
 use super::lock;
 use super::outbox::{Agenda, Subscriptions};
@@ -263,6 +264,8 @@ pub(super) struct Heralds {
     pub(super) last_event: watch::Sender<EventId>,
     /// The webhooks that have something to be told.
     pub(super) agenda: Arc<Agenda>,
+    /// Whoever watches the server.
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Bench {
@@ -294,6 +297,7 @@ impl Bench {
             tried = self.transact(jobs, Savepoints::Each);
         }
         if tried.is_err() {
+            self.heralds.counters.note_failure();
             self.roll_back();
         }
         let committed = match &tried {
@@ -315,7 +319,7 @@ impl Bench {
         let tx = Tx { connection, clock, sealer, subscriptions, tally: Tally::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
-            let counted = tx.tally.len();
+            let counted = tx.tally.mark();
             let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
@@ -325,7 +329,9 @@ impl Bench {
             }
         }
         tx.write_tally().map_err(|error| CommitError::from(&error))?;
-        Ok(self.execute("COMMIT")?)
+        self.execute("COMMIT")?;
+        self.heralds.counters.note_commit(&tx.tally.take_events());
+        Ok(())
     }
 
     /// False if the job failed before it had written anything.

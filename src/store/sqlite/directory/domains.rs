@@ -223,6 +223,7 @@ pub(super) fn list(
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("name = ?", &filter.name)?;
     list.only_if("status = ?", &filter.status)?;
+    list.only_if("verification = ?", &filter.verification)?;
     list.read(connection, page, read_row)
 }
 

@@ -8,7 +8,8 @@ use crate::store::sqlite::page::List;
 use crate::store::sqlite::rows::{time, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
-    Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplatePatch,
+    Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplateFilter,
+    TemplatePatch,
 };
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Template> {
@@ -80,11 +81,12 @@ pub(super) fn find_in_scope(
 
 pub(super) fn list(
     connection: &Connection,
-    tenant: Option<TenantId>,
+    filter: &TemplateFilter,
     page: &PageRequest,
 ) -> Result<Page<Template>> {
     let mut list = List::of("template", TemplateId::PREFIX);
-    list.only_if("tenant_id = ?", &tenant)?;
+    list.only_if("tenant_id = ?", &filter.tenant_id)?;
+    list.only_if("name = ?", &filter.name)?;
     list.read(connection, page, read_row)
 }
 

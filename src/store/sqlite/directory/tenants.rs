@@ -10,7 +10,8 @@ use crate::store::sqlite::rows::{json, json_if_any, time, to_json, us};
 use crate::store::sqlite::seal::{Place, Sealer};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
-    Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantPatch,
+    Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantFilter,
+    TenantPatch,
 };
 
 const PASSWORD_COLUMN: &str = "tenant.smart_host_password";
@@ -133,8 +134,16 @@ pub(super) fn find_by_slug(connection: &Connection, slug: &str) -> Result<Option
     Ok(statement.query_row([slug], read_row).optional()?)
 }
 
-pub(super) fn list(connection: &Connection, page: &PageRequest) -> Result<Page<Tenant>> {
-    List::of("tenant", TenantId::PREFIX).read(connection, page, read_row)
+pub(super) fn list(
+    connection: &Connection,
+    filter: &TenantFilter,
+    page: &PageRequest,
+) -> Result<Page<Tenant>> {
+    let mut list = List::of("tenant", TenantId::PREFIX);
+    list.only_if("slug = ?", &filter.slug)?;
+    list.only_if("external_ref = ?", &filter.external_ref)?;
+    list.only_if("status = ?", &filter.status)?;
+    list.read(connection, page, read_row)
 }
 
 pub(super) fn update(

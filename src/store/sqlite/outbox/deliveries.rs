@@ -9,7 +9,7 @@ use crate::mail::{
 };
 use crate::store::sqlite::events::{Subject, Told, read_event};
 use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sqlite::rows::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
@@ -32,6 +32,12 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
         next_attempt_at: time_if_any(row, "next_attempt_us")?,
         last_attempt: json_if_any(row, "last_attempt")?,
     })
+}
+
+/// Those that are not done; a walk over an index of these alone.
+pub(super) fn count_open(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
+    Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
 }
 
 /// Has a webhook told of an event as soon as may be.

@@ -23,6 +23,10 @@ use crate::store::{
 const STEP_ROWS_MAX: usize = 2000;
 
 impl Outbox for Store {
+    async fn webhook_backlog(&self) -> Result<u64> {
+        self.read_at_leisure(deliveries::count_open).await
+    }
+
     async fn create_webhook(&self, new: NewWebhook, now: Timestamp) -> Result<Webhook> {
         self.write(move |tx| webhooks::create(tx, &new, now)).await
     }

@@ -78,6 +78,7 @@ pub(super) fn list(
     let mut list = List::of("webhook", WebhookId::PREFIX);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("status = ?", &filter.status)?;
+    list.only_if("url = ?", &filter.url)?;
     list.read(connection, page, read_row)
 }
 

@@ -255,6 +255,7 @@ pub(super) fn page(
     Ok(QueueOverview {
         counted_at: survey.counted_at,
         totals: survey.totals,
+        oldest_at: survey.groups.iter().map(|group| group.oldest_at).min(),
         group_count: survey.groups.len() as u64,
         is_cut: survey.is_cut,
         groups,

@@ -256,7 +256,13 @@ impl Memory {
             let wanted = share.min(allowance_of(state, tenant, room).saturating_sub(left_to_due));
             batches.extend(state.take_ready(tenant, wanted, &*room.admits));
         }
-        state.has_leftovers |= !state.ready.is_empty();
+        let has_leftovers = !state.ready.is_empty();
+        state.has_leftovers |= has_leftovers;
+        drop(guard);
+        if has_leftovers {
+            // A pass tries again, for nobody tells when what is not admitted now will be.
+            self.work.notify_one();
+        }
         batches
     }
 

@@ -1,0 +1,89 @@
+//! What an operator's Prometheus is told.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use pillarbox::config::Config;
+use serde_json::json;
+
+use crate::fake_dns::FakeDns;
+use crate::fake_mx::FakeMx;
+use crate::http::{Answer, request};
+use crate::server::{TestServer, message};
+use crate::wait::until;
+
+async fn scrape(server: &TestServer) -> Answer {
+    request(server.running().metrics_addresses[0], "GET", "/metrics", None, None).await
+}
+
+/// The value of a series, written as it stands there.
+fn value(text: &str, series: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
+    let dns = FakeDns::start().await;
+    let mx = FakeMx::start().await;
+    dns.mx("b.test", &[(10, "mx.b.test")]);
+    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let on_loopback = |config: &mut Config| {
+        config.api.metrics_listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    };
+    let server = TestServer::start_with(&dns, mx.address.port(), on_loopback).await;
+    let account = server.create_account("acme.test").await;
+    let id = server.submit(&account, &["bob@b.test"], &message(&account, "one")).await;
+    server.wait_for_status(&id, &["delivered"]).await;
+    let held = json!({"tenant_id": account.tenant_id});
+    server.control.ok("POST", "/v1/queue/pause", held).await;
+    server.submit(&account, &["bob@b.test", "carol@b.test"], &message(&account, "two")).await;
+    let mut client = server.log_in(&account).await;
+    let refused = client.command("MAIL FROM:<alice@foreign.test>").await;
+    refused.expect_saying(550, "[sender_domain_not_owned]");
+    let told = until("all of it is counted", async || {
+        let answer = scrape(&server).await;
+        let text = String::from_utf8(answer.body.clone()).unwrap();
+        let open: u64 = ["in_flight", "due", "set_aside", "later"]
+            .iter()
+            .filter_map(|state| value(&text, &format!("pillarbox_queue_deliveries{{state=\"{state}\"}}")))
+            .sum();
+        let is_noted = value(&text, "pillarbox_events_total{type=\"message.rejected\"}") == Some(1);
+        (open == 2 && is_noted).then_some((answer, text))
+    });
+    let (answer, text) = told.await;
+    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"), "{answer}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let is = |series: &str| value(&text, series).unwrap_or_else(|| panic!("{series} in {text}"));
+    assert_eq!(is("pillarbox_events_total{type=\"message.accepted\"}"), 2);
+    assert_eq!(is("pillarbox_events_total{type=\"message.delivered\"}"), 1);
+    assert_eq!(is("pillarbox_events_total{type=\"message.bounced\"}"), 0);
+    assert_eq!(is("pillarbox_refusals_total{code=\"sender_domain_not_owned\"}"), 1);
+    assert_eq!(is("pillarbox_connections{side=\"smtp\"}"), 1);
+    assert_eq!(is("pillarbox_webhook_backlog"), 0);
+    assert_eq!(is("pillarbox_store_commits_total{result=\"failed\"}"), 0);
+    assert!(is("pillarbox_store_commits_total{result=\"committed\"}") > 0);
+    assert!(is("process_resident_memory_bytes") > 1_000_000);
+    assert_eq!(is(&format!("pillarbox_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
+    assert!(text.contains("pillarbox_queue_oldest_age_seconds "), "{text}");
+    for name in [&account.tenant_id, &account.domain, "b.test", "alice"] {
+        assert!(!text.contains(name), "{name} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_off_by_default_and_nothing_else_is_on_their_listener() {
+    let dns = FakeDns::start().await;
+    let mut server = TestServer::start(&dns, 25).await;
+    assert_eq!(server.running().metrics_addresses, []);
+    let of_api = request(server.control.address, "GET", "/metrics", None, None).await;
+    of_api.expect_error(404, "not_found");
+    server.stop().await;
+    server.config.api.metrics_listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    server.restart(|_| ()).await;
+    assert_eq!(scrape(&server).await.status, 200);
+    let address = server.running().metrics_addresses[0];
+    for (method, path) in [("GET", "/v1/tenants"), ("POST", "/metrics"), ("GET", "/")] {
+        let key = Some(server.control.secret.as_str());
+        assert_eq!(request(address, method, path, key, None).await.status, 404, "{method} {path}");
+    }
+}
