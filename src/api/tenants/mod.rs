@@ -313,9 +313,9 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
         status: call.query.value("status"),
     };
     call.query.finish()?;
-    // A tenant's list is itself.
+    // A tenant's list is itself, if that is what it looks for.
     if let Some(own) = call.scope() {
-        let tenant = call.store().tenant(own).await?;
+        let tenant = call.store().tenant(own).await?.filter(|tenant| filter.admits(tenant));
         return Answer::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
     }
     let page = call.store().list_tenants(filter, request.clone()).await?;

@@ -323,6 +323,15 @@ pub struct TenantFilter {
     pub status: Option<TenantStatus>,
 }
 
+impl TenantFilter {
+    /// Whether the tenant is one of them.
+    pub fn admits(&self, tenant: &Tenant) -> bool {
+        self.slug.as_ref().is_none_or(|slug| *slug == tenant.slug)
+            && (self.external_ref.is_none() || self.external_ref == tenant.external_ref)
+            && self.status.is_none_or(|status| status == tenant.status)
+    }
+}
+
 /// Which templates.
 #[derive(Debug, Clone, Default)]
 pub struct TemplateFilter {

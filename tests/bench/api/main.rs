@@ -47,7 +47,7 @@ impl Server {
         let text = format!(
             "hostname = \"{HOSTNAME}\"\ndata_dir = {data_dir:?}\n[log]\nlevel = \"warn\"\n[smtp]\nsubmission = []\n\
              submissions = [\"{smtp}\"]\nconnections_per_address_max = 1000\nconnections_per_tenant_max = 1000\n\
-             [api]\nlisten = [\"{api}\"]\n"
+             [api]\nlisten = [\"{api}\"]\nrequests_per_minute = 0\nkey_requests_per_minute = 0\n"
         );
         let config = dir.join("pillarbox.toml");
         std::fs::write(&config, text).unwrap();
