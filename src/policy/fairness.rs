@@ -286,6 +286,11 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> Fairness<T, L, J> {
         (entry.waiting(), entry.queues.get(tenant).map_or(0, |queue| queue.waiting))
     }
 
+    /// Slots of a lane that a tenant has.
+    pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
+        self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
+    }
+
     /// Slots that a lane has.
     pub fn slots_taken(&self, lane: &L) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())

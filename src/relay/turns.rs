@@ -146,6 +146,14 @@ impl Turns {
         self.fairness.free(lane, holder);
     }
 
+    /// Idle connections of a lane that a tenant leaves to others: none if it has but this slot there.
+    pub fn left_to_others(&self, lane: &Lane, tenant: &TenantId) -> usize {
+        match self.shapers.get(lane) {
+            Some(shaper) if self.fairness.slots_of(lane, tenant) > 1 => reserved_in_lane(shaper.limit()),
+            _ => 0,
+        }
+    }
+
     /// Messages that one connection of a lane may carry.
     pub fn messages_per_connection_max(&self, lane: &Lane) -> u32 {
         let rule = self.shapers.get(lane).map_or(&self.default_rule, Shaper::rule);

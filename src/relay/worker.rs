@@ -95,7 +95,7 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
             None => {
                 // Kept before the slot is free: the lane's next worker is to find it.
                 if let Some(connection) = connection.take() {
-                    core.pool.put(&slot.lane, connection);
+                    core.pool.put(&slot.lane, slot.holder, connection);
                 }
                 drop(slot);
                 // This worker takes one turn at most; there may be more.
@@ -125,7 +125,9 @@ fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) 
 }
 
 fn find_idle(core: &Core, lane: &Lane, batch: &Batch) -> Option<Connection> {
-    core.pool.take(lane, |connection| fits(core, lane, batch, connection))
+    let tenant = &batch.message.tenant_id;
+    let left_to_others = core.turns().left_to_others(lane, tenant);
+    core.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.

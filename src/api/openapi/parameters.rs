@@ -89,7 +89,7 @@ pub fn of_query(
             ("Only those with this reverse path; `<>` for none.", Schemas::request::<String>)
         }
         (E::ListEmails, "subject") => (
-            "Only those whose subject has all these words; the last may be the beginning of one.",
+            "Only those whose subject has all these words; the last may be the beginning of one, of two letters or more.",
             Schemas::request::<String>,
         ),
         (E::ListEmails, "tag") => ("Only those with this tag.", Schemas::request::<String>),

@@ -61,6 +61,11 @@ async fn words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_i
         ("invo tea", vec![]),
         ("tea invo", vec![other, invoice]),
         ("cafe", vec![invoice]),
+        ("te", vec![other, invoice]),
+        // Of one letter only the whole word.
+        ("t", vec![]),
+        ("i-", vec![]),
+        ("17", vec![invoice]),
         ("2026-17", vec![invoice]),
         ("17-2026", vec![]),
         ("AND", vec![invoice]),
