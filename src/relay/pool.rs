@@ -1,6 +1,7 @@
 //! Connections that wait for the next message of their lane.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,19 +10,19 @@ use super::route::Lane;
 use crate::mail::TenantId;
 
 /// Idle connections by lane: the lane holds the site or the smart host with its account.
-pub struct Pool {
-    idle: Mutex<HashMap<Lane, Vec<Idle>>>,
+pub struct Pool<L = Lane, C = Connection> {
+    idle: Mutex<HashMap<L, Vec<Idle<C>>>>,
     idle_max: Duration,
 }
 
-struct Idle {
+struct Idle<C> {
     since: Instant,
     /// Whose message it carried last.
     user: TenantId,
-    connection: Connection,
+    connection: C,
 }
 
-impl Pool {
+impl<L: Clone + Eq + Hash, C> Pool<L, C> {
     /// Connections idle for longer than `idle_max` are not given out.
     pub fn new(idle_max: Duration) -> Self {
         Self { idle: Mutex::default(), idle_max }
@@ -31,14 +32,14 @@ impl Pool {
     /// so many that are left to those who used them last.
     pub fn take(
         &self,
-        lane: &Lane,
+        lane: &L,
         tenant: &TenantId,
         left_to_others: usize,
-        fits: impl Fn(&Connection) -> bool,
-    ) -> Option<Connection> {
+        fits: impl Fn(&C) -> bool,
+    ) -> Option<C> {
         let mut idle = self.lock();
         let connections = idle.get_mut(lane)?;
-        let is_good = |idle: &Idle| idle.since.elapsed() < self.idle_max && fits(&idle.connection);
+        let is_good = |idle: &Idle<C>| idle.since.elapsed() < self.idle_max && fits(&idle.connection);
         let own = connections.iter().rposition(|idle| idle.user == *tenant && is_good(idle));
         let spare = connections.len().saturating_sub(left_to_others);
         let place = own.or_else(|| connections.iter().take(spare).position(is_good))?;
@@ -50,13 +51,13 @@ impl Pool {
     }
 
     /// Keeps a connection for the next message.
-    pub fn put(&self, lane: &Lane, user: TenantId, connection: Connection) {
+    pub fn put(&self, lane: &L, user: TenantId, connection: C) {
         let idle = Idle { since: Instant::now(), user, connection };
         self.lock().entry(lane.clone()).or_default().push(idle);
     }
 
     /// The connection that is idle longest, to make room.
-    pub fn take_oldest(&self) -> Option<Connection> {
+    pub fn take_oldest(&self) -> Option<C> {
         let mut idle = self.lock();
         // Within a lane the first is the oldest.
         let lane = idle
@@ -73,7 +74,7 @@ impl Pool {
     }
 
     /// Takes out what was idle for too long.
-    pub fn take_expired(&self) -> Vec<Connection> {
+    pub fn take_expired(&self) -> Vec<C> {
         let mut expired = Vec::new();
         self.lock().retain(|_, connections| {
             let stale = connections.iter().take_while(|idle| idle.since.elapsed() >= self.idle_max).count();
@@ -84,11 +85,37 @@ impl Pool {
     }
 
     /// Takes out everything.
-    pub fn take_all(&self) -> Vec<Connection> {
+    pub fn take_all(&self) -> Vec<C> {
         self.lock().drain().flat_map(|(_, connections)| connections).map(|idle| idle.connection).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Lane, Vec<Idle>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<L, Vec<Idle<C>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    #[test]
+    fn a_tenant_finds_its_own_connection_again_and_who_has_slots_leaves_the_last_to_their_users() {
+        let tenant = |second| TenantId::generate(Timestamp::from_second(second).unwrap());
+        let (one, other, third) = (tenant(1), tenant(2), tenant(3));
+        let pool: Pool<u8, u8> = Pool::new(Duration::from_secs(60));
+        for (user, connection) in [(one, 1), (other, 2), (one, 3), (other, 4)] {
+            pool.put(&0, user, connection);
+        }
+        assert_eq!(pool.take(&0, &one, 4, |_| true), Some(3), "its own, the one used last");
+        assert_eq!(
+            pool.take(&0, &one, 0, |&connection| connection != 1),
+            Some(2),
+            "of others the one idle longest"
+        );
+        assert_eq!(pool.take(&0, &third, 1, |_| true), Some(1));
+        assert_eq!(pool.take(&0, &third, 1, |_| true), None, "the last is left to the other");
+        assert_eq!(pool.take(&0, &third, 0, |_| true), Some(4));
+        assert_eq!(pool.take(&0, &third, 0, |_| true), None);
     }
 }
