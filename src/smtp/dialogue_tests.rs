@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::testing::{Conversation, settings};
 
-#[allow(dead_code)]
 #[path = "../../tests/it/dialogue.rs"]
 mod dialogue;
 

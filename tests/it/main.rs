@@ -6,6 +6,7 @@ mod api_stage;
 mod client;
 mod control;
 mod dialogue;
+mod dialogue_player;
 mod fake_dns;
 mod fake_mx;
 mod http;

@@ -13,7 +13,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
-use crate::dialogue::{Dialogue, load_all, play};
+use crate::dialogue::{Dialogue, load_all};
+use crate::dialogue_player::{parts, play};
 use crate::submission_stage::{HOSTNAME, SubmissionStage};
 use crate::wait::{PATIENCE, until};
 
@@ -26,7 +27,7 @@ async fn secure(stage: &SubmissionStage, stream: TcpStream) -> TlsStream<TcpStre
 
 async fn hold(stage: &SubmissionStage, dialogue: &Dialogue) {
     let variables = stage.variables();
-    let parts = dialogue.parts();
+    let parts = parts(dialogue);
     let address = if dialogue.starts_with_tls() { stage.submissions } else { stage.submission };
     let mut plain = TcpStream::connect(address).await.unwrap();
     play(&mut plain, &dialogue.name, parts[0], &variables).await;
