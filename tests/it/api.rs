@@ -1,10 +1,7 @@
 //! The API as its users meet it: resources, their rules and their errors.
 
-use std::sync::Arc;
-
 use pillarbox::mail::{Environment, RefusalCode, RequestId, Scope, Stage, Timestamp};
 use pillarbox::store::{Journal, Rejection};
-use pillarbox::verification;
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, text};
@@ -143,21 +140,8 @@ async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
 async fn the_regular_check_proves_a_domain_without_being_asked() {
     let stage = ApiStage::with(|_, domains| domains.check_interval = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;
-    let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
-    for record in &made["dns_records"].as_array().unwrap()[..2] {
-        stage.dns.text(&text(record, "/name"), &text(record, "/value"));
-    }
-    let checking = tokio::spawn(verification::recheck_loop(
-        Arc::clone(&stage.store),
-        stage.resolver.clone(),
-        stage.verification.clone(),
-        stage.stop.clone(),
-    ));
-    let path = format!("/v1/domains/{}", text(&made, "/id"));
-    until("the domain is verified", async || {
-        (stage.get(&tenant.key, &path).await.expect(200)["status"] == "verified").then_some(())
-    })
-    .await;
+    let path = stage.publish_domain(&tenant.key, "own.example").await;
+    let checking = stage.recheck_until_verified(&tenant.key, &path).await;
     stage.stop.cancel();
     checking.await.unwrap();
 }

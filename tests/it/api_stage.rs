@@ -16,7 +16,7 @@ use pillarbox::mail::{
 };
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
-use pillarbox::verification::Settings;
+use pillarbox::verification::{self, Settings};
 use pillarbox::waiting::{Board, SiteStatus, Sites};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fake_dns::FakeDns;
 use crate::http::{Answer, request};
 use crate::server::database_file;
+use crate::wait::until;
 
 /// No mail leaves this stage.
 struct Nowhere;
@@ -140,6 +141,30 @@ impl ApiStage {
 
     pub async fn delete(&self, key: &str, target: &str) -> Answer {
         self.call(key, "DELETE", target, Value::Null).await
+    }
+
+    /// A pending domain whose first two records are in the DNS; its path.
+    pub async fn publish_domain(&self, key: &str, name: &str) -> String {
+        let made = self.post(key, "/v1/domains", json!({"name": name})).await.expect(201);
+        for record in &made["dns_records"].as_array().unwrap()[..2] {
+            self.dns.text(&text(record, "/name"), &text(record, "/value"));
+        }
+        format!("/v1/domains/{}", text(&made, "/id"))
+    }
+
+    /// Runs the regular check of domains until one is verified; the check goes on until the stage is stopped.
+    pub async fn recheck_until_verified(&self, key: &str, path: &str) -> JoinHandle<()> {
+        let checking = tokio::spawn(verification::recheck_loop(
+            Arc::clone(&self.store),
+            self.resolver.clone(),
+            self.verification.clone(),
+            self.stop.clone(),
+        ));
+        until("the domain is verified", async || {
+            (self.get(key, path).await.expect(200)["status"] == "verified").then_some(())
+        })
+        .await;
+        checking
     }
 
     /// Makes a tenant, and a key for it that has every scope.

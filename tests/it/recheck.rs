@@ -1,14 +1,9 @@
 //! The regular check of domains, with many tenants.
 
-use std::sync::Arc;
-
 use pillarbox::mail::{DomainName, Timestamp, Verification};
 use pillarbox::store::{Directory, NewDomain};
-use pillarbox::verification;
-use serde_json::json;
 
-use crate::api_stage::{ApiStage, text};
-use crate::wait::until;
+use crate::api_stage::ApiStage;
 
 #[tokio::test]
 async fn domains_whose_dns_does_not_answer_delay_the_checks_of_their_own_tenant_only() {
@@ -27,21 +22,8 @@ async fn domains_whose_dns_does_not_answer_delay_the_checks_of_their_own_tenant_
         };
         stage.store.create_domain(domain, now).await.unwrap();
     }
-    let made = stage.post(&own.key, "/v1/domains", json!({"name": "own.example"})).await.expect(201);
-    for record in &made["dns_records"].as_array().unwrap()[..2] {
-        stage.dns.text(&text(record, "/name"), &text(record, "/value"));
-    }
-    let checking = tokio::spawn(verification::recheck_loop(
-        Arc::clone(&stage.store),
-        stage.resolver.clone(),
-        stage.verification.clone(),
-        stage.stop.clone(),
-    ));
-    let path = format!("/v1/domains/{}", text(&made, "/id"));
-    until("the domain is verified", async || {
-        (stage.get(&own.key, &path).await.expect(200)["status"] == "verified").then_some(())
-    })
-    .await;
+    let path = stage.publish_domain(&own.key, "own.example").await;
+    let checking = stage.recheck_until_verified(&own.key, &path).await;
     let asked = (0..40).filter(|n| stage.dns.queries(&format!("_pillarbox.d{n}.silent.example")) > 0).count();
     assert!((1..40).contains(&asked), "they were being looked at: {asked}");
     stage.stop.cancel();
