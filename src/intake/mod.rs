@@ -318,16 +318,19 @@ impl Intake {
         Some(id)
     }
 
-    /// The submitter as the store has it now: keys expire and tenants are suspended while sessions last.
+    /// The submitter's key and tenant as the store has them now: while a session lasts, a key may be revoked, expire or be
+    /// confined to other networks, and a tenant may be suspended.
     async fn look_again(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.facts.key(submitter.key.id).await.map_err(refuse_storage)?;
-        current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
+        let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
                 "the key of this session has expired or was revoked",
                 "log in with another key",
             )
-        })
+        })?;
+        check_network(&current.0, submitter.client_address)?;
+        Ok(current)
     }
 
     async fn covering(

@@ -101,6 +101,41 @@ async fn the_tenants_slug_is_a_user_name_too_and_a_revoked_key_is_not() {
     client.auth_plain(&id, &account.secret).await.expect_code(535);
 }
 
+/// Whatever the platform takes from a key or a tenant ends its open sessions at the next command of a transaction.
+#[tokio::test]
+async fn an_open_session_is_held_to_its_key_as_it_is_now() {
+    let (_dns, _mx, server) = one_destination().await;
+    let account = server.create_account("acme.test").await;
+    let key = format!("/v1/keys/{}", account.user);
+    let mut session = server.log_in(&account).await;
+    let mail = "MAIL FROM:<app@acme.test>";
+    for (change, code, part) in [
+        (
+            json!({"allowed_cidrs": ["192.0.2.0/24"]}),
+            550,
+            "[ip_not_allowed] this key may not be used from 127.0.0.1",
+        ),
+        (json!({"allowed_cidrs": ["192.0.2.0/24", "127.0.0.0/8"]}), 250, ""),
+        (json!({"scopes": ["emails:read"]}), 550, "[insufficient_scope]"),
+        (json!({"scopes": ["smtp:send"]}), 250, ""),
+    ] {
+        server.control.ok("PATCH", &key, change).await;
+        session.command(mail).await.expect_saying(code, part);
+        session.command("RSET").await.expect_code(250);
+    }
+    // A transaction that was begun before the change does not end after it.
+    for (change, code, part) in [
+        (json!({"allowed_cidrs": []}), 250, ""),
+        (json!({"allowed_cidrs": ["192.0.2.0/24"]}), 550, "[ip_not_allowed]"),
+    ] {
+        server.control.ok("PATCH", &key, json!({"allowed_cidrs": []})).await;
+        session.command(mail).await.expect_code(250);
+        session.command("RCPT TO:<bob@b.test>").await.expect_code(250);
+        server.control.ok("PATCH", &key, change).await;
+        session.data(&message(&account, "begun before")).await.expect_saying(code, part);
+    }
+}
+
 #[tokio::test]
 async fn mail_of_test_keys_never_leaves_and_local_parts_choose_the_outcome() {
     let (_dns, mx, server) = one_destination().await;
