@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use crate::mail::{Content, DkimAlgorithm, DomainName};
+use crate::mail::{Content, DkimAlgorithm, DkimPolicy, DomainName, Field, HeaderBlock};
 
 /// The fields that are signed. From stands twice: the second, absent one may not be added later (RFC 6376 §8.15).
 const SIGNED_FIELDS: &[&str] = &[
@@ -240,6 +240,35 @@ impl<W: HashContext> TrimBlankLines<W> {
     }
 }
 
+/// The message with those of our signatures that its route allows. No signature covers another (RFC 6376 §5.4: `DKIM-Signature`
+/// is not among the signed fields), so each one that stays is valid without the others. The client's own signatures stay.
+pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
+    let is_dropped = |field: &Field| {
+        field.name.eq_ignore_ascii_case("DKIM-Signature")
+            && match policy {
+                DkimPolicy::Dual => false,
+                DkimPolicy::Rsa => !is_by(&content.prefix[field.value.clone()], DkimAlgorithm::Rsa),
+                DkimPolicy::None => true,
+            }
+    };
+    // The server wrote the prefix, so it is well formed.
+    let block = HeaderBlock::scan(&content.prefix, usize::MAX);
+    let fields = block.map(|block| block.fields).unwrap_or_default();
+    if !fields.iter().any(is_dropped) {
+        return content.clone();
+    }
+    let kept = fields.iter().filter(|field| !is_dropped(field));
+    let prefix = kept.flat_map(|field| &content.prefix[field.span.clone()]).copied().collect::<Vec<u8>>();
+    Content { prefix: prefix.into(), submitted: content.submitted.clone() }
+}
+
+/// Whether the tags of a signature name this algorithm (RFC 6376 §3.5, `a=`).
+fn is_by(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
+    let tags = String::from_utf8_lossy(tags);
+    let mut tags = tags.split(';').filter_map(|tag| tag.split_once('='));
+    tags.any(|(name, value)| name.trim() == "a" && value.trim() == algorithm.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,5 +361,23 @@ mod tests {
         assert_eq!(import_pem("no key").unwrap_err(), SignError::NotPem);
         let ec = rcgen::KeyPair::generate().unwrap().serialize_pem();
         assert_eq!(import_pem(&ec).unwrap_err(), SignError::Unsuitable);
+    }
+
+    #[test]
+    fn our_signatures_are_left_out_and_nothing_else() {
+        let ed = "DKIM-Signature: v=1; a=ed25519-sha256; d=a.b;\r\n\tb=AAAA\r\n";
+        let rsa = "DKIM-Signature: v=1;\r\n a=rsa-sha256; d=a.b; b=BBBB;\r\n c=relaxed\r\n";
+        let rest = "Received: by us\r\n\tfor DKIM-Signature: a=x\r\nDate: now\r\n";
+        let submitted = "DKIM-Signature: a=ed25519-sha256; b=theirs\r\n\r\nbody\r\n";
+        let content = Content { prefix: format!("{ed}{rsa}{rest}").into(), submitted: submitted.into() };
+        for (policy, prefix) in [
+            (DkimPolicy::Dual, format!("{ed}{rsa}{rest}")),
+            (DkimPolicy::Rsa, format!("{rsa}{rest}")),
+            (DkimPolicy::None, rest.to_owned()),
+        ] {
+            let carried = filter_signatures(&content, policy);
+            assert_eq!(carried.to_vec(), format!("{prefix}{submitted}").into_bytes(), "{policy}");
+        }
+        assert_eq!(filter_signatures(&Content::default(), DkimPolicy::None), Content::default());
     }
 }

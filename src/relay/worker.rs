@@ -20,6 +20,7 @@ use super::{Core, status};
 use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
 use crate::policy::fairness::Turn;
 use crate::policy::lesson::Lesson;
+use crate::sign::filter_signatures;
 use crate::smtp::client::Phase;
 use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
@@ -184,7 +185,7 @@ impl Worker {
                 return connection;
             }
         };
-        let content = content.carrying(self.core.router.dkim_policy(&lane.way));
+        let content = filter_signatures(&content, self.core.router.dkim_policy(&lane.way));
         let (started_at, started) = (Timestamp::now(), Instant::now());
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
         match self.note_login(&lane.way, &claim.batch, &tried.login).await {
