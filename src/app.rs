@@ -12,23 +12,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
-use crate::bans::{self, Bans};
 use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
-use crate::https::Client;
-use crate::intake::{self, Intake};
-use crate::mail::{DkimAlgorithm, DkimKeyState, DomainName, Timestamp, Verification};
+use crate::http_client::Client;
+use crate::limits::auth_limiter::{self, AuthLimiter};
+use crate::mail::{DomainName, Timestamp};
+use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
+use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
+use crate::queue::wait_reasons::Sites;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
 };
+use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
-use crate::waiting::Sites;
-use crate::webhook::{self, Teller};
-use crate::{indexer, janitor, sign, verification};
+use crate::webhook::{self, WebhookDispatcher};
+use crate::{dkim, verification};
 
 /// Between two looks at whether the certificate's files have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
@@ -143,7 +145,7 @@ impl StoreOptions {
             readers: config.store.readers,
             inline_body_bytes_max: config.store.inline_body_max.0,
             free_disk_bytes_min: config.store.free_disk_min.0,
-            handover_bytes_max: config.relay.handover_bytes_max.0,
+            hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
             access,
         }
     }
@@ -190,9 +192,9 @@ struct Core<'a> {
     store: Arc<Store>,
     certificate: Arc<Certificate>,
     resolver: Resolver,
-    intake: Arc<Intake>,
-    bans: Arc<Bans>,
-    checks: verification::Settings,
+    intake: Arc<SubmissionService>,
+    bans: Arc<AuthLimiter>,
+    checks: verification::VerificationSettings,
 }
 
 impl<'a> Core<'a> {
@@ -201,14 +203,14 @@ impl<'a> Core<'a> {
         let certificate = Arc::new(load_certificate(config)?);
         let resolver = Resolver::new(&config.relay.name_servers)?;
         ensure_sandbox(&store, &config.hostname).await?;
-        let settings = intake::Settings {
+        let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
             expiry: config.relay.expiry,
-            expiry_max: config.relay.expiry_max,
-            takes_null_sender: config.smtp.null_sender,
-            names_client_address: config.smtp.received_client_address,
+            message_lifetime_max: config.relay.message_lifetime_max,
+            takes_null_sender: config.smtp.allow_null_sender,
+            names_client_address: config.smtp.received_includes_client_address,
         };
-        let bans = bans::Settings {
+        let bans = auth_limiter::AuthLimiterSettings {
             failures_max: config.smtp.login_failures_max,
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
@@ -217,15 +219,15 @@ impl<'a> Core<'a> {
             config,
             certificate,
             resolver,
-            intake: Arc::new(Intake::new(store.clone(), settings)),
-            bans: Arc::new(Bans::new(bans)),
-            checks: verification::Settings::new(&config.domains, &config.hostname),
+            intake: Arc::new(SubmissionService::new(store.clone(), settings)),
+            bans: Arc::new(AuthLimiter::new(bans)),
+            checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
             store,
         })
     }
 
     fn build_server(&self) -> Arc<Server> {
-        let parts = server::Parts {
+        let parts = server::ServerDependencies {
             intake: self.intake.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
@@ -241,9 +243,9 @@ impl<'a> Core<'a> {
 
     fn build_control(&self, relay: &Relay) -> Arc<Api> {
         let config = self.config;
-        Arc::new(Api::new(api::Parts {
+        Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
-            expiry_max: config.relay.expiry_max,
+            message_lifetime_max: config.relay.message_lifetime_max,
             verification: self.checks.clone(),
             sending: api::SendLimits {
                 recipients_max: config.smtp.recipients_max,
@@ -271,11 +273,12 @@ impl<'a> Core<'a> {
         })
     }
 
-    fn build_teller(&self) -> Result<Teller, StartError> {
-        let settings = webhook::Settings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
+    fn build_teller(&self) -> Result<WebhookDispatcher, StartError> {
+        let settings =
+            webhook::WebhookSettings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
         let networks = &self.config.webhooks.allowed_private_networks;
         let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
-        Ok(Teller::new(self.store.clone(), client.map_err(StartError::Webhooks)?, settings))
+        Ok(WebhookDispatcher::new(self.store.clone(), client.map_err(StartError::Webhooks)?, settings))
     }
 
     /// `None` if reports are not wanted.
@@ -286,7 +289,7 @@ impl<'a> Core<'a> {
         }
         let config::Relay { ca_file, allowed_private_networks, .. } = &config.relay;
         let client = Client::new(self.resolver.clone(), ca_file.as_deref(), allowed_private_networks);
-        let parts = tls_report::Parts {
+        let parts = tls_report::TlsReportDependencies {
             store: self.store.clone(),
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
@@ -297,7 +300,7 @@ impl<'a> Core<'a> {
     }
 
     /// Starts what looks after the store, the domains and the certificate.
-    fn keep_house(self, stage: &mut Stage) {
+    fn spawn_maintenance(self, stage: &mut Stage) {
         let retention = &self.config.retention;
         let retention = RetentionPolicy {
             body_days: retention.body_days,
@@ -306,8 +309,8 @@ impl<'a> Core<'a> {
             webhook_days: retention.webhook_days,
         };
         let (store, stop) = (self.store, stage.stop.clone());
-        stage.spawn("indexer", indexer::run(store.clone(), stop.clone()));
-        stage.spawn("janitor", janitor::run(store.clone(), retention, stop.clone()));
+        stage.spawn("indexer", search_indexer::run(store.clone(), stop.clone()));
+        stage.spawn("janitor", retention::run(store.clone(), retention, stop.clone()));
         let recheck = verification::recheck_loop(store, self.resolver, self.checks, stop.clone());
         stage.spawn("domain check", recheck);
         stage.spawn("certificate watch", watch_certificate(self.certificate, stop));
@@ -339,7 +342,7 @@ impl Running {
         let stage = &mut running.intake;
         listeners.serve(stage, &server, &control, &metrics);
         stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
-        core.keep_house(stage);
+        core.spawn_maintenance(stage);
         if let Some(reporter) = reporter {
             stage.spawn("reports on TLS", reporter.run(stage.stop.clone()));
         }
@@ -454,7 +457,7 @@ async fn ensure_sandbox(store: &Store, hostname: &DomainName) -> Result<(), Star
     if known.map_err(|error| fail(&error))?.is_some() {
         return Ok(());
     }
-    let pair = tokio::task::spawn_blocking(|| sign::generate(DkimAlgorithm::Rsa))
+    let pair = tokio::task::spawn_blocking(|| dkim::generate(DkimAlgorithm::Rsa))
         .await
         .map_err(|error| fail(&error))?
         .map_err(|error| fail(&error))?;

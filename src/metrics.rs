@@ -25,11 +25,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::Admission;
-use crate::intake::Intake;
+use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::mail::Timestamp;
+use crate::queue::wait_reasons::Sites;
 use crate::store::{Journal, Outbox, Queue, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
-use crate::waiting::Sites;
+use crate::submission::SubmissionService;
 
 const PATH: &str = "/metrics";
 const OPEN_METRICS: HeaderValue =
@@ -45,11 +45,11 @@ pub struct Metrics {
     /// For events, the queue and the writer.
     pub store: Arc<Store>,
     /// For what was refused.
-    pub intake: Arc<Intake>,
+    pub intake: Arc<SubmissionService>,
     /// Connections over SMTP.
-    pub smtp: Arc<Admission>,
+    pub smtp: Arc<ConnectionLimiter>,
     /// Connections to the API.
-    pub api: Arc<Admission>,
+    pub api: Arc<ConnectionLimiter>,
     /// Connections to other servers.
     pub sites: Arc<dyn Sites>,
 }
@@ -140,7 +140,7 @@ impl Metrics {
         counters(own, "store_commits", "Transactions of the store, by result", commits);
         let of = queue.totals;
         let depth =
-            [("in_flight", of.in_flight), ("due", of.due), ("set_aside", of.parked), ("later", of.later)];
+            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("later", of.later)];
         let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
         gauges(own, "queue_deliveries", "Deliveries that are not finished, by state", depth);
         let oldest_age_s =

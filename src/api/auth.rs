@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
-use crate::mail::{KeyId, KeySecret, RefusalCode, Scope, SignedDuration, TenantId, TenantStatus, Timestamp};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{KeyId, KeySecret, RefusalCode, Scope, TenantId, TenantStatus};
 use crate::store::{Key, Tenant};
 
 use super::error::{ApiError, Result};
@@ -165,7 +166,7 @@ impl Touched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::Environment;
+    use crate::model::Environment;
     use crate::store::{RateLimit, TenantSettings};
 
     fn now() -> Timestamp {

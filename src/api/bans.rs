@@ -3,13 +3,14 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::bans::{Ban, Offender};
-use crate::mail::{KeyId, Timestamp};
+use crate::limits::auth_limiter::{Ban, BanSubject};
+use crate::mail::Timestamp;
+use crate::model::KeyId;
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 /// Who may not log in over SMTP for a while.
 #[derive(Serialize, JsonSchema)]
@@ -35,8 +36,8 @@ pub struct BanView {
 impl From<Ban> for BanView {
     fn from(ban: Ban) -> Self {
         let (network, key_id) = match ban.offender {
-            Offender::Network(network) => (Some(network.to_string()), None),
-            Offender::Key(id) => (None, Some(id)),
+            BanSubject::Network(network) => (Some(network.to_string()), None),
+            BanSubject::Key(id) => (None, Some(id)),
         };
         Self {
             id: ban.offender.to_string(),
@@ -51,17 +52,18 @@ impl From<Ban> for BanView {
 }
 
 /// `GET /v1/bans`
-pub fn list(call: &Call<'_>) -> Result<Answer> {
+pub fn list(call: &RequestContext<'_>) -> Result<ApiResponse> {
     let bans = call.api.bans.list(call.now);
-    Answer::ok(&List::whole(bans.into_iter().map(BanView::from).collect()))
+    ApiResponse::ok(&List::whole(bans.into_iter().map(BanView::from).collect()))
 }
 
 /// `DELETE /v1/bans/{address}`, or the id of a key; any address of a network names it.
-pub fn lift(call: &Call<'_>) -> Result<Answer> {
-    let offender = call.id.as_deref().and_then(Offender::parse).ok_or_else(|| ApiError::not_found("ban"))?;
+pub fn lift(call: &RequestContext<'_>) -> Result<ApiResponse> {
+    let offender =
+        call.id.as_deref().and_then(BanSubject::parse).ok_or_else(|| ApiError::not_found("ban"))?;
     if !call.api.bans.lift(offender, call.now) {
         return Err(ApiError::not_found("ban"));
     }
     tracing::info!(%offender, by = %call.caller.key.id, "a ban was lifted");
-    Answer::deleted("ban", offender)
+    ApiResponse::deleted("ban", offender)
 }

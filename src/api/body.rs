@@ -8,8 +8,8 @@ use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, EXPECT};
 
-use crate::mail::RefusalCode;
-use crate::room::Reservation;
+use crate::limits::memory_budget::MemoryReservation;
+use crate::model::RefusalCode;
 
 use super::error::{ApiError, Result};
 
@@ -34,7 +34,7 @@ pub async fn read(
     headers: &HeaderMap,
     body: Incoming,
     limits: Limits,
-    room: &mut Reservation,
+    room: &mut MemoryReservation,
 ) -> Result<Bytes> {
     let Limits { bytes_max, timeout, .. } = limits;
     let declared = body.size_hint().lower();
@@ -55,7 +55,7 @@ pub async fn read(
     Ok(bytes)
 }
 
-async fn collect(mut body: Incoming, limits: Limits, room: &mut Reservation) -> Result<Bytes> {
+async fn collect(mut body: Incoming, limits: Limits, room: &mut MemoryReservation) -> Result<Bytes> {
     let bytes_max = limits.bytes_max;
     let (mut kept, mut fault) = (BytesMut::new(), None);
     let mut received: u64 = 0;
@@ -107,7 +107,7 @@ pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
         "too many requests with bodies are being received, of this tenant or of all",
-        "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
+        "try again in a few seconds; the operator sets the limit with api.inbound_buffer_max",
     )
 }
 

@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use hyper::header::ACCEPT_ENCODING;
 use hyper::{HeaderMap, Method};
 
-use super::answer::Answer;
+use super::response::ApiResponse;
 
 /// Less fits one packet anyhow.
 const OCTETS_MIN: usize = 1024;
@@ -34,7 +34,7 @@ fn takes_gzip(member: &str) -> bool {
 }
 
 /// The answer compressed, if that is worth it.
-pub async fn compress(answer: Answer) -> Answer {
+pub async fn compress(answer: ApiResponse) -> ApiResponse {
     let Some(body) = answer.body().filter(|body| (OCTETS_MIN..=OCTETS_MAX).contains(&body.len())).cloned()
     else {
         return answer;

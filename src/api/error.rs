@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{Refusal, RefusalCode, RequestId};
+use crate::model::{Refusal, RefusalCode, RequestId};
 use crate::store::{Conflict, StoreError};
 
 /// The types of errors.

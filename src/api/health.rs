@@ -5,11 +5,11 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::RefusalCode;
+use crate::model::RefusalCode;
 use crate::store::{Journal, Store};
 
-use super::answer::Answer;
 use super::error::{ApiError, Result};
+use super::response::ApiResponse;
 
 /// How long the store may take before it counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,12 +23,12 @@ pub struct Health {
 }
 
 /// The process runs and answers.
-pub fn alive() -> Result<Answer> {
-    Answer::ok(&Health { status: "ok" })
+pub fn alive() -> Result<ApiResponse> {
+    ApiResponse::ok(&Health { status: "ok" })
 }
 
 /// The process can do its work: the store reads and writes, and nothing is stopping it.
-pub async fn ready(store: &Store, is_stopping: bool) -> Result<Answer> {
+pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
     if is_stopping {
         return Err(ApiError::new(
             RefusalCode::ShuttingDown,
@@ -46,5 +46,5 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<Answer> {
             ));
         }
     }
-    Answer::ok(&Health { status: "ready" })
+    ApiResponse::ok(&Health { status: "ready" })
 }

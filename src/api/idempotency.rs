@@ -8,14 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 
-use crate::mail::{KeyId, LimitPeriod, RefusalCode, TenantId, Timestamp};
-use crate::policy::allowance::Allowance;
-use crate::store::{Journal, KeptAnswer};
+use crate::mail::Timestamp;
+use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId};
+use crate::policy::fixed_window::FixedWindow;
+use crate::store::{IdempotentResponse, Journal};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::dispatch;
 use super::error::{ApiError, Result};
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 /// The header that names a request.
 pub const HEADER: &str = "idempotency-key";
@@ -31,7 +32,7 @@ pub struct InProgress(Mutex<HashSet<(KeyId, String)>>);
 #[derive(Debug)]
 pub struct Kept {
     octets_max: u64,
-    octets: Mutex<Allowance<TenantId>>,
+    octets: Mutex<FixedWindow<TenantId>>,
 }
 
 /// One of them; gone when it is dropped.
@@ -63,7 +64,7 @@ impl InProgress {
 impl Kept {
     /// So many octets for each tenant.
     pub fn new(octets_max: u64) -> Self {
-        Self { octets_max, octets: Mutex::new(Allowance::new(LimitPeriod::Day)) }
+        Self { octets_max, octets: Mutex::new(FixedWindow::new(LimitPeriod::Day)) }
     }
 
     /// Whether there is room for one more. What cannot be kept must not be done either, or it would be done again.
@@ -80,7 +81,7 @@ impl Kept {
                 standing.used
             ),
             format!(
-                "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.kept_answers_max",
+                "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max",
                 standing.resets_at
             ),
         );
@@ -94,7 +95,7 @@ impl Kept {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Allowance<TenantId>> {
+    fn lock(&self) -> MutexGuard<'_, FixedWindow<TenantId>> {
         self.octets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,7 +122,7 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// Does what is asked, or answers what was answered before. Bound to key, path and body.
-pub async fn answer(target: &str, name: &str, call: Call<'_>) -> Result<Answer> {
+pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Result<ApiResponse> {
     let endpoint = call.operation.endpoint;
     let (api, request_id, now) = (call.api, call.request_id, call.now);
     let (key, tenant) = (call.caller.key.id, call.caller.key.tenant_id);
@@ -135,11 +136,11 @@ pub async fn answer(target: &str, name: &str, call: Call<'_>) -> Result<Answer> 
     let answer = match result {
         Ok(answer) => answer,
         Err(error) if !is_final(&error) => return Err(error),
-        Err(error) => Answer::error(&error, request_id),
+        Err(error) => ApiResponse::error(&error, request_id),
     };
     if let Some(body) = answer.body() {
         api.kept.note(tenant, body.len() + ROW_OCTETS, now);
-        let kept = KeptAnswer { digest, status: answer.status().as_u16(), body: body.to_vec() };
+        let kept = IdempotentResponse { digest, status: answer.status().as_u16(), body: body.to_vec() };
         if let Err(error) = api.store.keep_answer(key, name, kept, now).await {
             // What was asked is done; only a repetition would be done again.
             tracing::warn!(%request_id, %error, "an answer could not be kept for its repetition");
@@ -161,7 +162,7 @@ fn is_final(error: &ApiError) -> bool {
     !is_passing && !error.is_unfinished
 }
 
-fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
+fn repeat(kept: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
     if kept.digest != digest {
         return Err(ApiError::new(
             RefusalCode::IdempotencyKeyReused,
@@ -169,7 +170,7 @@ fn repeat(kept: KeptAnswer, digest: [u8; 32]) -> Result<Answer> {
             "use a new key for every request, and the same only to repeat it unchanged",
         ));
     }
-    Answer::repeated(kept.status, kept.body)
+    ApiResponse::repeated(kept.status, kept.body)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::mail::RefusalCode;
+use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
 
@@ -138,7 +138,7 @@ impl Checks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::Scope;
+    use crate::model::Scope;
 
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(deny_unknown_fields)]

@@ -6,14 +6,15 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{DomainId, Environment, KeyId, KeySecret, RefusalCode, Scope, TenantId};
 use crate::store::{Directory, Key, KeyFilter, KeyPatch, NewKey};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
@@ -133,7 +134,7 @@ struct Powers {
 }
 
 /// `POST /v1/keys`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let tenant_id = call.owner(body.tenant_id).await?;
     let mut checks = Checks::default();
@@ -177,25 +178,25 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     };
     let key = call.store().create_key(new, call.now).await?;
     tracing::info!(key = %key.id, by = %caller.id, "a key was created");
-    Answer::created(&NewKeyView { key: key.into(), secret: secret.expose() })
+    ApiResponse::created(&NewKeyView { key: key.into(), secret: secret.expose() })
 }
 
 /// `GET /v1/keys`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<KeyId>();
     let filter = KeyFilter { tenant_id, environment: call.query.value("environment") };
     call.query.finish()?;
     let page = call.store().list_keys(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))
+    ApiResponse::ok(&List::page(page, &request, |key| key.id.to_string(), KeyView::from))
 }
 
-async fn find(call: &Call<'_>) -> Result<Key> {
+async fn find(call: &RequestContext<'_>) -> Result<Key> {
     call.store().key(call.scope(), call.id("key")?).await?.ok_or_else(|| ApiError::not_found("key"))
 }
 
 /// A key that the caller may change: one for tests has no say over those for real mail.
-async fn find_changeable(call: &Call<'_>) -> Result<Key> {
+async fn find_changeable(call: &RequestContext<'_>) -> Result<Key> {
     let key = find(call).await?;
     if call.caller.key.environment == Environment::Test && key.environment == Environment::Live {
         return Err(exceeds("a key of environment test may not change one of environment live"));
@@ -204,12 +205,12 @@ async fn find_changeable(call: &Call<'_>) -> Result<Key> {
 }
 
 /// `GET /v1/keys/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
-    Answer::ok(&KeyView::from(find(&call).await?))
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+    ApiResponse::ok(&KeyView::from(find(&call).await?))
 }
 
 /// `PATCH /v1/keys/{id}`
-pub async fn update(call: Call<'_>) -> Result<Answer> {
+pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let key = find_changeable(&call).await?;
     let body: Update = call.json()?;
     let mut checks = Checks::default();
@@ -233,11 +234,11 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
         expires_at: powers.expires_at,
     };
     let updated = call.store().update_key(key.id, patch).await?;
-    Answer::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
+    ApiResponse::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
 }
 
 /// `DELETE /v1/keys/{id}`: the key stays to be seen, and is of no more use.
-pub async fn revoke(call: Call<'_>) -> Result<Answer> {
+pub async fn revoke(call: RequestContext<'_>) -> Result<ApiResponse> {
     let key = find_changeable(&call).await?;
     if key.id == call.caller.key.id {
         return Err(ApiError::new(
@@ -251,7 +252,7 @@ pub async fn revoke(call: Call<'_>) -> Result<Answer> {
     }
     tracing::info!(key = %key.id, by = %call.caller.key.id, "a key was revoked");
     let revoked_at = key.revoked_at.or(Some(call.now));
-    Answer::ok(&KeyView::from(Key { revoked_at, ..key }))
+    ApiResponse::ok(&KeyView::from(Key { revoked_at, ..key }))
 }
 
 /// Each once, in the order given.
@@ -349,7 +350,11 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
 }
 
 /// Whether the domains are the tenant's. A foreign one is as absent as one that never was.
-async fn check_domains(call: &Call<'_>, tenant_id: Option<TenantId>, powers: &Powers) -> Result<()> {
+async fn check_domains(
+    call: &RequestContext<'_>,
+    tenant_id: Option<TenantId>,
+    powers: &Powers,
+) -> Result<()> {
     let mut checks = Checks::default();
     for (index, id) in powers.allowed_domain_ids.iter().flatten().enumerate() {
         let is_known = call.store().domain(tenant_id, *id).await?.is_some();

@@ -5,29 +5,29 @@
 //! what goes back, `conditional`, `compression` and `cors` give it the form that the client wants, and `openapi` tells of
 //! it all. Imports `mail`, `policy`, `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
 
-mod answer;
 mod auth;
 mod bans;
 mod body;
-mod call;
 mod compression;
-mod conditional;
 mod cors;
 mod domains;
 mod emails;
 mod error;
+mod etag;
 mod events;
-mod exchange;
 mod health;
 mod idempotency;
-mod idle;
+mod idle_timeout;
 mod json;
 mod keys;
 mod openapi;
 mod page;
 mod queue;
+mod rate_limit;
 mod rejections;
-mod requests;
+mod request_context;
+mod request_handler;
+mod response;
 mod route;
 mod server;
 mod suppressions;
@@ -45,28 +45,29 @@ use hyper::HeaderMap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, Admission};
-use crate::bans::Bans;
 use crate::config;
 use crate::dns::Resolver;
-use crate::intake::Intake;
-use crate::mail::{SecretDigest, Timestamp};
-use crate::recent::Recent;
-use crate::room::Room;
+use crate::limits::auth_limiter::AuthLimiter;
+use crate::limits::connection_limiter::{self, ConnectionLimiter};
+use crate::limits::memory_budget::MemoryBudget;
+use crate::limits::tenant_semaphore::TenantSemaphore;
+use crate::limits::versioned_cache::VersionedCache;
+use crate::mail::Timestamp;
+use crate::model::SecretDigest;
+use crate::queue::wait_reasons::{Sites, WaitRegistry};
 use crate::store::{Directory, Key, Store, Tenant};
+use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
-use crate::turns::Turns;
 use crate::verification;
-use crate::waiting::{Board, Sites};
 
-use self::answer::Answer;
 use self::auth::{Caller, Touched};
-use self::call::Call;
-use self::conditional::Changes;
 use self::error::{ApiError, Result};
+use self::etag::Changes;
 use self::events::Tail;
 use self::idempotency::{InProgress, Kept};
-use self::requests::Requests;
+use self::rate_limit::Requests;
+use self::request_context::RequestContext;
+use self::response::ApiResponse;
 use self::route::Routes;
 
 pub use self::auth::Access;
@@ -90,29 +91,29 @@ const STREAMS_MAX: u32 = 200;
 const STREAMS_OF_TENANT_MAX: u32 = 10;
 
 /// What the API is made of.
-pub struct Parts {
+pub struct ApiDependencies {
     /// Its limits.
     pub settings: config::Api,
     /// The longest time that a tenant may have delivery tried.
-    pub expiry_max: Duration,
+    pub message_lifetime_max: Duration,
     /// What the proof of domains depends on.
-    pub verification: verification::Settings,
+    pub verification: verification::VerificationSettings,
     /// What messages may be.
     pub sending: SendLimits,
     /// Where everything is.
     pub store: Arc<Store>,
     /// Where messages go.
-    pub intake: Arc<Intake>,
+    pub intake: Arc<SubmissionService>,
     /// What endpoints of webhooks may be.
     pub webhooks: config::Webhooks,
     /// For the records of domains.
     pub resolver: Resolver,
     /// Who may not log in over SMTP.
-    pub bans: Arc<Bans>,
+    pub bans: Arc<AuthLimiter>,
     /// The names of the pools of source addresses that a tenant may have.
     pub source_pools: Vec<String>,
     /// What the relay holds back.
-    pub waiting: Arc<Board>,
+    pub waiting: Arc<WaitRegistry>,
     /// Where mail goes.
     pub sites: Arc<dyn Sites>,
     /// The certificate, if it speaks TLS.
@@ -122,18 +123,18 @@ pub struct Parts {
 /// The control plane.
 pub struct Api {
     settings: config::Api,
-    expiry_max: Duration,
-    verification: verification::Settings,
+    message_lifetime_max: Duration,
+    verification: verification::VerificationSettings,
     sending: SendLimits,
     store: Arc<Store>,
-    intake: Arc<Intake>,
+    intake: Arc<SubmissionService>,
     webhooks: config::Webhooks,
     tail: Arc<Tail>,
-    streams: Turns,
+    streams: TenantSemaphore,
     resolver: Resolver,
-    bans: Arc<Bans>,
+    bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
-    waiting: Arc<Board>,
+    waiting: Arc<WaitRegistry>,
     sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
@@ -141,23 +142,23 @@ pub struct Api {
     requests: Requests,
     in_progress: InProgress,
     kept: Kept,
-    keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
+    keys: VersionedCache<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
     /// For bodies that are being received or worked on.
-    room: Arc<Room>,
-    connections: Arc<Admission>,
-    key_generations: Turns,
-    look_ups: Turns,
+    room: Arc<MemoryBudget>,
+    connections: Arc<ConnectionLimiter>,
+    key_generations: TenantSemaphore,
+    look_ups: TenantSemaphore,
     /// Messages and templates that are worked on at one time: no more than there are cores.
-    composing: Turns,
+    composing: TenantSemaphore,
 }
 
 impl Api {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
-        let Parts {
+    pub fn new(parts: ApiDependencies) -> Self {
+        let ApiDependencies {
             settings,
-            expiry_max,
+            message_lifetime_max,
             verification,
             sending,
             store,
@@ -172,9 +173,9 @@ impl Api {
         } = parts;
         let requests = Requests::new(&settings);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let kept = Kept::new(settings.kept_answers_max.as_u64());
-        let room = Room::new(settings.receiving_bytes_max.as_u64());
-        let connections = Admission::new(admission::Limits {
+        let kept = Kept::new(settings.idempotency_storage_max.as_u64());
+        let room = MemoryBudget::new(settings.inbound_buffer_max.as_u64());
+        let connections = ConnectionLimiter::new(connection_limiter::Limits {
             total_max: settings.connections_max,
             per_address_max: settings.connections_per_address_max,
             // Whose a connection is, only its requests say.
@@ -182,11 +183,11 @@ impl Api {
         });
         Self {
             settings,
-            expiry_max,
+            message_lifetime_max,
             verification,
             sending,
             tail: Arc::new(Tail::new(store.clone())),
-            streams: Turns::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
+            streams: TenantSemaphore::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
             store,
             intake,
             webhooks,
@@ -201,18 +202,18 @@ impl Api {
             requests,
             in_progress: InProgress::default(),
             kept,
-            keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
+            keys: VersionedCache::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
             room,
             connections,
-            key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
-            look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
-            composing: Turns::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
+            look_ups: TenantSemaphore::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
+            composing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
         }
     }
 
     /// How many connections are open.
-    pub fn connections(&self) -> Arc<Admission> {
+    pub fn connections(&self) -> Arc<ConnectionLimiter> {
         self.connections.clone()
     }
 
@@ -270,7 +271,7 @@ fn now() -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
-async fn dispatch(endpoint: Endpoint, call: Call<'_>) -> Result<Answer> {
+async fn dispatch(endpoint: Endpoint, call: RequestContext<'_>) -> Result<ApiResponse> {
     match endpoint {
         Endpoint::Alive | Endpoint::Ready | Endpoint::Document | Endpoint::Docs => {
             Err(ApiError::internal("an endpoint without a key was asked with one"))

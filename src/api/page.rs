@@ -158,7 +158,7 @@ impl<T> List<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{DomainId, DomainStatus, KeyId};
+    use crate::model::{DomainId, DomainStatus, KeyId};
 
     fn read(text: &str) -> (PageRequest, Vec<(String, &'static str)>) {
         let mut query = Query::parse(text, |name| PARAMETERS.contains(&name) || name == "status");

@@ -7,24 +7,25 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{Host, QueuePart, RefusalCode, TenantId, TenantStatus, Timestamp, WaitReason};
+use crate::mail::{Host, Timestamp};
+use crate::model::{QueueFilter, RefusalCode, TenantId, TenantStatus, WaitReason};
+use crate::queue::wait_reasons::{SiteStatus, WaitRecord};
 use crate::store::{
-    Directory, GroupPlace, Hold, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
+    Directory, GroupPlace, Pause, Queue, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Tenant,
 };
-use crate::waiting::{Notice, SiteStatus};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::Checks;
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 const REASON_CHARS_MAX: usize = 200;
 
 /// Which part of the queue; without any field all of it.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "QueuePart")]
+#[schemars(rename = "QueueFilter")]
 pub struct Part {
     /// Only this tenant's mail.
     tenant_id: Option<TenantId>,
@@ -36,7 +37,7 @@ pub struct Part {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "QueuePause")]
-pub struct Pause {
+pub struct PauseRequest {
     /// Only this tenant's mail.
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
@@ -115,7 +116,7 @@ pub struct QueueView {
     /// Groups of one tenant and one destination.
     group_count: u64,
     /// Whether there are more groups than are told apart; all deliveries are in the totals.
-    is_cut: bool,
+    truncated: bool,
     /// A page of the groups, the deepest first.
     data: Vec<GroupView>,
     /// Whether more follow.
@@ -135,14 +136,14 @@ pub struct CountsView {
     /// Due, and not being delivered yet.
     due: u64,
     /// Set aside without end, because their destination is paused.
-    set_aside: u64,
+    paused: u64,
     /// Due later.
     later: u64,
 }
 
 /// What is paused.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Pause")]
+#[schemars(rename = "PauseRequest")]
 pub struct PauseView {
     /// `pause`.
     #[schemars(extend("const" = "pause"))]
@@ -187,7 +188,7 @@ pub struct GroupView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueWait")]
 pub struct WaitView {
-    /// For programs: `tenant_suspended`, `paused`, `site_held`, `site_limited`, `credentials_refused`, `in_flight`,
+    /// For programs: `tenant_suspended`, `paused`, `site_backoff`, `site_throttled`, `smart_host_auth_failed`, `in_flight`,
     /// `due`, `deferred` or `scheduled`.
     reason: WaitReason,
     /// How many deliveries, where that is known.
@@ -227,12 +228,12 @@ pub struct FlushView {
 impl From<QueueCounts> for CountsView {
     fn from(counts: QueueCounts) -> Self {
         let QueueCounts { open, in_flight, due, parked, later } = counts;
-        Self { open, in_flight, due, set_aside: parked, later }
+        Self { open, in_flight, due, paused: parked, later }
     }
 }
 
-impl From<Hold> for PauseView {
-    fn from(hold: Hold) -> Self {
+impl From<Pause> for PauseView {
+    fn from(hold: Pause) -> Self {
         Self {
             object: "pause",
             tenant_id: hold.part.tenant_id,
@@ -269,12 +270,12 @@ impl FromStr for Cursor {
 /// What may hold a group up beside its own state.
 struct Circumstances {
     tenants: HashMap<TenantId, Tenant>,
-    holds: Vec<Hold>,
-    notices: Vec<(QueuePart, Notice)>,
+    holds: Vec<Pause>,
+    notices: Vec<(QueueFilter, WaitRecord)>,
 }
 
 impl Circumstances {
-    async fn read(call: &Call<'_>, groups: &[QueueGroup]) -> Result<Self> {
+    async fn read(call: &RequestContext<'_>, groups: &[QueueGroup]) -> Result<Self> {
         let mut tenants = HashMap::new();
         for group in groups {
             if !tenants.contains_key(&group.tenant_id)
@@ -289,7 +290,7 @@ impl Circumstances {
 
     /// Why a group waits, what holds up most first.
     fn explain(&self, group: &QueueGroup) -> Vec<WaitView> {
-        let covers = |part: &QueuePart| part.covers(group.tenant_id, &group.destination);
+        let covers = |part: &QueueFilter| part.covers(group.tenant_id, &group.destination);
         let mut waits = Vec::new();
         let tenant = self.tenants.get(&group.tenant_id);
         if tenant.is_some_and(|tenant| tenant.status == TenantStatus::Suspended) {
@@ -357,9 +358,9 @@ impl WaitView {
 }
 
 /// `GET /v1/queue`
-pub async fn show(mut call: Call<'_>) -> Result<Answer> {
+pub async fn show(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let query = &mut call.query;
-    let part = QueuePart {
+    let part = QueueFilter {
         tenant_id: query.value("tenant_id"),
         destination: query.value_by("destination", Host::parse),
     };
@@ -368,7 +369,7 @@ pub async fn show(mut call: Call<'_>) -> Result<Answer> {
     query.finish()?;
     let overview = call.store().overview(request, call.now).await?;
     let circumstances = Circumstances::read(&call, &overview.groups).await?;
-    Answer::ok(&view(overview, circumstances))
+    ApiResponse::ok(&view(overview, circumstances))
 }
 
 fn view(overview: QueueOverview, circumstances: Circumstances) -> QueueView {
@@ -393,7 +394,7 @@ fn view(overview: QueueOverview, circumstances: Circumstances) -> QueueView {
         counted_at: overview.counted_at,
         totals: overview.totals.into(),
         group_count: overview.group_count,
-        is_cut: overview.is_cut,
+        truncated: overview.truncated,
         data: overview.groups.into_iter().map(group_view).collect(),
         has_more: overview.has_more,
         next_cursor: last.map(|place| Cursor(place).to_string()),
@@ -406,17 +407,17 @@ fn read_destination(text: Option<&str>, checks: &mut Checks) -> Option<Host> {
 }
 
 /// The part that a body names.
-async fn read_part(call: &Call<'_>) -> Result<QueuePart> {
+async fn read_part(call: &RequestContext<'_>) -> Result<QueueFilter> {
     let body: Part = if call.body.is_empty() { Part::default() } else { call.json()? };
     let mut checks = Checks::default();
     let destination = read_destination(body.destination.as_deref(), &mut checks);
     checks.finish()?;
-    Ok(QueuePart { tenant_id: call.owner(body.tenant_id).await?, destination })
+    Ok(QueueFilter { tenant_id: call.owner(body.tenant_id).await?, destination })
 }
 
 /// `POST /v1/queue/pause`
-pub async fn pause(call: Call<'_>) -> Result<Answer> {
-    let body: Pause = call.json()?;
+pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
+    let body: PauseRequest = call.json()?;
     let mut checks = Checks::default();
     let is_named = body.tenant_id.is_some() || body.destination.is_some();
     checks.require(is_named, "", "required", "name a tenant_id, a destination or both");
@@ -427,15 +428,15 @@ pub async fn pause(call: Call<'_>) -> Result<Answer> {
     let is_to_come = body.until.is_none_or(|until| until > call.now);
     checks.require(is_to_come, "until", "invalid", "this must be in the future");
     checks.finish()?;
-    let part = QueuePart { tenant_id: body.tenant_id, destination };
-    let hold = Hold { part, reason: body.reason, since: call.now, until: body.until };
+    let part = QueueFilter { tenant_id: body.tenant_id, destination };
+    let hold = Pause { part, reason: body.reason, since: call.now, until: body.until };
     let hold = call.store().pause(hold).await?;
     tracing::info!(part = ?hold.part, until = ?hold.until, by = %call.caller.key.id, "a part of the queue is paused");
-    Answer::ok(&PauseView::from(hold))
+    ApiResponse::ok(&PauseView::from(hold))
 }
 
 /// `POST /v1/queue/resume`: exactly the part that was paused.
-pub async fn resume(call: Call<'_>) -> Result<Answer> {
+pub async fn resume(call: RequestContext<'_>) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     if !call.store().resume(part.clone(), call.now).await? {
         return Err(ApiError::new(
@@ -445,7 +446,7 @@ pub async fn resume(call: Call<'_>) -> Result<Answer> {
         ));
     }
     tracing::info!(?part, by = %call.caller.key.id, "a part of the queue is resumed");
-    Answer::ok(&ResumeView {
+    ApiResponse::ok(&ResumeView {
         object: "pause",
         tenant_id: part.tenant_id,
         destination: part.destination.as_ref().map(Host::to_string),
@@ -454,16 +455,16 @@ pub async fn resume(call: Call<'_>) -> Result<Answer> {
 }
 
 /// `GET /v1/queue/sites`
-pub fn list_sites(call: &Call<'_>) -> Result<Answer> {
+pub fn list_sites(call: &RequestContext<'_>) -> Result<ApiResponse> {
     let sites = call.api.sites.statuses();
-    Answer::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
+    ApiResponse::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
 }
 
 /// `POST /v1/queue/flush`
-pub async fn flush(call: Call<'_>) -> Result<Answer> {
+pub async fn flush(call: RequestContext<'_>) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
     call.api.sites.release(&part);
     tracing::info!(?part, flushed, by = %call.caller.key.id, "a part of the queue is due now");
-    Answer::ok(&FlushView { object: "queue_flush", flushed })
+    ApiResponse::ok(&FlushView { object: "queue_flush", flushed })
 }

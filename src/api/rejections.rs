@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{Environment, KeyId, RefusalCode, RequestId, Stage, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{Environment, KeyId, RefusalCode, RequestId, Stage, TenantId};
 use crate::store::{Journal, Rejection};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::Result;
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 /// A submission that was refused.
 #[derive(Serialize, JsonSchema)]
@@ -59,10 +60,10 @@ impl From<Rejection> for RejectionView {
 }
 
 /// `GET /v1/rejections`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let scope = call.listed_tenant().await?;
     let request = call.query.page::<RequestId>();
     call.query.finish()?;
     let page = call.store().list_rejections(scope, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |rejection| rejection.id.to_string(), RejectionView::from))
+    ApiResponse::ok(&List::page(page, &request, |rejection| rejection.id.to_string(), RejectionView::from))
 }

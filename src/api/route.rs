@@ -3,7 +3,7 @@
 use hyper::Method;
 use matchit::Router;
 
-use crate::mail::{RefusalCode, Scope};
+use crate::model::{RefusalCode, Scope};
 
 use super::auth::Access;
 use super::error::{ApiError, Result};

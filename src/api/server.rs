@@ -14,14 +14,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Full, Place};
-use crate::mail::{RefusalCode, RequestId, Timestamp};
+use crate::limits::connection_limiter::{ConnectionSlot, Full};
+use crate::mail::Timestamp;
+use crate::model::{RefusalCode, RequestId};
 use crate::tls::SharedServerConfig;
 
 use super::Api;
 use super::error::ApiError;
-use super::exchange::Origin;
-use super::idle::Activity;
+use super::idle_timeout::Activity;
+use super::request_handler::Origin;
 use super::tasks::Tasks;
 
 /// How long a TLS handshake or a request's header may take.
@@ -79,7 +80,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
 }
 
 /// Takes a place for a connection; the error is the option that leaves none.
-fn admit(api: &Api, peer: SocketAddr) -> Result<Place, &'static str> {
+fn admit(api: &Api, peer: SocketAddr) -> Result<ConnectionSlot, &'static str> {
     let mut place = api.connections.enter().map_err(|Full| "api.connections_max")?;
     place.set_address(peer.ip()).map_err(|Full| "api.connections_per_address_max")?;
     Ok(place)

@@ -3,13 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{Address, SuppressionId, SuppressionReason, TenantId, Timestamp};
+use crate::mail::{Address, Timestamp};
+use crate::model::{SuppressionId, SuppressionReason, TenantId};
 use crate::store::{Directory, NewSuppression, Suppression, SuppressionFilter};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, FieldError, Result};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
@@ -91,7 +92,7 @@ fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     faults
 }
 
-async fn prepare(call: &Call<'_>, body: Create) -> Result<NewSuppression> {
+async fn prepare(call: &RequestContext<'_>, body: Create) -> Result<NewSuppression> {
     Ok(NewSuppression {
         tenant_id: call.owner(body.tenant_id).await?,
         address: body.address,
@@ -102,7 +103,7 @@ async fn prepare(call: &Call<'_>, body: Create) -> Result<NewSuppression> {
 }
 
 /// `POST /v1/suppressions`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let faults = find_faults(&body, "", call.now);
     if !faults.is_empty() {
@@ -110,11 +111,11 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     }
     let new = prepare(&call, body).await?;
     let suppression = call.store().suppress(new, call.now).await?;
-    Answer::created(&SuppressionView::from(suppression))
+    ApiResponse::created(&SuppressionView::from(suppression))
 }
 
 /// `POST /v1/suppressions/batch`: nothing is written if any of them is wrong.
-pub async fn create_batch(call: Call<'_>) -> Result<Answer> {
+pub async fn create_batch(call: RequestContext<'_>) -> Result<ApiResponse> {
     let Batch { suppressions } = call.json()?;
     if suppressions.is_empty() || suppressions.len() > BATCH_MAX {
         let message = format!("from 1 to {BATCH_MAX} are taken at once");
@@ -134,32 +135,32 @@ pub async fn create_batch(call: Call<'_>) -> Result<Answer> {
         prepared.push(prepare(&call, body).await?);
     }
     let written = call.store().suppress_all(prepared, call.now).await?;
-    Answer::created(&List::whole(written.into_iter().map(SuppressionView::from).collect()))
+    ApiResponse::created(&List::whole(written.into_iter().map(SuppressionView::from).collect()))
 }
 
 /// `GET /v1/suppressions`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<SuppressionId>();
     let address = call.query.value::<Address>("address").map(|address| address.folded());
     let filter = SuppressionFilter { tenant_id, address, reason: call.query.value("reason") };
     call.query.finish()?;
     let page = call.store().list_suppressions(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))
+    ApiResponse::ok(&List::page(page, &request, |s| s.id.to_string(), SuppressionView::from))
 }
 
 /// `GET /v1/suppressions/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
     let found = call.store().suppression(call.scope(), call.id("suppression")?).await?;
     let suppression = found.ok_or_else(|| ApiError::not_found("suppression"))?;
-    Answer::ok(&SuppressionView::from(suppression))
+    ApiResponse::ok(&SuppressionView::from(suppression))
 }
 
 /// `DELETE /v1/suppressions/{id}`
-pub async fn lift(call: Call<'_>) -> Result<Answer> {
+pub async fn lift(call: RequestContext<'_>) -> Result<ApiResponse> {
     let id: SuppressionId = call.id("suppression")?;
     if !call.store().lift_suppression(call.scope(), id, call.now).await? {
         return Err(ApiError::not_found("suppression"));
     }
-    Answer::deleted("suppression", id)
+    ApiResponse::deleted("suppression", id)
 }

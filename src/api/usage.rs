@@ -7,12 +7,13 @@ use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{Environment, SignedDuration, TenantId, Timestamp, UsageInterval};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{Environment, TenantId, UsageInterval};
 use crate::store::{Ledger, USAGE_HOURS_LIFETIME, Usage, UsageCounts};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 /// Hours in one series.
 const HOURS_MAX: i64 = 31 * 24;
@@ -114,7 +115,7 @@ impl Counts {
 }
 
 /// `GET /v1/tenants/{id}/usage`
-pub async fn month(mut call: Call<'_>) -> Result<Answer> {
+pub async fn month(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let now = call.now;
     let first = call.query.value_by("period", read_month).unwrap_or_else(|| first_of_month(now));
     let environment = call.query.value("environment").unwrap_or(Environment::Live);
@@ -127,11 +128,11 @@ pub async fn month(mut call: Call<'_>) -> Result<Answer> {
         counts.add(environment, &day);
     }
     let period = first.strftime("%Y-%m").to_string();
-    Answer::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
+    ApiResponse::ok(&UsageView { object: "usage", tenant_id, period, environment, counts })
 }
 
 /// `GET /v1/tenants/{id}/usage/timeseries`
-pub async fn series(mut call: Call<'_>) -> Result<Answer> {
+pub async fn series(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let now = call.now;
     let interval = call.query.value("interval").unwrap_or(UsageInterval::Day);
     let to = call.query.value_by("to", read_date_or_time).unwrap_or(now);
@@ -153,7 +154,15 @@ pub async fn series(mut call: Call<'_>) -> Result<Answer> {
     let dates = std::iter::successors(Some(from), |date| date.checked_add(step).ok());
     let data = dates.take_while(|date| *date < to);
     let data = data.map(|date| PartView { date, counts: parts.remove(&date).unwrap_or_default() }).collect();
-    Answer::ok(&SeriesView { object: "usage_timeseries", tenant_id, interval, from, to, environment, data })
+    ApiResponse::ok(&SeriesView {
+        object: "usage_timeseries",
+        tenant_id,
+        interval,
+        from,
+        to,
+        environment,
+        data,
+    })
 }
 
 fn check_range(interval: UsageInterval, from: Timestamp, to: Timestamp, now: Timestamp) -> Result<()> {

@@ -15,7 +15,7 @@ use url::{Host, Url};
 
 use super::screen::{Audience, text};
 use super::serve::runtime;
-use crate::https::{Client, Excess, Flow, Limits, Names, Request};
+use crate::http_client::{Client, Limits, Names, OverflowPolicy, Request, ResponseStream};
 
 /// Above the options of all these verbs in their help.
 const HEADING: &str = "The server";
@@ -23,8 +23,11 @@ const URL_DEFAULT: &str = "http://127.0.0.1:8587";
 const URL_VARIABLE: &str = "PILLARBOX_URL";
 const KEY_VARIABLE: &str = "PILLARBOX_KEY";
 /// A flush of a deep queue takes its time.
-const LIMITS: Limits =
-    Limits { timeout: Duration::from_secs(300), body_octets_max: 64 * 1024 * 1024, excess: Excess::Refuse };
+const LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(300),
+    body_octets_max: 64 * 1024 * 1024,
+    excess: OverflowPolicy::Refuse,
+};
 /// For a live tail to begin, or to say why it does not.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of what it says then.
@@ -175,7 +178,11 @@ impl ApiClient {
     }
 
     /// The live tail of the events, behind the one with this id.
-    pub(super) async fn follow_events(&self, query: &Query, after: Option<&str>) -> anyhow::Result<Flow> {
+    pub(super) async fn follow_events(
+        &self,
+        query: &Query,
+        after: Option<&str>,
+    ) -> anyhow::Result<ResponseStream> {
         let mut request = self.request(Method::GET, "/v1/events", query, None);
         request.headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         if let Some(id) = after {
@@ -243,7 +250,7 @@ impl ApiClient {
 }
 
 /// As much of an answer as a refusal may have, in the time that it may take.
-async fn read_refusal(flow: &mut Flow) -> anyhow::Result<Vec<u8>> {
+async fn read_refusal(flow: &mut ResponseStream) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     let reading = async {
         while body.len() < REFUSAL_OCTETS_MAX

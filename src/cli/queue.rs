@@ -166,14 +166,14 @@ fn render(queue: &Value, now: Timestamp) -> String {
         shown += &table.render();
     }
     let [open, in_flight, due, aside, later] =
-        ["open", "in_flight", "due", "set_aside", "later"].map(|name| queue[name].as_u64().unwrap_or(0));
+        ["open", "in_flight", "due", "paused", "later"].map(|name| queue[name].as_u64().unwrap_or(0));
     shown += &format!(
         "{open} deliveries wait: {in_flight} in flight, {due} due, {later} due later, {aside} set aside by pauses\n"
     );
     let groups = queue["group_count"].as_u64().unwrap_or(0);
-    let (listed, is_cut) = (table_rows(queue), queue["is_cut"] == true);
-    if groups > listed || is_cut {
-        let more = if is_cut { "more than " } else { "" };
+    let (listed, truncated) = (table_rows(queue), queue["truncated"] == true);
+    if groups > listed || truncated {
+        let more = if truncated { "more than " } else { "" };
         shown += &format!("{listed} of {more}{groups} groups are shown; --limit shows more\n");
     }
     shown
@@ -199,7 +199,7 @@ mod tests {
     fn the_queue_reads_like_a_list_of_reasons() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let queue = json!({
-            "open": 5, "in_flight": 0, "due": 1, "set_aside": 0, "later": 4, "group_count": 2, "is_cut": false,
+            "open": 5, "in_flight": 0, "due": 1, "paused": 0, "later": 4, "group_count": 2, "truncated": false,
             "pauses": [{"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null}],
             "data": [{
                 "tenant_id": "tnt_1", "tenant_slug": "acme", "destination": "b.test", "open": 5,

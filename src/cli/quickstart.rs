@@ -14,7 +14,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
-use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId};
 use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
 use crate::telemetry;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::api_client::{ApiClient, Query, Refused, Server};
 use super::screen::{Audience, print, text, time};
-use crate::https::Flow;
+use crate::http_client::ResponseStream;
 
 /// Before a connection that broke is made again, unless the server says otherwise.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ async fn follow(client: &ApiClient, query: &Query, mut reader: Reader, mut left:
 /// Shows events as long as the connection lasts; why it ended.
 async fn show(
     client: &ApiClient,
-    flow: &mut Flow,
+    flow: &mut ResponseStream,
     reader: &mut Reader,
     left: &mut u64,
 ) -> anyhow::Result<String> {
@@ -108,7 +108,7 @@ async fn show(
 }
 
 /// What the server says next; the error says why it says nothing more.
-async fn hear(flow: &mut Flow, silence_max: Duration) -> Result<Option<Bytes>, String> {
+async fn hear(flow: &mut ResponseStream, silence_max: Duration) -> Result<Option<Bytes>, String> {
     match tokio::time::timeout(silence_max, flow.next()).await {
         Ok(heard) => heard.map_err(|error| error.to_string()),
         Err(_) => Err(format!("nothing was heard for {} s", silence_max.as_secs_f32())),
@@ -186,7 +186,7 @@ fn tell(event: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::https::{Client, Names, Request};
+    use crate::http_client::{Client, Names, Request};
     use hyper::{HeaderMap, Method};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

@@ -35,7 +35,7 @@ pub struct Api {
     /// The largest body of a request that sends mail.
     pub send_body_max: ByteSize,
     /// Octets of the bodies of all requests at one time; more are answered 503.
-    pub receiving_bytes_max: ByteSize,
+    pub inbound_buffer_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
@@ -49,7 +49,7 @@ pub struct Api {
     /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
     /// Octets of answers that are kept for repetitions under an Idempotency-Key, of one tenant in a day.
-    pub kept_answers_max: ByteSize,
+    pub idempotency_storage_max: ByteSize,
     /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
     pub requests_per_minute: u32,
     /// Requests that one key of a tenant may make in a minute; 0 is any number.
@@ -64,13 +64,13 @@ impl Default for Api {
             tls: false,
             body_max: ByteSize::mib(1),
             send_body_max: ByteSize::mib(40),
-            receiving_bytes_max: ByteSize::mib(256),
+            inbound_buffer_max: ByteSize::mib(256),
             request_timeout: Duration::from_secs(30),
             connections_max: 1000,
             connections_per_address_max: 250,
             idle_timeout: Duration::from_secs(75),
             cors_origins: Vec::new(),
-            kept_answers_max: ByteSize::mib(256),
+            idempotency_storage_max: ByteSize::mib(256),
             requests_per_minute: 12_000,
             key_requests_per_minute: 6000,
         }
@@ -93,9 +93,9 @@ impl Api {
             ));
         }
         // A body that does not fit into all that is being received could never be taken.
-        if self.receiving_bytes_max < self.body_max.max(self.send_body_max) {
+        if self.inbound_buffer_max < self.body_max.max(self.send_body_max) {
             return Some(Fault::new(
-                "api.receiving_bytes_max",
+                "api.inbound_buffer_max",
                 "must be at least api.body_max and api.send_body_max",
             ));
         }

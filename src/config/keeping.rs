@@ -18,7 +18,7 @@ pub struct Domains {
     pub check_interval: Duration,
     /// How long the records of a verified domain may be wrong before it stops sending.
     #[serde(with = "duration")]
-    pub failing_after: Duration,
+    pub verification_grace: Duration,
     /// What the `include:` of a tenant's SPF record should name; the server's host name if absent.
     pub spf_include: Option<DomainName>,
 }
@@ -51,7 +51,7 @@ pub struct Store {
 
 impl Default for Domains {
     fn default() -> Self {
-        Self { check_interval: Duration::from_secs(60 * 60), failing_after: 3 * DAY, spf_include: None }
+        Self { check_interval: Duration::from_secs(60 * 60), verification_grace: 3 * DAY, spf_include: None }
     }
 }
 

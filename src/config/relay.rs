@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::error::{Fault, at_least_one, longer_than_nothing};
 use super::{DAY, PlatformSmartHost, Pool, Route, SiteRule, Source, duration, routing, shaping};
-use crate::mail::{DomainName, TlsMinimum};
+use crate::mail::DomainName;
+use crate::model::TlsMinimum;
 
 /// Delivery.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -54,15 +55,15 @@ pub struct Relay {
     pub messages_per_connection_max: u32,
     /// How long an unused connection stays open.
     #[serde(with = "duration")]
-    pub connection_idle: Duration,
+    pub idle_connection_timeout: Duration,
     /// How long delivery is tried, unless the tenant or the message has its own time.
     #[serde(with = "duration")]
     pub expiry: Duration,
     /// The longest time that a tenant or a message may have.
     #[serde(with = "duration")]
-    pub expiry_max: Duration,
+    pub message_lifetime_max: Duration,
     /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
-    pub handover_bytes_max: ByteSize,
+    pub hot_queue_bytes_max: ByteSize,
     /// How long to wait for each step of a delivery.
     pub timeouts: Timeouts,
     /// What some sites take; these go before what is built in.
@@ -146,10 +147,10 @@ impl Default for Relay {
             connections_max: 500,
             connections_per_destination_max: 20,
             messages_per_connection_max: 100,
-            connection_idle: Duration::from_secs(30),
+            idle_connection_timeout: Duration::from_secs(30),
             expiry: 5 * DAY,
-            expiry_max: 10 * DAY,
-            handover_bytes_max: ByteSize::mib(64),
+            message_lifetime_max: 10 * DAY,
+            hot_queue_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
             shaping: Vec::new(),
         }
@@ -179,8 +180,8 @@ impl Default for Timeouts {
 
 impl Relay {
     pub(super) fn find_fault(&self) -> Option<Fault> {
-        if self.expiry_max < self.expiry {
-            return Some(Fault::new("relay.expiry_max", "must be at least relay.expiry"));
+        if self.message_lifetime_max < self.expiry {
+            return Some(Fault::new("relay.message_lifetime_max", "must be at least relay.expiry"));
         }
         at_least_one(&[
             ("relay.connections_max", self.connections_max as u64),

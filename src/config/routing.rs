@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::Relay;
 use super::error::Fault;
-use crate::mail::{DestinationPattern, DkimPolicy, DomainName, TlsMode};
+use crate::mail::DomainName;
+use crate::model::{DestinationPattern, DkimPolicy, TlsMode};
 
 /// A smart host of the whole platform: the short form of a [`Route`] for `*` with one host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -30,7 +30,7 @@ pub struct Smtp {
     /// Open connections that are logged in for one tenant.
     pub connections_per_tenant_max: usize,
     /// Octets of messages being received at one time in all; more are answered 451.
-    pub receiving_bytes_max: ByteSize,
+    pub inbound_buffer_max: ByteSize,
     /// Errors after which a session is closed.
     pub errors_max: u32,
     /// Commands without a message, after which a session is closed; RCPT and DATA are counted apart.
@@ -59,9 +59,9 @@ pub struct Smtp {
     /// What becomes of a lone CR or LF in a message.
     pub bare_newline: BareNewline,
     /// Whether `MAIL FROM:<>` is taken from a tenant.
-    pub null_sender: bool,
+    pub allow_null_sender: bool,
     /// Whether `Received` names the client's address.
-    pub received_client_address: bool,
+    pub received_includes_client_address: bool,
 }
 
 /// What becomes of a lone CR or LF in a message.
@@ -84,7 +84,7 @@ impl Default for Smtp {
             connections_max: 12_000,
             connections_per_address_max: 1000,
             connections_per_tenant_max: 1000,
-            receiving_bytes_max: ByteSize::mib(512),
+            inbound_buffer_max: ByteSize::mib(512),
             errors_max: 10,
             commands_without_message_max: 100,
             data_rate_min: ByteSize::kib(1),
@@ -96,8 +96,8 @@ impl Default for Smtp {
             idle_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(60 * 60),
             bare_newline: BareNewline::Normalize,
-            null_sender: true,
-            received_client_address: false,
+            allow_null_sender: true,
+            received_includes_client_address: false,
         }
     }
 }
@@ -132,11 +132,8 @@ impl Smtp {
             if self.message_size_max > ByteSize::mib(512) {
                 return Some(Fault::new("smtp.message_size_max", "must be at most 512 MiB"));
             }
-            if self.receiving_bytes_max < self.message_size_max {
-                return Some(Fault::new(
-                    "smtp.receiving_bytes_max",
-                    "must be at least smtp.message_size_max",
-                ));
+            if self.inbound_buffer_max < self.message_size_max {
+                return Some(Fault::new("smtp.inbound_buffer_max", "must be at least smtp.message_size_max"));
             }
             None
         })

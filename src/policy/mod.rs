@@ -3,16 +3,16 @@
 //!
 //! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
 
-pub mod allowance;
-pub mod classes;
-pub mod fairness;
-pub mod lesson;
+pub mod bounce_classifier;
+pub mod concurrency_limiter;
+pub mod deficit_round_robin;
+pub mod fair_queue;
+pub mod fixed_window;
 pub mod mta_sts;
-pub mod outcome;
+pub mod reply_verdict;
 pub mod retry;
-pub mod rounds;
-pub mod shaping;
 pub mod site;
+pub mod site_feedback;
 pub mod slots;
 pub mod submission;
 pub mod tls;

@@ -13,7 +13,7 @@ const JITTER: f64 = 0.1;
 
 /// How soon the cause of a failure may pass, and so where in the row of delays the tries begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum RetryPace {
     /// Within a minute: the connection, greylisting, load.
     Brief,
     /// Some minutes.
@@ -28,7 +28,7 @@ pub struct Failure {
     /// Attempts made, this one included: 1 and more.
     pub attempts: u32,
     /// How soon the cause may pass.
-    pub pace: Pace,
+    pub pace: RetryPace,
     /// When it failed.
     pub at: Timestamp,
     /// When the delivery is given up.
@@ -50,7 +50,7 @@ impl Failure {
     }
 }
 
-impl Pace {
+impl RetryPace {
     fn first_step(self) -> usize {
         match self {
             Self::Brief => 0,
@@ -68,28 +68,28 @@ mod tests {
 
     const DAY_S: i64 = 24 * 60 * 60;
 
-    fn failure(attempts: u32, pace: Pace) -> Failure {
+    fn failure(attempts: u32, pace: RetryPace) -> Failure {
         let expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(5 * DAY_S);
         Failure { attempts, pace, at: Timestamp::UNIX_EPOCH, expires_at }
     }
 
-    fn minutes(attempts: u32, pace: Pace) -> i64 {
+    fn minutes(attempts: u32, pace: RetryPace) -> i64 {
         failure(attempts, pace).next_attempt_at(0.0).unwrap().as_second() / 60
     }
 
     #[test]
     fn the_schedule() {
-        let brief: Vec<i64> = (1..=9).map(|n| minutes(n, Pace::Brief)).collect();
+        let brief: Vec<i64> = (1..=9).map(|n| minutes(n, RetryPace::Brief)).collect();
         assert_eq!(brief, [1, 5, 15, 30, 60, 120, 180, 180, 180]);
-        let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, Pace::Usual)).collect();
+        let lasting: Vec<i64> = (1..=8).map(|n| minutes(n, RetryPace::Usual)).collect();
         assert_eq!(lasting, [5, 15, 30, 60, 120, 180, 180, 180]);
-        let slow: Vec<i64> = (1..=5).map(|n| minutes(n, Pace::Slow)).collect();
+        let slow: Vec<i64> = (1..=5).map(|n| minutes(n, RetryPace::Slow)).collect();
         assert_eq!(slow, [30, 60, 120, 180, 180]);
     }
 
     #[test]
     fn nothing_is_tried_past_its_lifetime() {
-        let mut late = failure(3, Pace::Usual);
+        let mut late = failure(3, RetryPace::Usual);
         late.expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(30);
         assert_eq!(late.next_attempt_at(0.0), None);
         assert!(late.next_attempt_at(-1.0).is_some());
@@ -100,7 +100,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_delay_stays_within_a_tenth(attempts in 0u32.., step in 0..3usize, jitter: f64) {
-            let failure = failure(attempts, [Pace::Brief, Pace::Usual, Pace::Slow][step]);
+            let failure = failure(attempts, [RetryPace::Brief, RetryPace::Usual, RetryPace::Slow][step]);
             let plain = failure.next_attempt_at(0.0).unwrap().as_second() as f64;
             let spread = failure.next_attempt_at(jitter).unwrap().as_second() as f64;
             prop_assert!((spread - plain).abs() <= plain * JITTER + 1.0);

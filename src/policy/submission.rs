@@ -1,9 +1,7 @@
 //! May this tenant send this? Each question at the stage of the transaction where its answer is known.
 
-use crate::mail::{
-    Address, DomainId, DomainName, DomainStatus, Host, MailboxListError, Refusal, RefusalCode, ReversePath,
-    Scope, SuppressionReason, TenantStatus, Timestamp,
-};
+use crate::mail::{Address, DomainName, Host, MailboxListError, ReversePath, Timestamp};
+use crate::model::{DomainId, DomainStatus, Refusal, RefusalCode, Scope, SuppressionReason, TenantStatus};
 
 /// A tenant and the key it uses, as far as the decisions need them.
 #[derive(Debug, Clone, Copy)]

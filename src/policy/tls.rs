@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::mta_sts::{StsMode, StsPolicy};
-use crate::mail::{DomainName, EnhancedStatus, TlsFailure, TlsMinimum, TlsPolicyType, Tlsa};
+use crate::mail::{DomainName, EnhancedStatus, Tlsa};
+use crate::model::{TlsFailure, TlsMinimum, TlsPolicyType};
 
 /// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
 pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);

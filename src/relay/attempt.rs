@@ -7,23 +7,22 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::Core;
-use super::connection::{Connection, Dial, OUT_OF_TIME, Peer, Reached, Trouble, end_of_try};
-use super::destination::{Destination, Obstacle};
-use super::ending::Ending;
-use super::login::Login;
-use super::reach::{Race, is_our_fault, share_of};
-use super::route::{Lane, Route, Way};
+use super::RelayContext;
+use super::connection::{ConnectPlan, Connection, DeliveryError, OUT_OF_TIME, Peer, Reached, end_of_try};
+use super::happy_eyeballs::{Race, is_our_fault, share_of};
+use super::recipient_result::RecipientResult;
+use super::route::{NextHop, QueueKey, Route};
+use super::smart_host_login::Login;
 use super::source::Source;
+use super::target_hosts::{Destination, Obstacle};
 use super::tls::Trust;
 use super::tls_policy::{Need, Protection, waives_tls};
 use super::transcript::Transcript;
 use crate::config::Endpoint;
-use crate::mail::{
-    BodyType, Content, EnhancedStatus, Host, OutcomeClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType,
-};
-use crate::policy::lesson::{Lesson, Said};
-use crate::policy::outcome::Verdict;
+use crate::mail::{BodyType, Content, EnhancedStatus, Host};
+use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType};
+use crate::policy::reply_verdict::Verdict;
+use crate::policy::site_feedback::{SiteFeedback, SmtpResponse};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
 };
@@ -37,13 +36,13 @@ const SESSIONS_MAX: usize = 2;
 
 /// The try.
 pub struct Attempt<'a> {
-    core: &'a Core,
-    lane: &'a Lane,
+    core: &'a RelayContext,
+    lane: &'a QueueKey,
     batch: &'a Batch,
     content: &'a Content,
     /// RFC 8689 §4.1: the header waives TLS, and REQUIRETLS, which goes before it, was not given.
     waives_tls: bool,
-    endings: Vec<Option<Ending>>,
+    endings: Vec<Option<RecipientResult>>,
     transcript: Transcript,
     sessions: usize,
     login: Login,
@@ -53,8 +52,8 @@ pub struct Attempt<'a> {
 }
 
 /// How to speak to a host, and where it is.
-struct Approach {
-    dial: Dial,
+struct HostAttempt {
+    dial: ConnectPlan,
     /// Those that were not dialled yet, in the order in which they are.
     addresses: Vec<SocketAddr>,
     /// How many of them may be.
@@ -62,7 +61,7 @@ struct Approach {
 }
 
 /// What was done at the hosts before.
-struct Round {
+struct DialState {
     /// An address that needs no second connection.
     used: Option<SocketAddr>,
     /// The last connection.
@@ -72,9 +71,9 @@ struct Round {
 }
 
 /// What came of it.
-pub struct Tried {
+pub struct AttemptResult {
     /// One for each delivery of the batch.
-    pub endings: Vec<Ending>,
+    pub endings: Vec<RecipientResult>,
     /// What was said.
     pub transcript: Arc<str>,
     /// Whether our account was taken.
@@ -85,34 +84,34 @@ pub struct Tried {
     pub sessions: usize,
 }
 
-impl Tried {
+impl AttemptResult {
     /// What it taught about the site: the best that it did for any recipient. `None` if no server was reached or dialled.
-    pub fn lesson(&self) -> Option<Lesson> {
+    pub fn lesson(&self) -> Option<SiteFeedback> {
         let opened = self.sessions > 0;
-        let lesson = |ending: &Ending| {
+        let lesson = |ending: &RecipientResult| {
             // What stood in the way before anything was dialled, a policy of the domain or our own network, is not the
             // site's.
             if ending.peer.address.is_none() || ending.lacks_tls {
                 return None;
             }
-            let Ending { peer, enhanced: status, text, .. } = ending;
+            let RecipientResult { peer, enhanced: status, text, .. } = ending;
             Some(match ending.code {
                 Some(code) => {
                     let class = ending.verdict.class();
-                    Said { host: &peer.host, code, status: *status, text, class, opened }.lesson()
+                    SmtpResponse { host: &peer.host, code, status: *status, text, class, opened }.lesson()
                 }
                 // What the message or the way did to a dialogue is no proof against the site.
-                None if opened => Lesson::Deferred,
-                None => Lesson::Unreachable { host: peer.host.clone(), reason: text.clone() },
+                None if opened => SiteFeedback::Deferred,
+                None => SiteFeedback::Unreachable { host: peer.host.clone(), reason: text.clone() },
             })
         };
-        self.endings.iter().filter_map(lesson).min_by_key(Lesson::severity)
+        self.endings.iter().filter_map(lesson).min_by_key(SiteFeedback::severity)
     }
 }
 
 impl<'a> Attempt<'a> {
     /// A try that has not begun.
-    pub fn new(core: &'a Core, lane: &'a Lane, batch: &'a Batch, content: &'a Content) -> Self {
+    pub fn new(core: &'a RelayContext, lane: &'a QueueKey, batch: &'a Batch, content: &'a Content) -> Self {
         let endings = vec![None; batch.deliveries.len()];
         Self {
             core,
@@ -130,7 +129,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Tries until nothing is left to try.
-    pub async fn run(mut self, mut idle: Option<Connection>) -> Tried {
+    pub async fn run(mut self, mut idle: Option<Connection>) -> AttemptResult {
         if let Some(connection) = &mut idle
             && !self.may_use(connection).await
             && let Some(unfit) = idle.take()
@@ -158,13 +157,13 @@ impl<'a> Attempt<'a> {
         if self.requires_tls() && !self.may_do_better {
             self.settle_untrusted();
         }
-        let nowhere = Trouble::new(Phase::Connect, "no host could be reached");
+        let nowhere = DeliveryError::new(Phase::Connect, "no host could be reached");
         let nobody = Arc::new(Peer::default());
         let endings = self.endings.into_iter().map(|ending| match ending {
             Some(ending) => ending,
-            None => Ending::of_trouble(&nowhere, &nobody),
+            None => RecipientResult::of_trouble(&nowhere, &nobody),
         });
-        Tried {
+        AttemptResult {
             endings: endings.collect(),
             transcript: self.transcript.into_text().into(),
             login: self.login,
@@ -209,7 +208,10 @@ impl<'a> Attempt<'a> {
             let failed = was_dialled && matches!(ending.enhanced, Some(NO_TLS | NOT_TRUSTED));
             let status = EnhancedStatus::new(5, 7, if failed { 10 } else { 30 });
             let text = format!("REQUIRETLS is asked for: {}", ending.text);
-            *ending = Ending { peer: ending.peer.clone(), ..Ending::unroutable(550, status, text) };
+            *ending = RecipientResult {
+                peer: ending.peer.clone(),
+                ..RecipientResult::unroutable(550, status, text)
+            };
         }
     }
 
@@ -218,7 +220,7 @@ impl<'a> Attempt<'a> {
         if self.requires_tls() && !connection.keeps_tls() {
             return false;
         }
-        let (Way::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
+        let (NextHop::Mx(..), Host::Domain(domain)) = (&self.lane.way, &self.batch.destination) else {
             return true;
         };
         if self.waives_tls {
@@ -253,7 +255,7 @@ impl<'a> Attempt<'a> {
             protection
         };
         self.note_lost_policy(&protection);
-        let mut round = Round { used, last, dialled: 0 };
+        let mut round = DialState { used, last, dialled: 0 };
         for (place, endpoint) in destination.hosts.iter().enumerate() {
             if round.dialled == ADDRESSES_MAX || !self.goes_on() {
                 break;
@@ -280,7 +282,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Dials one host, as often as the hosts after it allow.
-    async fn try_host(&mut self, mut approach: Approach, hosts_after: usize, round: &mut Round) {
+    async fn try_host(&mut self, mut approach: HostAttempt, hosts_after: usize, round: &mut DialState) {
         approach.addresses.retain(|address| Some(*address) != round.used);
         let share = share_of(&approach.addresses, ADDRESSES_MAX - round.dialled, hosts_after);
         approach.share = share;
@@ -292,7 +294,7 @@ impl<'a> Attempt<'a> {
             let Some(mut connection) = self.open(&approach.dial, reached).await else { continue };
             if self.requires_tls() && !connection.keeps_tls() {
                 let text = format!("{} does not offer REQUIRETLS", approach.dial.host);
-                let trouble = Trouble { lacks_tls: true, ..Trouble::new(Phase::StartTls, text) };
+                let trouble = DeliveryError { lacks_tls: true, ..DeliveryError::new(Phase::StartTls, text) };
                 self.settle_trouble(&trouble, &connection.peer.clone());
                 self.core.tasks.spawn(connection.quit());
                 continue;
@@ -312,7 +314,7 @@ impl<'a> Attempt<'a> {
         match obstacle {
             Obstacle::Final(ending) => self.settle_open(&ending),
             Obstacle::Passing(class, text) => {
-                let trouble = Trouble::new(Phase::Connect, text).of(class);
+                let trouble = DeliveryError::new(Phase::Connect, text).of(class);
                 self.settle_trouble(&trouble, &Arc::new(Peer::default()));
             }
         }
@@ -321,8 +323,8 @@ impl<'a> Attempt<'a> {
     /// The host gets no mail now, whatever it offers.
     fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
         let Unmet { text, status, lasting, ground, reported: _ } = unmet;
-        let trouble = Trouble::new(Phase::Connect, text).of(OutcomeClass::Tls);
-        let trouble = Trouble { lacks_tls: lasting, status: Some(status), ..trouble };
+        let trouble = DeliveryError::new(Phase::Connect, text).of(BounceClass::Tls);
+        let trouble = DeliveryError { lacks_tls: lasting, status: Some(status), ..trouble };
         let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
         self.settle_trouble(&trouble, &Arc::new(peer));
     }
@@ -333,32 +335,32 @@ impl<'a> Attempt<'a> {
         destination: &Destination,
         endpoint: &Endpoint,
         policy: &HostPolicy,
-    ) -> Result<Approach, Obstacle> {
+    ) -> Result<HostAttempt, Obstacle> {
         let Some(pool) = self.lane.sources else {
             let text = "the tenant's source_pool is not one of relay.pools in the configuration";
-            return Err(Obstacle::Passing(OutcomeClass::Temporary, text.into()));
+            return Err(Obstacle::Passing(BounceClass::Temporary, text.into()));
         };
         let host = &endpoint.host;
         let mut addresses = destination.addresses_of(self.core, endpoint).await?;
         let source = self.core.sources.choose(pool, &addresses).ok_or_else(|| {
             let text = format!("{host} has no address of the family of our source address");
-            Obstacle::Passing(OutcomeClass::Network, text)
+            Obstacle::Passing(BounceClass::Network, text)
         })?;
         addresses.retain(|address| source.reaches(address.ip()));
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
         let dial = self.plan(host, is_local, &destination.route, policy, source);
-        let dial = dial.map_err(|text| Obstacle::Passing(OutcomeClass::Tls, text.to_owned()))?;
-        Ok(Approach { dial, addresses, share: 0 })
+        let dial = dial.map_err(|text| Obstacle::Passing(BounceClass::Tls, text.to_owned()))?;
+        Ok(HostAttempt { dial, addresses, share: 0 })
     }
 
     /// Connects to one of the addresses; takes it out, and those that failed. `None` also where the time is over.
-    async fn reach(&mut self, Approach { dial, addresses, share }: &mut Approach) -> Option<Reached> {
+    async fn reach(&mut self, HostAttempt { dial, addresses, share }: &mut HostAttempt) -> Option<Reached> {
         let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
         let race = self.core.dialler.reach(&addresses[..addresses.len().min(*share)], &dial.source);
         let Race { won, mut failed } = match timeout_at(self.deadline, race).await {
             Ok(race) => race,
             Err(_) => {
-                let trouble = Trouble::new(Phase::Connect, OUT_OF_TIME);
+                let trouble = DeliveryError::new(Phase::Connect, OUT_OF_TIME);
                 self.settle_trouble(&trouble, &dial.peer(None));
                 return None;
             }
@@ -375,12 +377,12 @@ impl<'a> Attempt<'a> {
         for (address, error) in failed {
             let text = format!("cannot connect to {} [{address}]: {error}", dial.host);
             let peer = dial.peer((!is_our_fault(&error)).then(|| address.ip()));
-            self.settle_trouble(&Trouble::new(Phase::Connect, text), &peer);
+            self.settle_trouble(&DeliveryError::new(Phase::Connect, text), &peer);
         }
         won.map(|(address, stream)| Reached { address, stream, permit })
     }
 
-    async fn open(&mut self, dial: &Dial, reached: Reached) -> Option<Connection> {
+    async fn open(&mut self, dial: &ConnectPlan, reached: Reached) -> Option<Connection> {
         let address = reached.address;
         let trouble = match self.converse(dial, reached).await {
             Ok(connection) => return Some(connection),
@@ -391,14 +393,14 @@ impl<'a> Attempt<'a> {
             self.transcript.remark(&trouble.text);
             let lesser = if dial.trust == Trust::Any {
                 self.transcript.remark("again, without TLS");
-                Dial { starttls: StartTls::Never, reported: None, ..dial.clone() }
+                ConnectPlan { starttls: StartTls::Never, reported: None, ..dial.clone() }
             } else {
                 tracing::info!(host = %dial.host, domain = %self.batch.destination, reason = %trouble.text,
                     "fails an MTA-STS policy that is being tested");
                 self.transcript.remark("again, with any certificate: the policy is only being tested");
-                Dial { trust: Trust::Any, reported: None, ..dial.clone() }
+                ConnectPlan { trust: Trust::Any, reported: None, ..dial.clone() }
             };
-            let mut again = Approach { dial: lesser, addresses: vec![address], share: 1 };
+            let mut again = HostAttempt { dial: lesser, addresses: vec![address], share: 1 };
             let reached = self.reach(&mut again).await?;
             let lesser = again.dial;
             return Box::pin(self.open(&lesser, reached)).await;
@@ -412,17 +414,17 @@ impl<'a> Attempt<'a> {
         None
     }
 
-    async fn converse(&mut self, dial: &Dial, reached: Reached) -> Result<Connection, Trouble> {
+    async fn converse(&mut self, dial: &ConnectPlan, reached: Reached) -> Result<Connection, DeliveryError> {
         let opening = self.core.dialler.open(dial, reached, &mut self.transcript);
         let opened = timeout_at(self.deadline, opening).await;
-        let opened = opened.unwrap_or_else(|_| Err(Trouble::new(Phase::Connect, OUT_OF_TIME)));
+        let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, OUT_OF_TIME)));
         match &opened {
             Ok(connection) => {
                 let is_clear = connection.peer.tls.is_none();
                 let failure = is_clear.then_some(TlsFailure::StarttlsNotSupported);
                 self.note_tls(&dial.host, dial.reported, failure);
             }
-            Err(Trouble { tls_failure: Some(failure), .. }) => {
+            Err(DeliveryError { tls_failure: Some(failure), .. }) => {
                 self.note_tls(&dial.host, dial.reported, Some(*failure));
             }
             // It did not come to TLS, or got past it.
@@ -432,7 +434,7 @@ impl<'a> Attempt<'a> {
             Ok(_) if dial.login.is_some() => self.login = Login::Accepted,
             // A host that took the message proves that the account is good.
             Err(trouble) if trouble.is_login && self.login != Login::Accepted && self.sessions == 0 => {
-                let ending = Ending::of_trouble(trouble, &Arc::default());
+                let ending = RecipientResult::of_trouble(trouble, &Arc::default());
                 self.login = Login::Refused(ending.to_reply_text());
             }
             _ => {}
@@ -440,10 +442,10 @@ impl<'a> Attempt<'a> {
         opened
     }
 
-    fn settle_trouble(&mut self, trouble: &Trouble, peer: &Arc<Peer>) {
+    fn settle_trouble(&mut self, trouble: &DeliveryError, peer: &Arc<Peer>) {
         self.transcript.remark(&trouble.text);
         self.may_do_better |= !trouble.lacks_tls;
-        self.settle_open(&Ending::of_trouble(trouble, peer));
+        self.settle_open(&RecipientResult::of_trouble(trouble, peer));
     }
 
     /// A place among all connections; an idle one of another lane makes room if there is none.
@@ -464,7 +466,7 @@ impl<'a> Attempt<'a> {
         route: &Route,
         policy: &HostPolicy,
         source: Arc<Source>,
-    ) -> Result<Dial, &'static str> {
+    ) -> Result<ConnectPlan, &'static str> {
         let mode = route.tls;
         let login = route.login.clone();
         let trust = match &policy.requirement {
@@ -479,7 +481,7 @@ impl<'a> Attempt<'a> {
                 "the password of a smart host is sent over verified TLS only: set its tls to starttls or implicit",
             );
         }
-        Ok(Dial {
+        Ok(ConnectPlan {
             host: host.to_owned(),
             implicit_tls: mode == TlsMode::Implicit,
             starttls: match mode {
@@ -530,14 +532,16 @@ impl<'a> Attempt<'a> {
         }
         for (place, outcome) in open.into_iter().zip(sent.outcomes) {
             let ending = match (outcome, &sent.trouble) {
-                (Some(outcome), _) => Ending::of_outcome(outcome, alone, &peer),
+                (Some(outcome), _) => RecipientResult::of_outcome(outcome, alone, &peer),
                 (None, Some(trouble)) => {
-                    let mut ending = Ending::of_trouble(trouble, &peer);
+                    let mut ending = RecipientResult::of_trouble(trouble, &peer);
                     // The server may have taken it: to ask another at once would be asking for a duplicate.
                     ending.conclusive = sent.in_doubt;
                     ending
                 }
-                (None, None) => Ending::of_trouble(&Trouble::new(Phase::Content, "no reply"), &peer),
+                (None, None) => {
+                    RecipientResult::of_trouble(&DeliveryError::new(Phase::Content, "no reply"), &peer)
+                }
             };
             self.endings[place] = Some(ending);
         }
@@ -545,7 +549,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Gives an ending to all who have none that is better: a reply says more than a lost connection.
-    fn settle_open(&mut self, ending: &Ending) {
+    fn settle_open(&mut self, ending: &RecipientResult) {
         for slot in self.endings.iter_mut().filter(|slot| is_open(slot)) {
             let replied = slot.as_ref().is_some_and(|old| old.code.is_some());
             if !replied || ending.code.is_some() {
@@ -556,7 +560,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// Whether another host may do better.
-fn is_open(ending: &Option<Ending>) -> bool {
+fn is_open(ending: &Option<RecipientResult>) -> bool {
     ending
         .as_ref()
         .is_none_or(|ending| !ending.conclusive && matches!(ending.verdict, Verdict::Deferred { .. }))

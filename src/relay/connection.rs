@@ -11,13 +11,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::client::TlsStream;
 
-use super::reach::{HEAD_START, Race, race};
+use super::happy_eyeballs::{HEAD_START, Race, race};
 use super::source::Source;
 use super::tls::{self, ClientTls, Trust};
-use super::tls_policy::Fitness;
+use super::tls_policy::TlsVerifiedFor;
 use super::transcript::Transcript;
 use crate::config::Timeouts;
-use crate::mail::{Content, EnhancedStatus, OutcomeClass, TlsFailure, TlsMinimum};
+use crate::mail::{Content, EnhancedStatus};
+use crate::model::{BounceClass, TlsFailure, TlsMinimum};
 use crate::policy::tls::{NO_TLS, NOT_TRUSTED, Reported, Requirement};
 use crate::smtp::Reply;
 use crate::smtp::client::{
@@ -46,7 +47,7 @@ pub fn end_of_try(timeouts: &Timeouts, message_octets: u64) -> Instant {
 
 /// How to open a connection.
 #[derive(Debug, Clone)]
-pub struct Dial {
+pub struct ConnectPlan {
     /// The name in the certificate and in reports.
     pub host: String,
     /// Where we come from.
@@ -77,7 +78,7 @@ pub struct Reached {
     pub permit: OwnedSemaphorePermit,
 }
 
-impl Dial {
+impl ConnectPlan {
     /// Who is to be spoken to, before anything was said.
     pub fn peer(&self, address: Option<IpAddr>) -> Arc<Peer> {
         Arc::new(Peer { tls_policy: Some(self.tls_policy.clone()), ..Peer::at(&self.host, address) })
@@ -86,7 +87,7 @@ impl Dial {
 
 /// What ended a dialogue before its time.
 #[derive(Debug, Clone)]
-pub struct Trouble {
+pub struct DeliveryError {
     /// Where in the dialogue.
     pub phase: Phase,
     /// What the server said, if it was the server.
@@ -94,7 +95,7 @@ pub struct Trouble {
     /// In words, for people.
     pub text: String,
     /// What kind of trouble, where it was not the server that said so.
-    pub class: OutcomeClass,
+    pub class: BounceClass,
     /// Whether it was the TLS handshake that failed.
     pub in_handshake: bool,
     /// Whether it was our account that is refused, or cannot be used, whatever the message.
@@ -107,10 +108,10 @@ pub struct Trouble {
     pub status: Option<EnhancedStatus>,
 }
 
-impl Trouble {
+impl DeliveryError {
     /// Something that happened to us: to TLS, or else to the connection.
     pub fn new(phase: Phase, text: impl Into<String>) -> Self {
-        let class = if phase == Phase::StartTls { OutcomeClass::Tls } else { OutcomeClass::Network };
+        let class = if phase == Phase::StartTls { BounceClass::Tls } else { BounceClass::Network };
         Self {
             phase,
             reply: None,
@@ -125,7 +126,7 @@ impl Trouble {
     }
 
     /// The same of another kind.
-    pub fn of(self, class: OutcomeClass) -> Self {
+    pub fn of(self, class: BounceClass) -> Self {
         Self { class, ..self }
     }
 }
@@ -158,7 +159,7 @@ pub struct Sent {
     /// One for each recipient; `None` where the connection ended first.
     pub outcomes: Vec<Option<Outcome>>,
     /// Why it did.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<DeliveryError>,
     /// Whether the server had begun to answer.
     pub progressed: bool,
     /// Whether the server may have the message although it did not say so.
@@ -168,7 +169,7 @@ pub struct Sent {
 impl Sent {
     /// The server was of no use already before anything was said.
     fn nothing(recipients: usize) -> Self {
-        let trouble = Trouble::new(Phase::Mail, "the server had ended the dialogue or spoke unasked");
+        let trouble = DeliveryError::new(Phase::Mail, "the server had ended the dialogue or spoke unasked");
         Self {
             outcomes: std::iter::repeat_with(|| None).take(recipients).collect(),
             trouble: Some(trouble),
@@ -192,8 +193,8 @@ pub struct Connection {
     /// Messages sent over it.
     pub messages: u32,
     /// For whose mail it was found fit since it was opened.
-    pub fitness: Option<Fitness>,
-    wire: Wire,
+    pub fitness: Option<TlsVerifiedFor>,
+    wire: SmtpStream,
     capabilities: Capabilities,
     /// The server has a transaction open that must be ended first.
     needs_reset: bool,
@@ -205,7 +206,7 @@ pub struct Connection {
 }
 
 /// The socket with its buffers and its patience.
-struct Wire {
+struct SmtpStream {
     socket: Socket,
     reader: ReplyReader,
     out: Vec<u8>,
@@ -215,24 +216,24 @@ struct Wire {
 }
 
 /// What every connection needs to be opened.
-pub struct Dialler {
+pub struct Dialer {
     /// TLS settings.
     pub tls: ClientTls,
     /// How long to wait for what.
     pub timeouts: Arc<Timeouts>,
 }
 
-impl Dialler {
+impl Dialer {
     /// Takes a connection that was just made up to where mail can be sent.
     ///
     /// # Errors
     /// What stood in the way.
     pub async fn open(
         &self,
-        dial: &Dial,
+        dial: &ConnectPlan,
         Reached { address, stream, permit }: Reached,
         transcript: &mut Transcript,
-    ) -> Result<Connection, Trouble> {
+    ) -> Result<Connection, DeliveryError> {
         transcript.remark(&format!("connected to {} [{address}]", dial.host));
         let (mut description, mut channel) = (None, None);
         let socket = if dial.implicit_tls {
@@ -244,7 +245,8 @@ impl Dialler {
             Socket::Plain(stream)
         };
         let timeouts = self.timeouts.clone();
-        let mut wire = Wire { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts, deadline: None };
+        let mut wire =
+            SmtpStream { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts, deadline: None };
         let (mut opening, mut step) = Opening::begin(OpeningOptions {
             hello_name: dial.hello_name.clone(),
             starttls: dial.starttls,
@@ -267,7 +269,7 @@ impl Dialler {
                 }
                 Step::UpgradeTls => {
                     let Socket::Plain(stream) = wire.socket else {
-                        return Err(Trouble::new(Phase::StartTls, "TLS inside TLS"));
+                        return Err(DeliveryError::new(Phase::StartTls, "TLS inside TLS"));
                     };
                     let stream = self.secure(dial, address, stream).await?;
                     description = Some(note_tls(&stream, transcript));
@@ -310,10 +312,10 @@ impl Dialler {
 
     async fn secure(
         &self,
-        dial: &Dial,
+        dial: &ConnectPlan,
         address: SocketAddr,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Trouble> {
+    ) -> Result<TlsStream<TcpStream>, DeliveryError> {
         let name = match &dial.trust {
             // RFC 7672 §8.1: the server is asked for the name that the records stand at.
             Trust::Dane(set) => &set.base,
@@ -332,8 +334,8 @@ impl Dialler {
         let code = if lacks_tls { "tls_not_trusted" } else { "tls_handshake_lost" };
         let text = format!("[{code}] the TLS handshake with {} [{}] failed: {text}", dial.host, address);
         let status = Some(NOT_TRUSTED);
-        let trouble = Trouble::new(Phase::StartTls, text);
-        Err(Trouble { in_handshake: true, lacks_tls, status, tls_failure: Some(failure), ..trouble })
+        let trouble = DeliveryError::new(Phase::StartTls, text);
+        Err(DeliveryError { in_handshake: true, lacks_tls, status, tls_failure: Some(failure), ..trouble })
     }
 }
 
@@ -356,8 +358,8 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
     description
 }
 
-fn describe_failure(error: OpeningError) -> Trouble {
-    let mut trouble = Trouble::new(error.phase(), error.text().into_owned());
+fn describe_failure(error: OpeningError) -> DeliveryError {
+    let mut trouble = DeliveryError::new(error.phase(), error.text().into_owned());
     if matches!(error, OpeningError::NoTls) {
         trouble.lacks_tls = true;
         trouble.tls_failure = Some(TlsFailure::StarttlsNotSupported);
@@ -372,8 +374,8 @@ fn describe_failure(error: OpeningError) -> Trouble {
     };
     match error {
         OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
-        OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = OutcomeClass::Authentication,
-        OpeningError::LoginInClear => trouble.class = OutcomeClass::Tls,
+        OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = BounceClass::Authentication,
+        OpeningError::LoginInClear => trouble.class = BounceClass::Tls,
         OpeningError::NoTls | OpeningError::Injection => {}
     }
     trouble
@@ -437,13 +439,13 @@ impl Connection {
     }
 }
 
-impl Wire {
+impl SmtpStream {
     async fn run(
         &mut self,
         transaction: &mut Transaction,
         content: &Content,
         transcript: &mut Transcript,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DeliveryError> {
         loop {
             self.out.clear();
             match transaction.advance(&mut self.out) {
@@ -461,7 +463,10 @@ impl Wire {
                 Next::Content => {
                     // It would be taken for the reply to the message.
                     if self.reader.has_leftover() {
-                        return Err(Trouble::new(Phase::Data, "the server spoke unasked before the message"));
+                        return Err(DeliveryError::new(
+                            Phase::Data,
+                            "the server spoke unasked before the message",
+                        ));
                     }
                     transcript.remark(&format!("the message, {} octets", content.len()));
                     if let Err(trouble) = self.write_content(content).await {
@@ -485,7 +490,7 @@ impl Wire {
     }
 
     /// The message in blocks, so that no second copy of a large one is made; a small one is one write.
-    async fn write_content(&mut self, content: &Content) -> Result<(), Trouble> {
+    async fn write_content(&mut self, content: &Content) -> Result<(), DeliveryError> {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let mut stuffing = Stuffing::new();
@@ -506,7 +511,7 @@ impl Wire {
         Ok(())
     }
 
-    async fn write(&mut self, bytes: &[u8], phase: Phase) -> Result<(), Trouble> {
+    async fn write(&mut self, bytes: &[u8], phase: Phase) -> Result<(), DeliveryError> {
         let limit = if phase == Phase::Content { self.timeouts.block } else { self.timeouts.command };
         let end = self.end_of(limit);
         let written = async {
@@ -525,7 +530,7 @@ impl Wire {
         }
     }
 
-    async fn read_reply(&mut self, phase: Phase) -> Result<Reply, Trouble> {
+    async fn read_reply(&mut self, phase: Phase) -> Result<Reply, DeliveryError> {
         let patience = self.patience(phase);
         let deadline =
             if phase == Phase::Content { Instant::now() + patience } else { self.end_of(patience) };
@@ -535,7 +540,7 @@ impl Wire {
                 Ok(None) => {}
                 Err(error) => {
                     let text = format!("at {}: {error}", phase.as_str());
-                    return Err(Trouble::new(phase, text).of(OutcomeClass::Protocol));
+                    return Err(DeliveryError::new(phase, text).of(BounceClass::Protocol));
                 }
             }
             match timeout_at(deadline, self.read_some()).await {
@@ -553,9 +558,9 @@ impl Wire {
         self.deadline.map_or(end, |deadline| deadline.min(end))
     }
 
-    fn too_late(&self, end: Instant, phase: Phase, doing: &str) -> Trouble {
+    fn too_late(&self, end: Instant, phase: Phase, doing: &str) -> DeliveryError {
         let what = if self.deadline == Some(end) { OUT_OF_TIME } else { "time-out" };
-        Trouble::new(phase, format!("{what} {doing} {}", phase.as_str()))
+        DeliveryError::new(phase, format!("{what} {doing} {}", phase.as_str()))
     }
 
     async fn read_some(&mut self) -> std::io::Result<usize> {
@@ -606,6 +611,6 @@ impl Wire {
     }
 }
 
-fn lost(phase: Phase, error: &str) -> Trouble {
-    Trouble::new(phase, format!("connection lost at {}: {error}", phase.as_str()))
+fn lost(phase: Phase, error: &str) -> DeliveryError {
+    DeliveryError::new(phase, format!("connection lost at {}: {error}", phase.as_str()))
 }

@@ -12,28 +12,28 @@
 //!
 //! Imports `mail`, `smtp`, `policy`, `dns`, `store`, the crate's `turns` and the configuration.
 
-mod admission;
 mod attempt;
+mod claim_filter;
 mod connection;
 mod dane;
-mod destination;
-mod ending;
-mod holds;
-mod login;
-mod lookup;
+mod dispatch;
+mod dsn;
+mod happy_eyeballs;
 mod mta_sts;
-mod notice;
 mod pool;
-mod reach;
-mod record;
-mod recorder;
-mod report;
+mod recipient_result;
+mod result_record;
+mod result_writer;
 mod route;
 mod sandbox;
 mod scheduler;
 mod site;
+mod site_resolution;
+mod site_status;
+mod smart_host_backoff;
+mod smart_host_login;
 mod source;
-mod status;
+mod target_hosts;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -41,7 +41,6 @@ mod tls;
 mod tls_policy;
 mod tls_results;
 mod transcript;
-mod turns;
 mod worker;
 
 use std::path::PathBuf;
@@ -54,24 +53,24 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::dispatch::Dispatcher;
+use self::site_resolution::SiteResolution;
+use self::site_status::SiteControl;
+use self::smart_host_backoff::SmartHostBackoffs;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
+use crate::queue::wait_reasons::{self, WaitRegistry};
 use crate::store::Store;
 use crate::tls::TlsError;
-use crate::waiting::{self, Board};
-use connection::Dialler;
-use holds::Holds;
-use lookup::Lookups;
+use connection::Dialer;
 use pool::Pool;
 use route::Router;
 use site::Sites;
 use source::Sources;
-use status::SiteControl;
 use tasks::Tasks;
 use tls_policy::TlsPolicies;
 use tls_results::TlsSessions;
-use turns::Turns;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
@@ -102,7 +101,7 @@ pub enum RelayError {
 
 /// Delivers what is in a store.
 pub struct Relay {
-    core: Core,
+    core: RelayContext,
     recording: Recording,
 }
 
@@ -119,38 +118,38 @@ impl Recording {
 }
 
 /// What all tasks of the relay share.
-struct Core {
-    settings: Settings,
+struct RelayContext {
+    settings: RelaySettings,
     store: Arc<Store>,
     resolver: Resolver,
     router: Router,
     sources: Arc<Sources>,
-    dialler: Dialler,
+    dialler: Dialer,
     tls_policies: TlsPolicies,
     /// What is counted for reports on TLS, if anybody wants them.
     tls_results: Option<Arc<TlsSessions>>,
     pool: Pool,
     sites: Arc<Sites>,
-    lookups: Lookups,
-    turns: Arc<Mutex<Turns>>,
+    lookups: SiteResolution,
+    turns: Arc<Mutex<Dispatcher>>,
     /// Tells the scheduler that something may have its turn that could not before.
     wake: Arc<Notify>,
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
-    loaded: crate::turns::Turns,
+    loaded: crate::limits::tenant_semaphore::TenantSemaphore,
     /// Deliveries that are claimed: waiting, being tried or being written.
     in_flight: AtomicUsize,
     tasks: Tasks,
     /// Accounts at smart hosts that were refused.
-    holds: Holds,
+    holds: SmartHostBackoffs,
     /// What is held back, and why.
-    waiting: Arc<Board>,
+    waiting: Arc<WaitRegistry>,
     stop: CancellationToken,
 }
 
 /// However the relay ends, nothing of it is left: what still runs is dropped, what still waits is given back.
-struct End(Arc<Core>);
+struct End(Arc<RelayContext>);
 
 impl Drop for End {
     fn drop(&mut self) {
@@ -162,7 +161,7 @@ impl Drop for End {
 }
 
 /// What the configuration says, in the form in which it is used.
-struct Settings {
+struct RelaySettings {
     hostname: DomainName,
     port: u16,
     allowed_private_networks: Vec<IpNet>,
@@ -190,20 +189,20 @@ impl Relay {
         store: Arc<Store>,
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
-        let settings = Settings {
+        let settings = RelaySettings {
             hostname: hostname.clone(),
             port: config.port,
             allowed_private_networks: config.allowed_private_networks.clone(),
             expiry: config.expiry,
         };
         let sites = Sites::new(config, resolver.clone());
-        let turns = Turns::new(config.connections_max, sites.default_rule().clone());
-        let dialler = Dialler {
+        let turns = Dispatcher::new(config.connections_max, sites.default_rule().clone());
+        let dialler = Dialer {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
         let sources = Arc::new(Sources::new(config, hostname));
-        let core = Core {
+        let core = RelayContext {
             settings,
             tls_policies: TlsPolicies::new(config, &store, &resolver)?,
             tls_results: None,
@@ -212,16 +211,19 @@ impl Relay {
             store,
             resolver,
             dialler,
-            pool: Pool::new(config.connection_idle),
+            pool: Pool::new(config.idle_connection_timeout),
             sites: Arc::new(sites),
-            lookups: Lookups::new(),
+            lookups: SiteResolution::new(),
             turns: Arc::new(Mutex::new(turns)),
             wake: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
-            loaded: crate::turns::Turns::new(LOADED_KIB_MAX, LOADED_KIB_PER_TENANT_MAX),
+            loaded: crate::limits::tenant_semaphore::TenantSemaphore::new(
+                LOADED_KIB_MAX,
+                LOADED_KIB_PER_TENANT_MAX,
+            ),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
-            holds: Holds::default(),
+            holds: SmartHostBackoffs::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
@@ -240,8 +242,8 @@ impl Relay {
     }
 
     /// To see how it does, and to end holds, while it runs.
-    pub fn sites(&self) -> Arc<dyn waiting::Sites> {
-        let Core { turns, sites, wake, waiting, .. } = &self.core;
+    pub fn sites(&self) -> Arc<dyn wait_reasons::Sites> {
+        let RelayContext { turns, sites, wake, waiting, .. } = &self.core;
         Arc::new(SiteControl {
             turns: turns.clone(),
             sites: sites.clone(),
@@ -251,7 +253,7 @@ impl Relay {
     }
 
     /// Where it posts what it holds back.
-    pub fn waiting(&self) -> Arc<Board> {
+    pub fn waiting(&self) -> Arc<WaitRegistry> {
         self.core.waiting.clone()
     }
 
@@ -260,9 +262,9 @@ impl Relay {
     pub async fn run(mut self, stop: CancellationToken) {
         self.core.stop = stop;
         let core = Arc::new(self.core);
-        let (recordings, waiting) = mpsc::channel(recorder::WAITING_MAX);
+        let (recordings, waiting) = mpsc::channel(result_writer::WAITING_MAX);
         let _end = End(core.clone());
-        let recorder = self.recording.0.spawn(recorder::run(core.clone(), waiting));
+        let recorder = self.recording.0.spawn(result_writer::run(core.clone(), waiting));
         if let Some(sts) = core.tls_policies.sts() {
             core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
         }
@@ -286,8 +288,8 @@ impl Relay {
     }
 }
 
-impl Core {
-    fn turns(&self) -> MutexGuard<'_, Turns> {
+impl RelayContext {
+    fn turns(&self) -> MutexGuard<'_, Dispatcher> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,11 +15,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{Core, RelayError, tls};
+use super::{RelayContext, RelayError, tls};
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::https::{self, Excess, Limits, Request, Response, SendError};
-use crate::mail::{DomainName, SignedDuration, Timestamp, TlsFailure};
+use crate::http_client::{self, Limits, OverflowPolicy, Request, Response, SendError};
+use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
 use crate::policy::tls::{StsAnswer, StsFault};
 use crate::store::{Policies, Store, StoreError, StsRecord};
@@ -41,7 +42,7 @@ const REFRESHED_MAX: usize = 500;
 
 /// Fetches policies and remembers them.
 pub struct MtaSts {
-    client: https::Client,
+    client: http_client::Client,
     resolver: Resolver,
     store: Arc<Store>,
     port: u16,
@@ -83,7 +84,7 @@ impl MtaSts {
     /// [`RelayError::CaFile`].
     pub fn new(config: &config::Relay, store: Arc<Store>, resolver: Resolver) -> Result<Self, RelayError> {
         let networks = &config.allowed_private_networks;
-        let client = https::Client::new(resolver.clone(), config.ca_file.as_deref(), networks);
+        let client = http_client::Client::new(resolver.clone(), config.ca_file.as_deref(), networks);
         Ok(Self {
             client: client.map_err(RelayError::CaFile)?,
             resolver,
@@ -96,14 +97,18 @@ impl MtaSts {
     }
 
     /// The policy of a domain, fetched if need be.
-    pub async fn answer(self: &Arc<Self>, core: &Core, domain: &DomainName) -> StsAnswer {
+    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsAnswer {
         self.find(core, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
             StsAnswer::Unknown(error.to_string())
         })
     }
 
-    async fn find(self: &Arc<Self>, core: &Core, domain: &DomainName) -> Result<StsAnswer, StoreError> {
+    async fn find(
+        self: &Arc<Self>,
+        core: &RelayContext,
+        domain: &DomainName,
+    ) -> Result<StsAnswer, StoreError> {
         let known = self.known(domain).await?;
         let now = Timestamp::now();
         let held = known.held.clone().filter(|held| now < held.expires_at);
@@ -177,7 +182,7 @@ impl MtaSts {
     /// Joins the fetch that is under way, or starts one; `None` if there are too many. `known`: what is known until then.
     fn begin_fetch(
         self: &Arc<Self>,
-        core: &Core,
+        core: &RelayContext,
         domain: &DomainName,
         id: String,
         known: Domain,
@@ -253,8 +258,11 @@ impl MtaSts {
             .map_err(|error| fail(error.to_string()))?;
         url.set_port(Some(self.port)).map_err(|()| fail("a URL without a port".to_owned()))?;
         let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
-        let limits =
-            Limits { timeout: self.timeout, body_octets_max: POLICY_OCTETS_MAX, excess: Excess::Refuse };
+        let limits = Limits {
+            timeout: self.timeout,
+            body_octets_max: POLICY_OCTETS_MAX,
+            excess: OverflowPolicy::Refuse,
+        };
         let response = self.client.send(request, limits).await.map_err(|error| match &error {
             SendError::Tls(cause) if tls::is_certificate_fault(cause) => {
                 (TlsFailure::StsWebpkiInvalid, error.to_string())

@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::route::Lane;
-use crate::mail::TenantId;
+use super::route::QueueKey;
+use crate::model::TenantId;
 
 /// Idle connections by lane: the lane holds the site or the smart host with its account.
-pub struct Pool<L = Lane, C = Connection> {
+pub struct Pool<L = QueueKey, C = Connection> {
     idle: Mutex<HashMap<L, Vec<Idle<C>>>>,
     idle_max: Duration,
 }

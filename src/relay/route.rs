@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::RelayError;
-use super::holds::SmartHostAccount;
 use super::site::Site;
+use super::smart_host_backoff::SmartHostAccount;
 use super::source::{PoolId, Sources};
 use crate::config::{self, Endpoint};
-use crate::mail::{
-    DestinationPattern, DkimPolicy, Environment, Host, TenantId, TenantStatus, TlsMode, Weight,
-};
+use crate::mail::Host;
+use crate::model::{DestinationPattern, DkimPolicy, Environment, TenantId, TenantStatus, TlsMode, Weight};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
@@ -24,16 +23,16 @@ const TENANTS_MAX: usize = 10_000;
 /// What connections, limits and idle connections belong to: mail of two lanes never shares a connection, so no
 /// tenant's account ever carries another's mail, and none leaves from a source that is not its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Lane {
+pub struct QueueKey {
     /// Where to.
-    pub way: Way,
+    pub way: NextHop,
     /// Where from; `None` if the tenant's pool is not in the configuration (any more).
     pub sources: Option<PoolId>,
 }
 
 /// Where mail goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum NextHop {
     /// Mail of the test environment, which stays here.
     Sandbox(TenantId),
     /// The hosts that take mail for some domains, spoken to as a route says.
@@ -50,33 +49,33 @@ pub struct RouteId(usize);
 
 /// Where a batch goes.
 #[derive(Debug, Clone)]
-pub struct Placed {
+pub struct Routed {
     /// How.
-    pub course: Course,
+    pub course: RouteDecision,
     /// Its tenant's weight among others.
     pub weight: Weight,
 }
 
 /// How a batch gets to its destination.
 #[derive(Debug, Clone)]
-pub enum Course {
+pub enum RouteDecision {
     /// Over this lane, wherever it goes.
-    Lane(Lane),
+    Known(QueueKey),
     /// Over the lane of its destination's site.
-    Mx(MxCourse),
+    Mx(MxRoute),
 }
 
 /// How mail is sent to the hosts of a site, whichever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MxCourse {
+pub struct MxRoute {
     route: RouteId,
     sources: Option<PoolId>,
 }
 
-impl MxCourse {
+impl MxRoute {
     /// The lane at a site.
-    pub fn lane_to(self, site: Arc<Site>) -> Lane {
-        Lane { way: Way::Mx(site, self.route), sources: self.sources }
+    pub fn lane_to(self, site: Arc<Site>) -> QueueKey {
+        QueueKey { way: NextHop::Mx(site, self.route), sources: self.sources }
     }
 }
 
@@ -169,7 +168,7 @@ impl Router {
     ///
     /// # Errors
     /// The store's.
-    pub async fn place(&self, batch: &Batch) -> Result<Option<Placed>, StoreError> {
+    pub async fn place(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
         let tenant = batch.message.tenant_id;
         // Read before the tenant, so that what changes meanwhile is not remembered as new.
         let version = self.store.directory_version();
@@ -182,11 +181,11 @@ impl Router {
         };
         Ok(self
             .course_of(tenant, &batch.destination, batch.message.environment, &standing)
-            .map(|course| Placed { course, weight: standing.weight }))
+            .map(|course| Routed { course, weight: standing.weight }))
     }
 
     /// The course of a tenant's live mail as far as it is known without asking the store.
-    pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<Course> {
+    pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
         let standing = self.remembered(tenant, self.store.directory_version())?;
         self.course_of(tenant, destination, Environment::Live, &standing)
     }
@@ -197,22 +196,22 @@ impl Router {
         destination: &Host,
         environment: Environment,
         standing: &Standing,
-    ) -> Option<Course> {
+    ) -> Option<RouteDecision> {
         let Direction::Out { smart_host, sources } = &standing.direction else { return None };
         if environment == Environment::Test {
-            return Some(Course::Lane(Lane { way: Way::Sandbox(tenant), sources: None }));
+            return Some(RouteDecision::Known(QueueKey { way: NextHop::Sandbox(tenant), sources: None }));
         }
         if let Some(smart_host) = smart_host.as_ref().filter(|host| host.takes(destination)) {
-            let way = Way::TenantSmartHost(tenant, smart_host.clone());
-            return Some(Course::Lane(Lane { way, sources: *sources }));
+            let way = NextHop::TenantSmartHost(tenant, smart_host.clone());
+            return Some(RouteDecision::Known(QueueKey { way, sources: *sources }));
         }
         let id = self.route_to(destination);
         let Configured { sources: own, route, .. } = &self.configured[id.0];
         let sources = own.or(*sources);
         Some(if route.hosts.is_empty() {
-            Course::Mx(MxCourse { route: id, sources })
+            RouteDecision::Mx(MxRoute { route: id, sources })
         } else {
-            Course::Lane(Lane { way: Way::Hosts(id), sources })
+            RouteDecision::Known(QueueKey { way: NextHop::Hosts(id), sources })
         })
     }
 
@@ -253,16 +252,16 @@ impl Router {
     }
 
     /// The account that a way logs in with.
-    pub fn account_of(&self, way: &Way) -> Option<SmartHostAccount> {
+    pub fn account_of(&self, way: &NextHop) -> Option<SmartHostAccount> {
         match way {
-            Way::Sandbox(_) | Way::Mx(..) => None,
-            Way::Hosts(id) => {
+            NextHop::Sandbox(_) | NextHop::Mx(..) => None,
+            NextHop::Hosts(id) => {
                 let route = &self.configured[id.0].route;
                 let hosts = route.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
                 let user = route.login.as_ref()?.user.clone();
                 Some(SmartHostAccount { tenant: None, host: hosts.join(", "), user, password_revision: 0 })
             }
-            Way::TenantSmartHost(tenant, smart_host) => account_at(*tenant, smart_host),
+            NextHop::TenantSmartHost(tenant, smart_host) => account_at(*tenant, smart_host),
         }
     }
 
@@ -277,11 +276,11 @@ impl Router {
     }
 
     /// Which of our signatures go over a way.
-    pub fn dkim_policy(&self, way: &Way) -> DkimPolicy {
+    pub fn dkim_policy(&self, way: &NextHop) -> DkimPolicy {
         match way {
-            Way::Sandbox(_) => DkimPolicy::Dual,
-            Way::Mx(_, id) | Way::Hosts(id) => self.configured[id.0].route.dkim,
-            Way::TenantSmartHost(_, smart_host) => smart_host.dkim,
+            NextHop::Sandbox(_) => DkimPolicy::Dual,
+            NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
+            NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
     }
 
@@ -289,11 +288,11 @@ impl Router {
     ///
     /// # Errors
     /// The store's, if the password cannot be read.
-    pub async fn route_of(&self, way: &Way) -> Result<Arc<Route>, StoreError> {
+    pub async fn route_of(&self, way: &NextHop) -> Result<Arc<Route>, StoreError> {
         let (tenant, smart_host) = match way {
-            Way::Sandbox(_) => return Ok(Arc::new(Route::to_mx())),
-            Way::Mx(_, id) | Way::Hosts(id) => return Ok(self.configured[id.0].route.clone()),
-            Way::TenantSmartHost(tenant, smart_host) => (*tenant, smart_host),
+            NextHop::Sandbox(_) => return Ok(Arc::new(Route::to_mx())),
+            NextHop::Mx(_, id) | NextHop::Hosts(id) => return Ok(self.configured[id.0].route.clone()),
+            NextHop::TenantSmartHost(tenant, smart_host) => (*tenant, smart_host),
         };
         let login = match &smart_host.user {
             None => None,

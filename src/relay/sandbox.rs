@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::Peer;
-use super::ending::Ending;
+use super::recipient_result::RecipientResult;
 use super::transcript::Transcript;
-use crate::mail::{Address, EnhancedStatus, SuppressionReason, Timestamp};
+use crate::mail::{Address, EnhancedStatus, Timestamp};
+use crate::model::SuppressionReason;
 use crate::smtp::Reply;
 use crate::smtp::client::{Outcome, Phase};
 use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
@@ -105,9 +106,9 @@ impl Wish {
 }
 
 /// The ending for one recipient.
-pub fn ending_of(wish: Wish, delivery: &Delivery) -> Ending {
+pub fn ending_of(wish: Wish, delivery: &Delivery) -> RecipientResult {
     let peer = Arc::new(Peer { host: "sandbox".into(), ..Peer::default() });
-    Ending::of_outcome(wish.outcome(delivery.attempts), true, &peer)
+    RecipientResult::of_outcome(wish.outcome(delivery.attempts), true, &peer)
 }
 
 /// What would have been said to a real server.
@@ -131,7 +132,7 @@ pub fn dialogue(batch: &Batch, delivery: &Delivery, outcome: &Outcome) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::outcome::{Verdict, judge};
+    use crate::policy::reply_verdict::{Verdict, judge};
 
     fn verdict(local: &str, attempts: u32) -> (&'static str, String) {
         let recipient = Address::parse(&format!("{local}@x.example")).unwrap();

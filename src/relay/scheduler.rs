@@ -7,13 +7,13 @@ use std::time::{Duration, Instant as Moment};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Core;
-use super::admission::Admission;
-use super::lookup::{self, Unplaced};
-use super::route::{Course, Placed};
+use super::RelayContext;
+use super::claim_filter::ClaimFilter;
+use super::route::{RouteDecision, Routed};
+use super::site_resolution::{self, UnresolvedClaim};
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
-use crate::policy::fairness::Turn;
+use crate::policy::fair_queue::Turn;
 use crate::store::{Batch, ClaimRoom, RecordBatch, Spool, StoreError};
 
 /// Deliveries that are claimed at one time.
@@ -23,11 +23,11 @@ const WINDOW_PER_TENANT: usize = WINDOW / 4;
 /// After a failure of the store.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two claims while more is due than there is room for: each should find a little room and not one place.
-const BREATH_MIN: Duration = Duration::from_millis(5);
+const POLL_BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// So long a crowded lane surely has enough to do.
-const BREATH_MAX: Duration = Duration::from_millis(80);
+const POLL_BACKOFF_MAX: Duration = Duration::from_millis(80);
 /// As many times longer than a look into the database is the wait for the next one.
-const BREATHS_PER_LOOK: u32 = 3;
+const POLL_BACKOFF_PER_LOOK: u32 = 3;
 /// Between two looks for connections idle for too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A clock set back must not make the relay sleep for ever.
@@ -45,12 +45,12 @@ enum Next {
 }
 
 /// Runs until the relay is stopped.
-pub async fn run(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+pub async fn run(core: &Arc<RelayContext>, recordings: &mpsc::Sender<RecordBatch>) {
     tokio::join!(claim_what_is_due(core, recordings), attend(core, recordings));
 }
 
 /// Hands out what was accepted just now, and what has found a slot: nothing of it waits for a look into the database.
-async fn attend(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
+async fn attend(core: &Arc<RelayContext>, recordings: &mpsc::Sender<RecordBatch>) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         let reopening = core.turns().next_reopening();
@@ -66,8 +66,8 @@ async fn attend(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     }
 }
 
-async fn claim_what_is_due(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
-    let mut breath = BREATH_MIN;
+async fn claim_what_is_due(core: &Arc<RelayContext>, recordings: &mpsc::Sender<RecordBatch>) {
+    let mut poll_backoff = POLL_BACKOFF_MIN;
     loop {
         let began = Moment::now();
         let claimed = claim_due(core).await;
@@ -75,9 +75,9 @@ async fn claim_what_is_due(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBat
         let claim_at = match claimed {
             Ok(Next::At(at)) => at,
             Ok(Next::Soon { found }) => {
-                breath = breath_after(breath, began.elapsed(), found);
+                poll_backoff = poll_backoff_after(poll_backoff, began.elapsed(), found);
                 // What comes free meanwhile would have us look again at once.
-                pause(core, breath).await;
+                pause(core, poll_backoff).await;
                 Instant::now() + PAUSE
             }
             Err(error) => {
@@ -95,7 +95,7 @@ async fn claim_what_is_due(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBat
     }
 }
 
-async fn pause(core: &Core, length: Duration) {
+async fn pause(core: &RelayContext, length: Duration) {
     tokio::select! {
         () = core.stop.cancelled() => {}
         () = tokio::time::sleep(length) => {}
@@ -104,21 +104,21 @@ async fn pause(core: &Core, length: Duration) {
 
 /// How long to wait after a look that took so long: most of the time nobody looks, and where nothing was found each wait is
 /// longer than the one before.
-fn breath_after(last: Duration, took: Duration, found: usize) -> Duration {
-    let longer = if found == 0 { 2 * last } else { BREATH_MIN };
-    longer.max(BREATHS_PER_LOOK * took).min(BREATH_MAX)
+fn poll_backoff_after(last: Duration, took: Duration, found: usize) -> Duration {
+    let longer = if found == 0 { 2 * last } else { POLL_BACKOFF_MIN };
+    longer.max(POLL_BACKOFF_PER_LOOK * took).min(POLL_BACKOFF_MAX)
 }
 
-fn room(core: &Arc<Core>) -> ClaimRoom {
+fn room(core: &Arc<RelayContext>) -> ClaimRoom {
     let deliveries_max = WINDOW.saturating_sub(core.in_flight.load(Ordering::Acquire));
     ClaimRoom {
         deliveries_max,
         per_tenant_max: tenant_share_of(deliveries_max),
-        admits: Admission::begin(core),
+        admits: ClaimFilter::begin(core),
     }
 }
 
-async fn claim_fresh(core: &Arc<Core>) {
+async fn claim_fresh(core: &Arc<RelayContext>) {
     let claimed = match core.store.claim_fresh(&room(core)) {
         Ok(batches) => line_up_all(core, batches).await,
         Err(error) => Err(error),
@@ -129,7 +129,7 @@ async fn claim_fresh(core: &Arc<Core>) {
 }
 
 /// Claims as much as there is room for.
-async fn claim_due(core: &Arc<Core>) -> Result<Next, StoreError> {
+async fn claim_due(core: &Arc<RelayContext>) -> Result<Next, StoreError> {
     let now = Timestamp::now();
     // Also without any room: only so does the store know whom to wake when there is some.
     let claimed = core.store.claim_due(now, &room(core)).await?;
@@ -145,7 +145,7 @@ async fn claim_due(core: &Arc<Core>) -> Result<Next, StoreError> {
     })
 }
 
-async fn line_up_all(core: &Arc<Core>, batches: Vec<Batch>) -> Result<(), StoreError> {
+async fn line_up_all(core: &Arc<RelayContext>, batches: Vec<Batch>) -> Result<(), StoreError> {
     // Claims first, so that all of them are given back if one fails.
     let claims: Vec<Claim> = batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
     for claim in claims {
@@ -164,26 +164,28 @@ fn tenant_share_of(deliveries_free: usize) -> usize {
 }
 
 /// Puts a claim into its lane, or where lanes are found.
-fn line_up(core: &Core, placed: Placed, claim: Claim) {
-    let Placed { course, weight } = placed;
+fn line_up(core: &RelayContext, placed: Routed, claim: Claim) {
+    let Routed { course, weight } = placed;
     let lane = match course {
-        Course::Lane(lane) => lane,
-        Course::Mx(course) => match (core.sites.find(&claim.batch.destination), &claim.batch.destination) {
-            (Some(site), _) => course.lane_to(site),
-            (None, Host::Domain(domain)) => {
-                let domain = domain.clone();
-                return core.lookups.push(domain, Unplaced { course, weight, claim });
+        RouteDecision::Known(lane) => lane,
+        RouteDecision::Mx(course) => {
+            match (core.sites.find(&claim.batch.destination), &claim.batch.destination) {
+                (Some(site), _) => course.lane_to(site),
+                (None, Host::Domain(domain)) => {
+                    let domain = domain.clone();
+                    return core.lookups.push(domain, UnresolvedClaim { course, weight, claim });
+                }
+                (None, destination) => course.lane_to(core.sites.provisional(destination)),
             }
-            (None, destination) => course.lane_to(core.sites.provisional(destination)),
-        },
+        }
     };
     let refused = core.turns().push(lane, weight, claim, Moment::now());
     drop(refused);
 }
 
 /// Gives each piece of work that has a free slot to a worker of its own, and what has no lane yet to the look-ups.
-fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
-    lookup::begin(core);
+fn hand_out(core: &Arc<RelayContext>, recordings: &mpsc::Sender<RecordBatch>) {
+    site_resolution::begin(core);
     core.turns().reopen(Moment::now());
     loop {
         let turn = core.turns().take(Moment::now());
@@ -193,7 +195,7 @@ fn hand_out(core: &Arc<Core>, recordings: &mpsc::Sender<RecordBatch>) {
     }
 }
 
-fn tidy(core: &Core) {
+fn tidy(core: &RelayContext) {
     for connection in core.pool.take_expired() {
         core.tasks.spawn(connection.quit());
     }
@@ -219,12 +221,12 @@ mod tests {
     fn looks_into_the_database_become_rare_where_they_find_nothing() {
         let look = Duration::from_millis(1);
         let breaths: Vec<u128> =
-            std::iter::successors(Some(BREATH_MIN), |last| Some(breath_after(*last, look, 0)))
+            std::iter::successors(Some(POLL_BACKOFF_MIN), |last| Some(poll_backoff_after(*last, look, 0)))
                 .take(6)
-                .map(|breath| breath.as_millis())
+                .map(|poll_backoff| poll_backoff.as_millis())
                 .collect();
         assert_eq!(breaths, [5, 10, 20, 40, 80, 80]);
-        assert_eq!(breath_after(BREATH_MAX, look, 1), BREATH_MIN);
-        assert_eq!(breath_after(BREATH_MIN, 10 * look, 1), 30 * look);
+        assert_eq!(poll_backoff_after(POLL_BACKOFF_MAX, look, 1), POLL_BACKOFF_MIN);
+        assert_eq!(poll_backoff_after(POLL_BACKOFF_MIN, 10 * look, 1), 30 * look);
     }
 }

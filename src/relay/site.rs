@@ -1,7 +1,7 @@
 //! The site that a destination belongs to: who takes its mail, and how much of it.
 //!
 //! What is known is kept for a time, so that mail is put into its lane without asking the DNS; what is not known is
-//! looked up beside the scheduler ([`super::lookup`]).
+//! looked up beside the scheduler ([`super::site_resolution`]).
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::dns::{MailHosts, Resolver};
 use crate::mail::{DomainName, Host};
-use crate::policy::shaping::Rule;
+use crate::policy::concurrency_limiter::Rule;
 use crate::policy::site;
 
 /// Above it what is known is forgotten, the oldest first; each entry costs one look-up.

@@ -1,6 +1,6 @@
 //! The relay against a real store and a scripted server on loopback.
 
-mod holds;
+mod smart_host_backoff;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::report::sample_message;
-use super::turns::Turns;
+use super::dispatch::Dispatcher;
+use super::dsn::message::sample_message;
 use super::{Recording, Relay};
 use crate::config;
 use crate::dns::Resolver;
-use crate::mail::{
-    Address, Content, DeliveryId, DeliveryState, DkimPolicy, DomainName, Environment, MessageId, ReversePath,
-    SignedDuration, TenantId, TenantStatus, Timestamp, TlsMode,
+use crate::mail::{Address, Content, DomainName, ReversePath, SignedDuration, Timestamp};
+use crate::model::{
+    DeliveryId, DeliveryState, DkimPolicy, Environment, MessageId, TenantId, TenantStatus, TlsMode,
 };
 use crate::store::{
     ClaimRoom, Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost,
@@ -115,8 +115,8 @@ struct Stage {
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
-    sites: Arc<dyn crate::waiting::Sites>,
-    turns: Arc<Mutex<Turns>>,
+    sites: Arc<dyn crate::queue::wait_reasons::Sites>,
+    turns: Arc<Mutex<Dispatcher>>,
 }
 
 /// A stage whose relay does not run yet.

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::RelayError;
 use super::dane::DaneVerifier;
-use crate::mail::TlsFailure;
+use crate::model::TlsFailure;
 use crate::policy::tls::{DaneSet, Requirement};
 use crate::smtp::ChannelBinding;
 use crate::tls;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Peer};
-use super::destination::Destination;
 use super::mta_sts::MtaSts;
-use super::{Core, RelayError};
+use super::target_hosts::Destination;
+use super::{RelayContext, RelayError};
 use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
-use crate::mail::{Content, DomainName, Field, HeaderBlock, TlsMinimum, TlsMode};
+use crate::mail::{Content, DomainName, Field, HeaderBlock};
+use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
 };
@@ -43,7 +44,7 @@ pub struct Need<'a> {
 
 /// That a connection was found fit for the mail of a domain.
 #[derive(Debug)]
-pub struct Fitness {
+pub struct TlsVerifiedFor {
     domain: DomainName,
     since: Instant,
 }
@@ -92,7 +93,7 @@ impl TlsPolicies {
 
     /// Whether a connection is as the domain and the message need it. What is found fit is not asked about again for a
     /// minute: the records behind it live longer.
-    pub async fn allows(&self, core: &Core, need: &Need<'_>, connection: &mut Connection) -> bool {
+    pub async fn allows(&self, core: &RelayContext, need: &Need<'_>, connection: &mut Connection) -> bool {
         let is_known = connection.fitness.as_ref().is_some_and(|fitness| {
             fitness.domain == *need.domain && fitness.since.elapsed() < FITNESS_LIFETIME
         });
@@ -106,7 +107,7 @@ impl TlsPolicies {
         if !connection.meets(&policy.requirement) {
             return false;
         }
-        connection.fitness = Some(Fitness { domain: need.domain.clone(), since: Instant::now() });
+        connection.fitness = Some(TlsVerifiedFor { domain: need.domain.clone(), since: Instant::now() });
         if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
             let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
             connection.peer = Arc::new(peer);
@@ -114,7 +115,7 @@ impl TlsPolicies {
         true
     }
 
-    async fn facts_of(&self, core: &Core, domain: &DomainName, tls: TlsMode) -> DomainFacts {
+    async fn facts_of(&self, core: &RelayContext, domain: &DomainName, tls: TlsMode) -> DomainFacts {
         let sts = async {
             match &self.sts {
                 Some(sts) => sts.answer(core, domain).await,
@@ -202,7 +203,7 @@ fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, Rel
 
 impl Protection {
     /// Asks for what holds for a destination.
-    pub async fn of(core: &Core, destination: &Destination, require_tls: bool) -> Self {
+    pub async fn of(core: &RelayContext, destination: &Destination, require_tls: bool) -> Self {
         match &destination.domain {
             None => Self::Route(policy_of_route(destination, require_tls)),
             Some(domain) => {
@@ -213,7 +214,7 @@ impl Protection {
     }
 
     /// The same of a message that waives TLS: what the domain asks for is not asked for.
-    pub fn waived(core: &Core, destination: &Destination) -> Self {
+    pub fn waived(core: &RelayContext, destination: &Destination) -> Self {
         match &destination.domain {
             None => Self::Route(policy_of_route(destination, false)),
             Some(domain) => {
@@ -237,7 +238,7 @@ impl Protection {
     ///
     /// # Errors
     /// It must not get the message at all.
-    pub async fn of_host(&self, core: &Core, endpoint: &Endpoint) -> Result<HostPolicy, Unmet> {
+    pub async fn of_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, Unmet> {
         let Endpoint { host, port } = endpoint;
         match self {
             Self::Route(policy) => Ok(policy.clone()),

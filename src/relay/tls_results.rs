@@ -11,7 +11,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::mail::{Date, DomainName, Timestamp, TlsFailure, TlsPolicyType};
+use crate::mail::{Date, DomainName, Timestamp};
+use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{Store, TlsResult, TlsResults};
 
 /// Kinds of sessions that are counted between two looks; of more, the new ones are not.

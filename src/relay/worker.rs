@@ -6,21 +6,22 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::attempt::{Attempt, Tried};
-use super::connection::{Connection, Peer, Trouble};
-use super::ending::Ending;
-use super::holds::Hold;
-use super::login::Login;
-use super::notice::{Notice, notice_of};
-use super::record::{Account, Untried};
-use super::report::Report;
-use super::route::{Course, Lane, Way};
+use super::attempt::{Attempt, AttemptResult};
+use super::connection::{Connection, DeliveryError, Peer};
+use super::dsn::message::Report;
+use super::dsn::recipient::{DsnRecipient, notice_of};
+use super::recipient_result::RecipientResult;
+use super::result_record::{Account, Untried};
+use super::route::{NextHop, QueueKey, RouteDecision};
 use super::sandbox::{self, Wish};
-use super::{Core, status};
-use crate::mail::{Content, DeliveryId, DeliveryReports, OutcomeClass, ReversePath, TenantId, Timestamp};
-use crate::policy::fairness::Turn;
-use crate::policy::lesson::Lesson;
-use crate::sign::filter_signatures;
+use super::smart_host_backoff::SmartHostBackoff;
+use super::smart_host_login::Login;
+use super::{RelayContext, site_status};
+use crate::dkim::filter_signatures;
+use crate::mail::{Content, ReversePath, Timestamp};
+use crate::model::{BounceClass, DeliveryId, DeliveryReports, TenantId};
+use crate::policy::fair_queue::Turn;
+use crate::policy::site_feedback::SiteFeedback;
 use crate::smtp::client::Phase;
 use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
@@ -28,7 +29,7 @@ use crate::store::{
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
 pub struct Claim {
-    core: Arc<Core>,
+    core: Arc<RelayContext>,
     /// What is claimed.
     pub batch: Batch,
     settled: bool,
@@ -36,7 +37,7 @@ pub struct Claim {
 
 impl Claim {
     /// Counts a batch as in flight.
-    pub fn new(core: Arc<Core>, batch: Batch) -> Self {
+    pub fn new(core: Arc<RelayContext>, batch: Batch) -> Self {
         core.in_flight.fetch_add(batch.deliveries.len(), Ordering::AcqRel);
         Self { core, batch, settled: false }
     }
@@ -59,14 +60,14 @@ impl Drop for Claim {
 
 /// A slot of a lane; free again when it is dropped.
 pub struct Slot {
-    core: Arc<Core>,
-    lane: Lane,
+    core: Arc<RelayContext>,
+    lane: QueueKey,
     holder: TenantId,
 }
 
 impl Slot {
     /// For a lane whose slot was just taken.
-    pub fn new(core: Arc<Core>, lane: Lane, holder: TenantId) -> Self {
+    pub fn new(core: Arc<RelayContext>, lane: QueueKey, holder: TenantId) -> Self {
         Self { core, lane, holder }
     }
 }
@@ -78,7 +79,12 @@ impl Drop for Slot {
 }
 
 /// Delivers the claim, then whatever there is to deliver.
-pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slot: Slot, mut claim: Claim) {
+pub async fn run(
+    core: Arc<RelayContext>,
+    recordings: mpsc::Sender<RecordBatch>,
+    mut slot: Slot,
+    mut claim: Claim,
+) {
     let worker = Worker { core: core.clone(), recordings };
     let mut connection = find_idle(&core, &slot.lane, &claim.batch);
     loop {
@@ -116,7 +122,12 @@ pub async fn run(core: Arc<Core>, recordings: mpsc::Sender<RecordBatch>, mut slo
 
 /// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
 /// while slots go on is for those that come new.
-fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) -> Option<Connection> {
+fn fit(
+    core: &RelayContext,
+    lane: &QueueKey,
+    batch: &Batch,
+    connection: Option<Connection>,
+) -> Option<Connection> {
     let connection = connection?;
     if fits(core, lane, batch, &connection) {
         return Some(connection);
@@ -125,17 +136,17 @@ fn fit(core: &Core, lane: &Lane, batch: &Batch, connection: Option<Connection>) 
     find_idle(core, lane, batch)
 }
 
-fn find_idle(core: &Core, lane: &Lane, batch: &Batch) -> Option<Connection> {
+fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
     let left_to_others = core.turns().left_to_others(lane, tenant);
     core.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
-fn fits(core: &Core, lane: &Lane, batch: &Batch, connection: &Connection) -> bool {
+fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
     match &lane.way {
-        Way::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
-        Way::Sandbox(_) | Way::Hosts(_) | Way::TenantSmartHost(..) => true,
+        NextHop::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
+        NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
 }
 
@@ -143,11 +154,11 @@ fn fits(core: &Core, lane: &Lane, batch: &Batch, connection: &Connection) -> boo
 struct Loaded {
     content: Content,
     /// The room for it, if it was read back.
-    _memory: Option<crate::turns::Turn>,
+    _memory: Option<crate::limits::tenant_semaphore::TenantPermit>,
 }
 
 struct Worker {
-    core: Arc<Core>,
+    core: Arc<RelayContext>,
     recordings: mpsc::Sender<RecordBatch>,
 }
 
@@ -155,7 +166,7 @@ impl Worker {
     /// Delivers one batch. Answers a connection that takes more.
     async fn deliver(
         &self,
-        lane: &Lane,
+        lane: &QueueKey,
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
@@ -172,7 +183,7 @@ impl Worker {
             self.hold(claim, &hold).await;
             return connection;
         }
-        if matches!(lane.way, Way::Sandbox(_)) {
+        if matches!(lane.way, NextHop::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -210,12 +221,12 @@ impl Worker {
     }
 
     /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
-    fn learn(&self, lane: &Lane, lesson: &Lesson, began: Instant) {
+    fn learn(&self, lane: &QueueKey, lesson: &SiteFeedback, began: Instant) {
         let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
         if let Some(hold) = &learned.hold {
-            status::post(&self.core, lane, hold);
+            site_status::post(&self.core, lane, hold);
             let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
-            tracing::warn!(site = %status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
+            tracing::warn!(site = %site_status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
                 "the site is left alone for a time");
         }
         drop(learned.evicted);
@@ -225,7 +236,7 @@ impl Worker {
     }
 
     /// The hold that a batch falls under after what its try learnt of the account.
-    async fn note_login(&self, way: &Way, batch: &Batch, login: &Login) -> Option<Hold> {
+    async fn note_login(&self, way: &NextHop, batch: &Batch, login: &Login) -> Option<SmartHostBackoff> {
         let now = Timestamp::now();
         match login {
             Login::Untold => None,
@@ -258,7 +269,7 @@ impl Worker {
         &self,
         claim: Claim,
         content: Option<&Content>,
-        tried: &Tried,
+        tried: &AttemptResult,
         started_at: Timestamp,
         started: Instant,
     ) {
@@ -281,15 +292,21 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
-        let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
-        let tried =
-            Tried { endings, transcript: "".into(), login: Login::Untold, connection: None, sessions: 0 };
+        let trouble =
+            DeliveryError::new(Phase::Connect, "the spool cannot be read").of(BounceClass::Temporary);
+        let endings = vec![RecipientResult::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
+        let tried = AttemptResult {
+            endings,
+            transcript: "".into(),
+            login: Login::Untold,
+            connection: None,
+            sessions: 0,
+        };
         self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
     }
 
     /// The account is refused: the mail waits as it is.
-    async fn hold(&self, claim: Claim, hold: &Hold) {
+    async fn hold(&self, claim: Claim, hold: &SmartHostBackoff) {
         let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
         let reason = hold.explain();
         let records = claim.batch.deliveries.iter();
@@ -382,7 +399,7 @@ impl Worker {
         &self,
         message: &Message,
         content: Option<&Content>,
-        notices: &[Notice],
+        notices: &[DsnRecipient],
     ) -> Option<NewMessage> {
         let read = match content {
             None => self.core.store.content(message.id).await.ok().flatten(),
@@ -404,7 +421,7 @@ impl Worker {
 #[derive(Default)]
 struct Outcomes {
     records: Vec<AttemptRecord>,
-    notices: Vec<Notice>,
+    notices: Vec<DsnRecipient>,
 }
 
 impl Outcomes {
@@ -425,16 +442,16 @@ fn has_expired(batch: &Batch, now: Timestamp) -> bool {
 }
 
 /// Whether the lane is no longer the one that the claim belongs in.
-async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
+async fn is_out_of_place(core: &RelayContext, lane: &QueueKey, claim: &Claim) -> bool {
     match core.router.place(&claim.batch).await {
         Ok(Some(placed)) => match (placed.course, &lane.way) {
-            (Course::Lane(now), _) => now != *lane,
+            (RouteDecision::Known(now), _) => now != *lane,
             // Where the site is not known any more, what was right when it was placed is good enough.
-            (Course::Mx(course), Way::Mx(site, _)) => {
+            (RouteDecision::Mx(course), NextHop::Mx(site, _)) => {
                 let now = core.sites.find(&claim.batch.destination).unwrap_or_else(|| site.clone());
                 course.lane_to(now) != *lane
             }
-            (Course::Mx(_), _) => true,
+            (RouteDecision::Mx(_), _) => true,
         },
         Ok(None) => true,
         // The same where the store cannot be asked.
@@ -443,7 +460,7 @@ async fn is_out_of_place(core: &Core, lane: &Lane, claim: &Claim) -> bool {
 }
 
 /// Whether it was paused while it waited here.
-fn is_paused(core: &Core, claim: &Claim) -> bool {
+fn is_paused(core: &RelayContext, claim: &Claim) -> bool {
     core.store.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
 }
 

@@ -9,12 +9,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::inquiry::{Inquiry, Visitor};
-use super::pace;
+use super::min_rate;
+use super::session_services::{Peer, SessionServices};
 use super::stream::Stream;
-use super::{Security, Server, answers};
+use super::{Security, Server, refusal_replies};
+use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
-use crate::room::Reservation;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
 /// Room for commands: a group of them fits, and ten thousand idle connections stay small.
@@ -40,11 +40,11 @@ pub struct Connection {
     input: BytesMut,
     /// Said and not yet sent.
     output: Vec<u8>,
-    inquiry: Inquiry,
+    inquiry: SessionServices,
     /// For the message that is being received.
-    room: Option<Reservation>,
+    room: Option<MemoryReservation>,
     /// Of the message that is being received.
-    progress: pace::Progress,
+    progress: min_rate::TransferProgress,
     ends_at: Instant,
     stop: CancellationToken,
 }
@@ -71,16 +71,16 @@ impl From<Received> for Input<'_> {
 }
 
 impl Connection {
-    pub fn new(server: Arc<Server>, stream: TcpStream, visitor: Visitor, stop: CancellationToken) -> Self {
+    pub fn new(server: Arc<Server>, stream: TcpStream, visitor: Peer, stop: CancellationToken) -> Self {
         Self {
             stream: Stream::Plain(stream),
             session: Session::new(server.session.clone(), false),
             lines: LineReader::default(),
             input: BytesMut::new(),
             output: Vec::new(),
-            inquiry: Inquiry::new(server.clone(), visitor, stop.clone()),
+            inquiry: SessionServices::new(server.clone(), visitor, stop.clone()),
             room: None,
-            progress: pace::Progress::default(),
+            progress: min_rate::TransferProgress::default(),
             ends_at: Instant::now() + server.session_timeout,
             stop,
             server,
@@ -120,7 +120,7 @@ impl Connection {
         // Between the chunks of a message its room stays taken and its time runs on.
         if !self.session.is_receiving() {
             self.room = None;
-            self.progress = pace::Progress::default();
+            self.progress = min_rate::TransferProgress::default();
         }
         loop {
             let (consumed, line) = self.lines.next(&self.input);
@@ -152,7 +152,7 @@ impl Connection {
         let step = self.session.step(Input::Body(&self.input));
         if !self.find_room(self.session.body_memory_octets() as u64) {
             self.input.advance(step.consumed);
-            let reply = answers::reply(&answers::overloaded(), None);
+            let reply = refusal_replies::reply(&refusal_replies::overloaded(), None);
             return Ok(self.session.step(Input::BodyRefused(reply)));
         }
         Ok(step)
@@ -170,7 +170,7 @@ impl Connection {
                 if self.find_room(expected) {
                     Verdict::Granted
                 } else {
-                    Verdict::Refused(answers::reply(&answers::overloaded(), None))
+                    Verdict::Refused(refusal_replies::reply(&refusal_replies::overloaded(), None))
                 }
             }
             question => self.inquiry.put(question, self.session.helo()).await,

@@ -1,10 +1,10 @@
 //! Submission over SMTP: sockets in front of [`crate::smtp::Session`]. Bytes are moved here and questions carried to
 //! intake; what a command means is decided in `smtp`, what mail may pass in `policy`.
 
-mod answers;
 mod connection;
-mod inquiry;
-mod pace;
+mod min_rate;
+mod refusal_replies;
+mod session_services;
 mod stream;
 
 use std::io;
@@ -20,17 +20,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::admission::{Admission, Full, Limits, Place};
-use crate::bans::Bans;
+use self::min_rate::MinRate;
+use self::session_services::Peer;
 use crate::config;
-use crate::intake::Intake;
+use crate::limits::auth_limiter::AuthLimiter;
+use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, Full, Limits};
+use crate::limits::memory_budget::MemoryBudget;
 use crate::mail::{DomainName, Timestamp};
-use crate::room::Room;
-use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy, replies};
+use crate::smtp::server::replies;
+use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
+use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
 use connection::Connection;
-use inquiry::Visitor;
-use pace::Pace;
 
 /// Octets of a line of content that are passed on; RFC 5321 §4.5.3.1.6 lets a sender have 1000.
 const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
@@ -52,32 +53,32 @@ pub enum Security {
 
 /// What all listeners share.
 pub struct Server {
-    session: Arc<smtp::Settings>,
+    session: Arc<smtp::SessionSettings>,
     idle_timeout: Duration,
     session_timeout: Duration,
-    intake: Arc<Intake>,
+    intake: Arc<SubmissionService>,
     tls: SharedServerConfig,
-    bans: Arc<Bans>,
-    admission: Arc<Admission>,
-    room: Arc<Room>,
-    pace: Pace,
+    bans: Arc<AuthLimiter>,
+    admission: Arc<ConnectionLimiter>,
+    room: Arc<MemoryBudget>,
+    pace: MinRate,
     proxies: Vec<IpNet>,
 }
 
 /// What a server works with.
-pub struct Parts {
+pub struct ServerDependencies {
     /// Where mail goes.
-    pub intake: Arc<Intake>,
+    pub intake: Arc<SubmissionService>,
     /// The certificate.
     pub tls: SharedServerConfig,
     /// Who may not log in.
-    pub bans: Arc<Bans>,
+    pub bans: Arc<AuthLimiter>,
 }
 
 impl Server {
     /// A server under this name with these limits.
-    pub fn new(hostname: DomainName, limits: &config::Smtp, parts: Parts) -> Self {
-        let Parts { intake, tls, bans } = parts;
+    pub fn new(hostname: DomainName, limits: &config::Smtp, parts: ServerDependencies) -> Self {
+        let ServerDependencies { intake, tls, bans } = parts;
         Self {
             session: Arc::new(describe(hostname, limits)),
             idle_timeout: limits.idle_timeout,
@@ -85,19 +86,19 @@ impl Server {
             intake,
             tls,
             bans,
-            pace: Pace { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
+            pace: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
-            admission: Admission::new(Limits {
+            admission: ConnectionLimiter::new(Limits {
                 total_max: limits.connections_max,
                 per_address_max: limits.connections_per_address_max,
                 per_tenant_max: limits.connections_per_tenant_max,
             }),
-            room: Room::new(limits.receiving_bytes_max.0),
+            room: MemoryBudget::new(limits.inbound_buffer_max.0),
         }
     }
 
     /// How many connections are open.
-    pub fn connections(&self) -> Arc<Admission> {
+    pub fn connections(&self) -> Arc<ConnectionLimiter> {
         self.admission.clone()
     }
 
@@ -127,7 +128,7 @@ impl Server {
     }
 
     /// Takes a place for the connection, or tells the client that there is none.
-    fn admit(&self, stream: &TcpStream, peer: SocketAddr, security: Security) -> Option<Place> {
+    fn admit(&self, stream: &TcpStream, peer: SocketAddr, security: Security) -> Option<ConnectionSlot> {
         let refusal = match self.admission.enter() {
             // Whom a proxy speaks for is not known yet.
             Ok(place) if self.is_proxy(peer.ip()) => return Some(place),
@@ -143,7 +144,7 @@ impl Server {
     }
 
     /// Whether the client at this address may have one connection more.
-    fn welcome(&self, place: &mut Place, client: IpAddr) -> Result<(), Reply> {
+    fn welcome(&self, place: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
         if let Some(until) = self.bans.find(client, Timestamp::now()) {
             return Err(replies::banned_421(until));
         }
@@ -159,7 +160,7 @@ impl Server {
         self: Arc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
-        mut place: Place,
+        mut place: ConnectionSlot,
         security: Security,
         stop: CancellationToken,
     ) {
@@ -183,7 +184,7 @@ impl Server {
                 return turn_away(&stream, &refusal, security);
             }
         }
-        let connection = Connection::new(self, stream, Visitor { client, place }, stop);
+        let connection = Connection::new(self, stream, Peer { client, place }, stop);
         if let Err(error) = connection.run(security).await {
             tracing::debug!(%error, "connection broke");
         }
@@ -206,8 +207,8 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>>
     let mut header = Vec::new();
     loop {
         match proxy::parse(&header).map_err(io::Error::other)? {
-            proxy::Progress::Complete { client, .. } => return Ok(client),
-            proxy::Progress::Missing(octets) => {
+            proxy::ProxyProgress::Complete { client, .. } => return Ok(client),
+            proxy::ProxyProgress::Missing(octets) => {
                 let read = header.len();
                 header.resize(read + octets, 0);
                 stream.read_exact(&mut header[read..]).await?;
@@ -228,8 +229,8 @@ async fn pause_after(error: io::Error, stop: &CancellationToken) {
     }
 }
 
-fn describe(hostname: DomainName, limits: &config::Smtp) -> smtp::Settings {
-    smtp::Settings {
+fn describe(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
+    smtp::SessionSettings {
         hostname,
         data: DataLimits {
             message_octets_max: limits.message_size_max.0,

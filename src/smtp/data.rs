@@ -44,7 +44,7 @@ pub enum Fault {
 
 /// How far a piece of input brought the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum DataProgress {
     /// All of it was content.
     Partial,
     /// The end was found after so many octets; the rest are commands.
@@ -163,7 +163,7 @@ impl Decoder {
 
     /// Decodes a piece. `run` is the start of the octets that are content as they stand and are not stored yet:
     /// a message without oddities is copied once, in pieces as large as they came.
-    pub fn decode(&mut self, bytes: &[u8]) -> Progress {
+    pub fn decode(&mut self, bytes: &[u8]) -> DataProgress {
         let (mut run, mut i) = (0, 0);
         while let Some(&octet) = bytes.get(i) {
             match (self.at, octet) {
@@ -186,7 +186,7 @@ impl Decoder {
                 }
                 // RFC 5321 §4.5.2: other characters follow on the line, so the dot goes.
                 (At::Dot, _) => self.at = At::Inside,
-                (At::DotCr, b'\n') => return Progress::Complete { consumed: i + 1 },
+                (At::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
                 (At::DotCr | At::Cr, _) if octet != b'\n' => {
                     self.store_bare_cr();
                     self.at = At::Inside;
@@ -201,7 +201,7 @@ impl Decoder {
             }
         }
         self.store(&bytes[run..]);
-        Progress::Partial
+        DataProgress::Partial
     }
 
     /// Goes to the next octet that matters, from within a line; answers the new `run` and `i`.
@@ -277,7 +277,7 @@ mod tests {
     fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
         let mut decoder = Decoder::new(limits, Framing::Dots, 0);
         for (i, piece) in pieces.iter().enumerate() {
-            if let Progress::Complete { consumed } = decoder.decode(piece) {
+            if let DataProgress::Complete { consumed } = decoder.decode(piece) {
                 let rest = [&piece[consumed..], &pieces[i + 1..].concat()].concat();
                 return Some((decoder.finish(), rest));
             }
@@ -369,10 +369,10 @@ mod tests {
     fn a_message_over_the_limit_is_read_to_its_end_without_being_kept() {
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, 0);
         for _ in 0..1000 {
-            assert_eq!(decoder.decode(b"0123456789\r\n"), Progress::Partial);
+            assert_eq!(decoder.decode(b"0123456789\r\n"), DataProgress::Partial);
         }
         assert_eq!(decoder.memory_octets(), 0);
-        assert_eq!(decoder.decode(b"QUIT\r\n.\r\nNOOP\r\n"), Progress::Complete { consumed: 9 });
+        assert_eq!(decoder.decode(b"QUIT\r\n.\r\nNOOP\r\n"), DataProgress::Complete { consumed: 9 });
         assert_eq!(decoder.finish(), Err(Fault::TooLarge));
     }
 
@@ -395,14 +395,14 @@ mod tests {
         let wire = [&line.repeat(10)[..], b".\r\n"].concat();
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, line.len() * 10);
         let room = decoder.memory_octets();
-        assert!(matches!(decoder.decode(&wire), Progress::Complete { .. }));
+        assert!(matches!(decoder.decode(&wire), DataProgress::Complete { .. }));
         assert_eq!(decoder.memory_octets(), room);
     }
 
     fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, Fault> {
         let mut decoder = Decoder::new(limits, Framing::Chunks, 0);
         for chunk in chunks {
-            assert_eq!(decoder.decode(chunk), Progress::Partial);
+            assert_eq!(decoder.decode(chunk), DataProgress::Partial);
         }
         decoder.end();
         decoder.finish()

@@ -15,25 +15,16 @@
 pub mod client;
 mod command;
 mod data;
-#[cfg(test)]
-mod dialogue_tests;
-mod extension;
 mod line;
 mod parameters;
 pub mod proxy;
-pub mod replies;
 mod reply;
 mod sasl;
-mod session;
-#[cfg(test)]
-mod session_tests;
-#[cfg(test)]
-mod testing;
-mod transaction;
+pub mod server;
 
 pub use command::{CommandError, Verb};
-pub use data::{BareNewline, DataLimits, Decoder, Fault, Framing, Progress};
+pub use data::{BareNewline, DataLimits, DataProgress, Decoder, Fault, Framing};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};
-pub use session::{Input, Next, Question, Session, Settings, Step, Verdict};
+pub use server::{Input, Next, Question, Session, SessionSettings, Step, Verdict};

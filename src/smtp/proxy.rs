@@ -16,7 +16,7 @@ const V2_VARIABLE_OCTETS_MAX: usize = 2048;
 
 /// How far a header has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum ProxyProgress {
     /// At least so many octets of it are missing; whoever reads no more than that never reads beyond it.
     Missing(usize),
     /// It is complete.
@@ -43,7 +43,7 @@ pub enum ProxyError {
 }
 
 /// Reads a header from its beginning.
-pub fn parse(header: &[u8]) -> Result<Progress, ProxyError> {
+pub fn parse(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     if begins_like(header, V2_SIGNATURE) && !header.is_empty() {
         return parse_v2(header);
     }
@@ -51,7 +51,7 @@ pub fn parse(header: &[u8]) -> Result<Progress, ProxyError> {
         return Err(ProxyError::Absent);
     }
     match header.len() {
-        short if short < SHORTEST_OCTETS => Ok(Progress::Missing(SHORTEST_OCTETS - short)),
+        short if short < SHORTEST_OCTETS => Ok(ProxyProgress::Missing(SHORTEST_OCTETS - short)),
         _ => parse_v1(header),
     }
 }
@@ -61,17 +61,17 @@ fn begins_like(header: &[u8], signature: &[u8]) -> bool {
     header.iter().zip(signature).all(|(a, b)| a == b)
 }
 
-fn parse_v1(header: &[u8]) -> Result<Progress, ProxyError> {
+fn parse_v1(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     let window = &header[..header.len().min(V1_OCTETS_MAX)];
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
         return match (window.len(), window.ends_with(b"\r")) {
             (V1_OCTETS_MAX, _) => Err(ProxyError::TooLong),
-            (_, true) => Ok(Progress::Missing(1)),
-            (octets, false) => Ok(Progress::Missing(2.min(V1_OCTETS_MAX - octets))),
+            (_, true) => Ok(ProxyProgress::Missing(1)),
+            (octets, false) => Ok(ProxyProgress::Missing(2.min(V1_OCTETS_MAX - octets))),
         };
     };
     let line = std::str::from_utf8(&window[V1_SIGNATURE.len()..end]).map_err(|_| ProxyError::Malformed)?;
-    Ok(Progress::Complete { octets: end + 2, client: read_v1(line).ok_or(ProxyError::Malformed)? })
+    Ok(ProxyProgress::Complete { octets: end + 2, client: read_v1(line).ok_or(ProxyError::Malformed)? })
 }
 
 /// `TCP4 source destination port port`, or `UNKNOWN` and whatever follows it. `None` is neither.
@@ -95,9 +95,9 @@ fn read_v1(line: &str) -> Option<Option<IpAddr>> {
     parts[3..].iter().all(|text| is_port(text)).then_some(Some(addresses[0]))
 }
 
-fn parse_v2(header: &[u8]) -> Result<Progress, ProxyError> {
+fn parse_v2(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     let Some((fixed, rest)) = header.split_at_checked(V2_FIXED_OCTETS) else {
-        return Ok(Progress::Missing(V2_FIXED_OCTETS - header.len()));
+        return Ok(ProxyProgress::Missing(V2_FIXED_OCTETS - header.len()));
     };
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if length > V2_VARIABLE_OCTETS_MAX {
@@ -109,7 +109,7 @@ fn parse_v2(header: &[u8]) -> Result<Progress, ProxyError> {
         _ => return Err(ProxyError::Malformed),
     };
     let Some(addresses) = rest.get(..length) else {
-        return Ok(Progress::Missing(length - rest.len()));
+        return Ok(ProxyProgress::Missing(length - rest.len()));
     };
     let client = match (speaks_for_client, fixed[13]) {
         (true, 0x11) if length >= 12 => first::<4>(addresses).map(IpAddr::from),
@@ -120,7 +120,7 @@ fn parse_v2(header: &[u8]) -> Result<Progress, ProxyError> {
         (true, _) => return Err(ProxyError::Malformed),
         (false, _) => None,
     };
-    Ok(Progress::Complete { octets: V2_FIXED_OCTETS + length, client })
+    Ok(ProxyProgress::Complete { octets: V2_FIXED_OCTETS + length, client })
 }
 
 fn first<const N: usize>(octets: &[u8]) -> Option<[u8; N]> {
@@ -150,12 +150,12 @@ mod tests {
         let mut taken = 0;
         loop {
             match parse(&stream[..taken])? {
-                Progress::Missing(octets) => {
+                ProxyProgress::Missing(octets) => {
                     assert!(octets > 0 && taken + octets <= V2_FIXED_OCTETS + V2_VARIABLE_OCTETS_MAX);
                     taken += octets;
                     assert!(taken <= stream.len(), "asked for more than there is");
                 }
-                Progress::Complete { octets, client } => {
+                ProxyProgress::Complete { octets, client } => {
                     assert_eq!(octets, taken, "read beyond the header");
                     return Ok((octets, client));
                 }
@@ -230,9 +230,9 @@ mod tests {
             } else {
                 format!("PROXY TCP4 {} 127.0.0.1 1 2\r\n", Ipv4Addr::from(source)).into_bytes()
             };
-            let complete = Progress::Complete { octets: header.len(), client: Some(source.into()) };
+            let complete = ProxyProgress::Complete { octets: header.len(), client: Some(source.into()) };
             for end in 0..header.len() {
-                let Ok(Progress::Missing(octets)) = parse(&header[..end]) else {
+                let Ok(ProxyProgress::Missing(octets)) = parse(&header[..end]) else {
                     return Err(TestCaseError::fail("complete too early"));
                 };
                 prop_assert!(octets > 0 && end + octets <= header.len());
@@ -247,7 +247,7 @@ mod tests {
             rest in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let stream = [start, &rest].concat();
-            if let Ok(Progress::Missing(octets)) = parse(&stream) {
+            if let Ok(ProxyProgress::Missing(octets)) = parse(&stream) {
                 prop_assert!(octets > 0 && stream.len() + octets <= V2_FIXED_OCTETS + V2_VARIABLE_OCTETS_MAX);
             }
         }

@@ -56,7 +56,7 @@ pub enum Exchange {
 
 /// Where a response leads.
 #[derive(Debug)]
-pub enum Progress {
+pub enum SaslProgress {
     /// Another response is needed, after this challenge in base64.
     Challenge(Cow<'static, str>, Exchange),
     /// The exchange is complete.
@@ -101,7 +101,7 @@ pub fn start(
     mechanism: &str,
     initial: Option<&str>,
     channel: Option<ChannelBinding>,
-) -> Result<Progress, SaslError> {
+) -> Result<SaslProgress, SaslError> {
     let (challenge, exchange) = match mechanism.to_ascii_uppercase().as_str() {
         "PLAIN" => ("", Exchange::Plain),
         "LOGIN" => (LOGIN_USERNAME, Exchange::LoginUsername),
@@ -110,7 +110,7 @@ pub fn start(
         _ => return Err(SaslError::Mechanism),
     };
     match initial {
-        None => Ok(Progress::Challenge(challenge.into(), exchange)),
+        None => Ok(SaslProgress::Challenge(challenge.into(), exchange)),
         // RFC 4954 §4: `=` is an initial response of no octets.
         Some("=") => exchange.advance(b""),
         Some(response) => exchange.advance(response.as_bytes()),
@@ -118,21 +118,21 @@ pub fn start(
 }
 
 /// Asks for the proof, with the parameters of the user.
-pub fn challenge(first: ClientFirst, parameters: &Parameters) -> Progress {
+pub fn challenge(first: ClientFirst, parameters: &Parameters) -> SaslProgress {
     let server_first = first.challenge(parameters);
     let text = STANDARD.encode(&server_first.text);
-    Progress::Challenge(text.into(), Exchange::ScramFinal(Box::new(server_first)))
+    SaslProgress::Challenge(text.into(), Exchange::ScramFinal(Box::new(server_first)))
 }
 
 /// Answers a proof that held with the server's own.
-pub fn answer(signature: &[u8]) -> Progress {
+pub fn answer(signature: &[u8]) -> SaslProgress {
     let text = STANDARD.encode(scram::finish_with(signature));
-    Progress::Challenge(text.into(), Exchange::ScramAcknowledge)
+    SaslProgress::Challenge(text.into(), Exchange::ScramAcknowledge)
 }
 
 impl Exchange {
     /// Takes a response in base64.
-    pub fn advance(self, response: &[u8]) -> Result<Progress, SaslError> {
+    pub fn advance(self, response: &[u8]) -> Result<SaslProgress, SaslError> {
         // RFC 4954 §4.
         if response == b"*" {
             return Err(SaslError::Cancelled);
@@ -140,19 +140,19 @@ impl Exchange {
         let decoded = Zeroizing::new(STANDARD.decode(response).map_err(|_| SaslError::Malformed)?);
         let text = std::str::from_utf8(&decoded).map_err(|_| SaslError::Malformed)?;
         match self {
-            Self::Plain => read_plain(text).map(Progress::Done),
+            Self::Plain => read_plain(text).map(SaslProgress::Done),
             Self::LoginUsername => {
                 let next = Self::LoginPassword { username: text.to_owned() };
-                Ok(Progress::Challenge(LOGIN_PASSWORD.into(), next))
+                Ok(SaslProgress::Challenge(LOGIN_PASSWORD.into(), next))
             }
             Self::LoginPassword { username } => {
-                Ok(Progress::Done(Credentials { username, password: Zeroizing::new(text.to_owned()) }))
+                Ok(SaslProgress::Done(Credentials { username, password: Zeroizing::new(text.to_owned()) }))
             }
             Self::ScramFirst { plus, channel } => {
-                ClientFirst::read(text, plus, channel.as_ref()).map(Progress::Find)
+                ClientFirst::read(text, plus, channel.as_ref()).map(SaslProgress::Find)
             }
-            Self::ScramFinal(server_first) => server_first.finish(text).map(Progress::Prove),
-            Self::ScramAcknowledge if text.is_empty() => Ok(Progress::Proven),
+            Self::ScramFinal(server_first) => server_first.finish(text).map(SaslProgress::Prove),
+            Self::ScramAcknowledge if text.is_empty() => Ok(SaslProgress::Proven),
             Self::ScramAcknowledge => Err(SaslError::Malformed),
         }
     }
@@ -181,7 +181,7 @@ mod tests {
 
     fn plain(message: &str) -> Result<(String, String), SaslError> {
         match start("plain", Some(&STANDARD.encode(message)), None)? {
-            Progress::Done(c) => Ok((c.username, c.password.to_string())),
+            SaslProgress::Done(c) => Ok((c.username, c.password.to_string())),
             other => panic!("{other:?}"),
         }
     }
@@ -204,17 +204,17 @@ mod tests {
         assert_eq!(start("PLAIN", Some("*"), None).unwrap_err(), SaslError::Cancelled);
         assert_eq!(start("CRAM-MD5", None, None).unwrap_err(), SaslError::Mechanism);
         assert!(
-            matches!(start("LOGIN", Some("="), None), Ok(Progress::Challenge(asked, _)) if asked == LOGIN_PASSWORD)
+            matches!(start("LOGIN", Some("="), None), Ok(SaslProgress::Challenge(asked, _)) if asked == LOGIN_PASSWORD)
         );
     }
 
     #[test]
     fn login_asks_for_the_name_and_then_for_the_password() {
-        let Ok(Progress::Challenge(asked, exchange)) = start("Login", None, None) else { panic!() };
+        let Ok(SaslProgress::Challenge(asked, exchange)) = start("Login", None, None) else { panic!() };
         assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Username:");
-        let Ok(Progress::Challenge(asked, exchange)) = exchange.advance(b"dXNlcg==") else { panic!() };
+        let Ok(SaslProgress::Challenge(asked, exchange)) = exchange.advance(b"dXNlcg==") else { panic!() };
         assert_eq!(STANDARD.decode(&*asked).unwrap(), b"Password:");
-        let Ok(Progress::Done(credentials)) = exchange.advance(b"cGFzcw==") else { panic!() };
+        let Ok(SaslProgress::Done(credentials)) = exchange.advance(b"cGFzcw==") else { panic!() };
         assert_eq!((credentials.username.as_str(), credentials.password.as_str()), ("user", "pass"));
     }
 

@@ -23,9 +23,11 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, AttemptId, BodyType, DeliveryState, DkimAlgorithm, DkimKeyState, EnhancedStatus, EventKind,
-    KeySecret, MailParameters, OutcomeClass, ReturnContent, ReversePath, Scope, SignedDuration, TlsFailure,
-    TlsPolicyType, Verification,
+    Address, BodyType, EnhancedStatus, MailParameters, ReturnContent, ReversePath, SignedDuration,
+};
+use crate::model::{
+    AttemptId, BounceClass, DeliveryState, DkimAlgorithm, DkimKeyState, EventKind, KeySecret, Scope,
+    TlsFailure, TlsPolicyType, Verification,
 };
 
 pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
@@ -57,7 +59,7 @@ impl Bed {
 
     /// Without hand-over: everything is claimed from the database.
     pub(in crate::store) fn without_hand_over() -> Self {
-        Self::with(|options| options.handover_bytes_max = 0)
+        Self::with(|options| options.hot_queue_bytes_max = 0)
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
@@ -152,7 +154,7 @@ pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) ->
     NewSuppression {
         tenant_id: tenant,
         address: address(text),
-        reason: crate::mail::SuppressionReason::Manual,
+        reason: crate::model::SuppressionReason::Manual,
         evidence: Some("asked on the phone".to_owned()),
         expires_at: None,
     }
@@ -233,8 +235,8 @@ pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> 
     }
 }
 
-fn class_of(state: DeliveryState) -> Option<OutcomeClass> {
-    (state != DeliveryState::Delivered).then_some(OutcomeClass::Policy)
+fn class_of(state: DeliveryState) -> Option<BounceClass> {
+    (state != DeliveryState::Delivered).then_some(BounceClass::Policy)
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.

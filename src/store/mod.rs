@@ -21,15 +21,15 @@ use std::future::Future;
 
 use tokio::sync::watch;
 
-use crate::mail::{
-    Content, Date, DeliveryId, DkimKeyId, DomainId, DomainName, Environment, EventId, Host, KeyId, MessageId,
-    QueuePart, SecretDigest, SignedDuration, SuppressionId, TemplateId, TenantId, Timestamp, UsageInterval,
-    WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+use crate::mail::{Content, Date, DomainName, Host, SignedDuration, Timestamp};
+use crate::model::{
+    DeliveryId, DkimKeyId, DomainId, Environment, EventId, KeyId, MessageId, QueueFilter, SecretDigest,
+    SuppressionId, TemplateId, TenantId, UsageInterval, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
 
 /// How long a [`SubmissionKey`] is remembered.
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
-/// How long a [`KeptAnswer`] is.
+/// How long a [`IdempotentResponse`] is.
 pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// MTA-STS policies that are kept; of more, those that expire first go.
@@ -361,17 +361,17 @@ pub trait Queue {
     ) -> impl Future<Output = Result<QueueOverview>> + Send;
     /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
     /// What the relay has already is delivered. [`Conflict::NoTenant`], [`Conflict::LimitReached`].
-    fn pause(&self, hold: Hold) -> impl Future<Output = Result<Hold>> + Send;
+    fn pause(&self, hold: Pause) -> impl Future<Output = Result<Pause>> + Send;
     /// Ends the pause of exactly this part and makes what it held due. False if there was none.
-    fn resume(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<bool>> + Send;
+    fn resume(&self, part: QueueFilter, now: Timestamp) -> impl Future<Output = Result<bool>> + Send;
     /// The pauses that hold at a time, the latest first.
-    fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Hold>>> + Send;
+    fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Pause>>> + Send;
     /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
     fn tidy_holds(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
     /// Whether a pause holds a tenant's mail for a destination; without a look at the database.
     fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool;
     /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
-    fn flush(&self, part: QueuePart, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;
+    fn flush(&self, part: QueueFilter, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;
     /// The same for the deliveries of one message.
     fn retry(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
     /// Ends the open deliveries of a message that the relay does not have, each with its event.
@@ -459,13 +459,13 @@ pub trait Journal {
         key: KeyId,
         name: &str,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<KeptAnswer>>> + Send;
+    ) -> impl Future<Output = Result<Option<IdempotentResponse>>> + Send;
     /// Keeps an answer for whoever asks again; the first one stays.
     fn keep_answer(
         &self,
         key: KeyId,
         name: &str,
-        answer: KeptAnswer,
+        answer: IdempotentResponse,
         now: Timestamp,
     ) -> impl Future<Output = Result<()>> + Send;
     /// Removes at most `limit` each of bodies and rows whose retention has ended, and body files that no row refers to.

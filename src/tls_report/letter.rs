@@ -10,16 +10,16 @@ use zeroize::Zeroizing;
 use super::TlsReportError;
 use super::report::Report;
 use crate::config::TlsReportMail;
-use crate::intake::{AuthenticationError, Extras, Intake, Submission, Submitter, Trace};
 use crate::mail::{Address, BodyType, DomainName, Envelope, MailParameters, ReversePath};
 use crate::store::SubmissionKey;
+use crate::submission::{AuthenticationError, Extras, Submission, SubmissionService, Submitter, Trace};
 
 /// RFC 8460 §3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
 const TLS_WAIVER: &[u8] = b"TLS-Required: No\r\n";
 
 /// Mails reports in the name of a tenant.
 pub struct Letters {
-    intake: Arc<Intake>,
+    intake: Arc<SubmissionService>,
     tenant: String,
     secret: Zeroizing<String>,
     from: Address,
@@ -41,7 +41,7 @@ impl Letters {
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
-    pub fn new(config: &TlsReportMail, intake: Arc<Intake>) -> Result<Self, TlsReportError> {
+    pub fn new(config: &TlsReportMail, intake: Arc<SubmissionService>) -> Result<Self, TlsReportError> {
         let secret = read_key(config)?;
         Ok(Self { intake, tenant: config.tenant.clone(), secret, from: config.from.clone() })
     }

@@ -24,10 +24,10 @@ use url::Url;
 
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::https::{Client, Excess, Limits, Request};
-use crate::intake::Intake;
+use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::store::{Policies, Store, TlsResults};
+use crate::submission::SubmissionService;
 use letter::Letters;
 use record::Receiver;
 use report::{MEDIA_TYPE, Report};
@@ -43,7 +43,7 @@ const PAGE: usize = 500;
 const RECEIVERS_MAX: usize = 4;
 /// How long a receiver may take, and how much of its answer is read.
 const POST_LIMITS: Limits =
-    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, excess: Excess::Cut };
+    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, excess: OverflowPolicy::Cut };
 
 /// Why reports cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub fn check(config: &config::TlsReport) -> Result<(), TlsReportError> {
 }
 
 /// What a reporter works with.
-pub struct Parts {
+pub struct TlsReportDependencies {
     /// Where the counts are.
     pub store: Arc<Store>,
     /// Where domains name their receivers.
@@ -75,14 +75,14 @@ pub struct Parts {
     /// For receivers over HTTPS.
     pub client: Client,
     /// For receivers by mail.
-    pub intake: Arc<Intake>,
+    pub intake: Arc<SubmissionService>,
     /// The server's name: who submits the reports.
     pub hostname: DomainName,
 }
 
 /// Sends reports.
 pub struct Reporter {
-    parts: Parts,
+    parts: TlsReportDependencies,
     config: config::TlsReport,
     letters: Option<Letters>,
 }
@@ -94,12 +94,12 @@ type Subject = (Date, DomainName);
 struct Pending {
     next_try_at: Timestamp,
     tries: usize,
-    progress: Progress,
+    progress: ReportProgress,
 }
 
 /// How far a report has come.
 #[derive(Clone)]
-enum Progress {
+enum ReportProgress {
     /// Nobody has it.
     Begun,
     /// These do not have it.
@@ -111,7 +111,7 @@ impl Reporter {
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
-    pub fn new(config: config::TlsReport, parts: Parts) -> Result<Self, TlsReportError> {
+    pub fn new(config: config::TlsReport, parts: TlsReportDependencies) -> Result<Self, TlsReportError> {
         let letters = match &config.mail {
             Some(mail) => Some(Letters::new(mail, parts.intake.clone())?),
             None => None,
@@ -167,7 +167,7 @@ impl Reporter {
             let known = pending.entry(subject.clone()).or_insert_with(|| Pending {
                 next_try_at: first_try_at(subject.0, self.config.delay_max, rand::random()),
                 tries: 0,
-                progress: Progress::Begun,
+                progress: ReportProgress::Begun,
             });
             if known.next_try_at > now {
                 continue;
@@ -191,7 +191,7 @@ impl Reporter {
     /// Notes what came of a try.
     async fn end_one(
         &self,
-        ended: Result<(Subject, Option<Progress>), tokio::task::JoinError>,
+        ended: Result<(Subject, Option<ReportProgress>), tokio::task::JoinError>,
         pending: &mut HashMap<Subject, Pending>,
     ) {
         let (subject, left) = match ended {
@@ -217,21 +217,23 @@ impl Reporter {
     }
 
     /// Tries to deliver a report; what is left to do.
-    async fn report(&self, (day, domain): &Subject, progress: Progress) -> Option<Progress> {
+    async fn report(&self, (day, domain): &Subject, progress: ReportProgress) -> Option<ReportProgress> {
         let receivers = match progress {
-            Progress::Missing(receivers) => receivers,
-            Progress::Begun => match self.receivers(domain).await {
+            ReportProgress::Missing(receivers) => receivers,
+            ReportProgress::Begun => match self.receivers(domain).await {
                 Ok(receivers) => receivers,
                 Err(error) => {
                     tracing::debug!(%day, %domain, %error, "cannot look up who wants reports on TLS");
-                    return Some(Progress::Begun);
+                    return Some(ReportProgress::Begun);
                 }
             },
         };
         if receivers.is_empty() {
             return None;
         }
-        let Some(report) = self.build(*day, domain).await else { return Some(Progress::Missing(receivers)) };
+        let Some(report) = self.build(*day, domain).await else {
+            return Some(ReportProgress::Missing(receivers));
+        };
         let mut missing = Vec::new();
         for receiver in receivers {
             let delivered = match &receiver {
@@ -246,7 +248,7 @@ impl Reporter {
                 }
             }
         }
-        (!missing.is_empty()).then_some(Progress::Missing(missing))
+        (!missing.is_empty()).then_some(ReportProgress::Missing(missing))
     }
 
     /// Who wants reports on a domain and can be reached from here.

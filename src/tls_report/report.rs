@@ -11,7 +11,8 @@ use mail_auth::report::tlsrpt::{
 };
 use serde_json::Value;
 
-use crate::mail::{Date, DomainName, TlsFailure, TlsPolicyType};
+use crate::mail::{Date, DomainName};
+use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{StsRecord, TlsResult};
 
 /// RFC 8460 §6.5: of the compressed report.

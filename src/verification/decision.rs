@@ -1,6 +1,7 @@
 //! What follows from a look at the DNS. Pure: findings and the time are arguments.
 
-use crate::mail::{DomainStatus, SignedDuration, Timestamp, Verification};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{DomainStatus, Verification};
 use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
 
 use super::records::{DnsRecord, Purpose, compare, primary_keys};
@@ -32,14 +33,14 @@ pub fn decide(
     keys: &[DkimKey],
     findings: &[Finding],
     now: Timestamp,
-    failing_after: SignedDuration,
+    verification_grace: SignedDuration,
 ) -> DomainCheck {
     let judged: Vec<_> = findings.iter().map(|finding| judge(domain, finding)).collect();
     let proof = weigh(keys, findings, &judged);
     let (status, failing_since) = match domain.verification {
         // The platform vouches for the domain: its records are shown, and decide nothing.
         Verification::Manual => (domain.status, None),
-        Verification::Dns => follow(domain, proof, now, failing_after),
+        Verification::Dns => follow(domain, proof, now, verification_grace),
     };
     let mut check = DomainCheck {
         checked_at: now,
@@ -110,14 +111,14 @@ fn follow(
     domain: &Domain,
     proof: Proof,
     now: Timestamp,
-    failing_after: SignedDuration,
+    verification_grace: SignedDuration,
 ) -> (DomainStatus, Option<Timestamp>) {
     match (domain.status, proof) {
         (status, Proof::Unknown) => (status, domain.failing_since),
         (_, Proof::Right) => (DomainStatus::Verified, None),
         (DomainStatus::Verified, Proof::Wrong) => {
             let since = domain.failing_since.unwrap_or(now);
-            let is_over = now.duration_since(since) >= failing_after;
+            let is_over = now.duration_since(since) >= verification_grace;
             (if is_over { DomainStatus::Failing } else { DomainStatus::Verified }, Some(since))
         }
         (status, Proof::Wrong) => (status, domain.failing_since),
@@ -141,7 +142,8 @@ fn shorten(found: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, DomainName, TenantId};
+    use crate::mail::DomainName;
+    use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
     use crate::verification::expected_records;
 
     const HOUR: SignedDuration = SignedDuration::from_hours(1);

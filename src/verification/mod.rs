@@ -22,21 +22,22 @@ pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
 
 /// What the proof of domains depends on.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct VerificationSettings {
     /// Between two looks at a domain's records.
     pub check_interval: Duration,
     /// How long the records of a verified domain may be wrong before it stops sending.
-    pub failing_after: SignedDuration,
+    pub verification_grace: SignedDuration,
     /// The name whose SPF record lists this server.
     pub spf_include: DomainName,
 }
 
-impl Settings {
+impl VerificationSettings {
     /// The part of the configuration that is about domains.
     pub fn new(domains: &config::Domains, hostname: &DomainName) -> Self {
         Self {
             check_interval: domains.check_interval,
-            failing_after: SignedDuration::try_from(domains.failing_after).unwrap_or(SignedDuration::MAX),
+            verification_grace: SignedDuration::try_from(domains.verification_grace)
+                .unwrap_or(SignedDuration::MAX),
             spf_include: domains.spf_include.clone().unwrap_or_else(|| hostname.clone()),
         }
     }
@@ -51,12 +52,12 @@ pub async fn check(
     resolver: &Resolver,
     store: &Store,
     domain: &Domain,
-    settings: &Settings,
+    settings: &VerificationSettings,
 ) -> store::Result<Option<Domain>> {
     let keys = store.dkim_keys(domain.id).await?;
     let expected = expected_records(domain, &keys, &settings.spf_include);
     let findings = look_up(&resolver.without_cache(), expected).await;
-    let check = decide(domain, &keys, &findings, Timestamp::now(), settings.failing_after);
+    let check = decide(domain, &keys, &findings, Timestamp::now(), settings.verification_grace);
     let (from, to) = (domain.status, check.status);
     let updated = store.record_domain_check(domain.id, check).await?;
     if from != to {

@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::dns::Resolver;
-use crate::mail::{SignedDuration, TenantId, Timestamp};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::TenantId;
 use crate::store::{self, Directory, Store};
 
-use super::{Settings, check};
+use super::{VerificationSettings, check};
 
 /// Turns at the same time; each tenant has one at most.
 const TURNS_MAX: usize = 8;
@@ -24,7 +25,7 @@ const TURN_DOMAINS: usize = 4;
 pub async fn recheck_loop(
     store: Arc<Store>,
     resolver: Resolver,
-    settings: Settings,
+    settings: VerificationSettings,
     stop: CancellationToken,
 ) {
     // Looking often for the few domains that are due spreads the look-ups over the interval.
@@ -64,7 +65,7 @@ pub async fn recheck_loop(
 struct Turns {
     store: Arc<Store>,
     resolver: Resolver,
-    settings: Settings,
+    settings: VerificationSettings,
     /// Whoever waits longest is next.
     free: Semaphore,
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::mail::{DkimKeyId, DkimKeyState, DomainName};
-use crate::sign;
+use crate::dkim;
+use crate::mail::DomainName;
+use crate::model::{DkimKeyId, DkimKeyState};
 use crate::store::{DkimKey, Domain, RecordStatus};
 
 /// What a record is for.
@@ -75,7 +76,7 @@ pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainN
     records.extend(keys.into_iter().map(|key| DnsRecord {
         purpose: Purpose::Dkim,
         name: dkim_record_name(&key.selector, name),
-        value: sign::public_record(key.algorithm, &key.public_key),
+        value: dkim::public_record(key.algorithm, &key.public_key),
         required: required.contains(&key.id),
         dkim_key: Some(key.id),
     }));
@@ -100,7 +101,7 @@ fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
 /// The keys one of which must be right: the RSA keys, or all where none is RSA. A retiring one will do, for it signs
 /// again where the record of its successor is lost.
 pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
-    let rsa: Vec<_> = keys.iter().filter(|key| key.algorithm == crate::mail::DkimAlgorithm::Rsa).collect();
+    let rsa: Vec<_> = keys.iter().filter(|key| key.algorithm == crate::model::DkimAlgorithm::Rsa).collect();
     if rsa.is_empty() { keys.iter().collect() } else { rsa }
 }
 

@@ -19,11 +19,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::https::Client;
-use crate::mail::{SignedDuration, Timestamp, WebhookId};
+use crate::http_client::Client;
+use crate::limits::tenant_semaphore::TenantSemaphore;
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::WebhookId;
 use crate::store::{Outbox, Store};
-use crate::turns::Turns;
-use service::Service;
+use service::EndpointWorker;
 
 pub use schedule::RETRIES;
 
@@ -36,7 +37,7 @@ const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How events are told.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct WebhookSettings {
     /// From the configuration.
     pub config: config::Webhooks,
     /// Between a failed try and the next; [`RETRIES`].
@@ -44,20 +45,21 @@ pub struct Settings {
 }
 
 /// Tells events.
-pub struct Teller {
+pub struct WebhookDispatcher {
     store: Arc<Store>,
     client: Client,
-    settings: Settings,
+    settings: WebhookSettings,
     /// One for each request.
-    requests: Turns,
+    requests: TenantSemaphore,
 }
 
-impl Teller {
+impl WebhookDispatcher {
     /// Tells what is in the outbox of `store`.
-    pub fn new(store: Arc<Store>, client: Client, settings: Settings) -> Self {
+    pub fn new(store: Arc<Store>, client: Client, settings: WebhookSettings) -> Self {
         let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
         // More than its dead endpoints can hold, so that a tenant's own events come through too.
-        let requests = Turns::new(max, (max - max / 4).max(1)).with_fewer_in_company((max / 8).max(1));
+        let requests =
+            TenantSemaphore::new(max, (max - max / 4).max(1)).with_fewer_in_company((max / 8).max(1));
         Self { store, client, settings, requests }
     }
 
@@ -76,7 +78,7 @@ impl Teller {
                     Entry::Vacant(entry) => {
                         let (sender, news) = watch::channel(());
                         entry.insert(sender);
-                        let service = Service::new(teller.clone(), id, stop.clone());
+                        let service = EndpointWorker::new(teller.clone(), id, stop.clone());
                         tasks.spawn(service.run(news));
                     }
                 }

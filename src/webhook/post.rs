@@ -9,8 +9,9 @@ use serde::Serialize;
 use url::Url;
 
 use crate::config;
-use crate::https::{Client, Excess, Limits, Request, SendError};
-use crate::mail::{Timestamp, WebhookDeliveryId};
+use crate::http_client::{Client, Limits, OverflowPolicy, Request, SendError};
+use crate::mail::Timestamp;
+use crate::model::WebhookDeliveryId;
 use crate::store::{Event, EventView, WebhookAttempt, WebhookSecret};
 
 use super::signature::sign;
@@ -49,7 +50,8 @@ impl Post<'_> {
         let sent = match self.request(config, at) {
             Ok(request) => {
                 let timeout = config.timeout;
-                let limits = Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: Excess::Cut };
+                let limits =
+                    Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: OverflowPolicy::Cut };
                 client.send(request, limits).await.map_err(|error| self.words_for(&error))
             }
             Err(fault) => Err(fault),

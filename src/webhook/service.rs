@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::post::{Meaning, Post, meaning_of};
 use super::schedule::next_attempt_at;
-use super::{STORE_PAUSE, Teller};
-use crate::mail::{MessageId, SignedDuration, Timestamp, WebhookDeliveryId, WebhookId};
+use super::{STORE_PAUSE, WebhookDispatcher};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{MessageId, WebhookDeliveryId, WebhookId};
 use crate::store::{
     Outbox, ServedWebhook, Webhook, WebhookDelivery, WebhookFlights, WebhookOutcome, WebhookSecret,
     WebhookVerdict,
@@ -20,8 +21,8 @@ use crate::store::{
 const FAILING_MAX: SignedDuration = SignedDuration::from_hours(5 * 24);
 
 /// Serves one webhook.
-pub struct Service {
-    teller: Arc<Teller>,
+pub struct EndpointWorker {
+    teller: Arc<WebhookDispatcher>,
     id: WebhookId,
     stop: CancellationToken,
     requests: JoinSet<RequestEnd>,
@@ -54,8 +55,8 @@ enum RequestEnd {
     NotWritten,
 }
 
-impl Service {
-    pub fn new(teller: Arc<Teller>, id: WebhookId, stop: CancellationToken) -> Self {
+impl EndpointWorker {
+    pub fn new(teller: Arc<WebhookDispatcher>, id: WebhookId, stop: CancellationToken) -> Self {
         Self {
             teller,
             id,
@@ -153,7 +154,11 @@ impl Service {
 }
 
 /// One try, written down.
-async fn fly(teller: Arc<Teller>, endpoint: Arc<Endpoint>, delivery: WebhookDelivery) -> RequestEnd {
+async fn fly(
+    teller: Arc<WebhookDispatcher>,
+    endpoint: Arc<Endpoint>,
+    delivery: WebhookDelivery,
+) -> RequestEnd {
     let id = delivery.id;
     let Endpoint { webhook, secrets } = &*endpoint;
     let post = Post { id, url: &webhook.url, secrets, event: &delivery.event };

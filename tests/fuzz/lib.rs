@@ -2,6 +2,8 @@
 
 #[path = "../../src/mail/mod.rs"]
 pub mod mail;
+#[path = "../../src/model/mod.rs"]
+pub mod model;
 #[path = "../../src/smtp/mod.rs"]
 pub mod smtp;
 

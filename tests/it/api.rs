@@ -1,6 +1,7 @@
 //! The API as its users meet it: resources, their rules and their errors.
 
-use pillarbox::mail::{Environment, RefusalCode, RequestId, Scope, Stage, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{Environment, RefusalCode, RequestId, Scope, Stage};
 use pillarbox::store::{Journal, Rejection};
 use serde_json::{Value, json};
 
@@ -101,7 +102,7 @@ async fn lists_are_paged_in_both_directions() {
 
 #[tokio::test]
 async fn a_domain_is_proved_by_its_records_and_falls_only_after_its_time() {
-    let stage = ApiStage::with(|_, domains| domains.failing_after = std::time::Duration::ZERO).await;
+    let stage = ApiStage::with(|_, domains| domains.verification_grace = std::time::Duration::ZERO).await;
     let tenant = stage.tenant("own").await;
     let made = stage.post(&tenant.key, "/v1/domains", json!({"name": "Own.Example"})).await.expect(201);
     assert_eq!((&made["name"], &made["status"]), (&json!("own.example"), &json!("pending")));

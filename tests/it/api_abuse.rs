@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use pillarbox::mail::Scope;
+use pillarbox::model::Scope;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -153,7 +153,7 @@ fn padded(key: &str, octets: usize) -> String {
 
 #[tokio::test]
 async fn a_tenant_whose_bodies_take_the_room_leaves_enough_for_others() {
-    let stage = ApiStage::with(|api, _| api.receiving_bytes_max = ByteSize::kib(100)).await;
+    let stage = ApiStage::with(|api, _| api.inbound_buffer_max = ByteSize::kib(100)).await;
     let key = async |name| {
         let tenant = stage.tenant(name).await.id;
         stage.key(tenant, &[Scope::SuppressionsManage], |_| {}).await

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use pillarbox::config;
-use pillarbox::mail::TenantStatus;
+use pillarbox::model::TenantStatus;
 use pillarbox::store::Directory;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

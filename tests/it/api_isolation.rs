@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use hyper::Method;
 use pillarbox::api::{Access, Endpoint, Operation, ROUTES, Route};
-use pillarbox::mail::{Environment, KeySecret, Scope, TenantId, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{Environment, KeySecret, Scope, TenantId};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant, text};

@@ -1,7 +1,8 @@
 //! The queue over the API: what a request may say, what stands beside the counts, and whom an order touches.
 
-use pillarbox::mail::{Host, QueuePart, Scope, Timestamp, WaitReason};
-use pillarbox::waiting::Notice;
+use pillarbox::mail::{Host, Timestamp};
+use pillarbox::model::{QueueFilter, Scope, WaitReason};
+use pillarbox::queue::wait_reasons::WaitRecord;
 use serde_json::json;
 
 use crate::api_stage::{ApiStage, text};
@@ -30,19 +31,19 @@ async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
     let stage = ApiStage::start().await;
     let tenant = stage.tenant("own").await;
     stage.enqueue(tenant.id).await;
-    let notice = Notice {
-        reason: WaitReason::SiteHeld,
+    let notice = WaitRecord {
+        reason: WaitReason::SiteBackoff,
         detail: "421 4.7.0 too many connections".into(),
         since: Timestamp::now(),
         until: None,
     };
-    let part = QueuePart::destination(Host::parse("remote.example").unwrap());
+    let part = QueueFilter::destination(Host::parse("remote.example").unwrap());
     stage.waiting.post(part, notice.clone(), Timestamp::now());
-    stage.waiting.post(QueuePart::destination(Host::parse("x.example").unwrap()), notice, Timestamp::now());
+    stage.waiting.post(QueueFilter::destination(Host::parse("x.example").unwrap()), notice, Timestamp::now());
     let queue = stage.get(&stage.platform, "/v1/queue").await.expect(200);
     let waiting = queue["data"][0]["waiting"].as_array().unwrap();
     let told: Vec<_> = waiting.iter().map(|wait| wait["reason"].as_str().unwrap()).collect();
-    assert_eq!(told, ["site_held", "due"], "{queue}");
+    assert_eq!(told, ["site_backoff", "due"], "{queue}");
     assert_eq!(waiting[0]["detail"], "421 4.7.0 too many connections");
 }
 

@@ -40,14 +40,14 @@ async fn what_passes_with_time_is_not_kept() {
 
 #[tokio::test]
 async fn a_tenant_whose_answers_fill_its_room_is_told_when_there_is_more() {
-    let stage = ApiStage::with(|api, _| api.kept_answers_max = ByteSize::b(1)).await;
+    let stage = ApiStage::with(|api, _| api.idempotency_storage_max = ByteSize::b(1)).await;
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let body = json!({"name": "new", "scopes": ["smtp:send"]});
     let made = post(&stage, &greedy.key, "first", "/v1/keys", &body).await.expect(201);
     let refused = post(&stage, &greedy.key, "second", "/v1/keys", &body).await;
     assert!(refused.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().unwrap() > 0));
     let error = refused.expect_error(429, "rate_limited");
-    assert!(text(&error, "/hint").contains("api.kept_answers_max"), "{error}");
+    assert!(text(&error, "/hint").contains("api.idempotency_storage_max"), "{error}");
     let listed = stage.get(&greedy.key, "/v1/keys").await.expect(200);
     assert_eq!(listed.to_string().matches(r#""name":"new""#).count(), 1, "what was refused was not done");
     assert_eq!(post(&stage, &greedy.key, "first", "/v1/keys", &body).await.expect(201), made);

@@ -4,20 +4,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pillarbox::api::{Api, Parts, SendLimits};
-use pillarbox::bans::{self, Bans};
+use pillarbox::api::{Api, ApiDependencies, SendLimits};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
-use pillarbox::intake::Intake;
-use pillarbox::mail::QueuePart;
-use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
-    Scope, SignedDuration, TenantId, Timestamp,
-};
+use pillarbox::limits::auth_limiter::{self, AuthLimiter};
+use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
+use pillarbox::model::QueueFilter;
+use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
+use pillarbox::queue::wait_reasons::{SiteStatus, Sites, WaitRegistry};
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
-use pillarbox::verification::{self, Settings};
-use pillarbox::waiting::{Board, SiteStatus, Sites};
+use pillarbox::verification::{self, VerificationSettings};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -36,7 +34,7 @@ impl Sites for Nowhere {
         Vec::new()
     }
 
-    fn release(&self, _: &QueuePart) {}
+    fn release(&self, _: &QueueFilter) {}
 }
 
 pub struct ApiStage {
@@ -44,9 +42,9 @@ pub struct ApiStage {
     pub store: Arc<Store>,
     pub dns: FakeDns,
     pub resolver: Resolver,
-    pub verification: Settings,
+    pub verification: VerificationSettings,
     /// Where the relay would post what it holds back.
-    pub waiting: Arc<Board>,
+    pub waiting: Arc<WaitRegistry>,
     /// The secret of a platform key.
     pub platform: String,
     pub stop: CancellationToken,
@@ -81,25 +79,30 @@ impl ApiStage {
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
-        let verification = Settings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
-        let waiting = Arc::new(Board::default());
-        let intake_settings = pillarbox::intake::Settings {
+        let verification =
+            VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
+        let waiting = Arc::new(WaitRegistry::default());
+        let intake_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
             expiry: 120 * HOUR,
-            expiry_max: 240 * HOUR,
+            message_lifetime_max: 240 * HOUR,
             takes_null_sender: true,
             names_client_address: false,
         };
-        let api = Api::new(Parts {
+        let api = Api::new(ApiDependencies {
             settings,
-            expiry_max: 240 * HOUR,
+            message_lifetime_max: 240 * HOUR,
             verification: verification.clone(),
             sending: SendLimits { recipients_max: 50, message_octets_max: 4 * 1024 * 1024 },
-            intake: Arc::new(Intake::new(store.clone(), intake_settings)),
+            intake: Arc::new(SubmissionService::new(store.clone(), intake_settings)),
             store: store.clone(),
             webhooks: local_webhooks(),
             resolver: resolver.clone(),
-            bans: Arc::new(Bans::new(bans::Settings { failures_max: 1, window: HOUR, ban: HOUR })),
+            bans: Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
+                failures_max: 1,
+                window: HOUR,
+                ban: HOUR,
+            })),
             source_pools: vec!["bulk".into()],
             waiting: waiting.clone(),
             sites: Arc::new(Nowhere),

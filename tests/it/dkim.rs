@@ -6,7 +6,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
-use pillarbox::mail::DkimAlgorithm;
+use pillarbox::model::DkimAlgorithm;
 use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
@@ -155,7 +155,7 @@ async fn a_domain_is_verified_by_its_records_and_only_then_sends() {
 }
 
 pub fn private_key_pem(algorithm: DkimAlgorithm) -> String {
-    let pair = pillarbox::sign::generate(algorithm).unwrap();
+    let pair = pillarbox::dkim::generate(algorithm).unwrap();
     let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &*pair.private_key);
     let lines: Vec<_> = der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))

@@ -1,8 +1,8 @@
 //! The journal over the API: as a list, and as it grows.
 
-use pillarbox::mail::{
-    Address, Environment, RefusalCode, RequestId, Stage as SubmissionStage, SuppressionReason, TenantId,
-    Timestamp,
+use pillarbox::mail::{Address, Timestamp};
+use pillarbox::model::{
+    Environment, RefusalCode, RequestId, Stage as SubmissionStage, SuppressionReason, TenantId,
 };
 use pillarbox::store::{Directory, Journal, NewSuppression, Rejection};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pillarbox::{mail, smtp};
+use pillarbox::{mail, model, smtp};
 
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;

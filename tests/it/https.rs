@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::{HeaderMap, Method};
 use pillarbox::dns::{DnsError, Resolver};
-use pillarbox::https::{Client, Excess, Limits, Request, Response, SendError};
+use pillarbox::http_client::{Client, Limits, OverflowPolicy, Request, Response, SendError};
 use url::Url;
 
 use crate::fake_dns::FakeDns;
@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::receiver::{Reaction, Receiver};
 use crate::wait::PATIENCE;
 
-const LIMITS: Limits = Limits { timeout: PATIENCE, body_octets_max: 1000, excess: Excess::Refuse };
+const LIMITS: Limits = Limits { timeout: PATIENCE, body_octets_max: 1000, excess: OverflowPolicy::Refuse };
 
 struct Stage {
     dns: FakeDns,
@@ -148,7 +148,7 @@ async fn the_time_and_the_size_of_an_answer_are_bounded() {
     assert_eq!(stage.get(&url, LIMITS).await.unwrap().body.len(), 1000);
     let error = stage.get(&url, LIMITS).await.unwrap_err();
     assert!(matches!(error, SendError::TooLarge(1000)), "{error:?}");
-    let cut = Limits { excess: Excess::Cut, ..LIMITS };
+    let cut = Limits { excess: OverflowPolicy::Cut, ..LIMITS };
     assert_eq!(stage.get(&url, cut).await.unwrap().body.len(), 1000);
 
     let quick = Limits { timeout: Duration::from_millis(50), ..LIMITS };

@@ -101,7 +101,7 @@ async fn keys_and_trace_fields_know_the_client_and_not_the_proxy() {
     let dns = FakeDns::start().await;
     let server = TestServer::start_with(&dns, 1, |config| {
         config.smtp.proxy_protocol_from = vec!["127.0.0.1/32".parse().unwrap()];
-        config.smtp.received_client_address = true;
+        config.smtp.received_includes_client_address = true;
     })
     .await;
     let account = server.create_account("acme.test").await;

@@ -48,7 +48,7 @@ async fn mail_for_a_paused_destination_waits_through_a_restart_and_leaves_when_i
     let free = submit(&server, &account, "carol@c.test").await;
     server.wait_for_status(&free, &["delivered"]).await;
     server.restart(|_| ()).await;
-    let queue = queue_when(&server, "it is set aside", |queue| queue["set_aside"] == 1).await;
+    let queue = queue_when(&server, "it is set aside", |queue| queue["paused"] == 1).await;
     assert_eq!(queue["pauses"][0]["reason"], "repairs", "{queue}");
     let group = &queue["data"][0];
     assert_eq!((&group["destination"], &group["tenant_slug"]), (&json!("b.test"), &json!("acme-test")));
@@ -137,7 +137,7 @@ async fn the_command_shows_pauses_and_resumes() {
     let (ok, said) = run(&[&["queue", "pause"][..], &part, &["--reason", "repairs"]].concat()).await;
     assert!(ok && said.starts_with("paused"), "{said}");
     submit(&server, &account, "bob@b.test").await;
-    queue_when(&server, "it is set aside", |queue| queue["set_aside"] == 1).await;
+    queue_when(&server, "it is set aside", |queue| queue["paused"] == 1).await;
     let (ok, said) = run(&["queue"]).await;
     assert!(ok && said.contains("paused (repairs)") && said.contains("1 set aside"), "{said}");
     let (ok, said) = run(&["queue", "list", "--tenant", "acme-test", "--json"]).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pillarbox::api::ROUTES;
-use pillarbox::mail::EventKind;
+use pillarbox::model::EventKind;
 
 const README: &str = include_str!("../../README.md");
 

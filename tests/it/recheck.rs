@@ -1,6 +1,7 @@
 //! The regular check of domains, with many tenants.
 
-use pillarbox::mail::{DomainName, Timestamp, Verification};
+use pillarbox::mail::{DomainName, Timestamp};
+use pillarbox::model::Verification;
 use pillarbox::store::{Directory, NewDomain};
 
 use crate::api_stage::ApiStage;

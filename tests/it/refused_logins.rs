@@ -1,7 +1,7 @@
 //! Smart hosts that refuse our login: whose mail waits, what people are told, and how it ends.
 
 use pillarbox::config::{Config, PlatformSmartHost};
-use pillarbox::mail::TlsMode;
+use pillarbox::model::TlsMode;
 use serde_json::{Value, json};
 
 use crate::fake_dns::FakeDns;
@@ -136,7 +136,7 @@ async fn a_refused_login_of_the_platform_holds_the_mail_of_all_tenants_who_do_no
         let delivery = wait_until_held(&server, &id).await;
         assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!("queued"), &json!(0)), "{delivery}");
         let queue = server.control.get("/v1/queue").await.to_string();
-        assert!(queue.contains("credentials_refused"), "{queue}");
+        assert!(queue.contains("smart_host_auth_failed"), "{queue}");
         for told in [delivery.to_string(), queue] {
             assert!(told.contains("smart.test") && !told.contains("relay-user"), "{told}");
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pillarbox::config::{DestinationTls, Route};
-use pillarbox::mail::{DkimPolicy, TlsMinimum, TlsMode};
+use pillarbox::model::{DkimPolicy, TlsMinimum, TlsMode};
 
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Offer};

@@ -1,7 +1,8 @@
 //! The rotation of DKIM keys: which key signs when, which records are asked for, and when the old key goes.
 
 use pillarbox::config::Config;
-use pillarbox::mail::{DkimAlgorithm, DkimKeyId, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{DkimAlgorithm, DkimKeyId};
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, text};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use pillarbox::config::{Config, NamedHost, Pool, Route, Source};
-use pillarbox::mail::{DkimPolicy, TlsMode};
+use pillarbox::model::{DkimPolicy, TlsMode};
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;

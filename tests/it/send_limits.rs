@@ -1,6 +1,7 @@
 //! How much a tenant may send in a minute and in a day.
 
-use pillarbox::mail::{Environment, EventKind, LimitPeriod, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{Environment, EventKind, LimitPeriod};
 use pillarbox::store::{Directory, EventFilter, Journal, NewKey, PageRequest, RateLimit, TenantPatch};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -84,12 +85,12 @@ async fn a_tenant_is_told_at_four_fifths_and_at_the_whole() {
 async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
     let stage = SubmissionStage::start().await;
     limit(&stage, a_day(1)).await;
-    let secret = pillarbox::mail::KeySecret::generate(Environment::Test);
+    let secret = pillarbox::model::KeySecret::generate(Environment::Test);
     let new = NewKey {
         tenant_id: Some(stage.tenant),
         name: "test".into(),
         environment: Environment::Test,
-        scopes: vec![pillarbox::mail::Scope::SmtpSend],
+        scopes: vec![pillarbox::model::Scope::SmtpSend],
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,

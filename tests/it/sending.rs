@@ -1,7 +1,7 @@
 //! Sending over HTTP: a message described in JSON passes the checks of SMTP and becomes one on the wire.
 
 use mail_parser::{MessageParser, MimeHeaders};
-use pillarbox::mail::Scope;
+use pillarbox::model::Scope;
 use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant};
@@ -210,7 +210,7 @@ async fn a_batch_with_a_header_that_would_be_refused_at_data_is_not_begun() {
 async fn stage_of_long_messages(send_body_kib: u64, room_kib: u64) -> (ApiStage, Tenant, Value) {
     let stage = ApiStage::with(|api, _| {
         api.send_body_max = bytesize::ByteSize::kib(send_body_kib);
-        api.receiving_bytes_max = bytesize::ByteSize::kib(room_kib);
+        api.inbound_buffer_max = bytesize::ByteSize::kib(room_kib);
     })
     .await;
     let tenant = sender(&stage).await;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use pillarbox::app::Running;
 use pillarbox::config::Config;
-use pillarbox::mail::{Environment, KeySecret, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{Environment, KeySecret};
 use pillarbox::store::{Access, Directory, NewKey, Store, StoreOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;

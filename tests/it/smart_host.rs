@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pillarbox::config::PlatformSmartHost;
-use pillarbox::mail::TlsMode;
+use pillarbox::model::TlsMode;
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;

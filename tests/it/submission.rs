@@ -183,7 +183,7 @@ async fn a_session_ends_in_time_however_busy_it_is() {
 
 #[tokio::test]
 async fn mail_that_finds_no_room_is_deferred_and_the_session_goes_on() {
-    let stage = SubmissionStage::with(|limits| limits.receiving_bytes_max = ByteSize::kib(64)).await;
+    let stage = SubmissionStage::with(|limits| limits.inbound_buffer_max = ByteSize::kib(64)).await;
     let mut first = log_in(&stage).await;
     let mut second = log_in(&stage).await;
     for client in [&mut first, &mut second] {

@@ -7,18 +7,19 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytesize::ByteSize;
-use pillarbox::bans::{self, Bans};
 use pillarbox::config;
-use pillarbox::intake::{Intake, Settings};
-use pillarbox::mail::{
-    Address, DkimAlgorithm, DkimKeyState, DomainName, Environment, KeySecret, MessageId, Scope,
-    SuppressionReason, TenantId, Timestamp, Verification,
+use pillarbox::dkim;
+use pillarbox::limits::auth_limiter::{self, AuthLimiter};
+use pillarbox::mail::{Address, DomainName, Timestamp};
+use pillarbox::model::{
+    DkimAlgorithm, DkimKeyState, Environment, KeySecret, MessageId, Scope, SuppressionReason, TenantId,
+    Verification,
 };
-use pillarbox::server::{Parts, Security, Server};
-use pillarbox::sign;
+use pillarbox::server::{Security, Server, ServerDependencies};
 use pillarbox::store::{
     Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Store, StoreOptions,
 };
+use pillarbox::submission::{SubmissionService, SubmissionSettings};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,22 +59,22 @@ impl SubmissionStage {
         };
         adjust(&mut limits);
         let hostname = DomainName::parse(HOSTNAME).unwrap();
-        let settings = Settings {
+        let settings = SubmissionSettings {
             hostname: hostname.clone(),
             expiry: std::time::Duration::from_secs(3600),
-            expiry_max: std::time::Duration::from_secs(7200),
+            message_lifetime_max: std::time::Duration::from_secs(7200),
             takes_null_sender: true,
             names_client_address: false,
         };
         let identity = Identity::new(&[HOSTNAME]);
         let tls = Arc::new(ArcSwap::new(identity.server_config()));
-        let intake = Arc::new(Intake::new(store.clone(), settings));
-        let bans = Arc::new(Bans::new(bans::Settings {
+        let intake = Arc::new(SubmissionService::new(store.clone(), settings));
+        let bans = Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
             failures_max: limits.login_failures_max,
             window: limits.login_failures_window,
             ban: limits.login_ban,
         }));
-        let server = Arc::new(Server::new(hostname, &limits, Parts { intake, tls, bans }));
+        let server = Arc::new(Server::new(hostname, &limits, ServerDependencies { intake, tls, bans }));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let mut addresses = Vec::new();
@@ -127,7 +128,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
     let now = Timestamp::now();
     let tenant = NewTenant::named("Acme", "acme");
     let tenant = store.create_tenant(tenant, now).await.unwrap().id;
-    let pair = sign::generate(DkimAlgorithm::Ed25519).unwrap();
+    let pair = dkim::generate(DkimAlgorithm::Ed25519).unwrap();
     let dkim_key = NewDkimKey {
         selector: "s1".into(),
         algorithm: pair.algorithm,

@@ -4,7 +4,8 @@ use std::io::Read;
 
 use mail_auth::report::tlsrpt::{PolicyType, ResultType, TlsReport};
 use pillarbox::config::{Config, TlsReportMail};
-use pillarbox::mail::{Date, SignedDuration, Timestamp, TlsFailure, TlsPolicyType};
+use pillarbox::mail::{Date, SignedDuration, Timestamp};
+use pillarbox::model::{TlsFailure, TlsPolicyType};
 use pillarbox::store::{TlsResult, TlsResults};
 
 use crate::dane;

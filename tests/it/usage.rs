@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pillarbox::mail::{Environment, LimitPeriod, Scope, Timestamp};
+use pillarbox::mail::Timestamp;
+use pillarbox::model::{Environment, LimitPeriod, Scope};
 use serde_json::{Value, json};
 
 use crate::api_stage::ApiStage;

@@ -7,12 +7,13 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pillarbox::config;
-use pillarbox::https::Client;
-use pillarbox::mail::{
-    Address, DeliveryState, DisabledReason, SuppressionReason, TenantId, Timestamp, WebhookId, WebhookStatus,
+use pillarbox::http_client::Client;
+use pillarbox::mail::{Address, Timestamp};
+use pillarbox::model::{
+    DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
 use pillarbox::store::{AttemptRecord, ClaimRoom, Directory, NewSuppression, Outbox, RecordBatch, Spool};
-use pillarbox::webhook::{Settings, Teller};
+use pillarbox::webhook::{WebhookDispatcher, WebhookSettings};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,8 @@ impl Stage {
         let mut config = local_webhooks();
         adjust(&mut config);
         let client = Client::new(api.resolver.clone(), None, &config.allowed_private_networks).unwrap();
-        let teller = Teller::new(api.store.clone(), client, Settings { config, retries: QUICK });
+        let teller =
+            WebhookDispatcher::new(api.store.clone(), client, WebhookSettings { config, retries: QUICK });
         let stop = CancellationToken::new();
         let telling = tokio::spawn(teller.run(stop.clone()));
         Self { api, stop, telling }

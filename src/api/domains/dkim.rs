@@ -4,13 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::api::answer::Answer;
-use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::json::Checks;
 use crate::api::page::List;
-use crate::mail::{DkimAlgorithm, DkimKeyId, DkimKeyState, Timestamp};
-use crate::sign::{self, KeyPair, SignError};
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
+use crate::dkim::{self, KeyPair, SignError};
+use crate::mail::Timestamp;
+use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState};
 use crate::store::{Directory, DkimKey, Domain, NewDkimKey};
 use crate::verification::dkim_record_name;
 
@@ -62,7 +63,7 @@ impl DkimKeyView {
             id: key.id,
             object: "dkim_key",
             record_name: dkim_record_name(&key.selector, &domain.name),
-            record_value: sign::public_record(key.algorithm, &key.public_key),
+            record_value: dkim::public_record(key.algorithm, &key.public_key),
             selector: key.selector,
             algorithm: key.algorithm,
             state: key.state,
@@ -74,7 +75,7 @@ impl DkimKeyView {
 
 /// Makes a key for each algorithm, with selectors of now.
 pub async fn generate(
-    call: &Call<'_>,
+    call: &RequestContext<'_>,
     algorithms: &[DkimAlgorithm],
     state: DkimKeyState,
 ) -> Result<Vec<NewDkimKey>> {
@@ -87,12 +88,12 @@ pub async fn generate(
 
 /// Makes a key.
 pub(super) async fn generate_one(
-    call: &Call<'_>,
+    call: &RequestContext<'_>,
     algorithm: DkimAlgorithm,
     selector: String,
     state: DkimKeyState,
 ) -> Result<NewDkimKey> {
-    let pair = on_turn(call, move || sign::generate(algorithm)).await?;
+    let pair = on_turn(call, move || dkim::generate(algorithm)).await?;
     Ok(new_key(pair.map_err(ApiError::internal)?, selector, state))
 }
 
@@ -104,7 +105,7 @@ fn new_key(pair: KeyPair, selector: String, state: DkimKeyState) -> NewDkimKey {
 /// Runs what takes a core for long off the I/O threads, few at a time, so that no tenant can take them all. The turn is
 /// the work's: who asked may be gone before it ends.
 async fn on_turn<T: Send + 'static>(
-    call: &Call<'_>,
+    call: &RequestContext<'_>,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
     let turn = call.api.key_generations.take(call.scope()).await.map_err(ApiError::internal)?;
@@ -116,7 +117,7 @@ async fn on_turn<T: Send + 'static>(
 }
 
 /// `POST /v1/domains/{id}/dkim`: bring your own key. It signs once its record is seen.
-pub async fn add(call: Call<'_>) -> Result<Answer> {
+pub async fn add(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Add = call.json()?;
     let private_key = Zeroizing::new(body.private_key);
@@ -129,19 +130,19 @@ pub async fn add(call: Call<'_>) -> Result<Answer> {
         let message = format!("the domain has {KEYS_MAX} DKIM keys, which is as many as it may");
         return Err(ApiError::field("selector", "too_many", message));
     }
-    let pair = on_turn(&call, move || sign::import_pem(&private_key)).await?;
+    let pair = on_turn(&call, move || dkim::import_pem(&private_key)).await?;
     let pair = pair.map_err(|error| ApiError::field("private_key", "invalid", error.to_string()))?;
     let state = super::first_key_state(domain.verification);
     let new = new_key(pair, body.selector, state);
     let key = call.store().add_dkim_key(domain.id, new, call.now).await?;
-    Answer::created(&DkimKeyView::new(key, &domain))
+    ApiResponse::created(&DkimKeyView::new(key, &domain))
 }
 
 /// `GET /v1/domains/{id}/dkim`
-pub async fn list(call: Call<'_>) -> Result<Answer> {
+pub async fn list(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = super::find(&call).await?;
     let keys = call.store().dkim_keys(domain.id).await?;
-    Answer::ok(&List::whole(keys.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect()))
+    ApiResponse::ok(&List::whole(keys.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect()))
 }
 
 /// RFC 6376 §3.1: a selector is a name of labels, in which case does not count.

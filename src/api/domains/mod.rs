@@ -6,18 +6,18 @@ mod rotation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{
-    DkimAlgorithm, DkimKeyState, DomainId, DomainName, DomainStatus, RefusalCode, TenantId, Timestamp,
-    Verification,
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{
+    DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, TenantId, Verification,
 };
 use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
 use crate::verification::{self, DnsRecord, Purpose, expected_records};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::{self, Checks};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 pub use dkim::{Add as AddDkimKey, DkimKeyView, add as add_dkim_key, list as list_dkim_keys};
 pub use rotation::{Rotate as RotateDkimKeys, rotate as rotate_dkim_keys};
@@ -152,24 +152,24 @@ impl RecordView {
     }
 }
 
-async fn view(call: &Call<'_>, domain: Domain) -> Result<DomainView> {
+async fn view(call: &RequestContext<'_>, domain: Domain) -> Result<DomainView> {
     let keys = call.store().dkim_keys(domain.id).await?;
     Ok(DomainView::new(domain, &keys, &call.api.verification.spf_include))
 }
 
-async fn find(call: &Call<'_>) -> Result<Domain> {
+async fn find(call: &RequestContext<'_>) -> Result<Domain> {
     let found = call.store().domain(call.scope(), call.id("domain")?).await?;
     found.ok_or_else(|| ApiError::not_found("domain"))
 }
 
 /// A domain that the caller may change: a key that is bound to domains has no say over others.
-async fn find_changeable(call: &Call<'_>) -> Result<Domain> {
+async fn find_changeable(call: &RequestContext<'_>) -> Result<Domain> {
     let domain = find(call).await?;
     check_allowed(call, Some(domain.id))?;
     Ok(domain)
 }
 
-fn check_allowed(call: &Call<'_>, domain: Option<DomainId>) -> Result<()> {
+fn check_allowed(call: &RequestContext<'_>, domain: Option<DomainId>) -> Result<()> {
     let allowed = &call.caller.key.allowed_domain_ids;
     if allowed.is_empty() || domain.is_some_and(|id| allowed.contains(&id)) {
         return Ok(());
@@ -181,7 +181,7 @@ fn check_allowed(call: &Call<'_>, domain: Option<DomainId>) -> Result<()> {
     ))
 }
 
-fn check_verification(call: &Call<'_>, verification: Option<Verification>) -> Result<()> {
+fn check_verification(call: &RequestContext<'_>, verification: Option<Verification>) -> Result<()> {
     if verification == Some(Verification::Manual) && !call.caller.is_platform() {
         return Err(ApiError::platform_only("vouching for a domain (verification: manual)"));
     }
@@ -189,7 +189,7 @@ fn check_verification(call: &Call<'_>, verification: Option<Verification>) -> Re
 }
 
 /// `POST /v1/domains`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     check_verification(&call, body.verification)?;
     check_allowed(&call, None)?;
@@ -213,7 +213,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         dkim_keys,
     };
     let domain = call.store().create_domain(new, call.now).await?;
-    Answer::created(&view(&call, domain).await?)
+    ApiResponse::created(&view(&call, domain).await?)
 }
 
 /// Where the platform vouches for a domain it vouches for the keys as well: nobody waits for their records.
@@ -237,7 +237,7 @@ fn read_name(text: &str) -> Result<DomainName> {
 }
 
 /// `GET /v1/domains`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<DomainId>();
     let filter = DomainFilter {
@@ -254,7 +254,7 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     }
     let mut keys = keys.into_iter();
     let spf_include = &call.api.verification.spf_include;
-    Answer::ok(&List::page(
+    ApiResponse::ok(&List::page(
         page,
         &request,
         |domain| domain.id.to_string(),
@@ -263,13 +263,13 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
 }
 
 /// `GET /v1/domains/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = find(&call).await?;
-    Answer::ok(&view(&call, domain).await?)
+    ApiResponse::ok(&view(&call, domain).await?)
 }
 
 /// `PATCH /v1/domains/{id}`
-pub async fn update(call: Call<'_>) -> Result<Answer> {
+pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = find_changeable(&call).await?;
     let body: Update = call.json()?;
     if body.verification.is_some_and(|wanted| wanted != domain.verification) && !call.caller.is_platform() {
@@ -277,20 +277,20 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     }
     let patch = DomainPatch { verification: body.verification, subdomains: body.subdomains };
     let updated = call.store().update_domain(domain.id, patch, call.now).await?;
-    Answer::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)
+    ApiResponse::ok(&view(&call, updated.ok_or_else(|| ApiError::not_found("domain"))?).await?)
 }
 
 /// `DELETE /v1/domains/{id}`
-pub async fn delete(call: Call<'_>) -> Result<Answer> {
+pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
     let id = find_changeable(&call).await?.id;
     if !call.store().delete_domain(id).await? {
         return Err(ApiError::not_found("domain"));
     }
-    Answer::deleted("domain", id)
+    ApiResponse::deleted("domain", id)
 }
 
 /// `POST /v1/domains/{id}/verify`
-pub async fn verify(call: Call<'_>) -> Result<Answer> {
+pub async fn verify(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = find_changeable(&call).await?;
     if !call.body.is_empty() {
         json::parse::<Empty>(&call.body)?;
@@ -299,7 +299,7 @@ pub async fn verify(call: Call<'_>) -> Result<Answer> {
     let api = call.api;
     let checked = verification::check(&api.resolver, &api.store, &domain, &api.verification).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
-    Answer::ok(&view(&call, domain).await?)
+    ApiResponse::ok(&view(&call, domain).await?)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::api::answer::Answer;
-use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::mail::{DkimAlgorithm, DkimKeyState, RefusalCode, SignedDuration, Timestamp};
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{DkimAlgorithm, DkimKeyState, RefusalCode};
 use crate::store::{Directory, DkimKey};
 
 use super::dkim::{self, DkimKeyView, KEYS_MAX};
@@ -23,7 +24,7 @@ pub struct Rotate {
 /// `POST /v1/domains/{id}/dkim/rotate`: new keys, which sign once their records are seen. A key that was made before
 /// and still waits for its record is answered again, so that the request can be repeated. Where the platform vouches
 /// for the domain, `verify` says that the records are there.
-pub async fn rotate(call: Call<'_>) -> Result<Answer> {
+pub async fn rotate(call: RequestContext<'_>) -> Result<ApiResponse> {
     let domain = super::find_changeable(&call).await?;
     let body: Rotate = if call.body.is_empty() { Rotate::default() } else { call.json()? };
     let keys = call.store().dkim_keys(domain.id).await?;
@@ -48,7 +49,7 @@ pub async fn rotate(call: Call<'_>) -> Result<Answer> {
         waiting.push(call.store().add_dkim_key(domain.id, new, call.now).await?);
     }
     let views = List::whole(waiting.into_iter().map(|key| DkimKeyView::new(key, &domain)).collect());
-    Answer::created(&views)
+    ApiResponse::created(&views)
 }
 
 fn is_wanted(algorithm: DkimAlgorithm, body: &Rotate, keys: &[DkimKey]) -> bool {

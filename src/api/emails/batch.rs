@@ -7,15 +7,16 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::compose::Letter;
+use super::compose::MimeMessage;
 use super::draft::{Draft, EmailRequest, Terms};
 use crate::api::body;
-use crate::api::call::Call;
 use crate::api::error::{ApiError, FieldError, Result};
 use crate::api::json::{self, Checks};
+use crate::api::request_context::RequestContext;
 use crate::api::templates;
-use crate::mail::{Address, Refusal, RefusalCode, TemplateId, Timestamp};
-use crate::room::Reservation;
+use crate::limits::memory_budget::MemoryReservation;
+use crate::mail::{Address, Timestamp};
+use crate::model::{Refusal, RefusalCode, TemplateId};
 use crate::store::{Annotations, Template, Tenant};
 
 /// A body of so many octets is read where it came in: handing it over would take longer.
@@ -41,7 +42,7 @@ pub struct Composed {
 }
 
 /// Reads the body; answers its SHA-256 as well.
-pub async fn read<T: DeserializeOwned + Send + 'static>(call: &Call<'_>) -> Result<(T, [u8; 32])> {
+pub async fn read<T: DeserializeOwned + Send + 'static>(call: &RequestContext<'_>) -> Result<(T, [u8; 32])> {
     let body = call.body.clone();
     let is_short = body.len() <= READ_AT_ONCE_OCTETS_MAX;
     let read = move || Ok((json::parse(&body)?, Sha256::digest(&body).into()));
@@ -50,7 +51,7 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(call: &Call<'_>) -> Resu
 
 /// Makes the messages of a request, or says what is wrong with the first one that is wrong.
 pub async fn compose(
-    call: &mut Call<'_>,
+    call: &mut RequestContext<'_>,
     tenant: &Tenant,
     emails: Vec<EmailRequest>,
     is_batch: bool,
@@ -63,7 +64,7 @@ pub async fn compose(
     let terms = Terms {
         defaults: tenant.settings.clone(),
         limits: api.sending.clone(),
-        lifetime_max: api.expiry_max,
+        lifetime_max: api.message_lifetime_max,
         now: call.now,
     };
     let work = move || {
@@ -82,7 +83,7 @@ pub async fn compose(
 
 /// The templates that messages name, each read once.
 async fn find_templates(
-    call: &Call<'_>,
+    call: &RequestContext<'_>,
     emails: &[EmailRequest],
     is_batch: bool,
     stock: &mut Stock,
@@ -119,7 +120,7 @@ fn make(
     }
     let draft = email.resolve(terms).map_err(ApiError::invalid)?;
     let Draft { letter, sender, recipients, annotations, release_at, expires_at } = draft;
-    let Letter { from, to, cc, reply_to, .. } = &letter;
+    let MimeMessage { from, to, cc, reply_to, .. } = &letter;
     let named = from.iter().chain(to).chain(cc).chain(reply_to).map(|mailbox| &mailbox.address);
     let smtputf8 = named.chain(&recipients).any(Address::needs_smtputf8);
     let message = letter.compose().into();
@@ -142,7 +143,7 @@ pub fn locate(mut error: ApiError, place: Option<usize>) -> ApiError {
 
 /// What was made for a request so far, and the room that it takes.
 struct Stock {
-    room: Reservation,
+    room: MemoryReservation,
     octets: u64,
     octets_max: u64,
 }

@@ -16,7 +16,7 @@ const LINE_OCTETS_WANTED: usize = 50;
 
 /// What a message is made of; texts are free of what [`super::draft`] refuses.
 #[derive(Debug, Default)]
-pub struct Letter {
+pub struct MimeMessage {
     /// Exactly one in the end; `None` only while it is put together.
     pub from: Option<Mailbox>,
     /// `To`.
@@ -56,7 +56,7 @@ enum Part {
     Multi(MultiPart),
 }
 
-impl Letter {
+impl MimeMessage {
     /// The message: CRLF throughout, no line above 998 octets, without Date and Message-ID, which intake adds.
     pub fn compose(self) -> Vec<u8> {
         let mut header = String::new();
@@ -171,8 +171,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn letter() -> Letter {
-        Letter { from: Some(mailbox("a@a.example")), to: vec![mailbox("b@b.example")], ..Letter::default() }
+    fn letter() -> MimeMessage {
+        MimeMessage {
+            from: Some(mailbox("a@a.example")),
+            to: vec![mailbox("b@b.example")],
+            ..MimeMessage::default()
+        }
     }
 
     fn file(name: &str, content_id: Option<&str>) -> Attachment {
@@ -185,7 +189,7 @@ mod tests {
     }
 
     /// Like `mixed(alternative(text, related(html, file)), file)`.
-    fn shape(letter: Letter) -> String {
+    fn shape(letter: MimeMessage) -> String {
         fn describe(message: &mail_parser::Message<'_>, part: u32) -> String {
             let part = message.part(part).unwrap();
             let kind = part.content_type().unwrap();
@@ -206,13 +210,16 @@ mod tests {
         let (text, html) = (|| Some("t".to_owned()), || Some("<p>".to_owned()));
         let files = || vec![file("a.png", None), file("b.png", Some("b"))];
         for (letter, expected) in [
-            (Letter { text: text(), ..letter() }, "plain"),
-            (Letter { html: html(), ..letter() }, "html"),
-            (Letter { text: text(), html: html(), ..letter() }, "alternative(plain, html)"),
-            (Letter { text: text(), attachments: files(), ..letter() }, "mixed(plain, png, png)"),
-            (Letter { html: html(), attachments: files(), ..letter() }, "mixed(related(html, png), png)"),
+            (MimeMessage { text: text(), ..letter() }, "plain"),
+            (MimeMessage { html: html(), ..letter() }, "html"),
+            (MimeMessage { text: text(), html: html(), ..letter() }, "alternative(plain, html)"),
+            (MimeMessage { text: text(), attachments: files(), ..letter() }, "mixed(plain, png, png)"),
             (
-                Letter { text: text(), html: html(), attachments: files(), ..letter() },
+                MimeMessage { html: html(), attachments: files(), ..letter() },
+                "mixed(related(html, png), png)",
+            ),
+            (
+                MimeMessage { text: text(), html: html(), attachments: files(), ..letter() },
                 "mixed(alternative(plain, related(html, png)), png)",
             ),
         ] {
@@ -227,7 +234,7 @@ mod tests {
                 .map(|name| Mailbox { name: Some(name.into()), address: "b@b.example".parse().unwrap() });
         let subject =
             "Grüße – 日本語 und ein langer Betreff, der über mehr als eine Zeile geht 🦀 ".repeat(3);
-        let letter = Letter { to: names.to_vec(), subject: subject.trim().into(), ..letter() };
+        let letter = MimeMessage { to: names.to_vec(), subject: subject.trim().into(), ..letter() };
         let bytes = letter.compose();
         assert!(bytes.split(|&b| b == b'\n').all(|line| line.len() < 200), "folded");
         let message = MessageParser::default().parse(&bytes).unwrap();
@@ -238,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_attachment_arrives_octet_for_octet_under_its_name() {
-        let bytes = Letter { attachments: vec![file("Größe, 1.png", None)], ..letter() }.compose();
+        let bytes = MimeMessage { attachments: vec![file("Größe, 1.png", None)], ..letter() }.compose();
         let message = MessageParser::default().parse(&bytes).unwrap();
         let part = message.attachment(0).unwrap();
         assert_eq!(part.attachment_name(), Some("Größe, 1.png"));
@@ -247,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_lone_carriage_return_ends_a_line() {
-        let bytes = Letter { text: Some("a\rb".into()), html: Some("\r".into()), ..letter() }.compose();
+        let bytes = MimeMessage { text: Some("a\rb".into()), html: Some("\r".into()), ..letter() }.compose();
         assert!(!String::from_utf8_lossy(&bytes).replace("\r\n", "").contains(['\r', '\n']));
     }
 
@@ -255,7 +262,7 @@ mod tests {
         #[test]
         fn whatever_the_text_lines_end_in_crlf_and_are_short(text in "[a-zé\r\n\t .=🦀]{0,2000}", html: Option<String>) {
             let html = html.map(|html| html.replace('\0', ""));
-            let bytes = Letter { text: Some(text.clone()), html, ..letter() }.compose();
+            let bytes = MimeMessage { text: Some(text.clone()), html, ..letter() }.compose();
             let rest = String::from_utf8_lossy(&bytes).replace("\r\n", "");
             prop_assert!(!rest.contains(['\r', '\n', '\0']));
             prop_assert!(bytes.split(|&b| b == b'\n').all(|line| line.len() <= 999));

@@ -10,12 +10,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::compose::{Attachment, Letter};
+use super::compose::{Attachment, MimeMessage};
 use super::mailbox::Mailbox;
 use crate::api::error::FieldError;
 use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
-use crate::mail::{Address, RefusalCode, SignedDuration, TemplateId, Timestamp};
+use crate::mail::{Address, SignedDuration, Timestamp};
+use crate::model::{RefusalCode, TemplateId};
 use crate::store::{Annotations, TenantSettings};
 
 const SUBJECT_CHARS_MAX: usize = 998;
@@ -91,7 +92,7 @@ pub struct EmailRequest {
     /// Not before this time; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
     /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
-    /// (`relay.expiry_max`). If absent, the tenant's `expiry_hours` or the server's own time counts.
+    /// (`relay.message_lifetime_max`). If absent, the tenant's `expiry_hours` or the server's own time counts.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -135,7 +136,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Draft {
     /// What recipients see.
-    pub letter: Letter,
+    pub letter: MimeMessage,
     /// Where reports go.
     pub sender: Address,
     /// Each once.
@@ -170,7 +171,7 @@ impl EmailRequest {
         let attachments = read_attachments(std::mem::take(&mut self.attachments), &mut checks);
         checks.into_result()?;
         let sender = self.from.address.clone();
-        let letter = Letter {
+        let letter = MimeMessage {
             from: Some(Mailbox { name: self.from.name.or_else(|| defaults.from_name.clone()), ..self.from }),
             to: self.to,
             cc: self.cc,

@@ -5,28 +5,28 @@ mod batch;
 mod compose;
 mod draft;
 mod mailbox;
+mod retry_cancel;
 mod send;
-mod steering;
 mod timeline;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::mail::{
-    Address, DeliveryId, DeliveryState, DomainName, Environment, KeyId, MessageId, OutcomeClass, RefusalCode,
-    ReversePath, TenantId, Timestamp,
+use crate::mail::{Address, DomainName, ReversePath, Timestamp};
+use crate::model::{
+    BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, RefusalCode, TenantId,
 };
 use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
+pub use self::retry_cancel::{CancellationView, RetryView, cancel, retry};
 pub use draft::{EmailRequest, Limits as SendLimits};
 pub use send::{Accepted, BatchRequest, send, send_batch};
-pub use steering::{CancellationView, RetryView, cancel, retry};
 pub use timeline::{Entry, get as timeline};
 
 /// A message and what became of it.
@@ -97,7 +97,7 @@ pub struct DeliveryView {
     /// What the other server said last.
     last_reply: Option<String>,
     /// Why the last try did not deliver.
-    last_class: Option<OutcomeClass>,
+    last_class: Option<BounceClass>,
     /// When anything of it changed last.
     updated_at: Timestamp,
 }
@@ -153,13 +153,13 @@ fn summarize(states: &[DeliveryState]) -> DeliveryState {
     order.into_iter().find(|state| states.contains(state)).unwrap_or(Delivered)
 }
 
-async fn find(call: &Call<'_>) -> Result<Message> {
+async fn find(call: &RequestContext<'_>) -> Result<Message> {
     let found = call.store().message(call.scope(), call.id("email")?).await?;
     found.ok_or_else(|| ApiError::not_found("email"))
 }
 
 /// `GET /v1/emails`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<MessageId>();
     let query = &mut call.query;
@@ -176,11 +176,11 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     query.finish()?;
     let page = call.store().list_messages(filter, request).await?;
     let data = page.items.into_iter().map(EmailView::new).collect();
-    Answer::ok(&List::resumed(data, page.next.map(|id| id.to_string())))
+    ApiResponse::ok(&List::resumed(data, page.next.map(|id| id.to_string())))
 }
 
 /// `GET /v1/emails/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
     let message = find(&call).await?;
     let deliveries = call.store().deliveries(message.id).await?;
     let view = EmailView::new(MessageSummary {
@@ -190,11 +190,11 @@ pub async fn get(call: Call<'_>) -> Result<Answer> {
         states: deliveries.iter().map(|delivery| delivery.state).collect(),
     });
     let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
-    Answer::ok(&EmailView { deliveries: Some(deliveries), ..view })
+    ApiResponse::ok(&EmailView { deliveries: Some(deliveries), ..view })
 }
 
 /// `GET /v1/emails/{id}/raw`
-pub async fn raw(call: Call<'_>) -> Result<Answer> {
+pub async fn raw(call: RequestContext<'_>) -> Result<ApiResponse> {
     let message = find(&call).await?;
     let content = call.store().content(message.id).await?.ok_or_else(|| {
         ApiError::new(
@@ -203,7 +203,7 @@ pub async fn raw(call: Call<'_>) -> Result<Answer> {
             "content is removed some days after the last delivery; the operator sets retention.body_days",
         )
     })?;
-    Ok(Answer::message(content.to_vec()))
+    Ok(ApiResponse::message(content.to_vec()))
 }
 
 #[cfg(test)]

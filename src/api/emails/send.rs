@@ -8,17 +8,15 @@ use sha2::{Digest, Sha256};
 
 use super::batch::{self, Composed, locate};
 use super::draft::EmailRequest;
-use crate::api::answer::Answer;
-use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::intake::{Admitted, Extras, Submission, Submitter, Trace};
-use crate::mail::{
-    Address, BodyType, DeliveryState, Envelope, LimitPeriod, MailParameters, MessageId, Recipient, Refusal,
-    RefusalCode, ReversePath, Scope, Stage, Timestamp,
-};
-use crate::policy::allowance::seconds_until;
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
+use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
+use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
+use crate::policy::fixed_window::seconds_until;
 use crate::store::SubmissionKey;
+use crate::submission::{Admitted, Extras, Submission, Submitter, Trace};
 
 const BATCH_MAX: usize = 100;
 
@@ -58,7 +56,7 @@ struct Wanted {
 
 /// A request that is being done.
 struct Sending<'a> {
-    call: &'a Call<'a>,
+    call: &'a RequestContext<'a>,
     submitter: Arc<Submitter>,
     digest: [u8; 32],
     /// Recipients of all its messages.
@@ -75,24 +73,24 @@ struct Ready {
 }
 
 /// `POST /v1/emails`
-pub async fn send(mut call: Call<'_>) -> Result<Answer> {
+pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let (email, digest) = batch::read(&call).await?;
     let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
     let only = sent.first().ok_or_else(|| ApiError::internal("one message makes one answer"))?;
-    Answer::accepted(only)
+    ApiResponse::accepted(only)
 }
 
 /// `POST /v1/emails/batch`: nothing is sent if any of them is wrong.
-pub async fn send_batch(mut call: Call<'_>) -> Result<Answer> {
+pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
         return Err(ApiError::field("emails", "invalid", format!("from 1 to {BATCH_MAX} are taken at once")));
     }
     let sent = send_all(&mut call, Wanted { emails, is_batch: true, digest }).await?;
-    Answer::accepted(&List::whole(sent))
+    ApiResponse::accepted(&List::whole(sent))
 }
 
-async fn send_all(call: &mut Call<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
@@ -128,7 +126,7 @@ fn interrupted(error: ApiError, sent: usize) -> ApiError {
     ApiError { refusal: Refusal { hint, ..error.refusal }, is_unfinished: true, ..error }
 }
 
-async fn submitter(call: &Call<'_>) -> Result<Arc<Submitter>> {
+async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
     // A tenant in the path must be the caller's own.
     call.owner(None).await?;
     let Some(tenant) = call.caller.tenant.clone() else {

@@ -6,13 +6,12 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::answer::Answer;
-use crate::api::call::Call;
 use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
-use crate::mail::{
-    Address, AttemptId, DeliveryId, DeliveryState, EventId, EventKind, OutcomeClass, Timestamp,
-};
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
+use crate::mail::{Address, Timestamp};
+use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind};
 use crate::store::{Attempt, Event, Journal};
 
 /// More are told of by `has_more`; one recipient's are asked for with `delivery_id`.
@@ -87,7 +86,7 @@ pub struct AttemptEntry {
     /// What the delivery is after it.
     outcome: DeliveryState,
     /// Why it did not deliver; `null` if it did.
-    class: Option<OutcomeClass>,
+    class: Option<BounceClass>,
     /// Why the next try is when it is.
     reason: String,
 }
@@ -103,7 +102,7 @@ impl Entry {
 }
 
 /// `GET /v1/emails/{id}/timeline`
-pub async fn get(mut call: Call<'_>) -> Result<Answer> {
+pub async fn get(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let wanted = call.query.value::<DeliveryId>("delivery_id");
     call.query.finish()?;
     let message = super::find(&call).await?;
@@ -118,7 +117,7 @@ pub async fn get(mut call: Call<'_>) -> Result<Answer> {
     let mut entries = merge(events, attempts, &recipients);
     let has_more = entries.len() > ENTRIES_MAX;
     entries.truncate(ENTRIES_MAX);
-    Answer::ok(&List::cut(entries, has_more))
+    ApiResponse::ok(&List::cut(entries, has_more))
 }
 
 fn merge(
@@ -166,7 +165,7 @@ fn merge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::MessageId;
+    use crate::model::MessageId;
 
     #[test]
     fn events_and_attempts_stand_in_the_order_of_time() {

@@ -5,21 +5,21 @@ mod tail;
 
 use hyper::header::ACCEPT;
 
-use crate::mail::{EventId, EventKind, MessageId, RefusalCode};
+use crate::model::{EventId, EventKind, MessageId, RefusalCode};
 use crate::store::{EventFilter, Journal};
 
-use super::answer::Answer;
 use super::auth;
-use super::call::Call;
 use super::error::{ApiError, FieldError, Result};
 use super::page::{self, List};
-use crate::turns::Taken;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
+use crate::limits::tenant_semaphore::SemaphoreFull;
 use stream::{Credential, Start};
 
 pub use tail::Tail;
 
 /// `GET /v1/events`; with `Accept: text/event-stream` the live tail.
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let filter = EventFilter {
         tenant_id,
@@ -32,16 +32,16 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     let request = call.query.page::<EventId>();
     call.query.finish()?;
     let page = call.store().list_events(filter, request).await?;
-    Answer::ok(&List::resumed(page.items, page.next.map(|id| id.to_string())))
+    ApiResponse::ok(&List::resumed(page.items, page.next.map(|id| id.to_string())))
 }
 
-fn wants_stream(call: &Call<'_>) -> bool {
+fn wants_stream(call: &RequestContext<'_>) -> bool {
     let accepted = call.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types = accepted.flat_map(|value| value.split(',')).map(|one| one.split(';').next());
     types.any(|media| media.is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream")))
 }
 
-fn follow(mut call: Call<'_>, filter: EventFilter) -> Result<Answer> {
+fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiResponse> {
     call.query.finish()?;
     if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
         let message = "a live tail has no pages; it begins now, or behind the Last-Event-ID";
@@ -65,17 +65,17 @@ fn follow(mut call: Call<'_>, filter: EventFilter) -> Result<Answer> {
         turn: call.api.streams.try_take(call.scope()).map_err(too_many)?,
         stop: call.stop,
     };
-    Ok(Answer::events(stream::open(start)))
+    Ok(ApiResponse::events(stream::open(start)))
 }
 
-fn too_many(taken: Taken) -> ApiError {
+fn too_many(taken: SemaphoreFull) -> ApiError {
     match taken {
-        Taken::ByOneself => ApiError::new(
+        SemaphoreFull::ByOneself => ApiError::new(
             RefusalCode::LimitReached,
             format!("{} live tails of this tenant are open already", super::STREAMS_OF_TENANT_MAX),
             "close one that is not read any more",
         ),
-        Taken::ByAll => ApiError::new(
+        SemaphoreFull::ByAll => ApiError::new(
             RefusalCode::Overloaded,
             "as many live tails are open as the server has room for",
             "try again later, or read the list of events from time to time",

@@ -16,11 +16,12 @@ use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::tail::Tail;
-use crate::api::answer::ResponseBody;
 use crate::api::auth::{self, Access};
-use crate::mail::{EventId, SecretDigest, Timestamp};
+use crate::api::response::ResponseBody;
+use crate::limits::tenant_semaphore::TenantPermit;
+use crate::mail::Timestamp;
+use crate::model::{EventId, SecretDigest};
 use crate::store::{Directory, Event, EventFilter, Journal, Store};
-use crate::turns::Turn;
 
 /// A comment after so long a silence keeps proxies from closing the connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -49,7 +50,7 @@ pub struct Start {
     /// Where the client was; `None` for now.
     pub after: Option<EventId>,
     pub credential: Credential,
-    pub turn: Turn,
+    pub turn: TenantPermit,
     pub stop: CancellationToken,
 }
 
@@ -66,7 +67,7 @@ struct Follower {
     looks: Interval,
     stop: CancellationToken,
     has_ended: bool,
-    _turn: Turn,
+    _turn: TenantPermit,
 }
 
 /// Begins a stream.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::mail::EventId;
+use crate::model::EventId;
 use crate::store::{Event, Journal, Result, Store};
 
 /// Events kept for all.

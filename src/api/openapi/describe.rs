@@ -3,13 +3,13 @@
 use schemars::{JsonSchema, Schema};
 
 use super::Schemas;
-use crate::api::answer::Deleted;
 use crate::api::page::List;
+use crate::api::response::Deleted;
 use crate::api::route::Endpoint;
 use crate::api::{
     bans, domains, emails, health, keys, queue, rejections, suppressions, templates, tenants, usage, webhooks,
 };
-use crate::mail::{
+use crate::model::{
     DomainId, EventId, KeyId, MessageId, RequestId, SuppressionId, TemplateId, TenantId, WebhookDeliveryId,
     WebhookId,
 };
@@ -175,7 +175,7 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::RetryEmail => email("Try a message again now", "What waits for its next try is due now. What is scheduled stays so.").gives::<emails::RetryView>("What is due now."),
         E::CancelEmail => email("Cancel a message", "What another server does not have yet is not delivered.").gives::<emails::CancellationView>("What was cancelled, and for what it was too late."),
         E::ShowQueue => queue("Show the queue", "How deep it is for whom and where, why it waits and until when; groups of one tenant and one destination, the deepest first.").gives::<queue::QueueView>("The queue."),
-        E::PauseQueue => queue("Pause a part of the queue", "Mail is taken as ever and waits.").takes::<queue::Pause>().gives::<queue::PauseView>("The pause."),
+        E::PauseQueue => queue("Pause a part of the queue", "Mail is taken as ever and waits.").takes::<queue::PauseRequest>().gives::<queue::PauseView>("The pause."),
         E::ResumeQueue => queue("Resume a part of the queue", "Exactly one that was paused.").may_take::<queue::Part>().gives::<queue::ResumeView>("It is over."),
         E::FlushQueue => queue("Make a part of the queue due now", "Everything, if nothing is named.").may_take::<queue::Part>().gives::<queue::FlushView>("How much is due now."),
         E::ListSites => queue("List the sites that mail goes to", "The same mail hosts under whatever domains, and smart hosts: in use, waited for, or on hold.").gives::<List<queue::SiteView>>("All sites."),

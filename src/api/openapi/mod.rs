@@ -17,9 +17,9 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use self::describe::{Description, TAGS, describe};
-use super::answer::Answer;
 use super::auth::Access;
 use super::error::{Envelope, Result};
+use super::response::ApiResponse;
 use super::route::{Endpoint, Operation, ROUTES, Route};
 
 /// What holds for every operation.
@@ -30,13 +30,13 @@ static DOCUMENT_TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().in
 static PAGE: LazyLock<Result<Bytes>> = LazyLock::new(|| manual::render(&DOCUMENT));
 
 /// `GET /openapi.json`
-pub fn document() -> Result<Answer> {
-    Ok(Answer::document(DOCUMENT_TEXT.clone()))
+pub fn document() -> Result<ApiResponse> {
+    Ok(ApiResponse::document(DOCUMENT_TEXT.clone()))
 }
 
 /// `GET /docs`
-pub fn page() -> Result<Answer> {
-    PAGE.clone().map(Answer::page)
+pub fn page() -> Result<ApiResponse> {
+    PAGE.clone().map(ApiResponse::page)
 }
 
 /// Collects the schemas of bodies and answers, each once and by its name.

@@ -8,10 +8,10 @@ use super::Schemas;
 use super::describe::{Description, SchemaOf};
 use crate::api::page;
 use crate::api::route::{Endpoint, Operation, Route};
-use crate::mail::{
-    Address, DeliveryId, DeliveryState, DomainName, DomainStatus, Environment, EventId, EventKind, MessageId,
-    SuppressionReason, TenantId, TenantStatus, Timestamp, UsageInterval, Verification, WebhookDeliveryState,
-    WebhookStatus,
+use crate::mail::{Address, DomainName, Timestamp};
+use crate::model::{
+    DeliveryId, DeliveryState, DomainStatus, Environment, EventId, EventKind, MessageId, SuppressionReason,
+    TenantId, TenantStatus, UsageInterval, Verification, WebhookDeliveryState, WebhookStatus,
 };
 
 /// All of them.

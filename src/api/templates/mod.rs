@@ -7,16 +7,17 @@ mod render;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{RefusalCode, TemplateId, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{RefusalCode, TemplateId, TenantId};
 use crate::store::{Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
 use self::filters::Budget;
 use self::render::{Form, RenderError};
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 const NAME_CHARS_MAX: usize = 200;
 const SUBJECT_CHARS_MAX: usize = 2000;
@@ -158,13 +159,13 @@ fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
 }
 
 /// The template of an id in the path or in a message.
-pub async fn find(call: &Call<'_>, id: TemplateId) -> Result<Template> {
+pub async fn find(call: &RequestContext<'_>, id: TemplateId) -> Result<Template> {
     let found = call.store().template(call.scope(), id).await?;
     found.ok_or_else(|| ApiError::not_found("template"))
 }
 
 /// `POST /v1/templates`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: CreateTemplate = call.json()?;
     let mut checks = Checks::default();
     checks.line(&body.name, "name", NAME_CHARS_MAX);
@@ -180,7 +181,7 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
     let CreateTemplate { name, subject, text, html, .. } = body;
     let new = NewTemplate { tenant_id, name, subject, text, html };
     let template = call.store().create_template(new, call.now).await?;
-    Answer::created(&TemplateView::from(template))
+    ApiResponse::created(&TemplateView::from(template))
 }
 
 fn check_source(source: &str, path: &str, octets_max: usize, checks: &mut Checks) {
@@ -193,22 +194,22 @@ fn check_bodies(has_any: bool, checks: &mut Checks) {
 }
 
 /// `GET /v1/templates`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<TemplateId>();
     let filter = TemplateFilter { tenant_id, name: call.query.value("name") };
     call.query.finish()?;
     let page = call.store().list_templates(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
+    ApiResponse::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
 }
 
 /// `GET /v1/templates/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
-    Answer::ok(&TemplateView::from(find(&call, call.id("template")?).await?))
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+    ApiResponse::ok(&TemplateView::from(find(&call, call.id("template")?).await?))
 }
 
 /// `PATCH /v1/templates/{id}`
-pub async fn update(call: Call<'_>) -> Result<Answer> {
+pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let template = find(&call, call.id("template")?).await?;
     let body: UpdateTemplate = call.json()?;
     let mut checks = Checks::default();
@@ -228,24 +229,24 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     let UpdateTemplate { name, subject, text, html } = body;
     let patch = TemplatePatch { name, subject, text, html };
     let updated = call.store().update_template(template.id, patch, call.now).await?;
-    Answer::ok(&TemplateView::from(updated.ok_or_else(|| ApiError::not_found("template"))?))
+    ApiResponse::ok(&TemplateView::from(updated.ok_or_else(|| ApiError::not_found("template"))?))
 }
 
 /// `DELETE /v1/templates/{id}`
-pub async fn delete(call: Call<'_>) -> Result<Answer> {
+pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
     let id: TemplateId = call.id("template")?;
     if !call.store().delete_template(call.scope(), id).await? {
         return Err(ApiError::not_found("template"));
     }
-    Answer::deleted("template", id)
+    ApiResponse::deleted("template", id)
 }
 
 /// `POST /v1/templates/{id}/render`
-pub async fn render(call: Call<'_>) -> Result<Answer> {
+pub async fn render(call: RequestContext<'_>) -> Result<ApiResponse> {
     let template = find(&call, call.id("template")?).await?;
     let RenderTemplate { data } = call.json()?;
     let mut checks = Checks::default();
     check_data(&data, "data", &mut checks);
     checks.finish()?;
-    Answer::ok(&call.work(move || fill(&template, data)).await?)
+    ApiResponse::ok(&call.work(move || fill(&template, data)).await?)
 }

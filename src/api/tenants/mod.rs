@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::mail::{
-    Address, DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, Timestamp, TlsMode,
-    Weight,
+use crate::mail::{Address, Timestamp};
+use crate::model::{
+    DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
 };
 use crate::store::{
     Conflict, Directory, NewTenant, RateLimit, SmartHost, StoreError, Tenant, TenantCounts, TenantFilter,
@@ -16,11 +16,11 @@ use crate::store::{
 };
 
 use self::smart_host::SmartHostBody;
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 const NAME_CHARS_MAX: usize = 200;
 const SLUG_CHARS_MAX: usize = 63;
@@ -238,7 +238,7 @@ impl From<SmartHost> for SmartHostView {
 }
 
 /// `POST /v1/tenants`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let mut checks = Checks::default();
     check_name(&body.name, &mut checks);
@@ -271,11 +271,11 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         Some(_) => call.store().create_tenant(new, call.now).await?,
         None => create_with_free_slug(&call, new).await?,
     };
-    Answer::created(&TenantView::from(tenant))
+    ApiResponse::created(&TenantView::from(tenant))
 }
 
 /// Tries `acme`, `acme-2`, `acme-3` …; only the store knows in the end which is free.
-async fn create_with_free_slug(call: &Call<'_>, new: NewTenant) -> Result<Tenant> {
+async fn create_with_free_slug(call: &RequestContext<'_>, new: NewTenant) -> Result<Tenant> {
     for number in 1..=SLUG_TRIES {
         let slug = match number {
             1 => new.slug.clone(),
@@ -305,7 +305,7 @@ fn with_suffix(slug: &str, suffix: &str) -> String {
 }
 
 /// `GET /v1/tenants`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let request = call.query.page::<TenantId>();
     let filter = TenantFilter {
         slug: call.query.value("slug"),
@@ -316,19 +316,19 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     // A tenant's list is itself, if that is what it looks for.
     if let Some(own) = call.scope() {
         let tenant = call.store().tenant(own).await?.filter(|tenant| filter.admits(tenant));
-        return Answer::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
+        return ApiResponse::ok(&List::whole(tenant.into_iter().map(TenantView::from).collect()));
     }
     let page = call.store().list_tenants(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |tenant| tenant.id.to_string(), TenantView::from))
+    ApiResponse::ok(&List::page(page, &request, |tenant| tenant.id.to_string(), TenantView::from))
 }
 
 /// `GET /v1/tenants/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
-    Answer::ok(&TenantView::from(call.path_tenant().await?))
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+    ApiResponse::ok(&TenantView::from(call.path_tenant().await?))
 }
 
 /// `PATCH /v1/tenants/{id}`
-pub async fn update(call: Call<'_>) -> Result<Answer> {
+pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant = call.path_tenant().await?;
     let body: Update = call.json()?;
     if !call.caller.is_platform()
@@ -338,7 +338,7 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     }
     let patch = body.resolve(&tenant, call.expiry_hours_max(), call.source_pools())?;
     let updated = call.store().update_tenant(tenant.id, patch, call.now).await?;
-    Answer::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
+    ApiResponse::ok(&TenantView::from(updated.ok_or_else(|| ApiError::not_found("tenant"))?))
 }
 
 impl Update {
@@ -433,13 +433,13 @@ fn merge_metadata(mut metadata: Map<String, Value>, patch: Map<String, Value>) -
 }
 
 /// `DELETE /v1/tenants/{id}`: with everything it has, or with `dry_run=true` only counted.
-pub async fn delete(mut call: Call<'_>) -> Result<Answer> {
+pub async fn delete(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let dry_run = call.query.value::<bool>("dry_run").unwrap_or(false);
     call.query.finish()?;
     let id = call.path_tenant().await?.id;
     let counts = call.store().remove_tenant(id, !dry_run).await?;
     let counts = counts.ok_or_else(|| ApiError::not_found("tenant"))?;
-    Answer::ok(&Removal { id, object: "tenant", deleted: !dry_run, dry_run, counts })
+    ApiResponse::ok(&Removal { id, object: "tenant", deleted: !dry_run, dry_run, counts })
 }
 
 fn check_name(name: &str, checks: &mut Checks) {

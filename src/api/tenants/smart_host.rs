@@ -7,7 +7,8 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::api::json::{Checks, nullable};
-use crate::mail::{DestinationPattern, DkimPolicy, DomainName, TlsMode};
+use crate::mail::DomainName;
+use crate::model::{DestinationPattern, DkimPolicy, TlsMode};
 use crate::store::{NewSmartHost, SmartHost};
 
 /// RFC 4954 has no limit; that of a command line leaves about this much.

@@ -3,15 +3,14 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{
-    RefusalCode, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus,
-};
+use crate::mail::Timestamp;
+use crate::model::{RefusalCode, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{Event, EventView, Outbox, Webhook, WebhookAttempt, WebhookDelivery};
 
-use super::super::answer::Answer;
-use super::super::call::Call;
 use super::super::error::{ApiError, Result};
 use super::super::page::List;
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
 
 /// One event for one webhook.
 #[derive(Serialize, JsonSchema)]
@@ -79,17 +78,17 @@ impl From<WebhookAttempt> for AttemptView {
 }
 
 /// `GET /v1/webhooks/{id}/deliveries`
-pub async fn list_deliveries(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list_deliveries(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     let request = call.query.page::<WebhookDeliveryId>();
     let state = call.query.value::<WebhookDeliveryState>("status");
     call.query.finish()?;
     let page = call.store().list_webhook_deliveries(webhook.id, state, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |delivery| delivery.id.to_string(), DeliveryView::from))
+    ApiResponse::ok(&List::page(page, &request, |delivery| delivery.id.to_string(), DeliveryView::from))
 }
 
 /// The delivery in the path, if its webhook is the caller's, with that webhook.
-async fn find(call: &Call<'_>) -> Result<(WebhookDelivery, Webhook)> {
+async fn find(call: &RequestContext<'_>) -> Result<(WebhookDelivery, Webhook)> {
     let absent = || ApiError::not_found("webhook delivery");
     let delivery = call.store().webhook_delivery(call.id("webhook delivery")?).await?.ok_or_else(absent)?;
     let webhook = call.store().webhook(call.scope(), delivery.webhook_id).await?.ok_or_else(absent)?;
@@ -97,27 +96,27 @@ async fn find(call: &Call<'_>) -> Result<(WebhookDelivery, Webhook)> {
 }
 
 /// `GET /v1/webhooks/deliveries/{id}`
-pub async fn get_delivery(call: Call<'_>) -> Result<Answer> {
+pub async fn get_delivery(call: RequestContext<'_>) -> Result<ApiResponse> {
     let (delivery, _) = find(&call).await?;
-    Answer::ok(&DeliveryView::from(delivery))
+    ApiResponse::ok(&DeliveryView::from(delivery))
 }
 
 /// `POST /v1/webhooks/deliveries/{id}/replay`: with the same id, so that who has it already can tell.
-pub async fn replay_delivery(call: Call<'_>) -> Result<Answer> {
+pub async fn replay_delivery(call: RequestContext<'_>) -> Result<ApiResponse> {
     let (delivery, webhook) = find(&call).await?;
     require_enabled(&webhook)?;
     let replayed = call.store().replay_webhook_delivery(delivery.id, call.now).await?;
     let replayed = replayed.ok_or_else(|| ApiError::not_found("webhook delivery"))?;
-    Answer::accepted(&DeliveryView::from(replayed))
+    ApiResponse::accepted(&DeliveryView::from(replayed))
 }
 
 /// `POST /v1/webhooks/{id}/test`: an event `webhook.test`, whatever the webhook asked for.
-pub async fn test(call: Call<'_>) -> Result<Answer> {
+pub async fn test(call: RequestContext<'_>) -> Result<ApiResponse> {
     let webhook = super::find(&call).await?;
     require_enabled(&webhook)?;
     let told = call.store().test_webhook(webhook.id, call.now).await?;
     let delivery = told.ok_or_else(|| ApiError::not_found("webhook"))?;
-    Answer::accepted(&DeliveryView::from(delivery))
+    ApiResponse::accepted(&DeliveryView::from(delivery))
 }
 
 fn require_enabled(webhook: &Webhook) -> Result<()> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use url::{Host, Url};
 
 use crate::config;
-use crate::network::is_permitted;
+use crate::egress_guard::is_permitted;
 
 const CHARS_MAX: usize = 2048;
 

@@ -9,14 +9,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::mail::{DisabledReason, EventKind, SignedDuration, TenantId, Timestamp, WebhookId, WebhookStatus};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
 use crate::store::{NewWebhook, Outbox, Webhook, WebhookFilter, WebhookPatch, WebhookSecret};
 
-use super::answer::Answer;
-use super::call::Call;
 use super::error::{ApiError, Result};
 use super::json::Checks;
 use super::page::List;
+use super::request_context::RequestContext;
+use super::response::ApiResponse;
 
 pub use deliveries::{DeliveryView, get_delivery, list_deliveries, replay_delivery, test};
 
@@ -127,7 +128,7 @@ fn sort(mut events: Vec<EventKind>) -> Vec<EventKind> {
 }
 
 /// `POST /v1/webhooks`
-pub async fn create(call: Call<'_>) -> Result<Answer> {
+pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Create = call.json()?;
     let mut checks = Checks::default();
     let url = checks.read(endpoint::check(&body.url, &call.api.webhooks), "url");
@@ -142,11 +143,11 @@ pub async fn create(call: Call<'_>) -> Result<Answer> {
         secret: secret.clone(),
     };
     let webhook = call.store().create_webhook(new, call.now).await?;
-    Answer::created(&WebhookView::new(webhook, call.now).with_secret(&secret))
+    ApiResponse::created(&WebhookView::new(webhook, call.now).with_secret(&secret))
 }
 
 /// `GET /v1/webhooks`
-pub async fn list(mut call: Call<'_>) -> Result<Answer> {
+pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let tenant_id = call.listed_tenant().await?;
     let request = call.query.page::<WebhookId>();
     let filter =
@@ -154,21 +155,26 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     call.query.finish()?;
     let page = call.store().list_webhooks(filter, request.clone()).await?;
     let now = call.now;
-    Answer::ok(&List::page(page, &request, |w| w.id.to_string(), |webhook| WebhookView::new(webhook, now)))
+    ApiResponse::ok(&List::page(
+        page,
+        &request,
+        |w| w.id.to_string(),
+        |webhook| WebhookView::new(webhook, now),
+    ))
 }
 
-async fn find(call: &Call<'_>) -> Result<Webhook> {
+async fn find(call: &RequestContext<'_>) -> Result<Webhook> {
     let found = call.store().webhook(call.scope(), call.id("webhook")?).await?;
     found.ok_or_else(|| ApiError::not_found("webhook"))
 }
 
 /// `GET /v1/webhooks/{id}`
-pub async fn get(call: Call<'_>) -> Result<Answer> {
-    Answer::ok(&WebhookView::new(find(&call).await?, call.now))
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+    ApiResponse::ok(&WebhookView::new(find(&call).await?, call.now))
 }
 
 /// `PATCH /v1/webhooks/{id}`
-pub async fn update(call: Call<'_>) -> Result<Answer> {
+pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: Update = call.json()?;
     let id = find(&call).await?.id;
     let mut checks = Checks::default();
@@ -179,24 +185,24 @@ pub async fn update(call: Call<'_>) -> Result<Answer> {
     let patch = WebhookPatch { url, kinds: body.events.map(sort), status: body.status };
     let updated = call.store().update_webhook(id, patch, call.now).await?;
     let webhook = updated.ok_or_else(|| ApiError::not_found("webhook"))?;
-    Answer::ok(&WebhookView::new(webhook, call.now))
+    ApiResponse::ok(&WebhookView::new(webhook, call.now))
 }
 
 /// `DELETE /v1/webhooks/{id}`
-pub async fn delete(call: Call<'_>) -> Result<Answer> {
+pub async fn delete(call: RequestContext<'_>) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     if !call.store().delete_webhook(id).await? {
         return Err(ApiError::not_found("webhook"));
     }
-    Answer::deleted("webhook", id)
+    ApiResponse::deleted("webhook", id)
 }
 
 /// `POST /v1/webhooks/{id}/rotate-secret`: the secret before signs too for a day.
-pub async fn rotate_secret(call: Call<'_>) -> Result<Answer> {
+pub async fn rotate_secret(call: RequestContext<'_>) -> Result<ApiResponse> {
     let id = find(&call).await?.id;
     let secret = new_secret();
     let until = call.now + ROTATION_TIME;
     let rotated = call.store().rotate_webhook_secret(id, secret.clone(), until, call.now).await?;
     let webhook = rotated.ok_or_else(|| ApiError::not_found("webhook"))?;
-    Answer::ok(&WebhookView::new(webhook, call.now).with_secret(&secret))
+    ApiResponse::ok(&WebhookView::new(webhook, call.now).with_secret(&secret))
 }

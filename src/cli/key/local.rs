@@ -11,7 +11,8 @@ use super::super::{CONFIG_FILE_DEFAULT, expiry};
 use super::{Wanted, row, table, tell_new};
 use crate::api::KeyView;
 use crate::config::Config;
-use crate::mail::{KeyId, KeySecret, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{KeyId, KeySecret, TenantId};
 use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store, StoreOptions};
 
 /// Above these options in the help.

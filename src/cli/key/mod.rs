@@ -13,7 +13,8 @@ use super::listing::Extent;
 use super::screen::{describe, text, time, when};
 use super::serve::runtime;
 use super::table::Table;
-use crate::mail::{Environment, Scope, SignedDuration, Timestamp};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{Environment, Scope};
 use local::Place;
 
 /// What is told first of a key.

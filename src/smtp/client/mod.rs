@@ -8,17 +8,17 @@
 //! body of this one, before this one's last reply is read (RFC 2920 §3.1). Imports `mail` and [`super::Reply`].
 
 mod capabilities;
-mod opening;
+mod dot_stuffing;
+mod handshake;
 mod reply_reader;
 mod scram;
-mod stuffing;
 mod transaction;
 
+pub use self::dot_stuffing::Stuffing;
+pub use self::handshake::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
 pub use capabilities::Capabilities;
-pub use opening::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
 pub use reply_reader::{ReplyError, ReplyReader};
 pub use scram::ScramError;
-pub use stuffing::Stuffing;
 pub use transaction::{Next, Outcome, Request, Target, Transaction};
 
 /// Which part of the dialogue something belongs to. Decides what a reply means and how long to wait for it.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
 use super::Login;
-use crate::mail::ScramProof;
+use crate::model::ScramProof;
 use crate::smtp::ChannelBinding;
 
 /// RFC 5802 §9: a server that was taken over might ask for work without end. This is about a tenth of a second.
@@ -127,7 +127,7 @@ fn decode(text: &str) -> Result<String, ScramError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::ScramVerifier;
+    use crate::model::ScramVerifier;
     use crate::smtp::sasl::{ClientFirst, Parameters};
     use zeroize::Zeroizing;
 

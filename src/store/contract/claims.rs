@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{Host, TenantStatus};
+use crate::mail::Host;
+use crate::model::TenantStatus;
 
 fn status(status: TenantStatus) -> TenantPatch {
     TenantPatch { status: Some(status), ..TenantPatch::default() }
@@ -163,7 +164,7 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with(|options| options.handover_bytes_max = 5000);
+    let bed = Bed::with(|options| options.hot_queue_bytes_max = 5000);
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -180,7 +181,7 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
 
 #[tokio::test]
 async fn recipients_take_room_in_memory_too() {
-    let bed = Bed::with(|options| options.handover_bytes_max = 50_000);
+    let bed = Bed::with(|options| options.hot_queue_bytes_max = 50_000);
     let tenant = bed.tenant("a").await;
     let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
     bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -270,7 +271,7 @@ async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
 
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
 async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
-    let bed = Bed::with(|options| options.handover_bytes_max = hand_over_octets);
+    let bed = Bed::with(|options| options.hot_queue_bytes_max = hand_over_octets);
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
     let mut producers = tokio::task::JoinSet::new();

@@ -1,7 +1,7 @@
 //! Tenants, domains, keys and suppressions; and that nobody sees what is another's.
 
 use super::*;
-use crate::mail::{DkimPolicy, DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
+use crate::model::{DkimPolicy, DomainStatus, EventKind, SuppressionReason, TenantStatus, TlsMode};
 
 fn smart_host(password: Option<&str>) -> NewSmartHost {
     NewSmartHost {

@@ -1,7 +1,7 @@
 //! What people read: messages, states, attempts, events; and how long.
 
 use super::*;
-use crate::mail::{EventKind, RefusalCode, RequestId, Stage};
+use crate::model::{EventKind, RefusalCode, RequestId, Stage};
 
 async fn found(bed: &Bed, filter: MessageFilter) -> Vec<MessageId> {
     let page = bed.store.list_messages(filter, page(100)).await.unwrap();
@@ -279,7 +279,7 @@ async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older() {
     let mut removed = Vec::new();
     for _ in 0..6 {
         let pruned = bed.store.prune(policy, later(2 * 24 * 3600), 100).await.unwrap();
-        removed.push((pruned.bodies, pruned.messages, pruned.is_cut));
+        removed.push((pruned.bodies, pruned.messages, pruned.truncated));
     }
     let nothing = [(0, 0, true), (0, 0, true), (0, 0, false)];
     assert_eq!(removed, [&[(0, 0, true), (0, 0, true), (1, 1, false)][..], &nothing].concat());
@@ -295,9 +295,9 @@ async fn pruning_takes_no_more_than_its_limit() {
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
     let policy = RetentionPolicy { body_days: 0, transcript_days: 0, row_days: 0, webhook_days: 7 };
-    for (expected, is_cut) in [(15, true), (5, false), (0, false)] {
+    for (expected, truncated) in [(15, true), (5, false), (0, false)] {
         let pruned = bed.store.prune(policy, later(60), 15).await.unwrap();
-        assert_eq!((pruned.messages, pruned.is_cut), (expected, is_cut));
+        assert_eq!((pruned.messages, pruned.truncated), (expected, truncated));
         assert!(pruned.bodies <= 15);
     }
 }
@@ -316,9 +316,9 @@ async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attemp
     bed.store.record(records).await.unwrap();
     let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap();
     let told: Vec<_> = attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.class)).collect();
-    assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(OutcomeClass::Policy)); 3]);
+    assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(BounceClass::Policy)); 3]);
     let delivery = bed.store.deliveries(new.message.id).await.unwrap().remove(1);
-    assert_eq!(delivery.last_class, Some(OutcomeClass::Policy));
+    assert_eq!(delivery.last_class, Some(BounceClass::Policy));
     let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap();
     assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
 

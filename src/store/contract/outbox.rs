@@ -1,7 +1,7 @@
 //! Where events are told: what is written with an event, what is claimed, and what follows from an outcome.
 
 use super::*;
-use crate::mail::{DisabledReason, EventKind, WebhookStatus};
+use crate::model::{DisabledReason, EventKind, WebhookStatus};
 
 /// Makes an event of a tenant that has no message.
 async fn suppress(bed: &Bed, tenant: TenantId, address: &str) {

@@ -1,25 +1,26 @@
 //! What people see of the queue and do to it: pauses, flushes, retries, cancellations, counts.
 
 use super::*;
-use crate::mail::{EventKind, Host, QueuePart, TenantStatus};
+use crate::mail::Host;
+use crate::model::{EventKind, QueueFilter, TenantStatus};
 
 fn host(text: &str) -> Host {
     Host::parse(text).unwrap()
 }
 
-fn to(text: &str) -> QueuePart {
-    QueuePart::destination(host(text))
+fn to(text: &str) -> QueueFilter {
+    QueueFilter::destination(host(text))
 }
 
-fn hold(part: QueuePart, until: Option<Timestamp>) -> Hold {
-    Hold { part, reason: Some("repairs".into()), since: now(), until }
+fn hold(part: QueueFilter, until: Option<Timestamp>) -> Pause {
+    Pause { part, reason: Some("repairs".into()), since: now(), until }
 }
 
 fn first_id(new: &NewMessage) -> DeliveryId {
     new.recipients[0].0
 }
 
-async fn overview(bed: &Bed, part: QueuePart, at: Timestamp) -> QueueOverview {
+async fn overview(bed: &Bed, part: QueueFilter, at: Timestamp) -> QueueOverview {
     let request = QueueRequest { part, limit: 100, after: None };
     // Counts are kept for a moment; of these few rows a short one.
     for _ in 0..1000 {
@@ -66,7 +67,7 @@ async fn a_paused_destination_is_held_for_everybody_and_resumes() {
 async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else() {
     let bed = Bed::without_hand_over();
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
-    let part = QueuePart { tenant_id: Some(one.id), ..to("paused.example") };
+    let part = QueueFilter { tenant_id: Some(one.id), ..to("paused.example") };
     bed.store.pause(hold(part.clone(), None)).await.unwrap();
     let held = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
     let theirs = bed.enqueue(other.id, &["x@paused.example"]).await;
@@ -81,7 +82,7 @@ async fn a_pause_ends_by_itself_when_its_time_has_come() {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let until = later(100);
         bed.store.pause(hold(to("paused.example"), Some(until))).await.unwrap();
-        bed.store.pause(hold(QueuePart::tenant(other.id), Some(until))).await.unwrap();
+        bed.store.pause(hold(QueueFilter::tenant(other.id), Some(until))).await.unwrap();
         bed.enqueue(one.id, &["x@paused.example"]).await;
         bed.enqueue(other.id, &["x@free.example"]).await;
         bed.claim(later(0)).await;
@@ -112,13 +113,13 @@ async fn pauses_outlive_a_restart() {
     let bed = Bed::new();
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     bed.store.pause(hold(to("paused.example"), None)).await.unwrap();
-    bed.store.pause(hold(QueuePart::tenant(other.id), None)).await.unwrap();
+    bed.store.pause(hold(QueueFilter::tenant(other.id), None)).await.unwrap();
     let new = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
     let theirs = bed.enqueue(other.id, &["x@free.example"]).await;
     let bed = bed.restart();
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [new.recipients[1].0]);
     assert_eq!(bed.store.holds(now()).await.unwrap().len(), 2);
-    assert!(bed.store.resume(QueuePart::tenant(other.id), now()).await.unwrap());
+    assert!(bed.store.resume(QueueFilter::tenant(other.id), now()).await.unwrap());
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&theirs)]);
 }
 
@@ -141,10 +142,10 @@ async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended() {
 async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
-    bed.store.pause(hold(QueuePart::tenant(tenant.id), None)).await.unwrap();
+    bed.store.pause(hold(QueueFilter::tenant(tenant.id), None)).await.unwrap();
     bed.store.remove_tenant(tenant.id, true).await.unwrap().unwrap();
     assert!(bed.store.holds(now()).await.unwrap().is_empty());
-    let refused = bed.store.pause(hold(QueuePart::tenant(tenant.id), None)).await;
+    let refused = bed.store.pause(hold(QueueFilter::tenant(tenant.id), None)).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
 }
 
@@ -166,12 +167,12 @@ async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
 
     let at = now();
     assert!(bed.claim(at).await.batches.is_empty());
-    let part = QueuePart { tenant_id: Some(one.id), ..to("a.example") };
+    let part = QueueFilter { tenant_id: Some(one.id), ..to("a.example") };
     assert_eq!(bed.store.flush(part.clone(), at).await.unwrap(), 600);
     assert_eq!(bed.store.flush(part, at).await.unwrap(), 0);
     deferred.sort();
     assert_eq!(ids(&bed.claim(at).await.batches), deferred);
-    assert_eq!(bed.store.flush(QueuePart::default(), at).await.unwrap(), 2);
+    assert_eq!(bed.store.flush(QueueFilter::default(), at).await.unwrap(), 2);
     assert_eq!(ids(&bed.claim(at).await.batches), [elsewhere, theirs]);
 }
 
@@ -242,9 +243,9 @@ async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
     bed.enqueue(other.id, &["x@b.example"]).await;
 
     let at = now();
-    let found = overview(&bed, QueuePart::default(), at).await;
+    let found = overview(&bed, QueueFilter::default(), at).await;
     let totals = QueueCounts { open: 8, in_flight: 1, due: 1, parked: 1, later: 5 };
-    assert_eq!((found.totals, found.group_count, found.is_cut), (totals, 3, false));
+    assert_eq!((found.totals, found.group_count, found.truncated), (totals, 3, false));
     let [first, second, third] = &found.groups[..] else { panic!("{found:?}") };
     assert_eq!((first.tenant_id, first.destination.clone()), (one.id, host("a.example")));
     assert_eq!(first.counts, QueueCounts { open: 4, later: 4, ..QueueCounts::default() });
@@ -256,7 +257,7 @@ async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
     assert!(second.next_due_at.unwrap() < at && second.later_at.unwrap() > at);
     assert_eq!((third.counts.parked, third.next_due_at), (1, None));
 
-    let of_other = overview(&bed, QueuePart::tenant(other.id), now()).await;
+    let of_other = overview(&bed, QueueFilter::tenant(other.id), now()).await;
     assert_eq!((of_other.totals.open, of_other.group_count), (3, 1));
     let of_a = overview(&bed, to("a.example"), now()).await;
     assert_eq!((of_a.totals.open, of_a.group_count), (4, 1));
@@ -273,7 +274,7 @@ async fn the_groups_of_a_long_queue_come_page_by_page_each_once() {
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let request = QueueRequest { part: QueuePart::default(), limit: 10, after };
+        let request = QueueRequest { part: QueueFilter::default(), limit: 10, after };
         let page = bed.store.overview(request, now()).await.unwrap();
         seen.extend(page.groups.iter().map(|group| (group.counts.open, group.destination.to_string())));
         let last = page.groups.last().unwrap();

@@ -36,7 +36,7 @@ async fn an_answer_is_kept_for_a_day_and_the_first_one_stays() {
     let new = || new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(new(), now()).await.unwrap().id;
     let other = bed.store.create_key(new(), now()).await.unwrap().id;
-    let answer = |body: &str| KeptAnswer { digest: [7; 32], status: 201, body: body.into() };
+    let answer = |body: &str| IdempotentResponse { digest: [7; 32], status: 201, body: body.into() };
     let start = now();
     let after = |seconds| start + SignedDuration::from_secs(seconds);
     bed.store.keep_answer(key, "n", answer("first"), start).await.unwrap();

@@ -1,7 +1,7 @@
 //! Accepting, the life of a delivery, and what a restart leaves.
 
 use super::*;
-use crate::mail::EventKind;
+use crate::model::EventKind;
 
 #[tokio::test]
 async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
@@ -117,7 +117,7 @@ async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
     bed.store.enqueue(scheduled).await.unwrap();
     assert!(bed.claim(later(60)).await.batches.is_empty());
 
-    bed.store.flush(QueuePart::tenant(tenant.id), later(60)).await.unwrap();
+    bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
     let due = bed.claim(later(60)).await.batches;
     assert_eq!(ids(&due).len(), 2);
     assert!(due.iter().all(|batch| batch.message.tenant_id == tenant.id));
@@ -138,7 +138,7 @@ async fn more_than_one_step_holds_is_made_due() {
     assert_eq!(records.records.len(), 5000);
     records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
     bed.store.record(records).await.unwrap();
-    bed.store.flush(QueuePart::tenant(tenant.id), later(60)).await.unwrap();
+    bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
     let due = bed.store.claim_due(later(60), &room).await.unwrap();
     assert_eq!(ids(&due.batches).len(), 5000);
 }

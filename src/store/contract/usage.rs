@@ -1,7 +1,7 @@
 //! What tenants used: never more or less than the journal tells, and apart from one another.
 
 use super::*;
-use crate::mail::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage};
+use crate::model::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage};
 
 /// The last hundred years.
 async fn usage(bed: &Bed, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {

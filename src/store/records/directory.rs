@@ -9,11 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::mail::{
-    Address, DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy,
-    DomainId, DomainName, DomainStatus, Environment, Host, Imprint, KeyId, KeySecret, Scope, ScramVerifier,
-    SuppressionId, SuppressionReason, TemplateId, TenantId, TenantStatus, Timestamp, TlsMode, Verification,
-    Weight,
+use crate::mail::{Address, DomainName, Host, Timestamp};
+use crate::model::{
+    DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy, DomainId,
+    DomainStatus, Environment, Imprint, KeyId, KeySecret, Scope, ScramVerifier, SuppressionId,
+    SuppressionReason, TemplateId, TenantId, TenantStatus, TlsMode, Verification, Weight,
 };
 
 /// A customer of the platform.

@@ -7,9 +7,10 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::mail::{
-    Address, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
-    RequestId, ReversePath, Stage, TenantId, Timestamp,
+use crate::mail::{Address, ReversePath, Timestamp};
+use crate::model::{
+    DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode, RequestId,
+    Stage, TenantId,
 };
 
 use super::Message;
@@ -207,7 +208,7 @@ impl MessageSummary {
 
 /// What a request of the API was answered, for when it is repeated.
 #[derive(Clone, PartialEq, Eq)]
-pub struct KeptAnswer {
+pub struct IdempotentResponse {
     /// SHA-256 of what was asked.
     pub digest: [u8; 32],
     /// The status of HTTP.
@@ -216,9 +217,9 @@ pub struct KeptAnswer {
     pub body: Vec<u8>,
 }
 
-impl std::fmt::Debug for KeptAnswer {
+impl std::fmt::Debug for IdempotentResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeptAnswer").field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("IdempotentResponse").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
@@ -269,5 +270,5 @@ pub struct Pruned {
     pub kept_answers: u64,
     pub orphan_files: u64,
     /// Not everything was looked at: there may be more.
-    pub is_cut: bool,
+    pub truncated: bool,
 }

@@ -3,12 +3,13 @@
 
 use std::ops::AddAssign;
 
-use crate::mail::{DeliveryId, Host, QueuePart, TenantId, Timestamp};
+use crate::mail::{Host, Timestamp};
+use crate::model::{DeliveryId, QueueFilter, TenantId};
 
 /// A pause that the platform ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    pub part: QueuePart,
+pub struct Pause {
+    pub part: QueueFilter,
     /// For people.
     pub reason: Option<String>,
     pub since: Timestamp,
@@ -19,7 +20,7 @@ pub struct Hold {
 /// Which groups of the queue.
 #[derive(Debug, Clone, Default)]
 pub struct QueueRequest {
-    pub part: QueuePart,
+    pub part: QueueFilter,
     /// At most this many groups, 1–100.
     pub limit: usize,
     /// Only groups behind this one.
@@ -45,7 +46,7 @@ pub struct QueueOverview {
     /// Groups there are in the part that was asked for.
     pub group_count: u64,
     /// Whether there are more groups than [`QueueOverview::GROUPS_MAX`]: the others are in the totals only.
-    pub is_cut: bool,
+    pub truncated: bool,
     /// One page of them.
     pub groups: Vec<QueueGroup>,
     /// Whether more follow.

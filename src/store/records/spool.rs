@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mail::{
-    Address, AttemptId, BodyType, Content, DeliveryId, DeliveryState, DomainName, EnhancedStatus,
-    Environment, Host, KeyId, MailParameters, MessageId, OutcomeClass, RcptParameters, Recipient,
-    ReversePath, TenantId, Timestamp,
+    Address, BodyType, Content, DomainName, EnhancedStatus, Host, MailParameters, RcptParameters, Recipient,
+    ReversePath, Timestamp,
+};
+use crate::model::{
+    AttemptId, BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, TenantId,
 };
 
 use super::NewSuppression;
@@ -90,7 +92,7 @@ pub struct Delivery {
     /// The last reply, or what went wrong.
     pub last_reply: Option<String>,
     /// Why the last try did not deliver.
-    pub last_class: Option<OutcomeClass>,
+    pub last_class: Option<BounceClass>,
     pub updated_at: Timestamp,
 }
 
@@ -155,7 +157,7 @@ pub struct AttemptRecord {
     /// The state afterwards.
     pub state: DeliveryState,
     /// Why it was not delivered, if it was not.
-    pub class: Option<OutcomeClass>,
+    pub class: Option<BounceClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
     /// What was tried; `None` when a lifetime ended without another try, or when the delivery was held back.
@@ -197,7 +199,7 @@ pub struct Attempt {
     /// The state that followed.
     pub outcome: DeliveryState,
     /// Why it did not deliver, if it did not.
-    pub class: Option<OutcomeClass>,
+    pub class: Option<BounceClass>,
     /// Why the next try is when it is.
     pub reason: String,
 }

@@ -1,7 +1,8 @@
 #![allow(missing_docs)]
 //! How TLS sessions went (RFC 8460 §4).
 
-use crate::mail::{Date, DomainName, TlsFailure, TlsPolicyType};
+use crate::mail::{Date, DomainName};
+use crate::model::{TlsFailure, TlsPolicyType};
 
 /// Sessions of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]

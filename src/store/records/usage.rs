@@ -5,7 +5,8 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-use crate::mail::{Environment, LimitPeriod, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{Environment, LimitPeriod, TenantId};
 
 /// How much was used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

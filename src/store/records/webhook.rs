@@ -4,9 +4,10 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::mail::{
-    DisabledReason, EventKind, MessageId, TenantId, Timestamp, WebhookDeliveryId, WebhookDeliveryState,
-    WebhookId, WebhookStatus,
+use crate::mail::Timestamp;
+use crate::model::{
+    DisabledReason, EventKind, MessageId, TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
+    WebhookStatus,
 };
 
 use super::Event;

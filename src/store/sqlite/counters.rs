@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mail::EventKind;
+use crate::model::EventKind;
 use crate::store::StoreCounts;
 
 /// Counts that only grow.

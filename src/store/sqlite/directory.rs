@@ -4,7 +4,7 @@ mod dkim_keys;
 mod domains;
 mod keys;
 mod removal;
-pub(super) mod room;
+pub(super) mod row_limits;
 pub(super) mod suppressions;
 mod templates;
 mod tenants;
@@ -21,9 +21,10 @@ use zeroize::Zeroizing;
 
 use super::Store;
 use super::writer::Tx;
-use crate::mail::{
-    DkimKeyId, DomainId, DomainName, Environment, KeyId, QueuePart, SecretDigest, SuppressionId, TemplateId,
-    TenantId, TenantStatus, Timestamp,
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{
+    DkimKeyId, DomainId, Environment, KeyId, QueueFilter, SecretDigest, SuppressionId, TemplateId, TenantId,
+    TenantStatus,
 };
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
@@ -58,7 +59,7 @@ impl Store {
                 *more.entry(tenant).or_default() += 1;
             }
             for (tenant, more) in more {
-                room::require(connection, Limited::Suppressions, tenant, more)?;
+                row_limits::require(connection, Limited::Suppressions, tenant, more)?;
             }
             Ok(())
         };
@@ -135,7 +136,7 @@ impl Directory for Store {
         };
         let tenant = self.write_then(move |tx| tenants::update(tx, id, &patch, now), after).await?;
         if tenant.is_some() && moves {
-            self.flush(QueuePart::tenant(id), now).await?;
+            self.flush(QueueFilter::tenant(id), now).await?;
         }
         Ok(tenant)
     }

@@ -6,10 +6,11 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::page::{PAGE_OBJECTS_MAX, Range, ulid_at};
-use super::rows::{json, sql_limit, time, to_json, us};
+use super::keyset::{PAGE_OBJECTS_MAX, Range, ulid_at};
+use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::writer::Tx;
-use crate::mail::{DeliveryId, EventId, EventKind, MessageId, TenantId, Timestamp, WebhookDeliveryId};
+use crate::mail::Timestamp;
+use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
 use crate::store::{Event, EventFilter, EventPage, PageRequest, Result, StoreError};
 
 /// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back.
@@ -72,12 +73,12 @@ impl Tx<'_> {
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at)];
         self.prepare_cached(sql)?.execute(row)?;
         self.tally.note_event(kind);
-        self.tell_webhooks(&Told { id, kind, subject, data: &data, at })
+        self.tell_webhooks(&EventPayload { id, kind, subject, data: &data, at })
     }
 }
 
 /// An event that was just appended.
-pub(super) struct Told<'a> {
+pub(super) struct EventPayload<'a> {
     pub(super) id: EventId,
     pub(super) kind: EventKind,
     pub(super) subject: Subject,

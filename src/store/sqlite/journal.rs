@@ -1,8 +1,8 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
 pub(super) mod deliveries;
+mod idempotent_responses;
 pub(super) mod index;
-mod kept_answers;
 pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
@@ -16,9 +16,10 @@ use tokio::sync::watch;
 
 use super::spool::submission_key;
 use super::{Store, Tx, events, lock, outbox, usage};
-use crate::mail::{DeliveryId, EventId, KeyId, MessageId, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, Journal, KeptAnswer, Message, MessageFilter,
+    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, Message, MessageFilter,
     MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
 };
 
@@ -39,9 +40,9 @@ impl Journal for Store {
         // Two at once would write the same.
         let _turn = self.indexing.lock().await;
         let Some(news) = self.read_at_leisure(index::read_news).await? else { return Ok(false) };
-        let is_cut = news.is_cut;
+        let truncated = news.truncated;
         self.write(move |tx| index::write(tx, &news)).await?;
-        Ok(is_cut)
+        Ok(truncated)
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
@@ -102,15 +103,26 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| rejections::list(connection, scope, &page)).await
     }
 
-    async fn kept_answer(&self, key: KeyId, name: &str, now: Timestamp) -> Result<Option<KeptAnswer>> {
+    async fn kept_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Option<IdempotentResponse>> {
         let sealer = Arc::clone(&self.sealer);
         let name = name.to_owned();
-        self.read(move |connection| kept_answers::find(connection, &sealer, key, &name, now)).await
+        self.read(move |connection| idempotent_responses::find(connection, &sealer, key, &name, now)).await
     }
 
-    async fn keep_answer(&self, key: KeyId, name: &str, answer: KeptAnswer, now: Timestamp) -> Result<()> {
+    async fn keep_answer(
+        &self,
+        key: KeyId,
+        name: &str,
+        answer: IdempotentResponse,
+        now: Timestamp,
+    ) -> Result<()> {
         let name = name.to_owned();
-        self.write(move |tx| kept_answers::keep(tx, key, &name, &answer, now)).await
+        self.write(move |tx| idempotent_responses::keep(tx, key, &name, &answer, now)).await
     }
 
     async fn prune(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
@@ -136,7 +148,7 @@ impl Store {
         };
         let (due, progress) = self.read_at_leisure(find).await?;
         *lock(&self.retention) = progress;
-        let mut pruned = Pruned { is_cut: due.is_cut, ..Pruned::default() };
+        let mut pruned = Pruned { truncated: due.truncated, ..Pruned::default() };
         pruned.bodies = self.remove_in_jobs(&due.bodies, retention::remove_bodies).await?;
         self.remove_files(due.bodies).await?;
         pruned.transcripts = self.remove_in_jobs(&due.transcripts, retention::remove_transcripts).await?;
@@ -149,14 +161,14 @@ impl Store {
             let work = move |tx: &Tx<'_>| usage::remove_old_hours(tx, tenant, now, retention::JOB_ROWS_MAX);
             let removed = self.write(work).await?;
             pruned.usage_hours += removed;
-            pruned.is_cut |= removed == retention::JOB_ROWS_MAX as u64;
+            pruned.truncated |= removed == retention::JOB_ROWS_MAX as u64;
         }
         pruned.webhook_deliveries = self.remove_in_jobs(&due.webhook_deliveries, outbox::remove).await?;
         pruned.submission_keys = self.write(move |tx| submission_key::forget(tx, now, limit)).await?;
-        pruned.kept_answers = self.write(move |tx| kept_answers::forget(tx, now, limit)).await?;
-        pruned.is_cut |= pruned.submission_keys.max(pruned.kept_answers) == limit as u64;
+        pruned.kept_answers = self.write(move |tx| idempotent_responses::forget(tx, now, limit)).await?;
+        pruned.truncated |= pruned.submission_keys.max(pruned.kept_answers) == limit as u64;
         // A look at files, so only once in a round: when nothing else is left to do.
-        if !pruned.is_cut {
+        if !pruned.truncated {
             pruned.orphan_files = self.remove_orphans(limit).await?;
         }
         Ok(pruned)

@@ -1,21 +1,21 @@
 //! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
 //! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
 
-mod bodies;
+mod blob_store;
 mod counters;
 mod directory;
 mod events;
 mod journal;
+mod keyset;
 mod open;
 mod outbox;
-mod page;
 mod policies;
 mod queue;
 mod readers;
-mod rows;
 mod schema;
-mod seal;
+mod secret_encryption;
 mod spool;
+mod sql_types;
 #[cfg(test)]
 mod tests;
 mod tls_results;
@@ -30,17 +30,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use self::bodies::BodyFiles;
+use self::blob_store::BodyFiles;
 use self::counters::Counters;
 use self::journal::retention;
-use self::outbox::Agenda;
+use self::outbox::DueIndex;
 use self::queue::Surveys;
 use self::readers::Readers;
-pub use self::seal::check_master_key;
-use self::spool::{FreeSpace, Memory};
+pub use self::secret_encryption::check_master_key;
+use self::spool::{ClaimTable, FreeSpace};
 use self::writer::{Tx, Writer};
 use super::{Conflict, Result, StoreError};
-use crate::mail::EventId;
+use crate::model::EventId;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub struct StoreOptions {
     /// Octets that the file system must have free for anything to be accepted.
     pub free_disk_bytes_min: u64,
     /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
-    pub handover_bytes_max: u64,
+    pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
 }
@@ -70,7 +70,7 @@ impl StoreOptions {
             readers: 2,
             inline_body_bytes_max: 256 * 1024,
             free_disk_bytes_min: 0,
-            handover_bytes_max: 1024 * 1024,
+            hot_queue_bytes_max: 1024 * 1024,
             access: Access::Serve,
         }
     }
@@ -135,21 +135,21 @@ impl OpenError {
 pub struct Store {
     writer: Writer,
     readers: Readers,
-    memory: Arc<Memory>,
+    memory: Arc<ClaimTable>,
     surveys: Surveys,
     /// Held by who brings the index of messages up to date.
     indexing: tokio::sync::Mutex<()>,
     retention: Mutex<retention::Progress>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
-    sealer: Arc<seal::Sealer>,
+    sealer: Arc<secret_encryption::Sealer>,
     access: Access,
     /// See [`super::Journal::counts`].
     counters: Arc<Counters>,
     /// See [`super::Journal::watch_events`].
     last_event: watch::Receiver<EventId>,
     /// Which webhooks have something to be told.
-    agenda: Arc<Agenda>,
+    agenda: Arc<DueIndex>,
     /// See [`super::Directory::directory_version`].
     directory_version: Arc<AtomicU64>,
     /// Held while this process serves the data directory.

@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::watch;
 
-use super::bodies::BodyFiles;
+use super::blob_store::BodyFiles;
 use super::counters::Counters;
 use super::events::EventClock;
-use super::outbox::Agenda;
+use super::outbox::DueIndex;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
-use super::seal::{MasterKeyFile, Place, Sealer};
-use super::spool::{FreeSpace, Memory};
-use super::writer::{Heralds, Writer};
+use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
+use super::spool::{ClaimTable, FreeSpace};
+use super::writer::{CommitHooks, Writer};
 use super::{Access, OpenError, Store, StoreOptions};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
-const CHECK_PLACE: Place<'_> = Place { column: "seal_check.sealed", row: "1" };
+const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed", row: "1" };
 const CHECK_TEXT: &[u8] = b"pillarbox";
 
 // `page_size` and `auto_vacuum` take effect only before the first table. 500 pages between checkpoints keep
@@ -68,12 +68,12 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
     let clock = EventClock::open(&connection).map_err(sql)?;
-    let memory = Memory::open(&connection, options.handover_bytes_max).map_err(sql)?;
+    let memory = ClaimTable::open(&connection, options.hot_queue_bytes_max).map_err(sql)?;
     let (sender, last_event) = watch::channel(clock.last());
-    let agenda = Arc::new(Agenda::open(&connection).map_err(sql)?);
+    let agenda = Arc::new(DueIndex::open(&connection).map_err(sql)?);
     let counters = Arc::new(Counters::new());
     let heralds =
-        Heralds { last_event: sender, agenda: Arc::clone(&agenda), counters: Arc::clone(&counters) };
+        CommitHooks { last_event: sender, agenda: Arc::clone(&agenda), counters: Arc::clone(&counters) };
     let readers =
         Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), heralds)

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::Store;
-use super::rows::{sql_limit, time, us};
+use super::sql_types::{sql_limit, time, us};
 use crate::mail::{DomainName, Timestamp};
 use crate::store::{Policies, Result, STS_POLICIES_MAX, StoreError, StsRecord};
 

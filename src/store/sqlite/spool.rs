@@ -1,27 +1,28 @@
 //! Messages on their way: accepting, claiming, recording what became of them.
 
-mod agenda;
 mod batches;
 pub(super) mod claim;
+mod claim_table;
+mod due_index;
 mod enqueue;
 mod free_space;
-mod holds;
-mod memory;
-mod ready;
+mod hot_queue;
+mod pauses;
 mod record;
 pub(super) mod submission_key;
 
 use std::sync::Arc;
 
+pub(super) use self::claim_table::{ClaimTable, Cursor, Parked, tenants_waiting};
 pub(super) use self::free_space::FreeSpace;
-pub(super) use self::holds::PARKED_US;
-pub(super) use self::memory::{Cursor, Memory, Parked, tenants_waiting};
+pub(super) use self::pauses::PARKED_US;
 
-use self::enqueue::Incoming;
-use self::record::Outcome;
-use super::rows::count;
-use super::{Access, Store, bodies};
-use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
+use self::enqueue::EnqueueJob;
+use self::record::RecordJob;
+use super::sql_types::count;
+use super::{Access, Store, blob_store};
+use crate::mail::{Content, Timestamp};
+use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
     Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
 };
@@ -35,7 +36,7 @@ impl Spool for Store {
             return Err(StoreError::DiskFull);
         }
         let incoming = self.prepare(new).await?;
-        self.writer.run(incoming, Incoming::write, Incoming::conclude).await
+        self.writer.run(incoming, EnqueueJob::write, EnqueueJob::conclude).await
     }
 
     async fn submitted_before(
@@ -51,7 +52,7 @@ impl Spool for Store {
 
     async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
         self.refuse_unless_serving()?;
-        let pass = Memory::begin_pass(&self.memory, now, room).await;
+        let pass = ClaimTable::begin_pass(&self.memory, now, room).await;
         let mut granted = if pass.needs_database() {
             self.read(move |connection| pass.run(Some(connection))).await?
         } else {
@@ -76,7 +77,7 @@ impl Spool for Store {
 
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
-        self.read(move |connection| bodies::read(connection, &files, id)).await
+        self.read(move |connection| blob_store::read(connection, &files, id)).await
     }
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
@@ -85,8 +86,8 @@ impl Spool for Store {
             Some(report) => Some(self.prepare(report).await?),
             None => None,
         };
-        let outcome = Outcome { memory: Arc::clone(&self.memory), records: batch.records, report };
-        self.writer.run(outcome, Outcome::write, Outcome::conclude).await
+        let outcome = RecordJob { memory: Arc::clone(&self.memory), records: batch.records, report };
+        self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await
     }
 
     fn release(&self, ids: &[DeliveryId]) {
@@ -116,7 +117,7 @@ impl Store {
 
     /// Brings a large body to disk and claims the deliveries for the hand-over in memory, before the commit
     /// can show them to anyone.
-    async fn prepare(&self, new: NewMessage) -> Result<Incoming> {
+    async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
         let new = Arc::new(new);
         let mut file = None;
         if self.bodies.is_large(&new.content) {
@@ -125,6 +126,6 @@ impl Store {
                 tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
             file = Some(written.map_err(|error| StoreError::Failed(error.to_string()))??);
         }
-        Ok(Incoming::new(&self.memory, new, file))
+        Ok(EnqueueJob::new(&self.memory, new, file))
     }
 }

@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::mail::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
+use crate::model::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
     new_tenant, new_webhook, now, options, outcomes,
 };
 use crate::store::{
-    Directory, Journal, KeptAnswer, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
+    Directory, IdempotentResponse, Journal, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
     RetentionPolicy, Spool, SubmissionKey,
 };
 
@@ -437,7 +437,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(key, now()).await.unwrap().id;
-    let kept = KeptAnswer { digest: [0; 32], status: 200, body: b"{}".to_vec() };
+    let kept = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
     bed.store.keep_answer(key, "n", kept, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();

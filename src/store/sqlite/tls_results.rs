@@ -3,8 +3,9 @@
 use rusqlite::{Row, params};
 
 use super::Store;
-use super::rows::{self, count, sql_limit};
-use crate::mail::{Date, DomainName, TlsFailure};
+use super::sql_types::{self, count, sql_limit};
+use crate::mail::{Date, DomainName};
+use crate::model::TlsFailure;
 use crate::store::{Result, StoreError, TLS_RESULTS_MAX, TlsResult, TlsResults};
 
 impl TlsResults for Store {
@@ -50,7 +51,7 @@ impl TlsResults for Store {
             };
             let found = statement
                 .query_map(params![today.to_string(), day, domain, sql_limit(limit)], |row| {
-                    Ok((rows::day(row, "day")?, row.get("domain")?))
+                    Ok((sql_types::day(row, "day")?, row.get("domain")?))
                 })?;
             found.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
         })
@@ -91,7 +92,7 @@ impl TlsResults for Store {
 fn result(row: &Row<'_>) -> rusqlite::Result<TlsResult> {
     let failure: String = row.get("failure")?;
     Ok(TlsResult {
-        day: rows::day(row, "day")?,
+        day: sql_types::day(row, "day")?,
         domain: row.get("domain")?,
         policy: row.get("policy_type")?,
         mx_host: row.get("mx_host")?,

@@ -7,16 +7,17 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 
 use super::events::Subject;
-use super::rows::{count, sql_limit, time, us};
+use super::sql_types::{count, sql_limit, time, us};
 use super::{Store, Tx};
-use crate::mail::{Environment, EventKind, MessageId, TenantId, Timestamp, UsageInterval};
+use crate::mail::Timestamp;
+use crate::model::{Environment, EventKind, MessageId, TenantId, UsageInterval};
 use crate::store::{
     Ledger, LimitLevel, LimitWarning, Result, StoreError, USAGE_HOURS_LIFETIME, Usage, UsageCounts, UsedBy,
 };
 
 /// What the jobs of one transaction have used so far.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct UsageAccumulator {
     used: RefCell<Vec<(UsedBy, UsageCounts)>>,
     /// What they appended to the journal.
     events: RefCell<Vec<EventKind>>,
@@ -29,7 +30,7 @@ pub(super) struct Mark {
     events: usize,
 }
 
-impl Tally {
+impl UsageAccumulator {
     /// How much is noted.
     pub(super) fn mark(&self) -> Mark {
         Mark { used: self.used.borrow().len(), events: self.events.borrow().len() }

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::counters::Counters;
 use super::events::EventClock;
 use super::lock;
-use super::outbox::{Agenda, Subscriptions};
-use super::seal::Sealer;
-use super::usage::Tally;
-use crate::mail::EventId;
+use super::outbox::{DueIndex, Subscriptions};
+use super::secret_encryption::Sealer;
+use super::usage::UsageAccumulator;
+use crate::model::EventId;
 use crate::store::{Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
@@ -37,7 +37,7 @@ pub(super) struct Tx<'a> {
     /// Seals secrets.
     pub(super) sealer: &'a Sealer,
     /// What the jobs used.
-    pub(super) tally: Tally,
+    pub(super) tally: UsageAccumulator,
     /// Who is to be told of events.
     pub(super) subscriptions: &'a Subscriptions,
 }
@@ -50,7 +50,7 @@ impl Deref for Tx<'_> {
 }
 
 /// What the writer is asked for.
-enum Order {
+enum WriterCommand {
     /// Something inside a transaction.
     Write(Box<dyn Job>),
     /// Something that cannot be done inside one.
@@ -59,7 +59,7 @@ enum Order {
 
 /// A handle on the writer's thread.
 pub(super) struct Writer {
-    queue: Mutex<Option<mpsc::Sender<Order>>>,
+    queue: Mutex<Option<mpsc::Sender<WriterCommand>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -68,10 +68,11 @@ impl Writer {
         connection: Connection,
         clock: EventClock,
         sealer: Arc<Sealer>,
-        heralds: Heralds,
+        heralds: CommitHooks,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let bench = Bench { connection, clock, sealer, subscriptions: Subscriptions::default(), heralds };
+        let bench =
+            WriterLoop { connection, clock, sealer, subscriptions: Subscriptions::default(), heralds };
         let thread =
             std::thread::Builder::new().name("store-writer".into()).spawn(move || bench.serve(receiver))?;
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
@@ -89,18 +90,18 @@ impl Writer {
     {
         let (answer, answered) = oneshot::channel();
         let job = Work { state, work, after, outcome: None, answer: Some(answer) };
-        self.send(Order::Write(Box::new(job))).await?;
+        self.send(WriterCommand::Write(Box::new(job))).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Moves the write-ahead log into the database and gives free pages back to the file system.
     pub(super) async fn checkpoint(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        self.send(Order::Checkpoint(answer)).await?;
+        self.send(WriterCommand::Checkpoint(answer)).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn send(&self, order: Order) -> Result<()> {
+    async fn send(&self, order: WriterCommand) -> Result<()> {
         let sender = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
         sender.send(order).await.map_err(|_| StoreError::Closed)
     }
@@ -109,7 +110,7 @@ impl Writer {
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
         let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
-        let order = Order::Write(Box::new(job));
+        let order = WriterCommand::Write(Box::new(job));
         lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(order).is_ok())
     }
 
@@ -250,33 +251,33 @@ impl From<CommitError> for Fault {
 }
 
 /// What the thread works with.
-struct Bench {
+struct WriterLoop {
     connection: Connection,
     clock: EventClock,
     sealer: Arc<Sealer>,
     subscriptions: Subscriptions,
-    heralds: Heralds,
+    heralds: CommitHooks,
 }
 
 /// Who hears what was committed.
-pub(super) struct Heralds {
+pub(super) struct CommitHooks {
     /// The last event.
     pub(super) last_event: watch::Sender<EventId>,
     /// The webhooks that have something to be told.
-    pub(super) agenda: Arc<Agenda>,
+    pub(super) agenda: Arc<DueIndex>,
     /// Whoever watches the server.
     pub(super) counters: Arc<Counters>,
 }
 
-impl Bench {
-    fn serve(self, mut receiver: mpsc::Receiver<Order>) {
+impl WriterLoop {
+    fn serve(self, mut receiver: mpsc::Receiver<WriterCommand>) {
         let mut orders = Vec::with_capacity(BATCH_JOBS_MAX);
         let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
         while receiver.blocking_recv_many(&mut orders, BATCH_JOBS_MAX) > 0 {
             for order in orders.drain(..) {
                 match order {
-                    Order::Write(job) => jobs.push(job),
-                    Order::Checkpoint(answer) => {
+                    WriterCommand::Write(job) => jobs.push(job),
+                    WriterCommand::Checkpoint(answer) => {
                         self.write_all(&mut jobs);
                         drop(answer.send(self.checkpoint().map_err(StoreError::from)));
                     }
@@ -316,7 +317,7 @@ impl Bench {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, clock, sealer, subscriptions, .. } = self;
-        let tx = Tx { connection, clock, sealer, subscriptions, tally: Tally::default() };
+        let tx = Tx { connection, clock, sealer, subscriptions, tally: UsageAccumulator::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
             let counted = tx.tally.mark();
@@ -408,7 +409,7 @@ mod tests {
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store =
-            Store::open(StoreOptions { handover_bytes_max: 0, ..StoreOptions::at(dir.path()) }).unwrap();
+            Store::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) }).unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();
         let touched = store.write(|tx| Ok(tx.execute("UPDATE seal_check SET sealed = sealed", [])?)).await;

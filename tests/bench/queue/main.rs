@@ -13,10 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, Environment, Host, KeySecret, MessageId, QueuePart, ReversePath,
-    SignedDuration, TenantId, Timestamp,
-};
+use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
+use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
 use pillarbox::store::{
     ClaimRoom, Directory, Message, NewKey, NewMessage, NewTenant, Queue, QueueRequest, Spool, Store,
     StoreOptions,
@@ -29,7 +27,7 @@ const SUBMITTERS: usize = 256;
 const BODY_OCTETS: usize = 1024;
 
 fn open(dir: &Path) -> Arc<Store> {
-    let options = StoreOptions { readers: 4, handover_bytes_max: 0, ..StoreOptions::at(dir) };
+    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(dir) };
     Arc::new(Store::open(options).unwrap())
 }
 
@@ -193,7 +191,7 @@ async fn measure_store(dir: &Path, count: usize) -> String {
             json!({"depth": depth, "filled_per_s": rate as u64, "claim_100_us": median, "worst_us": worst})
         );
     }
-    let request = QueueRequest { part: QueuePart::default(), limit: 20, after: None };
+    let request = QueueRequest { part: QueueFilter::default(), limit: 20, after: None };
     let started = Instant::now();
     let overview = store.overview(request.clone(), Timestamp::now()).await.unwrap();
     let fresh_ms = started.elapsed().as_millis();

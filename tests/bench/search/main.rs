@@ -10,10 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pillarbox::mail::{
-    Address, BodyType, Content, DeliveryId, DeliveryState, Environment, EventId, EventKind, Host, MessageId,
-    ReversePath, SignedDuration, TenantId, Timestamp,
-};
+use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
+use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
 use pillarbox::store::{
     Annotations, AttemptRecord, ClaimRoom, Directory, EventFilter, Journal, Message, MessageFilter,
     NewMessage, NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
@@ -293,7 +291,7 @@ fn event_filters(tenants: &[TenantId]) -> Vec<(&'static str, EventFilter)> {
 }
 
 async fn run(dir: PathBuf, count: usize) {
-    let options = StoreOptions { readers: 4, handover_bytes_max: 0, ..StoreOptions::at(&dir) };
+    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(&dir) };
     let store = Arc::new(Store::open(options).unwrap());
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
@@ -316,7 +314,8 @@ async fn run(dir: PathBuf, count: usize) {
         let first = count - backlog + 2 * round * part;
         let alone = accept(&store, &tenants, first..first + part).await;
         let stopped = stop.child_token();
-        let indexer = tokio::spawn(pillarbox::indexer::run(store.clone(), stopped.clone()));
+        let indexer =
+            tokio::spawn(pillarbox::maintenance::search_indexer::run(store.clone(), stopped.clone()));
         let beside = accept(&store, &tenants, first + part..first + 2 * part).await;
         stopped.cancel();
         indexer.await.unwrap();

@@ -1,5 +1,5 @@
 use super::super::smtp::client::Stuffing;
-use super::super::smtp::{BareNewline, DataLimits, Decoder, Fault, Framing, Progress};
+use super::super::smtp::{BareNewline, DataLimits, DataProgress, Decoder, Fault, Framing};
 
 /// Against an independent reading of RFC 5321 §4.5.2: the end is the first `CRLF.CRLF`, however the octets arrive; the
 /// message has no lone line end and no NUL; and what is sent on in wire form is read back the same.
@@ -42,7 +42,7 @@ fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Option<(usize, Result<Vec<u8>
     let mut decoder = Decoder::new(limits, Framing::Dots, 0);
     let mut before = 0;
     for piece in pieces {
-        if let Progress::Complete { consumed } = decoder.decode(piece) {
+        if let DataProgress::Complete { consumed } = decoder.decode(piece) {
             return Some((before + consumed, decoder.finish()));
         }
         before += piece.len();

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use super::super::mail::{DomainName, EnhancedStatus, MessageId};
+use super::super::mail::{DomainName, EnhancedStatus};
+use super::super::model::MessageId;
 use super::super::smtp::{
-    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, ScramParameters, Session, Settings,
-    Step, Verdict,
+    BareNewline, DataLimits, Input, LineReader, Next, Question, Reply, ScramParameters, Session,
+    SessionSettings, Step, Verdict,
 };
 use super::command::check_reply;
 
@@ -59,8 +60,8 @@ pub fn logged_in(lines: &[&[u8]]) -> Session {
     connection.session
 }
 
-fn settings(bare_newline: BareNewline) -> Settings {
-    Settings {
+fn settings(bare_newline: BareNewline) -> SessionSettings {
+    SessionSettings {
         hostname: DomainName::parse("mx.pillarbox.example").expect("a name"),
         data: DataLimits { message_octets_max: 1000, line_octets_max: 200, bare_newline },
         recipients_max: 3,

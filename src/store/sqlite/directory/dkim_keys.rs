@@ -6,11 +6,10 @@ use std::collections::hash_map::Entry;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
 
-use crate::mail::{
-    DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, SignedDuration, TenantId, Timestamp,
-};
-use crate::store::sqlite::rows::{time, time_if_any, us};
-use crate::store::sqlite::seal::{Place, Sealer};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
+use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Conflict, DkimKey, NewDkimKey, Result, StoreError};
 
@@ -52,7 +51,7 @@ pub(super) fn add(tx: &Tx<'_>, domain: DomainId, new: &NewDkimKey, now: Timestam
         retiring_since: None,
         created_at: now,
     };
-    let place = Place { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
+    let place = SealedColumn { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
     let sealed = tx.sealer.seal(place, &new.private_key)?;
     let sql = "INSERT INTO dkim_key (id, domain_id, selector, algorithm, state, public_key, private_key, has_signed,
                                      created_us)
@@ -99,7 +98,7 @@ pub(super) fn private_key(
 ) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let mut statement = connection.prepare_cached("SELECT private_key FROM dkim_key WHERE id = ?1")?;
     let sealed: Option<Vec<u8>> = statement.query_row([id], |row| row.get(0)).optional()?;
-    let place = Place { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
+    let place = SealedColumn { column: PRIVATE_KEY_COLUMN, row: &id.to_string() };
     sealed.map(|sealed| sealer.open(place, &sealed)).transpose()
 }
 

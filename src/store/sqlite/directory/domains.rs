@@ -2,14 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{dkim_keys, room};
-use crate::mail::{
-    DkimKeyState, DomainId, DomainName, DomainStatus, Environment, EventKind, TenantId, Timestamp,
-    Verification,
-};
+use super::{dkim_keys, row_limits};
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{DkimKeyState, DomainId, DomainStatus, Environment, EventKind, TenantId, Verification};
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json_if_any, sql_limit, time, time_if_any, to_json, us};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::sql_types::{json_if_any, sql_limit, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
@@ -50,7 +48,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewDomain, now: Timestamp) -> Result<Dom
     if is_taken(tx, new.tenant_id, &new.name)? {
         return Err(StoreError::Conflict(Conflict::DomainTaken));
     }
-    room::require(tx, Limited::Domains, new.tenant_id, 1)?;
+    row_limits::require(tx, Limited::Domains, new.tenant_id, 1)?;
     let is_verified = new.tenant_id.is_none() || new.verification == Verification::Manual;
     let domain = Domain {
         id: DomainId::generate(now),

@@ -2,11 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::room;
-use crate::mail::{KeyId, ScramVerifier, SecretDigest, TenantId, Timestamp};
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::seal::{Place, Sealer};
+use super::row_limits;
+use crate::mail::Timestamp;
+use crate::model::{KeyId, ScramVerifier, SecretDigest, TenantId};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, ScramCredential,
@@ -53,7 +54,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         last_used_at: None,
         revoked_at: None,
     };
-    let place = Place { column: SCRAM_COLUMN, row: &key.id.to_string() };
+    let place = SealedColumn { column: SCRAM_COLUMN, row: &key.id.to_string() };
     let scram = tx.sealer.seal(place, &new.imprint.scram.to_bytes())?;
     let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
                                 digest, last_four, created_us, expires_us, scram)
@@ -77,7 +78,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
 
 /// Who changes keys regularly comes to the limit one day, with nothing but revoked ones.
 fn make_room(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<()> {
-    let required = room::require(tx, Limited::Keys, tenant, 1);
+    let required = row_limits::require(tx, Limited::Keys, tenant, 1);
     if let Err(StoreError::Conflict(Conflict::LimitReached(_))) = &required {
         let sql =
             "DELETE FROM key WHERE id = (SELECT id FROM key WHERE tenant_id = ?1 AND revoked_us IS NOT NULL
@@ -128,7 +129,7 @@ pub(super) fn scram_credential(
     salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
     let decoy = ScramCredential { verifier: ScramVerifier::decoy(salt), key_id: None };
     let [(id, Some(sealed))] = &rows[..] else { return Ok(decoy) };
-    let bytes = sealer.open(Place { column: SCRAM_COLUMN, row: &id.to_string() }, sealed)?;
+    let bytes = sealer.open(SealedColumn { column: SCRAM_COLUMN, row: &id.to_string() }, sealed)?;
     let verifier = ScramVerifier::from_bytes(&bytes)
         .ok_or_else(|| StoreError::Failed(format!("the SCRAM verifier of {id} cannot be read")))?;
     Ok(ScramCredential { verifier, key_id: Some(*id) })

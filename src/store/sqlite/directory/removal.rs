@@ -5,10 +5,10 @@
 use rusqlite::{Connection, params};
 
 use super::tenants;
-use crate::mail::{MessageId, TenantId, TenantStatus};
+use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::journal::index;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
-use crate::store::sqlite::rows;
+use crate::store::sqlite::sql_types;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Result, TenantCounts};
 
@@ -33,7 +33,7 @@ pub(super) fn count(connection: &Connection, id: TenantId) -> Result<Option<Tena
     }
     let count = |of: &str| -> Result<u64> {
         let sql = format!("SELECT count(*) FROM {of}");
-        Ok(connection.prepare_cached(&sql)?.query_row([id], |row| rows::count(row, 0))?)
+        Ok(connection.prepare_cached(&sql)?.query_row([id], |row| sql_types::count(row, 0))?)
     };
     let own = |table: &str| count(&format!("{table} WHERE tenant_id = ?1"));
     let of_messages = |table: &str| {
@@ -74,7 +74,8 @@ pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
 fn remove_messages(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let mut statement =
         tx.prepare_cached("SELECT id FROM message WHERE tenant_id = ?1 ORDER BY id LIMIT ?2")?;
-    let found = statement.query_map(params![id, rows::sql_limit(STEP_MESSAGES_MAX)], |row| row.get(0))?;
+    let found =
+        statement.query_map(params![id, sql_types::sql_limit(STEP_MESSAGES_MAX)], |row| row.get(0))?;
     let found: Vec<MessageId> = found.collect::<rusqlite::Result<_>>()?;
     let mut step = Step::default();
     let changes_before = tx.total_changes();
@@ -97,7 +98,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
         let sql = format!(
             "DELETE FROM {table} WHERE {key} IN (SELECT {columns} FROM {table} WHERE {condition} ORDER BY {columns} LIMIT ?2)"
         );
-        let removed = tx.prepare_cached(&sql)?.execute(params![id, rows::sql_limit(left)])?;
+        let removed = tx.prepare_cached(&sql)?.execute(params![id, sql_types::sql_limit(left)])?;
         left -= removed;
         Ok(removed as u64)
     };

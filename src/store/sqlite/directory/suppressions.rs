@@ -3,16 +3,17 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use crate::mail::{EventKind, SuppressionId, SuppressionReason, TenantId, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{EventKind, SuppressionId, SuppressionReason, TenantId};
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{time, time_if_any, us};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
 /// What the events of suppressions say.
 #[derive(Serialize)]
-struct Told<'a> {
+struct EventPayload<'a> {
     suppression_id: SuppressionId,
     address: &'a str,
     reason: SuppressionReason,
@@ -78,7 +79,7 @@ fn tell(
 ) -> Result<()> {
     let subject = Subject { tenant_id: suppression.tenant_id, ..cause };
     let Suppression { id, address, reason, .. } = suppression;
-    tx.append(kind, subject, &Told { suppression_id: *id, address, reason: *reason }, now)
+    tx.append(kind, subject, &EventPayload { suppression_id: *id, address, reason: *reason }, now)
 }
 
 fn is_in_force(suppression: &Suppression, now: Timestamp) -> bool {

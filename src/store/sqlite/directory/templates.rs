@@ -2,10 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::room;
-use crate::mail::{TemplateId, TenantId, Timestamp};
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{time, us};
+use super::row_limits;
+use crate::mail::Timestamp;
+use crate::model::{TemplateId, TenantId};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::sql_types::{time, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplateFilter,
@@ -29,7 +30,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewTemplate, now: Timestamp) -> Result<T
     if super::tenants::find(tx, new.tenant_id)?.is_none() {
         return Err(StoreError::Conflict(Conflict::NoTenant));
     }
-    room::require(tx, Limited::Templates, Some(new.tenant_id), 1)?;
+    row_limits::require(tx, Limited::Templates, Some(new.tenant_id), 1)?;
     let template = Template {
         id: TemplateId::generate(now),
         tenant_id: new.tenant_id,

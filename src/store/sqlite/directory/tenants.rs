@@ -3,11 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zeroize::Zeroizing;
 
-use crate::mail::{EventKind, TenantId, TenantStatus, Timestamp};
+use crate::mail::Timestamp;
+use crate::model::{EventKind, TenantId, TenantStatus};
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json, json_if_any, time, to_json, us};
-use crate::store::sqlite::seal::{Place, Sealer};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::sql_types::{json, json_if_any, time, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantFilter,
@@ -103,7 +104,7 @@ fn write(tx: &Tx<'_>, tenant: &Tenant) -> Result<()> {
 
 fn store_password(tx: &Tx<'_>, id: TenantId, password: Option<&Zeroizing<String>>) -> Result<()> {
     let row = id.to_string();
-    let place = Place { column: PASSWORD_COLUMN, row: &row };
+    let place = SealedColumn { column: PASSWORD_COLUMN, row: &row };
     let sealed = password.map(|password| tx.sealer.seal(place, password.as_bytes())).transpose()?;
     tx.prepare_cached("UPDATE tenant SET smart_host_password = ?2 WHERE id = ?1")?
         .execute(params![id, sealed])?;
@@ -118,7 +119,7 @@ pub(super) fn smart_host_password(
     let mut statement = connection.prepare_cached("SELECT smart_host_password FROM tenant WHERE id = ?1")?;
     let sealed: Option<Vec<u8>> = statement.query_row([id], |row| row.get(0)).optional()?.flatten();
     let Some(sealed) = sealed else { return Ok(None) };
-    let password = sealer.open(Place { column: PASSWORD_COLUMN, row: &id.to_string() }, &sealed)?;
+    let password = sealer.open(SealedColumn { column: PASSWORD_COLUMN, row: &id.to_string() }, &sealed)?;
     let text = std::str::from_utf8(&password)
         .map_err(|_| StoreError::Failed("a stored password is not text".into()))?;
     Ok(Some(text.to_owned()))

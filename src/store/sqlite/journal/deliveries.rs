@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::mail::{Address, DeliveryId, DeliveryState, MessageId, RcptParameters};
-use crate::store::sqlite::rows::{count, parsed_if_any, sql_limit, time, time_if_any, us};
+use crate::mail::{Address, RcptParameters};
+use crate::model::{DeliveryId, DeliveryState, MessageId};
 use crate::store::sqlite::spool::PARKED_US;
+use crate::store::sqlite::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
 use crate::store::{Attempt, Delivery, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {

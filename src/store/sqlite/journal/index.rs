@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use super::{deliveries, messages};
-use crate::mail::{Address, Environment, EventId, EventKind, MessageId, ReversePath, TenantId};
-use crate::store::sqlite::rows::sql_limit;
+use crate::mail::{Address, ReversePath};
+use crate::model::{Environment, EventId, EventKind, MessageId, TenantId};
+use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Message, MessageFilter, Result};
 
@@ -29,7 +30,7 @@ pub(super) struct News {
     up_to: EventId,
     messages: Vec<Entry>,
     /// Whether there may be more.
-    pub(super) is_cut: bool,
+    pub(super) truncated: bool,
 }
 
 struct Entry {
@@ -65,8 +66,8 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
     }
     // Segments of the index are written in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
-    let is_cut = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(last.map(|up_to| News { up_to, messages, is_cut }))
+    let truncated = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
+    Ok(last.map(|up_to| News { up_to, messages, truncated }))
 }
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {

@@ -3,8 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::deliveries;
-use crate::mail::{MailParameters, MessageId};
-use crate::store::sqlite::rows::{count, json_if_any, time, time_if_any};
+use crate::mail::MailParameters;
+use crate::model::MessageId;
+use crate::store::sqlite::sql_types::{count, json_if_any, time, time_if_any};
 use crate::store::{Annotations, Message, MessageSummary, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {

@@ -3,10 +3,10 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use crate::mail::{EventKind, RefusalCode, RequestId, Stage, TenantId};
+use crate::model::{EventKind, RefusalCode, RequestId, Stage, TenantId};
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{parsed_if_any, shorten, time, us};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::sql_types::{parsed_if_any, shorten, time, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Page, PageRequest, Rejection, Result, UsageCounts, UsedBy};
 
@@ -34,7 +34,7 @@ pub(super) fn insert(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
 
 /// What the event of a refused submission says.
 #[derive(Serialize)]
-struct Told<'a> {
+struct EventPayload<'a> {
     rejection_id: RequestId,
     stage: Stage,
     code: &'static str,
@@ -50,7 +50,7 @@ fn tell(tx: &Tx<'_>, rejection: &Rejection) -> Result<()> {
     let subject = Subject { tenant_id: Some(rejection.tenant_id), ..Subject::default() };
     let Rejection { id, stage, code, message, .. } = rejection;
     let message = shorten(message, MESSAGE_OCTETS_MAX);
-    let told = Told { rejection_id: *id, stage: *stage, code: code.as_str(), message };
+    let told = EventPayload { rejection_id: *id, stage: *stage, code: code.as_str(), message };
     tx.append(kind, subject, &told, rejection.created_at)
 }
 

@@ -7,12 +7,11 @@ use std::ops::AddAssign;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
 use super::index;
-use crate::mail::{
-    AttemptId, EventId, MessageId, RequestId, SignedDuration, TenantId, Timestamp, WebhookDeliveryId,
-};
-use crate::store::sqlite::bodies::BodyFiles;
-use crate::store::sqlite::page::ulid_at;
-use crate::store::sqlite::rows::{sql_limit, us};
+use crate::mail::{SignedDuration, Timestamp};
+use crate::model::{AttemptId, EventId, MessageId, RequestId, TenantId, WebhookDeliveryId};
+use crate::store::sqlite::blob_store::BodyFiles;
+use crate::store::sqlite::keyset::ulid_at;
+use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::usage;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Result, RetentionPolicy};
@@ -48,7 +47,7 @@ pub(super) struct Due {
     pub(super) usage: Vec<TenantId>,
     pub(super) webhook_deliveries: Vec<String>,
     /// There may be more.
-    pub(super) is_cut: bool,
+    pub(super) truncated: bool,
 }
 
 /// Finds at most `limit` of each.
@@ -96,7 +95,7 @@ pub(super) fn find_due(
         due.usage.len(),
         due.webhook_deliveries.len(),
     ];
-    due.is_cut = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
+    due.truncated = most.contains(&limit) || !progress.bodies.is_empty() || !progress.messages.is_empty();
     Ok(due)
 }
 

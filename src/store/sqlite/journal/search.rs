@@ -7,9 +7,9 @@ use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
 use super::messages;
-use crate::mail::{DeliveryState, MessageId};
-use crate::store::sqlite::page::{PAGE_OBJECTS_MAX, Range};
-use crate::store::sqlite::rows::{sql_limit, us};
+use crate::model::{DeliveryState, MessageId};
+use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
 /// Messages that one page looks at.
@@ -244,7 +244,7 @@ impl Search<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::TenantId;
+    use crate::model::TenantId;
     use crate::store::contract::{Bed, address, now};
     use crate::store::sqlite::tests::plan_of;
 

@@ -3,13 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::webhooks;
-use crate::mail::{
-    DisabledReason, EventId, EventKind, MessageId, Timestamp, WebhookDeliveryId, WebhookDeliveryState,
-    WebhookId,
+use crate::mail::Timestamp;
+use crate::model::{
+    DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
-use crate::store::sqlite::events::{Subject, Told, read_event};
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
+use crate::store::sqlite::events::{EventPayload, Subject, read_event};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
@@ -41,7 +41,7 @@ pub(super) fn count_open(connection: &Connection) -> Result<u64> {
 }
 
 /// Has a webhook told of an event as soon as may be.
-pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &Told<'_>) -> Result<WebhookDeliveryId> {
+pub(super) fn insert(tx: &Tx<'_>, webhook: WebhookId, told: &EventPayload<'_>) -> Result<WebhookDeliveryId> {
     let id = WebhookDeliveryId::from(tx.clock.next(told.at));
     let due_us = match told.subject.message_id {
         Some(message) => us(told.at).max(predecessor_due_us(tx, webhook, message)?.unwrap_or(i64::MIN)),
@@ -91,7 +91,7 @@ fn predecessor_due_us(tx: &Tx<'_>, webhook: WebhookId, message: MessageId) -> Re
 pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
     let id = EventId::from(tx.clock.next(now));
-    let told = Told { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
+    let told = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
     tx.subscriptions.require_room(tx, webhook.id)?;
     let id = insert(tx, webhook.id, &told)?;
     find(tx, id)

@@ -1,19 +1,20 @@
 //! Where events are told: webhooks, and what each of them is still to be told.
 
-mod agenda;
 pub(super) mod deliveries;
+mod due_index;
 mod subscriptions;
 mod webhooks;
 
 use std::sync::Arc;
 
-pub(super) use self::agenda::Agenda;
 pub(super) use self::deliveries::remove;
+pub(super) use self::due_index::DueIndex;
 pub(super) use self::subscriptions::Subscriptions;
 
 use super::Store;
-use super::rows::us;
-use crate::mail::{TenantId, Timestamp, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
+use super::sql_types::us;
+use crate::mail::Timestamp;
+use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{
     NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
     WebhookFlights, WebhookOutcome, WebhookPatch, WebhookSecret,

@@ -8,9 +8,9 @@ use std::mem;
 use rusqlite::params;
 
 use super::{deliveries, webhooks};
-use crate::mail::{DisabledReason, EventKind, TenantId, WebhookId};
-use crate::store::sqlite::events::Told;
-use crate::store::sqlite::rows::count;
+use crate::model::{DisabledReason, EventKind, TenantId, WebhookId};
+use crate::store::sqlite::events::EventPayload;
+use crate::store::sqlite::sql_types::count;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Conflict, Result, StoreError, Webhook};
 
@@ -176,7 +176,7 @@ impl Known {
 
 impl Tx<'_> {
     /// Writes a copy of an event for each webhook that wants it.
-    pub(in crate::store::sqlite) fn tell_webhooks(&self, told: &Told<'_>) -> Result<()> {
+    pub(in crate::store::sqlite) fn tell_webhooks(&self, told: &EventPayload<'_>) -> Result<()> {
         for (id, duty) in self.subscriptions.duties(self, told.kind, told.subject.tenant_id)? {
             match duty {
                 Duty::Tell => {

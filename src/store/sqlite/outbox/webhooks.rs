@@ -2,12 +2,13 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::mail::{DisabledReason, EventKind, TenantId, Timestamp, WebhookId, WebhookStatus};
-use crate::store::sqlite::directory::room;
+use crate::mail::Timestamp;
+use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
+use crate::store::sqlite::directory::row_limits;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::page::List;
-use crate::store::sqlite::rows::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::seal::{Place, Sealer};
+use crate::store::sqlite::keyset::List;
+use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
@@ -31,7 +32,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Webhook> {
 }
 
 pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<Webhook> {
-    room::require(tx, Limited::Webhooks, new.tenant_id, 1)?;
+    row_limits::require(tx, Limited::Webhooks, new.tenant_id, 1)?;
     let webhook = Webhook {
         id: WebhookId::generate(now),
         tenant_id: new.tenant_id,
@@ -200,13 +201,14 @@ pub(super) fn secrets(
         .prepare_cached(sql)?
         .query_row(params![id, us(now)], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let row = id.to_string();
-    let open =
-        |sealed: Vec<u8>| sealer.open(Place { column: SECRET_COLUMN, row: &row }, &sealed).map(WebhookSecret);
+    let open = |sealed: Vec<u8>| {
+        sealer.open(SealedColumn { column: SECRET_COLUMN, row: &row }, &sealed).map(WebhookSecret)
+    };
     [Some(sealed.0), sealed.1].into_iter().flatten().map(open).collect()
 }
 
 fn seal(sealer: &Sealer, id: WebhookId, secret: &WebhookSecret) -> Result<Vec<u8>> {
-    sealer.seal(Place { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
+    sealer.seal(SealedColumn { column: SECRET_COLUMN, row: &id.to_string() }, &secret.0)
 }
 
 /// Whether a webhook is in a scope.
@@ -226,7 +228,7 @@ pub(super) fn begin_removal(tx: &Tx<'_>, id: WebhookId) -> Result<bool> {
 pub(super) fn go_on_with_removal(tx: &Tx<'_>, id: WebhookId, limit: usize) -> Result<bool> {
     let sql = "DELETE FROM webhook_delivery WHERE id IN
                    (SELECT id FROM webhook_delivery WHERE webhook_id = ?1 ORDER BY id LIMIT ?2)";
-    let limit_rows = crate::store::sqlite::rows::sql_limit(limit);
+    let limit_rows = crate::store::sqlite::sql_types::sql_limit(limit);
     let is_last = tx.prepare_cached(sql)?.execute(params![id, limit_rows])? < limit;
     if is_last {
         // Somebody may have enabled it meanwhile.

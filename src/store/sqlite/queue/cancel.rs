@@ -6,12 +6,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use crate::mail::{DeliveryId, DeliveryState, EventKind, Host, MessageId, TenantId, Timestamp};
+use crate::mail::{Host, Timestamp};
+use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId, TenantId};
 use crate::store::Result;
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::rows::us;
-use crate::store::sqlite::spool::Memory;
+use crate::store::sqlite::spool::ClaimTable;
+use crate::store::sqlite::sql_types::us;
 
 /// The open deliveries of a message.
 #[derive(Default)]
@@ -48,20 +49,20 @@ pub(super) fn open_deliveries(connection: &Connection, message: MessageId) -> Re
 
 /// Deliveries that are claimed to be cancelled. Dropped before the commit, they are due as they were.
 pub(super) struct Taken {
-    memory: Arc<Memory>,
+    memory: Arc<ClaimTable>,
     tenant: TenantId,
     ids: Vec<DeliveryId>,
 }
 
 /// What the event says.
 #[derive(Serialize)]
-struct Told {
+struct EventPayload {
     recipient: String,
     attempts: u32,
 }
 
 impl Taken {
-    pub(super) fn new(memory: &Arc<Memory>, tenant: TenantId, ids: Vec<DeliveryId>) -> Self {
+    pub(super) fn new(memory: &Arc<ClaimTable>, tenant: TenantId, ids: Vec<DeliveryId>) -> Self {
         Self { memory: Arc::clone(memory), tenant, ids }
     }
 
@@ -74,7 +75,7 @@ impl Taken {
         for &id in &self.ids {
             let row = params![id, DeliveryState::Cancelled, us(now)];
             let told = statement
-                .query_row(row, |row| Ok(Told { recipient: row.get(0)?, attempts: row.get(1)? }))
+                .query_row(row, |row| Ok(EventPayload { recipient: row.get(0)?, attempts: row.get(1)? }))
                 .optional()?;
             let Some(told) = told else { continue };
             let subject =

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::mail::{Content, Host, MessageId};
+use crate::mail::{Content, Host};
+use crate::model::MessageId;
 use crate::store::{Batch, Delivery, Message};
 
 /// Deliveries in one batch.

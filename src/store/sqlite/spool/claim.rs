@@ -9,8 +9,9 @@ use rusqlite::{Connection, params};
 use tokio::sync::OwnedMutexGuard;
 
 use super::batches::Batches;
-use super::memory::{Cursor, DueRow, Memory, Parked, Wanted};
-use crate::mail::{DeliveryId, MessageId, TenantId, Timestamp};
+use super::claim_table::{ClaimTable, Cursor, DueRow, Parked, Wanted};
+use crate::mail::Timestamp;
+use crate::model::{DeliveryId, MessageId, TenantId};
 use crate::store::sqlite::journal::{deliveries, messages};
 use crate::store::{Admits, ClaimRoom, Claimed, Delivery, Message, Result};
 
@@ -31,7 +32,7 @@ pub(in crate::store::sqlite) const FIRST_AFTER: &str =
 
 /// A pass that was planned. Dropped unfinished, it leaves everything to the next one.
 pub(super) struct Pass {
-    memory: Arc<Memory>,
+    memory: Arc<ClaimTable>,
     now_us: i64,
     room: usize,
     admits: Arc<dyn Admits>,
@@ -60,7 +61,7 @@ struct Scan {
 
 /// What was claimed. Dropped before the caller has it, it is released.
 pub(super) struct Granted {
-    memory: Arc<Memory>,
+    memory: Arc<ClaimTable>,
     /// The next pass begins when it is known whether the caller took what was claimed.
     _turn: Option<OwnedMutexGuard<()>>,
     batches: Batches,
@@ -73,7 +74,7 @@ pub(super) struct Granted {
 }
 
 impl Granted {
-    fn new(memory: &Arc<Memory>, turn: Option<OwnedMutexGuard<()>>) -> Self {
+    fn new(memory: &Arc<ClaimTable>, turn: Option<OwnedMutexGuard<()>>) -> Self {
         Self {
             memory: Arc::clone(memory),
             _turn: turn,
@@ -139,7 +140,12 @@ impl Drop for Granted {
 }
 
 impl Pass {
-    pub(super) fn new(memory: Arc<Memory>, turn: OwnedMutexGuard<()>, now_us: i64, room: &ClaimRoom) -> Self {
+    pub(super) fn new(
+        memory: Arc<ClaimTable>,
+        turn: OwnedMutexGuard<()>,
+        now_us: i64,
+        room: &ClaimRoom,
+    ) -> Self {
         let granted = Granted::new(&memory, Some(turn));
         Self {
             memory,

@@ -7,18 +7,19 @@ use rusqlite::params;
 use serde::Serialize;
 
 use super::batches::Batches;
-use super::memory::Memory;
+use super::claim_table::ClaimTable;
 use super::submission_key;
-use crate::mail::{DeliveryId, DeliveryState, EventKind, MessageId, Recipient};
-use crate::store::sqlite::bodies::{self, FreshFile};
+use crate::mail::Recipient;
+use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId};
+use crate::store::sqlite::blob_store::{self, FreshFile};
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::rows::{to_json, us};
+use crate::store::sqlite::sql_types::{to_json, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Annotations, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
 
 /// A message on its way into the database. Dropped before its commit, its claims are void and its file is removed.
-pub(super) struct Incoming {
-    memory: Arc<Memory>,
+pub(super) struct EnqueueJob {
+    memory: Arc<ClaimTable>,
     new: Arc<NewMessage>,
     /// Where the content is, if not in the database.
     file: Option<FreshFile>,
@@ -29,7 +30,7 @@ pub(super) struct Incoming {
 
 /// What the event of an accepted message says.
 #[derive(Serialize)]
-struct Told<'a> {
+struct EventPayload<'a> {
     from: &'a str,
     recipients: usize,
     size: u64,
@@ -41,8 +42,8 @@ struct LeftOut<'a> {
     recipient: &'a str,
 }
 
-impl Incoming {
-    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, file: Option<FreshFile>) -> Self {
+impl EnqueueJob {
+    pub(super) fn new(memory: &Arc<ClaimTable>, new: Arc<NewMessage>, file: Option<FreshFile>) -> Self {
         // What is held until later (RFC 4865) waits in the database.
         let is_held = new.message.begins_at() > new.message.created_at;
         let is_claimed = !is_held && memory.claim_fresh(&new);
@@ -60,14 +61,14 @@ impl Incoming {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        bodies::insert(tx, message.id, content, self.file.is_some())?;
+        blob_store::insert(tx, message.id, content, self.file.is_some())?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
             message_id: Some(message.id),
             ..Subject::default()
         };
-        let told = Told { from: &reverse_path, recipients: recipients.len(), size: message.size };
+        let told = EventPayload { from: &reverse_path, recipients: recipients.len(), size: message.size };
         tx.append(EventKind::MessageAccepted, subject, &told, message.created_at)?;
         for recipient in suppressed {
             let told = LeftOut { recipient: &recipient.to_string() };
@@ -114,7 +115,7 @@ impl Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl Drop for EnqueueJob {
     fn drop(&mut self) {
         if self.is_claimed {
             self.memory.forget(self.delivery_ids());

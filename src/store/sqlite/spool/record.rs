@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-use super::enqueue::Incoming;
-use super::memory::Memory;
-use crate::mail::{AttemptId, DeliveryState, EventKind, OutcomeClass};
+use super::claim_table::ClaimTable;
+use super::enqueue::EnqueueJob;
+use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::rows::{shorten, us};
+use crate::store::sqlite::sql_types::{shorten, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Attempt, AttemptRecord, Result, UsageCounts};
 
@@ -18,15 +18,15 @@ const REPLY_OCTETS_MAX: usize = 1024;
 
 /// What came of a try. Its claims end with the commit; without one they stay: what was sent and could not be
 /// written must not be due again while the caller still tries to write it.
-pub(super) struct Outcome {
-    pub(super) memory: Arc<Memory>,
+pub(super) struct RecordJob {
+    pub(super) memory: Arc<ClaimTable>,
     pub(super) records: Vec<AttemptRecord>,
-    pub(super) report: Option<Incoming>,
+    pub(super) report: Option<EnqueueJob>,
 }
 
 /// What the event of a delivery says.
 #[derive(Serialize)]
-struct Told<'a> {
+struct EventPayload<'a> {
     recipient: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
@@ -36,7 +36,7 @@ struct Told<'a> {
     enhanced: Option<String>,
     reply: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<OutcomeClass>,
+    class: Option<BounceClass>,
     attempts: u32,
     /// It has taken so long that the sender is told of the delay.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -49,7 +49,7 @@ struct Carrier<'a> {
     transcript: &'a Arc<str>,
 }
 
-impl Outcome {
+impl RecordJob {
     /// Answers whether any of the deliveries was still there.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
         let mut any_was_open = false;
@@ -104,7 +104,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         insert_attempt(tx, attempt, carrier)?;
     }
     let attempt = record.attempt.as_ref();
-    let told = Told {
+    let told = EventPayload {
         recipient: &recipient,
         host: attempt.map(|attempt| attempt.host.as_str()),
         code: attempt.and_then(|attempt| attempt.code),
@@ -132,7 +132,7 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     }
 }
 
-fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &Told<'_>) -> Result<()> {
+fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &EventPayload<'_>) -> Result<()> {
     let subject = Subject {
         tenant_id: Some(record.tenant_id),
         message_id: Some(record.message_id),

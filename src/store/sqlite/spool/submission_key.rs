@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::mail::{Environment, MessageId, TenantId, Timestamp};
-use crate::store::sqlite::rows::us;
+use crate::mail::Timestamp;
+use crate::model::{Environment, MessageId, TenantId};
+use crate::store::sqlite::sql_types::us;
 use crate::store::sqlite::writer::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 

@@ -1,0 +1,106 @@
+//! Orders about a message on its way: try again now, or not at all.
+
+use std::collections::HashMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::api::error::{ApiError, Result};
+use crate::api::request_context::RequestContext;
+use crate::api::response::ApiResponse;
+use crate::mail::Address;
+use crate::model::{DeliveryId, MessageId, RefusalCode};
+use crate::store::{Journal, Queue, Steered};
+
+/// What came of the order to try a message again now.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmailRetry")]
+pub struct RetryView {
+    /// The message.
+    id: MessageId,
+    /// `email_retry`.
+    #[schemars(extend("const" = "email_retry"))]
+    object: &'static str,
+    /// Deliveries that waited for their next try and are due now.
+    retried: Vec<DeliveryName>,
+    /// Deliveries that are being tried already.
+    in_flight: Vec<DeliveryName>,
+}
+
+/// What came of the order to cancel a message.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmailCancellation")]
+pub struct CancellationView {
+    /// The message.
+    id: MessageId,
+    /// `email_cancellation`.
+    #[schemars(extend("const" = "email_cancellation"))]
+    object: &'static str,
+    /// Deliveries that will not be tried any more.
+    cancelled: Vec<DeliveryName>,
+    /// Deliveries for which it was too late: they are being tried. They can be cancelled if the try fails.
+    in_flight: Vec<DeliveryName>,
+}
+
+/// One recipient of the message.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeliveryName")]
+pub struct DeliveryName {
+    /// The delivery.
+    id: DeliveryId,
+    /// To whom it goes.
+    recipient: Address,
+}
+
+/// The open deliveries of the message in the path; at least one.
+struct Target {
+    id: MessageId,
+    recipients: HashMap<DeliveryId, Address>,
+}
+
+impl Target {
+    async fn find(call: &RequestContext<'_>) -> Result<Self> {
+        let id = super::find(call).await?.id;
+        let deliveries = call.store().deliveries(id).await?;
+        let open = deliveries.into_iter().filter(|delivery| delivery.state.is_open());
+        let recipients: HashMap<_, _> = open.map(|delivery| (delivery.id, delivery.recipient)).collect();
+        if recipients.is_empty() {
+            return Err(ApiError::new(
+                RefusalCode::MessageFinished,
+                "every delivery of this message is finished",
+                "GET /v1/emails/{id} says how each ended; what failed has to be sent as a new message",
+            ));
+        }
+        Ok(Self { id, recipients })
+    }
+
+    fn name(&self, ids: Vec<DeliveryId>) -> Vec<DeliveryName> {
+        let named = |id| Some(DeliveryName { id, recipient: self.recipients.get(&id)?.clone() });
+        ids.into_iter().filter_map(named).collect()
+    }
+}
+
+/// `POST /v1/emails/{id}/retry`: what was tried and waits is due now. What is scheduled for later stays so.
+pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
+    let target = Target::find(&call).await?;
+    let Steered { changed, in_flight } = call.store().retry(target.id, call.now).await?;
+    ApiResponse::ok(&RetryView {
+        id: target.id,
+        object: "email_retry",
+        retried: target.name(changed),
+        in_flight: target.name(in_flight),
+    })
+}
+
+/// `POST /v1/emails/{id}/cancel`: what the relay does not have yet is not delivered.
+pub async fn cancel(call: RequestContext<'_>) -> Result<ApiResponse> {
+    let target = Target::find(&call).await?;
+    let Steered { changed, in_flight } = call.store().cancel(target.id, call.now).await?;
+    tracing::info!(message_id = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");
+    ApiResponse::ok(&CancellationView {
+        id: target.id,
+        object: "email_cancellation",
+        cancelled: target.name(changed),
+        in_flight: target.name(in_flight),
+    })
+}

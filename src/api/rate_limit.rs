@@ -1,0 +1,143 @@
+//! How many requests keys and tenants make: limited by the minute, and counted for the usage of tenants. The platform's
+//! own keys have no limit.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::mail::Timestamp;
+use crate::model::{KeyId, LimitPeriod, RefusalCode, TenantId, UsageInterval};
+use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
+use crate::store::{Ledger, Store, UsedBy};
+
+use super::auth::Caller;
+use super::error::{ApiError, Result};
+
+/// Between two writings of what was counted; a crash loses no more than that.
+const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Counts requests.
+pub struct Requests {
+    of_key_max: u64,
+    of_tenant_max: u64,
+    counts: Mutex<Counts>,
+}
+
+struct Counts {
+    minute: FixedWindow<Requester>,
+    /// By the hour, until it is written.
+    unwritten: HashMap<UsedBy, u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Requester {
+    Key(KeyId),
+    Tenant(TenantId),
+}
+
+impl Requests {
+    /// Counts under the limits of a configuration.
+    pub fn new(settings: &config::Api) -> Self {
+        let counts = Counts { minute: FixedWindow::new(LimitPeriod::Minute), unwritten: HashMap::new() };
+        Self {
+            of_key_max: settings.key_requests_per_minute.into(),
+            of_tenant_max: settings.requests_per_minute.into(),
+            counts: Mutex::new(counts),
+        }
+    }
+
+    /// Counts a request, unless there were too many. The headers say how the limit stands that leaves the least room.
+    pub fn admit(&self, caller: &Caller, headers: &mut HeaderMap, now: Timestamp) -> Result<()> {
+        let Some(tenant) = &caller.tenant else { return Ok(()) };
+        let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
+        let limits =
+            [(Requester::Tenant(tenant.id), of_tenant_max), (Requester::Key(caller.key.id), self.of_key_max)];
+        let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
+        let mut counts = self.lock();
+        let standings = limits.clone().map(|(who, limit)| (who, counts.minute.standing(&who, limit, now)));
+        let tightest = standings.min_by_key(|(_, standing)| standing.remaining());
+        if let Some((who, standing)) = tightest {
+            let is_admitted = standing.remaining() > 0;
+            let used = standing.used + u64::from(is_admitted);
+            tell("ratelimit", QuotaStatus { used, ..standing }, headers, now);
+            if !is_admitted {
+                return Err(refuse(who, standing, now));
+            }
+        }
+        for (who, _) in limits {
+            counts.minute.take(who, 1, now);
+        }
+        let at = UsageInterval::Hour.start_of(now);
+        let by = UsedBy { tenant_id: tenant.id, environment: caller.key.environment, at };
+        *counts.unwritten.entry(by).or_default() += 1;
+        Ok(())
+    }
+
+    /// Writes what was counted every few seconds, and at the end.
+    pub async fn write_until(&self, store: &Store, stop: CancellationToken) {
+        let mut rounds = tokio::time::interval(WRITE_INTERVAL);
+        loop {
+            let is_last = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = rounds.tick() => false,
+            };
+            self.write(store).await;
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    async fn write(&self, store: &Store) {
+        let unwritten = mem::take(&mut self.lock().unwritten);
+        if unwritten.is_empty() {
+            return;
+        }
+        if let Err(error) =
+            store.count_requests(unwritten.iter().map(|(by, count)| (*by, *count)).collect()).await
+        {
+            tracing::warn!(%error, "cannot write how many requests were made; trying again");
+            let mut counts = self.lock();
+            for (by, count) in unwritten {
+                *counts.unwritten.entry(by).or_default() += count;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says how a limit stands in three headers: how much it is, what is left of it, and in how many seconds it begins anew.
+pub fn tell(name: &str, standing: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
+    for (what, value) in [
+        ("limit", standing.limit),
+        ("remaining", standing.remaining()),
+        ("reset", standing.wait_s(now).get().into()),
+    ] {
+        if let Ok(name) = format!("{name}-{what}").parse::<hyper::header::HeaderName>() {
+            headers.insert(name, value.into());
+        }
+    }
+}
+
+fn refuse(who: Requester, standing: QuotaStatus, now: Timestamp) -> ApiError {
+    let QuotaStatus { limit, resets_at, .. } = standing;
+    let (whose, raised_by) = match who {
+        Requester::Tenant(_) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
+        Requester::Key(_) => ("an API key", "api.key_requests_per_minute"),
+    };
+    let mut error = ApiError::new(
+        RefusalCode::RateLimited,
+        format!("{whose} may make {limit} requests in a minute"),
+        format!("try again at {resets_at}; the operator of the platform raises the limit with {raised_by}"),
+    );
+    error.retry_after_s = Some(standing.wait_s(now));
+    error
+}

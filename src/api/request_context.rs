@@ -1,0 +1,149 @@
+//! One request on its way to its resource: who calls, with what, and whose objects are meant.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::memory_budget::MemoryReservation;
+use crate::mail::Timestamp;
+use crate::model::{RequestId, TenantId};
+use crate::store::{Conflict, Directory, Store, Tenant};
+
+use super::Api;
+use super::auth::Caller;
+use super::error::{ApiError, Result};
+use super::json;
+use super::page::Query;
+use super::route::{Operation, Route};
+
+/// An admitted request.
+pub struct RequestContext<'a> {
+    /// What it is asked of.
+    pub api: &'a Api,
+    /// What it is asked about.
+    pub route: &'static Route,
+    /// What is asked.
+    pub operation: &'static Operation,
+    /// Who asks.
+    pub caller: Caller,
+    /// Where the request came from.
+    pub client: IpAddr,
+    /// As they came.
+    pub headers: HeaderMap,
+    /// Its id.
+    pub request_id: RequestId,
+    /// By what a repetition of it is known.
+    pub idempotency_key: Option<String>,
+    /// `{tenant_id}` of the path.
+    pub tenant_id: Option<String>,
+    /// `{id}` of the path.
+    pub id: Option<String>,
+    /// Only parameters that the operation takes.
+    pub query: Query,
+    /// Empty where the method has none.
+    pub body: Bytes,
+    /// Held until the answer: what is made of a body takes as much room as the body, or more.
+    pub room: MemoryReservation,
+    /// When it came.
+    pub now: Timestamp,
+    /// Ends what goes on after the answer has begun.
+    pub stop: CancellationToken,
+}
+
+impl RequestContext<'_> {
+    /// Where everything is.
+    pub fn store(&self) -> &Store {
+        &self.api.store
+    }
+
+    /// Hours that a tenant may have delivery tried.
+    pub fn expiry_hours_max(&self) -> u32 {
+        u32::try_from(self.api.message_lifetime_max.as_secs() / 3600).unwrap_or(u32::MAX)
+    }
+
+    /// The pools of source addresses that the configuration has.
+    pub fn source_pools(&self) -> &[String] {
+        &self.api.source_pools
+    }
+
+    /// The tenant that the caller is confined to; `None` is the platform.
+    pub fn scope(&self) -> Option<TenantId> {
+        self.caller.scope()
+    }
+
+    /// The id in the path. A text that is no id names nothing.
+    pub fn id<T: FromStr>(&self, what: &str) -> Result<T> {
+        self.id.as_deref().and_then(|text| text.parse().ok()).ok_or_else(|| ApiError::not_found(what))
+    }
+
+    /// The body.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        json::parse(&self.body)
+    }
+
+    /// Does what keeps a core busy, when it is the tenant's turn, where it stops nobody else. The turn lasts as long as
+    /// that does, whoever still waits for it.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.api.composing.take(self.scope()).await.map_err(ApiError::internal)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(ApiError::internal)?
+    }
+
+    /// The tenant in the path, if the caller may see it.
+    pub async fn path_tenant(&self) -> Result<Tenant> {
+        let id = self.tenant_id.as_deref().and_then(|text| text.parse().ok());
+        let id = id.filter(|id| self.sees(*id)).ok_or_else(|| ApiError::not_found("tenant"))?;
+        self.store().tenant(id).await?.ok_or_else(|| ApiError::not_found("tenant"))
+    }
+
+    fn sees(&self, tenant: TenantId) -> bool {
+        self.scope().is_none_or(|own| own == tenant)
+    }
+
+    /// Whose objects a list shows: the tenant that path or parameter names, else the caller's; `None` is everybody's.
+    pub async fn listed_tenant(&mut self) -> Result<Option<TenantId>> {
+        let named = self.query.value::<TenantId>("tenant_id");
+        self.query.finish()?;
+        self.choose_tenant(named).await
+    }
+
+    /// Who is to own a new object: the tenant that path or body names, else the caller's; `None` is the platform.
+    pub async fn owner(&self, named: Option<TenantId>) -> Result<Option<TenantId>> {
+        let owner = self.choose_tenant(named).await?;
+        // The caller's own tenant exists, and so does one of the path by now.
+        if let Some(named) = named
+            && self.scope().is_none()
+            && self.store().tenant(named).await?.is_none()
+        {
+            return Err(Conflict::NoTenant.into());
+        }
+        Ok(owner)
+    }
+
+    /// A foreign tenant is as absent as one that never was.
+    async fn choose_tenant(&self, named: Option<TenantId>) -> Result<Option<TenantId>> {
+        let of_path = match self.tenant_id {
+            Some(_) => Some(self.path_tenant().await?.id),
+            None => None,
+        };
+        match (of_path, named) {
+            (Some(path), Some(named)) if path != named => Err(ApiError::field(
+                "tenant_id",
+                "invalid",
+                "this differs from the tenant in the path; leave it out",
+            )),
+            (_, Some(named)) if !self.sees(named) => Err(ApiError::not_found("tenant")),
+            (path, named) => Ok(path.or(named).or(self.scope())),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! DKIM (RFC 6376, RFC 8463): key pairs and signatures. An adapter around mail-auth. Imports `mail` only.
+
+use std::fmt;
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+use aws_lc_rs::signature::KeyPair as _;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mail_auth::common::crypto::{
+    Algorithm, DkimKey, Ed25519Key, HashContext, HashImpl, HashOutput, RsaKey, Sha256, SigningKey,
+};
+use mail_auth::common::headers::{HeaderWriter, Writable, Writer};
+use mail_auth::dkim::{Canonicalization, DkimSigner, Done};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+use crate::mail::{Content, DomainName, Field, HeaderBlock};
+use crate::model::{DkimAlgorithm, DkimPolicy};
+
+/// The fields that are signed. From stands twice: the second, absent one may not be added later (RFC 6376 §8.15).
+const SIGNED_FIELDS: &[&str] = &[
+    "From",
+    "From",
+    "Sender",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "To",
+    "Cc",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "In-Reply-To",
+    "References",
+    "List-Id",
+    "List-Help",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "List-Subscribe",
+    "List-Post",
+    "List-Owner",
+    "List-Archive",
+];
+
+/// RFC 8301 §3.2: verifiers may ignore smaller keys.
+const RSA_BITS_MIN: usize = 2048;
+/// Verifiers need not take larger ones (RFC 8301 §3.2), and each signature would cost several milliseconds.
+const RSA_BITS_MAX: usize = 4096;
+
+/// Why there is no key or no signature.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// The text holds no private key in PEM.
+    #[error("not a private key in PEM (PKCS#8 or PKCS#1)")]
+    NotPem,
+    /// A key of a kind that DKIM does not know or that we do not take.
+    #[error("the key must be RSA of 2048 to 4096 bits, or Ed25519 in PKCS#8")]
+    Unsuitable,
+    /// The crypto library refused.
+    #[error("signing failed: {0}")]
+    Failed(String),
+}
+
+/// Both halves of a DKIM key.
+pub struct KeyPair {
+    /// What it signs with.
+    pub algorithm: DkimAlgorithm,
+    /// The value of `p=` in its record: base64.
+    pub public_key: String,
+    /// PKCS#8, DER.
+    pub private_key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyPair").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// Makes a key pair. RSA takes about 80 ms of CPU.
+pub fn generate(algorithm: DkimAlgorithm) -> Result<KeyPair, SignError> {
+    match algorithm {
+        DkimAlgorithm::Rsa => describe_rsa(&RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?),
+        DkimAlgorithm::Ed25519 => {
+            let private_key = Ed25519Key::generate_pkcs8().map_err(failed)?;
+            describe_ed25519(Zeroizing::new(private_key))
+        }
+    }
+}
+
+/// Reads a private key in PEM: RSA in PKCS#1 or PKCS#8, or Ed25519 in PKCS#8.
+pub fn import_pem(text: &str) -> Result<KeyPair, SignError> {
+    match PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| SignError::NotPem)? {
+        PrivateKeyDer::Pkcs1(der) => {
+            describe_rsa(&RsaKeyPair::from_der(der.secret_pkcs1_der()).map_err(|_| SignError::Unsuitable)?)
+        }
+        PrivateKeyDer::Pkcs8(der) => match RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()) {
+            Ok(pair) => describe_rsa(&pair),
+            Err(_) => describe_ed25519(Zeroizing::new(der.secret_pkcs8_der().to_vec())),
+        },
+        _ => Err(SignError::Unsuitable),
+    }
+}
+
+/// The TXT value that publishes a key (RFC 6376 §3.6.1).
+pub fn public_record(algorithm: DkimAlgorithm, public_key: &str) -> String {
+    let kind = match algorithm {
+        DkimAlgorithm::Rsa => "rsa",
+        DkimAlgorithm::Ed25519 => "ed25519",
+    };
+    format!("v=DKIM1; k={kind}; p={public_key}")
+}
+
+fn describe_rsa(pair: &RsaKeyPair) -> Result<KeyPair, SignError> {
+    let bits = pair.public_modulus_len() * 8;
+    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+        return Err(SignError::Unsuitable);
+    }
+    let private: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
+    let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
+    Ok(KeyPair {
+        algorithm: DkimAlgorithm::Rsa,
+        public_key: STANDARD.encode(public.as_ref()),
+        private_key: Zeroizing::new(private.as_ref().to_vec()),
+    })
+}
+
+fn describe_ed25519(private_key: Zeroizing<Vec<u8>>) -> Result<KeyPair, SignError> {
+    let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(&private_key).map_err(|_| SignError::Unsuitable)?;
+    // RFC 8463 §4.2: the 32 octets themselves, in no structure.
+    Ok(KeyPair {
+        algorithm: DkimAlgorithm::Ed25519,
+        public_key: STANDARD.encode(key.public_key()),
+        private_key,
+    })
+}
+
+fn failed(error: impl fmt::Display) -> SignError {
+    SignError::Failed(error.to_string())
+}
+
+/// Signs messages for one domain with one key.
+pub struct Signer(DkimSigner<BlankLineKey, Done>);
+
+impl Signer {
+    /// A signer from the private half of a [`KeyPair`].
+    pub fn new(
+        algorithm: DkimAlgorithm,
+        private_key: &[u8],
+        domain: &DomainName,
+        selector: &str,
+    ) -> Result<Self, SignError> {
+        let key = match algorithm {
+            DkimAlgorithm::Rsa => {
+                let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private_key));
+                DkimKey::from(RsaKey::<Sha256>::from_key_der(der).map_err(failed)?)
+            }
+            DkimAlgorithm::Ed25519 => {
+                DkimKey::from(Ed25519Key::from_pkcs8_maybe_unchecked_der(private_key).map_err(failed)?)
+            }
+        };
+        let signer = DkimSigner::from_key(BlankLineKey(key))
+            .domain(domain.as_str())
+            .selector(selector)
+            .headers(SIGNED_FIELDS.iter().copied())
+            .header_canonicalization(Canonicalization::Relaxed)
+            .body_canonicalization(Canonicalization::Relaxed);
+        Ok(Self(signer))
+    }
+
+    /// The `DKIM-Signature` field of a message, CRLF included. Takes about 0.3 ms of CPU with RSA-2048.
+    pub fn sign(&self, content: &Content) -> Result<String, SignError> {
+        // An empty first piece would end the header there.
+        let pieces = [&content.prefix[..], &content.submitted[..]];
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+        Ok(self.0.sign_chained(pieces).map_err(failed)?.to_header())
+    }
+}
+
+/// A key whose body hash leaves out trailing blank lines. The relaxed form turns a last line of white space into an
+/// empty one and RFC 6376 §3.4.4 then ignores all empty lines at the end; mail-auth 0.13 hashes them.
+struct BlankLineKey(DkimKey);
+
+impl SigningKey for BlankLineKey {
+    type Hasher = Sha256;
+
+    fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
+        self.0.sign(input)
+    }
+
+    fn hash(&self, body: impl Writable) -> HashOutput {
+        let mut trimmed = TrimBlankLines { inner: Sha256::hasher(), held: 0, has_text: false };
+        body.write(&mut trimmed);
+        trimmed.finish()
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        self.0.algorithm()
+    }
+}
+
+/// Passes a canonical body on, holding back line ends until text follows them.
+struct TrimBlankLines<W> {
+    inner: W,
+    /// Octets of CRLF pairs held back.
+    held: usize,
+    has_text: bool,
+}
+
+impl<W: Writer> Writer for TrimBlankLines<W> {
+    fn write(&mut self, octets: &[u8]) {
+        let text_end = octets.iter().rposition(|b| !matches!(b, b'\r' | b'\n')).map_or(0, |at| at + 1);
+        if text_end > 0 {
+            self.release();
+            self.inner.write(&octets[..text_end]);
+            self.has_text = true;
+        }
+        self.held += octets.len() - text_end;
+    }
+}
+
+impl<W: Writer> TrimBlankLines<W> {
+    fn release(&mut self) {
+        for _ in 0..self.held / 2 {
+            self.inner.write(b"\r\n");
+        }
+        self.held = 0;
+    }
+}
+
+impl<W: HashContext> TrimBlankLines<W> {
+    fn finish(mut self) -> HashOutput {
+        // RFC 6376 §3.4.4: a body that has text ends in one CRLF, an empty one is hashed as nothing.
+        if self.has_text {
+            self.inner.write(b"\r\n");
+        }
+        self.inner.complete()
+    }
+}
+
+/// The message with those of our signatures that its route allows. No signature covers another (RFC 6376 §5.4: `DKIM-Signature`
+/// is not among the signed fields), so each one that stays is valid without the others. The client's own signatures stay.
+pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
+    let is_dropped = |field: &Field| {
+        field.name.eq_ignore_ascii_case("DKIM-Signature")
+            && match policy {
+                DkimPolicy::Dual => false,
+                DkimPolicy::Rsa => !is_by(&content.prefix[field.value.clone()], DkimAlgorithm::Rsa),
+                DkimPolicy::None => true,
+            }
+    };
+    // The server wrote the prefix, so it is well formed.
+    let block = HeaderBlock::scan(&content.prefix, usize::MAX);
+    let fields = block.map(|block| block.fields).unwrap_or_default();
+    if !fields.iter().any(is_dropped) {
+        return content.clone();
+    }
+    let kept = fields.iter().filter(|field| !is_dropped(field));
+    let prefix = kept.flat_map(|field| &content.prefix[field.span.clone()]).copied().collect::<Vec<u8>>();
+    Content { prefix: prefix.into(), submitted: content.submitted.clone() }
+}
+
+/// Whether the tags of a signature name this algorithm (RFC 6376 §3.5, `a=`).
+fn is_by(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
+    let tags = String::from_utf8_lossy(tags);
+    let mut tags = tags.split(';').filter_map(|tag| tag.split_once('='));
+    tags.any(|(name, value)| name.trim() == "a" && value.trim() == algorithm.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sha2::Digest;
+    use std::sync::LazyLock;
+
+    static KEY: LazyLock<KeyPair> = LazyLock::new(|| generate(DkimAlgorithm::Ed25519).unwrap());
+
+    fn signer(pair: &KeyPair) -> Signer {
+        let domain = DomainName::parse("example.com").unwrap();
+        Signer::new(pair.algorithm, &pair.private_key, &domain, "s1").unwrap()
+    }
+
+    fn content(prefix: &str, submitted: &[u8]) -> Content {
+        Content { prefix: prefix.to_owned().into(), submitted: submitted.to_vec().into() }
+    }
+
+    /// RFC 6376 §3.4.4, line by line, as the text says it.
+    fn relaxed_body(body: &[u8]) -> Vec<u8> {
+        let mut lines: Vec<Vec<u8>> = body
+            .strip_suffix(b"\r\n")
+            .unwrap_or(body)
+            .split(|&b| b == b'\n')
+            .map(|line| {
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                let mut out: Vec<u8> = Vec::new();
+                for &b in line {
+                    match b {
+                        b' ' | b'\t' if out.last() == Some(&b' ') => {}
+                        b' ' | b'\t' => out.push(b' '),
+                        _ => out.push(b),
+                    }
+                }
+                if out.last() == Some(&b' ') {
+                    out.pop();
+                }
+                out
+            })
+            .collect();
+        while lines.last().is_some_and(Vec::is_empty) {
+            lines.pop();
+        }
+        lines.iter().flat_map(|line| [line.as_slice(), b"\r\n"].concat()).collect()
+    }
+
+    fn body_hash(field: &str) -> String {
+        let text: String = field.split_whitespace().collect();
+        text.split("bh=").nth(1).unwrap().split(';').next().unwrap().to_owned()
+    }
+
+    proptest! {
+        #[test]
+        fn the_body_hash_is_that_of_the_rfc_for_every_body(
+            pieces in proptest::collection::vec(
+                prop_oneof![Just("\r\n"), Just(" \r\n"), Just("\t"), Just(" "), Just("a"), Just("word more \r\n"), Just(".")],
+                0..20,
+            )
+        ) {
+            let body = pieces.concat();
+            let message = format!("From: a@example.com\r\n\r\n{body}");
+            let field = signer(&KEY).sign(&content("", message.as_bytes())).unwrap();
+            prop_assert_eq!(body_hash(&field), STANDARD.encode(sha2::Sha256::digest(relaxed_body(body.as_bytes()))));
+        }
+    }
+
+    #[test]
+    fn fields_of_ours_and_of_the_client_are_signed_and_from_is_oversigned() {
+        let signed =
+            content("Date: x\r\nMessage-ID: <a@b>\r\n", b"From: a@example.com\r\nTo: b@c\r\n\r\nhi\r\n");
+        let field = signer(&KEY).sign(&signed).unwrap();
+        let text: String = field.split_whitespace().collect();
+        let names = text.split("h=").nth(1).unwrap().split(';').next().unwrap().to_lowercase();
+        assert_eq!(names.split(':').filter(|n| *n == "from").count(), 2, "{names}");
+        assert!(names.contains("message-id") && names.contains("date"), "{names}");
+        assert!(!text.contains(";l=") && text.contains("c=relaxed/relaxed"), "{text}");
+        assert!(field.ends_with("\r\n"));
+    }
+
+    #[test]
+    fn keys_survive_their_stored_form_and_small_or_foreign_ones_are_refused() {
+        let pair = generate(DkimAlgorithm::Rsa).unwrap();
+        signer(&pair).sign(&content("", b"From: a@example.com\r\n\r\n")).unwrap();
+        let pem = format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            STANDARD.encode(&*pair.private_key)
+        );
+        let read = import_pem(&pem).unwrap();
+        assert_eq!((read.algorithm, read.public_key), (DkimAlgorithm::Rsa, pair.public_key));
+        assert_eq!(import_pem("no key").unwrap_err(), SignError::NotPem);
+        let ec = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        assert_eq!(import_pem(&ec).unwrap_err(), SignError::Unsuitable);
+    }
+
+    #[test]
+    fn our_signatures_are_left_out_and_nothing_else() {
+        let ed = "DKIM-Signature: v=1; a=ed25519-sha256; d=a.b;\r\n\tb=AAAA\r\n";
+        let rsa = "DKIM-Signature: v=1;\r\n a=rsa-sha256; d=a.b; b=BBBB;\r\n c=relaxed\r\n";
+        let rest = "Received: by us\r\n\tfor DKIM-Signature: a=x\r\nDate: now\r\n";
+        let submitted = "DKIM-Signature: a=ed25519-sha256; b=theirs\r\n\r\nbody\r\n";
+        let content = Content { prefix: format!("{ed}{rsa}{rest}").into(), submitted: submitted.into() };
+        for (policy, prefix) in [
+            (DkimPolicy::Dual, format!("{ed}{rsa}{rest}")),
+            (DkimPolicy::Rsa, format!("{rsa}{rest}")),
+            (DkimPolicy::None, rest.to_owned()),
+        ] {
+            let carried = filter_signatures(&content, policy);
+            assert_eq!(carried.to_vec(), format!("{prefix}{submitted}").into_bytes(), "{policy}");
+        }
+        assert_eq!(filter_signatures(&Content::default(), DkimPolicy::None), Content::default());
+    }
+}

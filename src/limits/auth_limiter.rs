@@ -1,0 +1,334 @@
+//! Who fails to log in: each failure costs more time than the last, and too many of them a ban. Kept in memory, and
+//! bounded. A leaf: imports `mail` only; the time is an argument.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::mail::Timestamp;
+use crate::model::KeyId;
+
+/// Offenders that are remembered; beyond it the oldest are forgotten, those without a ban first.
+const OFFENDERS_MAX: usize = 10_000;
+/// What the first failure costs; each one after it twice as much as the one before.
+const DELAY_FIRST: Duration = Duration::from_millis(250);
+const DELAY_MAX: Duration = Duration::from_secs(8);
+
+/// When failures become a ban.
+#[derive(Debug, Clone, Copy)]
+pub struct AuthLimiterSettings {
+    /// Failures within the window; the next one bans.
+    pub failures_max: u32,
+    /// How long failures count, from the first of them.
+    pub window: Duration,
+    /// How long a ban lasts.
+    pub ban: Duration,
+}
+
+/// Whom failures are counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BanSubject {
+    /// The client's network.
+    Network(IpNet),
+    /// The key whose id is used as the user name. Who has its secret may log in all the same: a ban of the key holds
+    /// for wrong secrets only, or anybody who knows the id could shut its owner out.
+    Key(KeyId),
+}
+
+/// An offender that is shut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ban {
+    /// Who.
+    pub offender: BanSubject,
+    /// Failures that led to it, and later ones.
+    pub failures: u32,
+    /// When the failures began.
+    pub since: Timestamp,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
+/// What a failure leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthDecision {
+    /// The answer is held back for so long.
+    Delay(Duration),
+    /// No more is heard until then.
+    Ban(Timestamp),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    failures: u32,
+    since: Timestamp,
+    banned_until: Option<Timestamp>,
+}
+
+/// The memory of failures.
+#[derive(Debug)]
+pub struct AuthLimiter {
+    settings: AuthLimiterSettings,
+    records: Mutex<HashMap<BanSubject, Record>>,
+}
+
+impl BanSubject {
+    /// The network that an address stands for. Who has one IPv6 address has its whole /64 (RFC 4291 §2.5.4).
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::Network(network_of(address))
+    }
+
+    /// Reads an address or a key's id.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.parse::<IpAddr>() {
+            Ok(address) => Some(Self::of_address(address)),
+            Err(_) => text.parse().ok().map(Self::Key),
+        }
+    }
+}
+
+/// An address of IPv4, or the /64 of one of IPv6.
+pub fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => Ipv4Net::from(v4).into(),
+        IpAddr::V6(v6) => {
+            let prefix = Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64));
+            Ipv6Net::new_assert(prefix, 64).into()
+        }
+    }
+}
+
+impl fmt::Display for BanSubject {
+    /// What [`BanSubject::parse`] reads back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => write!(f, "{}", network.addr()),
+            Self::Key(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+impl AuthLimiter {
+    /// Nobody is banned.
+    pub fn new(settings: AuthLimiterSettings) -> Self {
+        Self { settings, records: Mutex::default() }
+    }
+
+    /// When the ban of an address ends, if there is one.
+    pub fn find(&self, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
+        let until = self.lock().get(&BanSubject::of_address(address))?.banned_until?;
+        (until > now).then_some(until)
+    }
+
+    /// Counts a failure for the address, and for the key if the user name was the id of one, existing or not.
+    pub fn note_failure(&self, address: IpAddr, key: Option<KeyId>, now: Timestamp) -> AuthDecision {
+        let mut records = self.lock();
+        let of_address = self.count(&mut records, BanSubject::of_address(address), now);
+        let of_key = key.map(|id| self.count(&mut records, BanSubject::Key(id), now));
+        [Some(of_address), of_key]
+            .into_iter()
+            .flatten()
+            .fold(AuthDecision::Delay(Duration::ZERO), AuthDecision::or_worse)
+    }
+
+    /// A login succeeded: what failed before is forgotten.
+    pub fn note_success(&self, address: IpAddr, key: KeyId) {
+        let mut records = self.lock();
+        records.remove(&BanSubject::of_address(address));
+        records.remove(&BanSubject::Key(key));
+    }
+
+    /// All bans, newest first.
+    pub fn list(&self, now: Timestamp) -> Vec<Ban> {
+        let records = self.lock();
+        let ban = |(&offender, record): (&BanSubject, &Record)| {
+            let until = record.banned_until.filter(|&until| until > now)?;
+            Some(Ban { offender, failures: record.failures, since: record.since, until })
+        };
+        let mut bans: Vec<Ban> = records.iter().filter_map(ban).collect();
+        bans.sort_by_key(|ban| std::cmp::Reverse(ban.until));
+        bans
+    }
+
+    /// Forgets an offender. False if it was not banned.
+    pub fn lift(&self, offender: BanSubject, now: Timestamp) -> bool {
+        let record = self.lock().remove(&offender);
+        record.and_then(|record| record.banned_until).is_some_and(|until| until > now)
+    }
+
+    fn count(
+        &self,
+        records: &mut HashMap<BanSubject, Record>,
+        offender: BanSubject,
+        now: Timestamp,
+    ) -> AuthDecision {
+        if records.get(&offender).is_none_or(|record| self.is_over(record, now)) {
+            records.remove(&offender);
+            self.make_room(records, now);
+        }
+        let fresh = Record { failures: 0, since: now, banned_until: None };
+        let record = records.entry(offender).or_insert(fresh);
+        record.failures = record.failures.saturating_add(1);
+        if record.failures > self.settings.failures_max && record.banned_until.is_none() {
+            record.banned_until = Some(after(now, self.settings.ban));
+            tracing::warn!(%offender, failures = record.failures, "banned for failed logins");
+        }
+        match record.banned_until {
+            Some(until) => AuthDecision::Ban(until),
+            None => AuthDecision::Delay(delay_after(record.failures)),
+        }
+    }
+
+    fn is_over(&self, record: &Record, now: Timestamp) -> bool {
+        let end = record.banned_until.unwrap_or(after(record.since, self.settings.window));
+        end <= now
+    }
+
+    /// Forgets what is over, then an eighth of the rest, so that the search for the oldest is rare.
+    fn make_room(&self, records: &mut HashMap<BanSubject, Record>, now: Timestamp) {
+        if records.len() < OFFENDERS_MAX {
+            return;
+        }
+        records.retain(|_, record| !self.is_over(record, now));
+        if records.len() < OFFENDERS_MAX {
+            return;
+        }
+        let age = |record: &Record| (record.banned_until.is_some(), record.since);
+        let mut oldest: Vec<_> = records.iter().map(|(offender, record)| (age(record), *offender)).collect();
+        oldest.sort_unstable_by_key(|(age, _)| *age);
+        for (_, offender) in &oldest[..OFFENDERS_MAX / 8] {
+            records.remove(offender);
+        }
+    }
+
+    /// Each change is one insertion or removal, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, HashMap<BanSubject, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AuthDecision {
+    fn or_worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Ban(a), Self::Ban(b)) => Self::Ban(a.max(b)),
+            (Self::Ban(until), _) | (_, Self::Ban(until)) => Self::Ban(until),
+            (Self::Delay(a), Self::Delay(b)) => Self::Delay(a.max(b)),
+        }
+    }
+}
+
+/// A configured time may be longer than time is.
+fn after(begin: Timestamp, time: Duration) -> Timestamp {
+    begin.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+fn delay_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    DELAY_FIRST.saturating_mul(1 << doublings).min(DELAY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const SETTINGS: AuthLimiterSettings = AuthLimiterSettings {
+        failures_max: 7,
+        window: Duration::from_secs(600),
+        ban: Duration::from_secs(900),
+    };
+
+    fn start() -> Timestamp {
+        "2026-11-22T00:00:00Z".parse().unwrap()
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn key() -> KeyId {
+        KeyId::generate(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn failures_cost_more_and_more_and_then_all() {
+        let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
+        let delays: Vec<_> = (0..7).map(|_| bans.note_failure(client, None, now)).collect();
+        let expected = [250, 500, 1000, 2000, 4000, 8000, 8000];
+        assert_eq!(delays, expected.map(|ms| AuthDecision::Delay(Duration::from_millis(ms))));
+        assert_eq!(bans.find(client, now), None);
+        let until = now + SETTINGS.ban;
+        assert_eq!(bans.note_failure(client, None, now), AuthDecision::Ban(until));
+        assert_eq!(bans.find(client, now + SECOND), Some(until));
+        assert_eq!(bans.find(address("192.0.2.2"), now), None);
+        assert_eq!(bans.find(client, until), None);
+        assert_eq!(bans.note_failure(client, None, until), AuthDecision::Delay(DELAY_FIRST));
+    }
+
+    #[test]
+    fn old_failures_do_not_count_and_a_success_forgets_them() {
+        let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
+        let id = key();
+        for _ in 0..7 {
+            bans.note_failure(client, Some(id), now);
+        }
+        assert_eq!(bans.note_failure(client, None, now + SETTINGS.window), AuthDecision::Delay(DELAY_FIRST));
+        bans.note_failure(client, Some(id), now);
+        bans.note_success(client, id);
+        assert_eq!(bans.note_failure(client, Some(id), now), AuthDecision::Delay(DELAY_FIRST));
+    }
+
+    #[test]
+    fn guesses_at_one_key_from_everywhere_count_together() {
+        let (bans, id, now) = (AuthLimiter::new(SETTINGS), key(), start());
+        for n in 0..8 {
+            bans.note_failure(address(&format!("192.0.2.{n}")), Some(id), now);
+        }
+        assert!(matches!(bans.note_failure(address("192.0.2.99"), Some(id), now), AuthDecision::Ban(_)));
+        assert_eq!(bans.note_failure(address("192.0.2.98"), None, now), AuthDecision::Delay(DELAY_FIRST));
+        assert_eq!(bans.find(address("192.0.2.99"), now), None);
+        assert_eq!(bans.list(now).iter().map(|ban| ban.offender).collect::<Vec<_>>(), [BanSubject::Key(id)]);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_offender_and_can_be_named_by_any_of_its_addresses() {
+        let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
+        bans.note_failure(address("2001:db8::1"), None, now);
+        bans.note_failure(address("2001:db8::2"), None, now);
+        assert!(bans.find(address("2001:db8::ffff"), now).is_some());
+        let listed = bans.list(now);
+        assert_eq!((listed.len(), listed[0].offender.to_string().as_str()), (1, "2001:db8::"));
+        assert!(bans.lift(BanSubject::parse("2001:db8::3").unwrap(), now));
+        assert!(!bans.lift(BanSubject::parse("2001:db8::3").unwrap(), now));
+        assert_eq!(bans.find(address("2001:db8::1"), now), None);
+        assert_eq!(BanSubject::parse("::ffff:192.0.2.1"), BanSubject::parse("192.0.2.1"));
+        let id = key();
+        assert_eq!(BanSubject::parse(&id.to_string()), Some(BanSubject::Key(id)));
+        assert_eq!(BanSubject::parse("nobody"), None);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_takes_bounded_memory_and_frees_nobody() {
+        let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
+        let banned = address("192.0.2.1");
+        bans.note_failure(banned, None, now);
+        bans.note_failure(banned, None, now);
+        for n in 0..25_000u32 {
+            bans.note_failure(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), None, now + SECOND);
+            assert!(bans.lock().len() <= OFFENDERS_MAX);
+        }
+        assert!(bans.find(banned, now + SECOND).is_some());
+        bans.note_failure(banned, None, now + SETTINGS.ban);
+        for n in 0..25_000u32 {
+            bans.note_failure(
+                std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into(),
+                None,
+                now + SETTINGS.ban,
+            );
+        }
+        assert!(bans.lock().len() <= OFFENDERS_MAX);
+    }
+}

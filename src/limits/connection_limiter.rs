@@ -1,0 +1,177 @@
+//! How many connections are open: in all, from one address, of one tenant. Imports `bans`, which says what counts as one
+//! address, and `mail`.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use super::auth_limiter::network_of;
+use crate::model::TenantId;
+
+/// Counts connections against their limits.
+#[derive(Debug)]
+pub struct ConnectionLimiter {
+    limits: Limits,
+    open: Mutex<Open>,
+}
+
+/// Connections that may be open at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub total_max: usize,
+    /// From one address.
+    pub per_address_max: usize,
+    /// Logged in for one tenant.
+    pub per_tenant_max: usize,
+}
+
+/// The counts in the maps are never zero, so the maps are no larger than `total`.
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_network: HashMap<IpNet, usize>,
+    by_tenant: HashMap<TenantId, usize>,
+}
+
+/// A limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// The right to one connection, given back when dropped.
+#[derive(Debug)]
+pub struct ConnectionSlot {
+    admission: Arc<ConnectionLimiter>,
+    network: Option<IpNet>,
+    tenant: Option<TenantId>,
+}
+
+impl ConnectionLimiter {
+    /// None is open.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
+    }
+
+    /// Takes a place among all, unless there is none.
+    pub fn enter(self: &Arc<Self>) -> Result<ConnectionSlot, Full> {
+        let mut open = self.lock();
+        if open.total >= self.limits.total_max {
+            return Err(Full);
+        }
+        open.total += 1;
+        Ok(ConnectionSlot { admission: self.clone(), network: None, tenant: None })
+    }
+
+    /// How many are open.
+    pub fn open_count(&self) -> usize {
+        self.lock().total
+    }
+
+    /// The counts are whole at every await and panic point, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionSlot {
+    /// Takes one of the places of the client's address as well.
+    pub fn set_address(&mut self, address: IpAddr) -> Result<(), Full> {
+        let network = network_of(address);
+        let mut open = self.admission.lock();
+        add(&mut open.by_network, network, self.admission.limits.per_address_max)?;
+        if let Some(earlier) = self.network.replace(network) {
+            remove(&mut open.by_network, earlier);
+        }
+        Ok(())
+    }
+
+    /// Takes one of the tenant's places as well.
+    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), Full> {
+        let mut open = self.admission.lock();
+        add(&mut open.by_tenant, tenant, self.admission.limits.per_tenant_max)?;
+        if let Some(earlier) = self.tenant.replace(tenant) {
+            remove(&mut open.by_tenant, earlier);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        let mut open = self.admission.lock();
+        open.total = open.total.saturating_sub(1);
+        if let Some(network) = self.network {
+            remove(&mut open.by_network, network);
+        }
+        if let Some(tenant) = self.tenant {
+            remove(&mut open.by_tenant, tenant);
+        }
+    }
+}
+
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), Full> {
+    if counts.get(&key).copied().unwrap_or_default() >= max {
+        return Err(Full);
+    }
+    *counts.entry(key).or_default() += 1;
+    Ok(())
+}
+
+fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn admission(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<ConnectionLimiter> {
+        ConnectionLimiter::new(Limits { total_max, per_address_max, per_tenant_max })
+    }
+
+    fn admit(admission: &Arc<ConnectionLimiter>, from: &str) -> Result<ConnectionSlot, Full> {
+        let mut place = admission.enter()?;
+        place.set_address(address(from))?;
+        Ok(place)
+    }
+
+    #[test]
+    fn all_limits_hold_and_places_come_back() {
+        let admission = admission(3, 2, 1);
+        let mut first = admit(&admission, "192.0.2.1").unwrap();
+        let mut second = admit(&admission, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full);
+        let third = admit(&admission, "192.0.2.2").unwrap();
+        assert_eq!(admission.enter().unwrap_err(), Full);
+        let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
+        first.set_tenant(tenant).unwrap();
+        assert_eq!(second.set_tenant(tenant), Err(Full));
+        drop(first);
+        second.set_tenant(tenant).unwrap();
+        let fourth = admit(&admission, "192.0.2.1").unwrap();
+        drop((second, third, fourth));
+        let open = admission.lock();
+        assert_eq!((open.total, open.by_network.len(), open.by_tenant.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        let admission = admission(10, 1, 1);
+        let _first = admit(&admission, "2001:db8::1").unwrap();
+        assert_eq!(admit(&admission, "2001:db8::2:1").unwrap_err(), Full);
+        assert!(admit(&admission, "2001:db8:0:1::1").is_ok());
+    }
+}

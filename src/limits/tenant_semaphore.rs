@@ -1,0 +1,283 @@
+//! TenantSemaphore for what is scarce: so many at the same time in all, and few of them for one tenant, so that who asks for
+//! much waits behind its own requests and nobody else does. Of each tenant no more than its few wait with the others
+//! for the next one that comes free. Imports `mail` only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use crate::model::TenantId;
+
+/// After two tenants asked in turn, for so long they are taken to be there both.
+const COMPANY_LASTS: Duration = Duration::from_secs(5);
+
+/// The turns there are.
+pub struct TenantSemaphore {
+    all: Arc<Semaphore>,
+    of_one_max: u32,
+    /// As many times more a turn counts for its tenant while others ask too.
+    weight_in_company: u32,
+    company: Mutex<Contention>,
+    /// Of those who have a turn or wait for one; the platform counts as one of them.
+    of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
+}
+
+/// The right to go on, given back when dropped.
+pub struct TenantPermit {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: OwnedSemaphorePermit,
+}
+
+/// Who asked last, and how long it counts that two different ones did.
+#[derive(Default)]
+struct Contention {
+    last: Option<TenantId>,
+    until: Option<Instant>,
+}
+
+/// Who has the turns, if there is none left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SemaphoreFull {
+    /// The one who asks.
+    ByOneself,
+    /// Everybody together.
+    ByAll,
+}
+
+impl TenantSemaphore {
+    /// So many in all, and so many for one tenant.
+    pub fn new(all_max: u32, of_one_max: u32) -> Self {
+        let of_one_max = of_one_max.min(all_max);
+        Self {
+            all: Arc::new(Semaphore::new(all_max as usize)),
+            of_one_max,
+            weight_in_company: 1,
+            company: Mutex::default(),
+            of_each: Mutex::default(),
+        }
+    }
+
+    /// The same with fewer turns for one tenant while others ask as well: what is free then is there for them at once,
+    /// without their having to wait for what is under way.
+    pub fn with_fewer_in_company(self, of_one_max: u32) -> Self {
+        Self { weight_in_company: (self.of_one_max / of_one_max.max(1)).max(1), ..self }
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// None: the turns are never closed.
+    pub async fn take(&self, tenant: Option<TenantId>) -> Result<TenantPermit, AcquireError> {
+        self.take_weighed(tenant, 1).await
+    }
+
+    /// Waits for a turn that counts as so many; one that weighs more than a tenant may have counts as all of these.
+    ///
+    /// # Errors
+    /// None: the turns are never closed.
+    pub async fn take_weighed(
+        &self,
+        tenant: Option<TenantId>,
+        weight: u64,
+    ) -> Result<TenantPermit, AcquireError> {
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
+        let own_weight = weight.saturating_mul(self.own_factor(tenant)).min(self.of_one_max);
+        // In this order only one's own requests wait here, and few of anybody's wait for the others.
+        let of_one = self.of(tenant).acquire_many_owned(own_weight).await?;
+        Ok(TenantPermit { _of_all: self.all.clone().acquire_many_owned(weight).await?, _of_one: of_one })
+    }
+
+    /// Takes a turn if there is one now.
+    ///
+    /// # Errors
+    /// Whose limit is reached.
+    pub fn try_take(&self, tenant: Option<TenantId>) -> Result<TenantPermit, SemaphoreFull> {
+        let of_one = self.of(tenant).try_acquire_owned().map_err(|_| SemaphoreFull::ByOneself)?;
+        let of_all = self.all.clone().try_acquire_owned().map_err(|_| SemaphoreFull::ByAll)?;
+        Ok(TenantPermit { _of_all: of_all, _of_one: of_one })
+    }
+
+    fn own_factor(&self, tenant: Option<TenantId>) -> u32 {
+        if self.weight_in_company == 1 {
+            return 1;
+        }
+        let now = Instant::now();
+        let mut company = self.company.lock().unwrap_or_else(PoisonError::into_inner);
+        if company.last != tenant {
+            let is_first = company.last.is_none();
+            company.last = tenant;
+            company.until = (!is_first).then(|| now + COMPANY_LASTS);
+        }
+        if company.until.is_some_and(|until| now < until) { self.weight_in_company } else { 1 }
+    }
+
+    /// How many requests of a tenant have a turn or wait for one.
+    #[cfg(test)]
+    pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
+        let of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        of_each.get(&tenant).map_or(0, Weak::strong_count)
+    }
+
+    fn of(&self, tenant: Option<TenantId>) -> Arc<Semaphore> {
+        let mut of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = of_each.get(&tenant).and_then(Weak::upgrade) {
+            return found;
+        }
+        of_each.retain(|_, turns| turns.strong_count() > 0);
+        let fresh = Arc::new(Semaphore::new(self.of_one_max as usize));
+        of_each.insert(tenant, Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::*;
+    use tokio::task::{JoinSet, yield_now};
+
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn tenants(range: Range<usize>) -> Vec<Option<TenantId>> {
+        range.map(|n| Some(TenantId::generate(Timestamp::from_second(n as i64).unwrap()))).collect()
+    }
+
+    fn block_on<T>(task: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(task)
+    }
+
+    #[test]
+    fn who_is_alone_has_more_turns_than_in_company() {
+        block_on(async {
+            let turns = TenantSemaphore::new(100, 8).with_fewer_in_company(2);
+            let [one, other] = tenants(0..2)[..] else { unreachable!() };
+            let alone = [(); 8].map(|()| turns.take(one));
+            let alone = futures_util::future::join_all(alone).await;
+            assert!(alone.iter().all(Result::is_ok));
+            drop(alone);
+            let _of_other = turns.take(other).await.unwrap();
+            let first_two = [turns.take(one).await.unwrap(), turns.take(one).await.unwrap()];
+            assert!(futures_util::FutureExt::now_or_never(turns.take(one)).is_none());
+            assert!(futures_util::FutureExt::now_or_never(turns.take(other)).is_some());
+            drop(first_two);
+            assert!(futures_util::FutureExt::now_or_never(turns.take(one)).is_some());
+        });
+    }
+
+    /// What is counted while a turn lasts, however it ends.
+    struct Held<'a> {
+        weights: &'a Mutex<HashMap<Option<TenantId>, u64>>,
+        tenant: Option<TenantId>,
+        weight: u64,
+    }
+
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            *self.weights.lock().unwrap().get_mut(&self.tenant).unwrap() -= self.weight;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn limits_hold_and_whoever_stops_waiting_leaves_no_hole(
+            requests in prop::collection::vec((0usize..4, 1u64..9, any::<bool>()), 1..60),
+            all_max in 1u32..10,
+            of_one_max in 1u32..10,
+        ) {
+            block_on(async {
+                let of_one_max = of_one_max.min(all_max);
+                let turns = Arc::new(TenantSemaphore::new(all_max, of_one_max));
+                let weights = Arc::new(Mutex::new(HashMap::new()));
+                let tenants = tenants(0..4);
+                let (mut staying, mut leaving) = (JoinSet::new(), Vec::new());
+                for (tenant, weight, leaves) in requests {
+                    let (turns, weights, tenant) = (turns.clone(), weights.clone(), tenants[tenant]);
+                    let request = async move {
+                        let _turn = turns.take_weighed(tenant, weight).await.unwrap();
+                        let weight = weight.min(u64::from(of_one_max));
+                        *weights.lock().unwrap().entry(tenant).or_default() += weight;
+                        let held = Held { weights: &weights, tenant, weight };
+                        let of_each: Vec<u64> = weights.lock().unwrap().values().copied().collect();
+                        assert!(of_each.iter().all(|&of_one| of_one <= u64::from(of_one_max)), "{of_each:?}");
+                        assert!(of_each.iter().sum::<u64>() <= u64::from(all_max), "{of_each:?}");
+                        yield_now().await;
+                        drop(held);
+                    };
+                    if leaves {
+                        leaving.push(tokio::spawn(request));
+                    } else {
+                        staying.spawn(request);
+                    }
+                }
+                yield_now().await;
+                leaving.iter().for_each(tokio::task::JoinHandle::abort);
+                staying.join_all().await;
+                for left in leaving {
+                    let _ = left.await;
+                }
+                assert_eq!(turns.all.available_permits(), all_max as usize);
+                assert!(tenants.iter().all(|&tenant| turns.requests_of(tenant) == 0));
+            });
+        }
+
+        #[test]
+        fn nobody_waits_behind_the_backlog_of_another(
+            backlogs in prop::collection::vec(0usize..30, 1..5),
+            all_max in 1u32..5,
+            of_one_max in 1u32..5,
+        ) {
+            block_on(async {
+                let turns = Arc::new(TenantSemaphore::new(all_max, of_one_max));
+                let tenants = tenants(0..backlogs.len() + 1);
+                let (&newcomer, busy) = tenants.split_last().unwrap();
+                let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+                let mut taken = turns.all.acquire_many(all_max).await.unwrap();
+                let mut requests = JoinSet::new();
+                let waiting = busy.iter().zip(&backlogs).flat_map(|(&tenant, &n)| vec![tenant; n]);
+                for tenant in waiting.chain([newcomer]) {
+                    let (turns, order) = (turns.clone(), order.clone());
+                    requests.spawn(async move {
+                        let turn = turns.take(tenant).await.unwrap();
+                        order.send(tenant).unwrap();
+                        drop(turn);
+                    });
+                    // Each waits before the next one comes.
+                    yield_now().await;
+                }
+                // One at a time, or those with a turn would run in any order.
+                drop(taken.split(1));
+                requests.join_all().await;
+                let of_one_max = of_one_max.min(all_max) as usize;
+                let ahead_max: usize = backlogs.iter().map(|&backlog| backlog.min(of_one_max)).sum();
+                let mut ahead = 0;
+                while served.recv().await != Some(newcomer) {
+                    ahead += 1;
+                }
+                assert!(ahead <= ahead_max, "{ahead} of {backlogs:?}");
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_weighs_more_than_a_tenant_may_have_is_served_alone() {
+        let turns = TenantSemaphore::new(8, 4);
+        let tenant = tenants(0..1)[0];
+        let heavy = turns.take_weighed(tenant, u64::MAX).await.unwrap();
+        assert_eq!(turns.all.available_permits(), 4);
+        drop(heavy);
+        assert_eq!(turns.all.available_permits(), 8);
+    }
+
+    #[tokio::test]
+    async fn those_who_have_gone_are_forgotten() {
+        let turns = TenantSemaphore::new(1, 1);
+        for tenant in tenants(0..100) {
+            drop(turns.take(tenant).await.unwrap());
+        }
+        assert!(turns.of_each.lock().unwrap().len() <= 1);
+    }
+}

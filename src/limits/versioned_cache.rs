@@ -1,0 +1,84 @@
+//! A small memory of answers of the store, each good until the directory changes or some time has passed.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Answers by question.
+pub struct VersionedCache<K, V> {
+    entries: Mutex<HashMap<K, Entry<V>>>,
+    lifetime: Duration,
+    entries_max: usize,
+}
+
+struct Entry<V> {
+    value: V,
+    version: u64,
+    since: Instant,
+}
+
+impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
+    /// A memory of at most `entries_max` answers.
+    pub fn new(lifetime: Duration, entries_max: usize) -> Self {
+        Self { entries: Mutex::new(HashMap::new()), lifetime, entries_max }
+    }
+
+    /// The answer of `load`, or the one it gave before if that is still good for this version of the directory.
+    /// The version is taken before loading, so that a change meanwhile makes the new answer old.
+    pub async fn get<E>(
+        &self,
+        key: K,
+        version: u64,
+        load: impl Future<Output = Result<V, E>>,
+    ) -> Result<V, E> {
+        if let Some(value) = self.find(&key, version) {
+            return Ok(value);
+        }
+        let value = load.await?;
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= self.entries_max {
+            entries.clear();
+        }
+        entries.insert(key, Entry { value: value.clone(), version, since: Instant::now() });
+        Ok(value)
+    }
+
+    fn find(&self, key: &K, version: u64) -> Option<V> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(key)?;
+        let is_good = entry.version == version && entry.since.elapsed() < self.lifetime;
+        is_good.then(|| entry.value.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_good_until_the_directory_changes() {
+        let recent = VersionedCache::new(Duration::from_secs(3600), 2);
+        let ask = |version, value| recent.get("key", version, async move { Ok::<_, ()>(value) });
+        assert_eq!(ask(1, "old").await, Ok("old"));
+        assert_eq!(ask(1, "new").await, Ok("old"));
+        assert_eq!(ask(2, "new").await, Ok("new"));
+    }
+
+    #[tokio::test]
+    async fn a_lifetime_of_nothing_asks_each_time_and_failures_are_not_kept() {
+        let recent = VersionedCache::new(Duration::ZERO, 2);
+        assert_eq!(recent.get(1, 1, async { Err::<u8, _>("down") }).await, Err("down"));
+        assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(1) }).await, Ok(1));
+        assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(2) }).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn it_never_holds_more_than_its_limit() {
+        let recent = VersionedCache::new(Duration::from_secs(3600), 2);
+        for key in 0..10 {
+            let _ = recent.get(key, 1, async move { Ok::<_, ()>(key) }).await;
+            assert!(recent.entries.lock().unwrap().len() <= 2);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The product's own words: ids, states, scopes, refusals, credentials, periods, parts of the queue.
+//!
+//! Pure values: no I/O, no clock. Imports `mail`.
+
+mod credential;
+mod destination_pattern;
+mod id;
+mod period;
+mod queue_filter;
+mod refusal;
+mod scram;
+mod state;
+mod weight;
+
+pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use destination_pattern::DestinationPattern;
+pub use id::{
+    AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
+    TemplateId, TenantId, WebhookDeliveryId, WebhookId,
+};
+pub use queue_filter::QueueFilter;
+pub use refusal::{Refusal, RefusalCode};
+pub use scram::{ScramProof, ScramVerifier};
+pub use state::{
+    BounceClass, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy,
+    DomainStatus, Environment, EventKind, LimitPeriod, Scope, Stage, SuppressionReason, TenantStatus,
+    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownName, UsageInterval, Verification, WaitReason,
+    WebhookDeliveryState, WebhookStatus,
+};
+pub use weight::{Weight, WeightError};

@@ -1,0 +1,54 @@
+//! A part of the queue, as people name it: a tenant's mail, mail for a destination, or both.
+
+use super::TenantId;
+use crate::mail::Host;
+
+/// Which of the waiting mail is meant. Empty is all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct QueueFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only what goes to this destination.
+    pub destination: Option<Host>,
+}
+
+impl QueueFilter {
+    /// All for a destination.
+    pub fn destination(host: Host) -> Self {
+        Self { tenant_id: None, destination: Some(host) }
+    }
+
+    /// All of a tenant.
+    pub fn tenant(id: TenantId) -> Self {
+        Self { tenant_id: Some(id), destination: None }
+    }
+
+    /// Whether a tenant's mail for a destination is meant.
+    pub fn covers(&self, tenant: TenantId, destination: &Host) -> bool {
+        self.tenant_id.is_none_or(|own| own == tenant)
+            && self.destination.as_ref().is_none_or(|own| own == destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    #[test]
+    fn a_part_covers_what_it_does_not_exclude() {
+        let (own, other) =
+            (TenantId::generate(Timestamp::UNIX_EPOCH), TenantId::generate(Timestamp::UNIX_EPOCH));
+        let host = Host::parse("a.example").unwrap();
+        let both = QueueFilter { tenant_id: Some(own), destination: Some(host.clone()) };
+        assert!(both.covers(own, &host) && !both.covers(other, &host));
+        assert!(
+            QueueFilter::tenant(own).covers(own, &host) && !QueueFilter::tenant(own).covers(other, &host)
+        );
+        let elsewhere = QueueFilter::destination(Host::parse("b.example").unwrap());
+        assert!(
+            QueueFilter::destination(host.clone()).covers(other, &host) && !elsewhere.covers(other, &host)
+        );
+        assert!(QueueFilter::default().covers(own, &host));
+    }
+}

@@ -1,0 +1,409 @@
+//! Which class a reply belongs to that is no success: a table of what real servers say.
+//!
+//! The words decide first, for large providers say in words what their codes do not; then the enhanced status
+//! (RFC 3463), then the code (RFC 5321 §4.2.3). To teach it a new reply, add a line here and one to its tests.
+
+use std::ops::RangeInclusive;
+
+use crate::model::BounceClass::{
+    self, Authentication, Content, Dns, Expired, MailboxFull, Network, Policy, Protocol, Rate,
+    RecipientInactive, RecipientUnknown, Reputation, Temporary, Tls, Unclassified,
+};
+use crate::smtp::Reply;
+use crate::smtp::client::Phase;
+
+/// Octets of a reply that are looked at: a reply may have 64 KiB, and says what it means at once.
+const TEXT_OCTETS_MAX: usize = 2048;
+
+/// Lower-case words; `*` stands for anything between two parts. The first line that fits counts, so what is said
+/// more exactly stands above what may be said of several things.
+const WORDS: &[(&str, BounceClass)] = &[
+    // What looks like something else further down.
+    ("sender verify failed", Policy),
+    ("sender address rejected", Policy),
+    ("sender address*blocked using", Reputation),
+    ("domain of sender address", Policy),
+    ("recipient address rejected: unverified address", Temporary),
+    ("recipient address rejected: undeliverable address", RecipientUnknown),
+    ("[ph01]", Content),
+    ("uribl", Content),
+    ("surbl", Content),
+    // TLS and credentials.
+    ("must issue a starttls", Tls),
+    ("starttls is required", Tls),
+    ("requires tls", Tls),
+    ("encryption required", Tls),
+    ("not received over a tls connection", Tls),
+    ("maximum credits exceeded", Rate),
+    ("authentication credentials invalid", Authentication),
+    ("authentication failed", Authentication),
+    ("username and password not accepted", Authentication),
+    ("please log in", Authentication),
+    // Too much, too fast. Gmail, Yahoo, Microsoft, Comcast, Orange, QQ, IronPort, Postfix, Exim, sendmail.
+    ("unusual rate", Rate),
+    ("unusual amount of mail", Rate),
+    ("receiving mail at a rate", Rate),
+    ("receiving mail too quickly", Rate),
+    ("sending limit exceeded", Rate),
+    ("limits for how many messages can be sent", Rate),
+    ("rate limited due to ip reputation", Reputation),
+    ("rate limit", Rate),
+    ("rate-limit", Rate),
+    ("ratelimit", Rate),
+    ("connection rate", Rate),
+    ("connection limit", Rate),
+    ("concurrent connection", Rate),
+    ("sending too fast", Rate),
+    ("try again later from", Rate),
+    ("frequency limited", Rate),
+    ("server busy", Rate),
+    ("throttl", Rate),
+    ("slow down", Rate),
+    ("thread limit exceeded", Rate),
+    ("too many connections", Rate),
+    ("too many concurrent", Rate),
+    ("too many sessions", Rate),
+    ("too many tls sessions", Rate),
+    ("too many messages", Rate),
+    ("too many recipients", Rate),
+    ("too many invalid recipients", Rate),
+    ("too many bad recipients", Rate),
+    ("too much mail from", Rate),
+    ("exceeded permitted limits", Rate),
+    ("exceeded your messaging limits", Rate),
+    ("maximum sending rate exceeded", Rate),
+    // No room.
+    ("over quota", MailboxFull),
+    ("overquota", MailboxFull),
+    ("over the quota", MailboxFull),
+    ("quota exceeded", MailboxFull),
+    ("exceeded quota", MailboxFull),
+    ("exceeded its quota", MailboxFull),
+    ("quota has been exceeded", MailboxFull),
+    ("out of storage space", MailboxFull),
+    ("mailbox full", MailboxFull),
+    ("mailbox is full", MailboxFull),
+    ("mailbox size limit exceeded", MailboxFull),
+    ("inbox is full", MailboxFull),
+    ("exceeded storage allocation", MailboxFull),
+    ("blocks limit exceeded", MailboxFull),
+    ("inode limit exceeded", MailboxFull),
+    ("boite du destinataire pleine", MailboxFull),
+    // What is thought of us. Spamhaus and its like, Microsoft, Yahoo, Gmail, Apple, Comcast, AT&T, Free, T-Online.
+    ("low reputation of the sending", Reputation),
+    ("poor reputation", Reputation),
+    ("bad reputation", Reputation),
+    ("reputation database", Reputation),
+    ("not authorized to send email directly", Reputation),
+    ("[tss", Reputation),
+    ("[ts0", Reputation),
+    ("[bl2", Reputation),
+    ("due to user complaints", Reputation),
+    ("on our block list", Reputation),
+    ("(s3140)", Reputation),
+    ("(s3150)", Reputation),
+    ("banned send", Reputation),
+    ("traffic not accepted from this ip", Reputation),
+    ("dynamic ip", Reputation),
+    ("spamhaus", Reputation),
+    ("spamcop", Reputation),
+    ("blocked using", Reputation),
+    ("is blocked by", Reputation),
+    ("block for spam", Reputation),
+    ("block listed", Reputation),
+    ("blocklisted", Reputation),
+    ("blocklist", Reputation),
+    ("blacklist", Reputation),
+    ("dnsbl", Reputation),
+    ("in an rbl", Reputation),
+    ("ipcheck.proofpoint.com", Reputation),
+    ("csi.cloudmark.com", Reputation),
+    ("abuse-att.net", Reputation),
+    ("ask your postmaster for help", Reputation),
+    ("too many spams from your ip", Reputation),
+    ("too many errors from your ip", Reputation),
+    ("will not accept delivery of this message", Reputation),
+    ("hl:rep", Reputation),
+    ("your ip blocked", Reputation),
+    // Rules. Proof of the sender first, then who may write to whom.
+    ("unauthenticated", Policy),
+    ("dmarc", Policy),
+    ("mi:spf", Policy),
+    ("spf fail", Policy),
+    ("sender policy framework", Policy),
+    ("does not have authentication information", Policy),
+    ("required authentication level", Policy),
+    ("ptr record", Policy),
+    ("ptr resource record", Policy),
+    ("reverse dns", Policy),
+    ("no rdns", Policy),
+    ("cannot find your", Policy),
+    ("invalid helo", Policy),
+    ("helo command rejected", Policy),
+    ("policy reasons", Policy),
+    ("local policy", Policy),
+    ("security policies", Policy),
+    ("policy restrictions", Policy),
+    ("rejected by policy", Policy),
+    ("anti-spoofing", Policy),
+    ("administrative prohibition", Policy),
+    ("relay access denied", Policy),
+    ("relaying denied", Policy),
+    ("relay not permitted", Policy),
+    ("not permitted to relay", Policy),
+    ("unable to relay", Policy),
+    ("allowed rcpthosts", Policy),
+    ("smtp authentication in your mail client", Policy),
+    ("address is not verified", Policy),
+    ("sendernotauthenticatedforgroup", Policy),
+    ("mailbox unavailable or access denied", Policy),
+    ("rejected due to the sending mta", Reputation),
+    ("access to submit messages*rejected", Policy),
+    // The message.
+    ("likely unsolicited mail", Content),
+    ("potential security issue", Content),
+    ("message size", Content),
+    ("message too large", Content),
+    ("message is too large", Content),
+    ("message file too big", Content),
+    ("databytes limit", Content),
+    ("size limit", Content),
+    ("message-id header", Content),
+    ("rfc 5322", Content),
+    ("considered spam", Content),
+    ("spam detected", Content),
+    ("spam message", Content),
+    ("spam content", Content),
+    ("spam score", Content),
+    ("spam points", Content),
+    ("suspected spam", Content),
+    ("suspicion of spam", Content),
+    ("rejected as spam", Content),
+    ("looks like spam", Content),
+    ("identified as spam", Content),
+    ("classified as spam", Content),
+    (" - spam", Content),
+    (" - infected", Content),
+    ("refused: spam", Content),
+    ("dt:spm", Content),
+    ("ofr_506", Content),
+    ("virus", Content),
+    ("malware", Content),
+    ("content denied", Content),
+    ("content rejected", Content),
+    ("content filter", Content),
+    ("message filtered", Content),
+    ("permanent failure for one or more recipients*blocked", Content),
+    // A closed mailbox.
+    ("account that you tried to reach is disabled", RecipientInactive),
+    ("account is disabled", RecipientInactive),
+    ("account has been disabled", RecipientInactive),
+    ("account has been suspended", RecipientInactive),
+    ("account not available", RecipientInactive),
+    ("account is not active", RecipientInactive),
+    ("account inactive", RecipientInactive),
+    ("mailbox is disabled", RecipientInactive),
+    ("mailbox disabled", RecipientInactive),
+    ("mailbox is inactive", RecipientInactive),
+    ("mailbox is frozen", RecipientInactive),
+    ("deactivated mailbox", RecipientInactive),
+    ("user suspended", RecipientInactive),
+    ("user is not active", RecipientInactive),
+    ("no longer valid", RecipientInactive),
+    ("no longer accepts mail", RecipientInactive),
+    ("boite du destinataire archivee", RecipientInactive),
+    // No such mailbox. Yahoo, Microsoft, Apple, Orange, Mimecast, IronPort, mail.ru, QQ, 163 and common servers.
+    ("does not exist here", RecipientUnknown),
+    ("account that you tried to reach does not exist", RecipientUnknown),
+    ("user doesn't have a", RecipientUnknown),
+    ("mailbox not found", RecipientUnknown),
+    ("mailbox does not exist", RecipientUnknown),
+    ("mailbox unknown", RecipientUnknown),
+    ("unknown mailbox", RecipientUnknown),
+    ("invalid mailbox", RecipientUnknown),
+    ("no such mailbox", RecipientUnknown),
+    ("no mailbox here by that name", RecipientUnknown),
+    ("requested action not taken: mailbox unavailable", RecipientUnknown),
+    ("recipient address rejected: access denied", RecipientUnknown),
+    ("recipient address rejected: user unknown", RecipientUnknown),
+    ("recipientnotfound", RecipientUnknown),
+    ("recipient not found", RecipientUnknown),
+    ("recipient unknown", RecipientUnknown),
+    ("recipient does not exist", RecipientUnknown),
+    ("unknown recipient", RecipientUnknown),
+    ("invalid recipient", RecipientUnknown),
+    ("no such recipient", RecipientUnknown),
+    ("no such user", RecipientUnknown),
+    ("no such address", RecipientUnknown),
+    ("user unknown", RecipientUnknown),
+    ("unknown user", RecipientUnknown),
+    ("user not found", RecipientUnknown),
+    ("user does not exist", RecipientUnknown),
+    ("user not known", RecipientUnknown),
+    ("account does not exist", RecipientUnknown),
+    ("address does not exist", RecipientUnknown),
+    ("address unknown", RecipientUnknown),
+    ("unknown or illegal alias", RecipientUnknown),
+    ("unrouteable address", RecipientUnknown),
+    ("not our customer", RecipientUnknown),
+    ("#5.1.0 address rejected", RecipientUnknown),
+    ("(#5.1.1)", RecipientUnknown),
+    // Where mail goes nowhere, or round in circles.
+    ("mail loop", Dns),
+    ("hop count exceeded", Dns),
+    ("too many hops", Dns),
+    ("domain does not exist", Dns),
+    ("dns query failed", Dns),
+    // What passes.
+    ("greylist", Temporary),
+    ("graylist", Temporary),
+    ("[gl01]", Temporary),
+    ("try again later", Temporary),
+    ("temporarily deferred", Temporary),
+    ("temporarily unavailable", Temporary),
+];
+
+/// Either 4 or 5 in front.
+const EITHER: RangeInclusive<u8> = 4..=5;
+const FOR_NOW: RangeInclusive<u8> = 4..=4;
+const FOR_GOOD: RangeInclusive<u8> = 5..=5;
+
+type Range = RangeInclusive<u16>;
+
+/// Class, subject and details of a status (RFC 3463 and what IANA registered since), and of the large providers' own.
+/// The first line that fits counts; what is not here says no more than its code.
+const STATUSES: &[(RangeInclusive<u8>, u16, Range, BounceClass)] = &[
+    (EITHER, 1, 1..=1, RecipientUnknown),
+    (EITHER, 1, 2..=2, Dns),
+    (EITHER, 1, 3..=5, Protocol),
+    // RFC 3463 §3.2: was valid once, and takes no more mail.
+    (EITHER, 1, 6..=6, RecipientInactive),
+    (EITHER, 1, 7..=8, Policy),
+    (EITHER, 1, 9..=9, Protocol),
+    // RFC 7505 §4.2: a null MX.
+    (EITHER, 1, 10..=10, RecipientUnknown),
+    (FOR_GOOD, 2, 1..=1, RecipientInactive),
+    (EITHER, 2, 2..=2, MailboxFull),
+    (EITHER, 2, 3..=3, Content),
+    (EITHER, 3, 1..=2, Temporary),
+    (EITHER, 3, 3..=3, Protocol),
+    (EITHER, 3, 4..=4, Content),
+    (EITHER, 4, 1..=2, Network),
+    (EITHER, 4, 3..=4, Dns),
+    (EITHER, 4, 5..=5, Temporary),
+    (EITHER, 4, 6..=6, Dns),
+    (EITHER, 4, 7..=7, Expired),
+    // Microsoft: names that cannot be resolved.
+    (EITHER, 4, 310..=319, Dns),
+    (EITHER, 5, 3..=3, Rate),
+    (EITHER, 5, 1..=6, Protocol),
+    // RFC 6531 §3.5: addresses or headers beyond ASCII.
+    (EITHER, 6, 7..=10, Protocol),
+    (EITHER, 6, 0..=999, Content),
+    (FOR_GOOD, 7, 8..=9, Authentication),
+    // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail's for mail without TLS.
+    (EITHER, 7, 10..=11, Tls),
+    (EITHER, 7, 29..=30, Tls),
+    (EITHER, 7, 20..=27, Policy),
+    // RFC 7372 §3.4 registered it for floods; Gmail uses it so.
+    (EITHER, 7, 28..=28, Rate),
+    // Microsoft 365.
+    (EITHER, 7, 320..=329, Tls),
+    (FOR_GOOD, 7, 501..=503, Reputation),
+    (FOR_GOOD, 7, 508..=508, Rate),
+    (FOR_GOOD, 7, 511..=511, Reputation),
+    (FOR_GOOD, 7, 512..=512, Content),
+    (FOR_GOOD, 7, 606..=649, Reputation),
+    (FOR_GOOD, 7, 700..=749, Reputation),
+    (FOR_NOW, 7, 500..=699, Reputation),
+    (FOR_NOW, 7, 850..=899, Reputation),
+    // For now it is what servers say that greylist or are busy.
+    (FOR_GOOD, 7, 0..=999, Policy),
+];
+
+/// What remains where neither words nor status tell.
+fn of_code(code: u16) -> BounceClass {
+    match code {
+        421 | 450..=452 => Temporary,
+        // RFC 4954 §6.
+        432 | 530 | 534 | 535 | 538 => Authentication,
+        454 => Temporary,
+        552 => MailboxFull,
+        // RFC 5321 §4.2.4.
+        500..=504 | 555 => Protocol,
+        400..=499 => Temporary,
+        500..=599 => Unclassified,
+        // Success where none was asked for, 3xx out of place.
+        _ => Protocol,
+    }
+}
+
+/// The class of a reply to `phase` that is no success.
+pub fn classify(phase: Phase, reply: &Reply) -> BounceClass {
+    match (phase, reply.code) {
+        (Phase::StartTls, _) => return Tls,
+        (Phase::Auth, 432 | 500..=599) => return Authentication,
+        _ => {}
+    }
+    let text = opening_of(reply);
+    let said = WORDS.iter().find(|(words, _)| says(&text, words)).map(|(_, class)| *class);
+    said.or_else(|| of_status(reply)).unwrap_or_else(|| of_code(reply.code))
+}
+
+fn of_status(reply: &Reply) -> Option<BounceClass> {
+    let status = reply.enhanced?;
+    let fits = |(class, subject, details, _): &&(RangeInclusive<u8>, u16, Range, BounceClass)| {
+        class.contains(&status.class) && *subject == status.subject && details.contains(&status.detail)
+    };
+    STATUSES.iter().find(fits).map(|(.., class)| *class)
+}
+
+/// The text without case and addresses, its lines joined: servers break sentences where they like, and repeat addresses
+/// that tenants choose.
+fn opening_of(reply: &Reply) -> String {
+    let mut text = String::new();
+    for line in &reply.lines {
+        text.push_str(line.trim());
+        text.push(' ');
+        if text.len() > TEXT_OCTETS_MAX {
+            text.truncate(text.floor_char_boundary(TEXT_OCTETS_MAX));
+            break;
+        }
+    }
+    text.make_ascii_lowercase();
+    without_addresses(&text)
+}
+
+/// Leaves out addresses, in angle brackets or not. A quoted local part may hold anything (RFC 5321 §4.1.2), so what begins
+/// like one ends with the last bracket, or with the last quote before an `@`.
+fn without_addresses(text: &str) -> String {
+    let is_part = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['<', '"', '@']) {
+        let (before, from) = rest.split_at(at);
+        kept.push_str(before);
+        let length = match &from[..1] {
+            "@" => {
+                kept.truncate(kept.trim_end_matches(is_part).len());
+                from[1..].find(|c| !is_part(c)).map_or(from.len(), |end| end + 1)
+            }
+            "<" if from.starts_with("<\"") => from.rfind('>').map_or(1, |end| end + 1),
+            "<" => from.find(['>', ' ']).filter(|&end| from[end..].starts_with('>')).map_or(1, |end| end + 1),
+            // What follows the last quote begins with an `@`.
+            _ => from.rfind("\"@").map_or(1, |end| end + 1),
+        };
+        rest = &from[length..];
+        kept.push(' ');
+    }
+    kept.push_str(rest);
+    kept
+}
+
+fn says(text: &str, words: &str) -> bool {
+    words.split('*').try_fold(text, |rest, part| rest.split_once(part).map(|(_, after)| after)).is_some()
+}
+
+#[cfg(test)]
+#[path = "bounce_classifier_tests.rs"]
+mod tests;

@@ -1,0 +1,507 @@
+//! How much a site may be sent at one time: a limit of connections that grows while it goes well and shrinks when the
+//! site says so, a rate, and a hold for a site that wants to be left alone.
+//!
+//! The limit starts at two, and each message that a full lane gets rid of adds one until the first trouble (slow start);
+//! after it, a whole round of messages adds one. Trouble halves it, once for all tries that were under way. A host that
+//! refuses every connection, says that it is too much, or makes trouble although it has one connection only is left
+//! alone for a time, which doubles until something is taken: mail waits meanwhile without being tried.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::site_feedback::SiteFeedback;
+
+/// Where the limit of a site begins that nothing is known of.
+const CONNECTIONS_FIRST: usize = 2;
+/// Deferrals without a success between them that count as trouble.
+const DEFERRALS_MAX: u32 = 10;
+const HOLD_MIN: Duration = Duration::from_secs(30);
+const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
+/// Hosts of one site that are remembered for having taken mail.
+const HOSTS_MAX: usize = 64;
+const MINUTE: Duration = Duration::from_secs(60);
+/// A rate may be ahead of itself by what it allows in this time.
+const BURST: Duration = Duration::from_secs(1);
+/// Characters of a reply that are shown as the reason of a hold.
+const REASON_CHARS_MAX: usize = 200;
+
+/// What a site takes at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Connections at one time: at least one.
+    pub connections_max: usize,
+    /// Messages over one connection.
+    pub messages_per_connection_max: u32,
+    /// Messages in a minute; as many as go if absent.
+    pub messages_per_minute: Option<u32>,
+    /// Connections begun in a minute; as many as go if absent.
+    pub connections_per_minute: Option<u32>,
+    /// Whether the site is ours: it gets its most from the start, and is never on hold.
+    pub trusted: bool,
+    /// Whether hosts belong to it by the end of their names: then anybody's domain can name one that is none, and only
+    /// hosts that were seen to take mail speak for the site before they take some.
+    pub by_suffix: bool,
+}
+
+/// Whether the site may be sent something now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Over so many connections.
+    Open(usize),
+    /// Not before this time.
+    Closed(Instant),
+}
+
+/// A site that is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteBackoff {
+    /// Until when.
+    pub until: Instant,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is known of one site.
+#[derive(Debug)]
+pub struct ConcurrencyLimiter {
+    rule: Rule,
+    limit: usize,
+    /// Below it the limit grows with each message, above it with each round of them.
+    slow_start_max: usize,
+    served_since_growth: usize,
+    deferrals: u32,
+    /// Who took something, the last one last, where that counts.
+    hosts: VecDeque<String>,
+    served_at: Option<Instant>,
+    /// Tries that began before it tell nothing new.
+    changed_at: Option<Instant>,
+    hold: Option<SiteBackoff>,
+    holds_in_row: u32,
+    messages: Option<Pace>,
+    connections: Option<Pace>,
+    used_at: Instant,
+}
+
+impl ConcurrencyLimiter {
+    /// Of a site that nothing is known of.
+    pub fn new(rule: Rule, now: Instant) -> Self {
+        let connections_max = rule.connections_max.max(1);
+        let limit = if rule.trusted { connections_max } else { connections_max.min(CONNECTIONS_FIRST) };
+        Self {
+            limit,
+            slow_start_max: connections_max,
+            served_since_growth: 0,
+            deferrals: 0,
+            hosts: VecDeque::new(),
+            served_at: None,
+            changed_at: None,
+            hold: None,
+            holds_in_row: 0,
+            messages: rule.messages_per_minute.map(|rate| Pace::new(rate, now)),
+            connections: rule.connections_per_minute.map(|rate| Pace::new(rate, now)),
+            used_at: now,
+            rule: Rule { connections_max, ..rule },
+        }
+    }
+
+    /// What it takes at most.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// How many connections it may have when nothing else is in the way.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether and over how many connections it may be sent something, `in_use` of which there are.
+    pub fn gate(&self, in_use: usize, now: Instant) -> Gate {
+        if let Some(hold) = self.hold(now) {
+            return Gate::Closed(hold.until);
+        }
+        if let Some(at) = self.messages.as_ref().and_then(|pace| pace.waits_until(now)) {
+            return Gate::Closed(at);
+        }
+        match self.connections.as_ref().and_then(|pace| pace.waits_until(now)) {
+            Some(at) if in_use == 0 => Gate::Closed(at),
+            Some(_) => Gate::Open(in_use.min(self.limit)),
+            None => Gate::Open(self.limit),
+        }
+    }
+
+    /// The hold that is in force.
+    pub fn hold(&self, now: Instant) -> Option<&SiteBackoff> {
+        self.hold.as_ref().filter(|hold| now < hold.until)
+    }
+
+    /// Ends a hold before its time. True if there was one.
+    pub fn lift(&mut self) -> bool {
+        self.hold.take().is_some()
+    }
+
+    /// A message is about to be sent.
+    pub fn begin_message(&mut self, now: Instant) {
+        self.used_at = now;
+        if let Some(pace) = &mut self.messages {
+            pace.spend(now);
+        }
+    }
+
+    /// A connection is about to be opened.
+    pub fn begin_connection(&mut self, now: Instant) {
+        if let Some(pace) = &mut self.connections {
+            pace.spend(now);
+        }
+    }
+
+    /// Learns from a try that began at `began`, when `in_use` connections were in use. True if the site is on hold
+    /// from now on and was not before.
+    pub fn learn(&mut self, lesson: &SiteFeedback, began: Instant, in_use: usize, now: Instant) -> bool {
+        self.used_at = now;
+        match lesson {
+            SiteFeedback::Served { host } => {
+                self.deferrals = 0;
+                self.holds_in_row = 0;
+                self.served_at = Some(now);
+                self.note_host(host);
+                self.grow(in_use);
+                false
+            }
+            SiteFeedback::Deferred => {
+                self.deferrals += 1;
+                if self.deferrals >= DEFERRALS_MAX && self.is_news(began) {
+                    self.deferrals = 0;
+                    self.shrink(now);
+                }
+                false
+            }
+            SiteFeedback::Refused { host, .. } | SiteFeedback::Unreachable { host, .. }
+                if !self.speaks(host) =>
+            {
+                false
+            }
+            // What was served meanwhile says more than a host that did not answer.
+            SiteFeedback::Unreachable { .. } if self.served_at.is_some_and(|served_at| served_at > began) => {
+                false
+            }
+            _ if !self.is_news(began) => false,
+            SiteFeedback::Trouble { .. } if self.limit > 1 => {
+                self.shrink(now);
+                false
+            }
+            _ if self.rule.trusted => {
+                self.shrink(now);
+                false
+            }
+            SiteFeedback::Trouble { reason }
+            | SiteFeedback::Closed { reason }
+            | SiteFeedback::Refused { reason, .. }
+            | SiteFeedback::Unreachable { reason, .. } => {
+                self.shrink(now);
+                let length = HOLD_MIN.saturating_mul(1 << self.holds_in_row.min(16)).min(HOLD_MAX);
+                self.holds_in_row += 1;
+                let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+                self.hold = Some(SiteBackoff { until: now + length, reason });
+                // With one connection, to see whether it takes something again.
+                self.limit = 1;
+                true
+            }
+        }
+    }
+
+    fn note_host(&mut self, host: &str) {
+        if !self.rule.by_suffix || self.hosts.back().is_some_and(|last| last == host) {
+            return;
+        }
+        self.hosts.retain(|known| known != host);
+        if self.hosts.len() == HOSTS_MAX {
+            self.hosts.pop_front();
+        }
+        self.hosts.push_back(host.to_owned());
+    }
+
+    /// Whether what a host says or does before it takes mail is the site's.
+    fn speaks(&self, host: &str) -> bool {
+        !self.rule.by_suffix || self.hosts.iter().any(|known| known == host)
+    }
+
+    /// Whether a try began after what was learnt last.
+    fn is_news(&self, began: Instant) -> bool {
+        self.changed_at.is_none_or(|changed_at| began >= changed_at)
+    }
+
+    /// Only a limit that is reached has proved anything.
+    fn grow(&mut self, in_use: usize) {
+        if in_use < self.limit || self.limit >= self.rule.connections_max {
+            return;
+        }
+        self.served_since_growth += 1;
+        if self.limit < self.slow_start_max || self.served_since_growth >= self.limit {
+            self.limit += 1;
+            self.served_since_growth = 0;
+        }
+    }
+
+    fn shrink(&mut self, now: Instant) {
+        self.limit = (self.limit / 2).max(1);
+        // After a hold: quickly up to half of what was too much, from there slowly.
+        self.slow_start_max = self.limit;
+        self.served_since_growth = 0;
+        self.changed_at = Some(now);
+    }
+
+    /// How long nothing was sent there, if nothing is held against it.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        self.hold(now).is_none().then(|| now.saturating_duration_since(self.used_at))
+    }
+}
+
+/// A rate, as the time at which the next one would be due if all came evenly (GCRA).
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    next_due: Instant,
+}
+
+impl Pace {
+    fn new(per_minute: u32, now: Instant) -> Self {
+        Self { interval: MINUTE / per_minute.max(1), next_due: now }
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.next_due = self.next_due.max(now) + self.interval;
+    }
+
+    fn waits_until(&self, now: Instant) -> Option<Instant> {
+        let earliest = self.next_due.checked_sub(BURST.saturating_sub(self.interval))?;
+        (earliest > now).then_some(earliest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule(connections_max: usize) -> Rule {
+        Rule {
+            connections_max,
+            messages_per_connection_max: 100,
+            messages_per_minute: None,
+            connections_per_minute: None,
+            trusted: false,
+            by_suffix: false,
+        }
+    }
+
+    fn served() -> SiteFeedback {
+        SiteFeedback::Served { host: "mx".into() }
+    }
+
+    fn unreachable(host: &str) -> SiteFeedback {
+        SiteFeedback::Unreachable { host: host.into(), reason: "time-out".into() }
+    }
+
+    fn refused(host: &str) -> SiteFeedback {
+        SiteFeedback::Refused { host: host.into(), reason: "554 no".into() }
+    }
+
+    fn trouble() -> SiteFeedback {
+        SiteFeedback::Trouble { reason: "421 busy".into() }
+    }
+
+    fn closed() -> SiteFeedback {
+        SiteFeedback::Closed { reason: "421 4.7.0 too many connections".into() }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A full lane that gets rid of so many messages.
+    fn serve(shaper: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
+        for _ in 0..messages {
+            shaper.learn(&served(), now, shaper.limit(), now);
+        }
+    }
+
+    #[test]
+    fn the_limit_doubles_with_each_round_until_the_first_trouble_and_grows_slowly_after_it() {
+        let start = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(40), start);
+        assert_eq!(shaper.gate(0, start), Gate::Open(2));
+        serve(&mut shaper, 2, start);
+        assert_eq!(shaper.limit(), 4);
+        serve(&mut shaper, 16, start);
+        assert_eq!(shaper.limit(), 20);
+        shaper.learn(&trouble(), start, 20, start + SECOND);
+        assert_eq!(shaper.limit(), 10);
+        // The others that were under way say the same.
+        shaper.learn(&trouble(), start, 20, start + SECOND);
+        assert_eq!(shaper.limit(), 10);
+        serve(&mut shaper, 10, start + 2 * SECOND);
+        assert_eq!(shaper.limit(), 11);
+        serve(&mut shaper, 1000, start + 2 * SECOND);
+        assert_eq!(shaper.limit(), 40);
+    }
+
+    #[test]
+    fn a_limit_that_is_not_reached_does_not_grow() {
+        let now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
+        for _ in 0..50 {
+            shaper.learn(&served(), now, 1, now);
+        }
+        assert_eq!(shaper.limit(), 2);
+    }
+
+    #[test]
+    fn a_site_of_ours_starts_at_its_most_and_is_never_on_hold() {
+        let mut now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
+        assert_eq!(shaper.limit(), 200);
+        for lesson in [closed(), trouble(), refused("mx"), unreachable("mx")].iter().cycle().take(20) {
+            now += SECOND;
+            assert!(!shaper.learn(lesson, now, 1, now));
+        }
+        assert_eq!(shaper.gate(0, now), Gate::Open(1));
+    }
+
+    #[test]
+    fn where_anybody_can_name_a_host_only_hosts_that_took_mail_close_the_site() {
+        let mut now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
+        for known in [false, true] {
+            for host in ["www", "mx"] {
+                for lesson in [unreachable(host), refused(host)] {
+                    now += SECOND;
+                    shaper.lift();
+                    assert_eq!(shaper.learn(&lesson, now, 1, now), known && host == "mx", "{lesson:?}");
+                }
+            }
+            shaper.lift();
+            serve(&mut shaper, 9, now);
+        }
+        // What a host says that had taken mail counts, whichever it is.
+        now += SECOND;
+        assert!(shaper.learn(&closed(), now, 1, now));
+        // So many others take mail that it is forgotten.
+        for other in 0..HOSTS_MAX {
+            now += SECOND;
+            shaper.learn(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
+        }
+        assert!(!shaper.learn(&unreachable("mx"), now, 1, now) && shaper.hosts.len() == HOSTS_MAX);
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_closes_no_site_that_served_meanwhile() {
+        let start = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(20), start);
+        serve(&mut shaper, 1, start + SECOND);
+        assert!(!shaper.learn(&unreachable("mx"), start, 1, start + 2 * SECOND));
+        assert!(shaper.learn(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
+    }
+
+    #[test]
+    fn deferrals_count_when_nothing_else_comes() {
+        let now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
+        serve(&mut shaper, 100, now);
+        for n in 0..30 {
+            shaper.learn(&if n % 9 == 0 { served() } else { SiteFeedback::Deferred }, now, 20, now);
+        }
+        assert_eq!(shaper.limit(), 20);
+        for _ in 0..10 {
+            shaper.learn(&SiteFeedback::Deferred, now, 20, now);
+        }
+        assert_eq!(shaper.limit(), 10);
+        assert!(shaper.hold(now).is_none());
+    }
+
+    #[test]
+    fn a_hold_grows_until_something_is_taken() {
+        let mut now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
+        serve(&mut shaper, 100, now);
+        let mut lengths = Vec::new();
+        for _ in 0..7 {
+            assert!(shaper.learn(&closed(), now, 1, now));
+            assert!(!shaper.learn(&closed(), now - SECOND, 1, now), "the others that were under way");
+            let hold = shaper.hold(now).unwrap().clone();
+            assert_eq!(shaper.gate(0, now), Gate::Closed(hold.until));
+            assert_eq!(hold.reason, "421 4.7.0 too many connections");
+            lengths.push((hold.until - now).as_secs());
+            now = hold.until;
+            assert_eq!(shaper.gate(0, now), Gate::Open(1));
+        }
+        assert_eq!(lengths, [30, 60, 120, 240, 480, 600, 600]);
+        serve(&mut shaper, 1, now);
+        assert!(shaper.learn(&closed(), now, 1, now));
+        assert_eq!(shaper.hold(now).unwrap().until - now, HOLD_MIN);
+        shaper.lift();
+        assert_eq!(shaper.gate(0, now), Gate::Open(1));
+    }
+
+    #[test]
+    fn trouble_with_a_single_connection_is_a_hold() {
+        let now = Instant::now();
+        let mut shaper = ConcurrencyLimiter::new(rule(20), now);
+        assert!(!shaper.learn(&trouble(), now, 2, now));
+        assert!(shaper.learn(&trouble(), now, 1, now));
+    }
+
+    #[test]
+    fn rates_are_kept() {
+        let start = Instant::now();
+        for (per_minute, expected) in [(6, 6..=7), (60, 60..=61), (600, 600..=610)] {
+            let mut shaper =
+                ConcurrencyLimiter::new(Rule { messages_per_minute: Some(per_minute), ..rule(20) }, start);
+            let (mut now, mut sent) = (start, 0);
+            while now < start + MINUTE {
+                match shaper.gate(0, now) {
+                    Gate::Open(_) => {
+                        shaper.begin_message(now);
+                        sent += 1;
+                    }
+                    Gate::Closed(at) => now = at,
+                }
+            }
+            assert!(expected.contains(&sent), "{sent} of {per_minute}");
+        }
+        let mut shaper = ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
+        shaper.begin_connection(start);
+        assert_eq!(shaper.gate(0, start), Gate::Closed(start + 10 * SECOND));
+        assert_eq!(shaper.gate(1, start), Gate::Open(1), "what is open goes on");
+    }
+
+    fn lesson() -> impl Strategy<Value = SiteFeedback> {
+        prop_oneof![
+            4 => Just(served()),
+            2 => Just(SiteFeedback::Deferred),
+            1 => Just(trouble()),
+            1 => Just(closed()),
+            1 => Just(unreachable("mx")),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_stays_between_one_and_the_most_and_recovers(
+            most in 1usize..50,
+            lessons in prop::collection::vec((lesson(), 0u64..100, 0usize..50), 0..300),
+        ) {
+            let mut now = Instant::now();
+            let mut shaper = ConcurrencyLimiter::new(rule(most), now);
+            for (lesson, seconds, in_use) in lessons {
+                let began = now;
+                now += Duration::from_secs(seconds);
+                shaper.learn(&lesson, began, in_use, now);
+                prop_assert!((1..=most).contains(&shaper.limit()));
+                if let Gate::Closed(until) = shaper.gate(0, now) {
+                    prop_assert!(until > now && until <= now + HOLD_MAX);
+                }
+            }
+            now += HOLD_MAX;
+            serve(&mut shaper, most * most, now);
+            prop_assert_eq!(shaper.gate(0, now), Gate::Open(most));
+        }
+    }
+}

@@ -1,0 +1,659 @@
+//! Whose turn it is: work of many tenants for many destinations, and how many connections each may have.
+//!
+//! Tenants take turns, whatever their backlog, and so do the destinations of one tenant: deficit round robin
+//! ([`super::deficit_round_robin`]), in which a piece of work costs as many deliveries as it has and a tenant's weight says how many
+//! it may have in one round. A *lane* is what a limit of connections holds for: a site, or a smart host with its
+//! account. A connection is a *slot*: it is given out with [`FairQueue::take_turn`], may be kept with
+//! [`FairQueue::keep_turn`], and goes back with [`FairQueue::free`]. How many a lane may have is the caller's to say, each
+//! time anew.
+//!
+//! A few slots are kept for tenants that have none, and of the rest a tenant that has some gets no more once it has three
+//! times what is free. So one alone has at most three quarters of them, and whoever comes next finds one free, however
+//! long the others hold theirs. The same within a lane that has many: a few of its slots are for tenants that have none
+//! there.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+
+use super::deficit_round_robin::DeficitRoundRobin;
+use super::slots::Slots;
+use crate::model::Weight;
+
+/// A tenant that has slots gets no more once it has so many times what is free.
+const SLOTS_PER_FREE: usize = 3;
+/// One slot of so many is for tenants that have none, among all and in a lane.
+const SLOTS_PER_RESERVED: usize = 16;
+/// In a lane no more are kept: each that is free is one that a host would serve.
+const RESERVED_IN_LANE_MAX: usize = 4;
+
+/// Work that waits, in turns. `T` names a tenant, `L` a lane, `J` is a piece of work.
+#[derive(Debug)]
+pub struct FairQueue<T, L, J> {
+    slots_max: usize,
+    slots: Slots<T>,
+    lanes: HashMap<L, Lane<T, J>>,
+    /// For each tenant the lanes where it has work, save those that have it parked.
+    tenants: HashMap<T, DeficitRoundRobin<L>>,
+    /// Tenants with an entry in `tenants`, save those in `sated`.
+    turns: DeficitRoundRobin<T>,
+    /// Tenants whose turn came while they had their share of slots: they get back into `turns` when slots come free.
+    sated: HashSet<T>,
+}
+
+/// What is to be done, for whom and where.
+#[derive(Debug)]
+pub struct Job<T, L, J> {
+    /// Whose it is.
+    pub tenant: T,
+    /// The tenant's part of what there is, against the weights of others.
+    pub weight: Weight,
+    /// Where.
+    pub lane: L,
+    /// Deliveries.
+    pub cost: u32,
+    /// What to do.
+    pub work: J,
+}
+
+/// Work, and whose slot it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn<T, L, J> {
+    /// Who has the slot.
+    pub tenant: T,
+    /// Where.
+    pub lane: L,
+    /// What to do.
+    pub job: J,
+}
+
+/// What waits for one destination.
+#[derive(Debug)]
+struct Lane<T, J> {
+    slots: Slots<T>,
+    queues: HashMap<T, Queue<J>>,
+    /// Tenants whose queue is not empty.
+    turns: DeficitRoundRobin<T>,
+    /// Tenants whose turn came while the lane had no slot for them: they get back into the round when one is free.
+    parked: Vec<T>,
+}
+
+/// What a tenant has waiting in a lane, at least one job: its round has the lane, or the lane has it parked.
+#[derive(Debug)]
+struct Queue<J> {
+    jobs: VecDeque<(u32, J)>,
+    /// Deliveries in `jobs`.
+    waiting: usize,
+    weight: Weight,
+}
+
+impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
+    /// Nothing waits, every one of so many slots is free.
+    pub fn new(slots_max: usize) -> Self {
+        Self {
+            slots_max,
+            slots: Slots::default(),
+            lanes: HashMap::new(),
+            tenants: HashMap::new(),
+            turns: DeficitRoundRobin::default(),
+            sated: HashSet::new(),
+        }
+    }
+
+    /// Adds work behind the tenant's other work for the lane.
+    pub fn push(&mut self, job: Job<T, L, J>) {
+        let Job { tenant, weight, lane, cost, work } = job;
+        let entry = self.lanes.entry(lane.clone()).or_insert_with(Lane::new);
+        let queue = entry.queues.entry(tenant.clone()).or_insert_with(|| Queue::new(weight));
+        queue.weight = weight;
+        queue.waiting += cost as usize;
+        queue.jobs.push_back((cost, work));
+        if queue.jobs.len() == 1 {
+            entry.turns.join(tenant.clone());
+            self.list(tenant, lane);
+        }
+    }
+
+    fn list(&mut self, tenant: T, lane: L) {
+        if !self.sated.contains(&tenant) {
+            self.turns.join(tenant.clone());
+        }
+        self.tenants.entry(tenant).or_default().join(lane);
+    }
+
+    /// Takes a slot and the work whose turn it is; `None` if no slot is free for anything that waits. `slots_max_of`
+    /// says how many slots a lane may have now; what waits for a lane that may have no more waits until
+    /// [`FairQueue::free`] or [`FairQueue::reopen`].
+    pub fn take_turn(&mut self, mut slots_max_of: impl FnMut(&L, usize) -> usize) -> Option<Turn<T, L, J>> {
+        if self.slots_free() == 0 {
+            return None;
+        }
+        let (tenant, lane) = self.next_turn(&mut slots_max_of)?;
+        let job = self.take(&lane, &tenant)?;
+        self.slots.take(tenant.clone());
+        self.lanes.get_mut(&lane)?.slots.take(tenant.clone());
+        Some(Turn { tenant, lane, job })
+    }
+
+    fn slots_free(&self) -> usize {
+        self.slots_max.saturating_sub(self.slots.taken())
+    }
+
+    /// Whether a tenant that has so many slots may have another one of those that are free.
+    fn may_take(&self, has: usize, free: usize) -> bool {
+        let reserve = (self.slots_max / SLOTS_PER_RESERVED).max(1);
+        if has == 0 { free > 0 } else { has < SLOTS_PER_FREE * free.saturating_sub(reserve) }
+    }
+
+    /// Turns the round until a lane with work and a free slot comes up.
+    fn next_turn(&mut self, slots_max_of: &mut impl FnMut(&L, usize) -> usize) -> Option<(T, L)> {
+        while let Some(tenant) = self.turns.first().cloned() {
+            if !self.may_take(self.slots.of(&tenant), self.slots_free()) {
+                self.turns.leave(&tenant);
+                self.sated.insert(tenant);
+                continue;
+            }
+            let Some(lane) = self.tenants.get(&tenant).and_then(DeficitRoundRobin::first).cloned() else {
+                self.turns.leave(&tenant);
+                continue;
+            };
+            match self.lanes.get_mut(&lane) {
+                Some(entry) if !entry.has_slot_for(&tenant, slots_max_of(&lane, entry.slots.taken())) => {
+                    entry.parked.push(tenant.clone());
+                    self.leave_round(&tenant, &lane);
+                }
+                Some(_) => return Some((tenant, lane)),
+                None => self.leave_round(&tenant, &lane),
+            }
+        }
+        None
+    }
+
+    /// The tenant's round has the lane no longer.
+    fn leave_round(&mut self, tenant: &T, lane: &L) {
+        let Some(round) = self.tenants.get_mut(tenant) else { return };
+        round.leave(lane);
+        if round.is_empty() {
+            self.tenants.remove(tenant);
+            self.turns.leave(tenant);
+            self.sated.remove(tenant);
+        }
+    }
+
+    /// The next work for a slot that this tenant has in this lane, in turns of the lane's tenants: the slot is then
+    /// the answered tenant's. `None` if nothing waits there, if the lane has more slots than `slots_max`, or if the slot
+    /// should go back because work elsewhere has no slot: then [`FairQueue::free`] it.
+    pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize) -> Option<(T, J)> {
+        let (held, free) = (self.slots.of(holder), self.slots_free());
+        let entry = self.lanes.get(lane)?;
+        // As if the slot were free already.
+        let needed = if free == 0 {
+            self.someone_else_waits(lane)
+        } else {
+            !self.may_take(held.saturating_sub(1), free + 1) && self.another_waits(holder)
+        };
+        let in_lane = entry.slots.taken().saturating_sub(1);
+        if needed || in_lane >= slots_max {
+            return None;
+        }
+        let entitled = |tenant: &&T| {
+            let of_lane = entry.slots.of(tenant).saturating_sub(usize::from(*tenant == holder));
+            may_take_in_lane(of_lane, slots_max - in_lane, slots_max)
+                && (*tenant == holder || self.may_take(self.slots.of(tenant), free + 1))
+        };
+        let tenant = entry.turns.in_order().find(entitled)?.clone();
+        let job = self.take(lane, &tenant)?;
+        if tenant != *holder {
+            if let Some(entry) = self.lanes.get_mut(lane) {
+                entry.slots.give_back(holder);
+                entry.slots.take(tenant.clone());
+            }
+            self.slots.give_back(holder);
+            self.slots.take(tenant.clone());
+            self.wake_sated();
+        }
+        Some((tenant, job))
+    }
+
+    /// Whether a tenant other than this one has something in the round.
+    fn another_waits(&self, holder: &T) -> bool {
+        self.tenants.keys().any(|tenant| tenant != holder)
+    }
+
+    /// Those that may have a slot again take turns again.
+    fn wake_sated(&mut self) {
+        let free = self.slots_free();
+        let woken: Vec<T> =
+            self.sated.iter().filter(|tenant| self.may_take(self.slots.of(tenant), free)).cloned().collect();
+        for tenant in woken {
+            self.sated.remove(&tenant);
+            self.turns.join(tenant);
+        }
+    }
+
+    /// Whether the round has another lane. It may prove full: then a slot goes round once for nothing.
+    fn someone_else_waits(&self, lane: &L) -> bool {
+        self.tenants.values().any(|round| round.in_order().any(|other| other != lane))
+    }
+
+    /// Takes the tenant's first work off the lane, on the account of both.
+    fn take(&mut self, lane: &L, tenant: &T) -> Option<J> {
+        let entry = self.lanes.get_mut(lane)?;
+        let queue = entry.queues.get_mut(tenant)?;
+        let (cost, job) = queue.jobs.pop_front()?;
+        queue.waiting -= cost as usize;
+        let (weight, is_empty) = (queue.weight, queue.jobs.is_empty());
+        entry.turns.charge(tenant, cost, weight);
+        self.turns.charge(tenant, cost, weight);
+        if let Some(round) = self.tenants.get_mut(tenant) {
+            round.charge(lane, cost, Weight::default());
+        }
+        if is_empty {
+            entry.turns.leave(tenant);
+            entry.queues.remove(tenant);
+            entry.parked.retain(|other| other != tenant);
+            self.leave_round(tenant, lane);
+        }
+        Some(job)
+    }
+
+    /// Gives back a slot that the tenant has in the lane.
+    pub fn free(&mut self, lane: &L, holder: &T) {
+        let Some(entry) = self.lanes.get_mut(lane) else { return };
+        entry.slots.give_back(holder);
+        self.slots.give_back(holder);
+        self.wake_sated();
+        self.reopen(lane);
+        self.forget_if_unused(lane);
+    }
+
+    /// A lane may have more slots than when it was last asked for.
+    pub fn reopen(&mut self, lane: &L) {
+        let Some(entry) = self.lanes.get_mut(lane) else { return };
+        for tenant in std::mem::take(&mut entry.parked) {
+            self.list(tenant, lane.clone());
+        }
+    }
+
+    fn forget_if_unused(&mut self, lane: &L) {
+        if self.lanes.get(lane).is_some_and(|entry| entry.slots.taken() == 0 && entry.queues.is_empty()) {
+            self.lanes.remove(lane);
+        }
+    }
+
+    /// Deliveries that wait for a lane: all of them, and the tenant's.
+    pub fn waiting(&self, lane: &L, tenant: &T) -> (usize, usize) {
+        let Some(entry) = self.lanes.get(lane) else { return (0, 0) };
+        (entry.waiting(), entry.queues.get(tenant).map_or(0, |queue| queue.waiting))
+    }
+
+    /// Slots of a lane that a tenant has.
+    pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
+        self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
+    }
+
+    /// Slots that a lane has.
+    pub fn slots_taken(&self, lane: &L) -> usize {
+        self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
+    }
+
+    /// Every lane that has slots or work, with its slots and the deliveries that wait.
+    pub fn lanes(&self) -> impl Iterator<Item = (&L, usize, usize)> {
+        self.lanes.iter().map(|(lane, entry)| (lane, entry.slots.taken(), entry.waiting()))
+    }
+
+    /// Takes out what waits for a lane; its slots stay taken.
+    pub fn evict(&mut self, lane: &L) -> Vec<J> {
+        let Some(entry) = self.lanes.get_mut(lane) else { return Vec::new() };
+        let mut jobs = Vec::new();
+        let mut tenants = Vec::new();
+        for (tenant, queue) in entry.queues.drain() {
+            jobs.extend(queue.jobs.into_iter().map(|(_, job)| job));
+            entry.turns.leave(&tenant);
+            tenants.push(tenant);
+        }
+        entry.parked.clear();
+        for tenant in tenants {
+            self.leave_round(&tenant, lane);
+        }
+        self.forget_if_unused(lane);
+        jobs
+    }
+
+    /// Takes out everything that waits; slots stay taken.
+    pub fn drain(&mut self) -> Vec<J> {
+        let lanes: Vec<L> = self.lanes.keys().cloned().collect();
+        lanes.iter().flat_map(|lane| self.evict(lane)).collect()
+    }
+}
+
+/// How many of so many slots of a lane are kept for tenants that have none there.
+pub fn reserved_in_lane(slots_max: usize) -> usize {
+    (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_LANE_MAX)
+}
+
+/// Whether a tenant that has so many slots of a lane may have another one of those that are free.
+fn may_take_in_lane(has: usize, free: usize, slots_max: usize) -> bool {
+    if has == 0 { free > 0 } else { free > reserved_in_lane(slots_max) }
+}
+
+impl<T: Clone + Eq + Hash, J> Lane<T, J> {
+    fn new() -> Self {
+        Self {
+            slots: Slots::default(),
+            queues: HashMap::new(),
+            turns: DeficitRoundRobin::default(),
+            parked: Vec::new(),
+        }
+    }
+
+    fn has_slot_for(&self, tenant: &T, slots_max: usize) -> bool {
+        let free = slots_max.saturating_sub(self.slots.taken());
+        may_take_in_lane(self.slots.of(tenant), free, slots_max)
+    }
+
+    fn waiting(&self) -> usize {
+        self.queues.values().map(|queue| queue.waiting).sum()
+    }
+}
+
+impl<J> Queue<J> {
+    fn new(weight: Weight) -> Self {
+        Self { jobs: VecDeque::new(), waiting: 0, weight }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// A lane may have so many slots each.
+    struct Fair {
+        fair: FairQueue<u8, u8, u32>,
+        per_lane: usize,
+    }
+
+    impl Fair {
+        fn push(&mut self, tenant: u8, lane: u8, work: u32) {
+            self.fair.push(Job { tenant, weight: Weight::default(), lane, cost: 1, work });
+        }
+
+        fn take_turn(&mut self) -> Option<Turn<u8, u8, u32>> {
+            let per_lane = self.per_lane;
+            self.fair.take_turn(|_, _| per_lane)
+        }
+
+        fn keep_turn(&mut self, lane: &u8, holder: &u8) -> Option<(u8, u32)> {
+            self.fair.keep_turn(lane, holder, self.per_lane)
+        }
+    }
+
+    impl std::ops::Deref for Fair {
+        type Target = FairQueue<u8, u8, u32>;
+        fn deref(&self) -> &Self::Target {
+            &self.fair
+        }
+    }
+
+    impl std::ops::DerefMut for Fair {
+        fn deref_mut(&mut self) -> &mut Self::Target {
+            &mut self.fair
+        }
+    }
+
+    fn fairness(total: usize, per_lane: usize) -> Fair {
+        Fair { fair: FairQueue::new(total), per_lane }
+    }
+
+    /// The lane and the work of the next turn.
+    fn turn(fair: &mut Fair) -> Option<(u8, u32)> {
+        fair.take_turn().map(|turn| (turn.lane, turn.job))
+    }
+
+    #[test]
+    fn tenants_take_turns_whatever_their_backlog() {
+        let mut fair = fairness(100, 100);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        fair.push(2, 1, 100);
+        fair.push(3, 2, 101);
+        let firsts: Vec<u32> = (0..4).map(|_| turn(&mut fair).unwrap().1).collect();
+        assert_eq!(firsts, [0, 100, 101, 1]);
+    }
+
+    #[test]
+    fn a_kept_slot_serves_its_tenants_in_turns_too() {
+        let mut fair = fairness(100, 1);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(turn(&mut fair), Some((1, 0)));
+        fair.push(2, 1, 100);
+        assert_eq!(turn(&mut fair), None);
+        assert_eq!(fair.keep_turn(&1, &1), Some((2, 100)));
+        assert_eq!(fair.keep_turn(&1, &2), Some((1, 1)));
+    }
+
+    #[test]
+    fn who_comes_to_a_crowded_lane_finds_a_slot_there_and_leaves_it_to_the_next() {
+        let mut fair = fairness(500, 20);
+        (0..100).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 19);
+        fair.push(2, 1, 1000);
+        assert_eq!(turn(&mut fair), Some((1, 1000)));
+        fair.push(3, 1, 1001);
+        assert_eq!(turn(&mut fair), None, "all twenty are taken");
+        assert_eq!(fair.keep_turn(&1, &1), Some((3, 1001)), "whoever frees the first");
+        assert_eq!(fair.keep_turn(&1, &2), None, "the one with nineteen gets none of two");
+        fair.free(&1, &2);
+        assert_eq!(turn(&mut fair), None);
+        assert_eq!(fair.keep_turn(&1, &3), Some((1, 19)), "of its own nineteen one is another's");
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 20)));
+    }
+
+    #[test]
+    fn a_full_destination_does_not_stand_in_the_way_of_another() {
+        let mut fair = fairness(100, 1);
+        fair.push(1, 1, 0);
+        fair.push(1, 1, 1);
+        fair.push(1, 2, 2);
+        assert_eq!([turn(&mut fair), turn(&mut fair), turn(&mut fair)], [Some((1, 0)), Some((2, 2)), None]);
+        fair.free(&1, &1);
+        assert_eq!(turn(&mut fair), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_slot_goes_back_when_others_have_none() {
+        let mut fair = fairness(1, 1);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(turn(&mut fair), Some((1, 0)));
+        assert_eq!(fair.keep_turn(&1, &1), Some((1, 1)));
+        fair.push(2, 2, 100);
+        assert_eq!(fair.keep_turn(&1, &1), None);
+        fair.free(&1, &1);
+        let both = [(); 2].map(|()| {
+            let turn = fair.take_turn().unwrap();
+            fair.free(&turn.lane, &turn.tenant);
+            turn.lane
+        });
+        assert!(both.contains(&2), "{both:?}");
+    }
+
+    #[test]
+    fn whoever_comes_next_finds_a_slot_however_long_others_hold_theirs() {
+        let mut fair = fairness(500, 20);
+        for (tenant, slots_expected) in [(1, 352), (2, 88), (3, 22), (4, 6)] {
+            (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
+            let slots = std::iter::from_fn(|| fair.take_turn()).count();
+            assert_eq!(slots, slots_expected);
+        }
+        fair.push(9, 255, 0);
+        assert_eq!(turn(&mut fair), Some((255, 0)));
+    }
+
+    #[test]
+    fn who_has_more_than_its_share_lets_another_have_it() {
+        let mut fair = fairness(16, 16);
+        (0..50).for_each(|job| fair.push(1, 1, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 12);
+        (0..50).for_each(|job| fair.push(2, 2, job));
+        assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 3);
+        // Until none has too much.
+        for _ in 0..20 {
+            if fair.keep_turn(&1, &1).is_none() {
+                fair.free(&1, &1);
+                while fair.take_turn().is_some() {}
+            }
+        }
+        assert_eq!((fair.slots.of(&1), fair.slots.of(&2)), (7, 6));
+        assert!(fair.keep_turn(&1, &1).is_some());
+    }
+
+    #[test]
+    fn a_weight_is_a_part_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
+        let mut fair = fairness(100, 1);
+        for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
+            (0..500).for_each(|work| {
+                fair.fair.push(Job { tenant, weight: weight.try_into().unwrap(), lane: 1, cost, work })
+            });
+        }
+        let mut holder = fair.take_turn().unwrap().tenant;
+        let mut jobs = [0; 4];
+        for _ in 0..260 {
+            holder = fair.keep_turn(&1, &holder).unwrap().0;
+            jobs[usize::from(holder)] += 1;
+        }
+        assert!((48..=52).contains(&jobs[1]) && (198..=202).contains(&jobs[2]), "{jobs:?}");
+        assert!((9..=11).contains(&jobs[3]), "{jobs:?}");
+    }
+
+    #[test]
+    fn a_lane_that_is_closed_waits_until_it_opens() {
+        let mut fair = fairness(100, 0);
+        fair.push(1, 1, 0);
+        fair.push(2, 1, 1);
+        assert_eq!(turn(&mut fair), None);
+        fair.per_lane = 1;
+        assert_eq!(turn(&mut fair), None, "nobody said that it may have opened");
+        fair.reopen(&1);
+        assert_eq!(turn(&mut fair), Some((1, 0)));
+        fair.per_lane = 0;
+        assert_eq!(fair.keep_turn(&1, &1), None, "a slot too many goes back");
+        assert_eq!(fair.waiting(&1, &2), (1, 1));
+        assert_eq!(fair.evict(&1), [1]);
+        fair.free(&1, &1);
+        assert!(fair.lanes().next().is_none());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Push(u8, u8),
+        Next,
+        Keep(usize),
+        Free(usize),
+        /// How many slots each lane may have from now on.
+        Limit(usize),
+        Evict(u8),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            (0u8..4, 0u8..4).prop_map(|(tenant, lane)| Act::Push(tenant, lane)),
+            Just(Act::Next),
+            any::<usize>().prop_map(Act::Keep),
+            any::<usize>().prop_map(Act::Free),
+            (0usize..3).prop_map(Act::Limit),
+            (0u8..4).prop_map(Act::Evict),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_limit_is_passed_and_nothing_is_forgotten(acts in prop::collection::vec(act(), 0..200)) {
+            let mut fair = fairness(5, 2);
+            let (mut pushed, mut out) = (0u32, BTreeSet::new());
+            // The lane and the tenant of each slot.
+            let mut slots: Vec<(u8, u8)> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Push(tenant, lane) => {
+                        fair.push(tenant, lane, pushed);
+                        pushed += 1;
+                    }
+                    Act::Next => {
+                        if let Some(Turn { tenant, lane, job }) = fair.take_turn() {
+                            prop_assert!(out.insert(job));
+                            slots.push((lane, tenant));
+                        }
+                    }
+                    Act::Keep(n) if !slots.is_empty() => {
+                        let n = n % slots.len();
+                        let (lane, holder) = slots[n];
+                        if let Some((tenant, job)) = fair.keep_turn(&lane, &holder) {
+                            prop_assert!(out.insert(job));
+                            slots[n] = (lane, tenant);
+                        }
+                    }
+                    Act::Free(n) if !slots.is_empty() => {
+                        let (lane, tenant) = slots.swap_remove(n % slots.len());
+                        fair.free(&lane, &tenant);
+                    }
+                    Act::Keep(_) | Act::Free(_) => {}
+                    Act::Limit(limit) => {
+                        fair.per_lane = limit;
+                        (0..4).for_each(|lane| fair.reopen(&lane));
+                    }
+                    Act::Evict(lane) => out.extend(fair.evict(&lane)),
+                }
+                let most = |key: fn(&(u8, u8)) -> u8| {
+                    (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()
+                };
+                // Three of five leave one for the next tenant, and one to share.
+                prop_assert!(slots.len() <= 5 && most(|s| s.0) <= Some(2) && most(|s| s.1) <= Some(3));
+                let waiting: usize = fair.lanes().map(|(_, _, waiting)| waiting).sum();
+                prop_assert_eq!(waiting, pushed as usize - out.len());
+            }
+            // With slots coming free, everything comes out.
+            fair.per_lane = 2;
+            (0..4).for_each(|lane| fair.reopen(&lane));
+            for (lane, tenant) in slots {
+                fair.free(&lane, &tenant);
+            }
+            while let Some(Turn { tenant, lane, job }) = fair.take_turn() {
+                prop_assert!(out.insert(job));
+                fair.free(&lane, &tenant);
+            }
+            prop_assert_eq!(out.len(), pushed as usize);
+            prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
+            prop_assert!(fair.sated.is_empty() && fair.slots.taken() == 0);
+        }
+
+        #[test]
+        fn no_tenant_waits_behind_a_backlog(backlogs in prop::collection::vec(1u32..200, 1..6), lanes in 1u8..5) {
+            let mut fair = fairness(3, 2);
+            for (tenant, &backlog) in backlogs.iter().enumerate() {
+                (0..backlog).for_each(|n| fair.push(tenant as u8, (n % u32::from(lanes)) as u8, 0));
+            }
+            fair.push(99, 0, 1);
+            // Each of the others has its turn at most once before, in the round and in each lane.
+            let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
+            let served = (0..turns_max).any(|_| {
+                let Turn { tenant, lane, job } = fair.take_turn().unwrap();
+                fair.free(&lane, &tenant);
+                job == 1
+            });
+            prop_assert!(served);
+        }
+
+        #[test]
+        fn what_waits_can_be_taken_out_at_once(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
+            let mut fair = fairness(5, 2);
+            for (job, (tenant, lane)) in pushes.iter().enumerate() {
+                fair.push(*tenant, *lane, job as u32);
+            }
+            let mut out: Vec<u32> = std::iter::from_fn(|| fair.take_turn()).map(|turn| turn.job).collect();
+            out.extend(fair.drain());
+            out.sort_unstable();
+            prop_assert_eq!(out, (0..pushes.len() as u32).collect::<Vec<_>>());
+            prop_assert!(fair.lanes().all(|(_, _, waiting)| waiting == 0));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a reply means for a recipient: delivered, to be tried again, refused, and whether the address is gone.
+
+use super::bounce_classifier::classify;
+use super::retry::RetryPace;
+use crate::mail::EnhancedStatus;
+use crate::model::BounceClass;
+use crate::smtp::Reply;
+use crate::smtp::client::Phase;
+
+/// What follows for one recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server took the message for this recipient.
+    Delivered,
+    /// Another host, or another time, may do better.
+    Deferred {
+        /// Why.
+        class: BounceClass,
+        /// How soon the cause may pass.
+        pace: RetryPace,
+    },
+    /// Refused for good.
+    Bounced {
+        /// Why.
+        class: BounceClass,
+        /// Whether the address does not exist, so that mailing it again would harm the sender's name.
+        suppress: bool,
+    },
+}
+
+impl Verdict {
+    /// Why it is no success.
+    pub fn class(&self) -> Option<BounceClass> {
+        match *self {
+            Self::Delivered => None,
+            Self::Deferred { class, .. } | Self::Bounced { class, .. } => Some(class),
+        }
+    }
+}
+
+/// Judges the reply to `phase`. `alone`: whether it speaks of this recipient only.
+pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
+    match (phase, reply.code / 100) {
+        (Phase::Content, 2) => Verdict::Delivered,
+        // RFC 5321 §4.5.3.1.10: a client treats 552 to RCPT as 452, too many recipients.
+        (Phase::Rcpt, 5) if reply.code == 552 => defer(phase, reply),
+        (Phase::Rcpt, 5) => bounce(phase, reply, true),
+        (Phase::Content, 5) => bounce(phase, reply, alone),
+        (Phase::Mail | Phase::Data, 5) => bounce(phase, reply, false),
+        // Before MAIL a refusal is about us or the host and not about the message (RFC 5321 §3.1: 554 greeting).
+        // Success where none was asked for, 3xx out of place: whatever it is, it is no answer.
+        _ => defer(phase, reply),
+    }
+}
+
+/// What the refusal for good is that we answer in a server's place, before there is one to ask: of this recipient.
+pub fn judge_own(reply: &Reply) -> Verdict {
+    bounce(Phase::Rcpt, reply, true)
+}
+
+/// What trouble without a reply means. A lost connection may be better at once, a message that may have been taken not.
+pub fn judge_trouble(phase: Phase, class: BounceClass) -> Verdict {
+    let is_brief = phase != Phase::Content;
+    Verdict::Deferred { class, pace: pace_of(class, is_brief) }
+}
+
+fn defer(phase: Phase, reply: &Reply) -> Verdict {
+    let class = classify(phase, reply);
+    let before_mail =
+        matches!(phase, Phase::Connect | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth);
+    let is_brief = before_mail || matches!(reply.code, 421 | 450 | 451);
+    Verdict::Deferred { class, pace: pace_of(class, is_brief) }
+}
+
+/// `is_brief`: whether nothing but the class is against a second try at once.
+fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
+    match class {
+        // Nobody empties a mailbox, lifts a listing or mends a password within minutes.
+        BounceClass::MailboxFull | BounceClass::Reputation | BounceClass::Authentication => RetryPace::Slow,
+        // Who is told that it is too fast does not come back in a minute.
+        BounceClass::Rate => RetryPace::Usual,
+        _ if is_brief => RetryPace::Brief,
+        _ => RetryPace::Usual,
+    }
+}
+
+/// `of_recipient`: whether it speaks of one recipient only.
+fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
+    let class = classify(phase, reply);
+    let suppress = of_recipient && class.is_address_gone() && !contradicts(reply.enhanced);
+    Verdict::Bounced { class, suppress }
+}
+
+/// Whether the status says that it is not the address, whatever the words say: policy (5.7.x), content (5.6.x),
+/// a full mailbox (5.2.2), a way to the host (5.4.x, but for the one that Microsoft 365 gives unknown addresses).
+fn contradicts(status: Option<EnhancedStatus>) -> bool {
+    status.is_some_and(|status| match (status.subject, status.detail) {
+        (0, _) | (5, 0) | (4, 1) => false,
+        (1, detail) => detail == 2,
+        (2, detail) => detail > 1,
+        _ => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(text: &str) -> Reply {
+        let (code, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let status = rest.split(' ').next().and_then(|word| word.parse().ok());
+        Reply { code: code.parse().unwrap(), enhanced: status, lines: vec![rest.to_owned()] }
+    }
+
+    /// `ok`, `no`, or how soon again.
+    fn said(verdict: Verdict) -> &'static str {
+        match verdict {
+            Verdict::Delivered => "ok",
+            Verdict::Bounced { .. } => "no",
+            Verdict::Deferred { pace: RetryPace::Brief, .. } => "brief",
+            Verdict::Deferred { pace: RetryPace::Usual, .. } => "usual",
+            Verdict::Deferred { pace: RetryPace::Slow, .. } => "slow",
+        }
+    }
+
+    #[test]
+    fn replies_and_phases_give_verdicts() {
+        for (phase, text, verdict) in [
+            (Phase::Content, "250 2.0.0 ok", "ok"),
+            (Phase::Content, "252 maybe", "ok"),
+            (Phase::Data, "250 what", "usual"),
+            (Phase::Rcpt, "354 what", "usual"),
+            (Phase::Mail, "354 what", "usual"),
+            (Phase::Content, "354 what", "usual"),
+            (Phase::Rcpt, "450 4.2.0 greylisted", "brief"),
+            (Phase::Rcpt, "451 later", "brief"),
+            (Phase::Mail, "421 busy", "brief"),
+            (Phase::Mail, "421 too many connections", "usual"),
+            (Phase::Rcpt, "452 4.2.2 full", "slow"),
+            (Phase::Rcpt, "450 4.2.2 full", "slow"),
+            (Phase::Content, "452 4.3.1 disk", "usual"),
+            (Phase::Rcpt, "552 5.5.3 too many", "usual"),
+            (Phase::Content, "552 5.3.4 too big", "no"),
+            (Phase::Mail, "552 5.3.4 too big", "no"),
+            (Phase::Mail, "550 5.7.1 no", "no"),
+            (Phase::Data, "554 5.5.1 no", "no"),
+            (Phase::Rcpt, "550 5.7.1 no", "no"),
+            (Phase::Greeting, "554 5.7.1 you are blacklisted", "slow"),
+            (Phase::Greeting, "554 no", "brief"),
+            (Phase::Greeting, "421 busy", "brief"),
+            (Phase::Hello, "550 bad name", "brief"),
+            (Phase::Auth, "535 5.7.8 no", "slow"),
+            (Phase::Auth, "454 4.7.0 later", "brief"),
+            (Phase::StartTls, "454 no", "brief"),
+        ] {
+            assert_eq!(said(judge(phase, &reply(text), true)), verdict, "{phase:?} {text}");
+        }
+    }
+
+    #[test]
+    fn only_what_says_that_the_mailbox_is_gone_suppresses() {
+        for (text, gone) in [
+            ("550 5.1.1 no", true),
+            ("556 5.1.10 null MX", true),
+            ("550 5.1.6 moved", true),
+            ("550 5.2.1 disabled", true),
+            ("550 5.2.1 The user is receiving mail at a rate that prevents more", false),
+            ("550 5.2.2 over quota; user unknown", false),
+            ("550 5.7.1 no such user", false),
+            ("550 5.6.0 user unknown", false),
+            ("550 5.2.2 user unknown", false),
+            ("550 5.1.2 no such domain; user unknown", false),
+            ("450 4.1.1 user unknown", false),
+            ("550 No such user here", true),
+            ("554 delivery error: dd This user doesn't have a yahoo.com account", true),
+            ("550 5.5.0 Requested action not taken: mailbox unavailable", true),
+            ("550 5.4.1 Recipient address rejected: Access denied. AS(1)", true),
+            ("550 5.4.1 no answer from host", false),
+            ("550 rejected for spam", false),
+            ("554 5.0.0 service unavailable", false),
+        ] {
+            let verdict = judge(Phase::Rcpt, &reply(text), false);
+            assert_eq!(matches!(verdict, Verdict::Bounced { suppress: true, .. }), gone, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_message_suppresses_only_a_recipient_who_was_alone() {
+        let gone = reply("550 5.1.1 no");
+        let bounced = |suppress| Verdict::Bounced { class: BounceClass::RecipientUnknown, suppress };
+        assert_eq!(judge(Phase::Content, &gone, true), bounced(true));
+        assert_eq!(judge(Phase::Content, &gone, false), bounced(false));
+        assert_eq!(judge(Phase::Mail, &gone, true), bounced(false));
+        assert_eq!(judge_own(&gone), bounced(true));
+    }
+
+    #[test]
+    fn trouble_without_a_reply_defers_and_a_doubtful_message_waits_longer() {
+        assert_eq!(said(judge_trouble(Phase::Connect, BounceClass::Network)), "brief");
+        assert_eq!(said(judge_trouble(Phase::Content, BounceClass::Network)), "usual");
+        assert_eq!(said(judge_trouble(Phase::Auth, BounceClass::Authentication)), "slow");
+    }
+}

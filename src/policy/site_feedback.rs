@@ -1,0 +1,212 @@
+//! What a try teaches about the site that it went to. Imports `mail`.
+
+use crate::mail::EnhancedStatus;
+use crate::model::BounceClass;
+
+/// What a try taught about the site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SiteFeedback {
+    /// It worked: the message was taken, or refused for good.
+    Served {
+        /// Who took it.
+        host: String,
+    },
+    /// It was put off, for reasons of the message or the recipient.
+    Deferred,
+    /// Too much: less from now on.
+    Trouble {
+        /// The reply, or what happened.
+        reason: String,
+    },
+    /// A host says, of a message, to come back later.
+    Closed {
+        /// The reply.
+        reason: String,
+    },
+    /// A host wants nothing of us, or nothing now.
+    Refused {
+        /// Which.
+        host: String,
+        /// The reply.
+        reason: String,
+    },
+    /// No dialogue with any host.
+    Unreachable {
+        /// The last one.
+        host: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl SiteFeedback {
+    /// How bad it is.
+    pub fn severity(&self) -> u8 {
+        match self {
+            Self::Served { .. } => 0,
+            Self::Deferred => 1,
+            Self::Trouble { .. } => 2,
+            Self::Closed { .. } | Self::Refused { .. } | Self::Unreachable { .. } => 3,
+        }
+    }
+}
+
+/// A reply, as far as it may teach something.
+#[derive(Debug)]
+pub struct SmtpResponse<'a> {
+    /// Who said it.
+    pub host: &'a str,
+    /// The code.
+    pub code: u16,
+    /// The enhanced status.
+    pub status: Option<EnhancedStatus>,
+    /// The words.
+    pub text: &'a str,
+    /// What they mean, if it is no success.
+    pub class: Option<BounceClass>,
+    /// Whether a host had taken a MAIL command in this try.
+    pub opened: bool,
+}
+
+impl SmtpResponse<'_> {
+    /// What it teaches.
+    pub fn lesson(&self) -> SiteFeedback {
+        match self.code {
+            // A limit of one sender or recipient is no matter of others.
+            400..500 if self.opened && self.is_about_one() => SiteFeedback::Deferred,
+            421 if !self.opened || self.is_policy() || self.is_about_us() => self.closed(),
+            421 => SiteFeedback::Trouble { reason: self.reason() },
+            400..500 if self.is_too_much() => self.closed(),
+            400..500 => SiteFeedback::Deferred,
+            // Refused before MAIL: about us or the host, whatever the class of the code (RFC 5321 §3.1).
+            500.. if !self.opened => self.closed(),
+            _ => SiteFeedback::Served { host: self.host.to_owned() },
+        }
+    }
+
+    fn closed(&self) -> SiteFeedback {
+        match self.opened {
+            true => SiteFeedback::Closed { reason: self.reason() },
+            false => SiteFeedback::Refused { host: self.host.to_owned(), reason: self.reason() },
+        }
+    }
+
+    fn reason(&self) -> String {
+        let Self { code, text, .. } = self;
+        match self.status {
+            Some(status) => format!("{code} {status} {text}"),
+            None => format!("{code} {text}"),
+        }
+    }
+
+    fn is_policy(&self) -> bool {
+        self.status.is_some_and(|status| status.class == 4 && status.subject == 7)
+    }
+
+    fn is_about_us(&self) -> bool {
+        self.is_too_much() || self.class == Some(BounceClass::Reputation)
+    }
+
+    /// The statuses are Gmail's unusual rate (RFC 7372 §3.4 registered it for floods) and Microsoft's.
+    fn is_too_much(&self) -> bool {
+        let is_rate = |status: EnhancedStatus| {
+            matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
+        };
+        self.status.is_some_and(is_rate) || self.class == Some(BounceClass::Rate)
+    }
+
+    /// Providers limit the domains of senders, mailboxes and the recipients of a message as well as our address: what a
+    /// tenant can bring about alone must not close a site to all.
+    fn is_about_one(&self) -> bool {
+        const WORDS: &[&str] = &[
+            "dkim domain",
+            "spf domain",
+            "sender domain",
+            "sending domain",
+            "from your domain",
+            "this sender",
+            "this message",
+            "unauthenticated",
+            "didn't pass",
+            "isn't aligned",
+            "recipient",
+            "mailbox",
+            "the user you",
+        ];
+        let is_one = |status: EnhancedStatus| match (status.subject, status.detail) {
+            // RFC 7372 §3, and Gmail's: proofs of the sender.
+            (7, 20..=27 | 30 | 32 | 40) => true,
+            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. Who hangs up means more than these.
+            (1 | 2, _) | (5, 3) => self.code != 421,
+            _ => false,
+        };
+        let text = self.text.to_ascii_lowercase();
+        self.status.is_some_and(is_one) || WORDS.iter().any(|words| text.contains(words))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::bounce_classifier::classify;
+    use crate::smtp::client::{Phase, ReplyReader};
+
+    /// A reply of `mx`, to MAIL if the dialogue was opened.
+    fn lesson_of(text: &str, opened: bool) -> SiteFeedback {
+        let mut reader = ReplyReader::new();
+        reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
+        let reply = reader.next_reply().unwrap().unwrap();
+        let phase = if opened { Phase::Mail } else { Phase::Greeting };
+        let class = (reply.code >= 400).then(|| classify(phase, &reply));
+        let (code, status, text) = (reply.code, reply.enhanced, reply.lines.join(" "));
+        SmtpResponse { host: "mx", code, status, text: &text, class, opened }.lesson()
+    }
+
+    #[test]
+    fn replies_teach() {
+        for (text, lesson) in [
+            ("250 2.0.0 ok", Some(SiteFeedback::Served { host: "mx".into() })),
+            ("550 5.1.1 nobody", Some(SiteFeedback::Served { host: "mx".into() })),
+            ("450 4.7.1 greylisted", Some(SiteFeedback::Deferred)),
+            ("452 4.2.2 mailbox full", Some(SiteFeedback::Deferred)),
+            (
+                "421 4.7.28 unusual rate of mail from your DKIM domain [a.example]",
+                Some(SiteFeedback::Deferred),
+            ),
+            ("421 4.7.26 rate limited because it is unauthenticated", Some(SiteFeedback::Deferred)),
+            ("421 4.7.0 due to the very low reputation of the sending domain", Some(SiteFeedback::Deferred)),
+            (
+                "450 4.2.1 The user you are trying to contact is receiving mail at a rate that",
+                Some(SiteFeedback::Deferred),
+            ),
+            ("452 4.5.3 Too many recipients", Some(SiteFeedback::Deferred)),
+            ("452 Too many recipients", Some(SiteFeedback::Deferred)),
+            ("450 4.0.0 <ratelimit@b.test>: not yet", Some(SiteFeedback::Deferred)),
+            ("450 no reply from rate-limit@b.test yet", Some(SiteFeedback::Deferred)),
+            ("421 4.3.2 shutting down", None),
+            ("421 4.2.1 closing transmission channel", None),
+        ] {
+            let found = lesson_of(text, true);
+            match lesson {
+                Some(lesson) => assert_eq!(found, lesson, "{text}"),
+                None => assert!(matches!(found, SiteFeedback::Trouble { .. }), "{text}"),
+            }
+        }
+        for text in ["421 4.3.2 not now", "554 5.7.1 you are listed", "450 4.7.1 too many connections"] {
+            let refused = SiteFeedback::Refused { host: "mx".into(), reason: text.into() };
+            assert_eq!(lesson_of(text, false), refused);
+        }
+        for text in [
+            "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred",
+            "421 4.16.55 [TS01] Messages from 192.0.2.1 temporarily deferred",
+            "450 4.7.28 Gmail has detected an unusual rate",
+            "451 4.7.650 The mail server has been temporarily rate limited",
+            "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation",
+            "452 4.3.0 Too many connections from your host",
+            "450 4.3.2 Connection rate limit exceeded",
+            "451 4.3.2 You are sending too fast",
+        ] {
+            assert_eq!(lesson_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The queue manager: what is decided in memory about mail that waits. Imports `model`.
+
+pub mod wait_reasons;

@@ -1,0 +1,159 @@
+//! Why mail waits, where only the relay knows it: a board on which it posts what it holds back, and from which the
+//! API tells people. What the store knows itself (pauses, suspensions, times of the next try) is not posted here.
+//!
+//! A notice is about a part of the queue. It ends with its time or when it
+//! is lifted. In memory only: what holds after a restart is posted anew. A leaf: imports `mail`.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::mail::Timestamp;
+use crate::model::{QueueFilter, TenantId, WaitReason};
+
+/// Notices kept; more are not taken, for a board that nobody can read to its end tells nothing.
+const NOTICES_MAX: usize = 10_000;
+
+/// Why something waits, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitRecord {
+    /// For programs.
+    pub reason: WaitReason,
+    /// For people: one line, no secret.
+    pub detail: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// `None` if that is not known.
+    pub until: Option<Timestamp>,
+}
+
+/// What is posted. One notice for each part and reason.
+#[derive(Debug, Default)]
+pub struct WaitRegistry(Mutex<HashMap<(QueueFilter, WaitReason), WaitRecord>>);
+
+impl WaitRegistry {
+    /// Posts a notice in place of an earlier one with the same part and reason, whose beginning it keeps.
+    pub fn post(&self, part: QueueFilter, notice: WaitRecord, now: Timestamp) {
+        let mut notices = self.lock();
+        if notices.len() >= NOTICES_MAX {
+            notices.retain(|_, notice| notice.holds_at(now));
+        }
+        let key = (part, notice.reason);
+        let has_room = notices.len() < NOTICES_MAX;
+        match notices.get_mut(&key) {
+            Some(earlier) if earlier.holds_at(now) => {
+                *earlier = WaitRecord { since: earlier.since, ..notice }
+            }
+            Some(earlier) => *earlier = notice,
+            None if has_room => drop(notices.insert(key, notice)),
+            None => {}
+        }
+    }
+
+    /// Takes a notice down.
+    pub fn lift(&self, part: &QueueFilter, reason: WaitReason) {
+        self.lock().remove(&(part.clone(), reason));
+    }
+
+    /// What holds at a time, in no order.
+    pub fn notices(&self, now: Timestamp) -> Vec<(QueueFilter, WaitRecord)> {
+        let notices = self.lock();
+        let holding = notices.iter().filter(|(_, notice)| notice.holds_at(now));
+        holding.map(|((part, _), notice)| (part.clone(), notice.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(QueueFilter, WaitReason), WaitRecord>> {
+        // Each change is one step of the map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A site, or a smart host, that is in use, waited for, or on hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteStatus {
+    /// The site's name, or the smart host's.
+    pub name: String,
+    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
+    pub tenant_id: Option<TenantId>,
+    /// Domains that are known to be there, in order; at most a hundred are named.
+    pub domains: Vec<String>,
+    /// Connections that it may have now.
+    pub connections_max: usize,
+    /// Connections that it has.
+    pub connections: usize,
+    /// Deliveries that the relay has claimed and that wait for a connection.
+    pub waiting: usize,
+    /// Nothing is sent before this time.
+    pub held_until: Option<Timestamp>,
+    /// Why: the reply, or what happened.
+    pub reason: Option<String>,
+}
+
+/// Where mail goes, as the relay knows it.
+pub trait Sites: Send + Sync {
+    /// Every site that is in use, waited for, or on hold, by name.
+    fn statuses(&self) -> Vec<SiteStatus>;
+    /// Ends the holds of sites in the way of a part of the queue, before their time.
+    fn release(&self, part: &QueueFilter);
+}
+
+impl WaitRecord {
+    fn holds_at(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Host;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn notice(since: i64, until: Option<i64>) -> WaitRecord {
+        WaitRecord {
+            reason: WaitReason::SiteBackoff,
+            detail: "421".into(),
+            since: at(since),
+            until: until.map(at),
+        }
+    }
+
+    fn site(name: &str) -> QueueFilter {
+        QueueFilter::destination(Host::parse(name).unwrap())
+    }
+
+    #[test]
+    fn a_notice_ends_with_its_time_or_when_it_is_lifted() {
+        let board = WaitRegistry::default();
+        board.post(site("a.example"), notice(1, Some(10)), at(1));
+        board.post(site("b.example"), notice(1, None), at(1));
+        assert_eq!(board.notices(at(9)).len(), 2);
+        assert_eq!(board.notices(at(10)), [(site("b.example"), notice(1, None))]);
+        board.lift(&site("b.example"), WaitReason::SiteBackoff);
+        assert!(board.notices(at(10)).is_empty());
+    }
+
+    #[test]
+    fn a_notice_that_is_posted_again_keeps_its_beginning_while_it_holds() {
+        let board = WaitRegistry::default();
+        board.post(site("a.example"), notice(1, Some(10)), at(1));
+        board.post(site("a.example"), notice(5, Some(20)), at(5));
+        assert_eq!(board.notices(at(15)), [(site("a.example"), notice(1, Some(20)))]);
+        board.post(site("a.example"), notice(30, None), at(30));
+        assert_eq!(board.notices(at(30)), [(site("a.example"), notice(30, None))]);
+    }
+
+    #[test]
+    fn the_board_is_limited_and_what_has_ended_makes_room() {
+        let board = WaitRegistry::default();
+        for number in 0..NOTICES_MAX {
+            board.post(site(&format!("d{number}.example")), notice(1, Some(10)), at(1));
+        }
+        board.post(site("late.example"), notice(1, None), at(1));
+        assert_eq!(board.notices(at(1)).len(), NOTICES_MAX);
+        board.post(site("late.example"), notice(11, None), at(11));
+        assert_eq!(board.notices(at(11)).len(), 1);
+    }
+}

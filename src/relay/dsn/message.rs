@@ -1,0 +1,513 @@
+//! Reports to the reverse path of what became of a message (RFC 3464 in the multipart of RFC 6522, and the forms of
+//! RFC 6533 for a sender who has shown with SMTPUTF8 that it reads them).
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, MultiPart, SinglePart};
+
+use super::recipient::{DsnAction, DsnRecipient};
+use crate::mail::{
+    Address, BodyType, Content, DomainName, MailParameters, ReturnContent, ReversePath, Timestamp,
+};
+use crate::model::{DeliveryId, MessageId};
+use crate::store::{Message, NewMessage};
+
+/// Octets of the original's header that a report carries.
+const HEADER_OCTETS_MAX: usize = 32 * 1024;
+/// Octets of a message that is returned whole.
+const RETURNED_OCTETS_MAX: usize = 1024 * 1024;
+/// Characters of a diagnostic: a reply may have 64 KiB.
+const DIAGNOSTIC_CHARS_MAX: usize = 900;
+
+/// What a report is about.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// Our name.
+    pub hostname: &'a DomainName,
+    /// The message.
+    pub message: &'a Message,
+    /// Its bytes, if they are still there.
+    pub content: Option<&'a Content>,
+    /// At least one.
+    pub notices: &'a [DsnRecipient],
+    /// When.
+    pub now: Timestamp,
+    /// How long delivery of the report is tried.
+    pub lifetime: Duration,
+}
+
+impl Report<'_> {
+    /// The report as a message; `None` if nobody wants one: the reverse path is `<>` (RFC 5321 §6.1).
+    pub fn compose(&self) -> Option<NewMessage> {
+        let to = self.message.reverse_path.mailbox()?;
+        let id = MessageId::generate(self.now);
+        let bytes = self.render(to, id)?;
+        let expires_at = self.now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX);
+        let message = Message {
+            id,
+            tenant_id: self.message.tenant_id,
+            key_id: None,
+            environment: self.message.environment,
+            reverse_path: ReversePath::Null,
+            body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+            smtputf8: to.needs_smtputf8(),
+            annotations: Default::default(),
+            // RFC 8689 §5: what the message must not be sent over, its report must not either.
+            parameters: MailParameters {
+                require_tls: self.message.parameters.require_tls,
+                ..MailParameters::default()
+            },
+            size: bytes.len() as u64,
+            subject: Some(self.subject().into()),
+            header_from: Some(self.sender()),
+            header_message_id: Some(format!("{id}@{}", self.hostname)),
+            dkim_domain: None,
+            created_at: self.now,
+            expires_at,
+        };
+        let content = Content { prefix: bytes::Bytes::new(), submitted: bytes.into() };
+        let recipients = vec![(DeliveryId::generate(self.now), to.clone().into())];
+        Some(NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None })
+    }
+
+    fn sender(&self) -> String {
+        format!("MAILER-DAEMON@{}", self.hostname)
+    }
+
+    fn has_failure(&self) -> bool {
+        self.notices.iter().any(|notice| matches!(notice.action, DsnAction::Failed { .. }))
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.has_failure() {
+            "Undelivered mail returned to sender"
+        } else if self.notices.iter().any(|notice| matches!(notice.action, DsnAction::Delayed(_))) {
+            "Delayed mail is still being tried"
+        } else {
+            "Mail was handed to the next server"
+        }
+    }
+
+    fn render(&self, to: &Address, id: MessageId) -> Option<Vec<u8>> {
+        let boundary = format!("report-{id}");
+        let kind = format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"");
+        let status = self.status_fields();
+        // RFC 3464 §2.1: message/delivery-status must be 7bit; RFC 6533 §4 has another type for what is not.
+        let status_kind = if status.is_ascii() { "delivery-status" } else { "global-delivery-status" };
+        let original = self.original();
+        let is_ascii =
+            status.is_ascii() && original.as_ref().is_none_or(|original| original.octets.is_ascii());
+        let returned = match original {
+            Some(Original { kind, octets }) => verbatim_part(kind, octets)?,
+            // RFC 6522 §4: the third part may be the header alone.
+            None => SinglePart::builder()
+                .header(ContentType::parse("text/rfc822-headers; charset=utf-8").ok()?)
+                .body(self.original_header()),
+        };
+        let parts = MultiPart::builder()
+            .header(ContentType::parse(&kind).ok()?)
+            // RFC 2045 §6.4: the outer part has the encoding of the most demanding inner one.
+            .header(encoding_of(is_ascii))
+            .build()
+            .singlepart(SinglePart::plain(self.explain()))
+            .singlepart(verbatim_part(status_kind, status.into_bytes())?)
+            .singlepart(returned);
+        let date = date(self.now);
+        // RFC 3834 §5: what is sent by itself says so, and answers nobody.
+        let mut bytes = format!(
+            "Date: {date}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{to}>\r\nSubject: {}\r\n\
+             Message-ID: <{id}@{}>\r\nAuto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n",
+            self.sender(),
+            self.subject(),
+            self.hostname
+        )
+        .into_bytes();
+        bytes.extend(parts.formatted());
+        Some(bytes)
+    }
+
+    /// The part for people.
+    fn explain(&self) -> String {
+        let mut text = format!("This is the mail server {}.\r\n", self.hostname);
+        if let Some(subject) = &self.message.subject {
+            let _ = write!(text, "\r\nSubject: {}\r\n", one_line(subject));
+        }
+        for notice in self.notices {
+            let said = one_line(&notice.diagnostic);
+            let said = match &notice.host {
+                Some(host) => format!("{host} said: {said}"),
+                None => said,
+            };
+            let _ = write!(text, "\r\n<{}>\r\n    ", notice.recipient);
+            let _ = match notice.action {
+                DsnAction::Failed { expired: false } => {
+                    write!(text, "Your message could not be delivered. {said}\r\n")
+                }
+                DsnAction::Failed { expired: true } => {
+                    write!(text, "The time for its delivery has run out. Last: {said}\r\n")
+                }
+                DsnAction::Delayed(until) => write!(
+                    text,
+                    "Your message is delayed. It is tried again until {}; there is nothing you have to do. \
+                     Last: {said}\r\n",
+                    date(until)
+                ),
+                DsnAction::Relayed => write!(
+                    text,
+                    "Your message was handed to a server that gives no reports: what follows is not known here. \
+                     {said}\r\n"
+                ),
+            };
+        }
+        text
+    }
+
+    /// The part for programs (RFC 3464 §2).
+    fn status_fields(&self) -> String {
+        let mut text = String::new();
+        if let Some(id) = &self.message.parameters.envelope_id {
+            let _ = write!(text, "Original-Envelope-Id: {}\r\n", id.decoded());
+        }
+        let _ = write!(
+            text,
+            "Reporting-MTA: dns; {}\r\nX-Original-Message-ID: {}\r\nArrival-Date: {}\r\n",
+            self.hostname,
+            self.message.id,
+            date(self.message.created_at)
+        );
+        for notice in self.notices {
+            text.push_str("\r\n");
+            if let Some(original) = &notice.original {
+                let _ = write!(text, "Original-Recipient: {}\r\n", original.decoded());
+            }
+            let _ = write!(
+                text,
+                "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
+                typed_address(&notice.recipient, self.message.smtputf8),
+                notice.action.as_str(),
+                notice.status
+            );
+            let diagnostic: String = one_line(&notice.diagnostic).chars().map(ascii_only).collect();
+            if let Some(host) = &notice.host {
+                let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
+            }
+            // RFC 3464 §2.3.6: `smtp` is for replies; our own words are no reply.
+            let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
+            let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
+            if let Some(at) = notice.last_attempt_at {
+                let _ = write!(text, "Last-Attempt-Date: {}\r\n", date(at));
+            }
+            if let DsnAction::Delayed(until) = notice.action {
+                let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
+            }
+        }
+        text
+    }
+
+    /// The message as the third part returns it without a change of its octets, if it does.
+    fn original(&self) -> Option<Original> {
+        let content = self.content?;
+        let header = self.header_octets(content);
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: with UTF-8 in its header a message is of another type, which not all can read.
+        let is_global = !header.is_ascii();
+        let is_readable = !is_global || self.message.smtputf8;
+        if is_readable && self.is_wanted_whole(content) {
+            return Some(Original {
+                kind: if is_global { "global" } else { "rfc822" },
+                octets: content.to_vec(),
+            });
+        }
+        let fits = header.len() <= HEADER_OCTETS_MAX && std::str::from_utf8(&header).is_ok();
+        (is_global && is_readable && fits).then_some(Original { kind: "global-headers", octets: header })
+    }
+
+    /// Whether all of it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
+    fn is_wanted_whole(&self, content: &Content) -> bool {
+        let MailParameters { return_content, require_tls, .. } = self.message.parameters;
+        // RFC 8689 §5: as if RET=HDRS had been asked for.
+        let is_asked_for = return_content == Some(ReturnContent::Full) && !require_tls;
+        is_asked_for && content.len() <= RETURNED_OCTETS_MAX && self.has_failure()
+    }
+
+    /// The original's header as it was sent, or what we know of it.
+    fn original_header(&self) -> String {
+        let Some(content) = self.content else {
+            return self
+                .message
+                .subject
+                .iter()
+                .map(|subject| format!("Subject: {}\r\n", one_line(subject)))
+                .collect();
+        };
+        let header = self.header_octets(content);
+        String::from_utf8_lossy(&header[..header.len().min(HEADER_OCTETS_MAX)]).into_owned()
+    }
+
+    fn header_octets(&self, content: &Content) -> Vec<u8> {
+        [&content.prefix[..], content.header()].concat()
+    }
+}
+
+/// What is returned of a message, octet for octet.
+struct Original {
+    /// The subtype of `message`.
+    kind: &'static str,
+    octets: Vec<u8>,
+}
+
+/// A part of type `message` whose octets stand as they are.
+fn verbatim_part(kind: &str, octets: Vec<u8>) -> Option<SinglePart> {
+    let encoding = encoding_of(octets.is_ascii());
+    let body = Body::dangerous_pre_encoded(octets, encoding);
+    Some(SinglePart::builder().header(ContentType::parse(&format!("message/{kind}")).ok()?).body(body))
+}
+
+fn encoding_of(is_ascii: bool) -> ContentTransferEncoding {
+    if is_ascii { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit }
+}
+
+fn date(time: Timestamp) -> String {
+    jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
+}
+
+/// An address beyond ASCII as it is, or in the form of RFC 6533 §3 that ASCII holds.
+fn typed_address(address: &Address, reads_utf8: bool) -> String {
+    let text = address.to_string();
+    if text.is_ascii() {
+        return format!("rfc822; {text}");
+    }
+    if reads_utf8 {
+        return format!("utf-8; {text}");
+    }
+    // QCHAR; what stands in for a character must not look like xtext (RFC 3461 §4).
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '\\' | '+' | '=');
+    let escape = |c: char| if is_plain(c) { c.to_string() } else { format!("\\x{{{:X}}}", u32::from(c)) };
+    format!("utf-8; {}", text.chars().map(escape).collect::<String>())
+}
+
+/// Text without line ends, shortened: nothing of it can become a field of its own.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DIAGNOSTIC_CHARS_MAX).collect()
+}
+
+fn is_reply(text: &str) -> bool {
+    let code = text.split(' ').next().unwrap_or_default();
+    code.len() == 3 && code.starts_with(['2', '4', '5']) && code.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn ascii_only(c: char) -> char {
+    if c.is_ascii() { c } else { '?' }
+}
+
+/// Shared by tests of this module and of its users.
+#[cfg(test)]
+pub fn sample_message(reverse_path: &str) -> std::sync::Arc<Message> {
+    use crate::model::{Environment, TenantId};
+    let now = Timestamp::UNIX_EPOCH;
+    std::sync::Arc::new(Message {
+        id: MessageId::generate(now),
+        tenant_id: TenantId::generate(now),
+        key_id: None,
+        environment: Environment::Test,
+        reverse_path: ReversePath::parse(reverse_path).unwrap(),
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        annotations: Default::default(),
+        parameters: Default::default(),
+        size: 1,
+        subject: Some("Grüße".into()),
+        header_from: None,
+        header_message_id: None,
+        dkim_domain: None,
+        created_at: now,
+        expires_at: now + crate::mail::SignedDuration::from_hours(100),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mail_parser::{MessageParser, MimeHeaders, PartType};
+
+    fn failure(recipient: &str, host: Option<&str>, diagnostic: &str) -> DsnRecipient {
+        DsnRecipient {
+            recipient: Address::parse(recipient).unwrap(),
+            original: None,
+            action: DsnAction::Failed { expired: false },
+            status: crate::mail::EnhancedStatus::new(5, 1, 1),
+            host: host.map(str::to_owned),
+            diagnostic: diagnostic.into(),
+            last_attempt_at: Some(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn compose(reverse_path: &str, header: &str, failures: &[DsnRecipient]) -> Option<NewMessage> {
+        compose_for(&sample_message(reverse_path), header, failures)
+    }
+
+    fn compose_for(message: &Message, header: &str, notices: &[DsnRecipient]) -> Option<NewMessage> {
+        let content = Content {
+            prefix: "Received: by us\r\n".into(),
+            submitted: bytes::Bytes::copy_from_slice(header.as_bytes()),
+        };
+        let hostname = DomainName::parse("relay.example").unwrap();
+        let report = Report {
+            hostname: &hostname,
+            message,
+            content: Some(&content),
+            notices,
+            now: Timestamp::UNIX_EPOCH,
+            lifetime: Duration::from_secs(60),
+        };
+        report.compose()
+    }
+
+    #[test]
+    fn a_report_says_who_failed_and_why() {
+        let failures = [
+            failure("bob@x.example", Some("mx.x.example"), "550 5.1.1 no such user"),
+            failure("é@y.example", None, "time-out\r\nAction: delivered"),
+        ];
+        let new = compose("alice@a.example", "Subject: Gr\u{fc}\u{df}e\r\n\r\nbody\r\n", &failures).unwrap();
+        let bytes = &new.content.submitted;
+        assert!(bytes.is_ascii(), "{}", String::from_utf8_lossy(bytes));
+        let lone = bytes.windows(2).any(|pair| (pair[0] == b'\r') != (pair[1] == b'\n'));
+        assert!(!lone && bytes.ends_with(b"\r\n"));
+        assert_eq!(new.message.reverse_path, ReversePath::Null);
+        assert_eq!(new.message.size, bytes.len() as u64);
+        assert_eq!(new.recipients[0].1.address.to_string(), "alice@a.example");
+
+        let parsed = MessageParser::default().parse(&bytes[..]).unwrap();
+        assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("MAILER-DAEMON@relay.example"));
+        assert_eq!(parsed.to().unwrap().first().unwrap().address(), Some("alice@a.example"));
+        assert_eq!(parsed.header_raw("Auto-Submitted").map(str::trim), Some("auto-replied"));
+        let kind = parsed.content_type().unwrap();
+        assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("report")));
+        assert_eq!(kind.attribute("report-type"), Some("delivery-status"));
+        assert!(parsed.date().is_some() && parsed.message_id().is_some());
+
+        let PartType::Multipart(parts) = &parsed.parts[0].body else { panic!("not a multipart") };
+        let texts: Vec<String> = parts
+            .iter()
+            .map(|&n| String::from_utf8_lossy(parsed.parts[n as usize].contents()).into_owned())
+            .collect();
+        assert_eq!(texts.len(), 3);
+        assert!(
+            texts[0].contains("mx.x.example said: 550 5.1.1 no such user")
+                && texts[0].contains("é@y.example")
+        );
+        assert!(texts[0].contains("Grüße"), "{}", texts[0]);
+        assert!(
+            texts[1]
+                .contains("Final-Recipient: rfc822; bob@x.example\r\nAction: failed\r\nStatus: 5.1.1\r\n")
+        );
+        assert!(texts[1].contains("Last-Attempt-Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n"), "{}", texts[1]);
+        assert!(texts[1].contains("Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n"));
+        assert!(texts[1].contains("Diagnostic-Code: X-Pillarbox; time-out  DsnAction: delivered\r\n"));
+        assert!(texts[1].contains("Final-Recipient: utf-8; \\x{E9}@y.example\r\n"));
+        assert_eq!(texts[1].matches("\r\nAction: ").count(), 2, "{}", texts[1]);
+        assert!(texts[2].starts_with("Received: by us\r\nSubject: Gr\u{fc}\u{df}e"), "{}", texts[2]);
+        assert!(!texts[2].contains("body"));
+    }
+
+    #[test]
+    fn nobody_gets_a_report_of_a_report() {
+        assert!(compose("", "\r\n", &[failure("b@x.example", None, "no")]).is_none());
+    }
+
+    #[test]
+    fn an_address_beyond_ascii_gets_its_report_too() {
+        let new =
+            compose("ä@a.example", "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
+        assert!(new.message.smtputf8);
+        assert!(String::from_utf8(new.content.submitted.to_vec()).unwrap().contains("To: <ä@a.example>\r\n"));
+    }
+
+    #[test]
+    fn an_address_is_typed_and_escaped_for_those_who_read_ascii() {
+        for (address, reads_utf8, expected) in [
+            ("b+c@x.example", false, "rfc822; b+c@x.example"),
+            ("é+c=d@x.example", true, "utf-8; é+c=d@x.example"),
+            ("é+c=d@x.example", false, "utf-8; \\x{E9}\\x{2B}c\\x{3D}d@x.example"),
+            ("\"é \\\\\"@x.example", false, "utf-8; \"\\x{E9}\\x{20}\\x{5C}\\x{5C}\"@x.example"),
+        ] {
+            assert_eq!(typed_address(&address.parse().unwrap(), reads_utf8), expected, "{address}");
+        }
+    }
+
+    fn part(bytes: &[u8], kind: &str) -> Option<String> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let (_, rest) = text.split_once(&format!("Content-Type: {kind}"))?;
+        let (_, rest) = rest.split_once("\r\n\r\n")?;
+        rest.split_once("\r\n--report-").map(|(part, _)| part.to_owned())
+    }
+
+    #[test]
+    fn a_report_names_what_the_sender_knows_the_message_and_its_recipient_by() {
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        message.parameters.envelope_id = "QQ+20314".parse().ok();
+        let mut notice = failure("new@x.example", None, "250 2.0.0 taken");
+        notice.original = "rfc822;old+2Bx@x.example".parse().ok();
+        notice.action = DsnAction::Relayed;
+        let relayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice.clone()]).unwrap();
+        let fields = part(&relayed.content.submitted, "message/delivery-status").unwrap();
+        assert!(fields.starts_with("Original-Envelope-Id: QQ 314\r\nReporting-MTA: dns; relay.example\r\n"));
+        let group = "\r\n\r\nOriginal-Recipient: rfc822;old+x@x.example\r\n\
+                     Final-Recipient: rfc822; new@x.example\r\nAction: relayed\r\n";
+        assert!(fields.contains(group), "{fields}");
+        assert_eq!(relayed.message.subject.as_deref(), Some("Mail was handed to the next server"));
+        notice.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
+        let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice]).unwrap();
+        let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
+        assert!(fields.contains("DsnAction: delayed\r\n"), "{fields}");
+        assert!(fields.contains("\r\nWill-Retry-Until: Thu, 1 Jan 1970 00:00:00 +0000"), "{fields}");
+    }
+
+    #[test]
+    fn the_whole_message_comes_back_only_where_it_was_asked_for_and_fits() {
+        let failed = [failure("b@x.example", None, "550 no")];
+        let text = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n";
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        let whole = |message: &Message, text: &str, notices: &[DsnRecipient]| {
+            let new = compose_for(message, text, notices).unwrap();
+            (part(&new.content.submitted, "message/rfc822"), new.message.body)
+        };
+        assert_eq!(whole(&message, text, &failed).0, None);
+        message.parameters.return_content = Some(ReturnContent::Full);
+        let expected = format!("Received: by us\r\n{}", text);
+        assert_eq!(whole(&message, text, &failed), (Some(expected), BodyType::EightBitMime));
+        let mut delayed = failed.clone();
+        delayed[0].action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
+        assert_eq!(whole(&message, text, &delayed).0, None);
+        assert_eq!(whole(&message, "Subject: \u{fc}\r\n\r\n", &failed), (None, BodyType::SevenBit));
+        let large = format!("Subject: x\r\n\r\n{}", "x\r\n".repeat(RETURNED_OCTETS_MAX / 3));
+        assert_eq!(whole(&message, &large, &failed).0, None);
+    }
+
+    #[test]
+    fn a_sender_that_speaks_smtputf8_gets_addresses_and_headers_as_they_are() {
+        let failed = [failure("é@y.example", None, "550 no")];
+        let text = "Subject: Grüße\r\n\r\nbody\r\n";
+        let mut message = Message::clone(&sample_message("alice@a.example"));
+        message.smtputf8 = true;
+        let new = compose_for(&message, text, &failed).unwrap();
+        let bytes = &new.content.submitted;
+        assert_eq!((new.message.body, new.message.smtputf8), (BodyType::EightBitMime, false));
+        let status = part(bytes, "message/global-delivery-status").unwrap();
+        assert!(status.contains("Final-Recipient: utf-8; é@y.example\r\n"), "{status}");
+        let header = part(bytes, "message/global-headers").unwrap();
+        assert_eq!(header, "Received: by us\r\nSubject: Grüße\r\n");
+        message.parameters.return_content = Some(ReturnContent::Full);
+        let new = compose_for(&message, text, &failed).unwrap();
+        let whole = part(&new.content.submitted, "message/global\r\n").unwrap();
+        assert_eq!(whole, format!("Received: by us\r\n{text}"));
+        let plain =
+            compose_for(&message, "Subject: x\r\n\r\n", &[failure("b@x.example", None, "no")]).unwrap();
+        assert!(part(&plain.content.submitted, "message/delivery-status").is_some());
+        assert!(
+            part(&plain.content.submitted, "message/rfc822").is_some() && plain.content.submitted.is_ascii()
+        );
+    }
+}

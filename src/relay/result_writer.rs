@@ -1,0 +1,80 @@
+//! Writes what came of tries, beside the connections and not in their way: what waits is written together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::RelayContext;
+use crate::model::DeliveryId;
+use crate::store::{RecordBatch, Spool, StoreError};
+
+/// Batches that wait to be written; above it workers wait.
+pub const WAITING_MAX: usize = 1024;
+/// Batches written in one transaction.
+const TOGETHER_MAX: usize = 128;
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+/// Failures to write after which a stopping relay gives up.
+const LAST_TRIES: u32 = 3;
+
+/// Writes until nobody sends any more and everything is written.
+pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatch>) {
+    let mut separate = JoinSet::new();
+    let mut round = Vec::with_capacity(TOGETHER_MAX);
+    while waiting.recv_many(&mut round, TOGETHER_MAX).await > 0 {
+        let mut together = RecordBatch::default();
+        for batch in round.drain(..) {
+            // A record carries one report: those with one are written each by itself, all at the same time.
+            if batch.report.is_some() {
+                separate.spawn(write(core.clone(), batch));
+            } else {
+                together.records.extend(batch.records);
+            }
+        }
+        if !together.records.is_empty() {
+            let written = core.store.record(together.clone()).await;
+            match written {
+                Ok(()) => core.forget(together.records.len()),
+                // What fails must not hold up what comes after it.
+                Err(error) => {
+                    warn(&error);
+                    separate.spawn(write(core.clone(), together));
+                }
+            }
+        }
+        while separate.try_join_next().is_some() {}
+    }
+    while separate.join_next().await.is_some() {}
+}
+
+/// Tries until it is written: what a server took and we forgot would be sent a second time.
+async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
+    let mut delay = RETRY_DELAY_MIN;
+    let mut last_tries = 0;
+    loop {
+        let error = match core.store.record(batch.clone()).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        warn(&error);
+        last_tries += u32::from(core.stop.is_cancelled());
+        if matches!(error, StoreError::Closed) || last_tries >= LAST_TRIES {
+            for record in &batch.records {
+                tracing::error!(message_id = %record.message_id, delivery = %record.delivery_id, state = %record.state,
+                    "an outcome could not be written; the message may be delivered again");
+            }
+            let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
+            core.store.release(&ids);
+            break;
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_DELAY_MAX);
+    }
+    core.forget(batch.records.len());
+}
+
+fn warn(error: &StoreError) {
+    tracing::warn!(%error, "cannot write what came of a delivery; trying again");
+}

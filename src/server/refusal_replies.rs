@@ -1,0 +1,143 @@
+//! Refusals in words of SMTP: one code, one reply. The text has one form for all:
+//! `550 5.7.1 [sender_domain_not_owned] what is wrong; what to do (ref req_…)`.
+
+use crate::mail::EnhancedStatus;
+use crate::model::{Refusal, RefusalCode, RequestId};
+use crate::smtp::Reply;
+
+/// The reply for a refusal, with the reference under which the tenant finds it.
+pub fn reply(refusal: &Refusal, reference: Option<RequestId>) -> Reply {
+    let (code, enhanced) = status(refusal.code);
+    Reply::new(code, Some(enhanced), &text(refusal, reference))
+}
+
+/// The reply for a refusal at AUTH, where RFC 4954 §6 knows two outcomes: not this one, or not now.
+pub fn login_reply(refusal: &Refusal) -> Reply {
+    let (code, enhanced) = if status(refusal.code).0 < 500 {
+        (454, EnhancedStatus::new(4, 7, 0))
+    } else {
+        (535, EnhancedStatus::new(5, 7, 8))
+    };
+    Reply::new(code, Some(enhanced), &text(refusal, None))
+}
+
+/// The refusal of a message for which the whole server has no room now.
+pub fn overloaded() -> Refusal {
+    Refusal::new(
+        RefusalCode::Overloaded,
+        "the server receives as much mail as it can hold",
+        "try again in a minute",
+    )
+}
+
+/// Whether the tenant can do something about it; what is our fault is not noted as a refusal of its mail.
+pub fn concerns_tenant(code: RefusalCode) -> bool {
+    use RefusalCode::*;
+    !matches!(code, StorageUnavailable | DiskLow | Overloaded | ShuttingDown | Internal)
+}
+
+fn text(refusal: &Refusal, reference: Option<RequestId>) -> String {
+    match reference {
+        Some(reference) => format!("{refusal} (ref {reference})"),
+        None => refusal.to_string(),
+    }
+}
+
+/// Reply codes by RFC 5321 §4.2.3, enhanced ones by RFC 3463 and RFC 5248.
+fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
+    use RefusalCode::*;
+    let (code, subject, detail) = match code {
+        TenantSuspended
+        | SenderDomainNotOwned
+        | SenderDomainNotVerified
+        | DomainNotAllowedForKey
+        | InsufficientScope
+        | IpNotAllowed
+        | NullSenderRefused
+        | RecipientSuppressed
+        | FromHeaderMissing
+        | FromHeaderAmbiguous
+        | FromDomainNotOwned => (550, 7, 1),
+        SendLimitExceeded | RateLimited => (450, 7, 1),
+        DailySendLimitExceeded => (452, 7, 1),
+        MessageTooLarge => (552, 3, 4),
+        RecipientInvalid => (553, 1, 3),
+        RecipientNeedsSmtputf8 => (553, 6, 7),
+        RecipientNotQualified => (550, 1, 2),
+        TooManyRecipients => (452, 5, 3),
+        IdempotencyKeyReused | HeaderMalformed | NulInContent | BareNewline | LineTooLong => (554, 6, 0),
+        ConversionRequired => (554, 6, 1),
+        MailLoop => (554, 4, 6),
+        StorageUnavailable | Internal => (451, 3, 0),
+        DiskLow => (452, 3, 1),
+        Overloaded => (451, 3, 2),
+        ShuttingDown => (421, 3, 2),
+        // The key of the session is no longer good: it has to log in again, with another.
+        AuthenticationRequired | InvalidApiKey | ExpiredApiKey => (530, 7, 0),
+        // Of the API only; here for the day when one of them is asked over SMTP.
+        PlatformKeyRequired
+        | NotFound
+        | MethodNotAllowed
+        | ValidationFailed
+        | UnknownField
+        | InvalidJson
+        | UnsupportedMediaType
+        | PayloadTooLarge
+        | RequestTimeout
+        | DomainTaken
+        | AlreadyExists
+        | LimitReached
+        | KeyInUse
+        | MessageFinished
+        | PreconditionFailed
+        | WebhookDisabled
+        | TemplateFailed
+        | IdempotencyInProgress => (550, 7, 1),
+    };
+    // RFC 2034 §4: the first digits agree.
+    let class = if code < 500 { 4 } else { 5 };
+    (code, EnhancedStatus::new(class, subject, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn wire(reply: &Reply) -> String {
+        let mut out = Vec::new();
+        reply.write_to(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_reads_the_same_way_whatever_it_is() {
+        let id = RequestId::generate(Timestamp::UNIX_EPOCH);
+        let refusal =
+            Refusal::new(RefusalCode::SenderDomainNotOwned, "b.example is not yours", "use a.example");
+        assert_eq!(
+            wire(&reply(&refusal, Some(id))),
+            format!(
+                "550 5.7.1 [sender_domain_not_owned] b.example is not yours; use a.example (ref {id})\r\n"
+            )
+        );
+        let refusal = Refusal::new(RefusalCode::IpNotAllowed, "no", "go home");
+        assert_eq!(wire(&login_reply(&refusal)), "535 5.7.8 [ip_not_allowed] no; go home\r\n");
+        let refusal = Refusal::new(RefusalCode::StorageUnavailable, "no", "later");
+        assert_eq!(wire(&login_reply(&refusal)), "454 4.7.0 [storage_unavailable] no; later\r\n");
+    }
+
+    #[test]
+    fn every_code_has_a_reply_that_a_client_can_take() {
+        for &code in RefusalCode::ALL {
+            let refusal = Refusal::new(code, "x".repeat(300) + "\r\n250 Ok é", "y ".repeat(400));
+            let written = wire(&reply(&refusal, Some(RequestId::generate(Timestamp::UNIX_EPOCH))));
+            let class = &written[..1];
+            assert!(["4", "5"].contains(&class), "{code}");
+            for line in written.split_inclusive("\r\n") {
+                assert!(line.len() <= 512 && line.is_ascii() && line[4..].starts_with(class), "{line}");
+                assert_eq!(line.matches(['\r', '\n']).count(), 2, "{line}");
+            }
+        }
+    }
+}

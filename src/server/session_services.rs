@@ -1,0 +1,220 @@
+//! The session's questions, put to intake, and its answers in words of SMTP.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Server, refusal_replies};
+use crate::limits::auth_limiter::AuthDecision;
+use crate::limits::connection_limiter::ConnectionSlot;
+use crate::mail::Timestamp;
+use crate::model::{KeyId, Refusal, RequestId, Stage, TenantId};
+use crate::smtp::server::replies;
+use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict};
+use crate::store::ScramCredential;
+use crate::submission::{AuthenticationError, Extras, Submission, Submitter, Trace};
+
+/// Octets of randomness in the server's part of a SCRAM nonce.
+const NONCE_OCTETS: usize = 24;
+
+/// What is known of the client of one connection.
+pub struct SessionServices {
+    server: Arc<Server>,
+    visitor: Peer,
+    stop: CancellationToken,
+    tls: Option<String>,
+    submitter: Option<Arc<Submitter>>,
+    /// Whom the client wants to prove to be.
+    claimed: Option<Box<Claim>>,
+}
+
+/// Who is at the other end.
+pub struct Peer {
+    /// The address that limits and networks of keys hold for.
+    pub client: IpAddr,
+    /// The right to be here.
+    pub place: ConnectionSlot,
+}
+
+/// A user, and what a proof of being it is held against.
+struct Claim {
+    username: String,
+    credential: ScramCredential,
+}
+
+impl SessionServices {
+    pub fn new(server: Arc<Server>, visitor: Peer, stop: CancellationToken) -> Self {
+        Self { server, visitor, stop, tls: None, submitter: None, claimed: None }
+    }
+
+    /// The connection is secured; RFC 3207 §4.2: whoever it was before, it is nobody now.
+    pub fn set_tls(&mut self, agreed: String) {
+        self.tls = Some(agreed);
+        self.submitter = None;
+    }
+
+    /// Answers one question. `helo` is the client's name for itself.
+    pub async fn put(&mut self, question: Question, helo: &str) -> Verdict {
+        let question = match question {
+            Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
+            Question::FindUser(username) => return self.find_user(username).await,
+            Question::CheckProof(proof) => return self.check_proof(&proof).await,
+            question => question,
+        };
+        // The session asks nothing else before a login.
+        let Some(submitter) = self.submitter.clone() else {
+            return Verdict::Refused(replies::authentication_required_530());
+        };
+        let (stage, outcome) = match question {
+            Question::StartData { .. } => return Verdict::Granted,
+            Question::Authenticate(_) | Question::FindUser(_) | Question::CheckProof(_) => {
+                return Verdict::Refused(replies::local_error_451());
+            }
+            Question::AdmitSender(path) => {
+                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path, false).await)
+            }
+            Question::AdmitRecipient { address, smtputf8, earlier } => {
+                let admitted =
+                    self.server.intake.admit_recipient(&submitter, &address, smtputf8, Some(earlier));
+                (Stage::Rcpt, admitted.await)
+            }
+            Question::Accept { envelope, message, protocol } => {
+                let trace = Trace { helo: helo.to_owned(), protocol, tls: self.tls.clone() };
+                let submission = Submission {
+                    submitter: submitter.clone(),
+                    envelope: *envelope,
+                    message,
+                    trace,
+                    extras: Extras::default(),
+                };
+                match self.server.intake.accept(submission).await {
+                    Ok(id) => return Verdict::Queued(id),
+                    Err(refusal) => (Stage::Data, Err(refusal)),
+                }
+            }
+            Question::Refuse { stage, refusal } => (stage, Err(refusal)),
+        };
+        match outcome {
+            Ok(()) => Verdict::Granted,
+            Err(refusal) => Verdict::Refused(self.refuse(&submitter, stage, &refusal)),
+        }
+    }
+
+    async fn authenticate(&mut self, credentials: &Credentials) -> Verdict {
+        if let Some(banned) = self.find_ban() {
+            return banned;
+        }
+        let Credentials { username, password } = credentials;
+        match self.server.intake.authenticate(username, password, self.visitor.client).await {
+            Ok(submitter) => self.log_in(submitter, Verdict::Granted),
+            Err(error) => self.refuse_login(username, error).await,
+        }
+    }
+
+    async fn find_user(&mut self, username: String) -> Verdict {
+        if let Some(banned) = self.find_ban() {
+            return banned;
+        }
+        let credential = match self.server.intake.scram_credential(&username).await {
+            Ok(credential) => credential,
+            Err(error) => return self.refuse_login(&username, error).await,
+        };
+        let verifier = &credential.verifier;
+        let nonce: [u8; NONCE_OCTETS] = rand::random();
+        let parameters = ScramParameters {
+            salt: verifier.salt().to_vec(),
+            iterations: verifier.iterations(),
+            nonce: STANDARD_NO_PAD.encode(nonce),
+        };
+        self.claimed = Some(Box::new(Claim { username, credential }));
+        Verdict::Scram(parameters)
+    }
+
+    async fn check_proof(&mut self, proof: &ScramProof) -> Verdict {
+        // The session asks for a proof only after the user was found.
+        let Some(claim) = self.claimed.take() else { return Verdict::Refused(replies::local_error_451()) };
+        let checked = self
+            .server
+            .intake
+            .authenticate_by_proof(&claim.credential, &proof.auth_message, &proof.octets, self.visitor.client)
+            .await;
+        match checked {
+            Ok((submitter, signature)) => self.log_in(submitter, Verdict::Proven(signature)),
+            Err(error) => self.refuse_login(&claim.username, error).await,
+        }
+    }
+
+    /// Who is logged in.
+    pub fn tenant_id(&self) -> Option<TenantId> {
+        self.submitter.as_ref().map(|submitter| submitter.tenant.id)
+    }
+
+    /// Of an address that is shut out nothing is looked up.
+    fn find_ban(&self) -> Option<Verdict> {
+        let until = self.server.bans.find(self.visitor.client, Timestamp::now())?;
+        Some(Verdict::Refused(replies::banned_421(until)))
+    }
+
+    fn log_in(&mut self, submitter: Submitter, granted: Verdict) -> Verdict {
+        self.server.bans.note_success(self.visitor.client, submitter.key.id);
+        if self.visitor.place.set_tenant(submitter.tenant.id).is_err() {
+            tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
+            return Verdict::Refused(replies::too_many_of_tenant_421());
+        }
+        tracing::debug!(key = %submitter.key.id, "logged in");
+        self.submitter = Some(Arc::new(submitter));
+        granted
+    }
+
+    async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
+        // People type passwords into the wrong field, so only what is surely a name is counted and logged.
+        let key = username.parse::<KeyId>().ok();
+        let refused = match error {
+            AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
+            AuthenticationError::Refused(refusal) => refusal_replies::login_reply(&refusal),
+            AuthenticationError::Rejected => self.punish(key).await,
+        };
+        let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
+        tracing::warn!(username, code = refused.code, "login failed");
+        Verdict::Refused(refused)
+    }
+
+    /// The reply to credentials that are wrong, after the time that they cost.
+    async fn punish(&self, key: Option<KeyId>) -> Reply {
+        match self.server.bans.note_failure(self.visitor.client, key, Timestamp::now()) {
+            AuthDecision::Ban(until) => replies::banned_421(until),
+            AuthDecision::Delay(delay) => {
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = self.stop.cancelled() => {}
+                }
+                replies::bad_credentials_535()
+            }
+        }
+    }
+
+    /// Words a refusal, and notes it for the tenant unless the fault is ours.
+    fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
+        let reference: Option<RequestId> = refusal_replies::concerns_tenant(refusal.code)
+            .then(|| {
+                let id = RequestId::generate(Timestamp::now());
+                self.server.intake.note_rejection(id, submitter, stage, refusal)
+            })
+            .flatten();
+        let reply = refusal_replies::reply(refusal, reference);
+        tracing::info!(
+            key = %submitter.key.id,
+            tenant = %submitter.tenant.slug,
+            %stage,
+            code = %refusal.code,
+            reply = reply.code,
+            reference = reference.map(tracing::field::display),
+            "refused"
+        );
+        reply
+    }
+}

@@ -1,0 +1,93 @@
+//! The dialogues of `tests/dialogues`, held with a session that has no socket.
+
+use std::path::Path;
+
+use super::testing::{Conversation, settings};
+
+#[path = "../../../tests/it/dialogue.rs"]
+mod dialogue;
+
+use dialogue::{Dialogue, Step, Variables, contains, fill, fill_bytes, is_continued, load_all, matches};
+
+fn variables() -> Variables<'static> {
+    [
+        ("hostname", "mx.pillarbox.example"),
+        ("auth", "AHVzZXIAcGFzcw=="),
+        ("bad_auth", "AHVzZXIAd3Jvbmc="),
+        ("user", "dXNlcg=="),
+        ("password", "cGFzcw=="),
+        ("sender", "a@own.example"),
+        ("foreign_sender", "a@foreign.example"),
+        ("recipient", "b@other.example"),
+        ("other_recipient", "c@other.example"),
+        ("suppressed", "suppressed@other.example"),
+        ("size_max", "102400"),
+        ("size_over", "102401"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .into()
+}
+
+/// Octets arrive all at once, or one by one.
+fn hold(dialogue: &Dialogue, one_by_one: bool) {
+    let mut settings = settings();
+    settings.recipients_max = 5;
+    settings.commands_without_message_max = 100;
+    settings.data.message_octets_max = 100 * 1024;
+    settings.data.line_octets_max = 64 * 1024;
+    let variables = variables();
+    let mut it = Conversation::new(settings, dialogue.starts_with_tls());
+    let mut heard = 0;
+    let mut to_send = Vec::new();
+    for (number, step) in &dialogue.steps {
+        let place = format!("{}:{number}", dialogue.name);
+        if let Step::Send(bytes) = step {
+            to_send.extend(fill_bytes(bytes, &variables));
+            continue;
+        }
+        let piece = if one_by_one { 1 } else { to_send.len().max(1) };
+        to_send.chunks(piece).for_each(|piece| it.feed(piece));
+        to_send.clear();
+        let said = String::from_utf8(it.output[heard..].to_vec()).unwrap();
+        let mut lines = said.split_inclusive("\r\n");
+        let mut next = || {
+            let line = lines.next().unwrap_or_else(|| panic!("{place}: nothing was said"));
+            heard += line.len();
+            line.trim_end_matches("\r\n").to_owned()
+        };
+        match step {
+            Step::Line(pattern) => {
+                let (pattern, line) = (fill(pattern, &variables), next());
+                assert!(matches(&pattern, &line), "{place}: expected {pattern:?}, got {line:?}");
+            }
+            Step::ReplyWith(pattern) | Step::ReplyWithout(pattern) => {
+                let mut reply = vec![next()];
+                while is_continued(&reply[reply.len() - 1]) {
+                    reply.push(next());
+                }
+                let wanted = matches!(step, Step::ReplyWith(_));
+                assert!(contains(&fill(pattern, &variables), &reply) == wanted, "{place}: {reply:#?}");
+            }
+            Step::Closed => assert!(it.closed && said.is_empty(), "{place}: not closed, or said {said:?}"),
+            Step::Tls | Step::Send(_) => {}
+        }
+    }
+    let rest = &it.output[heard..];
+    assert!(rest.is_empty(), "{}: more was said: {}", dialogue.name, rest.escape_ascii());
+}
+
+#[test]
+fn every_dialogue_goes_as_written() {
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogues"));
+    // Those in `bare` need a nonce that no real server gives twice.
+    let dialogues = [load_all(directory), load_all(&directory.join("bare"))].concat();
+    assert!(dialogues.len() >= 150, "only {} were found", dialogues.len());
+    // All of them, so that one run names every one that fails.
+    let failed = dialogues.iter().filter(|dialogue| {
+        // A split behind STARTTLS decides what came before the handshake.
+        let one_by_one = !dialogue.name.contains("injection");
+        let goes = |one_by_one| std::panic::catch_unwind(|| hold(dialogue, one_by_one)).is_ok();
+        !goes(false) || one_by_one && !goes(true)
+    });
+    assert_eq!(failed.count(), 0);
+}

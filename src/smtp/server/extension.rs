@@ -1,0 +1,74 @@
+//! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
+
+use super::session::SessionSettings;
+use crate::mail::{SignedDuration, Timestamp};
+use crate::smtp::parameters::HOLD_MAX_S;
+use crate::smtp::sasl::{self, ChannelBinding};
+
+/// What the offer depends on beside the settings.
+pub struct State<'a> {
+    pub tls: bool,
+    pub authenticated: bool,
+    pub channel: Option<&'a ChannelBinding>,
+    /// If it is known.
+    pub now: Option<Timestamp>,
+}
+
+/// The lines of the answer to EHLO.
+pub fn offer(settings: &SessionSettings, state: &State<'_>) -> Vec<String> {
+    let &State { tls, authenticated, channel, now } = state;
+    let mut lines = vec![
+        settings.hostname.to_string(),
+        // RFC 2920.
+        "PIPELINING".into(),
+        // RFC 1870.
+        format!("SIZE {}", settings.data.message_octets_max),
+        // RFC 6152.
+        "8BITMIME".into(),
+        // RFC 6531.
+        "SMTPUTF8".into(),
+        // RFC 3461.
+        "DSN".into(),
+        // RFC 3030.
+        "CHUNKING".into(),
+        "BINARYMIME".into(),
+        // RFC 9422.
+        format!("LIMITS RCPTMAX={}", settings.recipients_max),
+        // RFC 2034.
+        "ENHANCEDSTATUSCODES".into(),
+    ];
+    // RFC 4865 §4: the longest time, and the latest.
+    if let Some(latest) =
+        now.and_then(|now| now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).ok())
+    {
+        lines.push(format!("FUTURERELEASE {HOLD_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    }
+    // RFC 8689 §2: over TLS only.
+    if tls {
+        lines.push("REQUIRETLS".into());
+    }
+    // RFC 3207 §4.2: not once TLS is on.
+    if !tls && settings.starttls {
+        lines.push("STARTTLS".into());
+    }
+    // RFC 4954 §4, §6: no password in clear, and one login for a session.
+    if tls && !authenticated {
+        lines.push(format!("AUTH {}", sasl::mechanisms(channel)));
+    }
+    lines
+}
+
+/// The `with` word of `Received` (RFC 3848, RFC 6531 §4.3).
+pub fn transmission_type(extended: bool, utf8: bool, tls: bool, authenticated: bool) -> &'static str {
+    match (extended, utf8, tls, authenticated) {
+        (false, false, ..) => "SMTP",
+        (true, false, false, false) => "ESMTP",
+        (true, false, false, true) => "ESMTPA",
+        (true, false, true, false) => "ESMTPS",
+        (true, false, true, true) => "ESMTPSA",
+        (_, true, false, false) => "UTF8SMTP",
+        (_, true, false, true) => "UTF8SMTPA",
+        (_, true, true, false) => "UTF8SMTPS",
+        (_, true, true, true) => "UTF8SMTPSA",
+    }
+}

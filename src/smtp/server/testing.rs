@@ -1,0 +1,208 @@
+//! A connection without a socket: bytes in, bytes out, with answers given by a script.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::session::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
+use crate::model::{MessageId, RefusalCode};
+use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
+
+/// What the peer of a session does with it, as a server would.
+pub struct Conversation {
+    session: Session,
+    lines: LineReader,
+    input: Vec<u8>,
+    next: Option<Next>,
+    /// Everything the session said.
+    pub output: Vec<u8>,
+    /// Replies, one by one.
+    pub replies: Vec<Reply>,
+    /// What was accepted.
+    pub accepted: Vec<(Envelope, Vec<u8>, &'static str)>,
+    /// The codes of refusals that the protocol decided.
+    pub refused: Vec<&'static str>,
+    pub closed: bool,
+}
+
+pub fn settings() -> SessionSettings {
+    SessionSettings {
+        hostname: DomainName::parse("mx.pillarbox.example").unwrap(),
+        data: DataLimits {
+            message_octets_max: 1000,
+            line_octets_max: 200,
+            bare_newline: BareNewline::Normalize,
+        },
+        recipients_max: 3,
+        errors_max: 10,
+        commands_without_message_max: 30,
+        starttls: true,
+    }
+}
+
+impl Conversation {
+    pub fn new(settings: SessionSettings, tls: bool) -> Self {
+        let mut new = Self {
+            session: Session::new(Arc::new(settings), tls),
+            lines: LineReader::default(),
+            input: Vec::new(),
+            next: None,
+            output: Vec::new(),
+            replies: Vec::new(),
+            accepted: Vec::new(),
+            refused: Vec::new(),
+            closed: false,
+        };
+        new.session.tell_time(Timestamp::UNIX_EPOCH);
+        let step = new.session.step(Input::Start);
+        new.take(step);
+        new.run();
+        new
+    }
+
+    /// A session that is as far as a transaction may begin.
+    pub fn logged_in() -> Self {
+        let mut new = Self::new(settings(), true);
+        new.say("EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n");
+        new.replies.clear();
+        new.output.clear();
+        new
+    }
+
+    /// Octets arrive.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if !self.closed {
+            self.input.extend_from_slice(bytes);
+            self.run();
+        }
+    }
+
+    /// Octets arrive; answers what the session said to them.
+    pub fn say(&mut self, text: &str) -> String {
+        let from = self.output.len();
+        self.feed(text.as_bytes());
+        String::from_utf8(self.output[from..].to_vec()).unwrap()
+    }
+
+    pub fn input(&mut self, input: Input<'_>) {
+        let step = self.session.step(input);
+        self.take(step);
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn codes(&self) -> Vec<u16> {
+        self.replies.iter().map(|reply| reply.code).collect()
+    }
+
+    fn take(&mut self, step: Step) {
+        self.input.drain(..step.consumed);
+        if let Some(reply) = step.reply {
+            reply.write_to(&mut self.output);
+            self.replies.push(reply);
+        }
+        self.next = Some(step.next);
+    }
+
+    fn run(&mut self) {
+        while let Some(next) = self.next.take() {
+            let in_body = matches!(next, Next::ReadBody);
+            let step = match next {
+                Next::ReadLine => {
+                    let input = std::mem::take(&mut self.input);
+                    let (consumed, line) = self.lines.next(&input);
+                    let step = match line {
+                        Some(Ok(line)) => Some(self.session.step(Input::Line(line))),
+                        Some(Err(error)) => Some(self.session.step(Input::LineError(error))),
+                        None => None,
+                    };
+                    self.input = input[consumed..].to_vec();
+                    step
+                }
+                Next::ReadBody if self.input.is_empty() => None,
+                Next::ReadBody => {
+                    let input = std::mem::take(&mut self.input);
+                    let step = self.session.step(Input::Body(&input));
+                    self.input = input;
+                    Some(step)
+                }
+                Next::Ask(question) => {
+                    let verdict = self.answer(question);
+                    Some(self.session.step(Input::Answer(verdict)))
+                }
+                Next::UpgradeTls => {
+                    self.input.clear();
+                    self.lines.reset();
+                    Some(self.session.step(Input::TlsDone))
+                }
+                Next::Close => {
+                    self.closed = true;
+                    return;
+                }
+            };
+            match step {
+                Some(step) => self.take(step),
+                None => {
+                    self.next = Some(if in_body { Next::ReadBody } else { Next::ReadLine });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) -> Verdict {
+        let no = |code, subject, detail, text: &str| {
+            let class = if code < 500 { 4 } else { 5 };
+            Verdict::Refused(Reply::new(code, Some(EnhancedStatus::new(class, subject, detail)), text))
+        };
+        match question {
+            Question::Authenticate(c) if c.username == "down" => no(454, 7, 0, "Store down"),
+            Question::Authenticate(c) if c.password.as_str() != "pass" => no(535, 7, 8, "No"),
+            Question::FindUser(username) if username == "down" => no(454, 7, 0, "Store down"),
+            // RFC 7677 §3: the only exchange that this server knows.
+            Question::FindUser(_) => Verdict::Scram(ScramParameters {
+                salt: STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
+                iterations: 4096,
+                nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".into(),
+            }),
+            Question::CheckProof(proof)
+                if STANDARD.encode(&proof.octets) == "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=" =>
+            {
+                Verdict::Proven(STANDARD.decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap())
+            }
+            Question::CheckProof(_) => no(535, 7, 8, "No"),
+            Question::AdmitSender(path) if path.to_string().ends_with("foreign.example") => {
+                no(550, 7, 1, "[sender_domain_not_owned] No")
+            }
+            Question::AdmitRecipient { address, .. } if address.to_string().starts_with("suppressed@") => {
+                no(550, 7, 1, "[recipient_suppressed] No")
+            }
+            Question::StartData { octets_declared: Some(777) } => no(451, 3, 2, "[overloaded] No"),
+            Question::Accept { message, .. } if message.starts_with(b"Stop") => no(421, 3, 2, "Stopping"),
+            Question::Accept { message, .. } if message.starts_with(b"Refuse") => no(550, 7, 1, "No"),
+            Question::Accept { envelope, message, protocol } => {
+                self.accepted.push((*envelope, message.to_vec(), protocol));
+                Verdict::Queued(MessageId::generate(Timestamp::UNIX_EPOCH))
+            }
+            Question::AdmitRecipient { address, smtputf8, .. } if address.needs_smtputf8() && !smtputf8 => {
+                no(553, 6, 7, "[recipient_needs_smtputf8] No")
+            }
+            Question::Refuse { refusal, .. } => {
+                self.refused.push(refusal.code.as_str());
+                let (code, subject, detail) = match refusal.code {
+                    RefusalCode::MessageTooLarge => (552, 3, 4),
+                    RefusalCode::RecipientInvalid => (553, 1, 3),
+                    RefusalCode::TooManyRecipients => (452, 5, 3),
+                    RefusalCode::ConversionRequired => (554, 6, 1),
+                    _ => (554, 6, 0),
+                };
+                no(code, subject, detail, &refusal.to_string())
+            }
+            _ => Verdict::Granted,
+        }
+    }
+}

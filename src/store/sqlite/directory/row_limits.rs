@@ -1,0 +1,33 @@
+//! Whether a tenant may have more of something. Counting ends where the answer is known.
+
+use rusqlite::{Connection, params};
+
+use crate::model::TenantId;
+use crate::store::sqlite::sql_types::sql_limit;
+use crate::store::{Conflict, Limited, Result, StoreError};
+
+/// Refuses `more` rows that would be too many; the platform's own have no limit.
+/// [`Conflict::LimitReached`].
+pub(in crate::store::sqlite) fn require(
+    connection: &Connection,
+    what: Limited,
+    tenant: Option<TenantId>,
+    more: usize,
+) -> Result<()> {
+    let Some(tenant) = tenant else { return Ok(()) };
+    let Some(rows_max) = what.rows_max().checked_sub(more) else {
+        return Err(StoreError::Conflict(Conflict::LimitReached(what)));
+    };
+    let table = match what {
+        Limited::Domains => "domain",
+        Limited::Keys => "key",
+        Limited::Suppressions => "suppression",
+        Limited::Templates => "template",
+        Limited::Webhooks => "webhook",
+    };
+    let sql = format!("SELECT 1 FROM {table} WHERE tenant_id = ?1 ORDER BY id LIMIT 1 OFFSET ?2");
+    if connection.prepare_cached(&sql)?.exists(params![tenant, sql_limit(rows_max)])? {
+        return Err(StoreError::Conflict(Conflict::LimitReached(what)));
+    }
+    Ok(())
+}

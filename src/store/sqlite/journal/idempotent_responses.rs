@@ -1,0 +1,79 @@
+//! The rows of answers that are given again when a request is repeated under its key.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::mail::Timestamp;
+use crate::model::KeyId;
+use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
+use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::writer::Tx;
+use crate::store::{IdempotentResponse, KEPT_ANSWER_LIFETIME, Result};
+
+const BODY_COLUMN: &str = "kept_answer.body";
+
+/// Where a body is sealed for.
+fn row_of(key: KeyId, name: &str) -> String {
+    format!("{key}.{name}")
+}
+
+/// Keeps an answer, unless one is kept already.
+pub(super) fn keep(
+    tx: &Tx<'_>,
+    key: KeyId,
+    name: &str,
+    answer: &IdempotentResponse,
+    now: Timestamp,
+) -> Result<()> {
+    let row = row_of(key, name);
+    let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &answer.body)?;
+    // A key that was deleted meanwhile has nobody who could ask again.
+    let sql = "INSERT INTO kept_answer (key_id, name, digest, status, body, created_us)
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM key WHERE id = ?1)
+               ON CONFLICT (key_id, name) DO UPDATE SET
+                   digest = excluded.digest, status = excluded.status, body = excluded.body,
+                   created_us = excluded.created_us
+               WHERE kept_answer.created_us < ?7";
+    let forgotten_us = forgotten_before_us(now);
+    tx.prepare_cached(sql)?.execute(params![
+        key,
+        name,
+        answer.digest,
+        answer.status,
+        body,
+        us(now),
+        forgotten_us
+    ])?;
+    Ok(())
+}
+
+pub(super) fn find(
+    connection: &Connection,
+    sealer: &Sealer,
+    key: KeyId,
+    name: &str,
+    now: Timestamp,
+) -> Result<Option<IdempotentResponse>> {
+    let sql =
+        "SELECT digest, status, body FROM kept_answer WHERE key_id = ?1 AND name = ?2 AND created_us >= ?3";
+    let found: Option<([u8; 32], u16, Vec<u8>)> = connection
+        .prepare_cached(sql)?
+        .query_row(params![key, name, forgotten_before_us(now)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let Some((digest, status, body)) = found else { return Ok(None) };
+    let row = row_of(key, name);
+    let body = sealer.open(SealedColumn { column: BODY_COLUMN, row: &row }, &body)?;
+    Ok(Some(IdempotentResponse { digest, status, body: body.to_vec() }))
+}
+
+/// Forgets answers whose time is over; at most `limit`.
+pub(super) fn forget(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
+    let sql = "DELETE FROM kept_answer WHERE (key_id, name) IN
+                   (SELECT key_id, name FROM kept_answer WHERE created_us < ?1 LIMIT ?2)";
+    Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), sql_limit(limit)])? as u64)
+}
+
+fn forgotten_before_us(now: Timestamp) -> i64 {
+    us(now.checked_sub(KEPT_ANSWER_LIFETIME).unwrap_or(Timestamp::MIN))
+}

@@ -1,0 +1,88 @@
+//! Making deliveries due before their time: what was tried and waits, and what a pause had set aside.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::mail::{Host, Timestamp};
+use crate::model::{DeliveryId, TenantId};
+use crate::store::Result;
+use crate::store::sqlite::Tx;
+use crate::store::sqlite::spool::{Cursor, PARKED_US};
+use crate::store::sqlite::sql_types::{sql_limit, us};
+
+/// Which rows.
+#[derive(Clone, Copy)]
+pub(super) enum Which {
+    /// Tried, or held back with a reason, and due later.
+    Deferred,
+    /// Set aside until this time.
+    ParkedUntil(i64),
+}
+
+/// A tenant's rows, all or those for a destination, from a place on.
+#[derive(Clone)]
+pub(super) struct Range {
+    pub(super) tenant: TenantId,
+    pub(super) which: Which,
+    pub(super) behind: Option<Cursor>,
+    destination: Option<Host>,
+    /// Rows due then or earlier are not meant.
+    from_us: i64,
+}
+
+impl Range {
+    pub(super) fn deferred(tenant: TenantId, destination: Option<Host>, now: Timestamp) -> Self {
+        Self { tenant, which: Which::Deferred, behind: None, destination, from_us: us(now) }
+    }
+
+    pub(super) fn parked(tenant: TenantId, destination: Host, until_us: i64) -> Self {
+        let which = Which::ParkedUntil(until_us);
+        Self { tenant, which, behind: None, destination: Some(destination), from_us: until_us - 1 }
+    }
+
+    pub(super) fn page(&self, connection: &Connection, rows_max: usize) -> Result<Vec<Cursor>> {
+        let sql = "SELECT next_attempt_us, id FROM delivery
+                   WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+                     AND (next_attempt_us, id) > (?2, ?3) AND next_attempt_us <= ?4
+                     AND (?5 IS NULL OR destination = ?5)
+                   ORDER BY next_attempt_us, id LIMIT ?6";
+        let behind =
+            self.behind.map_or((self.from_us, "~".to_owned()), |at| (at.next_attempt_us, at.id.to_string()));
+        let end_us = match self.which {
+            Which::Deferred => PARKED_US - 1,
+            Which::ParkedUntil(until_us) => until_us,
+        };
+        let bounds = params![self.tenant, behind.0, behind.1, end_us, self.destination, sql_limit(rows_max)];
+        let mut statement = connection.prepare_cached(sql)?;
+        let rows = statement
+            .query_map(bounds, |row| Ok(Cursor { next_attempt_us: row.get(0)?, id: row.get(1)? }))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+impl Which {
+    /// Makes those of the rows due that are still what was meant. Answers which.
+    pub(super) fn make_due(self, tx: &Tx<'_>, ids: &[DeliveryId], now: Timestamp) -> Result<Vec<DeliveryId>> {
+        let sql = match self {
+            Self::Deferred => {
+                "UPDATE delivery SET next_attempt_us = ?2
+                 WHERE id = ?1 AND (state = 'deferred' OR last_reply IS NOT NULL)
+                   AND next_attempt_us > ?2 AND next_attempt_us < ?3
+                 RETURNING id"
+            }
+            Self::ParkedUntil(_) => {
+                "UPDATE delivery SET next_attempt_us = ?2 WHERE id = ?1 AND next_attempt_us = ?3 RETURNING id"
+            }
+        };
+        let bound = match self {
+            Self::Deferred => PARKED_US,
+            Self::ParkedUntil(until_us) => until_us,
+        };
+        let mut statement = tx.prepare_cached(sql)?;
+        let mut changed: Vec<DeliveryId> = Vec::new();
+        for id in ids {
+            let row = params![id, us(now), bound];
+            changed.extend(statement.query_row(row, |row| row.get::<_, DeliveryId>(0)).optional()?);
+        }
+        Ok(changed)
+    }
+}

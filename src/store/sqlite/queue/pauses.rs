@@ -1,0 +1,139 @@
+//! The rows of pauses, and setting aside what they hold.
+//!
+//! A pause that is lifted is void from then on, but its row stays until what it had set aside is due again: a crash in
+//! between leaves the rest of that work to [`read_lifted`].
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::mail::{Host, SignedDuration, Timestamp};
+use crate::model::QueueFilter;
+use crate::store::sqlite::Tx;
+use crate::store::sqlite::directory::note_resumed;
+use crate::store::sqlite::spool::{PARKED_US, Parked};
+use crate::store::sqlite::sql_types::{count, time, us};
+use crate::store::{Conflict, Pause, Result, StoreError};
+
+/// Pauses there may be.
+const HOLDS_MAX: u64 = 1000;
+/// How long a pause that ended by itself is remembered: what fell due meanwhile gets its try by that.
+const MEMORY: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// When a pause ends, as its row says it.
+pub(super) fn end_us(hold: &Pause) -> i64 {
+    hold.until.map_or(PARKED_US, us)
+}
+
+pub(super) fn time_of(at_us: i64) -> Timestamp {
+    Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::MAX)
+}
+
+/// The names in the row's key.
+fn key(part: &QueueFilter) -> (String, String) {
+    let tenant = part.tenant_id.map(|id| id.to_string()).unwrap_or_default();
+    (tenant, part.destination.as_ref().map(Host::to_string).unwrap_or_default())
+}
+
+fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
+    let is_empty = |column: &str| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?.is_empty());
+    Ok(QueueFilter {
+        tenant_id: if is_empty("tenant_id")? { None } else { Some(row.get("tenant_id")?) },
+        destination: if is_empty("destination")? { None } else { Some(row.get("destination")?) },
+    })
+}
+
+/// Answers until when an earlier pause of the same part had set mail aside.
+pub(super) fn write(tx: &Tx<'_>, hold: &Pause) -> Result<Option<i64>> {
+    if let Some(tenant) = hold.part.tenant_id
+        && !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant])?
+    {
+        return Err(StoreError::Conflict(Conflict::NoTenant));
+    }
+    forget_ended(tx, hold.since)?;
+    let (tenant, destination) = key(&hold.part);
+    let earlier: Option<i64> = tx
+        .prepare_cached("SELECT until_us FROM hold WHERE tenant_id = ?1 AND destination = ?2")?
+        .query_row([&tenant, &destination], |row| row.get(0))
+        .optional()?;
+    let sql = "INSERT INTO hold (tenant_id, destination, reason, since_us, until_us, is_lifted)
+               VALUES (?1, ?2, ?3, ?4, ?5, 0)
+               ON CONFLICT (tenant_id, destination) DO UPDATE SET
+                   reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us,
+                   is_lifted = 0";
+    let row = params![tenant, destination, hold.reason, us(hold.since), end_us(hold)];
+    tx.prepare_cached(sql)?.execute(row)?;
+    let holds = tx.prepare_cached("SELECT count(*) FROM hold")?.query_row([], |row| count(row, 0))?;
+    if holds > HOLDS_MAX { Err(StoreError::Conflict(Conflict::TooManyHolds)) } else { Ok(earlier) }
+}
+
+/// Answers until when the pause had set mail aside; `None` if there is no such pause.
+pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
+    let sql = "UPDATE hold SET is_lifted = 1
+               WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 0 AND until_us > ?3 RETURNING until_us";
+    let (tenant, destination) = key(part);
+    let until_us: Option<i64> = tx
+        .prepare_cached(sql)?
+        .query_row(params![tenant, destination, us(now)], |row| row.get(0))
+        .optional()?;
+    if let (Some(_), Some(tenant), None) = (until_us, part.tenant_id, &part.destination) {
+        note_resumed(tx, tenant, now)?;
+    }
+    Ok(until_us)
+}
+
+/// The pause is over and nothing is set aside by it any more; unless there is a new one.
+pub(super) fn forget(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
+    let (tenant, destination) = key(part);
+    tx.prepare_cached("DELETE FROM hold WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
+        .execute(params![tenant, destination])?;
+    Ok(())
+}
+
+pub(super) fn forget_ended(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    let before = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
+    tx.prepare_cached("DELETE FROM hold WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
+    Ok(())
+}
+
+/// Those that hold now, the latest first.
+pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>> {
+    let sql = "SELECT * FROM hold WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
+    let mut statement = connection.prepare_cached(sql)?;
+    let holds = statement.query_map([us(now)], |row| {
+        let until_us: i64 = row.get("until_us")?;
+        Ok(Pause {
+            part: read_part(row)?,
+            reason: row.get("reason")?,
+            since: time(row, "since_us")?,
+            until: (until_us != PARKED_US).then(|| time_of(until_us)),
+        })
+    })?;
+    Ok(holds.collect::<rusqlite::Result<_>>()?)
+}
+
+/// What memory has to know: the parts and the ends, those that ended lately too.
+pub(in crate::store::sqlite) fn read_unlifted(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
+    read_ends(connection, false)
+}
+
+/// Pauses that were lifted while what they set aside is not due yet.
+pub(super) fn read_lifted(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
+    Ok(read_ends(connection, true)?)
+}
+
+fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
+    let mut statement = connection.prepare("SELECT * FROM hold WHERE is_lifted = ?1")?;
+    let ends = statement.query_map([lifted], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
+    ends.collect()
+}
+
+/// Puts the next try of rows off, if it is still when it was.
+pub(super) fn park(tx: &Tx<'_>, parked: &[Parked]) -> Result<()> {
+    let sql = "UPDATE delivery SET next_attempt_us = ?3 WHERE id = ?1 AND next_attempt_us = ?2";
+    let mut statement = tx.prepare_cached(sql)?;
+    for row in parked {
+        statement.execute(params![row.at.id, row.at.next_attempt_us, row.until_us])?;
+    }
+    Ok(())
+}

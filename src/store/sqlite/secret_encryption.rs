@@ -1,0 +1,217 @@
+//! Secrets at rest: AES-256-GCM under a master key that is not in the database. The associated data names
+//! table, column and row, so that a sealed value moved elsewhere does not open.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use super::OpenError;
+use crate::store::{Result, StoreError};
+
+const KEY_OCTETS: usize = 32;
+
+/// Seals and opens under one master key.
+pub(super) struct Sealer {
+    key: RandomizedNonceKey,
+    /// Another key that comes from the master key.
+    digest_key: hmac::Key,
+}
+
+/// Where a sealed value stands.
+#[derive(Clone, Copy)]
+pub(super) struct SealedColumn<'a> {
+    /// `table.column`.
+    pub(super) column: &'static str,
+    /// The row's id.
+    pub(super) row: &'a str,
+}
+
+impl SealedColumn<'_> {
+    fn associated_data(self) -> String {
+        format!("{}.{}", self.column, self.row)
+    }
+}
+
+impl Sealer {
+    fn new(key: &[u8; KEY_OCTETS]) -> Result<Self> {
+        let digest_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"pillarbox digest");
+        let digest_key = hmac::Key::new(hmac::HMAC_SHA256, digest_key.as_ref());
+        RandomizedNonceKey::new(&AES_256_GCM, key)
+            .map(|key| Self { key, digest_key })
+            .map_err(|_| StoreError::Failed("the master key cannot be used".into()))
+    }
+
+    /// 32 octets that follow from a text, and that nobody without the master key can foretell.
+    pub(super) fn digest(&self, text: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.digest_key, text).as_ref().to_vec()
+    }
+
+    /// Nonce, ciphertext and tag.
+    pub(super) fn seal(&self, place: SealedColumn<'_>, secret: &[u8]) -> Result<Vec<u8>> {
+        let mut text = secret.to_vec();
+        let nonce = self
+            .key
+            .seal_in_place_append_tag(Aad::from(place.associated_data()), &mut text)
+            .map_err(|_| StoreError::Failed("a secret could not be sealed".into()))?;
+        Ok([nonce.as_ref().as_slice(), &text].concat())
+    }
+
+    /// The secret; an error if it was sealed under another key, for another place, or changed.
+    pub(super) fn open(&self, place: SealedColumn<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let fault = || StoreError::Failed(format!("the sealed value of {} does not open", place.column));
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(fault)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| fault())?;
+        let mut text = Zeroizing::new(text.to_vec());
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::from(place.associated_data()), &mut text)
+            .map_err(|_| fault())?
+            .len();
+        text.truncate(length);
+        Ok(text)
+    }
+}
+
+/// The file with the master key: 64 hexadecimal digits and a newline.
+pub(super) struct MasterKeyFile {
+    path: PathBuf,
+    /// Whether the operator named it: then it is never made.
+    named: bool,
+}
+
+impl MasterKeyFile {
+    pub(super) fn new(named: Option<PathBuf>, data_dir: &Path) -> Self {
+        match named {
+            Some(path) => Self { path, named: true },
+            None => Self { path: data_dir.join("master.key"), named: false },
+        }
+    }
+
+    /// Reads the key; makes the file if `may_create`, it is absent and the operator named no other.
+    pub(super) fn load(&self, may_create: bool) -> std::result::Result<Sealer, OpenError> {
+        if !self.path.exists() {
+            if self.named {
+                return Err(self.fault("the file does not exist; make it with: openssl rand -hex 32"));
+            }
+            if !may_create {
+                return Err(self.fault("the file is gone; restore it, the secrets in the database need it"));
+            }
+            self.create().map_err(|error| self.fault(error))?;
+        }
+        self.check_mode()?;
+        let text = std::fs::read_to_string(&self.path).map(Zeroizing::new);
+        let text = text.map_err(|error| self.fault(error))?;
+        let key = from_hex(text.trim_end())
+            .ok_or_else(|| self.fault("expected 64 hexadecimal digits in one line"))?;
+        Sealer::new(&key).map_err(|error| self.fault(error))
+    }
+
+    /// That the file holds another key than the one the database was sealed with.
+    pub(super) fn is_another(&self) -> OpenError {
+        self.fault("this is not the key that the database was sealed with; restore the right one")
+    }
+
+    fn fault(&self, message: impl ToString) -> OpenError {
+        OpenError::MasterKey { path: self.path.clone(), message: message.to_string() }
+    }
+
+    /// Linked into place in one piece, so that two processes that start at once agree on one key.
+    fn create(&self) -> std::io::Result<()> {
+        let temporary = self.path.with_extension(format!("new-{}", std::process::id()));
+        let key: Zeroizing<[u8; KEY_OCTETS]> = Zeroizing::new(rand::random());
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let written = file.write_all(to_hex(&key).as_bytes()).and_then(|()| file.sync_all());
+        let linked = written.and_then(|()| std::fs::hard_link(&temporary, &self.path));
+        std::fs::remove_file(&temporary)?;
+        match linked {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => match self.path.parent() {
+                Some(directory) => File::open(directory)?.sync_all(),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn check_mode(&self) -> std::result::Result<(), OpenError> {
+        let file = std::fs::metadata(&self.path).map_err(|error| self.fault(error))?;
+        // A group of root's choice may read it: credentials of the service manager have such a mode.
+        let forbidden = if file.uid() == 0 { 0o037 } else { 0o077 };
+        if file.mode() & forbidden != 0 {
+            let mode = file.mode() & 0o777;
+            return Err(
+                self.fault(format!("others than its owner may use the file (mode {mode:03o}): chmod 600"))
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file that is named as the one with the master key can be used.
+///
+/// # Errors
+/// [`OpenError::MasterKey`].
+pub fn check_master_key(file: &Path) -> std::result::Result<(), OpenError> {
+    MasterKeyFile::new(Some(file.to_owned()), Path::new("")).load(false).map(drop)
+}
+
+fn to_hex(key: &[u8; KEY_OCTETS]) -> Zeroizing<String> {
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('0');
+    let mut text = Zeroizing::new(String::with_capacity(2 * KEY_OCTETS + 1));
+    for octet in key {
+        text.push(digit(octet >> 4));
+        text.push(digit(octet & 15));
+    }
+    text.push('\n');
+    text
+}
+
+fn from_hex(text: &str) -> Option<Zeroizing<[u8; KEY_OCTETS]>> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * KEY_OCTETS {
+        return None;
+    }
+    let mut key = Zeroizing::new([0; KEY_OCTETS]);
+    for (octet, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let value = |b: u8| char::from(b).to_digit(16).and_then(|v| u8::try_from(v).ok());
+        *octet = value(pair[0])? << 4 | value(pair[1])?;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_value_opens_only_under_its_key_and_in_its_place() {
+        let sealer = Sealer::new(&[7; 32]).unwrap();
+        let place = SealedColumn { column: "tenant.smart_host_password", row: "tnt_1" };
+        let sealed = sealer.seal(place, b"secret").unwrap();
+        assert_eq!(&sealer.open(place, &sealed).unwrap()[..], b"secret");
+        assert_ne!(sealed, sealer.seal(place, b"secret").unwrap());
+        assert!(sealer.open(SealedColumn { row: "tnt_2", ..place }, &sealed).is_err());
+        assert!(sealer.open(SealedColumn { column: "dkim_key.private_key", ..place }, &sealed).is_err());
+        assert!(Sealer::new(&[8; 32]).unwrap().open(place, &sealed).is_err());
+        assert!(sealer.open(place, &sealed[..11]).is_err());
+        let mut changed = sealed;
+        changed[13] ^= 1;
+        assert!(sealer.open(place, &changed).is_err());
+    }
+
+    #[test]
+    fn the_hexadecimal_form_survives_and_nothing_else_is_read() {
+        let key = std::array::from_fn(|i| (i * 9) as u8);
+        assert_eq!(*from_hex(to_hex(&key).trim_end()).unwrap(), key);
+        assert!(
+            from_hex("").is_none()
+                && from_hex(&"g".repeat(64)).is_none()
+                && from_hex(&"é".repeat(32)).is_none()
+        );
+    }
+}

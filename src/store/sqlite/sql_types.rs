@@ -1,0 +1,240 @@
+//! Between columns and the types of `mail`: ids and names as text, times as microseconds, structures as JSON.
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Row, RowIndex};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::mail::{
+    Address, BodyType, Date, DomainName, EnhancedStatus, EnvelopeId, Host, Notify, OriginalRecipient,
+    ReturnContent, ReversePath, Timestamp,
+};
+use crate::model::{
+    AttemptId, BounceClass, DeliveryId, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyId,
+    DkimKeyState, DomainId, DomainStatus, Environment, EventId, EventKind, KeyId, LimitPeriod, MessageId,
+    RefusalCode, RequestId, SecretDigest, Stage, SuppressionId, SuppressionReason, TemplateId, TenantId,
+    TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
+    WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
+};
+use crate::store::{Result, StoreError};
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlError {
+    FromSqlError::Other(Box::new(error))
+}
+
+/// A number of rows as SQL takes it.
+pub(super) fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+macro_rules! stored_as_text {
+    ($($name:ty),* $(,)?) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.to_string().into())
+            }
+        }
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_str()?.parse().map_err(unreadable)
+            }
+        }
+    )*};
+}
+
+macro_rules! stored_as_name {
+    ($($name:ty),* $(,)?) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.as_str().into())
+            }
+        }
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_str()?.parse().map_err(unreadable)
+            }
+        }
+    )*};
+}
+
+stored_as_text!(
+    TenantId,
+    DomainId,
+    KeyId,
+    DkimKeyId,
+    MessageId,
+    DeliveryId,
+    AttemptId,
+    EventId,
+    SuppressionId,
+    RequestId,
+    TemplateId,
+    WebhookId,
+    WebhookDeliveryId,
+    Address,
+    EnhancedStatus,
+    EnvelopeId,
+    OriginalRecipient,
+    Notify,
+);
+stored_as_name!(
+    TlsFailure,
+    TlsPolicyType,
+    DomainName,
+    Environment,
+    TenantStatus,
+    DomainStatus,
+    Verification,
+    DkimAlgorithm,
+    DkimKeyState,
+    SuppressionReason,
+    DeliveryState,
+    BounceClass,
+    Stage,
+    EventKind,
+    ReturnContent,
+    UsageInterval,
+    LimitPeriod,
+    WebhookStatus,
+    DisabledReason,
+    WebhookDeliveryState,
+);
+
+impl ToSql for Host {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Self::Domain(name) => name.to_sql(),
+            Self::Literal(_) => Ok(self.to_string().into()),
+        }
+    }
+}
+
+impl FromSql for Host {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::parse(value.as_str()?).map_err(unreadable)
+    }
+}
+
+impl ToSql for Weight {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(u32::from(*self)))
+    }
+}
+
+impl FromSql for Weight {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        u32::column_result(value)?.try_into().map_err(unreadable)
+    }
+}
+
+impl ToSql for ReversePath {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.to_string().into())
+    }
+}
+
+impl FromSql for ReversePath {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::parse(value.as_str()?).map_err(unreadable)
+    }
+}
+
+impl ToSql for BodyType {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::SevenBit => "7bit",
+            Self::EightBitMime => "8bitmime",
+        }
+        .into())
+    }
+}
+
+impl FromSql for BodyType {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(if value.as_str()? == "8bitmime" { Self::EightBitMime } else { Self::SevenBit })
+    }
+}
+
+impl ToSql for RefusalCode {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for RefusalCode {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let text = value.as_str()?;
+        // A code that an older version wrote and this one no longer has.
+        Ok(Self::ALL.iter().copied().find(|code| code.as_str() == text).unwrap_or(Self::Internal))
+    }
+}
+
+impl ToSql for SecretDigest {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(self.as_bytes())))
+    }
+}
+
+/// A column that holds a number of things or octets.
+pub(super) fn count(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
+    let count: i64 = row.get(column)?;
+    u64::try_from(count).map_err(|_| FromSqlError::OutOfRange(count).into())
+}
+
+/// A time as a column holds it.
+pub(super) fn us(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+/// A column that holds a time.
+pub(super) fn time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Timestamp> {
+    time_of(row.get(column)?)
+}
+
+/// A day, as `2026-11-22`.
+pub(super) fn day(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Date> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| unreadable(error).into())
+}
+
+/// A column that may hold a time.
+pub(super) fn time_if_any(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?.map(time_of).transpose()
+}
+
+fn time_of(microseconds: i64) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_microsecond(microseconds).map_err(|error| unreadable(error).into())
+}
+
+/// A structure as a column holds it.
+pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| StoreError::Failed(error.to_string()))
+}
+
+/// A column that holds a structure.
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(error).into())
+}
+
+/// A column that may hold a structure.
+pub(super) fn json_if_any<T: DeserializeOwned>(
+    row: &Row<'_>,
+    column: impl RowIndex,
+) -> rusqlite::Result<Option<T>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|error| unreadable(error).into())
+}
+
+/// A column that may hold something with a text form that SQL knows nothing of.
+pub(super) fn parsed_if_any<T>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| unreadable(error).into())
+}
+
+/// A text cut to a number of octets at most, at a character's edge.
+pub(super) fn shorten(text: &str, octets_max: usize) -> &str {
+    &text[..text.floor_char_boundary(octets_max)]
+}

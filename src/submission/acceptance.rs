@@ -1,0 +1,259 @@
+//! From an admitted envelope to a message on disk: the header is checked, recipients are counted, then the message is
+//! stamped, signed and written in one transaction.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::header_rewrite::{self, Receipt};
+use super::send_limit::QuotaReservation;
+use super::{Submission, SubmissionService, SubmissionSettings, Submitter, refuse_storage};
+use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
+use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
+use crate::policy::submission::SendingDomain;
+use crate::store::{Message, NewMessage, Spool, StoreError, SubmissionKey};
+
+/// A message on its way to disk weighs one, and one more for each so many octets.
+const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
+
+/// A message that is right as it is: what can still fail is the limit, the signature and the disk.
+#[derive(Debug)]
+pub struct Admitted {
+    submission: Submission,
+    header: header_rewrite::Checked,
+    /// Signs it.
+    domain: SendingDomain,
+}
+
+impl SubmissionService {
+    /// Checks the header, and whether the submitter may send for everybody who is named in it.
+    pub async fn check(&self, submission: Submission) -> Result<Admitted, Refusal> {
+        let header = header_rewrite::check(&submission.message)?;
+        let domain = self.admit_from(&submission.submitter, &header.from).await?;
+        if !header.senders.is_empty() {
+            self.admit_from(&submission.submitter, &header.senders).await?;
+        }
+        Ok(Admitted { submission, header, domain })
+    }
+
+    /// Checks and enqueues. After `Ok` the message is on disk.
+    pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
+        self.enqueue(self.check(submission).await?).await
+    }
+
+    /// Counts, stamps, signs and writes. After `Ok` the message is on disk, now or since it was submitted before.
+    pub async fn enqueue(&self, admitted: Admitted) -> Result<MessageId, Refusal> {
+        let Submission { submitter, envelope, .. } = &admitted.submission;
+        let (submitter, key) = (submitter.clone(), admitted.submission_key());
+        let now = Timestamp::now();
+        let wish = self.wish(&submitter, now).await?;
+        // A repetition is not counted again; without a limit the transaction that writes finds it soon enough.
+        if let Some(key) = key.as_ref().filter(|_| wish.is_limited())
+            && let Some(earlier) = self.find_accepted(&submitter, key).await?
+        {
+            return Ok(tell_repeated(&submitter, earlier));
+        }
+        let count = envelope.recipients.len() as u64;
+        let taken = self.limits.take(wish, count).await.map_err(refuse_storage)??;
+        let new = self.complete(admitted, key, now).await?;
+        self.store(&submitter, new, taken).await
+    }
+
+    /// The message that a submitter's key stands for, if it was submitted within a day; refused if it stands for a
+    /// message with other content.
+    pub async fn find_accepted(
+        &self,
+        submitter: &Submitter,
+        key: &SubmissionKey,
+    ) -> Result<Option<MessageId>, Refusal> {
+        let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
+        let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
+        found.map_err(refuse_storage)
+    }
+
+    /// The message as it is stored.
+    async fn complete(
+        &self,
+        admitted: Admitted,
+        submission_key: Option<SubmissionKey>,
+        now: Timestamp,
+    ) -> Result<NewMessage, Refusal> {
+        let Admitted { submission, header, domain } = admitted;
+        let Submission { submitter, envelope, message, trace, extras } = submission;
+        let id = MessageId::generate(now);
+        let receipt = Receipt {
+            hostname: &self.settings.hostname,
+            trace: &trace,
+            client_address: self.settings.names_client_address.then_some(submitter.client_address),
+            id,
+            now,
+        };
+        let added = header.complete(id, now);
+        let summary = header.summarize(&added, &message);
+        let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
+        let (content, dkim_domain) =
+            self.sign(submitter.tenant.id, domain, receipt.field(), unsigned).await?;
+        let expires_at = self.expiry_of(&submitter, &envelope.parameters, now).await?;
+        Ok(NewMessage {
+            message: Message {
+                id,
+                tenant_id: submitter.tenant.id,
+                key_id: Some(submitter.key.id),
+                environment: submitter.key.environment,
+                reverse_path: envelope.reverse_path,
+                body: envelope.body,
+                smtputf8: envelope.smtputf8,
+                parameters: envelope.parameters,
+                annotations: extras.annotations,
+                size: content.len() as u64,
+                subject: summary.subject,
+                header_from: summary.from,
+                header_message_id: summary.message_id,
+                dkim_domain,
+                created_at: now,
+                expires_at,
+            },
+            recipients: envelope.recipients.into_iter().map(|to| (DeliveryId::generate(now), to)).collect(),
+            suppressed: extras.suppressed,
+            content,
+            submission_key,
+        })
+    }
+
+    /// Writes a message when it is the tenant's turn, and gives back what it took of the limit if it is not written. Who
+    /// leaves before the turn comes has used nothing.
+    async fn store(
+        &self,
+        submitter: &Submitter,
+        new: NewMessage,
+        taken: QuotaReservation<'_>,
+    ) -> Result<MessageId, Refusal> {
+        let (id, recipients, size) = (new.message.id, new.recipients.len(), new.message.size);
+        let weight = 1 + size / STORING_OCTETS_PER_WEIGHT;
+        let turn = self.storing.take_weighed(Some(submitter.tenant.id), weight).await;
+        let _turn = turn.map_err(|_| refuse_storage(StoreError::Closed))?;
+        let counted = taken.keep();
+        let stored = self.store.enqueue(new).await;
+        if stored.as_ref().ok() != Some(&id) {
+            self.limits.give_back(&counted);
+        }
+        let stored = stored.map_err(refuse_storage)?;
+        if stored != id {
+            return Ok(tell_repeated(submitter, stored));
+        }
+        tracing::info!(
+            message_id = %id,
+            tenant = %submitter.tenant.slug,
+            key = %submitter.key.id,
+            environment = %submitter.key.environment,
+            recipients,
+            size,
+            "accepted"
+        );
+        Ok(id)
+    }
+
+    /// When delivery is given up: the message's own time, else the tenant's, else ours.
+    async fn expiry_of(
+        &self,
+        submitter: &Submitter,
+        parameters: &MailParameters,
+        now: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
+        let SubmissionSettings { expiry, message_lifetime_max, .. } = self.settings;
+        // RFC 4865 §4.2: the time while it is held does not count.
+        let begins_at = parameters.release_at.unwrap_or(now).max(now);
+        let after = |lifetime| begins_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
+        let latest = after(message_lifetime_max);
+        if let Some(deliver_by) = parameters.deliver_by {
+            return Ok(deliver_by.min(latest));
+        }
+        let hours = self.refresh(submitter).await?.1.settings.expiry_hours;
+        let lifetime = hours.map_or(expiry, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
+        Ok(after(lifetime).min(latest))
+    }
+
+    /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
+    async fn sign(
+        &self,
+        tenant: TenantId,
+        domain: SendingDomain,
+        received: String,
+        unsigned: Content,
+    ) -> Result<(Content, Option<DomainName>), Refusal> {
+        let fail = |error: &dyn std::fmt::Display| {
+            tracing::error!(%error, domain = %domain.name, "cannot sign");
+            refuse_unsigned(&domain.name)
+        };
+        let signers = self.facts.signers(&domain).await.map_err(|error| fail(&error))?;
+        let to_sign = unsigned.clone();
+        let _turn = self.signing.take(Some(tenant)).await.map_err(|error| fail(&error))?;
+        let signatures = tokio::task::spawn_blocking(move || {
+            signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
+        })
+        .await
+        .map_err(|error| fail(&error))?
+        .map_err(|error| fail(&error))?;
+        let signing_domain = (!signatures.is_empty()).then_some(domain.name);
+        let mut prefix = signatures.concat();
+        prefix.push_str(&received);
+        prefix.push_str(&String::from_utf8_lossy(&unsigned.prefix));
+        Ok((Content { prefix: prefix.into(), submitted: unsigned.submitted }, signing_domain))
+    }
+}
+
+impl Admitted {
+    /// By what a repetition is known, if the client named the submission.
+    fn submission_key(&self) -> Option<SubmissionKey> {
+        let Submission { envelope, message, extras, .. } = &self.submission;
+        let own_key = || {
+            let name = format!("smtp {}", self.header.idempotency_key.as_ref()?);
+            Some(SubmissionKey { name, digest: digest_of(envelope, message) })
+        };
+        extras.submission_key.clone().or_else(own_key)
+    }
+}
+
+/// Of everything that makes a submission another one. The lengths keep two parts from passing for one.
+fn digest_of(envelope: &Envelope, message: &Bytes) -> [u8; 32] {
+    let Envelope { reverse_path, recipients, parameters, .. } = envelope;
+    let mut recipients: Vec<String> = recipients.iter().map(describe_recipient).collect();
+    recipients.sort_unstable();
+    let described = [reverse_path.to_string(), describe_parameters(parameters)];
+    let parts = recipients.iter().chain(&described).map(String::as_bytes).chain([&message[..]]);
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}
+
+fn describe_recipient(recipient: &Recipient) -> String {
+    let Recipient { address, parameters } = recipient;
+    let notify = parameters.notify.map(|notify| notify.to_string());
+    let original = parameters.original_recipient.as_ref().map(ToString::to_string);
+    format!("{address} {notify:?} {original:?}")
+}
+
+/// As the client gave them: a time that follows from `HOLDFOR` is another one each time.
+fn describe_parameters(parameters: &MailParameters) -> String {
+    let MailParameters { return_content, envelope_id, require_tls, release_at, held_for_s, deliver_by } =
+        parameters;
+    let return_content = return_content.map(|content| content.as_str());
+    let envelope_id = envelope_id.as_ref().map(ToString::to_string);
+    let held_until = release_at.filter(|_| held_for_s.is_none());
+    format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {held_for_s:?} {deliver_by:?}")
+}
+
+fn tell_repeated(submitter: &Submitter, earlier: MessageId) -> MessageId {
+    tracing::info!(message_id = %earlier, tenant = %submitter.tenant.slug, "accepted before");
+    earlier
+}
+
+fn refuse_unsigned(domain: &DomainName) -> Refusal {
+    Refusal::new(
+        RefusalCode::Internal,
+        format!("the message cannot be signed for {domain} now"),
+        "try again later; the operator finds the reason in the log",
+    )
+}

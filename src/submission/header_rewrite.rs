@@ -1,0 +1,323 @@
+//! The header of a message on its way through: what we take out, what we put in front. Pure.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use jiff::fmt::rfc2822;
+use mail_parser::MessageParser;
+
+use super::Trace;
+use crate::mail::{
+    Address, DomainName, HeaderBlock, HeaderError, MailboxListError, Timestamp, parse_mailbox_list,
+};
+use crate::model::{MessageId, Refusal, RefusalCode};
+use crate::policy::submission::{refuse_from, refuse_from_count};
+
+/// Parsers downstream are slow on absurd headers, some quadratically.
+const HEADER_OCTETS_MAX: usize = 256 * 1024;
+/// RFC 5321 §6.3.
+const RECEIVED_MAX: usize = 100;
+/// RFC 5322 §3.6.2 and §3.6.6: who a message is from, beside From.
+const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
+/// Each is looked up.
+const SENDERS_MAX: usize = 50;
+/// Bcc must not reach recipients (RFC 5322 §3.6.3); Return-Path is the last hop's to write (RFC 5321 §4.4).
+const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
+/// Says which submissions are one; for us, not for recipients.
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+
+/// A message whose header has exactly one reading.
+#[derive(Debug)]
+pub struct Checked {
+    block: HeaderBlock,
+    /// The addresses of From; at least one.
+    pub from: Vec<Address>,
+    /// The addresses of the other fields that say who a message is from.
+    pub senders: Vec<Address>,
+    /// By what a repetition of this submission is known.
+    pub idempotency_key: Option<String>,
+}
+
+/// Reads the header, or says why it is refused.
+pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
+    let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
+    let received = block.named("Received").count();
+    if received > RECEIVED_MAX {
+        return Err(Refusal::new(
+            RefusalCode::MailLoop,
+            format!("the message has been through {received} servers"),
+            "look for a loop between servers or forwarding rules",
+        ));
+    }
+    let from_fields: Vec<_> = block.named("From").collect();
+    let [field] = from_fields[..] else {
+        return Err(refuse_from_count(from_fields.len()));
+    };
+    let from =
+        parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
+    let senders = read_senders(&block, message)?;
+    let idempotency_key = read_idempotency_key(&block, message)?;
+    Ok(Checked { block, from, senders, idempotency_key })
+}
+
+/// Some mail clients show the sender, or who sent a message again, in the place of the author.
+fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
+    let mut senders = Vec::new();
+    for name in SENDER_FIELDS {
+        for field in block.named(name) {
+            let addresses = parse_mailbox_list(&message[field.value.clone()]);
+            senders.extend(addresses.map_err(|error| refuse_from(name, error))?);
+            if senders.len() > SENDERS_MAX {
+                return Err(refuse_from(name, MailboxListError::TooMany));
+            }
+        }
+    }
+    Ok(senders)
+}
+
+fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<String>, Refusal> {
+    let fields: Vec<_> = block.named(IDEMPOTENCY_KEY).collect();
+    let value = match fields[..] {
+        [] => return Ok(None),
+        [field] => message[field.value.clone()].trim_ascii(),
+        _ => &[],
+    };
+    let printable = value.iter().all(|octet| (b' '..=b'~').contains(octet));
+    match std::str::from_utf8(value) {
+        Ok(key) if printable && (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) => {
+            Ok(Some(key.to_owned()))
+        }
+        _ => Err(Refusal::new(
+            RefusalCode::HeaderMalformed,
+            "Idempotency-Key is not one line of 1 to 255 printable ASCII characters",
+            "send the field once, with a random value",
+        )),
+    }
+}
+
+fn refuse_header(error: HeaderError) -> Refusal {
+    Refusal::new(
+        RefusalCode::HeaderMalformed,
+        error.to_string(),
+        "send header fields as Name: value, then an empty line, then the body",
+    )
+}
+
+impl Checked {
+    /// The message without the fields that no recipient may see. Copies only if there are any.
+    pub fn strip(&self, message: Bytes) -> Bytes {
+        let removed: Vec<Range<usize>> = self
+            .block
+            .fields
+            .iter()
+            .filter(|field| REMOVED_FIELDS.iter().any(|name| field.name.eq_ignore_ascii_case(name)))
+            .map(|field| field.span.clone())
+            .collect();
+        if removed.is_empty() {
+            return message;
+        }
+        let mut kept = BytesMut::with_capacity(message.len());
+        let mut start = 0;
+        for span in removed {
+            kept.extend_from_slice(&message[start..span.start]);
+            start = span.end;
+        }
+        kept.extend_from_slice(&message[start..]);
+        kept.freeze()
+    }
+
+    /// `Date` and `Message-ID`, as far as the message lacks them (RFC 6409 §8.2, §8.3).
+    pub fn complete(&self, id: MessageId, now: Timestamp) -> String {
+        let mut fields = String::new();
+        if self.block.named("Date").next().is_none() {
+            fields.push_str(&format!("Date: {}\r\n", date(now)));
+        }
+        if self.block.named("Message-ID").next().is_none() {
+            let domain = self.from.first().map_or_else(|| "localhost".into(), |from| from.host().to_string());
+            fields.push_str(&format!("Message-ID: <{id}@{domain}>\r\n"));
+        }
+        fields
+    }
+
+    /// What lists show. `added` are the fields of [`Checked::complete`].
+    pub fn summarize(&self, added: &str, message: &[u8]) -> Summary {
+        let shorten = |text: &str| text.chars().take(SUMMARY_CHARS_MAX).collect::<String>();
+        let value = |name| {
+            let field = self.block.named(name).next()?;
+            Some(String::from_utf8_lossy(&message[field.span.clone()]).into_owned())
+        };
+        let own_id = value("Message-ID")
+            .or_else(|| added.lines().find(|l| l.starts_with("Message-ID:")).map(|l| format!("{l}\r\n")));
+        // Parsed field by field, for only these are needed.
+        let subject = value("Subject").and_then(|field| {
+            MessageParser::default().parse_headers(field.as_bytes()).and_then(|m| m.subject().map(shorten))
+        });
+        let message_id = own_id.and_then(|field| {
+            MessageParser::default().parse_headers(field.as_bytes()).and_then(|m| m.message_id().map(shorten))
+        });
+        Summary { subject, from: self.from.first().map(|from| from.to_string()), message_id }
+    }
+}
+
+/// The longest part of a field that lists show.
+const SUMMARY_CHARS_MAX: usize = 255;
+
+/// What lists show of a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Decoded and shortened.
+    pub subject: Option<String>,
+    /// The first address of From.
+    pub from: Option<String>,
+    /// Without its angle brackets.
+    pub message_id: Option<String>,
+}
+
+/// What `Received` is made of.
+pub struct Receipt<'a> {
+    /// Who we are.
+    pub hostname: &'a DomainName,
+    /// How the message came.
+    pub trace: &'a Trace,
+    /// The client's address, if it is to be named.
+    pub client_address: Option<std::net::IpAddr>,
+    /// The message.
+    pub id: MessageId,
+    /// When it was complete.
+    pub now: Timestamp,
+}
+
+impl Receipt<'_> {
+    /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: a name that
+    /// mail clients give in EHLO is often an address of somebody's home network.
+    pub fn field(&self) -> String {
+        let mut field = String::from("Received:");
+        if let Some(address) = self.client_address {
+            let literal = match address {
+                std::net::IpAddr::V4(ip) => format!("[{ip}]"),
+                std::net::IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+            };
+            field.push_str(&format!(" from {} ({literal})\r\n", self.trace.helo));
+        }
+        field.push_str(&format!(" by {} with {}", self.hostname, self.trace.protocol));
+        if let Some(tls) = &self.trace.tls {
+            field.push_str(&format!("\r\n ({tls})"));
+        }
+        field.push_str(&format!("\r\n id {};\r\n {}\r\n", self.id, date(self.now)));
+        field
+    }
+}
+
+/// RFC 5322 §3.3, always in UTC.
+fn date(now: Timestamp) -> String {
+    rfc2822::to_string(&now.to_zoned(jiff::tz::TimeZone::UTC))
+        .unwrap_or_else(|_| unreachable!("the clock is between the years 0 and 9999"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &str) -> RefusalCode {
+        check(message.as_bytes()).unwrap_err().code
+    }
+
+    fn id() -> MessageId {
+        MessageId::generate(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_header_must_have_one_reading_and_one_from() {
+        assert_eq!(refused("To: a@b.c\r\n\r\nhi\r\n"), RefusalCode::FromHeaderMissing);
+        assert_eq!(refused(""), RefusalCode::FromHeaderMissing);
+        assert_eq!(refused("\r\nFrom: a@b.c\r\n"), RefusalCode::FromHeaderMissing);
+        assert_eq!(refused("From: a@b.c\r\nfrom: d@e.f\r\n\r\n"), RefusalCode::FromHeaderAmbiguous);
+        assert_eq!(refused("From: a@b.c b@c.d\r\n\r\n"), RefusalCode::FromHeaderAmbiguous);
+        assert_eq!(refused(" X: y\r\nFrom: a@b.c\r\n\r\n"), RefusalCode::HeaderMalformed);
+        assert_eq!(refused("From: a@b.c\r\nhello\r\n"), RefusalCode::HeaderMalformed);
+        let loops = "Received: x\r\n".repeat(101) + "From: a@b.c\r\n\r\n";
+        assert_eq!(refused(&loops), RefusalCode::MailLoop);
+        assert!(check(&loops.as_bytes()["Received: x\r\n".len()..]).is_ok());
+    }
+
+    #[test]
+    fn blind_copies_and_return_paths_are_taken_out_and_nothing_else_changes() {
+        let message =
+            "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
+        let checked = check(message.as_bytes()).unwrap();
+        let kept = checked.strip(Bytes::from_static(message.as_bytes()));
+        assert_eq!(kept, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
+    }
+
+    #[test]
+    fn a_message_without_such_fields_is_not_copied() {
+        let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
+        let kept = check(&message).unwrap().strip(message.clone());
+        assert_eq!(kept.as_ptr(), message.as_ptr());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_read_once_and_taken_out() {
+        let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
+        let checked = check(message).unwrap();
+        assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
+        assert_eq!(checked.strip(Bytes::from_static(message)), "From: a@b.c\r\n\r\nhi\r\n");
+        assert_eq!(check(b"From: a@b.c\r\n\r\n").unwrap().idempotency_key, None);
+        let long = format!("Idempotency-Key: {}\r\n", "x".repeat(256));
+        for bad in
+            ["Idempotency-Key: \r\n", "Idempotency-Key: a\r\n b\r\n", &long, "Idempotency-Key: \u{e9}\r\n"]
+        {
+            assert_eq!(refused(&format!("{bad}From: a@b.c\r\n\r\n")), RefusalCode::HeaderMalformed, "{bad}");
+        }
+        let twice = "Idempotency-Key: a\r\nIdempotency-Key: a\r\nFrom: a@b.c\r\n\r\n";
+        assert_eq!(refused(twice), RefusalCode::HeaderMalformed);
+    }
+
+    #[test]
+    fn date_and_message_id_are_added_only_where_absent() {
+        let id = id();
+        let complete = |message: &str| check(message.as_bytes()).unwrap().complete(id, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            complete("From: a@b.c\r\n\r\n"),
+            format!("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nMessage-ID: <{id}@b.c>\r\n")
+        );
+        assert_eq!(complete("From: a@b.c\r\nDATE: x\r\nmessage-id: <a>\r\n\r\n"), "");
+    }
+
+    #[test]
+    fn lists_show_decoded_fields() {
+        let message = b"From: A <a@b.c>\r\nSubject: =?utf-8?q?J=C3=BCrgen?=\r\n says\r\n\r\nhi\r\n";
+        let summary = check(message).unwrap().summarize("Date: x\r\nMessage-ID: <1@b.c>\r\n", message);
+        assert_eq!(
+            summary,
+            Summary {
+                subject: Some("Jürgen says".into()),
+                from: Some("a@b.c".into()),
+                message_id: Some("1@b.c".into())
+            }
+        );
+    }
+
+    #[test]
+    fn received_names_the_client_only_when_told_to() {
+        let hostname = DomainName::parse("mx.example").unwrap();
+        let trace = Trace { helo: "laptop".into(), protocol: "ESMTPSA", tls: Some("TLSv1.3 X".into()) };
+        let mut receipt = Receipt {
+            hostname: &hostname,
+            trace: &trace,
+            client_address: None,
+            id: id(),
+            now: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(
+            receipt.field(),
+            format!(
+                "Received: by mx.example with ESMTPSA\r\n (TLSv1.3 X)\r\n id {};\r\n Thu, 1 Jan 1970 00:00:00 +0000\r\n",
+                receipt.id
+            )
+        );
+        receipt.client_address = Some("::1".parse().unwrap());
+        assert!(receipt.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
+    }
+}

@@ -1,0 +1,415 @@
+//! Accepting mail: who is it, may it, then stamp, sign and enqueue in one transaction. Used by SMTP and by the
+//! HTTP send API. Imports `mail`, `policy`, `sign`, `store` and `turns`.
+
+mod acceptance;
+mod directory_cache;
+mod header_rewrite;
+mod rejection_counters;
+mod rejection_log_limit;
+mod send_limit;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::directory_cache::DirectoryCache;
+use self::rejection_counters::RejectionCounters;
+use self::rejection_log_limit::RejectionLogLimit;
+use self::send_limit::{QuotaRequest, SendLimits};
+use crate::limits::tenant_semaphore::TenantSemaphore;
+use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
+use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
+use crate::policy::fixed_window::QuotaStatus;
+use crate::policy::submission::{
+    Sender, SendingDomain, SuppressionFacts, admit_from, admit_recipient, admit_sender, admit_tenant,
+};
+use crate::store::{
+    Annotations, Conflict, Directory, Journal, Key, Rejection, ScramCredential, Store, StoreError,
+    SubmissionKey, Tenant,
+};
+
+pub use self::acceptance::Admitted;
+
+/// How mail is accepted.
+#[derive(Debug, Clone)]
+pub struct SubmissionSettings {
+    /// Who we are in `Received`.
+    pub hostname: DomainName,
+    /// How long delivery is tried, unless the tenant or the message has its own time.
+    pub expiry: Duration,
+    /// The longest such time.
+    pub message_lifetime_max: Duration,
+    /// Whether the null reverse path is taken.
+    pub takes_null_sender: bool,
+    /// Whether `Received` names the client's address.
+    pub names_client_address: bool,
+}
+
+/// Accepts mail into a store.
+pub struct SubmissionService {
+    store: Arc<Store>,
+    facts: DirectoryCache,
+    notes: RejectionLogLimit,
+    refusals: RejectionCounters,
+    limits: SendLimits,
+    settings: SubmissionSettings,
+    /// Signatures made at one time: as many as there are cores, for more would only wait for them.
+    signing: TenantSemaphore,
+    /// Weight of what is on its way to disk.
+    storing: TenantSemaphore,
+}
+
+/// Who submits: a tenant through one of its keys.
+#[derive(Debug, Clone)]
+pub struct Submitter {
+    /// As it was when the credential was checked; later questions look again.
+    pub tenant: Tenant,
+    /// Likewise.
+    pub key: Key,
+    /// Where the client is.
+    pub client_address: IpAddr,
+    /// What the key must allow for this way of submitting.
+    pub scope: Scope,
+}
+
+/// Why a credential was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthenticationError {
+    /// Unknown user, wrong password, expired or revoked: told apart in no reply.
+    Rejected,
+    /// Known and right, but refused for a reason that the client may know.
+    Refused(Refusal),
+    /// The store cannot be asked now.
+    Unavailable,
+}
+
+/// A message on its way in, once its envelope was admitted.
+#[derive(Debug)]
+pub struct Submission {
+    /// Who submits it.
+    pub submitter: Arc<Submitter>,
+    /// As admitted.
+    pub envelope: Envelope,
+    /// CRLF throughout, no NUL, no lone CR or LF.
+    pub message: Bytes,
+    /// How it came.
+    pub trace: Trace,
+    /// What HTTP says of it beside the message.
+    pub extras: Extras,
+}
+
+/// What the HTTP send API knows of a message beside its envelope.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// The sender's own notes.
+    pub annotations: Annotations,
+    /// Recipients that were left out because they are suppressed.
+    pub suppressed: Vec<Address>,
+    /// By what a repetition is known; else the message's own field says it. The name begins with how it came, so that no
+    /// client can use the name of another way.
+    pub submission_key: Option<SubmissionKey>,
+}
+
+/// What `Received` says of how a message came (RFC 5321 §4.4).
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// The name in EHLO or HELO; printable ASCII.
+    pub helo: String,
+    /// `ESMTPSA`, `SMTP`, `UTF8SMTPSA`, `HTTP` (RFC 3848, RFC 6531 §4.3).
+    pub protocol: &'static str,
+    /// Like `TLSv1.3 with cipher TLS13_AES_256_GCM_SHA384`.
+    pub tls: Option<String>,
+}
+
+/// Between two notes of when a key was last used.
+const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// What all tenants together have on its way to disk at one time.
+const STORING_WEIGHT_MAX: u32 = 512;
+/// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
+const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
+
+/// The same while other tenants submit too.
+const STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX: u32 = 8;
+
+impl SubmissionService {
+    /// Accepts into `store`.
+    pub fn new(store: Arc<Store>, settings: SubmissionSettings) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        Self {
+            facts: DirectoryCache::new(store.clone()),
+            notes: RejectionLogLimit::default(),
+            refusals: RejectionCounters::new(),
+            limits: SendLimits::new(store.clone()),
+            store,
+            settings,
+            signing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            storing: TenantSemaphore::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
+                .with_fewer_in_company(STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX),
+        }
+    }
+
+    /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret.
+    pub async fn authenticate(
+        &self,
+        username: &str,
+        password: &str,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
+        let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(cannot_look_up)?;
+        let (key, tenant) = match found {
+            Some((key, Some(tenant))) => (key, tenant),
+            // A platform key has no domains to send from.
+            Some((_, None)) | None => return Err(AuthenticationError::Rejected),
+        };
+        if username != tenant.slug && username != key.id.to_string() {
+            return Err(AuthenticationError::Rejected);
+        }
+        self.admit_key(key, tenant, client_address).await
+    }
+
+    /// What a proof of this user's password is held against; a user that is not there has something as well.
+    pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
+        self.store.scram_credential(username).await.map_err(cannot_look_up)
+    }
+
+    /// Checks a SCRAM proof (RFC 5802 §3). The signature proves to the client that the server knows it.
+    pub async fn authenticate_by_proof(
+        &self,
+        credential: &ScramCredential,
+        auth_message: &str,
+        proof: &[u8],
+        client_address: IpAddr,
+    ) -> Result<(Submitter, Vec<u8>), AuthenticationError> {
+        let signature = credential.verifier.check(auth_message.as_bytes(), proof);
+        let (Some(signature), Some(id)) = (signature, credential.key_id) else {
+            return Err(AuthenticationError::Rejected);
+        };
+        let found = self.facts.key(id).await.map_err(cannot_look_up)?;
+        let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
+        let submitter = self.admit_key(key, tenant, client_address).await?;
+        Ok((submitter, signature.to_vec()))
+    }
+
+    /// Who has shown to have this key may use it, unless it has ended or is for other networks.
+    async fn admit_key(
+        &self,
+        key: Key,
+        tenant: Tenant,
+        client_address: IpAddr,
+    ) -> Result<Submitter, AuthenticationError> {
+        let now = Timestamp::now();
+        if !is_valid(&key, now) {
+            return Err(AuthenticationError::Rejected);
+        }
+        check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_INTERVAL)
+            && let Err(error) = self.store.touch_key(key.id, now).await
+        {
+            tracing::warn!(%error, key = %key.id, "cannot note the use of a key");
+        }
+        Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
+    }
+
+    /// Whether the submitter may send from this path now; `is_counted` says that the message was accepted before, and so
+    /// needs no room under the limit.
+    pub async fn admit_sender(
+        &self,
+        submitter: &Submitter,
+        path: &ReversePath,
+        is_counted: bool,
+    ) -> Result<(), Refusal> {
+        let current = self.refresh(submitter).await?;
+        let sender = describe(&current);
+        admit_tenant(&sender, submitter.scope)?;
+        let covering = match path.mailbox() {
+            Some(address) => self.covering(submitter, address).await?,
+            None => Arc::default(),
+        };
+        admit_sender(&sender, path, &covering, self.settings.takes_null_sender)?;
+        if is_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
+    }
+
+    /// Whether the submitter may send to this address now, after so many others of the same message; `None` if the
+    /// message was accepted before.
+    pub async fn admit_recipient(
+        &self,
+        submitter: &Submitter,
+        recipient: &Address,
+        smtputf8: bool,
+        earlier: Option<usize>,
+    ) -> Result<(), Refusal> {
+        let suppression = self
+            .store
+            .suppression_of(submitter.tenant.id, &recipient.folded(), Timestamp::now())
+            .await
+            .map_err(refuse_storage)?
+            .map(|found| SuppressionFacts {
+                reason: found.reason,
+                created_at: found.created_at,
+                is_platform: found.tenant_id.is_none(),
+            });
+        admit_recipient(recipient, smtputf8, suppression.as_ref())?;
+        match earlier {
+            Some(earlier) => self.admit_count(submitter, earlier as u64 + 1).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the tenant's send limit has room for so many recipients.
+    async fn admit_count(&self, submitter: &Submitter, recipients: u64) -> Result<(), Refusal> {
+        let wish = self.wish(submitter, Timestamp::now()).await?;
+        self.limits.check(&wish, recipients).await.map_err(refuse_storage)?
+    }
+
+    /// Under which limits the submitter would send now.
+    async fn wish(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
+        let current = self.refresh(submitter).await?;
+        Ok(QuotaRequest::new(&current.1, submitter.key.environment, now))
+    }
+
+    /// How the send limit of a tenant stands that leaves the least room; `None` if it has none.
+    pub async fn send_standing(
+        &self,
+        tenant: &Tenant,
+        environment: Environment,
+        now: Timestamp,
+    ) -> Result<Option<QuotaStatus>, StoreError> {
+        self.limits.standing(&QuotaRequest::new(tenant, environment, now)).await
+    }
+
+    /// How often what was refused since the start, by code.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.read()
+    }
+
+    /// Notes a refusal for the tenant to read under this reference; `None` if too many of this tenant's were noted
+    /// lately.
+    pub fn note_rejection(
+        &self,
+        id: RequestId,
+        submitter: &Submitter,
+        stage: Stage,
+        refusal: &Refusal,
+    ) -> Option<RequestId> {
+        self.refusals.note(refusal.code);
+        let now = Timestamp::now();
+        if !self.notes.take(submitter.tenant.id, now) {
+            return None;
+        }
+        self.store.reject(Rejection {
+            id,
+            tenant_id: submitter.tenant.id,
+            key_id: Some(submitter.key.id),
+            environment: submitter.key.environment,
+            stage,
+            code: refusal.code,
+            message: refusal.message.clone(),
+            client_address: Some(submitter.client_address),
+            created_at: now,
+        });
+        Some(id)
+    }
+
+    /// The submitter's key and tenant as the store has them now: while a session lasts, a key may be revoked, expire or be
+    /// confined to other networks, and a tenant may be suspended.
+    async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
+        let current = self.facts.key(submitter.key.id).await.map_err(refuse_storage)?;
+        let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::ExpiredApiKey,
+                "the key of this session has expired or was revoked",
+                "log in with another key",
+            )
+        })?;
+        check_network(&current.0, submitter.client_address)?;
+        Ok(current)
+    }
+
+    async fn covering(
+        &self,
+        submitter: &Submitter,
+        address: &Address,
+    ) -> Result<Arc<Vec<SendingDomain>>, Refusal> {
+        match address.host() {
+            Host::Domain(name) => self
+                .facts
+                .covering(submitter.tenant.id, submitter.key.environment, name)
+                .await
+                .map_err(refuse_storage),
+            Host::Literal(_) => Ok(Arc::default()),
+        }
+    }
+
+    /// Every address of From must be the tenant's. The domain of the first one signs, so that DMARC aligns.
+    async fn admit_from(&self, submitter: &Submitter, from: &[Address]) -> Result<SendingDomain, Refusal> {
+        let current = self.refresh(submitter).await?;
+        let sender = describe(&current);
+        let mut first = None;
+        for address in from {
+            let covering = self.covering(submitter, address).await?;
+            let domain = admit_from(&sender, address, &covering)?;
+            first.get_or_insert_with(|| domain.clone());
+        }
+        first.ok_or_else(|| crate::policy::submission::refuse_from_count(0))
+    }
+}
+
+fn describe(current: &(Key, Tenant)) -> Sender<'_> {
+    let (key, tenant) = current;
+    Sender {
+        tenant_slug: &tenant.slug,
+        tenant_status: tenant.status,
+        scopes: &key.scopes,
+        allowed_domain_ids: &key.allowed_domain_ids,
+    }
+}
+
+fn is_valid(key: &Key, now: Timestamp) -> bool {
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
+}
+
+fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
+    if key.allows_address(client) {
+        return Ok(());
+    }
+    let client = client.to_canonical();
+    Err(Refusal::new(
+        RefusalCode::IpNotAllowed,
+        format!("this key may not be used from {client}"),
+        "add the network to the key's allowed_cidrs, or use another key",
+    ))
+}
+
+fn cannot_look_up(error: StoreError) -> AuthenticationError {
+    tracing::error!(%error, "cannot look up a credential");
+    AuthenticationError::Unavailable
+}
+
+fn refuse_storage(error: StoreError) -> Refusal {
+    if !matches!(error, StoreError::Conflict(_)) {
+        tracing::error!(%error, "the store does not answer");
+    }
+    match error {
+        StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
+            RefusalCode::IdempotencyKeyReused,
+            "the Idempotency-Key of this message was used for another one within a day",
+            "use a new key for every message",
+        ),
+        StoreError::DiskFull => Refusal::new(
+            RefusalCode::DiskLow,
+            "the server is short of disk space",
+            "try again later; the operator has to free or add space",
+        ),
+        _ => Refusal::new(
+            RefusalCode::StorageUnavailable,
+            "the message cannot be stored now",
+            "try again later",
+        ),
+    }
+}

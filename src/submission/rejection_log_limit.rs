@@ -1,0 +1,48 @@
+//! How many refusals of one tenant are noted: enough to see what is wrong, too few to fill the disk or to keep
+//! the store busy for everybody else. A client that has lost its way repeats the same ones all the time.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::mail::Timestamp;
+use crate::model::{LimitPeriod, TenantId};
+use crate::policy::fixed_window::FixedWindow;
+
+/// Refusals of one tenant that are noted in one minute.
+const NOTES_PER_MINUTE_MAX: u64 = 60;
+
+/// Counts notes by tenant, from minute to minute.
+pub struct RejectionLogLimit(Mutex<FixedWindow<TenantId>>);
+
+impl Default for RejectionLogLimit {
+    fn default() -> Self {
+        Self(Mutex::new(FixedWindow::new(LimitPeriod::Minute)))
+    }
+}
+
+impl RejectionLogLimit {
+    /// Whether another note may be made for a tenant, which is then counted.
+    pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = notes.standing(&tenant, NOTES_PER_MINUTE_MAX, now).remaining() > 0;
+        if may {
+            notes.take(tenant, 1, now);
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_so_many_notes_in_a_minute_and_takes_none_from_others() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
+        let quota = RejectionLogLimit::default();
+        let noted = (0..1000).filter(|_| quota.take(busy, at(59))).count();
+        assert_eq!(noted, NOTES_PER_MINUTE_MAX as usize);
+        assert!(quota.take(other, at(59)) && !quota.take(busy, at(59)));
+        assert!(quota.take(busy, at(60)));
+    }
+}

@@ -1,0 +1,233 @@
+//! Acceptance by two tenants at one time, against a real store.
+
+use tempfile::TempDir;
+use tokio::task::{JoinSet, yield_now};
+
+use super::*;
+use crate::mail::{BodyType, MailParameters, Notify};
+use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, Verification};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions};
+
+const BACKLOG: usize = 20;
+
+struct Bed {
+    _dir: TempDir,
+    store: Arc<Store>,
+    intake: SubmissionService,
+}
+
+impl Bed {
+    async fn make() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let pair = crate::dkim::generate(DkimAlgorithm::Ed25519).unwrap();
+        let sandbox = NewDomain {
+            tenant_id: None,
+            name: DomainName::parse("sandbox.example").unwrap(),
+            verification: Verification::Manual,
+            subdomains: false,
+            ownership_token: String::new(),
+            dkim_keys: vec![NewDkimKey {
+                selector: "s".into(),
+                algorithm: pair.algorithm,
+                state: DkimKeyState::Active,
+                public_key: pair.public_key,
+                private_key: pair.private_key,
+            }],
+        };
+        store.ensure_sandbox_domain(sandbox, Timestamp::now()).await.unwrap();
+        let settings = SubmissionSettings {
+            hostname: DomainName::parse("relay.example").unwrap(),
+            expiry: Duration::from_secs(3600),
+            message_lifetime_max: Duration::from_secs(3600),
+            takes_null_sender: false,
+            names_client_address: false,
+        };
+        Self { _dir: dir, intake: SubmissionService::new(store.clone(), settings), store }
+    }
+
+    async fn submitter(&self, slug: &str) -> Arc<Submitter> {
+        self.limited_submitter(slug, None).await
+    }
+
+    async fn limited_submitter(&self, slug: &str, emails_per_day: Option<u32>) -> Arc<Submitter> {
+        let rate_limit = RateLimit { emails_per_day, ..RateLimit::default() };
+        let new = NewTenant { rate_limit, ..NewTenant::named(slug, slug) };
+        let tenant = self.store.create_tenant(new, Timestamp::now()).await.unwrap();
+        let new = NewKey {
+            tenant_id: Some(tenant.id),
+            name: "app".into(),
+            environment: Environment::Test,
+            scopes: vec![Scope::SmtpSend],
+            allowed_domain_ids: Vec::new(),
+            allowed_cidrs: Vec::new(),
+            expires_at: None,
+            imprint: KeySecret::generate(Environment::Test).imprint(),
+        };
+        let key = self.store.create_key(new, Timestamp::now()).await.unwrap();
+        Arc::new(Submitter {
+            tenant,
+            key,
+            client_address: IpAddr::from([127, 0, 0, 1]),
+            scope: Scope::SmtpSend,
+        })
+    }
+}
+
+fn submission(submitter: &Arc<Submitter>) -> Submission {
+    let sender = Address::parse("a@sandbox.example").unwrap();
+    Submission {
+        submitter: submitter.clone(),
+        envelope: Envelope {
+            reverse_path: ReversePath::Mailbox(sender),
+            recipients: vec![Address::parse("b@else.example").unwrap().into()],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            parameters: MailParameters::default(),
+        },
+        message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
+        extras: Extras::default(),
+        trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
+    }
+}
+
+/// Accepts a backlog of one tenant and then one message of another while `turns` lets nobody go on, and answers
+/// the tenants in the order in which they were accepted once it does.
+async fn accept_backlog_and_one(
+    bed: Bed,
+    turns: fn(&SubmissionService) -> &TenantSemaphore,
+) -> (Vec<TenantId>, TenantId) {
+    let [busy, calm] = [bed.submitter("busy").await, bed.submitter("calm").await];
+    let intake = Arc::new(bed.intake);
+    let (order, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+    let held = turns(&intake).take(None).await.unwrap();
+    let mut submissions = JoinSet::new();
+    for (submitter, count) in [(&busy, BACKLOG), (&calm, 1)] {
+        for _ in 0..count {
+            let (intake, order, submission) = (intake.clone(), order.clone(), submission(submitter));
+            submissions.spawn(async move {
+                let tenant = submission.submitter.tenant.id;
+                intake.accept(submission).await.unwrap();
+                order.send(tenant).unwrap();
+            });
+        }
+        while turns(&intake).requests_of(Some(submitter.tenant.id)) < count {
+            yield_now().await;
+        }
+    }
+    drop(held);
+    submissions.join_all().await;
+    drop(order);
+    let mut order = Vec::new();
+    while let Some(tenant) = accepted.recv().await {
+        order.push(tenant);
+    }
+    (order, calm.tenant.id)
+}
+
+fn assert_calm_came_early((order, calm): (Vec<TenantId>, TenantId)) {
+    assert_eq!(order.len(), BACKLOG + 1);
+    // One of the others was before it in turn; a few more may be answered sooner, for they are committed together.
+    let place = order.iter().position(|&tenant| tenant == calm).unwrap();
+    assert!(place < BACKLOG / 2, "{place}");
+}
+
+#[tokio::test]
+async fn a_message_is_not_signed_behind_the_backlog_of_another_tenant() {
+    let mut bed = Bed::make().await;
+    bed.intake.signing = TenantSemaphore::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.signing).await);
+}
+
+#[tokio::test]
+async fn a_message_is_not_stored_behind_the_backlog_of_another_tenant() {
+    let mut bed = Bed::make().await;
+    bed.intake.storing = TenantSemaphore::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.storing).await);
+}
+
+fn keyed(submitter: &Arc<Submitter>) -> Submission {
+    let message = b"From: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
+    Submission { message: Bytes::from_static(message), ..submission(submitter) }
+}
+
+async fn used(bed: &Bed, submitter: &Submitter) -> u64 {
+    let standing = bed.intake.send_standing(&submitter.tenant, Environment::Test, Timestamp::now()).await;
+    standing.unwrap().unwrap().used
+}
+
+#[tokio::test]
+async fn who_leaves_before_its_turn_to_be_stored_has_used_nothing() {
+    let mut bed = Bed::make().await;
+    bed.intake.storing = TenantSemaphore::new(1, 1);
+    let bed = Arc::new(bed);
+    let submitter = bed.limited_submitter("limited", Some(9)).await;
+    let held = bed.intake.storing.take(None).await.unwrap();
+    let accepting = tokio::spawn({
+        let (bed, submission) = (bed.clone(), submission(&submitter));
+        async move { bed.intake.accept(submission).await }
+    });
+    while bed.intake.storing.requests_of(Some(submitter.tenant.id)) == 0 {
+        yield_now().await;
+    }
+    assert_eq!(used(&bed, &submitter).await, 1);
+    accepting.abort();
+    assert!(accepting.await.unwrap_err().is_cancelled());
+    assert_eq!(used(&bed, &submitter).await, 0);
+    drop(held);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_is_known_when_the_limit_is_used_up() {
+    let bed = Bed::make().await;
+    let submitter = bed.limited_submitter("limited", Some(1)).await;
+    let id = bed.intake.accept(keyed(&submitter)).await.unwrap();
+    assert_eq!(bed.intake.accept(keyed(&submitter)).await.unwrap(), id);
+    assert_eq!(used(&bed, &submitter).await, 1);
+    let (path, recipient) =
+        (keyed(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
+    for (is_counted, earlier) in [(true, None), (false, Some(0))] {
+        let sender = bed.intake.admit_sender(&submitter, &path, is_counted).await;
+        let admitted = bed.intake.admit_recipient(&submitter, &recipient, true, earlier).await;
+        assert_eq!((sender.is_ok(), admitted.is_ok()), (is_counted, is_counted));
+    }
+    let refused = bed.intake.accept(submission(&submitter)).await.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::DailySendLimitExceeded);
+}
+
+#[tokio::test]
+async fn a_repetition_has_the_same_parameters_as_they_were_given() {
+    let bed = Bed::make().await;
+    let submitter = bed.submitter("one").await;
+    let at = |seconds| Some(Timestamp::now() + SignedDuration::from_secs(seconds));
+    let held = |held_for_s, release_at| {
+        let mut held = keyed(&submitter);
+        held.envelope.parameters = MailParameters { held_for_s, release_at, ..MailParameters::default() };
+        held
+    };
+    let first = bed.intake.accept(held(Some(60), at(60))).await.unwrap();
+    assert_eq!(bed.intake.accept(held(Some(60), at(65))).await.unwrap(), first, "HOLDFOR said the same");
+    let mut others = vec![held(Some(61), at(61)), held(None, at(60)), keyed(&submitter)];
+    for change in [
+        |submission: &mut Submission| submission.envelope.parameters.require_tls = true,
+        |submission: &mut Submission| submission.envelope.parameters.envelope_id = "x".parse().ok(),
+        |submission: &mut Submission| {
+            submission.envelope.parameters.return_content = Some(crate::mail::ReturnContent::Full);
+        },
+        |submission: &mut Submission| {
+            let never = Notify { success: false, failure: false, delay: false };
+            submission.envelope.recipients[0].parameters.notify = Some(never);
+        },
+        |submission: &mut Submission| {
+            submission.envelope.recipients[0].parameters.original_recipient = "rfc822;b".parse().ok();
+        },
+    ] {
+        let mut other = held(Some(60), at(60));
+        change(&mut other);
+        others.push(other);
+    }
+    for other in others {
+        let refused = bed.intake.accept(other).await.unwrap_err();
+        assert_eq!(refused.code, RefusalCode::IdempotencyKeyReused);
+    }
+}
