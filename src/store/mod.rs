@@ -10,7 +10,7 @@
 //! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
-//! after a crash everything unfinished is simply due. Imports `mail` only.
+//! after a crash everything unfinished is simply due. Imports `mail` and `durable_file`.
 
 #[cfg(test)]
 mod contract;

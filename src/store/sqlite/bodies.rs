@@ -1,18 +1,18 @@
 //! The bytes of messages: small ones in the database, large ones in files of their own, so that a commit
 //! with a large body does not hold up the others.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::open::sync_directory;
+use super::lock;
 use super::writer::Tx;
+use crate::durable_file;
 use crate::mail::{Content, MessageId};
 use crate::store::{Result, StoreError};
 
@@ -23,11 +23,13 @@ const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60 * 60);
 pub(super) struct BodyFiles {
     directory: PathBuf,
     inline_octets_max: u64,
+    /// The directories of files that this process knows to survive a power cut.
+    synced_shelves: Mutex<HashSet<PathBuf>>,
 }
 
 impl BodyFiles {
     pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
-        Self { directory: data_dir.join("bodies"), inline_octets_max }
+        Self { directory: data_dir.join("bodies"), inline_octets_max, synced_shelves: Mutex::default() }
     }
 
     /// Whether a body goes to a file.
@@ -51,25 +53,23 @@ impl BodyFiles {
     /// Writes a body and makes it survive a power cut, before any row refers to it.
     fn write_file(&self, id: MessageId, content: &Content) -> Result<()> {
         let path = self.path_of(id);
-        let shelf = path.parent().unwrap_or(&self.directory);
-        if !shelf.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(shelf)?;
-            sync_directory(&self.directory)?;
-            sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
-        }
+        self.prepare_shelf(path.parent().unwrap_or(&self.directory))?;
         // One that is there belongs to another submission.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let mut write = || {
-            file.write_all(&content.prefix)?;
-            file.write_all(&content.submitted)?;
-            file.sync_all()?;
-            sync_directory(shelf)
-        };
-        write().map_err(|error| {
-            // Half a body on a full disk helps nobody.
-            let _ = std::fs::remove_file(&path);
-            error.into()
-        })
+        durable_file::create(&path, 0o600, &[&content.prefix, &content.submitted])?;
+        Ok(())
+    }
+
+    /// Makes the directory of a file. That it is there does not say that it is synced: another thread may be making it,
+    /// or an earlier process ended before it had.
+    fn prepare_shelf(&self, shelf: &Path) -> Result<()> {
+        let mut synced = lock(&self.synced_shelves);
+        if !synced.contains(shelf) || !shelf.is_dir() {
+            durable_file::create_directory(shelf, 0o700)?;
+            durable_file::sync_directory(&self.directory)?;
+            durable_file::sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
+            synced.insert(shelf.to_owned());
+        }
+        Ok(())
     }
 
     fn read(&self, id: MessageId, prefix_octets: usize) -> Result<Option<Content>> {

@@ -1,5 +1,6 @@
 //! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
-//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
+//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` and
+//! `durable_file`.
 
 mod bodies;
 mod counters;

@@ -1,7 +1,7 @@
 //! Opening a data directory: its lock, its database, its master key.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +18,7 @@ use super::seal::{MasterKeyFile, Place, Sealer};
 use super::spool::{FreeSpace, Memory};
 use super::writer::{Heralds, Writer};
 use super::{Access, OpenError, Store, StoreOptions};
+use crate::durable_file::{create_directory, sync_directory};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -41,11 +42,7 @@ const WRITER_PRAGMAS: &str = "
 pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data_dir)
-        .map_err(|error| fault(error.to_string()))?;
+    create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
     let lock = match options.access {
         Access::Serve => Some(take_lock(&data_dir)?),
         Access::Manage => None,
@@ -124,11 +121,6 @@ fn connect(database: &PathBuf) -> Result<Connection, String> {
         Ok(connection)
     };
     connect().map_err(|error: rusqlite::Error| error.to_string())
-}
-
-/// Makes new names in a directory survive a power cut.
-pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 /// Loads the master key and holds it against the text that was sealed when the database was new.
