@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::bodies::BodyFiles;
 use super::counters::Counters;
 use super::events::EventClock;
+use super::leftovers;
 use super::outbox::Agenda;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
@@ -48,6 +49,9 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         Access::Manage => None,
     };
     let database = data_dir.join(DATABASE_FILE);
+    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
+    let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
+    refuse_leftovers(&database, &key_file, &bodies, &fault)?;
     let mut connection = connect(&database).map_err(&fault)?;
     // A server of an older version would not know what its tables have become.
     let _migrating = match options.access {
@@ -61,7 +65,6 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         MigrationError::Failed(error) => fault(error.to_string()),
     })?;
     sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
-    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
     let clock = EventClock::open(&connection).map_err(sql)?;
@@ -81,9 +84,10 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         readers,
         memory: Arc::new(memory),
         surveys: Default::default(),
+        probe: Default::default(),
         indexing: Default::default(),
         retention: Default::default(),
-        bodies: Arc::new(BodyFiles::new(&data_dir, options.inline_body_bytes_max)),
+        bodies: Arc::new(bodies),
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
@@ -92,6 +96,24 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         directory_version: Arc::default(),
         lock: Mutex::new(lock),
     })
+}
+
+/// A database is made only where there was none. Looked at last, for another process may be making it and its key.
+fn refuse_leftovers(
+    database: &Path,
+    key_file: &MasterKeyFile,
+    bodies: &BodyFiles,
+    fault: &impl Fn(String) -> OpenError,
+) -> Result<(), OpenError> {
+    let find = || {
+        let leftovers = leftovers::find(database, key_file.made_here(), bodies.directory())?;
+        Ok(if leftovers::is_missing(database)? { leftovers } else { Vec::new() })
+    };
+    let leftovers = find().map_err(|error: std::io::Error| fault(error.to_string()))?;
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    Err(OpenError::DatabaseMissing { database: database.to_owned(), leftovers })
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {

@@ -92,6 +92,11 @@ impl MasterKeyFile {
         }
     }
 
+    /// The file, if it is one that is made together with a database.
+    pub(super) fn made_here(&self) -> Option<&Path> {
+        (!self.named).then_some(&self.path)
+    }
+
     /// Reads the key; makes the file if `may_create`, it is absent and the operator named no other.
     pub(super) fn load(&self, may_create: bool) -> std::result::Result<Sealer, OpenError> {
         if !self.path.try_exists().map_err(|error| self.fault(error))? {
