@@ -93,6 +93,21 @@ async fn a_data_directory_without_its_database_is_not_begun_anew() {
     setting.start().await.end("TERM").await;
 }
 
+#[tokio::test]
+async fn a_data_directory_that_is_not_there_has_no_keys_to_list_or_revoke() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("mistyped");
+    for verb in [&["list"][..], &["revoke", "key_01JZZZZZZZZZZZZZZZZZZZZZZZ"]] {
+        let arguments = [&["key"], verb, &["--data-dir", absent.to_str().unwrap()]].concat();
+        let (success, said) = run(&arguments).await;
+        assert!(
+            !success && said.contains("there is no data directory") && said.contains("mistyped"),
+            "{said}"
+        );
+        assert!(!absent.exists());
+    }
+}
+
 /// The one body file of a server whose bodies are all large.
 fn body_file(config: &Config) -> PathBuf {
     let entries = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
