@@ -8,6 +8,7 @@ pub mod bans;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod durable_file;
 pub mod https;
 pub mod indexer;
 pub mod intake;

@@ -14,6 +14,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use super::serve::{Reload, Signals, runtime, serve};
 use crate::app::Running;
 use crate::config::Config;
+use crate::durable_file;
 use crate::mail::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId, Timestamp};
 use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
 use crate::telemetry;
@@ -49,10 +50,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Makes the directory and its configuration, unless they are there.
 fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
     let path = dir.join(CONFIG_FILE);
-    if !path.exists() {
+    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
         let data_dir = toml::Value::String(dir.join("data").display().to_string());
         let text = format!(
             "# Made by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
@@ -64,7 +65,8 @@ fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
              submissions = [\"127.0.0.1:2465\"]\n\n\
              [api]\nlisten = [\"127.0.0.1:8587\"]\n"
         );
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        durable_file::create(&path, 0o644, &[text.as_bytes()])
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(path)
 }

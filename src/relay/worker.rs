@@ -281,7 +281,13 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble = Trouble::new(Phase::Connect, "the spool cannot be read").of(OutcomeClass::Temporary);
+        let what = match error {
+            StoreError::Damaged { .. } => {
+                "the stored content of the message is damaged; it waits to be restored"
+            }
+            _ => "the spool cannot be read",
+        };
+        let trouble = Trouble::new(Phase::Connect, what).of(OutcomeClass::Temporary);
         let endings = vec![Ending::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
         let tried =
             Tried { endings, transcript: "".into(), login: Login::Untold, connection: None, sessions: 0 };

@@ -10,7 +10,7 @@
 //! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
-//! after a crash everything unfinished is simply due. Imports `mail` only.
+//! after a crash everything unfinished is simply due. Imports `mail` and `durable_file`.
 
 #[cfg(test)]
 mod contract;
@@ -44,7 +44,7 @@ pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// An object of that name exists, or would overlap one of another tenant.
     #[error("{0}")]
@@ -52,6 +52,14 @@ pub enum StoreError {
     /// The disk is full or nearly so: nothing was written, trying later makes sense.
     #[error("the disk is full or nearly full")]
     DiskFull,
+    /// The stored bytes of a message are not those that were accepted: they are not handed out.
+    #[error("the content of {message} is damaged: {fault}")]
+    Damaged {
+        /// Whose they are.
+        message: MessageId,
+        /// What is wrong with them.
+        fault: String,
+    },
     /// The store is closing or its writer is gone.
     #[error("the store is closed")]
     Closed,
@@ -338,7 +346,8 @@ pub trait Spool {
     fn wait_for_fresh(&self) -> impl Future<Output = ()> + Send;
     /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
     fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
-    /// The bytes of a message; `None` if it was deleted meanwhile.
+    /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted are an
+    /// event and [`StoreError::Damaged`]: restored, they can be read again.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
     /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
     /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
@@ -477,7 +486,8 @@ pub trait Journal {
     ) -> impl Future<Output = Result<Pruned>> + Send;
     /// Moves the write-ahead log into the database and gives its space back.
     fn checkpoint(&self) -> impl Future<Output = Result<()>> + Send;
-    /// One round trip to the writer and to a reader, for health checks.
+    /// Whether mail can be stored: does what an acceptance does, with a file and a commit that are synced. Made once a second
+    /// at most; who asks more often hears the last outcome.
     fn probe(&self) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -200,7 +200,7 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::ListBans => ban("List bans", "").gives::<List<bans::BanView>>("All bans."),
         E::LiftBan => ban("Lift a ban", "").gives::<Deleted>("It is gone."),
         E::Alive => server("Whether the server runs", "").gives::<health::Health>("It does."),
-        E::Ready => server("Whether the server can work", "Its store reads and writes, and nothing is stopping it.").gives::<health::Health>("It can."),
+        E::Ready => server("Whether the server can work", "Mail can be stored: a test is written as a message would be, once a second at most. Nothing is stopping the server.").gives::<health::Health>("It can."),
         E::Document => server("This document", "").gives::<serde_json::Map<String, serde_json::Value>>("The API in OpenAPI 3.1."),
         E::Docs => server("This document as a page", "").gives_octets("text/html", "The API for people."),
     }

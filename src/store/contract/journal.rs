@@ -196,7 +196,7 @@ async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
         id: RequestId::generate(at),
         ..rejection.clone()
     });
-    bed.store.probe().await.unwrap();
+    bed.store.checkpoint().await.unwrap();
     for (scope, count) in [(None, 1), (Some(a), 1), (Some(b), 0)] {
         let list = bed.store.list_rejections(scope, page(10)).await.unwrap();
         assert_eq!(list.items.len(), count);

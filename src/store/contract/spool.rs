@@ -342,7 +342,7 @@ async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
         let _ = polled.await;
         drop(enqueue);
     }
-    bed.store.probe().await.unwrap();
+    bed.store.checkpoint().await.unwrap();
     let depth = bed.store.depth().await.unwrap();
     assert_eq!(depth.open, depth.claimed);
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len() as u64, depth.open);

@@ -156,7 +156,7 @@ impl Directory for Store {
         loop {
             let step = self.go_on_with_removal(id).await?;
             counts += step.counts;
-            self.remove_files(step.messages).await?;
+            self.remove_released_files().await?;
             if step.is_last {
                 return Ok(Some(counts));
             }

@@ -3,6 +3,7 @@
 mod agenda;
 mod batches;
 pub(super) mod claim;
+mod damage;
 mod enqueue;
 mod free_space;
 mod holds;
@@ -17,8 +18,9 @@ pub(super) use self::free_space::FreeSpace;
 pub(super) use self::holds::PARKED_US;
 pub(super) use self::memory::{Cursor, Memory, Parked, tenants_waiting};
 
-use self::enqueue::Incoming;
+use self::enqueue::{Incoming, Stored};
 use self::record::Outcome;
+use super::checksum::Checksum;
 use super::rows::count;
 use super::{Access, Store, bodies};
 use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
@@ -76,7 +78,11 @@ impl Spool for Store {
 
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
-        self.read(move |connection| bodies::read(connection, &files, id)).await
+        let read = self.read(move |connection| bodies::read(connection, &files, id)).await;
+        if let Err(StoreError::Damaged { message, fault }) = &read {
+            self.tell_damage(*message, fault);
+        }
+        read
     }
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
@@ -105,7 +111,7 @@ impl Spool for Store {
 }
 
 impl Store {
-    fn refuse_unless_serving(&self) -> Result<()> {
+    pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),
             Access::Manage => {
@@ -114,17 +120,30 @@ impl Store {
         }
     }
 
+    /// Tells the operator at each read, and the tenant by an event at the first one.
+    fn tell_damage(&self, message_id: MessageId, fault: &str) {
+        tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
+        let fault = fault.to_owned();
+        if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
+            tracing::warn!(%message_id, "the event of the damage was not noted: too much is waiting to be written");
+        }
+    }
+
     /// Brings a large body to disk and claims the deliveries for the hand-over in memory, before the commit
     /// can show them to anyone.
     async fn prepare(&self, new: NewMessage) -> Result<Incoming> {
         let new = Arc::new(new);
-        let mut file = None;
-        if self.bodies.is_large(&new.content) {
+        let stored = if self.bodies.is_large(&new.content) {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
-            let written =
-                tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
-            file = Some(written.map_err(|error| StoreError::Failed(error.to_string()))??);
-        }
-        Ok(Incoming::new(&self.memory, new, file))
+            let store = move || {
+                let checksum = Checksum::of(&new.content);
+                files.write(new.message.id, &new.content).map(|file| Stored { file: Some(file), checksum })
+            };
+            let stored = tokio::task::spawn_blocking(store).await;
+            stored.map_err(|error| StoreError::Failed(error.to_string()))??
+        } else {
+            Stored { file: None, checksum: Checksum::of(&new.content) }
+        };
+        Ok(Incoming::new(&self.memory, new, stored))
     }
 }

@@ -10,7 +10,8 @@ use super::batches::Batches;
 use super::memory::Memory;
 use super::submission_key;
 use crate::mail::{DeliveryId, DeliveryState, EventKind, MessageId, Recipient};
-use crate::store::sqlite::bodies::{self, FreshFile};
+use crate::store::sqlite::bodies::{self, FreshFile, Place};
+use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::rows::{to_json, us};
 use crate::store::sqlite::writer::Tx;
@@ -22,9 +23,17 @@ pub(super) struct Incoming {
     new: Arc<NewMessage>,
     /// Where the content is, if not in the database.
     file: Option<FreshFile>,
+    checksum: Checksum,
     is_claimed: bool,
     /// What the relay gets after the commit, if the message is claimed.
     batches: Batches,
+}
+
+/// What was made of the content of a message before the writer has it.
+pub(super) struct Stored {
+    /// Its file, if it is large.
+    pub(super) file: Option<FreshFile>,
+    pub(super) checksum: Checksum,
 }
 
 /// What the event of an accepted message says.
@@ -42,12 +51,13 @@ struct LeftOut<'a> {
 }
 
 impl Incoming {
-    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, file: Option<FreshFile>) -> Self {
+    pub(super) fn new(memory: &Arc<Memory>, new: Arc<NewMessage>, stored: Stored) -> Self {
+        let Stored { file, checksum } = stored;
         // What is held until later (RFC 4865) waits in the database.
         let is_held = new.message.begins_at() > new.message.created_at;
         let is_claimed = !is_held && memory.claim_fresh(&new);
         let batches = if is_claimed { batches_of(&new) } else { Batches::default() };
-        Self { memory: Arc::clone(memory), new, file, is_claimed, batches }
+        Self { memory: Arc::clone(memory), new, file, checksum, is_claimed, batches }
     }
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
@@ -60,7 +70,8 @@ impl Incoming {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        bodies::insert(tx, message.id, content, self.file.is_some())?;
+        let place = if self.file.is_some() { Place::File } else { Place::Row };
+        bodies::insert(tx, message.id, content, self.checksum, place)?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
