@@ -73,6 +73,7 @@ pub use self::auth::Access;
 pub use self::emails::SendLimits;
 pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
+pub use self::templates::language as template_language;
 
 /// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
 /// another does (`pillarbox key revoke`).

@@ -10,6 +10,9 @@ use crate::app::Running;
 use crate::config::Config;
 use crate::telemetry::{self, LogControl};
 
+/// Of each thread that serves.
+const STACK_OCTETS: usize = 2 * 1024 * 1024;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -28,7 +31,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    // Said here, or `RUST_MIN_STACK` of the environment would decide. JSON nests 128 deep at most; what nests deeper has a
+    // thread of its own.
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_OCTETS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// What SIGHUP reads again.

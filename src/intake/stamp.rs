@@ -320,4 +320,16 @@ mod tests {
         receipt.client_address = Some("::1".parse().unwrap());
         assert!(receipt.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
     }
+
+    #[test]
+    fn a_field_that_nests_or_repeats_without_end_is_summarized() {
+        for name in ["Subject", "Message-ID"] {
+            for unit in ["(", "<", "\"", "[", "=?utf-8?q?", "=?utf-8?b?YQ==?= ", "a@", "\\", ":;", "a\r\n "] {
+                let field = unit.repeat(200_000 / unit.len());
+                let message = format!("From: a@b.example\r\n{name}: x{field}\r\n\r\n");
+                let summary = check(message.as_bytes()).unwrap().summarize("", message.as_bytes());
+                assert!(summary.subject.is_none_or(|subject| subject.chars().count() <= SUMMARY_CHARS_MAX));
+            }
+        }
+    }
 }
