@@ -1,8 +1,11 @@
-//! Memory for what is being received, shared between tenants: who holds some gets no more than it leaves free. So one
-//! alone holds half of it, and whoever comes next finds room however long the others take. Imports `mail` only.
+//! Memory for what is being received and answered, shared between tenants: who holds some gets no more than it leaves
+//! free. So one alone holds half of it, and whoever comes next finds room however long the others take. Imports `mail`
+//! only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
 
 use crate::mail::TenantId;
 
@@ -20,7 +23,7 @@ struct Taken {
     of_each: HashMap<Option<TenantId>, u64>,
 }
 
-/// What is held for one message or request, given back when dropped.
+/// What is held for one message, request or answer, given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     room: Arc<Room>,
@@ -37,6 +40,11 @@ impl Room {
     /// A reservation of nothing.
     pub fn reserve(self: &Arc<Self>, holder: Option<TenantId>) -> Reservation {
         Reservation { room: self.clone(), holder, octets: 0 }
+    }
+
+    /// Octets that are taken.
+    pub fn octets_taken(&self) -> u64 {
+        self.taken().octets
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -62,18 +70,53 @@ impl Reservation {
         self.octets = octets;
         true
     }
-}
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
+    /// Octets that it holds.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Gives back what it holds beyond so many octets.
+    pub fn shrink_to(&mut self, octets: u64) {
+        let Some(less) = self.octets.checked_sub(octets).filter(|&less| less > 0) else { return };
+        self.octets = octets;
         let mut taken = self.room.taken();
-        taken.octets -= self.octets;
+        taken.octets -= less;
         if let Some(own) = taken.of_each.get_mut(&self.holder) {
-            *own -= self.octets;
+            *own -= less;
             if *own == 0 {
                 taken.of_each.remove(&self.holder);
             }
         }
+    }
+
+    /// The same octets as `Bytes` that hold the room for as long as any slice of them exists, such as one that a
+    /// connection has yet to send.
+    pub fn hold(self, octets: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { octets, _room: self })
+    }
+
+    /// The same for a piece of what the room was reserved for: the last piece gives it back.
+    pub fn hold_piece(self: &Arc<Self>, octets: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { octets, _room: self.clone() })
+    }
+}
+
+/// Octets and the room that they take.
+struct Held<R> {
+    octets: Vec<u8>,
+    _room: R,
+}
+
+impl<R> AsRef<[u8]> for Held<R> {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -126,6 +169,20 @@ mod tests {
         let holder = tenant(1);
         let (mut first, mut second) = (room.reserve(holder), room.reserve(holder));
         assert!(first.grow_to(90) && first.grow_to(100) && !second.grow_to(1));
+    }
+
+    #[test]
+    fn octets_hold_their_room_until_the_last_slice_of_them_is_gone() {
+        let room = Room::new(100);
+        let mut reservation = room.reserve(tenant(1));
+        assert!(reservation.grow_to(70));
+        reservation.shrink_to(60);
+        let mut whole = reservation.hold(vec![7; 60]);
+        let piece = whole.split_to(1);
+        drop(whole);
+        assert_eq!((&piece[..], room.octets_taken()), (&[7][..], 60));
+        drop(piece);
+        assert_eq!(room.octets_taken(), 0);
     }
 
     proptest! {

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::tail::Tail;
-use crate::api::answer::ResponseBody;
+use super::tail::{Following, Tail};
+use crate::api::answer::{PIECE_OCTETS, ResponseBody};
 use crate::api::auth::{self, Access};
 use crate::mail::{EventId, SecretDigest, Timestamp};
 use crate::store::{Directory, Event, EventFilter, Journal, Store};
@@ -130,9 +130,7 @@ impl Follower {
             if self.position < last {
                 let found = self.tail.after(self.position, last).await;
                 let found = found.map_err(|_| "the journal cannot be read now; connect again")?;
-                self.position = found.position;
-                let text: String =
-                    found.events.iter().filter(|event| self.filter.takes(event)).map(|e| frame(e)).collect();
+                let text = self.tell(&found);
                 if !text.is_empty() {
                     return Ok(text);
                 }
@@ -147,6 +145,22 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// The next of what was found, as much as goes out at once, and moves on behind it.
+    fn tell(&mut self, found: &Following) -> String {
+        let mut text = String::new();
+        for event in &found.events {
+            if text.len() >= PIECE_OCTETS {
+                return text;
+            }
+            self.position = event.id;
+            if self.filter.takes(event) {
+                text += &frame(event);
+            }
+        }
+        self.position = found.position;
+        text
     }
 
     async fn pause(&self, time: Duration) {

@@ -1,7 +1,7 @@
 //! The bytes of messages: small ones in the database, large ones in files of their own, so that a commit
 //! with a large body does not hold up the others.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,9 +12,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::open::sync_directory;
+use super::rows::count;
 use super::writer::Tx;
 use crate::mail::{Content, MessageId};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, StoredContent};
 
 /// A file without a row may belong to a message that is about to be committed.
 const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60 * 60);
@@ -82,6 +83,15 @@ impl BodyFiles {
             return Err(StoreError::Failed(format!("the body file of {id} is cut short")));
         }
         Ok(Some(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
+    }
+
+    fn open(&self, id: MessageId) -> Result<StoredContent> {
+        let file = File::open(self.path_of(id)).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => StoreError::Failed(format!("the body file of {id} is gone")),
+            _ => error.into(),
+        })?;
+        let octets = file.metadata()?.len();
+        Ok(StoredContent::File { file, octets })
     }
 
     /// Removes the files of messages whose rows are gone.
@@ -186,6 +196,22 @@ pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) ->
             content.map(Some).ok_or_else(|| StoreError::Failed(format!("the body file of {id} is gone")))
         }
     }
+}
+
+/// How the bytes of a message are kept, if they still are. Does not read them.
+pub(super) fn find(
+    connection: &Connection,
+    files: &BodyFiles,
+    id: MessageId,
+) -> Result<Option<StoredContent>> {
+    let sql = "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0)
+               FROM body WHERE message_id = ?1";
+    let found = connection.prepare_cached(sql)?.query_row([id], |row| Ok((row.get(0)?, count(row, 1)?)));
+    Ok(match found.optional()? {
+        None => None,
+        Some((true, octets)) => Some(StoredContent::Row { octets }),
+        Some((false, _)) => Some(files.open(id)?),
+    })
 }
 
 #[cfg(test)]

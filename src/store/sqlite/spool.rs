@@ -23,7 +23,8 @@ use super::rows::count;
 use super::{Access, Store, bodies};
 use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, StoredContent,
+    SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
@@ -77,6 +78,11 @@ impl Spool for Store {
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
         self.read(move |connection| bodies::read(connection, &files, id)).await
+    }
+
+    async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
+        let files = Arc::clone(&self.bodies);
+        self.read(move |connection| bodies::find(connection, &files, id)).await
     }
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
