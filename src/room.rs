@@ -3,6 +3,7 @@
 //! only.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub struct Reservation {
     room: Arc<Room>,
     holder: Option<TenantId>,
     octets: u64,
+    /// Of all reservations for the same message or request. Changes under the lock of the room only.
+    together: Arc<AtomicU64>,
 }
 
 impl Room {
@@ -39,7 +42,12 @@ impl Room {
 
     /// A reservation of nothing.
     pub fn reserve(self: &Arc<Self>, holder: Option<TenantId>) -> Reservation {
-        Reservation { room: self.clone(), holder, octets: 0 }
+        Reservation { room: self.clone(), holder, octets: 0, together: Arc::default() }
+    }
+
+    /// Octets that there are in all.
+    pub fn octets_max(&self) -> u64 {
+        self.octets_max
     }
 
     /// Octets that are taken.
@@ -61,14 +69,21 @@ impl Reservation {
         let Some(left) = (self.room.octets_max - taken.octets).checked_sub(more) else { return false };
         let own = taken.of_each.get(&self.holder).copied().unwrap_or(0);
         // All that there is may be room for one message only: then one it shall be.
-        let is_only_one = own == self.octets;
+        let is_only_one = own == self.together.load(Relaxed);
         if !is_only_one && own + more > left {
             return false;
         }
         taken.octets += more;
         taken.of_each.insert(self.holder, own + more);
+        self.together.fetch_add(more, Relaxed);
         self.octets = octets;
         true
+    }
+
+    /// A reservation of nothing for the same message or request.
+    pub fn beside(&self) -> Self {
+        let (room, together) = (self.room.clone(), self.together.clone());
+        Self { room, holder: self.holder, octets: 0, together }
     }
 
     /// Octets that it holds.
@@ -82,6 +97,7 @@ impl Reservation {
         self.octets = octets;
         let mut taken = self.room.taken();
         taken.octets -= less;
+        self.together.fetch_sub(less, Relaxed);
         if let Some(own) = taken.of_each.get_mut(&self.holder) {
             *own -= less;
             if *own == 0 {
@@ -168,7 +184,11 @@ mod tests {
         let room = Room::new(100);
         let holder = tenant(1);
         let (mut first, mut second) = (room.reserve(holder), room.reserve(holder));
-        assert!(first.grow_to(90) && first.grow_to(100) && !second.grow_to(1));
+        assert!(first.grow_to(90) && first.grow_to(95) && !second.grow_to(1));
+        let mut answer = first.beside();
+        assert!(answer.grow_to(5) && !answer.grow_to(6), "with what it is answered");
+        drop(first);
+        assert!(answer.grow_to(100) && !second.grow_to(1));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 pub const PIECE_OCTETS: usize = 64 * 1024;
 /// A shorter answer is sent without a reservation. There may be one for each stream of each connection: at the default
 /// of 1,000 connections with 32 streams, 64 MiB.
-const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
+pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const JSON: &str = "application/json";
 const MESSAGE: &str = "message/rfc822";
 const HTML: &str = "text/html; charset=utf-8";

@@ -202,11 +202,28 @@ impl Api {
         })
     }
 
-    /// Waits for the turn of a tenant to have an answer made of what the store has, and reserves room for its beginning.
-    async fn begin_answer(&self, tenant: Option<TenantId>) -> Result<(Turn, Reservation)> {
-        let turn = self.making.take(tenant).await.map_err(ApiError::internal)?;
-        let mut room = self.room.reserve(tenant);
-        if room.grow_to(ANSWER_OCTETS_EXPECTED) { Ok((turn, room)) } else { Err(body::no_room()) }
+    /// Waits for the turn of a tenant to have an answer made of what the store has, if it is only asked, and reserves room
+    /// for what it is to hear: what has been changed cannot be refused any more.
+    async fn begin_answer(
+        &self,
+        operation: &Operation,
+        tenant: Option<TenantId>,
+        request: &Reservation,
+    ) -> Result<(Option<Turn>, Reservation)> {
+        let (turn, octets) = match operation.method == Method::GET {
+            true => {
+                let turn = self.making.take(tenant).await.map_err(ApiError::internal)?;
+                (Some(turn), ANSWER_OCTETS_EXPECTED)
+            }
+            false => (None, octets_after_change(operation.endpoint, request.octets())),
+        };
+        let mut room = request.beside();
+        // Where the operator gives little room, what few answers come to must not keep all others out.
+        if room.grow_to(octets.min(self.room.octets_max() / 4)) {
+            Ok((turn, room))
+        } else {
+            Err(body::no_room())
+        }
     }
 
     fn body_limits(&self, operation: &Operation) -> body::Limits {
@@ -223,12 +240,8 @@ impl Api {
         let operation = matched.operation;
         let mut limits = HeaderMap::new();
         let tenant_id = caller.key.tenant_id;
-        let making = match operation.method == Method::GET {
-            true => self.begin_answer(tenant_id).await.map(Some),
-            false => Ok(None),
-        };
-        let (_turn, answer_room) = match making {
-            Ok(making) => making.unzip(),
+        let (_turn, answer_room) = match self.begin_answer(operation, tenant_id, &received.room).await {
+            Ok(begun) => begun,
             Err(error) => return (Err(error), limits),
         };
         let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
@@ -254,7 +267,6 @@ impl Api {
             Some(name) => idempotency::answer(&target, &name, call).await,
             None => conditional::answer(&method, call).await,
         };
-        let answer_room = answer_room.unwrap_or_else(|| self.room.reserve(tenant_id));
         let result = result.and_then(|answer| answer.reserve(answer_room));
         if let Some(tenant) = sender {
             match self.intake.send_standing(&tenant, environment, now).await {
@@ -275,4 +287,24 @@ fn octets_of(head: &request::Parts) -> usize {
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     fields.sum::<usize>() + target
+}
+
+/// What a change answers at most, where that may be more than [`answer::UNRESERVED_OCTETS_MAX`].
+fn octets_after_change(endpoint: Endpoint, body_octets: u64) -> u64 {
+    use Endpoint as E;
+    const KIB: u64 = 1024;
+    match endpoint {
+        E::CreateKey | E::UpdateKey | E::CreateWebhook | E::UpdateWebhook | E::RotateWebhookSecret => {
+            16 * KIB
+        }
+        E::SendEmails => 32 * KIB,
+        E::CreateDomain | E::UpdateDomain | E::VerifyDomain | E::RotateDkimKeys | E::AddDkimKey => 64 * KIB,
+        // With a thousand destinations of its smart host.
+        E::UpdateTenant => 512 * KIB,
+        E::CreateTenant | E::CreateTemplate => body_octets + 16 * KIB,
+        // Two bodies of 256 KiB, of which each octet may be six in JSON.
+        E::UpdateTemplate => 4096 * KIB,
+        E::SuppressMany => 2 * body_octets + 512 * KIB,
+        _ => 0,
+    }
 }

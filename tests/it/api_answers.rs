@@ -48,6 +48,18 @@ async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
     let refusal = until("there is no room", async || refused(&stage, &greedy.key, &path).await).await;
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     refusal.expect_error(503, "overloaded");
+    let keys = format!("/v1/keys?tenant_id={}", greedy.id);
+    let count =
+        async || stage.get(&stage.platform, &keys).await.expect(200)["data"].as_array().unwrap().len();
+    let before = count().await;
+    // The room is full to a few octets; an answer that shows a secret once is not to be lost.
+    let fill = stage.room.clone();
+    let mut rest = fill.reserve(Some(greedy.id));
+    (1..).take_while(|kib| rest.grow_to(kib * 1024)).count();
+    let refusal = stage.post(&greedy.key, "/v1/keys", json!({"name": "k", "scopes": ["emails:read"]})).await;
+    refusal.expect_error(503, "overloaded");
+    assert_eq!(count().await, before, "nothing was made");
+    drop(rest);
     assert!(stage.room.octets_taken() >= SMALL as u64);
     assert!(stage.room.octets_taken() <= 1024 * 1024, "half of the room is for others");
     let answer = stage.get(&other.key, &of_other).await;

@@ -36,7 +36,7 @@ pub async fn get(call: Call<'_>) -> Result<Answer> {
 
 async fn whole(call: &Call<'_>, id: MessageId, octets: u64) -> Result<Answer> {
     // As it is read, and in one piece.
-    let mut room = call.api.room.reserve(call.caller.key.tenant_id);
+    let mut room = call.room.beside();
     if !room.grow_to(2 * octets) {
         return Err(no_room());
     }
@@ -47,7 +47,7 @@ async fn whole(call: &Call<'_>, id: MessageId, octets: u64) -> Result<Answer> {
 fn begin(call: &Call<'_>, file: File, octets: u64) -> Result<Answer> {
     let tenant = call.caller.key.tenant_id;
     let turn = call.api.message_streams.try_take(tenant).map_err(|_| too_many())?;
-    let mut room = call.api.room.reserve(tenant);
+    let mut room = call.room.beside();
     if !room.grow_to(STREAM_OCTETS.min(octets)) {
         return Err(no_room());
     }
