@@ -57,6 +57,8 @@ pub async fn read(
 
 async fn collect(mut body: Incoming, limits: Limits, room: &mut Reservation) -> Result<Bytes> {
     let bytes_max = limits.bytes_max;
+    // The head of the request is in the room already.
+    let before = room.octets();
     let (mut kept, mut fault) = (BytesMut::new(), None);
     let mut received: u64 = 0;
     while let Some(frame) = body.frame().await {
@@ -66,7 +68,7 @@ async fn collect(mut body: Incoming, limits: Limits, room: &mut Reservation) -> 
         if fault.is_none() {
             fault = match received > bytes_max {
                 true => Some(too_large(limits)),
-                false if !room.grow_to(received) => Some(no_room()),
+                false if !room.grow_to(before + received) => Some(no_room()),
                 false => None,
             };
         }
@@ -106,8 +108,9 @@ fn too_large(limits: Limits) -> ApiError {
 pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "too many requests with bodies are being received, of this tenant or of all",
-        "try again in a few seconds; the operator sets the limit with api.receiving_bytes_max",
+        "the requests and answers that are under way take all the memory there is for them, of this tenant or of all",
+        "take the answers that were asked for, or try again in a few seconds; the operator sets the limit with \
+         api.receiving_bytes_max",
     )
 }
 

@@ -90,6 +90,16 @@ const STREAMS_MAX: u32 = 200;
 /// Of one tenant; the platform counts as one.
 const STREAMS_OF_TENANT_MAX: u32 = 10;
 
+/// Answers to GET that are made at the same time, each of rows of at most `store::PAGE_OCTETS_MAX` and then JSON: what
+/// that takes is not in the room yet.
+const ANSWERS_MADE_MAX: u32 = 16;
+/// Of one tenant; the platform counts as one.
+const ANSWERS_OF_TENANT_MADE_MAX: u32 = 8;
+/// Messages that are read from their files at the same time: each is an open file.
+const MESSAGE_STREAMS_MAX: u32 = 256;
+/// Of one tenant; the platform counts as one.
+const MESSAGE_STREAMS_OF_TENANT_MAX: u32 = 64;
+
 /// What the API is made of.
 pub struct Parts {
     /// Its limits.
@@ -144,8 +154,10 @@ pub struct Api {
     kept: Kept,
     keys: Recent<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
-    /// For bodies that are being received or worked on.
+    /// For bodies that are being received or worked on, and for answers that are being sent.
     room: Arc<Room>,
+    making: Turns,
+    message_streams: Turns,
     connections: Arc<Admission>,
     key_generations: Turns,
     look_ups: Turns,
@@ -205,6 +217,8 @@ impl Api {
             keys: Recent::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
             room,
+            making: Turns::new(ANSWERS_MADE_MAX, ANSWERS_OF_TENANT_MADE_MAX),
+            message_streams: Turns::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_OF_TENANT_MAX),
             connections,
             key_generations: Turns::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: Turns::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
@@ -215,6 +229,11 @@ impl Api {
     /// How many connections are open.
     pub fn connections(&self) -> Arc<Admission> {
         self.connections.clone()
+    }
+
+    /// The memory for bodies and answers.
+    pub fn room(&self) -> Arc<Room> {
+        self.room.clone()
     }
 
     /// Serves a listener until `stop`; returns when its last request is answered or was cut. Several listeners share

@@ -222,7 +222,7 @@ async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     if let Some(domain) = &message.dkim_domain {
         println!("  {:>7}  signed     DKIM, d={domain}", "");
     }
-    for event in store.message_events(message.id, None, EVENTS_MAX).await? {
+    for event in store.message_events(message.id, None, EVENTS_MAX).await?.items {
         if event.kind != EventKind::MessageAccepted {
             println!("  {:>7}  {}", since(accepted, &event), describe(&event, &deliveries));
         }

@@ -37,6 +37,9 @@ pub const STS_POLICIES_MAX: usize = 10_000;
 /// Kinds of TLS sessions that are counted, all domains and days together; of more, the new ones are not.
 pub const TLS_RESULTS_MAX: usize = 100_000;
 
+/// Octets of rows that one page is made of; a page ends before it has more, but for its first row.
+pub const PAGE_OCTETS_MAX: usize = 2 * 1024 * 1024;
+
 /// How long the hours of usage are kept; the days are kept as long as the tenant.
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
@@ -298,12 +301,12 @@ pub trait Directory {
         scope: Option<TenantId>,
         id: TemplateId,
     ) -> impl Future<Output = Result<Option<Template>>> + Send;
-    /// A page of templates, newest first.
+    /// A page of templates without their bodies, newest first.
     fn list_templates(
         &self,
         filter: TemplateFilter,
         page: PageRequest,
-    ) -> impl Future<Output = Result<Page<Template>>> + Send;
+    ) -> impl Future<Output = Result<Page<TemplateSummary>>> + Send;
     /// Changes what the patch names. [`Conflict::TemplateName`].
     fn update_template(
         &self,
@@ -349,6 +352,8 @@ pub trait Spool {
     /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted are an
     /// event and [`StoreError::Damaged`]: restored, they can be read again.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
+    /// How the bytes of a message are kept, for who reads them piece by piece; `None` if it was deleted meanwhile.
+    fn stored_content(&self, id: MessageId) -> impl Future<Output = Result<Option<StoredContent>>> + Send;
     /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
     /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
     /// After an error the claims are still the caller's, to be recorded again or released.
@@ -430,7 +435,7 @@ pub trait Journal {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
+    ) -> impl Future<Output = Result<Page<Attempt>>> + Send;
     /// The events of a message: at most `limit`, the oldest first. With a delivery those that are about it or about
     /// the whole message.
     fn message_events(
@@ -438,7 +443,7 @@ pub trait Journal {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    ) -> impl Future<Output = Result<Page<Event>>> + Send;
     /// Notes that something happened which no other verb tells of.
     fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
     /// A page of events, newest first. A page looks at a bounded part of the journal, so it may hold less than was asked
@@ -449,7 +454,7 @@ pub trait Journal {
         page: PageRequest,
     ) -> impl Future<Output = Result<EventPage>> + Send;
     /// At most `limit` events after one, oldest first, of all tenants.
-    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Page<Event>>> + Send;
     /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
     fn watch_events(&self) -> watch::Receiver<EventId>;
     /// What was written since the store was opened.

@@ -14,6 +14,7 @@ use pillarbox::mail::{
     Address, BodyType, Content, DeliveryId, DomainName, Environment, KeySecret, MessageId, ReversePath,
     Scope, SignedDuration, TenantId, Timestamp,
 };
+use pillarbox::room::Room;
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::{self, Settings};
@@ -49,6 +50,8 @@ pub struct ApiStage {
     pub waiting: Arc<Board>,
     /// The secret of a platform key.
     pub platform: String,
+    /// The memory for bodies and answers.
+    pub room: Arc<Room>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
     data_dir: tempfile::TempDir,
@@ -108,12 +111,13 @@ impl ApiStage {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
+        let room = api.room();
         let api = Arc::new(api);
         let counting = api.clone().count_requests(stop.clone());
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, dns, resolver, verification, waiting, platform, stop, serving, data_dir }
+        Self { address, store, dns, resolver, verification, waiting, platform, room, stop, serving, data_dir }
     }
 
     /// The database beside the store, for faults and for what would take days.
@@ -179,8 +183,18 @@ impl ApiStage {
         make_key(&self.store, Some(tenant), scopes, adjust).await
     }
 
+    /// The directory of message bodies that are files.
+    pub fn bodies(&self) -> std::path::PathBuf {
+        self.data_dir.path().join("bodies")
+    }
+
     /// Puts a message with one recipient into the spool.
     pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
+        self.enqueue_body(tenant_id, Bytes::from_static(b"body\r\n")).await
+    }
+
+    /// The same with a body of one's own.
+    pub async fn enqueue_body(&self, tenant_id: TenantId, body: Bytes) -> MessageId {
         let now = Timestamp::now();
         let recipient = Address::parse("to@remote.example").unwrap();
         let message = Message {
@@ -204,7 +218,7 @@ impl ApiStage {
         let id = message.id;
         let content = Content {
             prefix: Bytes::from_static(b"A: b\r\n"),
-            submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
+            submitted: [&b"C: d\r\n\r\n"[..], &body].concat().into(),
         };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store

@@ -10,6 +10,7 @@ mod dialogue_player;
 mod fake_dns;
 mod fake_mx;
 mod http;
+mod http2;
 mod identity;
 mod program;
 mod readme;
@@ -24,6 +25,7 @@ mod wire;
 
 mod api;
 mod api_abuse;
+mod api_answers;
 mod api_connections;
 mod api_forms;
 mod api_gone;

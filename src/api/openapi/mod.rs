@@ -9,7 +9,6 @@ mod parameters;
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use hyper::Method;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::RecursiveTransform;
@@ -17,7 +16,7 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use self::describe::{Description, TAGS, describe};
-use super::answer::Answer;
+use super::answer::{Answer, Fixed};
 use super::auth::Access;
 use super::error::{Envelope, Result};
 use super::route::{Endpoint, Operation, ROUTES, Route};
@@ -26,17 +25,18 @@ use super::route::{Endpoint, Operation, ROUTES, Route};
 const CONVENTIONS: &str = include_str!("conventions.md");
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
-static DOCUMENT_TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
-static PAGE: LazyLock<Result<Bytes>> = LazyLock::new(|| manual::render(&DOCUMENT));
+static DOCUMENT_ANSWER: LazyLock<Result<Fixed>> = LazyLock::new(|| Fixed::document(DOCUMENT.to_string()));
+static PAGE_ANSWER: LazyLock<Result<Fixed>> =
+    LazyLock::new(|| manual::render(&DOCUMENT).and_then(Fixed::page));
 
 /// `GET /openapi.json`
 pub fn document() -> Result<Answer> {
-    Ok(Answer::document(DOCUMENT_TEXT.clone()))
+    DOCUMENT_ANSWER.as_ref().map(Answer::fixed).map_err(Clone::clone)
 }
 
 /// `GET /docs`
 pub fn page() -> Result<Answer> {
-    PAGE.clone().map(Answer::page)
+    PAGE_ANSWER.as_ref().map(Answer::fixed).map_err(Clone::clone)
 }
 
 /// Collects the schemas of bodies and answers, each once and by its name.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{RefusalCode, TemplateId, TenantId, Timestamp};
-use crate::store::{Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
+use crate::store::{self, Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
 use self::language::{Budget, Form, RenderError};
 use super::answer::Answer;
@@ -94,6 +94,26 @@ pub struct TemplateView {
     updated_at: Timestamp,
 }
 
+/// A template in a list, without its bodies: `GET /v1/templates/{id}` has them.
+#[derive(Serialize, JsonSchema)]
+pub struct TemplateSummary {
+    /// Its id.
+    id: TemplateId,
+    /// Always `template`.
+    #[schemars(extend("const" = "template"))]
+    object: &'static str,
+    /// Whose it is.
+    tenant_id: TenantId,
+    /// Unique within the tenant.
+    name: String,
+    /// The subject.
+    subject: String,
+    /// When it was made.
+    created_at: Timestamp,
+    /// When it was changed last.
+    updated_at: Timestamp,
+}
+
 /// A template with data in it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "RenderedTemplate")]
@@ -119,6 +139,20 @@ impl From<Template> for TemplateView {
             subject: template.subject,
             text: template.text,
             html: template.html,
+            created_at: template.created_at,
+            updated_at: template.updated_at,
+        }
+    }
+}
+
+impl From<store::TemplateSummary> for TemplateSummary {
+    fn from(template: store::TemplateSummary) -> Self {
+        Self {
+            id: template.id,
+            object: "template",
+            tenant_id: template.tenant_id,
+            name: template.name,
+            subject: template.subject,
             created_at: template.created_at,
             updated_at: template.updated_at,
         }
@@ -223,7 +257,7 @@ pub async fn list(mut call: Call<'_>) -> Result<Answer> {
     let filter = TemplateFilter { tenant_id, name: call.query.value("name") };
     call.query.finish()?;
     let page = call.store().list_templates(filter, request.clone()).await?;
-    Answer::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
+    Answer::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateSummary::from))
 }
 
 /// `GET /v1/templates/{id}`

@@ -32,7 +32,7 @@ async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> Usage
             continue;
         }
         counts.sent += summary.recipient_count;
-        for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap() {
+        for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap().items {
             match event.kind {
                 EventKind::MessageDelivered => counts.delivered += 1,
                 EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,

@@ -2,7 +2,8 @@
 //! with a large body does not hold up the others.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -12,11 +13,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checksum::Checksum;
 use super::lock;
-use super::rows::sql_limit;
+use super::rows::{count, sql_limit};
 use super::writer::Tx;
 use crate::durable_file;
 use crate::mail::{Content, MessageId};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, StoredContent};
 
 /// A file without a row may belong to a message that is about to be committed.
 const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
@@ -104,6 +105,21 @@ impl BodyFiles {
             return Ok(Err(format!("its file has only {} octets", whole.len())));
         }
         Ok(Ok(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
+    }
+
+    /// Opens the file of a body, once its bytes are found to be those that were written.
+    pub(super) fn open(&self, id: MessageId, checksum: Option<Checksum>) -> Result<StoredContent> {
+        let damaged = |fault: String| StoreError::Damaged { message: id, fault };
+        let mut file = File::open(self.path_of(id)).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => damaged("its file is missing".into()),
+            _ => error.into(),
+        })?;
+        let found = Checksum::of_file(&file)?;
+        if let Some(fault) = checksum.and_then(|checksum| checksum.fault_of(found)) {
+            return Err(damaged(fault));
+        }
+        file.rewind()?;
+        Ok(StoredContent::File { file, octets: found.octets })
     }
 
     /// Removes the files of messages; answers those that are gone for good, also after a power cut.
@@ -209,6 +225,17 @@ pub(super) enum Place {
     File,
 }
 
+/// A body that is kept, by where its bytes are.
+pub(super) enum Kept {
+    Row {
+        octets: u64,
+    },
+    File {
+        /// Bodies that an older version wrote have none.
+        checksum: Option<Checksum>,
+    },
+}
+
 /// Writes the row of a body.
 pub(super) fn insert(
     tx: &Tx<'_>,
@@ -296,6 +323,18 @@ fn read_checksum(row: &Row<'_>) -> rusqlite::Result<Option<Checksum>> {
     let octets: Option<i64> = row.get("octets")?;
     let crc32: Option<u32> = row.get("crc32")?;
     Ok(octets.zip(crc32).map(|(octets, crc32)| Checksum { octets: octets.unsigned_abs(), crc32 }))
+}
+
+/// Where the bytes of a message are, if they are still kept. Does not read them.
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Kept>> {
+    let sql =
+        "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0), octets, crc32
+               FROM body WHERE message_id = ?1";
+    let found = connection.prepare_cached(sql)?.query_row([id], |row| match row.get(0)? {
+        true => Ok(Kept::Row { octets: count(row, 1)? }),
+        false => Ok(Kept::File { checksum: read_checksum(row)? }),
+    });
+    Ok(found.optional()?)
 }
 
 #[cfg(test)]

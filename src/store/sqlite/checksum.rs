@@ -2,9 +2,15 @@
 //! by accident, at gigabytes per second. It is no guard against somebody who can write the data directory: they could
 //! write its row too.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+
 use crate::mail::Content;
 
-/// The length and the CRC-32 of a message. Who reads it in pieces makes the same of the pieces and compares.
+/// A file is read in pieces of this size.
+const PIECE_OCTETS: usize = 64 * 1024;
+
+/// The length and the CRC-32 of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Checksum {
     pub(super) octets: u64,
@@ -17,6 +23,23 @@ impl Checksum {
         hasher.update(&content.prefix);
         hasher.update(&content.submitted);
         Self { octets: content.len() as u64, crc32: hasher.finalize() }
+    }
+
+    /// Reads a file from where it stands to its end.
+    pub(super) fn of_file(mut file: &File) -> std::io::Result<Self> {
+        let (mut hasher, mut octets) = (crc32fast::Hasher::new(), 0);
+        let mut piece = vec![0; PIECE_OCTETS];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(Self { octets, crc32: hasher.finalize() }),
+                Ok(read) => {
+                    hasher.update(&piece[..read]);
+                    octets += read as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What is wrong with bytes that come to `found`.

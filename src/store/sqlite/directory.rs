@@ -28,8 +28,8 @@ use crate::mail::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch, Tenant,
-    TenantCounts, TenantFilter, TenantPatch,
+    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
+    TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -349,7 +349,11 @@ impl Directory for Store {
         self.read(move |connection| templates::find_in_scope(connection, scope, id)).await
     }
 
-    async fn list_templates(&self, filter: TemplateFilter, page: PageRequest) -> Result<Page<Template>> {
+    async fn list_templates(
+        &self,
+        filter: TemplateFilter,
+        page: PageRequest,
+    ) -> Result<Page<TemplateSummary>> {
         self.read_at_leisure(move |connection| templates::list(connection, &filter, &page)).await
     }
 

@@ -53,7 +53,7 @@ impl Journal for Store {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> Result<Vec<Attempt>> {
+    ) -> Result<Page<Attempt>> {
         self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
             .await
     }
@@ -63,7 +63,7 @@ impl Journal for Store {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> Result<Vec<Event>> {
+    ) -> Result<Page<Event>> {
         self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
     }
 
@@ -80,7 +80,7 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
     }
 
-    async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
+    async fn events_after(&self, after: EventId, limit: usize) -> Result<Page<Event>> {
         self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
     }
 

@@ -20,12 +20,14 @@ pub(super) use self::memory::{Cursor, Memory, Parked, tenants_waiting};
 
 use self::enqueue::{Incoming, Stored};
 use self::record::Outcome;
+use super::bodies::{self, Kept};
 use super::checksum::Checksum;
 use super::rows::count;
-use super::{Access, Store, bodies};
+use super::{Access, Store};
 use crate::mail::{Content, DeliveryId, Environment, MessageId, TenantId, Timestamp};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, StoredContent,
+    SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
@@ -83,6 +85,21 @@ impl Spool for Store {
             self.tell_damage(*message, fault);
         }
         read
+    }
+
+    async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
+        let checksum = match self.read(move |connection| bodies::find(connection, id)).await? {
+            None => return Ok(None),
+            Some(Kept::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
+            Some(Kept::File { checksum }) => checksum,
+        };
+        let files = Arc::clone(&self.bodies);
+        let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
+        let opened = opened.map_err(|error| StoreError::Failed(error.to_string()))?;
+        if let Err(StoreError::Damaged { message, fault }) = &opened {
+            self.tell_damage(*message, fault);
+        }
+        opened.map(Some)
     }
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {

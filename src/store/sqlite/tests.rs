@@ -494,7 +494,7 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
         bed.store.checkpoint().await.unwrap();
         let events = bed.store.message_events(id, None, 100).await.unwrap();
         let told: Vec<_> =
-            events.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
+            events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
         assert_eq!(told.len(), 1, "each try finds it, and it is told once");
         assert_eq!(told[0].tenant_id, Some(tenant));
     }

@@ -160,7 +160,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         parameters.require_tls,
         parameters.release_at.map(us),
         (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
-        (!metadata.is_empty()).then(|| to_json(metadata)).transpose()?,
+        metadata.as_json(),
     ])?;
     Ok(())
 }
