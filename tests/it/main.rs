@@ -68,6 +68,7 @@ mod sending;
 mod smart_host;
 mod stage;
 mod start_errors;
+mod stop;
 mod submission;
 mod templates;
 mod tenants;

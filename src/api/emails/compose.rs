@@ -282,14 +282,7 @@ mod tests {
     #[test]
     fn millions_of_lines_cost_as_much_each_as_a_few_do() {
         let lines = 6_000_000;
-        for text in ["\n".repeat(lines), format!("é{}", "\n".repeat(lines))] {
-            let is_ascii = text.is_ascii();
-            let body = encode_text(text);
-            match is_ascii {
-                true => assert_eq!(body.len(), 2 * lines),
-                false => assert_eq!(body.encoding(), ContentTransferEncoding::Base64),
-            }
-        }
+        assert_eq!(encode_text("\n".repeat(lines)).len(), 2 * lines);
     }
 
     proptest! {
