@@ -11,7 +11,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
-use super::serve::{Reload, Signals, runtime, serve};
+use super::serve::{Reload, Signals, run_server, serve};
 use crate::app::Running;
 use crate::config::Config;
 use crate::durable_file;
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = prepare_dir(&arguments.dir)?;
     let config = Config::load(&path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
-    runtime()?.block_on(async {
+    run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         match Demo::make(running.store()).await? {

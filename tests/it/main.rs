@@ -70,6 +70,7 @@ mod sending;
 mod smart_host;
 mod stage;
 mod start_errors;
+mod stop;
 mod storage_faults;
 mod submission;
 mod templates;

@@ -1,7 +1,7 @@
 //! The real binary as a process: run to its end, or started, signalled and ended.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -126,8 +126,12 @@ impl Serving {
 
     /// Waits until it ends by itself, and wants it to end well.
     pub async fn wait_for_end(&mut self) {
-        let status: ExitStatus = until("it ends", async || self.process.0.try_wait().unwrap()).await;
-        assert!(status.success(), "{status}");
+        assert_eq!(self.wait_for_status().await, Some(0));
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_for_status(&mut self) -> Option<i32> {
+        until("it ends", async || self.process.0.try_wait().unwrap()).await.code()
     }
 }
 

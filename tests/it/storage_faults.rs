@@ -144,7 +144,6 @@ async fn a_body_file_that_was_cut_altered_or_lost_waits_until_it_is_restored() {
         let raw = request(control.address, "GET", &raw, Some(&control.secret), None).await;
         raw.expect_error(500, "content_damaged");
     }
-    let control = &server.control;
     let events = server.control.get("/v1/events?type=message.content_damaged").await;
     assert_eq!(events["data"].as_array().map(Vec::len), Some(1), "{events}");
     assert_eq!(events["data"][0]["message_id"], id);
