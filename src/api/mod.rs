@@ -22,6 +22,7 @@ mod health;
 mod idempotency;
 mod idle;
 mod json;
+mod json_values;
 mod keys;
 mod openapi;
 mod page;

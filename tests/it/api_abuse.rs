@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use pillarbox::mail::Scope;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -125,6 +126,25 @@ async fn json_that_is_too_deep_is_not_read() {
         }
     }
     expect_alive(&stage).await;
+}
+
+/// Each value takes many times more memory than the two octets that it has here.
+#[tokio::test]
+async fn a_body_of_millions_of_values_is_refused_and_commas_in_a_text_are_none() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let numbers = format!("{{\"metadata\":{{\"a\":[{}0]}}}}", "0,".repeat(1_000_000));
+    let text = json!({"from": "a@own.example", "text": "0,".repeat(1_000_000)}).to_string();
+    for (body, status, code) in [(numbers, 413, "payload_too_large"), (text, 422, "required")] {
+        let request = format!(
+            "POST /v1/emails HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            tenant.key,
+            body.len()
+        );
+        let answer = exchange(stage.address, request.as_bytes()).await;
+        assert!(answer.status == status && answer.to_string().contains(code), "{answer}");
+    }
 }
 
 #[tokio::test]
