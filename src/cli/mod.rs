@@ -11,6 +11,7 @@ mod queue;
 mod quickstart;
 mod screen;
 mod serve;
+mod stop_guard;
 mod suppression;
 mod table;
 mod tail;

@@ -11,9 +11,10 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
-use super::serve::{Reload, Signals, runtime, serve};
+use super::serve::{Reload, Signals, run_server, serve};
 use crate::app::Running;
 use crate::config::Config;
+use crate::durable_file;
 use crate::mail::Timestamp;
 use crate::model::{Environment, EventKind, KeyId, KeySecret, MessageId, TenantId};
 use crate::store::{Delivery, Directory, Event, Journal, KeyFilter, NewKey, NewTenant, Store};
@@ -34,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = prepare_dir(&arguments.dir)?;
     let config = Config::load(&path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
-    runtime()?.block_on(async {
+    run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         match Demo::make(running.store()).await? {
@@ -50,10 +51,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Makes the directory and its configuration, unless they are there.
 fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
     let path = dir.join(CONFIG_FILE);
-    if !path.exists() {
+    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
         let data_dir = toml::Value::String(dir.join("data").display().to_string());
         let text = format!(
             "# Made by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
@@ -65,7 +66,8 @@ fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
              submissions = [\"127.0.0.1:2465\"]\n\n\
              [api]\nlisten = [\"127.0.0.1:8587\"]\n"
         );
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        durable_file::create(&path, 0o644, &[text.as_bytes()])
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(path)
 }
@@ -221,7 +223,7 @@ async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     if let Some(domain) = &message.dkim_domain {
         println!("  {:>7}  signed     DKIM, d={domain}", "");
     }
-    for event in store.message_events(message.id, None, EVENTS_MAX).await? {
+    for event in store.message_events(message.id, None, EVENTS_MAX).await?.items {
         if event.kind != EventKind::MessageAccepted {
             println!("  {:>7}  {}", since(accepted, &event), describe(&event, &deliveries));
         }

@@ -34,7 +34,8 @@ pub struct Api {
     pub body_max: ByteSize,
     /// The largest body of a request that sends mail.
     pub send_body_max: ByteSize,
-    /// Octets of the bodies of all requests at one time; more are answered 503.
+    /// Octets of the bodies of all requests, and of the answers that clients have yet to take, at one time; more are
+    /// answered 503.
     pub inbound_buffer_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]

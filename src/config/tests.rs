@@ -139,3 +139,19 @@ fn what_nothing_could_work_with_is_told_with_its_key() {
                  [tls_report]\ndelay_max = \"144h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
     assert!(parse(right).is_ok(), "{:?}", parse(right));
 }
+
+#[test]
+fn what_nests_without_end_is_an_error() {
+    for depth in [100, 100_000] {
+        for text in [
+            format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),
+            format!("a = {}1{}", "{a = ".repeat(depth), "}".repeat(depth)),
+            format!("a{} = 1", ".a".repeat(depth)),
+            format!("[a{}]", ".a".repeat(depth)),
+            format!("[[a{}]]", ".a".repeat(depth)),
+            format!("a = {{a{} = 1}}", ".a".repeat(depth)),
+        ] {
+            assert!(parse(&text).is_err());
+        }
+    }
+}

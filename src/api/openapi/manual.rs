@@ -1,6 +1,5 @@
 //! The document as a page for people: one file of HTML that loads nothing and needs no script.
 
-use bytes::Bytes;
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
 use serde_json::{Map, Value, json};
@@ -12,7 +11,7 @@ use crate::api::route::{Operation, ROUTES, Route};
 const PAGE: &str = include_str!("manual.html");
 
 /// The page.
-pub fn render(document: &Value) -> Result<Bytes> {
+pub fn render(document: &Value) -> Result<String> {
     let mut environment = Environment::new();
     // Its name has the ending by which data is escaped.
     environment.add_template("manual.html", PAGE).map_err(ApiError::internal)?;
@@ -25,7 +24,7 @@ pub fn render(document: &Value) -> Result<Bytes> {
         parts => parts,
         schemas => schemas(document),
     });
-    html.map(Bytes::from).map_err(ApiError::internal)
+    html.map_err(ApiError::internal)
 }
 
 fn each(list: &Value) -> impl Iterator<Item = &Value> {
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        String::from_utf8(super::super::PAGE.clone().unwrap().to_vec()).unwrap()
+        super::render(&super::super::DOCUMENT).unwrap()
     }
 
     #[test]

@@ -38,13 +38,27 @@ impl Place {
         self.local || self.config.is_some() || self.data_dir.is_some()
     }
 
+    /// For what works on keys that are there.
     fn open(&self) -> anyhow::Result<Store> {
-        let config = match (&self.data_dir, &self.config) {
+        let config = self.config()?;
+        let data_dir = &config.data_dir;
+        if !data_dir.try_exists().with_context(|| format!("cannot look at {}", data_dir.display()))? {
+            bail!("there is no data directory {}: name another one", data_dir.display());
+        }
+        Ok(Store::open(StoreOptions::new(&config, Access::Manage))?)
+    }
+
+    /// The first key may come before the first start of the server.
+    fn open_or_make(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage))?)
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        Ok(match (&self.data_dir, &self.config) {
             (Some(data_dir), _) => Config { data_dir: data_dir.clone(), ..Config::default() },
             (None, file) => Config::load(file.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT)))
                 .context("name the configuration with --config, or the data directory with --data-dir")?,
-        };
-        Ok(Store::open(StoreOptions::new(&config, Access::Manage))?)
+        })
     }
 }
 
@@ -67,7 +81,7 @@ pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> an
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("--scope is for keys of a tenant: name it with --tenant");
     }
-    let store = place.open()?;
+    let store = place.open_or_make()?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
     let secret = KeySecret::generate(new.environment);
     let mut key = NewKey {
