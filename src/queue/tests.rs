@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{ClaimRoom, Claimed, QueueDepth, QueueManager};
+use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
 use crate::store::contract::{self, ids, later, new_message, new_suppression, now, outcomes};
@@ -28,7 +29,7 @@ impl Deref for Bed {
 
 impl Bed {
     fn over(bed: contract::Bed) -> Self {
-        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store)));
+        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config::Relay::default()));
         Self { bed, queue }
     }
 
