@@ -46,7 +46,7 @@ pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatc
         if !together.records.is_empty() {
             let written = core.store.record(together.clone()).await;
             match written {
-                Ok(()) => core.forget(together.records.len()),
+                Ok(()) => {}
                 // What fails must not hold up what comes after it.
                 Err(error) => {
                     warn(&error);
@@ -76,13 +76,12 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
                     "an outcome could not be written; the message may be delivered again");
             }
             let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
-            core.store.release(&ids);
+            core.queue.release(ids);
             break;
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_DELAY_MAX);
     }
-    core.forget(batch.records.len());
 }
 
 fn warn(error: &StoreError) {

@@ -1,21 +1,19 @@
 //! What every store must do, said over the traits only: a store for another database passes the same tests.
 
-mod claims;
 mod directory;
 mod journal;
 mod outbox;
 mod policies;
-mod queue;
 mod search;
 mod sending;
-mod spool;
 mod tls_results;
 mod usage;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -27,92 +25,123 @@ use crate::mail::{
 };
 use crate::model::{
     AttemptId, BounceClass, DeliveryState, DkimAlgorithm, DkimKeyState, EventKind, KeySecret, Scope,
-    TlsFailure, TlsPolicyType, Verification,
+    TenantStatus, TlsFailure, TlsPolicyType, Verification,
 };
 
-pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
+pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
 }
 
 /// A store in a directory of its own.
-pub(in crate::store) struct Bed {
-    pub(in crate::store) dir: TempDir,
-    pub(in crate::store) store: Arc<Store>,
+pub(crate) struct Bed {
+    /// What was claimed, with the time of the attempt it was claimed for.
+    claimed: Mutex<HashSet<DueCursor>>,
+    pub(crate) dir: TempDir,
+    pub(crate) store: Arc<Store>,
 }
 
-pub(in crate::store) fn options(dir: &Path) -> StoreOptions {
+pub(crate) fn options(dir: &Path) -> StoreOptions {
     StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
 }
 
 impl Bed {
-    pub(in crate::store) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| ())
     }
 
-    pub(in crate::store) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = options(dir.path());
         change(&mut options);
-        Self { store: Arc::new(Store::open(options).unwrap()), dir }
+        Self { claimed: Mutex::default(), store: Arc::new(Store::open(options).unwrap()), dir }
     }
 
-    /// Without hand-over: everything is claimed from the database.
-    pub(in crate::store) fn without_hand_over() -> Self {
+    /// Without memory for accepted messages: everything waits in the database.
+    pub(crate) fn without_hand_over() -> Self {
         Self::with(|options| options.hot_queue_bytes_max = 0)
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    pub(in crate::store) fn restart(self) -> Self {
-        let Self { dir, store } = self;
+    pub(crate) fn restart(self) -> Self {
+        let Self { dir, store, .. } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
-        let store = Arc::new(Store::open(options(dir.path())).unwrap());
-        Self { dir, store }
+        Self::at(dir)
     }
 
-    pub(in crate::store) async fn tenant(&self, slug: &str) -> Tenant {
+    /// What is in a directory.
+    pub(crate) fn at(dir: TempDir) -> Self {
+        let store = Arc::new(Store::open(options(dir.path())).unwrap());
+        Self { claimed: Mutex::default(), dir, store }
+    }
+
+    pub(crate) async fn tenant(&self, slug: &str) -> Tenant {
         self.store.create_tenant(new_tenant(slug), now()).await.unwrap()
     }
 
     /// Enqueues a message and answers it.
-    pub(in crate::store) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
+    pub(crate) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
         let new = new_message(tenant, recipients, "body");
         self.store.enqueue(new.clone()).await.unwrap();
         new
     }
 
-    pub(in crate::store) async fn claim(&self, at: Timestamp) -> Claimed {
-        self.store.claim_due(at, &plenty()).await.unwrap()
+    /// Takes what is due and was not taken for the same attempt before: what a queue manager does, without its limits.
+    pub(crate) async fn claim(&self, at: Timestamp) -> Taken {
+        let tenants = self.store.list_tenants(TenantFilter::default(), page(100)).await.unwrap().items;
+        let range =
+            |tenant: &Tenant| DueRange { tenant_id: tenant.id, after: None, until: None, rows_max: 10_000 };
+        let active = tenants.iter().filter(|tenant| tenant.status == TenantStatus::Active);
+        let pages = self.store.due_pages(active.map(range).collect(), at).await.unwrap();
+        let due: Vec<_> = {
+            let mut claimed = self.claimed.lock().unwrap();
+            let rows = pages.into_iter().flat_map(|page| page.rows).map(|row| row.at);
+            rows.filter(|at| claimed.insert(*at)).map(|at| at.id).collect()
+        };
+        let mut batches: Vec<Batch> = Vec::new();
+        for (message, delivery) in self.store.take(due).await.unwrap() {
+            let destination = delivery.recipient.host().clone();
+            let of_message =
+                |batch: &&mut Batch| batch.message.id == message.id && batch.destination == destination;
+            match batches.iter_mut().find(of_message) {
+                Some(batch) => batch.deliveries.push(delivery),
+                None => {
+                    batches.push(Batch { message, destination, deliveries: vec![delivery], content: None });
+                }
+            }
+        }
+        Taken { batches }
     }
 }
 
+/// What a test has claimed.
+pub(crate) struct Taken {
+    pub(crate) batches: Vec<Batch>,
+}
+
 /// A clock that never stands still, so that ids and times have an order.
-pub(in crate::store) fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     static LAST: AtomicI64 = AtomicI64::new(1_800_000_000_000_000);
     Timestamp::from_microsecond(LAST.fetch_add(1000, Ordering::Relaxed)).unwrap()
 }
 
-pub(in crate::store) fn later(seconds: i64) -> Timestamp {
+pub(crate) fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-pub(in crate::store) fn plenty() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &crate::mail::Host| true) }
-}
-
-pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
+pub(crate) fn new_tenant(slug: &str) -> NewTenant {
     NewTenant::named(&slug.to_uppercase(), slug)
 }
 
-pub(in crate::store) fn name(text: &str) -> DomainName {
+pub(crate) fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
 }
 
-pub(in crate::store) fn address(text: &str) -> Address {
+pub(crate) fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-pub(in crate::store) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
+pub(crate) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
     NewDkimKey {
         selector: selector.to_owned(),
         algorithm: DkimAlgorithm::Rsa,
@@ -122,11 +151,7 @@ pub(in crate::store) fn new_dkim_key(selector: &str, state: DkimKeyState) -> New
     }
 }
 
-pub(in crate::store) fn new_domain(
-    tenant: Option<TenantId>,
-    domain: &str,
-    verification: Verification,
-) -> NewDomain {
+pub(crate) fn new_domain(tenant: Option<TenantId>, domain: &str, verification: Verification) -> NewDomain {
     NewDomain {
         tenant_id: tenant,
         name: name(domain),
@@ -137,7 +162,7 @@ pub(in crate::store) fn new_domain(
     }
 }
 
-pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
+pub(crate) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
     NewKey {
         tenant_id: tenant,
         name: "app".to_owned(),
@@ -150,7 +175,7 @@ pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) ->
     }
 }
 
-pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
+pub(crate) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
     NewSuppression {
         tenant_id: tenant,
         address: address(text),
@@ -164,7 +189,7 @@ fn page(limit: usize) -> PageRequest {
     PageRequest { limit, ..PageRequest::default() }
 }
 
-pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
+pub(crate) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
     NewTemplate {
         tenant_id: tenant,
         name: name.to_owned(),
@@ -174,7 +199,7 @@ pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplat
     }
 }
 
-pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
+pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
     let created_at = now();
     let content = Content {
         prefix: Bytes::from_static(b"Received: by us\r\n"),
@@ -213,7 +238,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
     NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None }
 }
 
-pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
+pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
     let at = now();
     Attempt {
         id: AttemptId::generate(at),
@@ -240,11 +265,7 @@ fn class_of(state: DeliveryState) -> Option<BounceClass> {
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.
-pub(in crate::store) fn outcome(
-    tenant: TenantId,
-    delivery: &Delivery,
-    state: DeliveryState,
-) -> AttemptRecord {
+pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryState) -> AttemptRecord {
     let at = now();
     AttemptRecord {
         message_id: delivery.message_id,
@@ -263,7 +284,7 @@ pub(in crate::store) fn outcome(
 }
 
 /// The same outcome for all that was claimed.
-pub(in crate::store) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
+pub(crate) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
         let tenant = batch.message.tenant_id;
         batch.deliveries.iter().map(move |delivery| outcome(tenant, delivery, state)).collect::<Vec<_>>()
@@ -271,7 +292,7 @@ pub(in crate::store) fn outcomes(batches: &[Batch], state: DeliveryState) -> Rec
     RecordBatch { records: batches.iter().flat_map(of_batch).collect(), report: None }
 }
 
-pub(in crate::store) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
+pub(crate) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
     let mut ids: Vec<_> =
         batches.iter().flat_map(|batch| &batch.deliveries).map(|delivery| delivery.id).collect();
     ids.sort();

@@ -1,7 +1,7 @@
 //! Durability: the only place with SQL. Callers see the verbs of the three roles and record structs.
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions: what may be sent by whom.
-//! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
+//! * [`Spool`]: messages and deliveries: accepting, reading what is due, recording what became of them.
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Ledger`]: how much tenants used.
@@ -9,19 +9,22 @@
 //! * [`Policies`]: what destinations ask of those who send to them.
 //! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
-//! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
-//! after a crash everything unfinished is simply due. Imports `mail` and `durable_file`.
+//! One process owns a spool. What is claimed is known to its queue manager only, so a claim writes nothing and after a
+//! crash everything unfinished is simply due. Imports `mail`, `model` and `durable_file`.
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod records;
+mod spool_feed;
 mod sqlite;
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::mail::{Content, Date, DomainName, Host, SignedDuration, Timestamp};
+use crate::mail::{Content, Date, DomainName, SignedDuration, Timestamp};
 use crate::model::{
     DeliveryId, DkimKeyId, DomainId, Environment, EventId, KeyId, MessageId, QueueFilter, SecretDigest,
     SuppressionId, TemplateId, TenantId, UsageInterval, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
@@ -44,6 +47,7 @@ pub const PAGE_OCTETS_MAX: usize = 2 * 1024 * 1024;
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 pub use records::*;
+pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
@@ -322,10 +326,14 @@ pub trait Directory {
     ) -> impl Future<Output = Result<bool>> + Send;
 }
 
-/// Messages on their way.
+/// Messages on their way: what is durable of the queue. What is decided in memory is [`crate::queue`]'s, as far as it
+/// needs to know of a commit through [`Spool::feed`].
 pub trait Spool {
+    /// What the queue manager of this process has to know of commits. It begins with what is known when the store is
+    /// opened, and has one reader.
+    fn feed(&self) -> Arc<SpoolFeed>;
     /// Writes a message, its body, a delivery for each recipient and its event, in one transaction. Answers only
-    /// after the commit is synced. Where there is room in memory the message is then claimed without a read.
+    /// after the commit is synced.
     ///
     /// The answer is the message's id; if the same was submitted under its [`SubmissionKey`] within
     /// [`SUBMISSION_KEY_LIFETIME`], nothing is written and the answer is the id of that one.
@@ -339,38 +347,40 @@ pub trait Spool {
         key: &SubmissionKey,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<MessageId>>> + Send;
-    /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
-    /// the caller's until [`Spool::record`] or [`Spool::release`].
-    fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> impl Future<Output = Result<Claimed>> + Send;
-    /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
-    /// [`Spool::claim_due`] looks into the database, whose matter the rest is.
-    fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>>;
-    /// Completes when there may be something for [`Spool::claim_fresh`].
-    fn wait_for_fresh(&self) -> impl Future<Output = ()> + Send;
-    /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
-    fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
+    /// One page of what is due for each range, in their order.
+    fn due_pages(
+        &self,
+        ranges: Vec<DueRange>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<DuePage>>> + Send;
+    /// Open deliveries with their messages, in the order of the ids; those that are gone are left out.
+    fn take(
+        &self,
+        ids: Vec<DeliveryId>,
+    ) -> impl Future<Output = Result<Vec<(Arc<Message>, Delivery)>>> + Send;
+    /// Puts the next attempt of rows off to the end of the pause that holds them, if it still does. Answers the tenants
+    /// of which a row was not put off: they are due still.
+    fn park(&self, rows: Vec<ParkedRow>) -> impl Future<Output = Result<Vec<TenantId>>> + Send;
     /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted are an
     /// event and [`StoreError::Damaged`]: restored, they can be read again.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
-    /// How the bytes of a message are kept, for who reads them piece by piece; `None` if it was deleted meanwhile.
+    /// How the bytes of a message are kept, for a caller that reads them piece by piece; `None` if it was deleted meanwhile.
     fn stored_content(&self, id: MessageId) -> impl Future<Output = Result<Option<StoredContent>>> + Send;
-    /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
-    /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
-    /// After an error the claims are still the caller's, to be recorded again or released.
+    /// Writes what came of attempts, with their events, suppressions and the report, in one transaction. Deliveries
+    /// deleted meanwhile are passed over.
     fn record(&self, records: RecordBatch) -> impl Future<Output = Result<()>> + Send;
-    /// Ends claims without a trace: the deliveries are due as they were.
-    fn release(&self, ids: &[DeliveryId]);
-    /// How many deliveries wait, and how many of them are claimed.
-    fn depth(&self) -> impl Future<Output = Result<QueueDepth>> + Send;
+    /// How many deliveries are not finished.
+    fn count_open(&self) -> impl Future<Output = Result<u64>> + Send;
 }
 
-/// What waits, for people to see and to steer.
+/// What waits, for people to see and to steer: the durable part of it.
 pub trait Queue {
     /// Counts what waits, by tenant and destination, the deepest group first. The count may be as old as ten times
-    /// the time it takes, and costs nobody else anything.
+    /// the time it takes, and costs nobody else anything. `in_flight` are the deliveries that the relay has.
     fn overview(
         &self,
         request: QueueRequest,
+        in_flight: HashSet<DeliveryId>,
         now: Timestamp,
     ) -> impl Future<Output = Result<QueueOverview>> + Send;
     /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
@@ -382,14 +392,24 @@ pub trait Queue {
     fn holds(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Pause>>> + Send;
     /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
     fn tidy_holds(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
-    /// Whether a pause holds a tenant's mail for a destination; without a look at the database.
-    fn is_paused(&self, tenant: TenantId, destination: &Host, now: Timestamp) -> bool;
     /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
     fn flush(&self, part: QueueFilter, now: Timestamp) -> impl Future<Output = Result<u64>> + Send;
-    /// The same for the deliveries of one message.
-    fn retry(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
-    /// Ends the open deliveries of a message that the relay does not have, each with its event.
-    fn cancel(&self, message: MessageId, now: Timestamp) -> impl Future<Output = Result<Steered>> + Send;
+    /// The open deliveries of a message.
+    fn open_deliveries(&self, message: MessageId) -> impl Future<Output = Result<OpenDeliveries>> + Send;
+    /// Makes those of a tenant's deliveries due now that were tried and wait for their next try. Answers which.
+    fn make_due(
+        &self,
+        tenant: TenantId,
+        ids: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<DeliveryId>>> + Send;
+    /// Ends deliveries of a message, each with its event. Answers which of them were open. The caller has claimed them.
+    fn cancel(
+        &self,
+        message: MessageId,
+        ids: Vec<DeliveryId>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<DeliveryId>>> + Send;
 }
 
 /// What tenants used. Counted in the transaction that causes it, but for requests to the API.

@@ -177,7 +177,7 @@ async fn removing_a_tenant_counts_first_and_leaves_the_others() {
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
     assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
     assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
-    assert_eq!(bed.store.depth().await.unwrap().open, 2);
+    assert_eq!(bed.store.count_open().await.unwrap(), 2);
 }
 
 #[tokio::test]

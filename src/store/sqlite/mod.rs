@@ -1,6 +1,5 @@
-//! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
-//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` and
-//! `durable_file`.
+//! SQLite behind the traits: one writer on its own thread that commits everything waiting in one transaction, and a
+//! pool of readers.
 
 mod blob_store;
 mod checksum;
@@ -42,9 +41,9 @@ use self::probe::Probe;
 use self::queue::Surveys;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
-use self::spool::{ClaimTable, FreeSpace};
+use self::spool::FreeSpace;
 use self::writer::{Tx, Writer};
-use super::{Conflict, Result, StoreError};
+use super::{Conflict, Result, SpoolFeed, StoreError};
 use crate::model::EventId;
 
 /// How a store is opened.
@@ -152,11 +151,12 @@ impl OpenError {
     }
 }
 
-/// The store: one writer, several readers, what is claimed in memory.
+/// The store: one writer, several readers.
 pub struct Store {
     writer: Writer,
     readers: Readers,
-    memory: Arc<ClaimTable>,
+    /// See [`super::Spool::feed`].
+    feed: Arc<SpoolFeed>,
     surveys: Surveys,
     probe: Probe,
     /// Held by who brings the index of messages up to date.

@@ -5,9 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::mail::{Address, RcptParameters};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
 use crate::store::sqlite::keyset::read_rows;
-use crate::store::sqlite::spool::PARKED_US;
 use crate::store::sqlite::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
-use crate::store::{Attempt, Delivery, Page, Result};
+use crate::store::{Attempt, Delivery, PARKED_US, Page, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {

@@ -24,7 +24,7 @@ async fn overview(bed: &Bed, part: QueueFilter, at: Timestamp) -> QueueOverview 
     let request = QueueRequest { part, limit: 100, after: None };
     // Counts are kept for a moment; of these few rows a short one.
     for _ in 0..1000 {
-        let found = bed.store.overview(request.clone(), at).await.unwrap();
+        let found = bed.queue.overview(request.clone(), at).await.unwrap();
         if found.counted_at == at {
             return found;
         }
@@ -51,7 +51,7 @@ async fn a_paused_destination_is_held_for_everybody_and_resumes() {
         // Set aside: no later look finds it due.
         let again = bed.claim(later(10)).await;
         assert!(again.batches.is_empty() && again.next_due_at.is_none(), "{again:?}");
-        assert!(bed.store.is_paused(one.id, &host("paused.example"), now()));
+        assert!(bed.queue.is_paused(one.id, &host("paused.example"), now()));
         assert_eq!(bed.store.holds(now()).await.unwrap(), [pause]);
 
         assert!(!bed.store.resume(to("free.example"), now()).await.unwrap());
@@ -59,7 +59,7 @@ async fn a_paused_destination_is_held_for_everybody_and_resumes() {
         assert!(!bed.store.resume(to("paused.example"), now()).await.unwrap());
         assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&before), first_id(&during)]);
         assert!(bed.store.holds(now()).await.unwrap().is_empty());
-        assert!(!bed.store.is_paused(one.id, &host("paused.example"), now()));
+        assert!(!bed.queue.is_paused(one.id, &host("paused.example"), now()));
     }
 }
 
@@ -186,7 +186,7 @@ async fn a_retry_makes_one_messages_deferred_deliveries_due() {
     let (tried, flying): (Vec<_>, Vec<_>) =
         batches.into_iter().partition(|batch| batch.destination == host("a.example"));
     bed.store.record(outcomes(&tried, DeliveryState::Deferred)).await.unwrap();
-    let steered = bed.store.retry(new.message.id, now()).await.unwrap();
+    let steered = bed.queue.retry(new.message.id, now()).await.unwrap();
     let expected = Steered { changed: vec![first_id(&new)], in_flight: vec![new.recipients[1].0] };
     assert_eq!(steered, expected);
     assert_eq!(ids(&bed.claim(now()).await.batches), [first_id(&new)]);
@@ -201,10 +201,10 @@ async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
         let kept = bed.enqueue(tenant.id, &["x@a.example"]).await;
         let new = bed.enqueue(tenant.id, &["x@a.example", "y@a.example", "z@b.example"]).await;
         let mut all: Vec<_> = new.recipients.iter().map(|(id, _)| *id).collect();
-        let cancelled = bed.store.cancel(new.message.id, now()).await.unwrap();
+        let cancelled = bed.queue.cancel(new.message.id, now()).await.unwrap();
         assert_eq!(cancelled, Steered { changed: all.clone(), in_flight: vec![] });
         assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&kept)]);
-        assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+        assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(
             deliveries.iter().all(|d| d.state == DeliveryState::Cancelled && d.next_attempt_at.is_none())
@@ -216,9 +216,9 @@ async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
         all.sort();
         assert_eq!(told, all);
 
-        let late = bed.store.cancel(kept.message.id, now()).await.unwrap();
+        let late = bed.queue.cancel(kept.message.id, now()).await.unwrap();
         assert_eq!(late, Steered { changed: vec![], in_flight: vec![first_id(&kept)] });
-        assert_eq!(bed.store.cancel(new.message.id, now()).await.unwrap(), Steered::default());
+        assert_eq!(bed.queue.cancel(new.message.id, now()).await.unwrap(), Steered::default());
     }
 }
 
@@ -275,7 +275,7 @@ async fn the_groups_of_a_long_queue_come_page_by_page_each_once() {
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let request = QueueRequest { part: QueueFilter::default(), limit: 10, after };
-        let page = bed.store.overview(request, now()).await.unwrap();
+        let page = bed.queue.overview(request, now()).await.unwrap();
         seen.extend(page.groups.iter().map(|group| (group.counts.open, group.destination.to_string())));
         let last = page.groups.last().unwrap();
         after = Some(GroupPlace {

@@ -8,9 +8,9 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
-    bed.store.wait_for_fresh().await;
+    bed.queue.wait_for_fresh().await;
     let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
-    let batches = bed.store.claim_fresh(&room).unwrap();
+    let batches = bed.queue.claim_fresh(&room);
     let destinations: Vec<_> =
         batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
     assert_eq!(destinations, [("one.example".to_owned(), 2), ("two.example".to_owned(), 1)]);
@@ -18,7 +18,7 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
         assert_eq!(batch.message.id, new.message.id);
         assert_eq!(batch.content.as_ref(), Some(&new.content));
     }
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 3, claimed: 3 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 3, claimed: 3 });
     assert!(bed.claim(later(0)).await.batches.is_empty());
 }
 
@@ -27,7 +27,7 @@ async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
     let bed = Bed::without_hand_over();
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &[r#""a b"@one.example"#, "y@[192.0.2.7]"]).await;
-    bed.store.wait_for_work().await;
+    bed.queue.wait_for_work().await;
     let claimed = bed.claim(later(0)).await;
     assert_eq!(claimed.batches.len(), 2);
     let batch = &claimed.batches[0];
@@ -78,7 +78,7 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
         assert_eq!(delivery.last_reply.as_deref(), Some("250 2.0.0 fine"));
         bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
         assert_eq!(bed.claim(later(600)).await.next_due_at, None);
-        assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+        assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
     }
 }
 
@@ -133,13 +133,13 @@ async fn more_than_one_step_holds_is_made_due() {
         bed.enqueue(tenant.id, &recipients).await;
     }
     let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
-    let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+    let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
     let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
     assert_eq!(records.records.len(), 5000);
     records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
     bed.store.record(records).await.unwrap();
     bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
-    let due = bed.store.claim_due(later(60), &room).await.unwrap();
+    let due = bed.queue.claim_due(later(60), &room).await.unwrap();
     assert_eq!(ids(&due.batches).len(), 5000);
 }
 
@@ -175,7 +175,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     let first = submission(tenant.id, &key);
     assert_eq!(bed.store.enqueue(first.clone()).await.unwrap(), first.message.id);
     assert_eq!(bed.store.enqueue(submission(tenant.id, &key)).await.unwrap(), first.message.id);
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
     let another = SubmissionKey { digest: [8; 32], ..key.clone() };
     let before = async |tenant: TenantId, environment, key: &SubmissionKey, hours| {
         let at = first.message.created_at + SignedDuration::from_hours(hours);
@@ -197,7 +197,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     let mut a_day_later = submission(tenant.id, &another);
     a_day_later.message.created_at = first.message.created_at + SignedDuration::from_hours(25);
     assert_eq!(bed.store.enqueue(a_day_later.clone()).await.unwrap(), a_day_later.message.id);
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
     let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let at = first.message.created_at + SignedDuration::from_hours(26);
     assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
@@ -219,7 +219,7 @@ async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
     }
     let ids = tasks.join_all().await;
     assert!(ids.iter().all(|id| *id == ids[0]));
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
 }
 
 #[tokio::test]
@@ -227,10 +227,10 @@ async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
     let bed = Bed::new();
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
-    bed.store.wait_for_fresh().await;
+    bed.queue.wait_for_fresh().await;
     let first = ids(&bed.claim(later(0)).await.batches);
-    bed.store.release(&first);
-    bed.store.wait_for_work().await;
+    bed.queue.release(first.clone());
+    bed.queue.wait_for_work().await;
     let again = bed.claim(later(0)).await.batches;
     assert_eq!(ids(&again), first);
     assert_eq!(again[0].deliveries[0].attempts, 0);
@@ -264,8 +264,8 @@ async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
         records.report = Some(report.clone());
         bed.store.record(records).await.unwrap();
         match is_handed_over {
-            true => bed.store.wait_for_fresh().await,
-            false => bed.store.wait_for_work().await,
+            true => bed.queue.wait_for_fresh().await,
+            false => bed.queue.wait_for_work().await,
         }
         let claimed = bed.claim(later(0)).await.batches;
         assert_eq!(ids(&claimed), [report.recipients[0].0]);
@@ -285,11 +285,11 @@ async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
     records.report = Some(new_message(tenant.id, &["sender@example.com"], "report"));
     records.records[0].suppress = Some(new_suppression(Some(tenant.id), "x@one.example"));
     bed.store.record(records).await.unwrap();
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
     assert!(bed.claim(later(600)).await.batches.is_empty());
     let refused = bed.store.enqueue(new_message(tenant.id, &["x@one.example"], "late")).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_job_that_fails_does_not_take_others_with_it() {
         let (is_bad, answer) = done.unwrap();
         assert_eq!(answer.is_err(), is_bad, "{answer:?}");
     }
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 40, claimed: 40 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 40, claimed: 40 });
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 40);
 }
 
@@ -343,7 +343,7 @@ async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
         drop(enqueue);
     }
     bed.store.checkpoint().await.unwrap();
-    let depth = bed.store.depth().await.unwrap();
+    let depth = bed.queue.depth().await.unwrap();
     assert_eq!(depth.open, depth.claimed);
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len() as u64, depth.open);
 }
