@@ -1,7 +1,7 @@
-//! DNS as mail needs it: where a domain's mail goes, the addresses of a host, texts and aliases.
+//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases.
 //!
-//! An adapter around hickory. Names are asked for as they are, with a final dot, so that no search list of the
-//! machine can turn one name into another. [`SecureResolver`] checks signatures as well. Imports `mail` only.
+//! Based on hickory. Names are looked up as absolute names, so that the search list of the machine does not apply.
+//! [`SecureResolver`] validates DNSSEC too. Imports `mail`.
 
 mod proof;
 mod secure;
@@ -22,50 +22,50 @@ use crate::mail::DomainName;
 
 pub use secure::{SecureResolver, Signed};
 
-/// Hosts of one domain that are looked at, whatever the answer holds.
+/// Maximum of MX hosts used of one domain.
 const MX_HOSTS_MAX: usize = 20;
-/// Addresses of one host that are looked at.
+/// Maximum of addresses used of one host.
 const ADDRESSES_MAX: usize = 20;
-/// Records of any other type that are looked at.
+/// Maximum of other records used.
 const RECORDS_MAX: usize = 50;
-/// One question, its repetitions and aliases included.
+/// Timeout of one lookup with its retries and aliases.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Asks the DNS. Cheap to clone; clones share a cache.
+/// A DNS resolver. Cheap to clone; clones share a cache.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     current: TokioResolver,
     uncached: TokioResolver,
 }
 
-/// Where the mail of a domain goes.
+/// The mail hosts of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailHosts {
-    /// Host names in order of trial, without final dots; the domain itself where there is no MX (RFC 5321 §5.1).
+    /// Host names in order of preference, without final dots; the domain itself if it has no MX (RFC 5321 §5.1).
     Hosts(Vec<String>),
-    /// The domain takes no mail (RFC 7505).
+    /// The domain accepts no mail (RFC 7505).
     NullMx,
 }
 
-/// Why there is no answer.
+/// Why a lookup has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
-    /// NXDOMAIN: there is nothing of that name.
+    /// NXDOMAIN.
     #[error("no such domain in the DNS")]
     NoSuchDomain,
-    /// The name exists and has no such records.
+    /// The name exists without records of this type.
     #[error("no records of this type in the DNS")]
     NoRecords,
-    /// SERVFAIL, time-outs and the like: asking later may help.
-    #[error("DNS look-up failed: {0}")]
+    /// SERVFAIL, timeouts and similar: a later lookup may succeed.
+    #[error("DNS lookup failed: {0}")]
     Temporary(String),
 }
 
 impl Resolver {
-    /// A resolver that asks these servers, or the system's if there are none.
+    /// A resolver that uses these name servers, or the system's if empty.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if no resolver can be built at all.
+    /// [`DnsError::Temporary`] if no resolver can be created.
     pub fn new(name_servers: &[SocketAddr]) -> Result<Self, DnsError> {
         let (config, options) = configuration(name_servers);
         let build = |cache_entries: u64| {
@@ -78,12 +78,12 @@ impl Resolver {
         Ok(Self { current: build(16_384)?, uncached: build(0)? })
     }
 
-    /// The same servers asked anew each time, for people who wait for a record to appear.
+    /// The same name servers without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
         Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
     }
 
-    /// The hosts that take a domain's mail, best preference first, equal ones in random order (RFC 5321 §5.1).
+    /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
     ///
     /// # Errors
     /// [`DnsError::NoSuchDomain`] if the domain does not exist, [`DnsError::Temporary`].
@@ -94,17 +94,17 @@ impl Resolver {
         });
         match exchanges.await {
             Ok(records) => Ok(order_hosts(records)),
-            // RFC 5321 §5.1: without an MX the domain is its own host.
+            // RFC 5321 §5.1: without MX records the domain is its own mail host.
             Err(DnsError::NoRecords) => Ok(MailHosts::Hosts(vec![domain.as_str().to_owned()])),
             Err(error) => Err(error),
         }
     }
 
-    /// The addresses of a host, IPv4 first: receivers are stricter on IPv6 and many senders lack a route.
-    /// An address in text form is its own answer.
+    /// The addresses of a host, IPv4 first: receivers are stricter on IPv6, and many senders have no route. An IP
+    /// address as text is returned as is.
     ///
     /// # Errors
-    /// As [`DnsError`] says; [`DnsError::Temporary`] if either family failed and the other has nothing.
+    /// [`DnsError`]; [`DnsError::Temporary`] if one address family failed and the other has no addresses.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
@@ -134,7 +134,7 @@ impl Resolver {
         records.await
     }
 
-    /// What a name is an alias of, without final dots.
+    /// The CNAME targets of a name, without final dots.
     ///
     /// # Errors
     /// As [`DnsError`] says.
@@ -152,12 +152,12 @@ impl Resolver {
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
     ) -> Result<Vec<T>, DnsError> {
-        // A text that is no name cannot be in the DNS.
+        // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
         let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
             .await
-            .map_err(|_| DnsError::Temporary("time-out".into()))?
+            .map_err(|_| DnsError::Temporary("timeout".into()))?
             .map_err(classify)?;
         let found: Vec<T> =
             answer.answers().iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
@@ -176,7 +176,7 @@ fn classify(error: NetError) -> DnsError {
 }
 
 fn order_hosts(mut records: Vec<MX>) -> MailHosts {
-    // RFC 7505 §3: the root as exchange means that there is none.
+    // RFC 7505 §3: the root as exchange is a null MX.
     if records.iter().all(|mx| mx.exchange.is_root()) {
         return MailHosts::NullMx;
     }
@@ -213,7 +213,7 @@ fn join_families(
     }
 }
 
-/// The servers named, else the system's.
+/// The configured name servers, or the system's.
 fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
     match name_servers {
         [] => system_configuration(),
@@ -231,18 +231,18 @@ fn tune(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
     options.timeout = Duration::from_secs(5);
     options.attempts = 2;
-    // Two servers asked at once lose the repetition over TCP of a truncated answer.
+    // Concurrent queries to two servers would lose the TCP retry of a truncated answer.
     options.num_concurrent_reqs = 1;
-    // Above it hickory answers "busy", which would defer mail for nothing.
+    // Above this limit hickory reports "busy", which would defer mail without reason.
     options.max_active_requests = 4096;
     options.edns0 = true;
-    // Without a floor negative answers are not kept at all.
+    // Without a minimum TTL negative answers are not cached.
     options.negative_min_ttl = Some(Duration::from_secs(10));
     options.negative_max_ttl = Some(Duration::from_secs(5 * 60));
     options.positive_max_ttl = Some(Duration::from_secs(24 * 60 * 60));
 }
 
-/// The system's servers; like the C library, the local host where the system names none.
+/// The system's name servers; as in the C library, localhost if the system configures none.
 fn system_configuration() -> (ResolverConfig, ResolverOpts) {
     match hickory_resolver::system_conf::read_system_conf() {
         Ok((config, mut options)) if !config.name_servers().is_empty() => {

@@ -1,11 +1,11 @@
-//! Durations as people write them: `30s`, `5m`, `1h 30m`.
+//! Durations as text: `30s`, `5m`, `1h 30m`.
 
 use std::time::Duration;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// No clock overflows when so much is added to now.
+/// Upper bound, so that adding a duration to the time never overflows.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {

@@ -1,20 +1,20 @@
-//! Why there is no configuration.
+//! Errors of the configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}; name another one with --config")]
+    #[error("cannot read the configuration file {path}: {source}; choose another one with --config")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file is not TOML, or a key is unknown or of the wrong type; the text names line and key.
+    /// The file is not TOML, or a key is unknown or has the wrong type. The message names line and key.
     #[error("{path}: {message}")]
     Parse {
         /// The file.
@@ -22,23 +22,23 @@ pub enum ConfigError {
         /// Line, key and reason.
         message: String,
     },
-    /// A value is well formed and makes no sense.
+    /// A value is out of range, or contradicts another.
     #[error("{path}: {key}: {message}")]
     Value {
         /// The file.
         path: PathBuf,
         /// The dotted key.
         key: &'static str,
-        /// What to write instead.
+        /// What is required instead.
         message: String,
     },
 }
 
-/// A value that makes no sense.
+/// An invalid value.
 pub(super) struct Fault {
-    /// Its dotted key.
+    /// The dotted key.
     pub key: &'static str,
-    /// What to write instead.
+    /// What is required instead.
     pub message: &'static str,
 }
 
@@ -48,10 +48,10 @@ impl Fault {
     }
 }
 
-/// The first of these options that gives no time.
+/// The first of these options that is zero.
 pub(super) fn longer_than_nothing(options: &[(&'static str, Duration)]) -> Option<Fault> {
     let zero = options.iter().find(|(_, value)| value.is_zero())?;
-    Some(Fault::new(zero.0, "must be longer: nothing could be done in no time"))
+    Some(Fault::new(zero.0, "must be longer than 0s"))
 }
 
 /// The first of these options that is zero.

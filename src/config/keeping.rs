@@ -1,4 +1,4 @@
-//! Options of what is kept: sending domains and their proof, the store, and how long things stay in it.
+//! The tables `[domains]`, `[retention]` and `[store]`.
 
 use std::time::Duration;
 
@@ -9,43 +9,43 @@ use super::error::{Fault, at_least_one};
 use super::{DAY, duration};
 use crate::mail::DomainName;
 
-/// Sending domains and their proof.
+/// `[domains]`: verification of sending domains.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Domains {
-    /// Between two looks at a domain's records.
+    /// Time between two DNS checks of a domain.
     #[serde(with = "duration")]
     pub check_interval: Duration,
-    /// How long the records of a verified domain may be wrong before it stops sending.
+    /// How long the DNS records of a verified domain may be wrong before it must stop sending.
     #[serde(with = "duration")]
     pub verification_grace: Duration,
-    /// What the `include:` of a tenant's SPF record should name; the server's host name if absent.
+    /// The domain that the SPF records of sending domains should include; the server's host name by default.
     pub spf_include: Option<DomainName>,
 }
 
-/// How long things are kept after the last delivery of a message is finished.
+/// `[retention]`: how long data is kept after the last delivery of a message has finished.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Bodies.
+    /// Message bodies.
     pub body_days: u32,
-    /// What was said in each attempt.
+    /// Transcripts of attempts.
     pub transcript_days: u32,
-    /// What is known of a message; a tenant's own value goes first.
+    /// Messages with their deliveries; a tenant's own value has priority.
     pub message_days: u32,
-    /// What webhooks were told or could not be told, after the event.
+    /// Webhook deliveries, counted from the event.
     pub webhook_days: u32,
 }
 
-/// The store.
+/// `[store]`: the database.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// Connections that read.
+    /// Database connections for reading.
     pub readers: u32,
-    /// A body above this goes to a file of its own.
+    /// Bodies larger than this are stored in separate files.
     pub inline_body_max: ByteSize,
-    /// Nothing is accepted while the file system of the data directory has less room than this.
+    /// Mail is refused while the file system of the data directory has less free space than this.
     pub free_disk_min: ByteSize,
 }
 
@@ -69,10 +69,13 @@ impl Default for Store {
 
 impl Retention {
     pub(super) fn find_fault(&self) -> Option<Fault> {
-        // A try that failed is repeated for more than three days.
+        // A webhook delivery is retried for more than three days.
         let is_short = self.webhook_days < 4;
         is_short.then(|| {
-            Fault::new("retention.webhook_days", "must be at least 4: so long is an event told again")
+            Fault::new(
+                "retention.webhook_days",
+                "must be at least 4: webhook deliveries are retried for up to four days",
+            )
         })
     }
 }

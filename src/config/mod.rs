@@ -1,7 +1,8 @@
-//! The configuration: one TOML file, read once into typed values. It configures the process; the API manages data.
+//! The configuration: one TOML file, read once into typed values. It configures the process; data such as tenants is
+//! managed by the API.
 //!
-//! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
-//! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
+//! Every option has a default, so an empty file is valid. Unknown keys are errors. Secrets are in separate files,
+//! referenced by path.
 
 mod api;
 mod duration;
@@ -33,20 +34,20 @@ pub use telling::{TlsReport, TlsReportMail, Webhooks};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything that the file can say.
+/// The whole configuration file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The name in greetings, `Received` and Message-IDs: the machine's own, fully qualified.
+    /// The host name in greetings, `Received` and Message-IDs: fully qualified.
     pub hostname: DomainName,
-    /// Where the spool, the keys of the store and large bodies are.
+    /// The directory of the database, message bodies and the master key.
     pub data_dir: PathBuf,
-    /// The file with the key that seals secrets; `master.key` in the data directory if absent.
+    /// The file with the key that encrypts secrets in the database; `master.key` in the data directory by default.
     pub master_key_file: Option<PathBuf>,
-    /// How long a stop waits for what is running.
+    /// How long a shutdown waits for work in progress.
     #[serde(with = "duration")]
     pub shutdown_deadline: Duration,
-    /// What is logged, and how.
+    /// Logging.
     pub log: Log,
     /// Submission over SMTP.
     pub smtp: Smtp,
@@ -54,37 +55,37 @@ pub struct Config {
     pub tls: Tls,
     /// The control API.
     pub api: Api,
-    /// Sending domains and their proof.
+    /// Verification of sending domains.
     pub domains: Domains,
     /// Delivery.
     pub relay: Relay,
-    /// Events for web servers.
+    /// Webhooks.
     pub webhooks: Webhooks,
-    /// Reports on TLS to the domains that mail goes to.
+    /// SMTP TLS reports.
     pub tls_report: TlsReport,
-    /// How long things are kept.
+    /// Retention of data.
     pub retention: Retention,
-    /// The store.
+    /// The database.
     pub store: Store,
 }
 
-/// What is logged, and how.
+/// `[log]`: logging.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A filter of `tracing`: a level, or directives like `info,pillarbox::relay=debug`.
+    /// A `tracing` filter: a level, or directives such as `info,pillarbox::relay=debug`.
     pub level: String,
-    /// For people or for programs.
+    /// The output format.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One readable line.
+    /// Plain text.
     Text,
-    /// One JSON object.
+    /// JSON, one object per line.
     Json,
 }
 
@@ -115,7 +116,7 @@ impl Default for Log {
     }
 }
 
-/// The machine's name, or `localhost` where it has none that mail can use.
+/// The host name of the machine, or `localhost` if it is not a valid domain name.
 fn own_hostname() -> DomainName {
     let system = rustix::system::uname();
     DomainName::parse(&system.nodename().to_string_lossy())
@@ -124,14 +125,14 @@ fn own_hostname() -> DomainName {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and validates a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
-    /// Reads and checks a text that stands in `path`.
+    /// Parses and validates the text of the file `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Options of what others are told: events for web servers, reports on TLS.
+//! The tables `[webhooks]` and `[tls_report]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,56 +11,57 @@ use super::duration;
 use super::error::{Fault, at_least_one, longer_than_nothing};
 use crate::mail::Address;
 
-/// Events for web servers.
+/// `[webhooks]`: delivery of events over HTTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Webhooks {
-    /// Networks that events may go to although they are private, loopback or link-local.
+    /// Private, loopback or link-local networks that webhooks may be delivered to.
     pub allowed_private_networks: Vec<IpNet>,
-    /// Hosts, as URLs name them, that may be told without TLS.
+    /// Hosts, as in URLs, that may be reached without TLS.
     pub plain_http_hosts: Vec<String>,
-    /// PEM with certificate authorities for endpoints, beside the system's.
+    /// PEM file of certificate authorities trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// How long an endpoint may take for its whole answer.
+    /// Timeout of the whole response of an endpoint.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// Requests at one time in all; to one tenant's webhooks three quarters of them, an eighth beside other tenants'.
+    /// Maximum of simultaneous requests. One tenant gets at most three quarters of them, and an eighth while other
+    /// tenants have requests waiting.
     pub requests_max: usize,
-    /// Requests at one time to one webhook.
+    /// Maximum of simultaneous requests to one webhook.
     pub requests_per_webhook_max: usize,
 }
 
-/// Reports on TLS to the domains that mail goes to (RFC 8460).
+/// `[tls_report]`: SMTP TLS reports to recipient domains (RFC 8460).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsReport {
-    /// Whether sessions are counted and reports sent.
+    /// Whether to collect results and send reports.
     pub enabled: bool,
-    /// Who reports; the server's host name if absent.
+    /// The reporting organization; the server's host name by default.
     pub organization: Option<String>,
-    /// Whom to ask about a report: an address.
+    /// The contact address in reports.
     pub contact: Option<String>,
-    /// Over how long a time after midnight UTC reports are spread.
+    /// Reports are spread over this time after midnight UTC.
     #[serde(with = "duration")]
     pub delay_max: Duration,
-    /// How reports are mailed; without it they go over HTTPS only.
+    /// How reports are mailed; without it they are sent over HTTPS only.
     pub mail: Option<TlsReportMail>,
 }
 
-/// In whose name reports are mailed.
+/// `[tls_report.mail]`: the sender of mailed reports.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsReportMail {
     /// The slug of a tenant.
     pub tenant: String,
-    /// The file with the secret of one of its keys, which may `smtp:send`.
+    /// The file with the secret of one of the tenant's keys with scope `smtp:send`.
     pub key_file: PathBuf,
-    /// The author's address, under a verified domain of the tenant.
+    /// The From address, under a verified domain of the tenant.
     pub from: Address,
 }
 
 impl Webhooks {
-    /// Whether events may go to a URL without TLS. A URL has its host in lower case, as the list has its own.
+    /// Whether webhooks may use plain HTTP to this URL. A URL has its host in lower case, as the list has.
     pub fn may_be_plain(&self, url: &Url) -> bool {
         url.host_str().is_some_and(|host| self.plain_http_hosts.iter().any(|listed| listed == host))
     }
@@ -96,7 +97,7 @@ impl Webhooks {
         if !self.plain_http_hosts.iter().all(|host| is_host_of_url(host)) {
             return Some(Fault::new(
                 "webhooks.plain_http_hosts",
-                "must be hosts as URLs have them: in lower case, without a port, an IPv6 address in brackets",
+                "must be hosts as in URLs: lower case, without a port, an IPv6 address in brackets",
             ));
         }
         at_least_one(&[
@@ -107,19 +108,18 @@ impl Webhooks {
     }
 }
 
-/// Whether it is in the normal form in which it is compared with the host of a URL.
+/// Whether the text is in the normal form that is compared with the host of a URL.
 fn is_host_of_url(text: &str) -> bool {
     url::Host::parse(text).is_ok_and(|host| host.to_string() == text)
 }
 
 impl TlsReport {
-    /// So long can a report wait and then still be tried for a day, before what it tells is forgotten.
+    /// A report can wait this long and still be retried for a day before its results are deleted.
     pub const DELAY_MAX: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 
     pub(super) fn find_fault(&self) -> Option<Fault> {
         let is_late = self.delay_max > Self::DELAY_MAX;
-        is_late.then(|| {
-            Fault::new("tls_report.delay_max", "must be at most 144h: what is told is kept for a week")
-        })
+        is_late
+            .then(|| Fault::new("tls_report.delay_max", "must be at most 144h: results are kept for a week"))
     }
 }

@@ -12,7 +12,7 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(parse("").unwrap(), Config::default());
 }
 
-/// Each section of the sample, `[a.b]` or `[[a.b]]`, with the keys that stand in it, shown or left out.
+/// Each section of the sample, `[a.b]` or `[[a.b]]`, with its keys, commented out or not.
 fn sections_of_the_sample() -> Vec<(String, Vec<&'static str>)> {
     let mut sections = vec![(String::new(), Vec::new())];
     for line in SAMPLE.lines().map(|line| line.trim_start_matches("# ")) {
@@ -25,7 +25,7 @@ fn sections_of_the_sample() -> Vec<(String, Vec<&'static str>)> {
     sections
 }
 
-/// The options of a section, as serde tells them to who names another.
+/// The options of a section, taken from serde's error message for an unknown field.
 fn options_of(section: &str) -> Vec<String> {
     let error = parse(&format!("{section}\nno_such_option = 1\n")).unwrap_err();
     let (_, names) = error.split_once("expected").unwrap_or_else(|| panic!("{section}: {error}"));
@@ -68,7 +68,7 @@ fn what_the_sample_leaves_out_is_right_as_well() {
 }
 
 #[test]
-fn a_fault_is_told_with_file_line_and_key() {
+fn an_error_names_file_line_and_key() {
     for (text, parts) in [
         ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
         ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
@@ -91,7 +91,7 @@ fn a_fault_is_told_with_file_line_and_key() {
         ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
-        ("[smtp]\nreceiving_bytes_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
+        ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
         (
             "[relay.smart_host]\nhost = \"a\"\nuser = \"b\"\n",
             ["test.toml", "relay.smart_host", "both or neither"],
@@ -105,7 +105,7 @@ fn a_fault_is_told_with_file_line_and_key() {
 }
 
 #[test]
-fn what_nothing_could_work_with_is_told_with_its_key() {
+fn an_unusable_value_is_reported_with_its_key() {
     for (section, line, key, part) in [
         ("smtp", "idle_timeout = \"0s\"", "smtp.idle_timeout", "longer"),
         ("smtp", "session_timeout = \"0s\"", "smtp.session_timeout", "longer"),
@@ -136,6 +136,6 @@ fn what_nothing_could_work_with_is_told_with_its_key() {
         assert!(error.contains(&format!("{key}: ")) && error.contains(part), "{section} {line}: {error}");
     }
     let right = "[webhooks]\nplain_http_hosts = [\"hooks.example\", \"[::1]\", \"127.0.0.1\"]\n\
-                 [tls_report]\ndelay_max = \"144h\"\n[api]\nreceiving_bytes_max = \"40 MiB\"\n";
+                 [tls_report]\ndelay_max = \"144h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
     assert!(parse(right).is_ok(), "{:?}", parse(right));
 }

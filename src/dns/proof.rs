@@ -1,6 +1,6 @@
-//! What a validated answer proves of the name that was asked for. hickory proves each set of records by itself, so an
-//! answer may hold sets that are right in themselves and none of our business: anybody with a zone of their own between
-//! us and the name server can add some. Pure.
+//! Decides what a validated answer proves about the name that was asked for. hickory validates each record set
+//! separately, so an answer may contain valid sets of unrelated zones: anyone between us and the name server can add
+//! sets from a zone of their own. Pure.
 
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, RRSIG};
@@ -9,30 +9,30 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::DnsError;
 
-/// What the DNS says of one name.
+/// The DNSSEC result for one name.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
-    /// What there is.
+    /// The data.
     pub data: Data,
-    /// Whether the chain of signatures is whole, or else it is proved that nobody has signed the name.
+    /// Whether the chain of signatures is complete. False if the zone is proved to be unsigned.
     pub is_signed: bool,
 }
 
-/// What there is at one name.
+/// The data of one name.
 #[derive(Debug, PartialEq)]
 pub enum Data {
-    /// At least one record of the type that was asked for.
+    /// Records of the requested type, at least one.
     Records(Vec<RData>),
-    /// Another name that it stands for.
+    /// A CNAME target.
     Alias(Name),
-    /// No record of that type.
+    /// No record of the requested type.
     Nothing,
 }
 
-/// Reads what an answer says of a name. `verdict`: what hickory thinks of the absences that it tells.
+/// Evaluates the answer for a name. `verdict`: hickory's validation of the proof of non-existence.
 ///
 /// # Errors
-/// [`DnsError::Temporary`]: neither proved nor proved to be unsigned is no answer (RFC 4035 §4.3).
+/// [`DnsError::Temporary`]: an answer neither validated nor proved to be unsigned is unusable (RFC 4035 §4.3).
 pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -> Result<Answer, DnsError> {
     let own = |kind: RecordType| -> Vec<&Record> {
         let of_name = message.answers.iter().filter(|record| record.name == *name);
@@ -50,7 +50,7 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
     if !is_signed && !all_are(Proof::Insecure) {
         return Err(unproved(name));
     }
-    // RFC 4035 §5.3.4: a wildcard says nothing of a name that exists.
+    // RFC 4035 §5.3.4: a wildcard answer needs a proof that the name itself does not exist.
     let is_expanded = signatures_of(&message.answers, records[0])
         .any(|signature| signature.input().num_labels < name.num_labels());
     if is_signed && is_expanded && !judge_absence(name, message, verdict)? {
@@ -63,8 +63,8 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
     Ok(Answer { data, is_signed })
 }
 
-/// Whether it is signed that something is absent, or else proved that nobody has signed the name. Only zones at or above
-/// a name can say either.
+/// Whether non-existence is signed (true), or the zone is proved to be unsigned (false). Only zones at or above the
+/// name can prove either.
 fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
     let authorities = &message.authorities;
     let mut denials = authorities
@@ -79,19 +79,19 @@ fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool,
         });
         return match verdict {
             Proof::Secure if is_own => Ok(true),
-            // RFC 9276 §3.2: NSEC3 with too many iterations is as good as no signature.
+            // RFC 9276 §3.2: NSEC3 with too many iterations counts as unsigned.
             Proof::Insecure if is_own => Ok(false),
             _ => Err(unproved(name)),
         };
     }
-    // Where all of these records are unsigned hickory does not ask whether they are of the right zone; else it has.
+    // If all of these records are unsigned, hickory does not check that they belong to a zone of the name.
     let is_insecure = |record: &Record| record.proof.is_insecure();
     let is_unasked = !authorities.is_empty() && authorities.iter().all(is_insecure);
     let is_ours = !is_unasked || authorities.iter().any(|record| record.name.zone_of(name));
     if verdict.is_secure() && is_ours { Ok(false) } else { Err(unproved(name)) }
 }
 
-/// The valid signature of the set that a record belongs to.
+/// The valid signatures of the record set of a record.
 fn signatures_of<'a>(records: &'a [Record], of: &'a Record) -> impl Iterator<Item = &'a RRSIG> {
     let signatures = records.iter().filter(|record| record.name == of.name && record.proof.is_secure());
     signatures.filter_map(|record| match &record.data {

@@ -1,5 +1,5 @@
-//! Who fails to log in: each failure costs more time than the last, and too many of them a ban. Kept in memory, and
-//! bounded. A leaf: imports `mail` only; the time is an argument.
+//! Limits failed logins: each failure delays the reply longer than the one before, and too many cause a ban. In
+//! memory and bounded. Imports `mail` and `model`; the time is an argument.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,52 +12,52 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::mail::Timestamp;
 use crate::model::KeyId;
 
-/// Offenders that are remembered; beyond it the oldest are forgotten, those without a ban first.
+/// Maximum of subjects remembered; beyond it the oldest are removed, those without a ban first.
 const OFFENDERS_MAX: usize = 10_000;
-/// What the first failure costs; each one after it twice as much as the one before.
+/// The delay after the first failure; each further failure doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(250);
 const DELAY_MAX: Duration = Duration::from_secs(8);
 
-/// When failures become a ban.
+/// Settings of the limiter.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthLimiterSettings {
-    /// Failures within the window; the next one bans.
+    /// Failures within the window before a ban.
     pub failures_max: u32,
-    /// How long failures count, from the first of them.
+    /// The window, counted from the first failure.
     pub window: Duration,
-    /// How long a ban lasts.
+    /// The duration of a ban.
     pub ban: Duration,
 }
 
-/// Whom failures are counted for.
+/// The subject that failures are counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BanSubject {
     /// The client's network.
     Network(IpNet),
-    /// The key whose id is used as the user name. Who has its secret may log in all the same: a ban of the key holds
-    /// for wrong secrets only, or anybody who knows the id could shut its owner out.
+    /// The key whose id was the user name. A banned key still accepts its correct secret; otherwise anyone who knows
+    /// the id could lock its owner out.
     Key(KeyId),
 }
 
-/// An offender that is shut out.
+/// A ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ban {
-    /// Who.
+    /// The banned subject.
     pub offender: BanSubject,
-    /// Failures that led to it, and later ones.
+    /// Failures before and during the ban.
     pub failures: u32,
-    /// When the failures began.
+    /// The time of the first failure.
     pub since: Timestamp,
-    /// When it ends.
+    /// The end of the ban.
     pub until: Timestamp,
 }
 
-/// What a failure leads to.
+/// The consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthDecision {
-    /// The answer is held back for so long.
+    /// Delay the reply.
     Delay(Duration),
-    /// No more is heard until then.
+    /// Refuse logins until this time.
     Ban(Timestamp),
 }
 
@@ -68,7 +68,7 @@ struct Record {
     banned_until: Option<Timestamp>,
 }
 
-/// The memory of failures.
+/// Counts failed logins.
 #[derive(Debug)]
 pub struct AuthLimiter {
     settings: AuthLimiterSettings,
@@ -76,12 +76,12 @@ pub struct AuthLimiter {
 }
 
 impl BanSubject {
-    /// The network that an address stands for. Who has one IPv6 address has its whole /64 (RFC 4291 §2.5.4).
+    /// The network of an address. An IPv6 client usually has a whole /64 (RFC 4291 §2.5.4).
     pub fn of_address(address: IpAddr) -> Self {
         Self::Network(network_of(address))
     }
 
-    /// Reads an address or a key's id.
+    /// Parses an address or a key id.
     pub fn parse(text: &str) -> Option<Self> {
         match text.parse::<IpAddr>() {
             Ok(address) => Some(Self::of_address(address)),
@@ -90,7 +90,7 @@ impl BanSubject {
     }
 }
 
-/// An address of IPv4, or the /64 of one of IPv6.
+/// The IPv4 address, or the /64 of an IPv6 address.
 pub fn network_of(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(v4) => Ipv4Net::from(v4).into(),
@@ -102,7 +102,7 @@ pub fn network_of(address: IpAddr) -> IpNet {
 }
 
 impl fmt::Display for BanSubject {
-    /// What [`BanSubject::parse`] reads back.
+    /// The form that [`BanSubject::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(network) => write!(f, "{}", network.addr()),
@@ -112,18 +112,18 @@ impl fmt::Display for BanSubject {
 }
 
 impl AuthLimiter {
-    /// Nobody is banned.
+    /// A limiter without failures.
     pub fn new(settings: AuthLimiterSettings) -> Self {
         Self { settings, records: Mutex::default() }
     }
 
-    /// When the ban of an address ends, if there is one.
+    /// The end of the ban of an address, if banned.
     pub fn find(&self, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
         let until = self.lock().get(&BanSubject::of_address(address))?.banned_until?;
         (until > now).then_some(until)
     }
 
-    /// Counts a failure for the address, and for the key if the user name was the id of one, existing or not.
+    /// Counts a failure for the address, and for the key if the user name was a key id, existing or not.
     pub fn note_failure(&self, address: IpAddr, key: Option<KeyId>, now: Timestamp) -> AuthDecision {
         let mut records = self.lock();
         let of_address = self.count(&mut records, BanSubject::of_address(address), now);
@@ -134,14 +134,14 @@ impl AuthLimiter {
             .fold(AuthDecision::Delay(Duration::ZERO), AuthDecision::or_worse)
     }
 
-    /// A login succeeded: what failed before is forgotten.
+    /// Resets the failures after a successful login.
     pub fn note_success(&self, address: IpAddr, key: KeyId) {
         let mut records = self.lock();
         records.remove(&BanSubject::of_address(address));
         records.remove(&BanSubject::Key(key));
     }
 
-    /// All bans, newest first.
+    /// All bans, the longest first.
     pub fn list(&self, now: Timestamp) -> Vec<Ban> {
         let records = self.lock();
         let ban = |(&offender, record): (&BanSubject, &Record)| {
@@ -153,7 +153,7 @@ impl AuthLimiter {
         bans
     }
 
-    /// Forgets an offender. False if it was not banned.
+    /// Removes a subject. Returns false if it was not banned.
     pub fn lift(&self, offender: BanSubject, now: Timestamp) -> bool {
         let record = self.lock().remove(&offender);
         record.and_then(|record| record.banned_until).is_some_and(|until| until > now)
@@ -187,7 +187,7 @@ impl AuthLimiter {
         end <= now
     }
 
-    /// Forgets what is over, then an eighth of the rest, so that the search for the oldest is rare.
+    /// Removes expired records, then the oldest eighth, so that the search for the oldest is rare.
     fn make_room(&self, records: &mut HashMap<BanSubject, Record>, now: Timestamp) {
         if records.len() < OFFENDERS_MAX {
             return;
@@ -204,7 +204,7 @@ impl AuthLimiter {
         }
     }
 
-    /// Each change is one insertion or removal, so a poisoned lock is as good as another.
+    /// Each change is a single insertion or removal, so a poisoned lock is still consistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<BanSubject, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,7 +220,7 @@ impl AuthDecision {
     }
 }
 
-/// A configured time may be longer than time is.
+/// A configured duration may exceed the range of time.
 fn after(begin: Timestamp, time: Duration) -> Timestamp {
     begin.checked_add(time).unwrap_or(Timestamp::MAX)
 }

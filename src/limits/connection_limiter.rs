@@ -1,5 +1,5 @@
-//! How many connections are open: in all, from one address, of one tenant. Imports `bans`, which says what counts as one
-//! address, and `mail`.
+//! Limits open connections: in total, per client address and per tenant. Imports `auth_limiter` for the network of an
+//! address, and `model`.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,25 +11,25 @@ use ipnet::IpNet;
 use super::auth_limiter::network_of;
 use crate::model::TenantId;
 
-/// Counts connections against their limits.
+/// Counts open connections against limits.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     limits: Limits,
     open: Mutex<Open>,
 }
 
-/// Connections that may be open at one time.
+/// Maximum of open connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all.
+    /// In total.
     pub total_max: usize,
     /// From one address.
     pub per_address_max: usize,
-    /// Logged in for one tenant.
+    /// Authenticated for one tenant.
     pub per_tenant_max: usize,
 }
 
-/// The counts in the maps are never zero, so the maps are no larger than `total`.
+/// Counts in the maps are never zero, so a map is never larger than `total`.
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
@@ -41,7 +41,7 @@ struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// The right to one connection, given back when dropped.
+/// The admission of one connection; released on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     admission: Arc<ConnectionLimiter>,
@@ -50,12 +50,12 @@ pub struct ConnectionSlot {
 }
 
 impl ConnectionLimiter {
-    /// None is open.
+    /// A limiter without open connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a place among all, unless there is none.
+    /// Admits a connection under the total limit.
     pub fn enter(self: &Arc<Self>) -> Result<ConnectionSlot, Full> {
         let mut open = self.lock();
         if open.total >= self.limits.total_max {
@@ -65,19 +65,19 @@ impl ConnectionLimiter {
         Ok(ConnectionSlot { admission: self.clone(), network: None, tenant: None })
     }
 
-    /// How many are open.
+    /// Open connections.
     pub fn open_count(&self) -> usize {
         self.lock().total
     }
 
-    /// The counts are whole at every await and panic point, so a poisoned lock is as good as another.
+    /// The counts are consistent at every panic point, so a poisoned lock is still usable.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionSlot {
-    /// Takes one of the places of the client's address as well.
+    /// Counts the connection for the client's address.
     pub fn set_address(&mut self, address: IpAddr) -> Result<(), Full> {
         let network = network_of(address);
         let mut open = self.admission.lock();
@@ -88,7 +88,7 @@ impl ConnectionSlot {
         Ok(())
     }
 
-    /// Takes one of the tenant's places as well.
+    /// Counts the connection for a tenant.
     pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), Full> {
         let mut open = self.admission.lock();
         add(&mut open.by_tenant, tenant, self.admission.limits.per_tenant_max)?;

@@ -1,12 +1,12 @@
-//! Memory for what is being received, shared between tenants: who holds some gets no more than it leaves free. So one
-//! alone holds half of it, and whoever comes next finds room however long the others take. Imports `mail` only.
+//! A memory budget shared between tenants: a holder gets no more than it leaves free. So one tenant alone holds at
+//! most half, and the next finds memory however long others hold theirs. Imports `model`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::TenantId;
 
-/// The room there is in all.
+/// The budget.
 #[derive(Debug)]
 pub struct MemoryBudget {
     octets_max: u64,
@@ -16,11 +16,11 @@ pub struct MemoryBudget {
 #[derive(Debug, Default)]
 struct Taken {
     octets: u64,
-    /// Of those who hold some; the platform counts as one of them.
+    /// Reserved octets by holder; the platform (`None`) is one of them.
     of_each: HashMap<Option<TenantId>, u64>,
 }
 
-/// What is held for one message or request, given back when dropped.
+/// The memory reserved for one message or request; released on drop.
 #[derive(Debug)]
 pub struct MemoryReservation {
     room: Arc<MemoryBudget>,
@@ -29,12 +29,12 @@ pub struct MemoryReservation {
 }
 
 impl MemoryBudget {
-    /// Nothing of it is taken.
+    /// A budget without reservations.
     pub fn new(octets_max: u64) -> Arc<Self> {
         Arc::new(Self { octets_max, taken: Mutex::default() })
     }
 
-    /// A reservation of nothing.
+    /// An empty reservation.
     pub fn reserve(self: &Arc<Self>, holder: Option<TenantId>) -> MemoryReservation {
         MemoryReservation { room: self.clone(), holder, octets: 0 }
     }
@@ -45,14 +45,14 @@ impl MemoryBudget {
 }
 
 impl MemoryReservation {
-    /// Holds at least so many octets, or answers that there is no room; then it holds what it did.
+    /// Reserves at least this many octets. Returns false and changes nothing if the budget does not allow it.
     #[must_use]
     pub fn grow_to(&mut self, octets: u64) -> bool {
         let Some(more) = octets.checked_sub(self.octets).filter(|&more| more > 0) else { return true };
         let mut taken = self.room.taken();
         let Some(left) = (self.room.octets_max - taken.octets).checked_sub(more) else { return false };
         let own = taken.of_each.get(&self.holder).copied().unwrap_or(0);
-        // All that there is may be room for one message only: then one it shall be.
+        // A holder's only message may use the whole budget, which may be no larger than one message.
         let is_only_one = own == self.octets;
         if !is_only_one && own + more > left {
             return false;

@@ -1,6 +1,5 @@
-//! TenantSemaphore for what is scarce: so many at the same time in all, and few of them for one tenant, so that who asks for
-//! much waits behind its own requests and nobody else does. Of each tenant no more than its few wait with the others
-//! for the next one that comes free. Imports `mail` only.
+//! A semaphore with a limit for each tenant: a tenant with many requests waits behind its own requests, and only as
+//! many as its limit compete with those of other tenants. Imports `model`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,44 +9,44 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::model::TenantId;
 
-/// After two tenants asked in turn, for so long they are taken to be there both.
+/// For this long after requests of two different tenants, tenants are considered to compete.
 const COMPANY_LASTS: Duration = Duration::from_secs(5);
 
-/// The turns there are.
+/// The semaphore.
 pub struct TenantSemaphore {
     all: Arc<Semaphore>,
     of_one_max: u32,
-    /// As many times more a turn counts for its tenant while others ask too.
+    /// The factor by which a permit counts against its tenant's limit while tenants compete.
     weight_in_company: u32,
     company: Mutex<Contention>,
-    /// Of those who have a turn or wait for one; the platform counts as one of them.
+    /// Semaphores of tenants with permits or waiting requests; the platform (`None`) is one of them.
     of_each: Mutex<HashMap<Option<TenantId>, Weak<Semaphore>>>,
 }
 
-/// The right to go on, given back when dropped.
+/// A permit; released on drop.
 pub struct TenantPermit {
     _of_all: OwnedSemaphorePermit,
     _of_one: OwnedSemaphorePermit,
 }
 
-/// Who asked last, and how long it counts that two different ones did.
+/// The tenant of the last request, and until when tenants are considered to compete.
 #[derive(Default)]
 struct Contention {
     last: Option<TenantId>,
     until: Option<Instant>,
 }
 
-/// Who has the turns, if there is none left.
+/// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SemaphoreFull {
-    /// The one who asks.
+    /// The tenant's.
     ByOneself,
-    /// Everybody together.
+    /// The total.
     ByAll,
 }
 
 impl TenantSemaphore {
-    /// So many in all, and so many for one tenant.
+    /// A semaphore with a total limit and a limit for each tenant.
     pub fn new(all_max: u32, of_one_max: u32) -> Self {
         let of_one_max = of_one_max.min(all_max);
         Self {
@@ -59,24 +58,23 @@ impl TenantSemaphore {
         }
     }
 
-    /// The same with fewer turns for one tenant while others ask as well: what is free then is there for them at once,
-    /// without their having to wait for what is under way.
+    /// Lowers the limit of a tenant while tenants compete, so that free permits are available to others immediately.
     pub fn with_fewer_in_company(self, of_one_max: u32) -> Self {
         Self { weight_in_company: (self.of_one_max / of_one_max.max(1)).max(1), ..self }
     }
 
-    /// Waits for a turn.
+    /// Waits for a permit.
     ///
     /// # Errors
-    /// None: the turns are never closed.
+    /// None: the semaphore is never closed.
     pub async fn take(&self, tenant: Option<TenantId>) -> Result<TenantPermit, AcquireError> {
         self.take_weighed(tenant, 1).await
     }
 
-    /// Waits for a turn that counts as so many; one that weighs more than a tenant may have counts as all of these.
+    /// Waits for a weighted permit; a weight above the tenant's limit counts as the limit.
     ///
     /// # Errors
-    /// None: the turns are never closed.
+    /// None: the semaphore is never closed.
     pub async fn take_weighed(
         &self,
         tenant: Option<TenantId>,
@@ -84,15 +82,16 @@ impl TenantSemaphore {
     ) -> Result<TenantPermit, AcquireError> {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX).min(self.of_one_max);
         let own_weight = weight.saturating_mul(self.own_factor(tenant)).min(self.of_one_max);
-        // In this order only one's own requests wait here, and few of anybody's wait for the others.
+        // In this order requests wait first for their own tenant's limit, and only a limited number competes for the
+        // total.
         let of_one = self.of(tenant).acquire_many_owned(own_weight).await?;
         Ok(TenantPermit { _of_all: self.all.clone().acquire_many_owned(weight).await?, _of_one: of_one })
     }
 
-    /// Takes a turn if there is one now.
+    /// Takes a permit if one is free.
     ///
     /// # Errors
-    /// Whose limit is reached.
+    /// The limit that is reached.
     pub fn try_take(&self, tenant: Option<TenantId>) -> Result<TenantPermit, SemaphoreFull> {
         let of_one = self.of(tenant).try_acquire_owned().map_err(|_| SemaphoreFull::ByOneself)?;
         let of_all = self.all.clone().try_acquire_owned().map_err(|_| SemaphoreFull::ByAll)?;
@@ -113,7 +112,7 @@ impl TenantSemaphore {
         if company.until.is_some_and(|until| now < until) { self.weight_in_company } else { 1 }
     }
 
-    /// How many requests of a tenant have a turn or wait for one.
+    /// Requests of a tenant that have or wait for a permit.
     #[cfg(test)]
     pub fn requests_of(&self, tenant: Option<TenantId>) -> usize {
         let of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,11 @@
-//! A small memory of answers of the store, each good until the directory changes or some time has passed.
+//! A cache of store queries; an entry is valid until the directory changes or its lifetime ends.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Answers by question.
+/// Cached values by key.
 pub struct VersionedCache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
     lifetime: Duration,
@@ -19,13 +19,13 @@ struct Entry<V> {
 }
 
 impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
-    /// A memory of at most `entries_max` answers.
+    /// A cache of at most `entries_max` values.
     pub fn new(lifetime: Duration, entries_max: usize) -> Self {
         Self { entries: Mutex::new(HashMap::new()), lifetime, entries_max }
     }
 
-    /// The answer of `load`, or the one it gave before if that is still good for this version of the directory.
-    /// The version is taken before loading, so that a change meanwhile makes the new answer old.
+    /// The cached value if valid for this version of the directory, else the result of `load`. The version is read
+    /// before loading, so a concurrent change invalidates the new entry.
     pub async fn get<E>(
         &self,
         key: K,

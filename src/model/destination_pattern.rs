@@ -1,23 +1,23 @@
-//! Which destinations a way is for: named domains, what lies below them, or all.
+//! Patterns of destinations: a domain, its subdomains, or everything.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::mail::{DomainError, DomainName, Host};
 
-/// One entry of a list of destinations. The order of the variants is that of their closeness.
+/// A destination pattern. Variants are ordered from specific to general.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationPattern {
-    /// `example.com`: this domain.
+    /// `example.com`: this domain only.
     Exactly(DomainName),
-    /// `.example.com`: every domain below it, and not itself.
+    /// `.example.com`: every subdomain, not the domain itself.
     Below(DomainName),
     /// `*`: every destination, address literals included.
     Any,
 }
 
 impl DestinationPattern {
-    /// How closely the entry fits a destination; more is closer, `None` if it does not fit.
+    /// How specifically the pattern matches a destination: higher is more specific, `None` for no match.
     pub fn closeness_to(&self, destination: &Host) -> Option<usize> {
         match (self, destination) {
             (Self::Any, _) => Some(0),
@@ -73,7 +73,7 @@ impl schemars::JsonSchema for DestinationPattern {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "A domain, `.example.com` for every domain below it, or `*` for every destination.",
+            "description": "A domain, `.example.com` for its subdomains, or `*` for every destination.",
             "examples": ["example.com", ".example.com", "*"],
         })
     }

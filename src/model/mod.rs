@@ -1,4 +1,4 @@
-//! The product's own words: ids, states, scopes, refusals, credentials, periods, parts of the queue.
+//! Product vocabulary: ids, states, scopes, refusals, credentials, periods, queue filters.
 //!
 //! Pure values: no I/O, no clock. Imports `mail`.
 

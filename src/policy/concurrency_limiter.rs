@@ -1,79 +1,80 @@
-//! How much a site may be sent at one time: a limit of connections that grows while it goes well and shrinks when the
-//! site says so, a rate, and a hold for a site that wants to be left alone.
+//! Limits how much mail is sent to a site concurrently: a connection limit that grows with success and shrinks with
+//! trouble, rates, and a back-off for a site that refuses mail.
 //!
-//! The limit starts at two, and each message that a full lane gets rid of adds one until the first trouble (slow start);
-//! after it, a whole round of messages adds one. Trouble halves it, once for all tries that were under way. A host that
-//! refuses every connection, says that it is too much, or makes trouble although it has one connection only is left
-//! alone for a time, which doubles until something is taken: mail waits meanwhile without being tried.
+//! The limit starts at two. Each message that the site answers while all connections are in use adds one, until the
+//! first trouble (slow start); after that, a full round of messages adds one. Trouble halves the limit, once for all
+//! attempts in progress. A site backs off when it refuses every connection, says that it gets too much, or makes
+//! trouble with only one connection. The back-off doubles until the site accepts something; meanwhile its mail waits
+//! without attempts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::site_feedback::SiteFeedback;
 
-/// Where the limit of a site begins that nothing is known of.
+/// The initial connection limit of an unknown site.
 const CONNECTIONS_FIRST: usize = 2;
-/// Deferrals without a success between them that count as trouble.
+/// Consecutive deferrals that count as trouble.
 const DEFERRALS_MAX: u32 = 10;
 const HOLD_MIN: Duration = Duration::from_secs(30);
 const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
-/// Hosts of one site that are remembered for having taken mail.
+/// Hosts of one site remembered for having accepted mail.
 const HOSTS_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
-/// A rate may be ahead of itself by what it allows in this time.
+/// A burst may use the rate of this much time in advance.
 const BURST: Duration = Duration::from_secs(1);
-/// Characters of a reply that are shown as the reason of a hold.
+/// Characters of a reply stored as the reason of a back-off.
 const REASON_CHARS_MAX: usize = 200;
 
-/// What a site takes at most.
+/// The limits of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Connections at one time: at least one.
+    /// Maximum of connections, at least one.
     pub connections_max: usize,
-    /// Messages over one connection.
+    /// Maximum of messages over one connection.
     pub messages_per_connection_max: u32,
-    /// Messages in a minute; as many as go if absent.
+    /// Messages per minute; unlimited if absent.
     pub messages_per_minute: Option<u32>,
-    /// Connections begun in a minute; as many as go if absent.
+    /// New connections per minute; unlimited if absent.
     pub connections_per_minute: Option<u32>,
-    /// Whether the site is ours: it gets its most from the start, and is never on hold.
+    /// The operator's own host: starts at its maximum and never backs off.
     pub trusted: bool,
-    /// Whether hosts belong to it by the end of their names: then anybody's domain can name one that is none, and only
-    /// hosts that were seen to take mail speak for the site before they take some.
+    /// Hosts match by suffix. Any domain can then claim a host under the suffix, so before MAIL only hosts that
+    /// accepted mail before count for the site.
     pub by_suffix: bool,
 }
 
-/// Whether the site may be sent something now.
+/// Whether mail may be sent to the site now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// Over so many connections.
+    /// Over at most this many connections.
     Open(usize),
     /// Not before this time.
     Closed(Instant),
 }
 
-/// A site that is left alone.
+/// A back-off of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteBackoff {
-    /// Until when.
+    /// The end.
     pub until: Instant,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// What is known of one site.
+/// The state of one site.
 #[derive(Debug)]
 pub struct ConcurrencyLimiter {
     rule: Rule,
     limit: usize,
-    /// Below it the limit grows with each message, above it with each round of them.
+    /// Below this the limit grows with each message, above it with each round of messages.
     slow_start_max: usize,
     served_since_growth: usize,
     deferrals: u32,
-    /// Who took something, the last one last, where that counts.
+    /// Hosts that accepted mail, the latest last; used with `by_suffix` only.
     hosts: VecDeque<String>,
     served_at: Option<Instant>,
-    /// Tries that began before it tell nothing new.
+    /// Results of attempts that began before this add nothing new.
     changed_at: Option<Instant>,
     hold: Option<SiteBackoff>,
     holds_in_row: u32,
@@ -83,7 +84,7 @@ pub struct ConcurrencyLimiter {
 }
 
 impl ConcurrencyLimiter {
-    /// Of a site that nothing is known of.
+    /// A site without history.
     pub fn new(rule: Rule, now: Instant) -> Self {
         let connections_max = rule.connections_max.max(1);
         let limit = if rule.trusted { connections_max } else { connections_max.min(CONNECTIONS_FIRST) };
@@ -104,17 +105,17 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// What it takes at most.
+    /// The limits of the site.
     pub fn rule(&self) -> &Rule {
         &self.rule
     }
 
-    /// How many connections it may have when nothing else is in the way.
+    /// The present connection limit, apart from rates and back-off.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether and over how many connections it may be sent something, `in_use` of which there are.
+    /// Whether mail may be sent now and over how many connections, of which `in_use` are in use.
     pub fn gate(&self, in_use: usize, now: Instant) -> Gate {
         if let Some(hold) = self.hold(now) {
             return Gate::Closed(hold.until);
@@ -129,17 +130,17 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// The hold that is in force.
+    /// The active back-off.
     pub fn hold(&self, now: Instant) -> Option<&SiteBackoff> {
         self.hold.as_ref().filter(|hold| now < hold.until)
     }
 
-    /// Ends a hold before its time. True if there was one.
+    /// Ends the back-off early. Returns true if there was one.
     pub fn lift(&mut self) -> bool {
         self.hold.take().is_some()
     }
 
-    /// A message is about to be sent.
+    /// Call before sending a message.
     pub fn begin_message(&mut self, now: Instant) {
         self.used_at = now;
         if let Some(pace) = &mut self.messages {
@@ -147,15 +148,15 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// A connection is about to be opened.
+    /// Call before opening a connection.
     pub fn begin_connection(&mut self, now: Instant) {
         if let Some(pace) = &mut self.connections {
             pace.spend(now);
         }
     }
 
-    /// Learns from a try that began at `began`, when `in_use` connections were in use. True if the site is on hold
-    /// from now on and was not before.
+    /// Records the result of an attempt that began at `began` with `in_use` connections in use. Returns true if the
+    /// site backs off from now on and did not before.
     pub fn learn(&mut self, lesson: &SiteFeedback, began: Instant, in_use: usize, now: Instant) -> bool {
         self.used_at = now;
         match lesson {
@@ -180,7 +181,7 @@ impl ConcurrencyLimiter {
             {
                 false
             }
-            // What was served meanwhile says more than a host that did not answer.
+            // Messages accepted meanwhile outweigh one unreachable host.
             SiteFeedback::Unreachable { .. } if self.served_at.is_some_and(|served_at| served_at > began) => {
                 false
             }
@@ -202,7 +203,7 @@ impl ConcurrencyLimiter {
                 self.holds_in_row += 1;
                 let reason = reason.chars().take(REASON_CHARS_MAX).collect();
                 self.hold = Some(SiteBackoff { until: now + length, reason });
-                // With one connection, to see whether it takes something again.
+                // One connection tests whether the site accepts mail again.
                 self.limit = 1;
                 true
             }
@@ -220,17 +221,17 @@ impl ConcurrencyLimiter {
         self.hosts.push_back(host.to_owned());
     }
 
-    /// Whether what a host says or does before it takes mail is the site's.
+    /// Whether refusals of this host before MAIL count for the site.
     fn speaks(&self, host: &str) -> bool {
         !self.rule.by_suffix || self.hosts.iter().any(|known| known == host)
     }
 
-    /// Whether a try began after what was learnt last.
+    /// Whether the attempt began after the last change.
     fn is_news(&self, began: Instant) -> bool {
         self.changed_at.is_none_or(|changed_at| began >= changed_at)
     }
 
-    /// Only a limit that is reached has proved anything.
+    /// The limit grows only when it is fully used.
     fn grow(&mut self, in_use: usize) {
         if in_use < self.limit || self.limit >= self.rule.connections_max {
             return;
@@ -244,19 +245,19 @@ impl ConcurrencyLimiter {
 
     fn shrink(&mut self, now: Instant) {
         self.limit = (self.limit / 2).max(1);
-        // After a hold: quickly up to half of what was too much, from there slowly.
+        // After a back-off: grow fast to half of the earlier limit, then slowly.
         self.slow_start_max = self.limit;
         self.served_since_growth = 0;
         self.changed_at = Some(now);
     }
 
-    /// How long nothing was sent there, if nothing is held against it.
+    /// How long nothing was sent to the site; `None` during a back-off.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         self.hold(now).is_none().then(|| now.saturating_duration_since(self.used_at))
     }
 }
 
-/// A rate, as the time at which the next one would be due if all came evenly (GCRA).
+/// A rate limiter (GCRA): the time at which the next event is due at an even rate.
 #[derive(Debug)]
 struct Pace {
     interval: Duration,

@@ -1,7 +1,8 @@
-//! Deficit round robin with its rounds counted instead of walked.
+//! Deficit round robin that computes rounds instead of iterating over them.
 //!
-//! In each round everyone in line may have a tenth of its weight in deliveries. Who takes a batch takes it whole and is overdrawn: it comes up again as many rounds later as the batch was worth. So a batch of a hundred
-//! recipients waits no longer for its turn than one of one, and a round without work costs nothing.
+//! In each round every key may use a tenth of its weight in deliveries. A batch is always taken whole and may
+//! overdraw the account; the key's next turn comes as many rounds later as the batch was worth. So a batch of a
+//! hundred recipients does not wait longer for its turn than a batch of one, and rounds without work cost nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -10,18 +11,18 @@ use crate::model::Weight;
 
 /// Parts of a round, so that every weight makes a difference.
 const PARTS: u64 = 1000;
-/// Accounts of those who left that are kept before the settled ones are forgotten.
+/// Accounts of absent keys that are kept before settled ones are removed.
 const ACCOUNTS_SPARE: usize = 64;
 
-/// Those who take turns.
+/// The keys that take turns.
 #[derive(Debug)]
 pub struct DeficitRoundRobin<K> {
-    /// How far the rounds have come, in parts.
+    /// The current position, in parts of rounds.
     now: u64,
-    /// Who is in line, by the part of a round that is theirs, then as they came.
+    /// Waiting keys, by their turn and then by arrival.
     line: BTreeMap<(u64, u64), K>,
     places: HashMap<K, (u64, u64)>,
-    /// Up to where each has had its due, where that is past `now`.
+    /// The turn up to which each key has been served, if later than `now`.
     served_until: HashMap<K, u64>,
     arrivals: u64,
 }
@@ -34,7 +35,7 @@ impl<K> Default for DeficitRoundRobin<K> {
 }
 
 impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
-    /// Gets into line, if it is not there: in the running round, or as many rounds later as it is overdrawn.
+    /// Adds a key, if absent: in the current round, or later if its account is overdrawn.
     pub fn join(&mut self, key: K) {
         if !self.places.contains_key(&key) {
             let at = self.served_until.get(&key).map_or(self.now, |&until| until.max(self.now));
@@ -48,19 +49,19 @@ impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
         self.places.insert(key, (at, self.arrivals));
     }
 
-    /// Gets out of line; what it is overdrawn stays on its account.
+    /// Removes a key; an overdrawn account is kept.
     pub fn leave(&mut self, key: &K) {
         if let Some(place) = self.places.remove(key) {
             self.line.remove(&place);
         }
     }
 
-    /// Has taken so many deliveries: its next turn is later.
+    /// Charges deliveries to a key: its next turn comes later.
     pub fn charge(&mut self, key: &K, cost: u32, weight: Weight) {
         let place = self.places.get(key).map(|place| place.0);
         let begin = place
             .unwrap_or_else(|| self.served_until.get(key).map_or(self.now, |&until| until.max(self.now)));
-        // The running round is that of the first in line, even if another one is served.
+        // The current round is that of the first waiting key, even if another one is served.
         let first = self.line.first_key_value().map_or(begin, |((at, _), _)| *at);
         self.now = self.now.max(begin.min(first));
         let until = begin + u64::from(cost.max(1)) * PARTS / u64::from(u32::from(weight));
@@ -75,17 +76,17 @@ impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
         }
     }
 
-    /// Whose turn it is.
+    /// The key whose turn it is.
     pub fn first(&self) -> Option<&K> {
         self.line.values().next()
     }
 
-    /// Those in line, the next one first.
+    /// Waiting keys in order of turns.
     pub fn in_order(&self) -> impl Iterator<Item = &K> {
         self.line.values()
     }
 
-    /// Whether nobody is in line.
+    /// Whether no key waits.
     pub fn is_empty(&self) -> bool {
         self.line.is_empty()
     }

@@ -1,5 +1,5 @@
-//! How much each of many may use in the period that runs: messages, requests, notes. A period begins for everybody at
-//! once, so its end is known to the second, and with it everything that was counted is forgotten.
+//! Counts usage per key in fixed windows, such as minutes or days. A window starts for all keys at the same time, so
+//! its end is known exactly; at its end all counts are discarded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use crate::mail::Timestamp;
 use crate::model::LimitPeriod;
 
-/// What was used in the period that runs, by user. The limits are the caller's and may change at any time.
+/// Usage in the current window, by key. Limits are passed by the caller and may change at any time.
 #[derive(Debug)]
 pub struct FixedWindow<K> {
     period: LimitPeriod,
@@ -16,18 +16,18 @@ pub struct FixedWindow<K> {
     used: HashMap<K, u64>,
 }
 
-/// How a limit stands.
+/// The state of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaStatus {
-    /// What may be used in the period.
+    /// The limit per window.
     pub limit: u64,
-    /// What was used.
+    /// The usage.
     pub used: u64,
-    /// When the period ends and counting begins anew.
+    /// The end of the window.
     pub resets_at: Timestamp,
 }
 
-/// Whole seconds until a time has come, at least one.
+/// Whole seconds until a time, at least one.
 pub fn seconds_until(time: Timestamp, now: Timestamp) -> NonZeroU32 {
     let left_ms = u64::try_from(time.duration_since(now).as_millis()).unwrap_or(0);
     let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
@@ -35,42 +35,42 @@ pub fn seconds_until(time: Timestamp, now: Timestamp) -> NonZeroU32 {
 }
 
 impl QuotaStatus {
-    /// What may still be used.
+    /// The remaining quota.
     pub fn remaining(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Whole seconds until the period has ended, at least one.
+    /// Whole seconds until the window ends, at least one.
     pub fn wait_s(&self, now: Timestamp) -> NonZeroU32 {
         seconds_until(self.resets_at, now)
     }
 
-    /// Percent of the limit that were used, rounded down.
+    /// Used percentage of the limit, rounded down.
     pub fn percent(&self) -> u64 {
         self.used.saturating_mul(100).checked_div(self.limit).unwrap_or(100)
     }
 }
 
 impl<K: Eq + Hash> FixedWindow<K> {
-    /// Nothing was used yet.
+    /// No usage.
     pub fn new(period: LimitPeriod) -> Self {
         Self { period, ends_at: Timestamp::MIN, used: HashMap::new() }
     }
 
-    /// How a limit of `limit` stands for a user.
+    /// The state of a limit for a key.
     pub fn standing(&mut self, user: &K, limit: u64, now: Timestamp) -> QuotaStatus {
         self.turn(now);
         QuotaStatus { limit, used: self.used.get(user).copied().unwrap_or(0), resets_at: self.ends_at }
     }
 
-    /// Counts a use, whatever the limit.
+    /// Adds usage, whatever the limit.
     pub fn take(&mut self, user: K, count: u64, now: Timestamp) {
         self.turn(now);
         let used = self.used.entry(user).or_default();
         *used = used.saturating_add(count);
     }
 
-    /// Takes back what was counted at a time, unless that period is over.
+    /// Subtracts usage that was added at a time, unless that window is over.
     pub fn give_back(&mut self, user: &K, count: u64, taken_at: Timestamp) {
         if self.runs_at(taken_at)
             && let Some(used) = self.used.get_mut(user)
@@ -79,19 +79,19 @@ impl<K: Eq + Hash> FixedWindow<K> {
         }
     }
 
-    /// Whether anything is known of a user in this period.
+    /// Whether any usage of a key is known in this window.
     pub fn knows(&mut self, user: &K, now: Timestamp) -> bool {
         self.turn(now);
         self.used.contains_key(user)
     }
 
-    /// Begins with what a user used before this process counted, unless it is known already.
+    /// Sets the initial usage of a key from before this process, unless known already.
     pub fn learn(&mut self, user: K, used: u64, now: Timestamp) {
         self.turn(now);
         self.used.entry(user).or_insert(used);
     }
 
-    /// Forgets what was counted for a user.
+    /// Removes the usage of a key.
     pub fn forget(&mut self, user: &K) {
         self.used.remove(user);
     }
@@ -100,8 +100,8 @@ impl<K: Eq + Hash> FixedWindow<K> {
         self.period.end_of(time) == self.ends_at
     }
 
-    /// Begins the period of a time, if that is another. Who looked at the clock just before the period began is late
-    /// and counts in it; a time further back is that of a clock that was set.
+    /// Starts the window of `now`, if it differs. A caller that read the clock just before the window started counts
+    /// in the new one; a time further back means that the clock was set.
     fn turn(&mut self, now: Timestamp) {
         let ends_at = self.period.end_of(now);
         let late_s = self.ends_at.duration_since(ends_at).as_secs();

@@ -1,4 +1,4 @@
-//! What a reply means for a recipient: delivered, to be tried again, refused, and whether the address is gone.
+//! The meaning of a reply for a recipient: delivered, deferred or bounced, and whether to suppress the address.
 
 use super::bounce_classifier::classify;
 use super::retry::RetryPace;
@@ -7,29 +7,29 @@ use crate::model::BounceClass;
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 
-/// What follows for one recipient.
+/// The result for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The server took the message for this recipient.
+    /// The server accepted the message for this recipient.
     Delivered,
-    /// Another host, or another time, may do better.
+    /// Another host or a later attempt may succeed.
     Deferred {
-        /// Why.
+        /// The class of the failure.
         class: BounceClass,
-        /// How soon the cause may pass.
+        /// How soon to retry.
         pace: RetryPace,
     },
-    /// Refused for good.
+    /// Permanently refused.
     Bounced {
-        /// Why.
+        /// The class of the failure.
         class: BounceClass,
-        /// Whether the address does not exist, so that mailing it again would harm the sender's name.
+        /// Whether the address does not exist, so that more mail to it would harm the sender's reputation.
         suppress: bool,
     },
 }
 
 impl Verdict {
-    /// Why it is no success.
+    /// The class of a failure.
     pub fn class(&self) -> Option<BounceClass> {
         match *self {
             Self::Delivered => None,
@@ -38,7 +38,7 @@ impl Verdict {
     }
 }
 
-/// Judges the reply to `phase`. `alone`: whether it speaks of this recipient only.
+/// The verdict on a reply to `phase`. `alone`: whether it concerns this recipient only.
 pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
     match (phase, reply.code / 100) {
         (Phase::Content, 2) => Verdict::Delivered,
@@ -47,18 +47,19 @@ pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
         (Phase::Rcpt, 5) => bounce(phase, reply, true),
         (Phase::Content, 5) => bounce(phase, reply, alone),
         (Phase::Mail | Phase::Data, 5) => bounce(phase, reply, false),
-        // Before MAIL a refusal is about us or the host and not about the message (RFC 5321 §3.1: 554 greeting).
-        // Success where none was asked for, 3xx out of place: whatever it is, it is no answer.
+        // Before MAIL a refusal concerns us or the host, not the message (RFC 5321 §3.1: 554 greeting). 2xx or 3xx
+        // out of sequence is no valid answer.
         _ => defer(phase, reply),
     }
 }
 
-/// What the refusal for good is that we answer in a server's place, before there is one to ask: of this recipient.
+/// The verdict on a permanent refusal that we decide ourselves for a recipient, without asking a server.
 pub fn judge_own(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
 }
 
-/// What trouble without a reply means. A lost connection may be better at once, a message that may have been taken not.
+/// The verdict on a failure without a reply. A lost connection may be retried soon; a message that may have been
+/// accepted, later.
 pub fn judge_trouble(phase: Phase, class: BounceClass) -> Verdict {
     let is_brief = phase != Phase::Content;
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
@@ -72,27 +73,27 @@ fn defer(phase: Phase, reply: &Reply) -> Verdict {
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
 }
 
-/// `is_brief`: whether nothing but the class is against a second try at once.
+/// `is_brief`: whether an early retry makes sense, apart from the class.
 fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
     match class {
-        // Nobody empties a mailbox, lifts a listing or mends a password within minutes.
+        // Full mailboxes, block lists and passwords do not change within minutes.
         BounceClass::MailboxFull | BounceClass::Reputation | BounceClass::Authentication => RetryPace::Slow,
-        // Who is told that it is too fast does not come back in a minute.
-        BounceClass::Rate => RetryPace::Usual,
+        // A server that limits our rate must not be retried within a minute.
+        BounceClass::RateLimited => RetryPace::Usual,
         _ if is_brief => RetryPace::Brief,
         _ => RetryPace::Usual,
     }
 }
 
-/// `of_recipient`: whether it speaks of one recipient only.
+/// `of_recipient`: whether the reply concerns one recipient only.
 fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
     let class = classify(phase, reply);
     let suppress = of_recipient && class.is_address_gone() && !contradicts(reply.enhanced);
     Verdict::Bounced { class, suppress }
 }
 
-/// Whether the status says that it is not the address, whatever the words say: policy (5.7.x), content (5.6.x),
-/// a full mailbox (5.2.2), a way to the host (5.4.x, but for the one that Microsoft 365 gives unknown addresses).
+/// Whether the enhanced status contradicts an unknown address, whatever the text says: policy (5.7.x), content
+/// (5.6.x), full mailbox (5.2.2), routing (5.4.x, except the one that Microsoft 365 uses for unknown addresses).
 fn contradicts(status: Option<EnhancedStatus>) -> bool {
     status.is_some_and(|status| match (status.subject, status.detail) {
         (0, _) | (5, 0) | (4, 1) => false,

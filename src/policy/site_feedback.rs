@@ -1,46 +1,46 @@
-//! What a try teaches about the site that it went to. Imports `mail`.
+//! What the result of an attempt says about its site. Imports `mail` and `model`.
 
 use crate::mail::EnhancedStatus;
 use crate::model::BounceClass;
 
-/// What a try taught about the site.
+/// What an attempt says about the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SiteFeedback {
-    /// It worked: the message was taken, or refused for good.
+    /// The message was accepted, or permanently refused.
     Served {
-        /// Who took it.
+        /// The host.
         host: String,
     },
-    /// It was put off, for reasons of the message or the recipient.
+    /// Deferred for reasons of the message or the recipient.
     Deferred,
-    /// Too much: less from now on.
+    /// Overload: reduce concurrency.
     Trouble {
-        /// The reply, or what happened.
+        /// The reply, or the error.
         reason: String,
     },
-    /// A host says, of a message, to come back later.
+    /// A host defers a message for reasons of our address or rate.
     Closed {
         /// The reply.
         reason: String,
     },
-    /// A host wants nothing of us, or nothing now.
+    /// A host refuses us before MAIL.
     Refused {
-        /// Which.
+        /// The host.
         host: String,
         /// The reply.
         reason: String,
     },
-    /// No dialogue with any host.
+    /// No host could be reached.
     Unreachable {
-        /// The last one.
+        /// The last host.
         host: String,
-        /// What happened.
+        /// The error.
         reason: String,
     },
 }
 
 impl SiteFeedback {
-    /// How bad it is.
+    /// Orders feedback by severity.
     pub fn severity(&self) -> u8 {
         match self {
             Self::Served { .. } => 0,
@@ -51,34 +51,34 @@ impl SiteFeedback {
     }
 }
 
-/// A reply, as far as it may teach something.
+/// A reply, as input for the feedback.
 #[derive(Debug)]
 pub struct SmtpResponse<'a> {
-    /// Who said it.
+    /// The host.
     pub host: &'a str,
-    /// The code.
+    /// The reply code.
     pub code: u16,
     /// The enhanced status.
     pub status: Option<EnhancedStatus>,
-    /// The words.
+    /// The text.
     pub text: &'a str,
-    /// What they mean, if it is no success.
+    /// The class, if it is no success.
     pub class: Option<BounceClass>,
-    /// Whether a host had taken a MAIL command in this try.
+    /// Whether a host had accepted MAIL in this attempt.
     pub opened: bool,
 }
 
 impl SmtpResponse<'_> {
-    /// What it teaches.
+    /// What the reply says about the site.
     pub fn lesson(&self) -> SiteFeedback {
         match self.code {
-            // A limit of one sender or recipient is no matter of others.
+            // Limits of one sender or recipient do not affect others.
             400..500 if self.opened && self.is_about_one() => SiteFeedback::Deferred,
             421 if !self.opened || self.is_policy() || self.is_about_us() => self.closed(),
             421 => SiteFeedback::Trouble { reason: self.reason() },
             400..500 if self.is_too_much() => self.closed(),
             400..500 => SiteFeedback::Deferred,
-            // Refused before MAIL: about us or the host, whatever the class of the code (RFC 5321 §3.1).
+            // Refused before MAIL: concerns us or the host, whatever the class of the code (RFC 5321 §3.1).
             500.. if !self.opened => self.closed(),
             _ => SiteFeedback::Served { host: self.host.to_owned() },
         }
@@ -107,16 +107,16 @@ impl SmtpResponse<'_> {
         self.is_too_much() || self.class == Some(BounceClass::Reputation)
     }
 
-    /// The statuses are Gmail's unusual rate (RFC 7372 §3.4 registered it for floods) and Microsoft's.
+    /// Gmail's status for unusual rates (RFC 7372 §3.4 registered it for floods), and Microsoft's.
     fn is_too_much(&self) -> bool {
         let is_rate = |status: EnhancedStatus| {
             matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
         };
-        self.status.is_some_and(is_rate) || self.class == Some(BounceClass::Rate)
+        self.status.is_some_and(is_rate) || self.class == Some(BounceClass::RateLimited)
     }
 
-    /// Providers limit the domains of senders, mailboxes and the recipients of a message as well as our address: what a
-    /// tenant can bring about alone must not close a site to all.
+    /// Providers limit sender domains, mailboxes and recipients per message as well as our address. What one tenant
+    /// can cause must not affect the site for all.
     fn is_about_one(&self) -> bool {
         const WORDS: &[&str] = &[
             "dkim domain",
@@ -134,9 +134,9 @@ impl SmtpResponse<'_> {
             "the user you",
         ];
         let is_one = |status: EnhancedStatus| match (status.subject, status.detail) {
-            // RFC 7372 §3, and Gmail's: proofs of the sender.
+            // RFC 7372 §3, and Gmail's: sender authentication.
             (7, 20..=27 | 30 | 32 | 40) => true,
-            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. Who hangs up means more than these.
+            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. 421 concerns more than these.
             (1 | 2, _) | (5, 3) => self.code != 421,
             _ => false,
         };

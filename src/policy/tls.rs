@@ -1,5 +1,5 @@
-//! What TLS a mail host must have before it gets mail, and why: facts from the DNS, from MTA-STS and from the
-//! configuration lead to one requirement. What was required is shown with each attempt.
+//! The TLS that a mail host must have, and why: DNSSEC, DANE, MTA-STS and the configuration together give one
+//! requirement. It is shown with each attempt.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,120 +8,120 @@ use super::mta_sts::{StsMode, StsPolicy};
 use crate::mail::{DomainName, EnhancedStatus, Tlsa};
 use crate::model::{TlsFailure, TlsMinimum, TlsPolicyType};
 
-/// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
+/// RFC 3463 §3.8: 4.7.4 security features not supported; 4.7.5 cryptographic failure.
 pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
 /// See [`NO_TLS`].
 pub const NOT_TRUSTED: EnhancedStatus = EnhancedStatus::new(4, 7, 5);
 
-/// What is known of the domain that mail goes to.
+/// What is known of the recipient domain.
 #[derive(Debug, Clone)]
 pub struct DomainFacts {
-    /// The domain of the recipients.
+    /// The recipient domain.
     pub domain: DomainName,
-    /// Who says which hosts take its mail.
+    /// What DNSSEC says about its MX records.
     pub mx: MxProof,
     /// Its MTA-STS policy.
     pub sts: StsAnswer,
-    /// What the configuration demands.
+    /// The configured minimum.
     pub minimum: TlsMinimum,
 }
 
-/// What DNSSEC says about the MX records of a domain.
+/// The DNSSEC state of the MX records of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MxProof {
-    /// It is not asked.
+    /// DNSSEC is off.
     Off,
-    /// They are not signed.
+    /// The records are unsigned.
     Insecure,
-    /// They are signed and name these hosts; of a domain without any that it is its own host.
+    /// The records are signed and name these hosts; a domain without MX is its own host.
     Secure(Vec<String>),
-    /// The answer is forged or broken, or there is none.
+    /// Validation failed, or there was no answer.
     Failed(String),
 }
 
-/// What is known of a domain's MTA-STS policy.
+/// The MTA-STS policy of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StsAnswer {
-    /// There is none, or nobody asks.
+    /// No policy, or MTA-STS is off.
     Absent,
-    /// This one.
+    /// The policy.
     Policy(Arc<StsPolicy>),
-    /// It says that it has one, which cannot be had.
+    /// The domain announces a policy that cannot be fetched.
     Unavailable(StsFault),
-    /// We cannot tell whether we know one: our own fault, in words.
+    /// Our store failed, so a cached policy may be unknown.
     Unknown(String),
 }
 
-/// Why a domain's MTA-STS policy cannot be had.
+/// Why the MTA-STS policy of a domain is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StsFault {
-    /// In words.
+    /// The reason as text.
     pub reason: String,
-    /// What reports on TLS call it; `None` if it may well be our own fault.
+    /// The failure type for TLS reports; `None` if it may be our own fault.
     pub failure: Option<TlsFailure>,
 }
 
-/// What DNSSEC says about the TLSA records of a host.
+/// The TLSA records of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsaAnswer {
-    /// The host's addresses are not signed, so there can be none.
+    /// The host's addresses are unsigned, so no records count.
     Insecure,
-    /// There are none.
+    /// No records.
     Absent,
-    /// These, at this name.
+    /// These records.
     Found {
-        /// The host name that they hold for, which the server is asked for in the handshake (RFC 7672 §8.1).
+        /// The TLSA base domain, which is also the SNI of the handshake (RFC 7672 §8.1).
         base: String,
-        /// Usable or not.
+        /// All records, usable or not.
         records: Vec<Tlsa>,
     },
-    /// The answer is forged or broken, or there is none.
+    /// Validation failed, or there was no answer.
     Failed(String),
 }
 
-/// What must be true of a connection before it gets mail.
+/// The TLS requirement of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requirement {
-    /// Nothing; TLS if it is offered.
+    /// None; TLS if offered.
     Opportunistic,
-    /// Nothing, but TLS with the right certificate is tried first, and its failure noted.
+    /// None; TLS with a valid certificate is tried first and its failure reported.
     Tested,
-    /// TLS with anybody.
+    /// TLS with any certificate.
     Encrypted,
-    /// TLS with a certificate for the host's name from an authority we trust.
+    /// TLS with a certificate for the host name from a trusted authority.
     Verified,
-    /// TLS with a certificate that the records vouch for.
+    /// TLS with a certificate that matches the TLSA records.
     Dane(Arc<DaneSet>),
 }
 
 /// The usable TLSA records of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaneSet {
-    /// The name for the handshake.
+    /// The SNI of the handshake.
     pub base: String,
-    /// Names of which a certificate under a trust anchor must have one (RFC 7672 §3.2.2).
+    /// The names of which a certificate under a trust anchor must have one (RFC 7672 §3.2.2).
     pub names: Vec<String>,
-    /// At least one.
+    /// At least one record.
     pub records: Vec<Tlsa>,
 }
 
-/// What holds for one host.
+/// The TLS policy of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPolicy {
-    /// What must be true.
+    /// The requirement.
     pub requirement: Requirement,
-    /// Which rule says so, and on what ground: for people.
+    /// The rule that decided and its basis, as text.
     pub ground: String,
-    /// What is counted for the domain; `None` where the host is not the domain's choice.
+    /// How sessions are counted in TLS reports; `None` if the domain did not choose the host.
     pub reported: Option<Reported>,
 }
 
-/// As what a session is counted for the report to the domain (RFC 8460 §4).
+/// How a session is counted in the TLS report (RFC 8460 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reported {
-    /// The domain's policy.
+    /// The type of the domain's policy.
     pub policy: TlsPolicyType,
-    /// What is wrong already before the session begins.
+    /// A failure known before the session begins.
     pub flaw: Option<TlsFailure>,
 }
 
@@ -135,18 +135,18 @@ impl Reported {
     }
 }
 
-/// Why a host gets no mail now, whatever it offers.
+/// Why a host must not get mail now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmet {
-    /// With a stable code in brackets.
+    /// The text with a stable code in brackets.
     pub text: String,
-    /// The enhanced status that goes with it.
+    /// The enhanced status.
     pub status: EnhancedStatus,
-    /// Whether another time would change nothing of what REQUIRETLS asks for.
+    /// Whether waiting cannot fulfil REQUIRETLS.
     pub lasting: bool,
-    /// As in [`HostPolicy`].
+    /// The rule that decided, as in [`HostPolicy`].
     pub ground: String,
-    /// What is counted for the domain, if it is the domain's fault.
+    /// How it is counted in TLS reports, if it is the domain's fault.
     pub reported: Option<Reported>,
 }
 
@@ -166,8 +166,8 @@ impl Unmet {
     }
 }
 
-/// Whether a host belongs to the domain at all, before anything is asked about the host itself. RFC 7672 §2.2.1: the
-/// hosts of a signed domain are those that the validated answer names, and no answer means no mail for now.
+/// Whether a host is an MX of the domain, before any lookup of the host itself. RFC 7672 §2.2.1: the MX hosts of a
+/// signed domain are those of the validated answer; without an answer no mail is sent for now.
 pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), Unmet> {
     let domain = &facts.domain;
     match &facts.mx {
@@ -187,17 +187,17 @@ pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), Unmet> {
     }
 }
 
-/// What must be true of a host that [`admit`] let pass. `require_tls`: the message came with REQUIRETLS.
+/// The TLS policy of a host that [`admit`] accepted. `require_tls`: the message has REQUIRETLS.
 ///
 /// # Errors
-/// The host must not get the message at all.
+/// The host must not get the message.
 pub fn decide(
     facts: &DomainFacts,
     host: &str,
     tlsa: &TlsaAnswer,
     require_tls: bool,
 ) -> Result<HostPolicy, Unmet> {
-    // RFC 8461 §2: what DANE says is never overridden by MTA-STS.
+    // RFC 8461 §2: MTA-STS never overrides DANE.
     let found = match by_dane(facts, host, tlsa)? {
         Some(policy) if policy.requirement != Requirement::Encrypted => policy,
         unauthenticated => match (by_sts(facts, host)?, unauthenticated) {
@@ -213,7 +213,7 @@ pub fn decide(
 fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<HostPolicy>, Unmet> {
     let (base, records) = match tlsa {
         TlsaAnswer::Insecure | TlsaAnswer::Absent => return Ok(None),
-        // RFC 7672 §2.1.2: what is not known may be what protects the host.
+        // RFC 7672 §2.1.2: the records that could not be read may be the ones that protect the host.
         TlsaAnswer::Failed(error) => {
             let ground = "dane: the TLSA records could not be validated";
             let unmet = Unmet::passing("dane_lookup", ground, format_args!("TLSA of {host}: {error}"));
@@ -223,9 +223,8 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
     };
     let usable = strongest(records);
     if usable.is_empty() {
-        // RFC 7672 §2.2: it has TLS, but nothing to know it by.
-        let ground =
-            format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
+        // RFC 7672 §2.2: TLS is required, but no certificate can be verified.
+        let ground = format!("dane: no TLSA record of {base} is usable, so any certificate is accepted");
         let reported = Reported::flawed(TlsPolicyType::Tlsa, TlsFailure::TlsaInvalid);
         return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground, reported }));
     }
@@ -242,7 +241,7 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
     Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground, reported }))
 }
 
-/// The usable records; RFC 7671 §9: of the digests of one usage and selector only the strongest.
+/// The usable records; RFC 7671 §9: for each usage and selector only the strongest digest.
 fn strongest(records: &[Tlsa]) -> Vec<Tlsa> {
     let usable = || records.iter().filter(|record| record.is_usable());
     let is_outdone = |record: &Tlsa| {
@@ -258,9 +257,9 @@ fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> 
     let policy = match &facts.sts {
         StsAnswer::Absent | StsAnswer::Unavailable(_) => return Ok(None),
         StsAnswer::Policy(policy) => policy,
-        // RFC 8461 §5.1: a policy that is known holds, and there may be one.
+        // RFC 8461 §5.1: a cached policy stays in force, and there may be one.
         StsAnswer::Unknown(error) => {
-            let ground = "mta-sts: what is known of policies cannot be read";
+            let ground = "mta-sts: cached policies cannot be read";
             let text = format_args!("the MTA-STS policy of {}: {error}", facts.domain);
             return Err(Unmet::passing("mta_sts_unknown", ground, text));
         }
@@ -270,7 +269,7 @@ fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> 
     let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
     let requirement = match policy.mode {
         StsMode::None => return Ok(None),
-        // RFC 8461 §5: mail goes on whatever fails.
+        // RFC 8461 §5: mail is sent whatever fails.
         StsMode::Testing if named => Requirement::Tested,
         StsMode::Testing => Requirement::Opportunistic,
         StsMode::Enforce if named => Requirement::Verified,
@@ -294,7 +293,7 @@ fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
         _ => "the MX records are not signed",
     };
     let sts = match &facts.sts {
-        StsAnswer::Unavailable(fault) => format!("the MTA-STS policy cannot be had: {}", fault.reason),
+        StsAnswer::Unavailable(fault) => format!("the MTA-STS policy is unavailable: {}", fault.reason),
         StsAnswer::Absent | StsAnswer::Policy(_) | StsAnswer::Unknown(_) => "no MTA-STS policy".to_owned(),
     };
     HostPolicy {
@@ -323,7 +322,8 @@ fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Resu
     Ok(HostPolicy { requirement, ground, ..policy })
 }
 
-/// RFC 8689 §4.2.1: the host must be the domain's by DNSSEC or by MTA-STS, and its certificate must be right.
+/// RFC 8689 §4.2.1: DNSSEC or MTA-STS must prove that the host is an MX of the domain, and its certificate must be
+/// valid.
 fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
     let domain = &facts.domain;
     let proof = match (&facts.mx, &facts.sts) {
@@ -346,22 +346,22 @@ fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Res
 }
 
 impl DaneSet {
-    /// Whether what was found right by this set is right by another one. RFC 7672 §3.1.2: names count only where an
-    /// authority is trusted, and one of them is that of the recipients.
+    /// Whether a connection verified with this set also satisfies another one. RFC 7672 §3.1.2: names matter only
+    /// with trust anchors.
     pub fn is_as_good_as(&self, other: &Self) -> bool {
         let is_same = self.records.len() == other.records.len()
             && self.records.iter().all(|record| other.records.contains(record));
         self.base == other.base && is_same && (self.names_end_entities() || self.names == other.names)
     }
 
-    /// Whether all of its records name the server's own certificate or key.
+    /// Whether all records identify the server's own certificate or key.
     pub fn names_end_entities(&self) -> bool {
         self.records.iter().all(|record| record.usage == Tlsa::END_ENTITY)
     }
 }
 
 impl Requirement {
-    /// The least that a connection has which meets it.
+    /// The minimum level that meets the requirement.
     pub fn strength(&self) -> TlsMinimum {
         match self {
             Self::Opportunistic | Self::Tested => TlsMinimum::Opportunistic,

@@ -278,7 +278,7 @@ impl Router {
     /// Which of our signatures go over a way.
     pub fn dkim_policy(&self, way: &NextHop) -> DkimPolicy {
         match way {
-            NextHop::Sandbox(_) => DkimPolicy::Dual,
+            NextHop::Sandbox(_) => DkimPolicy::All,
             NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
             NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
@@ -330,7 +330,7 @@ impl Route {
             hosts: Vec::new(),
             tls: TlsMode::Opportunistic,
             login: None,
-            dkim: DkimPolicy::Dual,
+            dkim: DkimPolicy::All,
             hello_name: None,
             trusted: false,
         }

@@ -297,7 +297,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
         ),
         (
             Script { replies: [("greeting", "hello")].into(), ..Script::default() },
-            "at the greeting: what the server",
+            "at the greeting: the server sent something",
         ),
         (Script { replies: [("MAIL", "421 busy")].into(), ..Script::default() }, "421 busy"),
         (Script { hang_up_at: Some("DATA"), ..Script::default() }, "connection lost at DATA"),
@@ -308,7 +308,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
                 replies: [("STARTTLS", "220 go\r\n250 injected")].into(),
                 ..Script::default()
             },
-            "the server sent data in clear",
+            "the server sent plain-text data",
         ),
     ] {
         let (server, _seen) = serve(script).await;
@@ -498,7 +498,7 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
         user: None,
         tls: TlsMode::None,
         destinations: Vec::new(),
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         password_revision: 0,
     };
     let patch = TenantPatch {

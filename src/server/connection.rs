@@ -1,4 +1,4 @@
-//! One connection: bytes between the stream and the session.
+//! One SMTP connection: moves octets between the stream and the session.
 
 use std::io;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
-/// Room for commands: a group of them fits, and ten thousand idle connections stay small.
+/// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
 const COMMAND_READ_OCTETS: usize = 512;
-/// Room for content: as much as one TLS record holds.
+/// Read buffer for content: one TLS record.
 const BODY_READ_OCTETS: usize = 16 * 1024;
-/// Replies to a flood of pipelined commands are sent when there is more of them than this.
+/// Replies to pipelined commands are flushed above this size.
 const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
-/// A handshake takes some round trips, and no thought.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the client has to read our last words before the connection is torn down.
+/// How long the client may read the last reply before the connection is torn down.
 const LINGER: Duration = Duration::from_secs(1);
-/// Room that a message takes which did not announce its size, and the most that an announcement takes in advance.
+/// Memory reserved for a message of undeclared size, and the most reserved for a declared size.
 const BODY_OCTETS_EXPECTED: u64 = 16 * 1024;
 const BODY_OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
 
@@ -36,20 +36,20 @@ pub struct Connection {
     stream: Stream,
     session: Session,
     lines: LineReader,
-    /// Received and not yet used.
+    /// Received, not yet processed.
     input: BytesMut,
-    /// Said and not yet sent.
+    /// Written by the session, not yet sent.
     output: Vec<u8>,
     inquiry: SessionServices,
-    /// For the message that is being received.
+    /// The memory of the message being received.
     room: Option<MemoryReservation>,
-    /// Of the message that is being received.
+    /// The transfer of the message being received.
     progress: min_rate::TransferProgress,
     ends_at: Instant,
     stop: CancellationToken,
 }
 
-/// What ended a wait for octets.
+/// The result of waiting for octets.
 enum Received {
     Octets,
     Eof,
@@ -59,7 +59,7 @@ enum Received {
 }
 
 impl From<Received> for Input<'_> {
-    /// What the session is told when no octets come.
+    /// The input for the session if no octets arrived.
     fn from(ended: Received) -> Self {
         match ended {
             Received::Octets | Received::Eof => Self::Eof,
@@ -87,7 +87,7 @@ impl Connection {
         }
     }
 
-    /// Serves the client until either side ends it.
+    /// Serves the client until either side closes the connection.
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
@@ -106,7 +106,8 @@ impl Connection {
                 Next::ReadLine => self.read_line().await?,
                 Next::ReadBody => self.read_body().await?,
                 Next::Ask(question) => {
-                    // Boxed, for what a connection can become is allocated for all its life, and most of them idle.
+                    // Boxed: the largest future sets the size of every connection task, and most connections are
+                    // idle.
                     let verdict = Box::pin(self.answer(question)).await;
                     self.session.step(Input::Answer(verdict))
                 }
@@ -117,7 +118,7 @@ impl Connection {
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        // Between the chunks of a message its room stays taken and its time runs on.
+        // Between chunks the message keeps its memory and its timing.
         if !self.session.is_receiving() {
             self.room = None;
             self.progress = min_rate::TransferProgress::default();
@@ -177,11 +178,11 @@ impl Connection {
         }
     }
 
-    /// RFC 3207 §4.2, §6: what came in clear behind STARTTLS may be an attacker's and is never looked at.
+    /// RFC 3207 §4.2, §6: octets received after STARTTLS and before the handshake may be injected and are discarded.
     async fn upgrade(&mut self) -> io::Result<Step> {
         self.flush().await?;
         if !self.input.is_empty() {
-            tracing::warn!(octets = self.input.len(), "threw away what came in clear behind STARTTLS");
+            tracing::warn!(octets = self.input.len(), "discarded plain-text data after STARTTLS");
         }
         self.input = BytesMut::new();
         self.lines.reset();
@@ -201,8 +202,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what is to be said, then waits for octets. Being here means that no complete line is left
-    /// (RFC 2920 §3.2: replies to a group of commands go out together).
+    /// Sends the output, then waits for octets. No complete line is left in the input at this point, so replies to a
+    /// pipelined group are sent together (RFC 2920 §3.2).
     async fn receive(&mut self, octets: usize) -> io::Result<Received> {
         self.flush().await?;
         let in_body = octets == BODY_READ_OCTETS;
@@ -213,7 +214,7 @@ impl Connection {
         let now = Instant::now();
         let receiving = self.session.is_receiving();
         let (patience, ended) = self.find_patience(now, receiving);
-        // A client that always has something to say would win every race below.
+        // Checked first: a client that always has data ready would win every race below.
         if now >= patience {
             return Ok(ended);
         }
@@ -234,7 +235,7 @@ impl Connection {
         }
     }
 
-    /// How long to wait for octets, and what it means when none have come by then.
+    /// Until when to wait for octets, and the result if none arrive.
     fn find_patience(&self, now: Instant, receiving: bool) -> (Instant, Received) {
         let idle = (now + self.server.idle_timeout).min(self.ends_at);
         let slow = self.server.pace.patience(&self.progress).map(|patience| now + patience);
@@ -256,8 +257,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Says the last words and waits a little for the client to hang up: a socket closed with octets unread is reset,
-    /// and a reset can overtake the reply.
+    /// Sends the last reply and waits briefly for the client to close: closing a socket with unread octets sends RST,
+    /// which can overtake the reply.
     async fn close(mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return self.stream.finish().await;

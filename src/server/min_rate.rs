@@ -1,17 +1,18 @@
-//! Whether a message comes fast enough. A client that sends an octet now and then would hold its memory for an hour.
+//! The minimum transfer rate of message data. Without it, a client that sends single octets would hold memory for an
+//! hour.
 
 use std::time::Duration;
 
-/// How fast a message has to come.
+/// The minimum transfer rate.
 #[derive(Debug, Clone, Copy)]
 pub struct MinRate {
-    /// Octets in a second, on average; 0 for any.
+    /// Minimum of octets per second on average; 0 for none.
     pub rate_min: u64,
-    /// Time that is given in any case.
+    /// The time allowed at any rate.
     pub grace: Duration,
 }
 
-/// How fast one comes. Only time spent waiting for the client counts.
+/// The transfer so far. Only time spent waiting for the client counts.
 #[derive(Debug, Default)]
 pub struct TransferProgress {
     octets: u64,
@@ -19,7 +20,7 @@ pub struct TransferProgress {
 }
 
 impl MinRate {
-    /// How much longer the next octet may take to come; `None` for any time.
+    /// How much longer the next octets may take; `None` without limit.
     pub fn patience(&self, progress: &TransferProgress) -> Option<Duration> {
         let millis = progress.octets.saturating_mul(1000).checked_div(self.rate_min)?;
         Some(self.grace.max(Duration::from_millis(millis)).saturating_sub(progress.waited))
@@ -27,7 +28,7 @@ impl MinRate {
 }
 
 impl TransferProgress {
-    /// So many octets came after so long a wait.
+    /// Adds octets received, and the time waited for them.
     pub fn note(&mut self, octets: usize, waited: Duration) {
         self.octets += octets as u64;
         self.waited += waited;

@@ -1,4 +1,4 @@
-//! The session's questions, put to intake, and its answers in words of SMTP.
+//! Answers the session's questions with the `submission` service, as SMTP verdicts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Ver
 use crate::store::ScramCredential;
 use crate::submission::{AuthenticationError, Extras, Submission, Submitter, Trace};
 
-/// Octets of randomness in the server's part of a SCRAM nonce.
+/// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
 
-/// What is known of the client of one connection.
+/// The services of one session, with what is known of its client.
 pub struct SessionServices {
     server: Arc<Server>,
     visitor: Peer,
     stop: CancellationToken,
     tls: Option<String>,
     submitter: Option<Arc<Submitter>>,
-    /// Whom the client wants to prove to be.
+    /// The user whose SCRAM proof is awaited.
     claimed: Option<Box<Claim>>,
 }
 
-/// Who is at the other end.
+/// The client of a connection.
 pub struct Peer {
-    /// The address that limits and networks of keys hold for.
+    /// The client's address, for limits and for networks of keys.
     pub client: IpAddr,
-    /// The right to be here.
+    /// The admission of the connection.
     pub place: ConnectionSlot,
 }
 
-/// A user, and what a proof of being it is held against.
+/// A user, and the credential to verify its proof.
 struct Claim {
     username: String,
     credential: ScramCredential,
@@ -51,13 +51,13 @@ impl SessionServices {
         Self { server, visitor, stop, tls: None, submitter: None, claimed: None }
     }
 
-    /// The connection is secured; RFC 3207 §4.2: whoever it was before, it is nobody now.
+    /// After a TLS handshake. RFC 3207 §4.2: discards the authentication from before.
     pub fn set_tls(&mut self, agreed: String) {
         self.tls = Some(agreed);
         self.submitter = None;
     }
 
-    /// Answers one question. `helo` is the client's name for itself.
+    /// Answers one question. `helo` is the client's EHLO name.
     pub async fn put(&mut self, question: Question, helo: &str) -> Verdict {
         let question = match question {
             Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
@@ -65,7 +65,7 @@ impl SessionServices {
             Question::CheckProof(proof) => return self.check_proof(&proof).await,
             question => question,
         };
-        // The session asks nothing else before a login.
+        // The session asks nothing else before authentication.
         let Some(submitter) = self.submitter.clone() else {
             return Verdict::Refused(replies::authentication_required_530());
         };
@@ -135,7 +135,7 @@ impl SessionServices {
     }
 
     async fn check_proof(&mut self, proof: &ScramProof) -> Verdict {
-        // The session asks for a proof only after the user was found.
+        // The session passes a proof only after `FindUser`.
         let Some(claim) = self.claimed.take() else { return Verdict::Refused(replies::local_error_451()) };
         let checked = self
             .server
@@ -148,12 +148,12 @@ impl SessionServices {
         }
     }
 
-    /// Who is logged in.
+    /// The authenticated tenant.
     pub fn tenant_id(&self) -> Option<TenantId> {
         self.submitter.as_ref().map(|submitter| submitter.tenant.id)
     }
 
-    /// Of an address that is shut out nothing is looked up.
+    /// For a banned address nothing is looked up.
     fn find_ban(&self) -> Option<Verdict> {
         let until = self.server.bans.find(self.visitor.client, Timestamp::now())?;
         Some(Verdict::Refused(replies::banned_421(until)))
@@ -171,7 +171,7 @@ impl SessionServices {
     }
 
     async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
-        // People type passwords into the wrong field, so only what is surely a name is counted and logged.
+        // Users type passwords into the wrong field, so only a valid key id is counted and logged.
         let key = username.parse::<KeyId>().ok();
         let refused = match error {
             AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
@@ -183,7 +183,7 @@ impl SessionServices {
         Verdict::Refused(refused)
     }
 
-    /// The reply to credentials that are wrong, after the time that they cost.
+    /// The reply to wrong credentials, after the delay imposed by the limiter.
     async fn punish(&self, key: Option<KeyId>) -> Reply {
         match self.server.bans.note_failure(self.visitor.client, key, Timestamp::now()) {
             AuthDecision::Ban(until) => replies::banned_421(until),
@@ -197,7 +197,7 @@ impl SessionServices {
         }
     }
 
-    /// Words a refusal, and notes it for the tenant unless the fault is ours.
+    /// The reply to a refusal, which is recorded for the tenant unless it is a fault of the server.
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
         let reference: Option<RequestId> = refusal_replies::concerns_tenant(refusal.code)
             .then(|| {

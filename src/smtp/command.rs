@@ -1,10 +1,10 @@
-//! Commands, shaped like the ABNF of RFC 5321 §4.1: first the verb, by which the session decides whether it may
-//! come now, then its arguments.
+//! Commands as in the ABNF of RFC 5321 §4.1. [`split`] reads the verb, by which the session decides whether the
+//! command is allowed; the other functions parse its arguments.
 
 use super::parameters::{self, MailOptions};
 use crate::mail::{Address, AddressError, Host, RcptParameters, ReversePath};
 
-/// A verb that the server knows and offers.
+/// A verb that the server implements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Verb {
@@ -23,24 +23,24 @@ pub enum Verb {
     Quit,
 }
 
-/// Why a line is not a command that can be run.
+/// Why a line is not a valid command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandError {
     /// Control characters, or not UTF-8.
     Malformed,
-    /// Longer than this command may be (RFC 5321 §4.5.3.1.4).
+    /// Longer than the command may be (RFC 5321 §4.5.3.1.4).
     TooLong,
-    /// No such verb.
+    /// Unknown verb.
     Unknown,
-    /// A verb of the protocol that is not offered here.
+    /// A verb of SMTP that this server does not implement.
     NotOffered,
-    /// HTTP; a browser was made to talk to us.
+    /// An HTTP request line.
     Http,
-    /// The arguments are not what the verb wants, which is this.
+    /// The arguments do not match this syntax.
     Argument(&'static str),
-    /// A parameter that no offered extension defines (RFC 5321 §4.1.1.11).
+    /// A parameter of no offered extension (RFC 5321 §4.1.1.11); the text lists the supported ones.
     Parameter(&'static str),
-    /// The mailbox in a path is none.
+    /// The address in a path is invalid.
     Address(AddressError),
 }
 
@@ -62,7 +62,7 @@ impl Verb {
         Self::Quit,
     ];
 
-    /// The verb as written in a command.
+    /// The verb as written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ehlo => "EHLO",
@@ -81,7 +81,7 @@ impl Verb {
         }
     }
 
-    /// Octets of the command, CRLF included: RFC 5321 §4.5.3.1.4 and what each offered extension adds.
+    /// Maximum length of the command with CRLF: RFC 5321 §4.5.3.1.4, plus what each extension adds.
     fn octets_max(self) -> usize {
         match self {
             // RFC 4954 §4.
@@ -97,14 +97,14 @@ impl Verb {
     }
 }
 
-/// Verbs of RFC 5321 and its extensions that this server does not offer.
+/// Verbs of SMTP and its extensions that this server does not implement.
 const NOT_OFFERED: &[&str] =
     &["EXPN", "ETRN", "ATRN", "TURN", "SEND", "SAML", "SOML", "BURL", "LHLO", "XCLIENT", "XFORWARD"];
 
 const HTTP: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
 
-/// Takes the verb from a line without its CRLF; the rest is its arguments.
+/// Splits a line without CRLF into verb and arguments.
 pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
     let text = std::str::from_utf8(line).map_err(|_| CommandError::Malformed)?;
     if text.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
@@ -123,14 +123,14 @@ pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
     }
 }
 
-/// What MAIL says (RFC 5321 §4.1.1.2).
+/// The arguments of MAIL (RFC 5321 §4.1.1.2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct MailArguments {
     pub path: ReversePath,
     pub options: MailOptions,
 }
 
-/// Reads what follows MAIL.
+/// Parses the arguments of MAIL.
 pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
     const SHAPE: CommandError = CommandError::Argument("MAIL FROM:<address>");
     let (path, parameters) = split_path(arguments, "FROM:", SHAPE)?;
@@ -142,16 +142,16 @@ pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
     Ok(MailArguments { path, options: parameters::parse_mail_options(parameters)? })
 }
 
-/// Where a RCPT goes (RFC 5321 §4.1.1.3).
+/// The path of RCPT (RFC 5321 §4.1.1.3).
 #[derive(Debug, PartialEq, Eq)]
 pub enum ForwardPath {
-    /// `<Postmaster>`, without a domain: that of this server.
+    /// `<Postmaster>` without a domain: the postmaster of this server.
     Postmaster,
-    /// A mailbox.
+    /// An address.
     Mailbox(Address),
 }
 
-/// Reads what follows RCPT.
+/// Parses the arguments of RCPT.
 pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let (path, parameters) = split_path(arguments, "TO:", CommandError::Argument("RCPT TO:<address>"))?;
     let parameters = parameters::parse_rcpt_parameters(parameters)?;
@@ -166,16 +166,16 @@ pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), Comm
     Ok((ForwardPath::Mailbox(mailbox), parameters))
 }
 
-/// What BDAT announces (RFC 3030 §2).
+/// A chunk announced by BDAT (RFC 3030 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     pub octets: u64,
     pub last: bool,
 }
 
-/// Reads what follows BDAT.
+/// Parses the arguments of BDAT.
 pub fn parse_bdat(arguments: &str) -> Result<Chunk, CommandError> {
-    const SHAPE: CommandError = CommandError::Argument("BDAT octets, then LAST or nothing");
+    const SHAPE: CommandError = CommandError::Argument("BDAT octets [LAST]");
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
     let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SHAPE)?;
     let octets = size.parse().map_err(|_| SHAPE)?;
@@ -187,22 +187,22 @@ pub fn parse_bdat(arguments: &str) -> Result<Chunk, CommandError> {
     if words.next().is_some() { Err(SHAPE) } else { Ok(Chunk { octets, last }) }
 }
 
-/// Reads what follows AUTH: a mechanism and an initial response (RFC 4954 §4).
+/// Parses the arguments of AUTH: mechanism and initial response (RFC 4954 §4).
 pub fn parse_auth(arguments: &str) -> Result<(&str, Option<&str>), CommandError> {
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next()) {
         (Some(mechanism), initial, None) => Ok((mechanism, initial)),
-        _ => Err(CommandError::Argument("AUTH mechanism, then an initial response or nothing")),
+        _ => Err(CommandError::Argument("AUTH mechanism [initial-response]")),
     }
 }
 
 enum Path<'a> {
     Bracketed(&'a str),
-    /// Without the brackets, as many clients of long ago and some of today write it.
+    /// Without angle brackets, as some clients send it.
     Bare(&'a str),
 }
 
-/// Splits `KEYWORD:path parameters`. White space behind the colon is common and harmless.
+/// Splits `KEYWORD:path parameters`. White space after the colon is tolerated.
 fn split_path<'a>(
     arguments: &'a str,
     keyword: &str,
@@ -232,7 +232,7 @@ fn split_path<'a>(
     }
 }
 
-/// The first such character outside a quoted string.
+/// The position of the first such character outside a quoted string.
 fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (i, c) in text.char_indices() {
@@ -247,8 +247,8 @@ fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     None
 }
 
-/// The inside of the brackets: a mailbox, behind a source route or not. RFC 5321 §4.1.2, Appendix C: the route
-/// must be accepted and should be ignored.
+/// Parses the text between the angle brackets: an address, with or without a source route. RFC 5321 §4.1.2 and
+/// Appendix C: a source route must be accepted and should be ignored.
 fn parse_mailbox(text: &str) -> Result<Address, CommandError> {
     let mailbox = if text.starts_with('@') { drop_route(text)? } else { text };
     Address::parse(mailbox).map_err(CommandError::Address)
@@ -259,7 +259,7 @@ fn drop_route(text: &str) -> Result<&str, CommandError> {
     let mut rest = text;
     loop {
         let hop = rest.strip_prefix('@').ok_or(FAULT)?;
-        // The colons of an IPv6 literal end nothing.
+        // Colons inside an IPv6 literal do not end the route.
         let literal = if hop.starts_with('[') { hop.find(']').ok_or(FAULT)? } else { 0 };
         let end = literal + hop[literal..].find([',', ':']).ok_or(FAULT)?;
         Host::parse(&hop[..end]).map_err(|_| FAULT)?;

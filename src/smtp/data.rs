@@ -1,69 +1,68 @@
-//! Content: with DATA, where it ends and what it is without the transparency dots (RFC 5321 §4.5.2); with BDAT, the
-//! octets of its chunks (RFC 3030), to which the same rules apply but the dots'.
+//! Decodes message content. With DATA: finds the end and removes transparency dots (RFC 5321 §4.5.2). With BDAT:
+//! takes the octets of the chunks (RFC 3030); the same rules apply, except for dots.
 //!
-//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends it, or `.CRLF` right after the command. Anything laxer lets one
-//! message hold another (SMTP smuggling). Whatever is wrong with a message, it is read to that end, so that none
-//! of it is ever taken for commands.
+//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends DATA, or `.CRLF` right after the command. Accepting anything else allows
+//! SMTP smuggling. Faulty content is read to its end, so that its octets are never parsed as commands.
 
 use std::mem;
 
 use memchr::memchr3;
 
-/// What becomes of a carriage return or line feed that stands alone.
+/// The treatment of a bare carriage return or line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareNewline {
-    /// A line feed becomes CRLF, a carriage return a space.
+    /// LF becomes CRLF, CR becomes a space.
     Normalize,
-    /// The message is at fault.
+    /// The message is refused.
     Reject,
 }
 
-/// What a message may be.
+/// Limits of message content.
 #[derive(Debug, Clone, Copy)]
 pub struct DataLimits {
-    /// Octets without transparency dots (RFC 1870 §5).
+    /// Octets of the message, without transparency dots (RFC 1870 §5).
     pub message_octets_max: u64,
-    /// Octets between two line ends.
+    /// Octets of a line without its end.
     pub line_octets_max: usize,
-    /// About lone carriage returns and line feeds.
+    /// The treatment of a bare CR or LF.
     pub bare_newline: BareNewline,
 }
 
-/// Why a message cannot be taken as it is. Of several, the first in this order is reported.
+/// Why the content is refused. Of several reasons, the first in this order is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// More octets than the limit.
+    /// Larger than the limit.
     TooLarge,
-    /// A NUL octet (RFC 5321 §4.5.2 forbids it in effect: it is not text).
+    /// A NUL octet (RFC 5321 §4.5.2 does not allow it in text).
     Nul,
-    /// A lone carriage return or line feed, in reject mode.
+    /// A bare CR or LF, with [`BareNewline::Reject`].
     BareNewline,
-    /// A line over the hard limit.
+    /// A line longer than the limit.
     LineTooLong,
 }
 
-/// How far a piece of input brought the decoder.
+/// The result of decoding one piece of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataProgress {
-    /// All of it was content.
+    /// The whole piece was content.
     Partial,
-    /// The end was found after so many octets; the rest are commands.
+    /// The end of the content was found; commands follow.
     Complete {
-        /// Octets of this piece that belong to DATA, the final dot included.
+        /// Octets of the piece that belong to DATA, with the final dot.
         consumed: usize,
     },
 }
 
-/// Who says where the content ends.
+/// How the end of the content is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// A dot on a line of its own; other dots there are doubled.
+    /// DATA: a line with a single dot; leading dots are doubled.
     Dots,
-    /// The lengths of chunks: dots mean nothing, and [`Decoder::end`] says when it is over.
+    /// BDAT: chunk lengths. Dots have no meaning, and the caller calls [`Decoder::end`].
     Chunks,
 }
 
-/// Takes the octets of content and builds the message in one piece.
+/// Builds the message from pieces of content.
 #[derive(Debug)]
 pub struct Decoder {
     limits: DataLimits,
@@ -75,21 +74,21 @@ pub struct Decoder {
     seen: Seen,
 }
 
-/// Where in a line the next octet stands.
+/// The position in the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Behind a CRLF of the wire, or at the very start.
+    /// After a CRLF on the wire, or at the start.
     LineStart,
-    /// Behind a dot at the line start.
+    /// After a dot at the line start.
     Dot,
-    /// Behind a dot and a CR at the line start.
+    /// After a dot and CR at the line start.
     DotCr,
     Inside,
-    /// Behind a CR.
+    /// After a CR.
     Cr,
 }
 
-/// Facts, not the first fault, so that the verdict does not depend on how the input was split.
+/// Everything found so far, so that the result does not depend on how the input was split.
 #[derive(Debug, Default, Clone, Copy)]
 struct Seen {
     nul: bool,
@@ -107,7 +106,7 @@ impl Framing {
 }
 
 impl Decoder {
-    /// A decoder with room for a message of about `octets_expected`.
+    /// A decoder with a buffer of `octets_expected`.
     pub fn new(limits: DataLimits, framing: Framing, octets_expected: usize) -> Self {
         Self {
             limits,
@@ -120,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// The last chunk was decoded. What DATA cannot do without, a chunk may lack: the end of the last line.
+    /// Ends the content after the last chunk. A chunk may lack the final CRLF, which DATA always has.
     pub fn end(&mut self) {
         if mem::replace(&mut self.at, At::Inside) == At::Cr {
             self.store_bare_cr();
@@ -130,18 +129,18 @@ impl Decoder {
         }
     }
 
-    /// Octets of memory that the message holds.
+    /// Memory that the message uses.
     pub fn memory_octets(&self) -> usize {
         self.message.capacity()
     }
 
-    /// Frees what was stored; from here on only the end is looked for.
+    /// Frees the message; from now on only the end of the content is searched for.
     pub fn discard(&mut self) {
         self.message = Vec::new();
         self.limits.message_octets_max = 0;
     }
 
-    /// The message, once its end was found.
+    /// The message, after the end was found.
     pub fn finish(self) -> Result<Vec<u8>, Fault> {
         match self.fault() {
             None => Ok(self.message),
@@ -149,7 +148,7 @@ impl Decoder {
         }
     }
 
-    /// What is wrong with the content so far.
+    /// The first reason to refuse the content received so far.
     pub fn fault(&self) -> Option<Fault> {
         let reject = self.limits.bare_newline == BareNewline::Reject;
         match self.seen {
@@ -161,8 +160,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes a piece. `run` is the start of the octets that are content as they stand and are not stored yet:
-    /// a message without oddities is copied once, in pieces as large as they came.
+    /// Decodes one piece. `run` is the start of content octets that are not stored yet: ordinary content is copied
+    /// once, in pieces as large as they arrived.
     pub fn decode(&mut self, bytes: &[u8]) -> DataProgress {
         let (mut run, mut i) = (0, 0);
         while let Some(&octet) = bytes.get(i) {
@@ -180,11 +179,11 @@ impl Decoder {
                     run = i;
                 }
                 (At::Dot, b'\n') => {
-                    // The dot is all there is on the line, and the line does not end the message: so it is content.
+                    // A dot alone on a line that does not end with CRLF: content.
                     self.store(b".");
                     self.at = At::Inside;
                 }
-                // RFC 5321 §4.5.2: other characters follow on the line, so the dot goes.
+                // RFC 5321 §4.5.2: a leading dot followed by other characters is removed.
                 (At::Dot, _) => self.at = At::Inside,
                 (At::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
                 (At::DotCr | At::Cr, _) if octet != b'\n' => {
@@ -204,7 +203,7 @@ impl Decoder {
         DataProgress::Partial
     }
 
-    /// Goes to the next octet that matters, from within a line; answers the new `run` and `i`.
+    /// Advances to the next special octet within a line; returns the new `run` and `i`.
     fn decode_inside(&mut self, bytes: &[u8], run: usize, i: usize) -> (usize, usize) {
         let Some(found) = memchr3(b'\r', b'\n', 0, &bytes[i..]) else {
             self.extend_line(bytes.len() - i);
@@ -228,7 +227,7 @@ impl Decoder {
             (b'\n', _) => {
                 self.seen.bare_newline = true;
                 self.store(b"\r\n");
-                // Not a line start of the wire: a dot behind it is content.
+                // Not a line start on the wire: a dot after it is content.
                 self.end_line(At::Inside);
             }
             (_, Some(_)) => self.store_bare_cr(),

@@ -1,46 +1,46 @@
-//! The parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`), each by the RFC of its extension.
+//! Parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`).
 
 use super::command::CommandError;
 use crate::mail::{BodyType, MailParameters, RcptParameters, SignedDuration, Timestamp, decode_xtext};
 
-/// RFC 4954 §5: octets of the value of `AUTH`.
+/// RFC 4954 §5: maximum octets of the `AUTH` value.
 const AUTH_OCTETS_MAX: usize = 500;
 const MAIL_KNOWN: &str =
-    "MAIL takes SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
+    "MAIL supports SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
 const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, \
                           REQUIRETLS, HOLDFOR=seconds, HOLDUNTIL=time";
-/// RFC 4865 §4: how long a message may be held.
+/// RFC 4865 §4: the longest time that FUTURERELEASE offers.
 pub const HOLD_MAX_S: u32 = 30 * 24 * 60 * 60;
-const RCPT_KNOWN: &str = "RCPT takes NOTIFY and ORCPT";
+const RCPT_KNOWN: &str = "RCPT supports NOTIFY and ORCPT";
 
-/// What stands behind MAIL's path.
+/// The parameters of MAIL.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct MailOptions {
     /// `SIZE` (RFC 1870).
     pub octets: Option<u64>,
     /// `BODY` (RFC 6152).
     pub body: BodyType,
-    /// `BODY=BINARYMIME` (RFC 3030): what is taken of that is 8BITMIME.
+    /// `BODY=BINARYMIME` (RFC 3030). Accepted content is also valid 8BITMIME.
     pub binary: bool,
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,
     /// `HOLDFOR` or `HOLDUNTIL` (RFC 4865).
     pub hold: Option<Hold>,
-    /// What outlives the session.
+    /// Parameters stored with the message.
     pub parameters: MailParameters,
 }
 
-/// How long a message is to be held.
+/// When a message is to be released (RFC 4865).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// From now on.
+    /// `HOLDFOR`: after this many seconds.
     Seconds(u32),
-    /// Up to this time.
+    /// `HOLDUNTIL`: at this time.
     Until(Timestamp),
 }
 
 impl Hold {
-    /// Those of `HOLDFOR`.
+    /// The seconds of `HOLDFOR`.
     pub fn seconds(self) -> Option<u32> {
         match self {
             Self::Seconds(seconds) => Some(seconds),
@@ -48,8 +48,7 @@ impl Hold {
         }
     }
 
-    /// When the message is to go out; a fault if that is further away than is offered. RFC 4865 §4: a time that has
-    /// passed holds nothing.
+    /// The time of release; an error if it is later than offered. RFC 4865 §4: a time in the past means immediately.
     pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {
         let latest = now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).unwrap_or(Timestamp::MAX);
         let release_at = match self {
@@ -58,24 +57,26 @@ impl Hold {
             }
             Self::Until(time) => time.max(now),
         };
-        let fault = CommandError::Argument("a message is held for at most 30 days");
+        let fault = CommandError::Argument("HOLDFOR or HOLDUNTIL of at most 30 days");
         if release_at <= latest { Ok(release_at) } else { Err(fault) }
     }
 }
 
-/// Reads what stands behind MAIL's path.
+/// Parses the parameters of MAIL.
 pub fn parse_mail_options(text: &str) -> Result<MailOptions, CommandError> {
     let mut options = MailOptions::default();
     for_each(text, |keyword, value| options.set(keyword, value))?;
     Ok(options)
 }
 
-/// Reads what stands behind RCPT's path.
+/// Parses the parameters of RCPT.
 pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
     let mut parameters = RcptParameters::default();
     for_each(text, |keyword, value| match (keyword, value) {
         ("NOTIFY", Some(value)) => {
-            let fault = CommandError::Argument("NOTIFY=NEVER, or a list of SUCCESS, FAILURE and DELAY");
+            let fault = CommandError::Argument(
+                "NOTIFY=NEVER, or a comma-separated list of SUCCESS, FAILURE and DELAY",
+            );
             parameters.notify = Some(value.parse().map_err(|_| fault)?);
             Ok(())
         }
@@ -90,10 +91,10 @@ pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError>
     Ok(parameters)
 }
 
-/// Hands on keyword and value of each parameter, the keyword in upper case; twice the same is a fault.
+/// Calls `set` with each keyword in upper case and its value; a repeated keyword is an error.
 fn for_each(
     text: &str,
-    mut take: impl FnMut(&str, Option<&str>) -> Result<(), CommandError>,
+    mut set: impl FnMut(&str, Option<&str>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let mut seen: Vec<String> = Vec::new();
     for parameter in text.split(' ').filter(|p| !p.is_empty()) {
@@ -102,9 +103,9 @@ fn for_each(
             None => (parameter.to_ascii_uppercase(), None),
         };
         if seen.contains(&keyword) {
-            return Err(CommandError::Argument("each parameter once"));
+            return Err(CommandError::Argument("each parameter at most once"));
         }
-        take(&keyword, value)?;
+        set(&keyword, value)?;
         seen.push(keyword);
     }
     Ok(())
@@ -125,9 +126,9 @@ impl MailOptions {
                 let fault = CommandError::Argument("ENVID=xtext of at most 100 octets");
                 self.parameters.envelope_id = Some(value.parse().map_err(|_| fault)?);
             }
-            // RFC 8689 §2: it has no value.
+            // RFC 8689 §2: REQUIRETLS has no value.
             ("REQUIRETLS", None) => self.parameters.require_tls = true,
-            // RFC 4865 §4: one of the two at most.
+            // RFC 4865 §4: HOLDFOR and HOLDUNTIL exclude each other.
             ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.hold.is_some() => {
                 return Err(CommandError::Argument("HOLDFOR or HOLDUNTIL, not both"));
             }
@@ -144,7 +145,7 @@ impl MailOptions {
     }
 }
 
-/// RFC 1870 §4: 1*20DIGIT. What overflows is over any limit all the same.
+/// RFC 1870 §4: 1*20DIGIT. A number that overflows exceeds every limit anyway.
 fn parse_size(digits: &str) -> Result<u64, CommandError> {
     if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(CommandError::Argument("SIZE=octets"));
@@ -157,7 +158,7 @@ fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
         "7BIT" => Ok((BodyType::SevenBit, false)),
         "8BITMIME" => Ok((BodyType::EightBitMime, false)),
         "BINARYMIME" => Ok((BodyType::EightBitMime, true)),
-        _ => Err(CommandError::Parameter("BODY is 7BIT, 8BITMIME or BINARYMIME")),
+        _ => Err(CommandError::Parameter("BODY supports 7BIT, 8BITMIME or BINARYMIME")),
     }
 }
 
@@ -168,7 +169,7 @@ fn parse_interval(digits: &str) -> Result<Hold, CommandError> {
     seconds.map(Hold::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
 }
 
-/// RFC 4865 §4: RFC 3339 in UTC, with the letters in upper case.
+/// RFC 4865 §4: an RFC 3339 time in UTC, with upper-case letters.
 fn parse_time(text: &str) -> Result<Hold, CommandError> {
     let shaped = text.len() >= 20
         && text.ends_with('Z')
@@ -178,7 +179,8 @@ fn parse_time(text: &str) -> Result<Hold, CommandError> {
     time.map(Hold::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
 }
 
-/// RFC 4954 §5: `<>`, or a mailbox as xtext. The claim of a client that we do not trust with it is treated as `<>`.
+/// RFC 4954 §5: `<>`, or an address as xtext. The client is not trusted to vouch for others, so the value is treated
+/// as `<>`.
 fn check_auth(value: &str) -> Result<(), CommandError> {
     let is_xtext = (1..=AUTH_OCTETS_MAX).contains(&value.len()) && decode_xtext(value).is_ok();
     if is_xtext { Ok(()) } else { Err(CommandError::Argument("AUTH=<> or AUTH=xtext of at most 500 octets")) }

@@ -1,5 +1,5 @@
-//! From an admitted envelope to a message on disk: the header is checked, recipients are counted, then the message is
-//! stamped, signed and written in one transaction.
+//! Stores a message whose envelope was admitted: checks the header, counts recipients against the send limit, then
+//! adds header fields, signs, and writes in one transaction.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -12,20 +12,20 @@ use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
 use crate::policy::submission::SendingDomain;
 use crate::store::{Message, NewMessage, Spool, StoreError, SubmissionKey};
 
-/// A message on its way to disk weighs one, and one more for each so many octets.
+/// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 
-/// A message that is right as it is: what can still fail is the limit, the signature and the disk.
+/// A message that passed all checks; only the send limit, the signature and the disk can still refuse it.
 #[derive(Debug)]
 pub struct Admitted {
     submission: Submission,
     header: header_rewrite::Checked,
-    /// Signs it.
+    /// The domain that signs.
     domain: SendingDomain,
 }
 
 impl SubmissionService {
-    /// Checks the header, and whether the submitter may send for everybody who is named in it.
+    /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<Admitted, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
         let domain = self.admit_from(&submission.submitter, &header.from).await?;
@@ -35,18 +35,19 @@ impl SubmissionService {
         Ok(Admitted { submission, header, domain })
     }
 
-    /// Checks and enqueues. After `Ok` the message is on disk.
+    /// Checks and stores. After `Ok` the message is on disk.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
         self.enqueue(self.check(submission).await?).await
     }
 
-    /// Counts, stamps, signs and writes. After `Ok` the message is on disk, now or since it was submitted before.
+    /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
+    /// submission.
     pub async fn enqueue(&self, admitted: Admitted) -> Result<MessageId, Refusal> {
         let Submission { submitter, envelope, .. } = &admitted.submission;
         let (submitter, key) = (submitter.clone(), admitted.submission_key());
         let now = Timestamp::now();
         let wish = self.wish(&submitter, now).await?;
-        // A repetition is not counted again; without a limit the transaction that writes finds it soon enough.
+        // A duplicate is not counted again. Without a send limit the storing transaction finds it.
         if let Some(key) = key.as_ref().filter(|_| wish.is_limited())
             && let Some(earlier) = self.find_accepted(&submitter, key).await?
         {
@@ -58,8 +59,7 @@ impl SubmissionService {
         self.store(&submitter, new, taken).await
     }
 
-    /// The message that a submitter's key stands for, if it was submitted within a day; refused if it stands for a
-    /// message with other content.
+    /// The message submitted before under this submission key within a day; refused if its content differs.
     pub async fn find_accepted(
         &self,
         submitter: &Submitter,
@@ -70,7 +70,7 @@ impl SubmissionService {
         found.map_err(refuse_storage)
     }
 
-    /// The message as it is stored.
+    /// Builds the message to store.
     async fn complete(
         &self,
         admitted: Admitted,
@@ -119,8 +119,8 @@ impl SubmissionService {
         })
     }
 
-    /// Writes a message when it is the tenant's turn, and gives back what it took of the limit if it is not written. Who
-    /// leaves before the turn comes has used nothing.
+    /// Stores a message when the tenant gets its permit. The quota is released if the message is not stored, or if
+    /// the caller is cancelled before the permit.
     async fn store(
         &self,
         submitter: &Submitter,
@@ -141,7 +141,7 @@ impl SubmissionService {
             return Ok(tell_repeated(submitter, stored));
         }
         tracing::info!(
-            message_id = %id,
+            msg = %id,
             tenant = %submitter.tenant.slug,
             key = %submitter.key.id,
             environment = %submitter.key.environment,
@@ -152,7 +152,7 @@ impl SubmissionService {
         Ok(id)
     }
 
-    /// When delivery is given up: the message's own time, else the tenant's, else ours.
+    /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
     async fn expiry_of(
         &self,
         submitter: &Submitter,
@@ -160,7 +160,7 @@ impl SubmissionService {
         now: Timestamp,
     ) -> Result<Timestamp, Refusal> {
         let SubmissionSettings { expiry, message_lifetime_max, .. } = self.settings;
-        // RFC 4865 §4.2: the time while it is held does not count.
+        // RFC 4865 §4.2: the time before release does not count.
         let begins_at = parameters.release_at.unwrap_or(now).max(now);
         let after = |lifetime| begins_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let latest = after(message_lifetime_max);
@@ -172,7 +172,7 @@ impl SubmissionService {
         Ok(after(lifetime).min(latest))
     }
 
-    /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
+    /// Adds our fields in front: signatures, `Received`, then missing fields.
     async fn sign(
         &self,
         tenant: TenantId,
@@ -202,7 +202,7 @@ impl SubmissionService {
 }
 
 impl Admitted {
-    /// By what a repetition is known, if the client named the submission.
+    /// The submission key, if the client identified the submission.
     fn submission_key(&self) -> Option<SubmissionKey> {
         let Submission { envelope, message, extras, .. } = &self.submission;
         let own_key = || {
@@ -213,7 +213,7 @@ impl Admitted {
     }
 }
 
-/// Of everything that makes a submission another one. The lengths keep two parts from passing for one.
+/// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.
 fn digest_of(envelope: &Envelope, message: &Bytes) -> [u8; 32] {
     let Envelope { reverse_path, recipients, parameters, .. } = envelope;
     let mut recipients: Vec<String> = recipients.iter().map(describe_recipient).collect();
@@ -235,7 +235,7 @@ fn describe_recipient(recipient: &Recipient) -> String {
     format!("{address} {notify:?} {original:?}")
 }
 
-/// As the client gave them: a time that follows from `HOLDFOR` is another one each time.
+/// The parameters as given by the client: a release time computed from `HOLDFOR` differs at each attempt.
 fn describe_parameters(parameters: &MailParameters) -> String {
     let MailParameters { return_content, envelope_id, require_tls, release_at, held_for_s, deliver_by } =
         parameters;
@@ -246,14 +246,14 @@ fn describe_parameters(parameters: &MailParameters) -> String {
 }
 
 fn tell_repeated(submitter: &Submitter, earlier: MessageId) -> MessageId {
-    tracing::info!(message_id = %earlier, tenant = %submitter.tenant.slug, "accepted before");
+    tracing::info!(msg = %earlier, tenant = %submitter.tenant.slug, "duplicate submission");
     earlier
 }
 
 fn refuse_unsigned(domain: &DomainName) -> Refusal {
     Refusal::new(
         RefusalCode::Internal,
-        format!("the message cannot be signed for {domain} now"),
-        "try again later; the operator finds the reason in the log",
+        format!("the message cannot be signed for {domain}"),
+        "try again later; the operator finds the cause in the server log",
     )
 }

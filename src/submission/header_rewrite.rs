@@ -1,4 +1,4 @@
-//! The header of a message on its way through: what we take out, what we put in front. Pure.
+//! Checks and rewrites the header of a submitted message. Pure.
 
 use std::ops::Range;
 
@@ -13,41 +13,41 @@ use crate::mail::{
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::submission::{refuse_from, refuse_from_count};
 
-/// Parsers downstream are slow on absurd headers, some quadratically.
+/// Downstream parsers are slow on huge headers, some quadratically.
 const HEADER_OCTETS_MAX: usize = 256 * 1024;
-/// RFC 5321 §6.3.
+/// RFC 5321 §6.3: loop detection.
 const RECEIVED_MAX: usize = 100;
-/// RFC 5322 §3.6.2 and §3.6.6: who a message is from, beside From.
+/// RFC 5322 §3.6.2 and §3.6.6: fields that state who sent a message, besides From.
 const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
-/// Each is looked up.
+/// Each address needs a lookup.
 const SENDERS_MAX: usize = 50;
-/// Bcc must not reach recipients (RFC 5322 §3.6.3); Return-Path is the last hop's to write (RFC 5321 §4.4).
+/// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
-/// Says which submissions are one; for us, not for recipients.
+/// Identifies a submission; not for recipients.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
-/// A message whose header has exactly one reading.
+/// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
 pub struct Checked {
     block: HeaderBlock,
-    /// The addresses of From; at least one.
+    /// The addresses of From, at least one.
     pub from: Vec<Address>,
-    /// The addresses of the other fields that say who a message is from.
+    /// The addresses of Sender, Resent-From and Resent-Sender.
     pub senders: Vec<Address>,
-    /// By what a repetition of this submission is known.
+    /// The value of Idempotency-Key.
     pub idempotency_key: Option<String>,
 }
 
-/// Reads the header, or says why it is refused.
+/// Parses the header, or refuses it.
 pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
     let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
     let received = block.named("Received").count();
     if received > RECEIVED_MAX {
         return Err(Refusal::new(
             RefusalCode::MailLoop,
-            format!("the message has been through {received} servers"),
-            "look for a loop between servers or forwarding rules",
+            format!("the message has passed {received} servers: a mail loop"),
+            "check servers and forwarding rules for a loop",
         ));
     }
     let from_fields: Vec<_> = block.named("From").collect();
@@ -61,7 +61,7 @@ pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
     Ok(Checked { block, from, senders, idempotency_key })
 }
 
-/// Some mail clients show the sender, or who sent a message again, in the place of the author.
+/// Some mail clients show Sender or Resent-From in place of From.
 fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
     let mut senders = Vec::new();
     for name in SENDER_FIELDS {
@@ -90,8 +90,8 @@ fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<St
         }
         _ => Err(Refusal::new(
             RefusalCode::HeaderMalformed,
-            "Idempotency-Key is not one line of 1 to 255 printable ASCII characters",
-            "send the field once, with a random value",
+            "Idempotency-Key must be one line of 1 to 255 printable ASCII characters",
+            "send the field once, with a unique value",
         )),
     }
 }
@@ -100,12 +100,12 @@ fn refuse_header(error: HeaderError) -> Refusal {
     Refusal::new(
         RefusalCode::HeaderMalformed,
         error.to_string(),
-        "send header fields as Name: value, then an empty line, then the body",
+        "send header fields as `Name: value`, then an empty line, then the body",
     )
 }
 
 impl Checked {
-    /// The message without the fields that no recipient may see. Copies only if there are any.
+    /// The message without fields that recipients must not see. Copies only if there are any.
     pub fn strip(&self, message: Bytes) -> Bytes {
         let removed: Vec<Range<usize>> = self
             .block
@@ -127,7 +127,7 @@ impl Checked {
         kept.freeze()
     }
 
-    /// `Date` and `Message-ID`, as far as the message lacks them (RFC 6409 §8.2, §8.3).
+    /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
     pub fn complete(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {
@@ -140,7 +140,7 @@ impl Checked {
         fields
     }
 
-    /// What lists show. `added` are the fields of [`Checked::complete`].
+    /// The summary for lists. `added` are the fields of [`CheckedHeader::missing_fields`].
     pub fn summarize(&self, added: &str, message: &[u8]) -> Summary {
         let shorten = |text: &str| text.chars().take(SUMMARY_CHARS_MAX).collect::<String>();
         let value = |name| {
@@ -149,7 +149,7 @@ impl Checked {
         };
         let own_id = value("Message-ID")
             .or_else(|| added.lines().find(|l| l.starts_with("Message-ID:")).map(|l| format!("{l}\r\n")));
-        // Parsed field by field, for only these are needed.
+        // Parsed field by field: only these are needed.
         let subject = value("Subject").and_then(|field| {
             MessageParser::default().parse_headers(field.as_bytes()).and_then(|m| m.subject().map(shorten))
         });
@@ -160,37 +160,37 @@ impl Checked {
     }
 }
 
-/// The longest part of a field that lists show.
+/// Maximum length of summary fields.
 const SUMMARY_CHARS_MAX: usize = 255;
 
 /// What lists show of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Decoded and shortened.
+    /// The subject, decoded and truncated.
     pub subject: Option<String>,
     /// The first address of From.
     pub from: Option<String>,
-    /// Without its angle brackets.
+    /// The Message-ID without angle brackets.
     pub message_id: Option<String>,
 }
 
-/// What `Received` is made of.
+/// The parts of a `Received` field.
 pub struct Receipt<'a> {
-    /// Who we are.
+    /// The host name of the server.
     pub hostname: &'a DomainName,
-    /// How the message came.
+    /// How the message was submitted.
     pub trace: &'a Trace,
-    /// The client's address, if it is to be named.
+    /// The client's address, if it is to be included.
     pub client_address: Option<std::net::IpAddr>,
-    /// The message.
+    /// The message id.
     pub id: MessageId,
-    /// When it was complete.
+    /// The time of acceptance.
     pub now: Timestamp,
 }
 
 impl Receipt<'_> {
-    /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: a name that
-    /// mail clients give in EHLO is often an address of somebody's home network.
+    /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: the EHLO name of
+    /// a mail client often reveals an address in a home network.
     pub fn field(&self) -> String {
         let mut field = String::from("Received:");
         if let Some(address) = self.client_address {
@@ -209,7 +209,7 @@ impl Receipt<'_> {
     }
 }
 
-/// RFC 5322 §3.3, always in UTC.
+/// An RFC 5322 §3.3 date in UTC.
 fn date(now: Timestamp) -> String {
     rfc2822::to_string(&now.to_zoned(jiff::tz::TimeZone::UTC))
         .unwrap_or_else(|_| unreachable!("the clock is between the years 0 and 9999"))

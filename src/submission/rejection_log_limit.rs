@@ -1,5 +1,5 @@
-//! How many refusals of one tenant are noted: enough to see what is wrong, too few to fill the disk or to keep
-//! the store busy for everybody else. A client that has lost its way repeats the same ones all the time.
+//! Limits how many rejections of one tenant are recorded: enough to diagnose a fault, too few to fill the disk or to
+//! load the store. A misconfigured client repeats the same rejection endlessly.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,10 +7,10 @@ use crate::mail::Timestamp;
 use crate::model::{LimitPeriod, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 
-/// Refusals of one tenant that are noted in one minute.
+/// Rejections recorded per tenant and minute.
 const NOTES_PER_MINUTE_MAX: u64 = 60;
 
-/// Counts notes by tenant, from minute to minute.
+/// Counts recorded rejections per tenant and minute.
 pub struct RejectionLogLimit(Mutex<FixedWindow<TenantId>>);
 
 impl Default for RejectionLogLimit {
@@ -20,7 +20,7 @@ impl Default for RejectionLogLimit {
 }
 
 impl RejectionLogLimit {
-    /// Whether another note may be made for a tenant, which is then counted.
+    /// Whether another rejection may be recorded; counts it if so.
     pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
         let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let may = notes.standing(&tenant, NOTES_PER_MINUTE_MAX, now).remaining() > 0;

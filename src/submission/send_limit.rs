@@ -1,8 +1,8 @@
-//! How much tenants may send in a minute and in a day, counted in recipients, for live and test mail apart.
+//! Send limits of tenants per minute and day, in recipients, separately for live and test mail.
 //!
-//! At MAIL and RCPT only a look is taken, so that a client hears early and keeps the recipients for which there is
-//! room. What counts is taken in one step before the message is written, and given back if it is not: so the
-//! sessions of a tenant together never pass its limit. The count of a day begins with what the store knows of it.
+//! MAIL and RCPT only check, so that a client is refused early and keeps the recipients that fit. The message is
+//! counted in one step before it is stored, and released if it is not stored, so concurrent sessions of a tenant
+//! never exceed its limit. The count of a day starts with the usage in the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +12,15 @@ use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, Usa
 use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
 use crate::store::{Ledger, LimitLevel, LimitWarning, RateLimit, Store, StoreError, Tenant};
 
-/// Percent of a limit at which the tenant is told.
+/// Percentage of a limit at which the tenant is warned.
 const APPROACHING_PERCENT: u64 = 80;
-/// Warnings remembered; more are forgotten as their periods end.
+/// Maximum of remembered warnings; beyond it, expired ones are removed.
 const WARNINGS_MAX: usize = 10_000;
 
-/// Who has a limit of its own.
+/// Limits are counted per tenant and environment.
 type Account = (TenantId, Environment);
 
-/// The limits of all tenants and what was used of them.
+/// The send limits of all tenants and their usage.
 pub struct SendLimits {
     store: Arc<Store>,
     spent: Mutex<Spent>,
@@ -29,11 +29,11 @@ pub struct SendLimits {
 struct Spent {
     minute: FixedWindow<Account>,
     day: FixedWindow<Account>,
-    /// The last warning of each limit, and until when it holds.
+    /// The last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
 }
 
-/// Who wants to send, and when.
+/// The account, limits and time of a submission.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaRequest {
     account: Account,
@@ -41,7 +41,7 @@ pub struct QuotaRequest {
     at: Timestamp,
 }
 
-/// Recipients that were counted for a message. Dropped before [`QuotaReservation::keep`] they are given back.
+/// Recipients counted for a message; released on drop unless confirmed by [`QuotaReservation::confirm`].
 #[must_use]
 pub struct QuotaReservation<'a> {
     of: &'a SendLimits,
@@ -49,24 +49,24 @@ pub struct QuotaReservation<'a> {
     count: u64,
 }
 
-/// Recipients that stay counted.
+/// Recipients that remain counted.
 pub struct ConfirmedQuota {
     wish: QuotaRequest,
     count: u64,
 }
 
 impl QuotaRequest {
-    /// Of a tenant as it is now.
+    /// The current limits of a tenant.
     pub fn new(tenant: &Tenant, environment: Environment, at: Timestamp) -> Self {
         Self { account: (tenant.id, environment), limits: tenant.rate_limit, at }
     }
 
-    /// Whether there is a limit at all.
+    /// Whether any limit applies.
     pub fn is_limited(&self) -> bool {
         self.limits().next().is_some()
     }
 
-    /// The limits that the tenant has, the one that ends last first.
+    /// The limits that apply, the longest period first.
     fn limits(&self) -> impl Iterator<Item = (LimitPeriod, u64)> + use<> {
         let RateLimit { emails_per_day, emails_per_minute, .. } = self.limits;
         let limits = [(LimitPeriod::Day, emails_per_day), (LimitPeriod::Minute, emails_per_minute)];
@@ -75,7 +75,7 @@ impl QuotaRequest {
 }
 
 impl SendLimits {
-    /// Nothing was counted yet.
+    /// No usage yet.
     pub fn new(store: Arc<Store>) -> Self {
         let spent = Spent {
             minute: FixedWindow::new(LimitPeriod::Minute),
@@ -85,13 +85,13 @@ impl SendLimits {
         Self { store, spent: Mutex::new(spent) }
     }
 
-    /// Whether there is room for so many recipients now; nothing is counted. The outer error is the store's.
+    /// Whether the limits allow this many recipients; counts nothing. The outer error is the store's.
     pub async fn check(&self, wish: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
         self.learn(wish).await?;
         Ok(self.look(&mut self.lock(), wish, count))
     }
 
-    /// Counts the recipients of a message, if there is room for all.
+    /// Counts the recipients of a message, if the limits allow all of them.
     pub async fn take(
         &self,
         wish: QuotaRequest,
@@ -103,7 +103,7 @@ impl SendLimits {
             return Ok(Err(refusal));
         }
         if wish.limits.emails_per_day.is_none() {
-            // From here on the count misses something; under a new limit the store is asked again.
+            // From now on the count is incomplete; a new limit loads it from the store again.
             spent.day.forget(&wish.account);
         }
         for (period, limit) in wish.limits() {
@@ -118,7 +118,7 @@ impl SendLimits {
         Ok(Ok(QuotaReservation { of: self, wish, count }))
     }
 
-    /// The message was not written after all.
+    /// Releases the quota of a message that was not stored.
     pub fn give_back(&self, kept: &ConfirmedQuota) {
         let mut spent = self.lock();
         for (period, _) in kept.wish.limits() {
@@ -126,7 +126,7 @@ impl SendLimits {
         }
     }
 
-    /// How the limit stands that leaves the least room; `None` if the tenant has none.
+    /// The limit with the least remaining quota; `None` without a limit.
     pub async fn standing(&self, wish: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
         self.learn(wish).await?;
         let mut spent = self.lock();
@@ -135,8 +135,7 @@ impl SendLimits {
         Ok(standings.min_by_key(QuotaStatus::remaining))
     }
 
-    /// The first time in a day the store is asked for what was sent in it. Nothing can be taken before that, so what
-    /// it answers misses nothing.
+    /// Loads the usage of the day from the store once. Nothing is counted before, so the loaded value is complete.
     async fn learn(&self, wish: &QuotaRequest) -> Result<(), StoreError> {
         if wish.limits.emails_per_day.is_none() || self.lock().day.knows(&wish.account, wish.at) {
             return Ok(());
@@ -160,7 +159,7 @@ impl SendLimits {
         Ok(())
     }
 
-    /// Tells the tenant, unless it was told in this period.
+    /// Warns the tenant, once per period and level.
     fn warn(
         &self,
         spent: &mut Spent,
@@ -198,7 +197,7 @@ impl Spent {
 }
 
 impl QuotaReservation<'_> {
-    /// From now on the message may be written, even if nobody waits to hear of it.
+    /// Confirms the quota: the message will be stored even if the caller is cancelled.
     pub fn keep(mut self) -> ConfirmedQuota {
         ConfirmedQuota { wish: self.wish, count: std::mem::take(&mut self.count) }
     }
@@ -219,16 +218,16 @@ fn refuse(period: LimitPeriod, standing: QuotaStatus, count: u64) -> Refusal {
     if count > limit {
         return Refusal::new(
             code,
-            format!(
-                "{count} recipients are more than the tenant may send to in a {period}, which is {limit}"
-            ),
-            "send to fewer at a time, or ask the operator of the platform to raise the limit",
+            format!("{count} recipients exceed the send limit of {limit} recipients per {period}"),
+            "send to fewer recipients at a time, or ask the operator to raise the limit",
         );
     }
     Refusal::new(
         code,
-        format!("the tenant may send to {limit} recipients in a {period} and has sent to {used}"),
-        format!("try again at {resets_at}, when the {period} ends, or ask the operator to raise the limit"),
+        format!("the send limit of {limit} recipients per {period} is reached: {used} are used"),
+        format!(
+            "try again after {resets_at}, when the {period} ends, or ask the operator to raise the limit"
+        ),
     )
 }
 

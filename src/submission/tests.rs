@@ -1,4 +1,4 @@
-//! Acceptance by two tenants at one time, against a real store.
+//! Concurrent submissions of two tenants, against a real store.
 
 use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
@@ -91,8 +91,8 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
     }
 }
 
-/// Accepts a backlog of one tenant and then one message of another while `turns` lets nobody go on, and answers
-/// the tenants in the order in which they were accepted once it does.
+/// Submits a backlog of one tenant and then one message of another while no permits are free. Returns the tenants in
+/// the order of acceptance.
 async fn accept_backlog_and_one(
     bed: Bed,
     turns: fn(&SubmissionService) -> &TenantSemaphore,
@@ -127,7 +127,7 @@ async fn accept_backlog_and_one(
 
 fn assert_calm_came_early((order, calm): (Vec<TenantId>, TenantId)) {
     assert_eq!(order.len(), BACKLOG + 1);
-    // One of the others was before it in turn; a few more may be answered sooner, for they are committed together.
+    // At least one of the others comes before it; a few more may be answered sooner, as they share a commit.
     let place = order.iter().position(|&tenant| tenant == calm).unwrap();
     assert!(place < BACKLOG / 2, "{place}");
 }
@@ -157,7 +157,7 @@ async fn used(bed: &Bed, submitter: &Submitter) -> u64 {
 }
 
 #[tokio::test]
-async fn who_leaves_before_its_turn_to_be_stored_has_used_nothing() {
+async fn a_submission_cancelled_before_it_is_stored_uses_no_quota() {
     let mut bed = Bed::make().await;
     bed.intake.storing = TenantSemaphore::new(1, 1);
     let bed = Arc::new(bed);
@@ -178,7 +178,7 @@ async fn who_leaves_before_its_turn_to_be_stored_has_used_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_is_known_when_the_limit_is_used_up() {
+async fn a_duplicate_submission_is_accepted_when_the_limit_is_used_up() {
     let bed = Bed::make().await;
     let submitter = bed.limited_submitter("limited", Some(1)).await;
     let id = bed.intake.accept(keyed(&submitter)).await.unwrap();

@@ -1,5 +1,4 @@
-//! Reports by mail (RFC 8460 §5.3): submitted like the mail of any tenant, so they are checked, signed and queued as
-//! that is.
+//! TLS reports by mail (RFC 8460 §5.3): submitted like any tenant's mail, and so checked, signed and queued.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use crate::mail::{Address, BodyType, DomainName, Envelope, MailParameters, Rever
 use crate::store::SubmissionKey;
 use crate::submission::{AuthenticationError, Extras, Submission, SubmissionService, Submitter, Trace};
 
-/// RFC 8460 §3: a report must not be kept back by what it reports on (RFC 8689 §4.1).
+/// RFC 8460 §3: the report itself must be delivered even without TLS (RFC 8689 §4.1).
 const TLS_WAIVER: &[u8] = b"TLS-Required: No\r\n";
 
-/// Mails reports in the name of a tenant.
+/// Submits reports as mail of one tenant.
 pub struct Letters {
     intake: Arc<SubmissionService>,
     tenant: String,
@@ -25,7 +24,7 @@ pub struct Letters {
     from: Address,
 }
 
-/// The secret of the tenant's key.
+/// Reads the secret of the tenant's key.
 ///
 /// # Errors
 /// [`TlsReportError::KeyFile`].
@@ -37,7 +36,7 @@ pub fn read_key(config: &TlsReportMail) -> Result<Zeroizing<String>, TlsReportEr
 }
 
 impl Letters {
-    /// Reads the key.
+    /// Reads the secret of the tenant's key.
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
@@ -46,10 +45,11 @@ impl Letters {
         Ok(Self { intake, tenant: config.tenant.clone(), secret, from: config.from.clone() })
     }
 
-    /// Submits a report for an address. After `Ok` it is in the spool; submitted again within a day it is there once.
+    /// Submits a report to an address. `Ok` means that it is in the spool. The same report submitted twice within a
+    /// day is sent once.
     ///
     /// # Errors
-    /// Why it was not taken, for people.
+    /// The reason as text.
     pub async fn send(&self, to: &Address, report: &Report, hostname: &DomainName) -> Result<(), String> {
         let submitter = Arc::new(self.log_in().await?);
         let message = self.compose(to, report, hostname).map_err(|error| error.to_string())?;
@@ -85,7 +85,7 @@ impl Letters {
                 format!("tls_report.mail: the key in key_file is not one of the tenant {}", self.tenant)
             }
             AuthenticationError::Refused(refusal) => refusal.message,
-            AuthenticationError::Unavailable => "the store cannot be asked now".to_owned(),
+            AuthenticationError::Unavailable => "the store is unavailable".to_owned(),
         })
     }
 

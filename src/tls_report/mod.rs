@@ -1,9 +1,8 @@
-//! Reports on TLS (RFC 8460): what the relay counted for a domain on a day is told to whom the domain names for it, by
-//! mail or over HTTPS, and then forgotten.
+//! SMTP TLS reports (RFC 8460): sends the results that the relay recorded for a domain and day to the receivers that
+//! the domain publishes, by mail or HTTPS, and then deletes them.
 //!
-//! Each report has a random time after midnight UTC; what could not be delivered is tried again for a day. That is
-//! known in memory only: after a restart a report has its first try again, and its receivers know it by its id. Imports
-//! `mail`, `dns`, `store`, `intake`, `https` and the configuration.
+//! Each report is sent at a random time after midnight UTC and retried for a day. The schedule is in memory only:
+//! after a restart a report may be sent again; receivers recognize it by its report id.
 
 mod letter;
 mod record;
@@ -33,19 +32,19 @@ use record::Receiver;
 use report::{MEDIA_TYPE, Report};
 use schedule::{day_of, first_try_at, next_try_at, oldest_kept};
 
-/// Between two looks at what is due.
+/// Time between two polls for due reports.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// Reports that are on their way at one time.
+/// Reports in progress at one time.
 const REPORTS_MAX: usize = 16;
-/// Days of domains that are read at one time.
+/// Domain days read from the store at one time.
 const PAGE: usize = 500;
-/// Receivers that a domain may name.
+/// Maximum of receivers of one domain.
 const RECEIVERS_MAX: usize = 4;
-/// How long a receiver may take, and how much of its answer is read.
+/// Limits of an HTTPS report.
 const POST_LIMITS: Limits =
     Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, excess: OverflowPolicy::Cut };
 
-/// Why reports cannot be sent.
+/// Why the reporter cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsReportError {
     /// The tenant's key cannot be read.
@@ -53,12 +52,12 @@ pub enum TlsReportError {
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// Whether the files that the configuration names can be read.
+/// Checks that the files named in the configuration are readable.
 ///
 /// # Errors
 /// [`TlsReportError::KeyFile`].
@@ -66,48 +65,48 @@ pub fn check(config: &config::TlsReport) -> Result<(), TlsReportError> {
     config.mail.as_ref().filter(|_| config.enabled).map(letter::read_key).transpose().map(drop)
 }
 
-/// What a reporter works with.
+/// The services that the reporter uses.
 pub struct TlsReportDependencies {
-    /// Where the counts are.
+    /// The recorded results.
     pub store: Arc<Store>,
-    /// Where domains name their receivers.
+    /// Resolves the receivers of a domain.
     pub resolver: Resolver,
-    /// For receivers over HTTPS.
+    /// Sends reports over HTTPS.
     pub client: Client,
-    /// For receivers by mail.
+    /// Submits reports by mail.
     pub intake: Arc<SubmissionService>,
-    /// The server's name: who submits the reports.
+    /// The host name of the server, as submitter of reports.
     pub hostname: DomainName,
 }
 
-/// Sends reports.
+/// The background task that sends reports.
 pub struct Reporter {
     parts: TlsReportDependencies,
     config: config::TlsReport,
     letters: Option<Letters>,
 }
 
-/// A day of a domain.
+/// One domain and day.
 type Subject = (Date, DomainName);
 
-/// What is known of a report that is not delivered.
+/// The schedule of a report that is not delivered to all receivers yet.
 struct Pending {
     next_try_at: Timestamp,
     tries: usize,
     progress: ReportProgress,
 }
 
-/// How far a report has come.
+/// The receivers that do not have a report yet.
 #[derive(Clone)]
 enum ReportProgress {
-    /// Nobody has it.
+    /// Not looked up yet.
     Begun,
-    /// These do not have it.
+    /// These.
     Missing(Vec<Receiver>),
 }
 
 impl Reporter {
-    /// Reads the key of the tenant in whose name reports are mailed.
+    /// Reads the key of the tenant that mails reports.
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
@@ -119,7 +118,7 @@ impl Reporter {
         Ok(Self { parts, config, letters })
     }
 
-    /// Reports until `stop`. What is cut is tried again after the next start.
+    /// Sends reports until `stop`. An interrupted report is retried after the next start.
     pub async fn run(self, stop: CancellationToken) {
         let reporter = Arc::new(self);
         let mut pending = HashMap::new();
@@ -139,13 +138,13 @@ impl Reporter {
         let oldest = oldest_kept(now);
         pending.retain(|(day, _), _| *day >= oldest);
         if let Err(error) = self.parts.store.forget_tls_results_before(oldest).await {
-            return tracing::warn!(%error, "cannot forget old results of TLS");
+            return tracing::warn!(%error, "cannot delete old TLS results");
         }
         let mut after = None;
         loop {
             let page = match self.parts.store.unreported_tls_days(day_of(now), after, PAGE).await {
                 Ok(page) => page,
-                Err(error) => return tracing::warn!(%error, "cannot look for what is to be reported on TLS"),
+                Err(error) => return tracing::warn!(%error, "cannot read due TLS reports"),
             };
             after = page.last().cloned();
             let is_last = page.len() < PAGE;
@@ -188,7 +187,7 @@ impl Reporter {
         }
     }
 
-    /// Notes what came of a try.
+    /// Records the result of an attempt.
     async fn end_one(
         &self,
         ended: Result<(Subject, Option<ReportProgress>), tokio::task::JoinError>,
@@ -196,7 +195,7 @@ impl Reporter {
     ) {
         let (subject, left) = match ended {
             Ok(ended) => ended,
-            Err(error) => return tracing::error!(%error, "the sending of a report on TLS failed"),
+            Err(error) => return tracing::error!(%error, "the task of a TLS report failed"),
         };
         let (day, domain) = &subject;
         if let Some(progress) = left
@@ -206,24 +205,24 @@ impl Reporter {
             known.progress = progress;
             match next_try_at(known.tries, Timestamp::now()) {
                 Some(at) => return known.next_try_at = at,
-                None => tracing::warn!(%day, %domain, "a report on TLS could not be delivered within a day"),
+                None => tracing::warn!(%day, %domain, "TLS report not delivered within a day"),
             }
         }
         match self.parts.store.forget_tls_results(*day, domain).await {
             Ok(()) => drop(pending.remove(&subject)),
-            // Its receivers know it by its id if it goes to them again.
-            Err(error) => tracing::warn!(%day, %domain, %error, "cannot forget results of TLS"),
+            // The report may be sent again; receivers recognize it by its id.
+            Err(error) => tracing::warn!(%day, %domain, %error, "cannot delete TLS results"),
         }
     }
 
-    /// Tries to deliver a report; what is left to do.
+    /// Attempts to deliver a report. Returns the receivers that remain.
     async fn report(&self, (day, domain): &Subject, progress: ReportProgress) -> Option<ReportProgress> {
         let receivers = match progress {
             ReportProgress::Missing(receivers) => receivers,
             ReportProgress::Begun => match self.receivers(domain).await {
                 Ok(receivers) => receivers,
                 Err(error) => {
-                    tracing::debug!(%day, %domain, %error, "cannot look up who wants reports on TLS");
+                    tracing::debug!(%day, %domain, %error, "cannot look up the receivers of TLS reports");
                     return Some(ReportProgress::Begun);
                 }
             },
@@ -241,9 +240,9 @@ impl Reporter {
                 Receiver::Mail(address) => self.mail(address, &report).await,
             };
             match delivered {
-                Ok(()) => tracing::info!(%day, %domain, %receiver, "reported on TLS"),
+                Ok(()) => tracing::info!(%day, %domain, %receiver, "TLS report delivered"),
                 Err(error) => {
-                    tracing::info!(%day, %domain, %receiver, %error, "cannot report on TLS");
+                    tracing::info!(%day, %domain, %receiver, %error, "cannot deliver TLS report");
                     missing.push(receiver);
                 }
             }
@@ -251,7 +250,7 @@ impl Reporter {
         (!missing.is_empty()).then_some(ReportProgress::Missing(missing))
     }
 
-    /// Who wants reports on a domain and can be reached from here.
+    /// The receivers of a domain that this server can reach.
     async fn receivers(&self, domain: &DomainName) -> Result<Vec<Receiver>, DnsError> {
         let texts = match self.parts.resolver.texts(&format!("_smtp._tls.{domain}")).await {
             Ok(texts) => texts,
@@ -273,7 +272,7 @@ impl Reporter {
         let (results, sts) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                tracing::warn!(%day, %domain, %error, "cannot read what is to be reported on TLS");
+                tracing::warn!(%day, %domain, %error, "cannot read TLS results");
                 return None;
             }
         };
@@ -283,17 +282,17 @@ impl Reporter {
             contact: self.config.contact.as_deref(),
         };
         let built = Report::build(&author, day, domain, &results, sts.as_ref());
-        built.inspect_err(|error| tracing::error!(%day, %domain, %error, "cannot write a report on TLS")).ok()
+        built.inspect_err(|error| tracing::error!(%day, %domain, %error, "cannot build TLS report")).ok()
     }
 
-    /// RFC 8460 §5.4.
+    /// Sends a report over HTTPS (RFC 8460 §5.4).
     async fn post(&self, url: Url, body: Bytes) -> Result<(), String> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let request = Request { method: Method::POST, url, headers, body };
         let sent = self.parts.client.send(request, POST_LIMITS).await;
         let status = sent.map_err(|error| error.to_string())?.status;
-        if status.is_success() { Ok(()) } else { Err(format!("it answers {}", status.as_u16())) }
+        if status.is_success() { Ok(()) } else { Err(format!("the receiver replied {}", status.as_u16())) }
     }
 
     async fn mail(&self, to: &Address, report: &Report) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The report of a day: JSON (RFC 8460 §4), compressed.
+//! The report of a domain and day: JSON (RFC 8460 §4), compressed.
 
 use std::io::{self, Write};
 
@@ -15,34 +15,34 @@ use crate::mail::{Date, DomainName};
 use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{StsRecord, TlsResult};
 
-/// RFC 8460 §6.5: of the compressed report.
+/// RFC 8460 §6.5: the media type of the compressed report.
 pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
-/// Who reports.
+/// The reporting organization.
 pub struct Author<'a> {
-    /// The server.
+    /// The host name of the server.
     pub hostname: &'a DomainName,
-    /// Whose it is; the host name says it otherwise.
+    /// The name of the organization; the host name by default.
     pub organization: Option<&'a str>,
-    /// Whom to ask.
+    /// The contact address.
     pub contact: Option<&'a str>,
 }
 
-/// A report that can be sent.
+/// A report ready to be sent.
 pub struct Report {
-    /// What it says.
+    /// The content.
     pub content: TlsReport,
-    /// About whom.
+    /// The domain that it is about.
     pub domain: DomainName,
-    /// The JSON in gzip.
+    /// The JSON, compressed with gzip.
     pub compressed: Bytes,
 }
 
 impl Report {
-    /// Writes the report on a day of a domain. `sts` is the domain's MTA-STS policy as far as it is known now.
+    /// Builds the report. `sts` is the domain's current MTA-STS policy, if known.
     ///
     /// # Errors
-    /// What the JSON or the compression fails of, which is a fault of this program.
+    /// A failure of JSON or compression, which is a defect of the program.
     pub fn build(
         author: &Author<'_>,
         day: Date,
@@ -104,7 +104,7 @@ fn policy(
     }
 }
 
-/// What is not known is left out: RFC 8460 §4.4 knows no `null`.
+/// Removes empty fields: RFC 8460 §4.4 has no `null`.
 fn drop_empty(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! What follows from a look at the DNS. Pure: findings and the time are arguments.
+//! Derives the status of a domain from its DNS records. Pure: lookup results and time are arguments.
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DomainStatus, Verification};
@@ -6,28 +6,28 @@ use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
 
 use super::records::{DnsRecord, Purpose, compare, primary_keys};
 
-/// Characters of what was found that are kept for one record, in all.
+/// Maximum of characters stored of the texts found for one record.
 const FOUND_CHARS_MAX: usize = 1024;
 
-/// What the DNS said of one record that a domain should have.
+/// The result of looking up one expected record.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// What was looked for.
+    /// The expected record.
     pub record: DnsRecord,
-    /// The texts at its name; `None` if the DNS could not be asked.
+    /// The TXT records at its name; `None` if the lookup failed.
     pub texts: Option<Vec<String>>,
 }
 
-/// Whether the proof of a domain stands.
+/// Whether the domain is proved to belong to the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
     Right,
     Wrong,
-    /// The DNS could not be asked for a part that decides.
+    /// The lookup of a decisive record failed.
     Unknown,
 }
 
-/// Derives the check of a domain from what was found. Where the DNS could not be asked, everything stays as it was.
+/// Derives the check of a domain. Where a lookup failed, the earlier result stays.
 pub fn decide(
     domain: &Domain,
     keys: &[DkimKey],
@@ -38,7 +38,7 @@ pub fn decide(
     let judged: Vec<_> = findings.iter().map(|finding| judge(domain, finding)).collect();
     let proof = weigh(keys, findings, &judged);
     let (status, failing_since) = match domain.verification {
-        // The platform vouches for the domain: its records are shown, and decide nothing.
+        // The platform vouches for the domain: its records are shown but do not decide.
         Verification::Manual => (domain.status, None),
         Verification::Dns => follow(domain, proof, now, verification_grace),
     };
@@ -53,7 +53,7 @@ pub fn decide(
     for (finding, (result, is_known)) in findings.iter().zip(&judged) {
         let Some(id) = finding.record.dkim_key else { continue };
         match (domain.verification, result.status) {
-            // Receivers of a vouched-for domain may see records that this server does not.
+            // For a vouched-for domain, receivers may see records that this server does not.
             (Verification::Manual, _) => check.dkim_seen.push(id),
             (Verification::Dns, _) if !is_known => {}
             (Verification::Dns, RecordStatus::Ok) => check.dkim_seen.push(id),
@@ -63,7 +63,7 @@ pub fn decide(
     check
 }
 
-/// The result for one record, and whether the DNS could be asked for it.
+/// The result for one record, and whether its lookup succeeded.
 fn judge(domain: &Domain, finding: &Finding) -> (RecordCheck, bool) {
     let name = &finding.record.name;
     match &finding.texts {
@@ -80,7 +80,7 @@ fn judge(domain: &Domain, finding: &Finding) -> (RecordCheck, bool) {
     }
 }
 
-/// Ownership and one of the primary DKIM keys make the proof.
+/// Ownership and one of the primary DKIM keys together are the proof.
 fn weigh(keys: &[DkimKey], findings: &[Finding], judged: &[(RecordCheck, bool)]) -> Proof {
     let primary: Vec<_> = primary_keys(keys).iter().map(|key| key.id).collect();
     let proofs_of = |wanted: &dyn Fn(&DnsRecord) -> bool| -> Vec<Proof> {
@@ -106,7 +106,7 @@ fn any(proofs: &[Proof]) -> Proof {
     [Proof::Right, Proof::Unknown].into_iter().find(|p| proofs.contains(p)).unwrap_or(Proof::Wrong)
 }
 
-/// The status that follows from the one before. A verified domain gets time to be mended.
+/// The next status. A verified domain with wrong records stays verified for the grace period.
 fn follow(
     domain: &Domain,
     proof: Proof,

@@ -1,5 +1,5 @@
-//! The regular check of all domains. Tenants take turns, so that one with many domains whose DNS does not answer
-//! delays nobody's checks but its own.
+//! The regular check of all domains. Tenants share the lookups fairly, so that a tenant with many domains on
+//! unresponsive DNS servers delays only its own checks.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::store::{self, Directory, Store};
 
 use super::{VerificationSettings, check};
 
-/// Turns at the same time; each tenant has one at most.
+/// Tenants checked at the same time.
 const TURNS_MAX: usize = 8;
-/// Domains of one turn, looked up at the same time. They take as long as the DNS takes to fail: half a minute.
+/// Domains of one tenant checked at the same time. A batch takes as long as DNS timeouts: half a minute.
 const TURN_DOMAINS: usize = 4;
 
-/// Checks every domain once in an interval, until `stop`.
+/// Checks every domain once per interval, until `stop`.
 pub async fn recheck_loop(
     store: Arc<Store>,
     resolver: Resolver,
     settings: VerificationSettings,
     stop: CancellationToken,
 ) {
-    // Looking often for the few domains that are due spreads the look-ups over the interval.
+    // Frequent polls for the few due domains spread the lookups over the interval.
     let pause = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
     let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
     let turns = Arc::new(Turns { store, resolver, settings, free: Semaphore::new(TURNS_MAX) });
@@ -47,7 +47,7 @@ pub async fn recheck_loop(
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the regular check of domains failed and will be tried again");
+                tracing::warn!(%error, "domain check failed; retrying");
             }
         }
         let next = tokio::time::sleep(pause);
@@ -66,28 +66,28 @@ struct Turns {
     store: Arc<Store>,
     resolver: Resolver,
     settings: VerificationSettings,
-    /// Whoever waits longest is next.
+    /// FIFO: the tenant that waits longest is next.
     free: Semaphore,
 }
 
 impl Turns {
-    /// Checks those of a tenant's domains whose last check was before a time, a few in each turn.
+    /// Checks the domains of a tenant that were last checked before a time, in batches.
     async fn check_all(self: &Arc<Self>, tenant: TenantId, before: Timestamp) {
         loop {
             let Ok(_turn) = self.free.acquire().await else { return };
             match self.check_some(tenant, before).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                // Not gone on with: the same domains would come back and be tried without end.
+                // Stop here: the same domains would be returned and retried endlessly.
                 Err(error) => {
-                    tracing::warn!(%tenant, %error, "the regular check of domains failed and will be tried again");
+                    tracing::warn!(%tenant, %error, "domain check failed; retrying");
                     return;
                 }
             }
         }
     }
 
-    /// How many were checked.
+    /// Checks one batch. Returns the number of domains.
     async fn check_some(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
         let mut checks = JoinSet::new();
         for domain in self.store.domains_to_check(tenant, before, TURN_DOMAINS).await? {

@@ -1,4 +1,4 @@
-//! One try: the request, and what its answer means.
+//! One webhook request and the meaning of its response.
 
 use std::time::Instant;
 
@@ -20,10 +20,10 @@ const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const AGENT: &str = concat!("pillarbox/", env!("CARGO_PKG_VERSION"));
-/// Octets of an answer that are read; what they say is for people.
+/// Octets of the response that are stored for people to read.
 const RESPONSE_OCTETS_MAX: usize = 4096;
 
-/// What is told: an event, with the field that Standard Webhooks has for its time.
+/// The body: the event, with `timestamp` as in Standard Webhooks.
 #[derive(Serialize)]
 struct Payload<'a> {
     #[serde(flatten)]
@@ -31,20 +31,20 @@ struct Payload<'a> {
     timestamp: Timestamp,
 }
 
-/// What a try needs.
+/// One attempt to deliver an event.
 pub struct Post<'a> {
-    /// The same at every try.
+    /// The delivery, the same at every attempt.
     pub id: WebhookDeliveryId,
-    /// Where to.
+    /// The URL of the endpoint.
     pub url: &'a str,
-    /// The present one first.
+    /// The current secret first.
     pub secrets: &'a [WebhookSecret],
-    /// What is told.
+    /// The event.
     pub event: &'a Event,
 }
 
 impl Post<'_> {
-    /// Makes the try.
+    /// Sends the request.
     pub async fn send(&self, client: &Client, config: &config::Webhooks) -> WebhookAttempt {
         let (at, started) = (Timestamp::now(), Instant::now());
         let sent = match self.request(config, at) {
@@ -67,12 +67,12 @@ impl Post<'_> {
         WebhookAttempt { at, duration_ms, status, response, error }
     }
 
-    /// What a tenant is told of an error: not where a name leads in networks that are none of its business.
+    /// The error as shown to the tenant: without the addresses of private networks that a name resolves to.
     fn words_for(&self, error: &SendError) -> String {
-        tracing::debug!(delivery = %self.id, %error, "not told");
+        tracing::debug!(delivery = %self.id, %error, "webhook failed");
         match error {
             SendError::Forbidden(_) => {
-                "the host leads to a private, loopback or otherwise special address only, where no events are posted"
+                "the host resolves only to private, loopback or otherwise special addresses, to which webhooks are not sent"
                     .into()
             }
             SendError::Connect { source, .. } => format!("cannot connect: {source}"),
@@ -82,9 +82,9 @@ impl Post<'_> {
 
     fn request(&self, config: &config::Webhooks, at: Timestamp) -> Result<Request, String> {
         let url = Url::parse(self.url).map_err(|error| error.to_string())?;
-        // The configuration may have changed since the URL was taken.
+        // The configuration may have changed since the URL was accepted.
         if url.scheme() == "http" && !config.may_be_plain(&url) {
-            return Err("plain http is not allowed to this host".into());
+            return Err("plain http is not allowed for this host; use https".into());
         }
         let payload = Payload { event: self.event.view(), timestamp: self.event.created_at };
         let body = serde_json::to_vec(&payload).map_err(|error| error.to_string())?;
@@ -100,18 +100,18 @@ impl Post<'_> {
     }
 }
 
-/// What an answer means.
+/// The meaning of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// It was taken.
+    /// 2xx: the endpoint accepted the event.
     Taken,
-    /// It was not: a redirect is an answer like any other, and none at all is one too.
+    /// Any other status, redirects included, or no response.
     NotTaken,
-    /// The endpoint wants no more.
+    /// 410: the endpoint wants no more events.
     Gone,
 }
 
-/// Reads the status of an answer (Standard Webhooks 1.0.0, "Webhook consumers").
+/// Classifies a response by its status (Standard Webhooks 1.0.0, "Webhook consumers").
 pub fn meaning_of(attempt: &WebhookAttempt) -> Meaning {
     match attempt.status.and_then(|code| StatusCode::from_u16(code).ok()) {
         Some(status) if status.is_success() => Meaning::Taken,

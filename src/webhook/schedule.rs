@@ -1,4 +1,4 @@
-//! When a try that failed is made again.
+//! The retry schedule.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::mail::{SignedDuration, Timestamp};
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
-/// Between a failed try and the next, in the order of tries: about three days in all.
+/// Delays between attempts: about three days in all.
 pub const RETRIES: &[Duration] = &[
     Duration::from_secs(5),
     Duration::from_secs(5 * MINUTE),
@@ -20,11 +20,11 @@ pub const RETRIES: &[Duration] = &[
     Duration::from_secs(24 * HOUR),
 ];
 
-/// What is added at most, so that what failed together does not come back together.
+/// Maximum of random delay, so that requests that failed together are not retried together.
 const JITTER_MAX: f64 = 0.1;
 
-/// When to try again after so many tries, at least one, the last of which failed at `now`. `None` if enough were made.
-/// `jitter` is from 0 to 1.
+/// The time of the next attempt after `attempts` (at least one), the last of which failed at `now`. `None` after the
+/// last. `jitter` is from 0 to 1.
 pub fn next_attempt_at(
     retries: &[Duration],
     attempts: u32,

@@ -1,4 +1,4 @@
-//! The telling of one webhook: what is due is posted, a few at a time, until nothing is.
+//! The worker of one webhook: posts due events, a few at a time, until none is due.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,38 +20,38 @@ use crate::store::{
 /// How long an endpoint may fail before it is disabled.
 const FAILING_MAX: SignedDuration = SignedDuration::from_hours(5 * 24);
 
-/// Serves one webhook.
+/// Delivers the events of one webhook.
 pub struct EndpointWorker {
     teller: Arc<WebhookDispatcher>,
     id: WebhookId,
     stop: CancellationToken,
     requests: JoinSet<RequestEnd>,
     flights: HashMap<Id, Flight>,
-    /// What has no outcome in the database, and until when it rests: it would be told over and over.
+    /// Deliveries whose result could not be stored, and until when they are not retried.
     resting: HashMap<WebhookDeliveryId, Timestamp>,
-    /// The last try failed: then one at a time shows whether the endpoint is back.
+    /// The last attempt failed: one request at a time tests whether the endpoint is back.
     is_failing: Option<bool>,
-    /// When to serve it again, as far as the database knows.
+    /// When the webhook has due events again, as far as the database knows.
     next_due_at: Option<Timestamp>,
 }
 
-/// Where requests go.
+/// The destination of requests.
 struct Endpoint {
     webhook: Webhook,
     secrets: Vec<WebhookSecret>,
 }
 
-/// What a request is about.
+/// A request in progress.
 struct Flight {
     delivery: WebhookDeliveryId,
     message: Option<MessageId>,
 }
 
-/// How a request came to its end.
+/// The result of a request.
 enum RequestEnd {
     Taken,
     NotTaken,
-    /// The outcome could not be written, so that it will be told again.
+    /// The result could not be stored, so the event will be posted again.
     NotWritten,
 }
 
@@ -69,7 +69,7 @@ impl EndpointWorker {
         }
     }
 
-    /// Works until nothing is due. `news` says that there may be more; answered with what was not heard of it.
+    /// Runs until nothing is due. `wakeups` signals that more may be due; it is returned with any signal not seen.
     pub async fn run(mut self, mut news: watch::Receiver<()>) -> (WebhookId, watch::Receiver<()>) {
         loop {
             news.borrow_and_update();
@@ -104,16 +104,16 @@ impl EndpointWorker {
         self.resting.retain(|_, until| *until > now);
         match self.teller.store.claim_webhook(self.id, self.busy(), room, now).await {
             Ok(Some(served)) => self.begin(served),
-            // What is left waits until somebody enables it again.
+            // The webhook is disabled or gone; events wait until it is enabled again.
             Ok(None) => self.next_due_at = None,
             Err(error) => {
-                tracing::warn!(webhook = %self.id, %error, "cannot read what is to be told");
+                tracing::warn!(webhook = %self.id, %error, "cannot read due events");
                 self.next_due_at = Some(now + STORE_PAUSE);
             }
         }
     }
 
-    /// What is not to be claimed beside.
+    /// Deliveries and messages in progress, which must not be claimed again.
     fn busy(&self) -> WebhookFlights {
         let flying = self.flights.values().map(|flight| flight.delivery);
         WebhookFlights {
@@ -127,7 +127,7 @@ impl EndpointWorker {
         let was_unknown = self.is_failing.is_none();
         let is_failing = *self.is_failing.get_or_insert(webhook.failing_since.is_some());
         self.next_due_at = work.next_due_at;
-        // The first look did not know yet.
+        // The first claim did not know yet that the endpoint fails.
         let width = if is_failing && was_unknown { 1 } else { work.deliveries.len() };
         let endpoint = Arc::new(Endpoint { webhook, secrets });
         for delivery in work.deliveries.into_iter().take(width) {
@@ -139,7 +139,7 @@ impl EndpointWorker {
 
     fn end_one(&mut self, ended: Result<(Id, RequestEnd), JoinError>) {
         let (task, end) = ended.unwrap_or_else(|error| {
-            tracing::error!(webhook = %self.id, %error, "a request to a webhook failed");
+            tracing::error!(webhook = %self.id, %error, "the task of a webhook request failed");
             (error.id(), RequestEnd::NotWritten)
         });
         let Some(flight) = self.flights.remove(&task) else { return };
@@ -153,7 +153,7 @@ impl EndpointWorker {
     }
 }
 
-/// One try, written down.
+/// One attempt, with its result recorded.
 async fn fly(
     teller: Arc<WebhookDispatcher>,
     endpoint: Arc<Endpoint>,
@@ -164,7 +164,7 @@ async fn fly(
     let post = Post { id, url: &webhook.url, secrets, event: &delivery.event };
     let config = &teller.settings.config;
     let attempt = {
-        // Never closed; without a turn it would only be one request more.
+        // The semaphore is never closed.
         let _turn = teller.requests.take(webhook.tenant_id).await;
         post.send(&teller.client, config).await
     };
@@ -186,7 +186,7 @@ async fn fly(
         (Ok(()), Meaning::Taken) => RequestEnd::Taken,
         (Ok(()), _) => RequestEnd::NotTaken,
         (Err(error), _) => {
-            tracing::warn!(webhook = %webhook_id, %error, "cannot write what came of a request");
+            tracing::warn!(webhook = %webhook_id, %error, "cannot record the result of a webhook request");
             RequestEnd::NotWritten
         }
     }

@@ -1,13 +1,13 @@
-//! A message's wire form behind DATA (RFC 5321 §4.5.2), made in chunks.
+//! Dot stuffing (RFC 5321 §4.5.2), in pieces.
 
-/// Puts a message into wire form: dots at the start of lines doubled, nothing but CRLF ends a line, one terminator.
+/// Converts a message to wire form: dots at line starts are doubled, lines end with CRLF, one terminator follows.
 ///
-/// The spool holds CRLF throughout. Should a lone CR or LF be there nevertheless it goes out as a space or as CRLF,
-/// because servers that take either for a line end could be made to see a message inside the message.
+/// The spool stores CRLF line ends only. A bare CR or LF would nevertheless be sent as a space or CRLF, because
+/// servers that accept either as a line end are open to SMTP smuggling.
 #[derive(Debug)]
 pub struct Stuffing {
     at_line_start: bool,
-    /// A CR at the end of a piece, whose meaning the next piece decides.
+    /// A CR at the end of a piece; the next piece decides whether it is bare.
     after_cr: bool,
 }
 
@@ -46,7 +46,7 @@ impl Stuffing {
         self.push_lines(piece, out);
     }
 
-    /// Copies runs of lines, stopping only where something must be put in or changed.
+    /// Copies runs of lines; stops only where octets must be inserted or replaced.
     fn push_lines(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut copied = 0;
         for at in memchr::memchr2_iter(b'\r', b'\n', piece) {
@@ -85,7 +85,7 @@ impl Stuffing {
         out.extend_from_slice(&piece[copied..]);
     }
 
-    /// Ends the last line if it has no end, and appends the terminator.
+    /// Ends the last line if necessary, and appends the terminator.
     pub fn finish(self, out: &mut Vec<u8>) {
         if self.after_cr {
             out.push(b' ');

@@ -1,4 +1,4 @@
-//! From the first byte of a connection to where mail can be sent: greeting, EHLO or HELO, STARTTLS, AUTH.
+//! The start of a connection: greeting, EHLO or HELO, STARTTLS, AUTH.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,40 +11,40 @@ use super::scram::{Binding, Scram, ScramError};
 use super::{Capabilities, Phase};
 use crate::smtp::{ChannelBinding, Reply};
 
-/// RFC 4954 §4: longer initial responses wait for a 334 of their own.
+/// RFC 4954 §4: a longer initial response must wait for a 334.
 const AUTH_LINE_OCTETS_MAX: usize = 510;
 
-/// How a connection is to be opened.
+/// Options of the handshake.
 #[derive(Debug, Clone)]
 pub struct OpeningOptions {
-    /// Our name in EHLO.
+    /// Our EHLO name.
     pub hello_name: String,
-    /// Whether to ask for TLS.
+    /// Whether to use STARTTLS.
     pub starttls: StartTls,
-    /// Whether the connection has TLS from its first byte.
+    /// Whether the connection already uses TLS.
     pub secured: bool,
-    /// Whether the server is on this machine: only there may a login go in clear.
+    /// Whether the server is on this machine: only there may a password be sent without TLS.
     pub local: bool,
-    /// What its TLS gives to bind a login to it, if anything.
+    /// The channel binding of the TLS connection.
     pub channel: Option<ChannelBinding>,
-    /// Fresh, printable ASCII without a comma, for SCRAM.
+    /// A SCRAM nonce: fresh, printable ASCII without commas.
     pub nonce: String,
-    /// The account, where the server wants one.
+    /// User name and password, if the server requires authentication.
     pub login: Option<Login>,
 }
 
-/// Whether to ask for TLS on a connection in clear.
+/// Whether to use STARTTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartTls {
     /// Never.
     Never,
-    /// If it is offered.
+    /// If the server offers it.
     IfOffered,
-    /// Or else not at all.
+    /// Always; fail if the server does not offer it.
     Required,
 }
 
-/// An account at the server.
+/// User name and password.
 #[derive(Clone)]
 pub struct Login {
     /// The name.
@@ -59,7 +59,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A line to be sent. Its text form is safe to show.
+/// A command to send. Its Display form hides secrets.
 #[derive(Clone)]
 pub struct Command {
     line: Zeroizing<String>,
@@ -75,7 +75,7 @@ impl Command {
         Self { line: Zeroizing::new(line), shown: Some(shown) }
     }
 
-    /// The octets, CRLF included.
+    /// The octets with CRLF.
     pub fn wire(&self) -> &[u8] {
         self.line.as_bytes()
     }
@@ -93,43 +93,43 @@ impl fmt::Debug for Command {
     }
 }
 
-/// What the shell has to do next.
+/// What the caller must do next.
 #[derive(Debug)]
 pub enum Step {
-    /// Send the command if there is one, then hand in the reply, which belongs to this phase.
+    /// Send the command, if any, then pass the reply to [`Handshake::reply`]. The phase decides the timeout.
     Exchange(Option<Command>, Phase),
-    /// Do the TLS handshake, then call [`Opening::secured`].
+    /// Perform the TLS handshake, then call [`Handshake::secured`].
     UpgradeTls,
-    /// Mail can be sent.
+    /// The connection is ready for transactions.
     Ready(Capabilities),
-    /// The connection is of no use.
+    /// The connection cannot be used.
     Failed(OpeningError),
 }
 
-/// Why no mail can be sent over a connection.
+/// Why a connection cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpeningError {
-    /// The server said so.
-    #[error("the server refused at {}", .0.as_str())]
+    /// The server refused a command.
+    #[error("the server refused {}", .0.as_str())]
     Refused(Phase, Reply),
-    /// TLS is required and not offered, or refused.
+    /// TLS is required and STARTTLS not offered or refused.
     #[error("the server does not offer STARTTLS, which this route requires")]
     NoTls,
-    /// Bytes came in clear behind the reply to STARTTLS (RFC 3207 §6).
-    #[error("the server sent data in clear after its reply to STARTTLS")]
+    /// The server sent octets after its STARTTLS reply (RFC 3207 §6).
+    #[error("the server sent plain-text data after its STARTTLS reply")]
     Injection,
-    /// A login on a connection without TLS.
-    #[error("the password is sent over TLS only, which this connection does not have")]
+    /// A password would be sent without TLS.
+    #[error("the password is sent over TLS only, and this connection has no TLS")]
     LoginInClear,
-    /// No mechanism that we know, or none at all.
+    /// No supported mechanism is offered.
     #[error("the server offers none of AUTH SCRAM-SHA-256, PLAIN and LOGIN")]
     NoMechanism,
-    /// SCRAM went wrong on the server's side.
+    /// SCRAM failed.
     #[error("{0}")]
     Scram(#[from] ScramError),
 }
 
-/// The machine. Begins with [`Opening::begin`]; each reply moves it on.
+/// The state machine. Start with [`Handshake::begin`]; each reply advances it.
 #[derive(Debug)]
 pub struct Opening {
     options: OpeningOptions,
@@ -144,13 +144,13 @@ enum State {
     Ehlo,
     Helo,
     StartTls,
-    /// PLAIN, the response sent with the command.
+    /// PLAIN with initial response.
     PlainAtOnce,
-    /// PLAIN, the response asked for by the 334 that comes.
+    /// PLAIN without: the response follows the 334.
     PlainAsked,
-    /// The challenge of SCRAM comes.
+    /// Waits for the SCRAM challenge.
     ScramChallenge,
-    /// The server's own proof comes.
+    /// Waits for the server signature.
     ScramSignature,
     LoginUser,
     LoginPassword,
@@ -159,14 +159,14 @@ enum State {
 }
 
 impl Opening {
-    /// The machine and its first step, which is to wait for the greeting.
+    /// The state machine and its first step: wait for the greeting.
     pub fn begin(options: OpeningOptions) -> (Self, Step) {
         let capabilities = Capabilities::default();
         let machine = Self { options, capabilities, state: State::Greeting, scram: None };
         (machine, Step::Exchange(None, Phase::Greeting))
     }
 
-    /// Takes a reply. `leftover`: whether more bytes have come behind it.
+    /// Processes a reply. `leftover`: whether more octets have arrived after it.
     pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
         match (self.state, reply.code) {
             (State::Greeting, 220) => self.hello(State::Ehlo),
@@ -174,7 +174,7 @@ impl Opening {
                 self.capabilities = Capabilities::read(&reply);
                 self.after_hello()
             }
-            // RFC 5321 §3.2: a server may know HELO only.
+            // RFC 5321 §3.2: the server may support HELO only.
             (State::Ehlo, 500..=599) => self.hello(State::Helo),
             (State::Helo, 250) => {
                 self.capabilities = Capabilities::default();
@@ -190,10 +190,10 @@ impl Opening {
                 Ok(()) => self.respond(State::AuthEnd, |_| String::new()),
                 Err(error) => Step::Failed(error.into()),
             },
-            // Who is taken without a proof of the server's may be anybody's victim.
+            // A server that accepts the login without its own proof may be an impostor.
             (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
-            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism. One that
-            // refuses our proof would refuse the password as well, and must not get it.
+            // A server may offer mechanisms for which it has no verifier of this user: RFC 4954 §4 allows to try
+            // another one. A server that refuses our proof would refuse the password too, and must not get it.
             (State::ScramChallenge, 500..=599)
                 if self.capabilities.auth_plain || self.capabilities.auth_login =>
             {
@@ -211,11 +211,11 @@ impl Opening {
         }
     }
 
-    /// The TLS handshake is done; `channel` binds a login to it.
+    /// Call after the TLS handshake; `channel` is its channel binding.
     pub fn secured(&mut self, channel: Option<ChannelBinding>) -> Step {
         self.options.secured = true;
         self.options.channel = channel;
-        // RFC 3207 §4.2: what was learnt in clear is forgotten.
+        // RFC 3207 §4.2: forget everything received before TLS.
         self.capabilities = Capabilities::default();
         self.hello(State::Ehlo)
     }
@@ -319,13 +319,13 @@ impl State {
     }
 }
 
-/// RFC 4616 §2: no identity to act for, the name, the password.
+/// RFC 4616 §2: empty authorization identity, user name, password.
 fn plain_response(login: &Login) -> String {
     BASE64.encode(Zeroizing::new(format!("\0{}\0{}", login.user, login.password.as_str())).as_bytes())
 }
 
 impl OpeningError {
-    /// Where in the dialogue it happened.
+    /// The phase in which it happened.
     pub fn phase(&self) -> Phase {
         match self {
             Self::Refused(phase, _) => *phase,
@@ -334,7 +334,7 @@ impl OpeningError {
         }
     }
 
-    /// What to show: the reply, or our own words.
+    /// The text to show: the reply, or our message.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Refused(_, reply) => Cow::Owned(reply.lines.join(" ")),

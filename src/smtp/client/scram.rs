@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677) as the client: the password is never sent, and the server
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), client role: the password is never sent, and the server
 //! proves that it knows it too.
 
 use std::num::NonZeroU32;
@@ -11,17 +11,17 @@ use super::Login;
 use crate::model::ScramProof;
 use crate::smtp::ChannelBinding;
 
-/// RFC 5802 §9: a server that was taken over might ask for work without end. This is about a tenth of a second.
+/// RFC 5802 §9: a hostile server could demand unlimited work. This is about a tenth of a second.
 const ITERATIONS_MAX: u32 = 200_000;
 
-/// What the channel offers to bind the login to it (RFC 5802 §6).
+/// The channel binding flag (RFC 5802 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// Nothing: no TLS, or one that has no exporter we use.
+    /// No channel binding available.
     Unable,
-    /// It could, and the server did not offer PLUS.
+    /// Available, but the server does not offer PLUS.
     Unasked,
-    /// This value (RFC 9266).
+    /// Bound to this value (RFC 9266).
     Bound(ChannelBinding),
 }
 
@@ -35,57 +35,57 @@ impl Binding {
     }
 }
 
-/// An exchange that has begun.
+/// An exchange in progress.
 #[derive(Debug)]
 pub struct Scram {
     nonce: String,
     bare: String,
     binding: Binding,
-    /// What the server has to answer to our proof.
+    /// The expected server signature.
     signature: Option<[u8; 32]>,
 }
 
-/// Why an exchange cannot go on.
+/// Why the exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScramError {
-    /// Not the message that belongs there.
-    #[error("the server's part of SCRAM is malformed")]
+    /// Not the expected message.
+    #[error("the server's SCRAM message is malformed")]
     Malformed,
-    /// The challenge is not an answer to what we sent.
-    #[error("the server's part of SCRAM does not belong to ours")]
+    /// The challenge does not contain our nonce.
+    #[error("the server's SCRAM challenge does not contain our nonce")]
     Nonce,
-    /// More work than is reasonable.
-    #[error("the server asks for more than {ITERATIONS_MAX} iterations of SCRAM")]
+    /// More iterations than we accept.
+    #[error("the server requires more than {ITERATIONS_MAX} SCRAM iterations")]
     Iterations,
-    /// It does not know the password: somebody poses as the server.
+    /// The server does not know the password: an impostor.
     #[error("the server could not prove that it knows the password")]
     Unproven,
 }
 
 impl Scram {
-    /// Whether a login can be done so: what SASLprep (RFC 4013) would change is left to other mechanisms.
+    /// Whether SCRAM supports the login: text that SASLprep (RFC 4013) would change is left to other mechanisms.
     pub fn suits(login: &Login) -> bool {
         let is_plain = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
         is_plain(&login.user) && is_plain(&login.password)
     }
 
-    /// Begins. The nonce is fresh, printable ASCII without a comma.
+    /// Starts an exchange. The nonce is fresh, printable ASCII without commas.
     pub fn new(user: &str, nonce: &str, binding: Binding) -> Self {
         // RFC 5802 §5.1.
         let name = user.replace('=', "=3D").replace(',', "=2C");
         Self { nonce: nonce.to_owned(), bare: format!("n={name},r={nonce}"), binding, signature: None }
     }
 
-    /// `client-first-message` in base64.
+    /// `client-first-message` (base64).
     pub fn first(&self) -> String {
         BASE64.encode(format!("{}{}", self.binding.header(), self.bare))
     }
 
-    /// `client-final-message` in base64, for a `server-first-message` in base64.
+    /// `client-final-message` (base64) for a `server-first-message` (base64).
     pub fn answer(&mut self, challenge: &str, password: &str) -> Result<String, ScramError> {
         let challenge = decode(challenge)?;
         let mut parts = challenge.split(',');
-        // `m=` in front would be an extension that must be understood (RFC 5802 §5.1): there is none.
+        // A leading `m=` is a mandatory extension (RFC 5802 §5.1); none is supported.
         let mut part =
             |name| parts.next().and_then(|part| part.strip_prefix(name)).ok_or(ScramError::Malformed);
         let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
@@ -108,7 +108,7 @@ impl Scram {
         Ok(BASE64.encode(format!("{unproven},p={}", BASE64.encode(proof.client_proof))))
     }
 
-    /// Holds the `server-final-message`, in base64, against what only the true server can say.
+    /// Verifies the signature in `server-final-message` (base64).
     pub fn check(&self, text: &str) -> Result<(), ScramError> {
         let text = decode(text)?;
         let signature = text.strip_prefix("v=").ok_or(ScramError::Malformed)?;

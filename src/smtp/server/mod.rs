@@ -1,4 +1,4 @@
-//! The server's side, for submission (RFC 6409).
+//! The server role, for submission (RFC 6409).
 
 #[cfg(test)]
 mod dialogue_tests;

@@ -1,8 +1,8 @@
-//! The server's side of one connection as a machine without I/O (RFC 5321 §4.1.4: the order of commands).
+//! The server side of one connection, as a state machine without I/O.
 //!
-//! Facts that outlive a transaction stand in [`Session`]; the [`Phase`] holds what belongs to the moment, so that a
-//! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
-//! decided in [`order`] alone, and [`content`] holds what messages come in.
+//! State that outlives a transaction is in [`Session`]; state of one step is in [`Phase`], so a draft exists only
+//! between an accepted MAIL and the end of its transaction. `command_order` decides alone whether a verb is allowed;
+//! `data_phase` receives content.
 
 mod command_order;
 mod data_phase;
@@ -25,133 +25,133 @@ use crate::smtp::sasl::{
     self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError,
 };
 
-/// What a server is to its clients.
+/// The settings of a server that its sessions need.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
-    /// The name in the greeting.
+    /// The host name in the greeting.
     pub hostname: DomainName,
-    /// What a message may be.
+    /// Limits of message content.
     pub data: DataLimits,
-    /// Recipients of one message. A session is closed when more than twice as many RCPTs were in vain without a
-    /// message being accepted.
+    /// Maximum of recipients of one message. The session is closed when more than twice as many RCPTs were rejected
+    /// without an accepted message.
     pub recipients_max: usize,
-    /// Errors that a session may make; the next one closes it.
+    /// Errors before the session is closed.
     pub errors_max: u32,
-    /// Commands that a session may give without a message being accepted; the next one closes it. RCPT and DATA are
-    /// counted apart, if they were in vain.
+    /// Commands without an accepted message before the session is closed. RCPT and DATA count only when rejected,
+    /// under `recipients_max`.
     pub commands_without_message_max: u32,
-    /// Whether STARTTLS can be offered.
+    /// Whether to offer STARTTLS.
     pub starttls: bool,
 }
 
-/// What happened.
+/// An input to the session.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The connection stands; with implicit TLS, secured.
+    /// The connection is open; with implicit TLS, after the handshake.
     Start,
     /// A line, without its CRLF.
     Line(&'a [u8]),
-    /// Something else than a line.
+    /// The input is not a line.
     LineError(LineError),
-    /// Octets that followed a 354 or a BDAT.
+    /// Content octets after 354 or BDAT.
     Body(&'a [u8]),
-    /// There is no room for the rest of the body: it is read to its end and answered with this reply.
+    /// The buffer is full: the session reads the rest of the content and then sends this reply.
     BodyRefused(Reply),
-    /// The answer to the last question.
+    /// The verdict on the last question.
     Answer(Verdict),
     /// The handshake after [`Next::UpgradeTls`] succeeded.
     TlsDone,
-    /// The client was silent for too long.
+    /// The client sent nothing for the idle timeout.
     Idle,
-    /// The message comes too slowly.
+    /// The content arrives below the minimum rate.
     TooSlow,
-    /// The server stops. While a message is received nothing changes; say it again after that.
+    /// The server shuts down. A session that receives content ignores this; send it again after the content.
     ShuttingDown,
-    /// The client is gone.
+    /// The client closed the connection.
     Eof,
 }
 
-/// What to do: write the reply, then what is next.
+/// The output of the session: write the reply, then do `next`.
 #[derive(Debug)]
 pub struct Step {
-    /// To be written, if there is one.
+    /// The reply to write.
     pub reply: Option<Reply>,
-    /// Octets of [`Input::Body`] that are used up; what is behind them is commands.
+    /// Octets of [`Input::Body`] that were content; commands follow them.
     pub consumed: usize,
-    /// Then this.
+    /// What to do after that.
     pub next: Next,
 }
 
-/// What the session waits for.
+/// What the session needs next.
 #[derive(Debug)]
 pub enum Next {
-    /// A line, or what stands in its place.
+    /// A line.
     ReadLine,
-    /// More octets of a body.
+    /// More content.
     ReadBody,
-    /// The answer to a question; nothing else may come before it.
+    /// The verdict on a question, before any other input.
     Ask(Question),
-    /// A handshake, after the reply is sent and everything received before is thrown away (RFC 3207 §4.2).
+    /// A TLS handshake, after the reply is sent and all input received before is discarded (RFC 3207 §4.2).
     UpgradeTls,
-    /// The end of the connection, after the reply is sent.
+    /// Close the connection after the reply is sent.
     Close,
 }
 
-/// What the session cannot know by itself.
+/// A question that the session cannot answer itself.
 #[derive(Debug)]
 pub enum Question {
-    /// Who is this?
+    /// Are these credentials valid?
     Authenticate(Credentials),
-    /// By what can this user prove to be it? [`Verdict::Scram`].
+    /// The SCRAM parameters of a user, as [`Verdict::Scram`].
     FindUser(String),
-    /// Does this prove that the client is the user of the last [`Question::FindUser`]? [`Verdict::Proven`].
+    /// Is this proof valid for the user of the last [`Question::FindUser`]? Answered with [`Verdict::Proven`].
     CheckProof(Proof),
-    /// May mail come from there?
+    /// Is this sender allowed?
     AdmitSender(ReversePath),
-    /// May mail go there?
+    /// Is this recipient allowed?
     AdmitRecipient {
         /// The recipient.
         address: Address,
-        /// Whether MAIL asked for SMTPUTF8.
+        /// Whether MAIL had SMTPUTF8.
         smtputf8: bool,
-        /// How many the message has already.
+        /// Recipients accepted so far in the transaction.
         earlier: usize,
     },
-    /// Is there room for a message?
+    /// Is there memory for a message?
     StartData {
-        /// What MAIL said of its size.
+        /// The size declared with MAIL or BDAT.
         octets_declared: Option<u64>,
     },
-    /// Take this message.
+    /// Accept and store this message.
     Accept {
-        /// As admitted.
+        /// The envelope, as accepted.
         envelope: Box<Envelope>,
-        /// CRLF throughout, no NUL, no lone CR or LF.
+        /// Content with CRLF line ends, without NUL, bare CR or bare LF.
         message: Bytes,
-        /// For `Received`: `ESMTPSA` and the like.
+        /// The `with` keyword for `Received`, such as `ESMTPSA`.
         protocol: &'static str,
     },
-    /// The protocol itself refuses: note it, and answer with [`Verdict::Refused`].
+    /// The protocol refuses: record the refusal and answer with [`Verdict::Refused`].
     Refuse {
-        /// At which command.
+        /// The stage of the transaction.
         stage: Stage,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
 }
 
-/// An answer.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Yes.
     Granted,
-    /// Yes, and the message is on disk under this id.
+    /// Yes; the message is stored under this id.
     Queued(MessageId),
-    /// Ask the client for its proof with these.
+    /// The SCRAM parameters of the user.
     Scram(Parameters),
-    /// Yes, and this proves that the server knows the user.
+    /// Yes; the server signature for the client.
     Proven(Vec<u8>),
-    /// No, in these words; a 421 closes the session.
+    /// No, with this reply; 421 closes the session.
     Refused(Reply),
 }
 
@@ -164,15 +164,15 @@ pub struct Session {
     authenticated: bool,
     channel: Option<ChannelBinding>,
     errors: u32,
-    /// What the shell said last.
+    /// The time given last by [`Session::set_time`].
     now: Option<Timestamp>,
     commands_without_message: u32,
-    /// RCPTs that added no recipient, and DATAs that began no message, since the last accepted message.
+    /// RCPTs and DATAs rejected since the last accepted message.
     in_vain: usize,
     phase: Phase,
 }
 
-/// What EHLO or HELO said.
+/// The client's EHLO or HELO.
 #[derive(Debug)]
 struct Hello {
     name: String,
@@ -192,7 +192,7 @@ enum Phase {
     Closed,
 }
 
-/// The question that was asked, and what its answer concerns.
+/// The question that was asked, with the state to continue from.
 #[derive(Debug)]
 enum Pending {
     Authenticate,
@@ -203,7 +203,7 @@ enum Pending {
     StartData(Box<Draft>),
     StartChunks(Box<Draft>, Chunk),
     Accept,
-    /// Goes on with this draft, if there is one left.
+    /// Continues with this draft, if the transaction is still open.
     Refuse(Option<Box<Draft>>),
 }
 
@@ -218,7 +218,7 @@ impl Step {
 }
 
 impl Session {
-    /// A new connection; `tls` if it was secured from the first octet.
+    /// A new connection; `tls` is true with implicit TLS.
     pub fn new(settings: Arc<SessionSettings>, tls: bool) -> Self {
         Self {
             settings,
@@ -234,23 +234,22 @@ impl Session {
         }
     }
 
-    /// What time it is, said before a line is handed in. A session that does not know holds no message for later
-    /// (RFC 4865).
+    /// Sets the time, before each line. Without a time the session does not offer FUTURERELEASE (RFC 4865).
     pub fn tell_time(&mut self, now: Timestamp) {
         self.now = Some(now);
     }
 
-    /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
+    /// Sets the channel binding after a TLS 1.3 handshake: the exported keying material (RFC 9266).
     pub fn bind_channel(&mut self, channel: Option<ChannelBinding>) {
         self.channel = channel;
     }
 
-    /// The name in EHLO or HELO, fit for a `Received` field; empty before.
+    /// The name from EHLO or HELO, sanitized for a `Received` field; empty before EHLO.
     pub fn helo(&self) -> &str {
         self.hello.as_ref().map_or("", |hello| &hello.name)
     }
 
-    /// Whether a message, or what is in its place, has begun to come and not ended.
+    /// Whether content of a message is being received.
     pub fn is_receiving(&self) -> bool {
         match &self.phase {
             Phase::Data(_) | Phase::Chunk(_) => true,
@@ -259,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Octets of memory that the message being received takes.
+    /// Memory used by the message being received.
     pub fn body_memory_octets(&self) -> usize {
         match &self.phase {
             Phase::Data(receiving) => receiving.decoder.memory_octets(),
@@ -269,7 +268,7 @@ impl Session {
         }
     }
 
-    /// Goes on. An input that the last step did not ask for closes the session.
+    /// Processes one input. An input that the last step did not ask for closes the session.
     pub fn step(&mut self, input: Input<'_>) -> Step {
         match (mem::replace(&mut self.phase, Phase::Closed), input) {
             (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
@@ -298,7 +297,7 @@ impl Session {
             (Phase::Data(receiving), Input::BodyRefused(reply)) => self.refuse_body(receiving, reply),
             (Phase::Chunk(receiving), Input::Body(octets)) => self.receive_chunk(receiving, octets),
             (Phase::Chunk(receiving), Input::BodyRefused(reply)) => self.refuse_chunk(receiving, reply),
-            // Its last octet took more room than there was.
+            // The last octet of the chunk exceeded the memory budget.
             (Phase::Transaction(_), Input::BodyRefused(reply)) => self.ready(None, reply),
             (Phase::Waiting(pending), Input::Answer(verdict)) => self.take_answer(pending, verdict),
             (Phase::TlsPending, Input::TlsDone) => {
@@ -310,7 +309,7 @@ impl Session {
         }
     }
 
-    /// Waits for the next command with what is left of a transaction.
+    /// Sends the reply and waits for the next command, in the transaction if it is still open.
     fn ready(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
         // RFC 5321 §3.8: after a 421 the connection is closed.
         if reply.code == 421 {
@@ -320,15 +319,15 @@ impl Session {
         Step::reply(reply, Next::ReadLine)
     }
 
-    /// Answers an error of the client; too many of them end the session.
+    /// Replies to an error of the client, and counts it.
     fn fail(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
         self.errors += 1;
         let patience = self.errors <= self.settings.errors_max;
         self.ready(draft, if patience { reply } else { replies::too_many_errors_421() })
     }
 
-    /// Answers what leaves the transaction where it was. A list of nothing but dead addresses is no error, and neither
-    /// is the list behind it; who goes on after that is probing (RFC 5321 §7.8).
+    /// Rejects a RCPT or DATA and leaves the transaction open. Rejected recipients are no errors of the protocol, but
+    /// many of them without a message are probing (RFC 5321 §7.8).
     fn resign(&mut self, draft: Box<Draft>, reply: Reply) -> Step {
         self.in_vain += 1;
         let patience = self.in_vain <= self.settings.recipients_max.saturating_mul(2);
@@ -354,7 +353,7 @@ impl Session {
         }
         if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
             return match draft {
-                // RFC 2920 §3.1: in a group the client cannot know yet that nobody is left.
+                // RFC 2920 §3.1: in a pipelined group the client cannot know yet that every recipient was refused.
                 Some(draft) if verb == Verb::Data && draft.recipients.is_empty() => {
                     self.resign(draft, obstacle)
                 }
@@ -378,7 +377,7 @@ impl Session {
                 self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
             }
             (Verb::Rcpt | Verb::Data | Verb::Bdat, _) => self.fail(None, replies::mail_first_503()),
-            // RFC 5321 §4.1.1.5: the transaction is forgotten, the greeting is not.
+            // RFC 5321 §4.1.1.5: RSET ends the transaction and keeps EHLO.
             (Verb::Rset, _) => self.ready(None, replies::ok_250()),
             (Verb::Noop, draft) => self.ready(draft, replies::ok_250()),
             (Verb::Help, draft) => self.ready(draft, replies::help_214()),
@@ -387,13 +386,13 @@ impl Session {
         }
     }
 
-    /// Counts a command that by itself brings no message nearer.
+    /// Counts a command without a message; whether the session may continue.
     fn has_patience(&mut self) -> bool {
         self.commands_without_message += 1;
         self.commands_without_message <= self.settings.commands_without_message_max
     }
 
-    /// RFC 5321 §4.1.4: a second greeting forgets the transaction.
+    /// RFC 5321 §4.1.4: a second EHLO ends the transaction.
     fn greet(&mut self, verb: Verb, name: &str) -> Step {
         let extended = verb == Verb::Ehlo;
         self.hello = Some(Hello { name: fit_for_trace(name), extended });
@@ -408,7 +407,7 @@ impl Session {
         self.ready(None, replies::hello_250(lines))
     }
 
-    /// RFC 3207 §4.2: everything learnt before is forgotten, the name in EHLO included.
+    /// RFC 3207 §4.2: STARTTLS discards all earlier state, the EHLO name included.
     fn start_tls(&mut self) -> Step {
         self.hello = None;
         self.channel = None;
@@ -475,7 +474,7 @@ impl Session {
             }
             Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
         };
-        // Twice the same is once: it was admitted, and gets one copy.
+        // A recipient given twice is accepted, and gets one copy.
         if draft.recipients.iter().any(|earlier| earlier.address == address) {
             return self.resign(draft, replies::recipient_ok_250());
         }
@@ -505,7 +504,7 @@ impl Session {
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
             Pending::Recipient(draft, _) | Pending::StartData(draft) => self.resign(draft, refusal),
             Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
-            // Of what the protocol refuses only a recipient leaves the transaction open.
+            // After a refusal by the protocol, only RCPT leaves the transaction open.
             Pending::Refuse(Some(draft)) => self.resign(draft, refusal),
             Pending::Refuse(None) => self.ready(None, refusal),
         }
@@ -533,7 +532,8 @@ impl Session {
                 self.in_vain = 0;
                 self.ready(None, replies::queued_250(id))
             }
-            // None can be consented to like that: a message without an id was not stored, a proof not checked.
+            // These questions need their own kind of verdict: a message without an id was not stored, a proof without
+            // a signature not checked.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())
             }
@@ -542,7 +542,7 @@ impl Session {
     }
 }
 
-/// Whether the command is counted while no message is accepted.
+/// Whether the command counts towards `commands_without_message_max`.
 fn brings_no_message(verb: Verb) -> bool {
     match verb {
         Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => true,
@@ -551,7 +551,8 @@ fn brings_no_message(verb: Verb) -> bool {
     }
 }
 
-/// A client may call itself anything; what is written into a header is bounded and inert (RFC 5321 §4.5.3.1.2).
+/// The EHLO name comes from the client; what goes into a header is bounded and has safe characters only (RFC 5321
+/// §4.5.3.1.2).
 fn fit_for_trace(name: &str) -> String {
     let inert = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     name.chars().take(255).map(|c| if inert(c) { c } else { '?' }).collect()

@@ -331,7 +331,7 @@ fn who_names_recipients_in_vain_is_closed_and_who_sends_between_is_not() {
         it.say(MAIL);
         it.say(first);
         assert!(!it.say(&vain.repeat(2)).contains("421") && !it.closed, "{vain}");
-        assert!(it.say(vain).starts_with("421 4.7.0 Too many recipients in vain"), "{vain}");
+        assert!(it.say(vain).starts_with("421 4.7.0 Too many rejected recipients"), "{vain}");
         assert!(it.closed, "{vain}");
     }
     let mut it = Conversation::logged_in();

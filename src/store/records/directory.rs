@@ -88,7 +88,7 @@ pub struct SmartHost {
 
 impl SmartHost {
     fn default_dkim() -> DkimPolicy {
-        DkimPolicy::Dual
+        DkimPolicy::All
     }
 
     /// Whether mail for this destination goes there.

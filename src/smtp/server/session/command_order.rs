@@ -1,4 +1,4 @@
-//! Which command may come when (RFC 5321 §4.1.4).
+//! The order of commands (RFC 5321 §4.1.4).
 
 use super::Session;
 use crate::smtp::Reply;
@@ -7,11 +7,11 @@ use crate::smtp::server::mail_transaction::Draft;
 use crate::smtp::server::replies;
 
 impl Session {
-    /// The table of phases and commands: why the verb cannot come now, if it cannot.
+    /// The reply that refuses the verb in the present phase, if any.
     pub(super) fn find_obstacle(&self, verb: Verb, arguments: &str, draft: Option<&Draft>) -> Option<Reply> {
         let argued = !arguments.is_empty();
         match verb {
-            // RFC 5321 §4.1.4: these may come at any time.
+            // RFC 5321 §4.1.4: allowed at any time.
             Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
             Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
             Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
@@ -23,10 +23,10 @@ impl Session {
                 Some(replies::in_transaction_503())
             }
             Verb::StartTls if self.tls => Some(replies::already_secure_503()),
-            // RFC 3207 §4: it takes no parameter.
+            // RFC 3207 §4: STARTTLS has no parameters.
             Verb::StartTls if argued => Some(replies::no_argument_501()),
             Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
-            // RFC 4954 §4, and never a password in clear.
+            // RFC 4954 §4: passwords only over TLS.
             Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
             Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
             // RFC 6409 §4.3, RFC 8314 §3.3.

@@ -1,8 +1,8 @@
-//! The part of a session in which content comes: behind a 354 up to its final dot (RFC 5321 §4.1.1.4), or in chunks
-//! whose lengths BDAT says (RFC 3030).
+//! The phase in which a session receives content: after 354 up to the final dot (RFC 5321 §4.1.1.4), or in chunks
+//! with the lengths that BDAT announces (RFC 3030).
 //!
-//! A chunk is read to its end whatever becomes of it, so that none of it is ever taken for commands, and one that is
-//! refused ends the transaction: a later one would else complete a message that has a hole.
+//! A chunk is always read to its end, so that its octets are never parsed as commands. A refused chunk ends the
+//! transaction: a later chunk would complete a message with a gap.
 
 use std::mem;
 
@@ -14,7 +14,7 @@ use crate::smtp::data::{BareNewline, DataLimits, DataProgress, Decoder, Fault, F
 use crate::smtp::server::mail_transaction::{self, Draft};
 use crate::smtp::server::{extension, replies};
 
-/// A message on its way in behind a 354.
+/// A message received after 354.
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) draft: Box<Draft>,
@@ -22,7 +22,7 @@ pub(super) struct Receiving {
     refused: Option<Reply>,
 }
 
-/// A chunk on its way in.
+/// A chunk being received.
 #[derive(Debug)]
 pub(super) struct ReceivingChunk {
     chunk: Chunk,
@@ -30,14 +30,14 @@ pub(super) struct ReceivingChunk {
     fate: Fate,
 }
 
-/// What becomes of a chunk.
+/// What the session does with the octets of a chunk.
 #[derive(Debug)]
 enum Fate {
-    /// It is a part of this message.
+    /// Adds them to this message.
     Kept(Box<Draft>),
-    /// It came at the wrong time.
+    /// Discards them: BDAT is out of sequence.
     Misplaced(Reply),
-    /// There is no room for it, or nobody to get it.
+    /// Discards them: the chunk is refused.
     Refused(Reply),
 }
 
@@ -51,7 +51,7 @@ impl ReceivingChunk {
 }
 
 impl Session {
-    /// There is room for a message: DATA goes on.
+    /// Replies 354 and starts to receive.
     pub(super) fn start_data(&mut self, draft: Box<Draft>) -> Step {
         let octets_expected = draft.octets_expected(&self.settings.data);
         let decoder = Decoder::new(self.settings.data, Framing::Dots, octets_expected);
@@ -81,19 +81,19 @@ impl Session {
         Step::silent(Next::ReadBody)
     }
 
-    /// BDAT. Where its length cannot be read, nobody knows where the chunk ends, and what comes next would be content
-    /// taken for commands: RFC 5321 §7.8 lets a server hang up to defend itself, and Postfix does so here too.
+    /// BDAT. If the length cannot be parsed, the end of the chunk is unknown, and content would be read as commands.
+    /// The server then closes the connection (RFC 5321 §7.8), as Postfix does.
     pub(super) fn begin_chunk(&mut self, draft: Option<Box<Draft>>, arguments: &str) -> Step {
         let chunk = match command::parse_bdat(arguments) {
             Ok(chunk) => chunk,
             Err(error) => return Step::reply(replies::for_command(&error), Next::Close),
         };
         if let Some(obstacle) = self.find_obstacle(Verb::Bdat, arguments, draft.as_deref()) {
-            // In a group the client cannot know yet that nobody is left (RFC 2920 §3.1).
+            // In a pipelined group the client cannot know yet that every recipient was refused (RFC 2920 §3.1).
             let fate = if draft.is_some() { Fate::Refused(obstacle) } else { Fate::Misplaced(obstacle) };
             return self.read_chunk(chunk, fate);
         }
-        // An empty one that is not the last brings the message no nearer.
+        // An empty chunk that is not the last makes no progress, so it counts as a command without a message.
         if chunk.octets == 0 && !chunk.last && !self.has_patience() {
             return Step::reply(replies::too_many_commands_421(), Next::Close);
         }
@@ -107,7 +107,7 @@ impl Session {
         }
     }
 
-    /// There is room for a message: its first chunk may come.
+    /// Starts to receive the first chunk.
     pub(super) fn start_chunks(&mut self, mut draft: Box<Draft>, chunk: Chunk) -> Step {
         draft.options.octets.get_or_insert(chunk.octets);
         let octets_expected = draft.octets_expected(&self.settings.data);
@@ -116,7 +116,7 @@ impl Session {
         self.read_chunk(chunk, Fate::Kept(draft))
     }
 
-    /// There is no room: the first chunk is read over.
+    /// Discards the first chunk: there is no memory for the message.
     pub(super) fn refuse_chunks(&mut self, chunk: Chunk, reply: Reply) -> Step {
         self.read_chunk(chunk, Fate::Refused(reply))
     }
@@ -143,7 +143,7 @@ impl Session {
         self.go_on(receiving)
     }
 
-    /// Waits for the rest of a chunk, or answers it.
+    /// Waits for the rest of a chunk, or replies to a complete one.
     fn go_on(&mut self, receiving: Box<ReceivingChunk>) -> Step {
         if receiving.octets_left > 0 {
             self.phase = Phase::Chunk(receiving);
@@ -170,7 +170,7 @@ impl Session {
         }
     }
 
-    /// The content is complete: it is taken, or what is wrong with it said.
+    /// The content is complete: asks to accept the message, or refuses it.
     fn accept(&mut self, draft: Box<Draft>, decoder: Decoder) -> Step {
         let message = match decoder.finish() {
             Ok(message) => message.into(),
@@ -194,7 +194,7 @@ impl Session {
     }
 }
 
-/// RFC 3030 §3: what was declared binary is not to be changed, so lone CR and LF cannot be mended in it.
+/// RFC 3030 §3: binary content must not be changed, so a bare CR or LF is refused, not normalized.
 fn limits_for(draft: &Draft, limits: DataLimits) -> DataLimits {
     match draft.options.binary {
         true => DataLimits { bare_newline: BareNewline::Reject, ..limits },
