@@ -40,21 +40,21 @@ const HEADER_OCTETS_MAX: usize = 32 * 1024;
 /// The client. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    names: Names,
+    resolution: NameResolution,
     tls: TlsConnector,
     allowed_networks: Arc<[IpNet]>,
 }
 
 /// How host names are resolved.
 #[derive(Clone)]
-pub enum Names {
+pub enum NameResolution {
     /// By DNS only, for names from strangers.
     Dns(Box<Resolver>),
     /// By the operating system, with `localhost`, the hosts file and search lists.
     System,
 }
 
-impl From<Resolver> for Names {
+impl From<Resolver> for NameResolution {
     fn from(resolver: Resolver) -> Self {
         Self::Dns(Box::new(resolver))
     }
@@ -82,7 +82,7 @@ pub struct Limits {
     /// Maximum size of the response body.
     pub body_octets_max: usize,
     /// The treatment of a larger body.
-    pub excess: OverflowPolicy,
+    pub overflow: OverflowPolicy,
 }
 
 /// The treatment of a response body above the limit.
@@ -91,7 +91,7 @@ pub enum OverflowPolicy {
     /// An error, [`SendError::TooLarge`].
     Refuse,
     /// The body is truncated.
-    Cut,
+    Truncate,
 }
 
 /// A complete response.
@@ -116,7 +116,7 @@ pub enum SendError {
     Dns(#[from] DnsError),
     /// The system's lookup of the host failed.
     #[error("cannot look up {host}: {source}")]
-    Name {
+    SystemLookup {
         /// The host.
         host: String,
         /// The error of the operating system.
@@ -154,7 +154,7 @@ impl Client {
     /// # Errors
     /// [`TlsError`] if the file is unusable.
     pub fn new(
-        names: impl Into<Names>,
+        resolution: impl Into<NameResolution>,
         ca_file: Option<&Path>,
         allowed_networks: &[IpNet],
     ) -> Result<Self, TlsError> {
@@ -165,7 +165,7 @@ impl Client {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
-            names: names.into(),
+            resolution: resolution.into(),
             tls: Arc::new(config).into(),
             allowed_networks: allowed_networks.into(),
         })
@@ -189,8 +189,8 @@ impl Client {
     pub async fn open(&self, request: Request, timeout: Duration) -> Result<ResponseStream, SendError> {
         let deadline = Instant::now() + timeout;
         let beginning = async {
-            let stream = self.reach(&request.url, deadline).await?;
-            let (mut sender, connection) = shake_hands(stream).await?;
+            let stream = self.connect_to(&request.url, deadline).await?;
+            let (mut sender, connection) = http_handshake(stream).await?;
             // The task ends with the response body.
             tokio::spawn(connection);
             let (head, body) =
@@ -206,12 +206,12 @@ impl Client {
         limits: Limits,
         deadline: Instant,
     ) -> Result<Response, SendError> {
-        let stream = self.reach(&request.url, deadline).await?;
-        speak(stream, request, limits).await
+        let stream = self.connect_to(&request.url, deadline).await?;
+        exchange_over(stream, request, limits).await
     }
 
     /// Connects to the host of a URL, with TLS for `https`.
-    async fn reach(&self, url: &Url, deadline: Instant) -> Result<Stream, SendError> {
+    async fn connect_to(&self, url: &Url, deadline: Instant) -> Result<Stream, SendError> {
         let target = Target::of(url)?;
         let stream = self.connect(&target, deadline).await?;
         if !target.is_tls {
@@ -224,7 +224,7 @@ impl Client {
 
     /// Checks the very addresses that are connected to: a name may resolve differently at each lookup.
     async fn connect(&self, target: &Target, deadline: Instant) -> Result<TcpStream, SendError> {
-        let found = self.names.addresses(target).await?;
+        let found = self.resolution.addresses(target).await?;
         let is_permitted = |ip: &IpAddr| is_permitted(*ip, &self.allowed_networks);
         let permitted: Vec<IpAddr> =
             found.iter().copied().filter(is_permitted).take(ADDRESSES_TRIED_MAX).collect();
@@ -249,13 +249,14 @@ impl Client {
     }
 }
 
-impl Names {
+impl NameResolution {
     async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, SendError> {
         match self {
             Self::Dns(resolver) => Ok(resolver.addresses(&target.host).await?),
             Self::System => {
                 let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-                let found = found.map_err(|source| SendError::Name { host: target.host.clone(), source })?;
+                let found =
+                    found.map_err(|source| SendError::SystemLookup { host: target.host.clone(), source })?;
                 Ok(found.map(|address| address.ip()).collect())
             }
         }
@@ -318,7 +319,7 @@ impl ResponseStream {
     }
 }
 
-async fn shake_hands(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), SendError> {
+async fn http_handshake(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), SendError> {
     http1::Builder::new()
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_OCTETS_MAX)
@@ -327,9 +328,9 @@ async fn shake_hands(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>,
         .map_err(SendError::Http)
 }
 
-async fn speak(stream: Stream, request: Request, limits: Limits) -> Result<Response, SendError> {
+async fn exchange_over(stream: Stream, request: Request, limits: Limits) -> Result<Response, SendError> {
     let request = encode(request)?;
-    let (mut sender, connection) = shake_hands(stream).await?;
+    let (mut sender, connection) = http_handshake(stream).await?;
     let exchange = async {
         let (head, body) = sender.send_request(request).await.map_err(SendError::Http)?.into_parts();
         let body = collect(body, limits).await?;
@@ -371,9 +372,9 @@ async fn collect(mut body: Incoming, limits: Limits) -> Result<Bytes, SendError>
         let room = limits.body_octets_max - collected.len();
         collected.extend_from_slice(&data[..data.len().min(room)]);
         if data.len() > room {
-            match limits.excess {
+            match limits.overflow {
                 OverflowPolicy::Refuse => return Err(SendError::TooLarge(limits.body_octets_max)),
-                OverflowPolicy::Cut => break,
+                OverflowPolicy::Truncate => break,
             }
         }
     }

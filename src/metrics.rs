@@ -45,7 +45,7 @@ pub struct Metrics {
     /// Events, queue and commits.
     pub store: Arc<Store>,
     /// Refusals.
-    pub intake: Arc<SubmissionService>,
+    pub submission: Arc<SubmissionService>,
     /// SMTP connections.
     pub smtp: Arc<ConnectionLimiter>,
     /// API connections.
@@ -66,7 +66,7 @@ type Label = [(&'static str, String); 1];
 impl Metrics {
     /// Serves scrapes until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+        let (tasks, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -74,12 +74,13 @@ impl Metrics {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                    let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
                     let (metrics, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        let exchange = tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.converse(stream));
+                        let exchange =
+                            tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.serve_connection(stream));
                         let _ended = stop.run_until_cancelled(exchange).await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
@@ -93,7 +94,7 @@ impl Metrics {
     }
 
     /// Serves one request.
-    async fn converse(&self, stream: TcpStream) {
+    async fn serve_connection(&self, stream: TcpStream) {
         let service = service_fn(async |request: Request<Incoming>| {
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
                 (&Method::GET, PATH) => self.answer().await,
@@ -108,8 +109,8 @@ impl Metrics {
     }
 
     async fn answer(&self) -> Response<Full<Bytes>> {
-        let text = match self.gather().await {
-            Ok(snapshot) => self.describe(&snapshot),
+        let text = match self.collect().await {
+            Ok(snapshot) => self.render(&snapshot),
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error),
         };
         let mut response = Response::new(Full::from(text));
@@ -117,14 +118,14 @@ impl Metrics {
         response
     }
 
-    async fn gather(&self) -> Result<Snapshot, StoreError> {
+    async fn collect(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
         let queue = self.store.overview(request, Timestamp::now()).await?;
         let webhook_backlog = self.store.webhook_backlog().await?;
         Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
     }
 
-    fn describe(&self, snapshot: &Snapshot) -> String {
+    fn render(&self, snapshot: &Snapshot) -> String {
         let Snapshot { counts, queue, webhook_backlog } = snapshot;
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
@@ -132,7 +133,7 @@ impl Metrics {
         let own = registry.sub_registry_with_prefix("pillarbox");
         let events = counts.events.iter().map(|(kind, count)| ([("type", kind.to_string())], *count));
         counters(own, "events", "Events, by type", events);
-        let refusals = self.intake.refusals();
+        let refusals = self.submission.refusals();
         let refusals = refusals.into_iter().map(|(code, count)| ([("code", code.to_owned())], count));
         counters(own, "refusals", "Submissions refused, by code", refusals);
         let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];

@@ -221,7 +221,7 @@ impl Api {
             None => etag::answer(&method, call).await,
         };
         if let Some(tenant) = sender {
-            match self.intake.send_standing(&tenant, environment, now).await {
+            match self.intake.send_limit_status(&tenant, environment, now).await {
                 Ok(Some(standing)) => rate_limit::tell("x-sendlimit", standing, &mut limits, now),
                 Ok(None) => {}
                 // What was sent was sent; its answer need not fail for this.

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 
 /// `[tls]`: the server's certificate. By default the server creates a self-signed certificate for the host name in
 /// the data directory.
@@ -79,35 +79,37 @@ impl Default for Api {
 }
 
 impl Tls {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         let is_half = self.certificate.is_some() != self.private_key.is_some();
-        is_half.then(|| Fault::new("tls", "certificate and private_key go together: set both or neither"))
+        is_half.then(|| {
+            InvalidOption::new("tls", "certificate and private_key go together: set both or neither")
+        })
     }
 }
 
 impl Api {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         if !self.cors_origins.iter().all(|origin| is_origin(origin)) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "api.cors_origins",
                 "must be origins as browsers send them, like https://console.example.com",
             ));
         }
         // A larger body could never be received.
         if self.inbound_buffer_max < self.body_max.max(self.send_body_max) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "api.inbound_buffer_max",
                 "must be at least api.body_max and api.send_body_max",
             ));
         }
-        at_least_one(&[
+        require_at_least_one(&[
             ("api.connections_max", self.connections_max as u64),
             ("api.connections_per_address_max", self.connections_per_address_max as u64),
             ("api.body_max", self.body_max.0),
             ("api.send_body_max", self.send_body_max.0),
         ])
         .or_else(|| {
-            longer_than_nothing(&[
+            require_positive_durations(&[
                 ("api.request_timeout", self.request_timeout),
                 ("api.idle_timeout", self.idle_timeout),
             ])

@@ -35,27 +35,27 @@ pub enum ConfigError {
 }
 
 /// An invalid value.
-pub(super) struct Fault {
+pub(super) struct InvalidOption {
     /// The dotted key.
     pub key: &'static str,
     /// What is required instead.
     pub message: &'static str,
 }
 
-impl Fault {
+impl InvalidOption {
     pub fn new(key: &'static str, message: &'static str) -> Self {
         Self { key, message }
     }
 }
 
 /// The first of these options that is zero.
-pub(super) fn longer_than_nothing(options: &[(&'static str, Duration)]) -> Option<Fault> {
+pub(super) fn require_positive_durations(options: &[(&'static str, Duration)]) -> Option<InvalidOption> {
     let zero = options.iter().find(|(_, value)| value.is_zero())?;
-    Some(Fault::new(zero.0, "must be longer than 0s"))
+    Some(InvalidOption::new(zero.0, "must be longer than 0s"))
 }
 
 /// The first of these options that is zero.
-pub(super) fn at_least_one(options: &[(&'static str, u64)]) -> Option<Fault> {
+pub(super) fn require_at_least_one(options: &[(&'static str, u64)]) -> Option<InvalidOption> {
     let zero = options.iter().find(|(_, value)| *value == 0)?;
-    Some(Fault::new(zero.0, "must be at least 1"))
+    Some(InvalidOption::new(zero.0, "must be at least 1"))
 }

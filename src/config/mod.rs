@@ -5,16 +5,19 @@
 //! referenced by path.
 
 mod api;
+mod domains;
 mod duration;
 mod error;
-mod keeping;
 mod relay;
+mod retention;
 mod routing;
 mod shaping;
 mod smtp;
-mod telling;
+mod store;
 #[cfg(test)]
 mod tests;
+mod tls_report;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,14 +26,17 @@ use serde::Deserialize;
 
 use crate::mail::DomainName;
 pub use api::{Api, Tls};
+pub use domains::Domains;
 pub use error::ConfigError;
-use error::Fault;
-pub use keeping::{Domains, Retention, Store};
+use error::InvalidOption;
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
+pub use retention::Retention;
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
 pub use smtp::{BareNewline, Smtp};
-pub use telling::{TlsReport, TlsReportMail, Webhooks};
+pub use store::Store;
+pub use tls_report::{TlsReport, TlsReportMail};
+pub use webhooks::Webhooks;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -138,23 +144,23 @@ impl Config {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        match config.find_fault() {
+        match config.find_invalid() {
             None => Ok(config),
-            Some(Fault { key, message }) => {
+            Some(InvalidOption { key, message }) => {
                 Err(ConfigError::Value { path: path.to_owned(), key, message: message.to_owned() })
             }
         }
     }
 
-    fn find_fault(&self) -> Option<Fault> {
+    fn find_invalid(&self) -> Option<InvalidOption> {
         self.smtp
-            .find_fault()
-            .or_else(|| self.tls.find_fault())
-            .or_else(|| self.api.find_fault())
-            .or_else(|| self.relay.find_fault())
-            .or_else(|| self.webhooks.find_fault())
-            .or_else(|| self.tls_report.find_fault())
-            .or_else(|| self.retention.find_fault())
-            .or_else(|| self.store.find_fault())
+            .find_invalid()
+            .or_else(|| self.tls.find_invalid())
+            .or_else(|| self.api.find_invalid())
+            .or_else(|| self.relay.find_invalid())
+            .or_else(|| self.webhooks.find_invalid())
+            .or_else(|| self.tls_report.find_invalid())
+            .or_else(|| self.retention.find_invalid())
+            .or_else(|| self.store.find_invalid())
     }
 }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 use super::{DAY, PlatformSmartHost, Pool, Route, SiteRule, Source, duration, routing, shaping};
 use crate::mail::DomainName;
 use crate::model::TlsMinimum;
@@ -59,7 +59,7 @@ pub struct Relay {
     pub idle_connection_timeout: Duration,
     /// How long delivery is tried, unless the tenant or the message has its own lifetime.
     #[serde(with = "duration")]
-    pub expiry: Duration,
+    pub message_lifetime: Duration,
     /// Upper bound for the lifetime of a tenant or a message.
     #[serde(with = "duration")]
     pub message_lifetime_max: Duration,
@@ -149,7 +149,7 @@ impl Default for Relay {
             connections_per_destination_max: 20,
             messages_per_connection_max: 100,
             idle_connection_timeout: Duration::from_secs(30),
-            expiry: 5 * DAY,
+            message_lifetime: 5 * DAY,
             message_lifetime_max: 10 * DAY,
             hot_queue_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
@@ -180,11 +180,14 @@ impl Default for Timeouts {
 }
 
 impl Relay {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
-        if self.message_lifetime_max < self.expiry {
-            return Some(Fault::new("relay.message_lifetime_max", "must be at least relay.expiry"));
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        if self.message_lifetime_max < self.message_lifetime {
+            return Some(InvalidOption::new(
+                "relay.message_lifetime_max",
+                "must be at least relay.message_lifetime",
+            ));
         }
-        at_least_one(&[
+        require_at_least_one(&[
             ("relay.connections_max", self.connections_max as u64),
             ("relay.connections_per_destination_max", self.connections_per_destination_max as u64),
             ("relay.messages_per_connection_max", self.messages_per_connection_max.into()),
@@ -194,8 +197,8 @@ impl Relay {
         .or_else(|| {
             let Timeouts { connect, greeting, command, starttls, data, block, final_dot, quit } =
                 self.timeouts;
-            longer_than_nothing(&[
-                ("relay.expiry", self.expiry),
+            require_positive_durations(&[
+                ("relay.message_lifetime", self.message_lifetime),
                 ("relay.mta_sts.fetch_timeout", self.mta_sts.fetch_timeout),
                 ("relay.timeouts.connect", connect),
                 ("relay.timeouts.greeting", greeting),
@@ -207,7 +210,7 @@ impl Relay {
                 ("relay.timeouts.quit", quit),
             ])
         })
-        .or_else(|| shaping::find_fault(self))
-        .or_else(|| routing::find_fault(self))
+        .or_else(|| shaping::find_invalid(self))
+        .or_else(|| routing::find_invalid(self))
     }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::Relay;
-use super::error::Fault;
+use super::error::InvalidOption;
 use crate::mail::DomainName;
 use crate::model::{DestinationPattern, DkimPolicy, TlsMode};
 
@@ -126,7 +126,7 @@ pub struct NamedHost {
 pub struct NamedHostError(String);
 
 impl NamedHost {
-    fn is_right(&self) -> bool {
+    fn is_valid(&self) -> bool {
         let is_host = self.host.parse::<IpAddr>().is_ok() || DomainName::parse(&self.host).is_ok();
         is_host && self.port != Some(0)
     }
@@ -140,21 +140,21 @@ impl FromStr for NamedHost {
     type Err = NamedHostError;
 
     fn from_str(text: &str) -> Result<Self, NamedHostError> {
-        let fault = || NamedHostError(text.to_owned());
+        let invalid = || NamedHostError(text.to_owned());
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, port) = rest.split_once(']').ok_or_else(fault)?;
-                host.parse::<Ipv6Addr>().map_err(|_| fault())?;
-                (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(fault)?) })
+                let (host, port) = rest.split_once(']').ok_or_else(invalid)?;
+                host.parse::<Ipv6Addr>().map_err(|_| invalid())?;
+                (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(invalid)?) })
             }
             None => match text.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             },
         };
-        let port = port.map(str::parse).transpose().map_err(|_| fault())?;
+        let port = port.map(str::parse).transpose().map_err(|_| invalid())?;
         let named = Self { host: host.to_owned(), port };
-        if named.is_right() { Ok(named) } else { Err(fault()) }
+        if named.is_valid() { Ok(named) } else { Err(invalid()) }
     }
 }
 
@@ -196,26 +196,26 @@ pub struct Pool {
 }
 
 /// The first invalid value.
-pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+pub(super) fn find_invalid(relay: &Relay) -> Option<InvalidOption> {
     let smart_host = relay.smart_host.as_ref().map(PlatformSmartHost::route);
-    let fault = smart_host.as_ref().and_then(find_fault_of_hosts);
-    let fault = fault.map(|message| Fault::new("relay.smart_host", message));
-    fault.or_else(|| find_fault_of_sources(relay)).or_else(|| {
+    let invalid = smart_host.as_ref().and_then(find_invalid_hosts);
+    let invalid = invalid.map(|message| InvalidOption::new("relay.smart_host", message));
+    invalid.or_else(|| find_invalid_sources(relay)).or_else(|| {
         let mut patterns = smart_host.iter().flat_map(|route| &route.destinations).collect();
-        let message = relay.routes.iter().find_map(|route| find_fault_of_route(relay, route, &mut patterns));
-        message.map(|message| Fault::new("relay.routes", message))
+        let message = relay.routes.iter().find_map(|route| find_invalid_route(relay, route, &mut patterns));
+        message.map(|message| InvalidOption::new("relay.routes", message))
     })
 }
 
-fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
+fn find_invalid_sources(relay: &Relay) -> Option<InvalidOption> {
     const NAMES: &str = "each must have a unique name";
     let mut sources = HashSet::new();
     for source in &relay.sources {
         if source.name.is_empty() || !sources.insert(source.name.as_str()) {
-            return Some(Fault::new("relay.sources", NAMES));
+            return Some(InvalidOption::new("relay.sources", NAMES));
         }
         if source.weight == 0 {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "relay.sources",
                 "weight must be at least 1; leave the source out of the pool instead",
             ));
@@ -224,20 +224,20 @@ fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
     let mut pools = HashSet::new();
     for pool in &relay.pools {
         if pool.name.is_empty() || !pools.insert(pool.name.as_str()) {
-            return Some(Fault::new("relay.pools", NAMES));
+            return Some(InvalidOption::new("relay.pools", NAMES));
         }
         if pool.sources.is_empty() || pool.sources.iter().any(|name| !sources.contains(name.as_str())) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "relay.pools",
                 "sources must name at least one of relay.sources, and nothing else",
             ));
         }
     }
     let is_known = relay.source_pool.as_deref().is_none_or(|name| pools.contains(name));
-    (!is_known).then(|| Fault::new("relay.source_pool", "must be the name of one of relay.pools"))
+    (!is_known).then(|| InvalidOption::new("relay.source_pool", "must be the name of one of relay.pools"))
 }
 
-fn find_fault_of_route<'a>(
+fn find_invalid_route<'a>(
     relay: &Relay,
     route: &'a Route,
     patterns: &mut HashSet<&'a DestinationPattern>,
@@ -250,19 +250,19 @@ fn find_fault_of_route<'a>(
     } else if !route.source_pool.iter().all(is_pool) {
         Some("source_pool must be the name of one of relay.pools")
     } else {
-        find_fault_of_hosts(route)
+        find_invalid_hosts(route)
     }
 }
 
-fn find_fault_of_hosts(route: &Route) -> Option<&'static str> {
+fn find_invalid_hosts(route: &Route) -> Option<&'static str> {
     let is_loopback = route.hosts.iter().all(NamedHost::is_loopback);
-    if !route.hosts.iter().all(NamedHost::is_right) {
+    if !route.hosts.iter().all(NamedHost::is_valid) {
         Some("host must be a host name or an IP address, and port from 1 to 65535")
     } else if route.user.is_some() != route.password_file.is_some() {
         Some("user and password_file go together: set both or neither")
     } else if route.user.is_some() && route.hosts.is_empty() {
         Some("a password needs named hosts: set hosts")
-    } else if route.user.is_some() && !route.tls().guards_password(is_loopback) {
+    } else if route.user.is_some() && !route.tls().protects_password(is_loopback) {
         Some("a password needs verified TLS: set tls to starttls or implicit")
     } else if route.hosts.is_empty() && route.tls() == TlsMode::Implicit {
         Some("MX hosts do not use implicit TLS: set tls to starttls")

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Relay;
-use super::error::Fault;
+use super::error::InvalidOption;
 use crate::mail::DomainName;
 
 /// `[[relay.shaping]]`: the limits of a site.
@@ -20,7 +20,7 @@ pub struct SiteRule {
     pub domains: Vec<DomainName>,
     /// Whether each set of MX hosts under this rule is a separate site.
     #[serde(default)]
-    pub apart: bool,
+    pub separate_sites: bool,
     /// Maximum of simultaneous connections.
     pub connections_max: Option<usize>,
     /// Maximum of messages over one connection.
@@ -57,10 +57,10 @@ impl Relay {
     }
 }
 
-pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+pub(super) fn find_invalid(relay: &Relay) -> Option<InvalidOption> {
     let known = Relay::default().site_rules();
-    relay.shaping.iter().any(|rule| rule.has_fault(&known)).then(|| {
-        Fault::new(
+    relay.shaping.iter().any(|rule| rule.is_invalid(&known)).then(|| {
+        InvalidOption::new(
             "relay.shaping",
             "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
         )
@@ -72,7 +72,7 @@ impl SiteRule {
         if self.mx.is_empty() && self.domains.is_empty() {
             self.mx.clone_from(&built_in.mx);
             self.domains.clone_from(&built_in.domains);
-            self.apart |= built_in.apart;
+            self.separate_sites |= built_in.separate_sites;
         }
         self.connections_max = self.connections_max.or(built_in.connections_max);
         self.messages_per_connection_max =
@@ -82,7 +82,7 @@ impl SiteRule {
     }
 
     /// Whether a value is invalid.
-    fn has_fault(&self, known: &[Self]) -> bool {
+    fn is_invalid(&self, known: &[Self]) -> bool {
         let covers_something = !self.mx.is_empty()
             || !self.domains.is_empty()
             || known.iter().any(|known| known.name == self.name);
@@ -106,6 +106,6 @@ mod tests {
         hosts.sort();
         hosts.dedup();
         assert!(known.len() >= 15 && hosts.len() == count);
-        assert!(!known.iter().any(|rule| rule.has_fault(&[])));
+        assert!(!known.iter().any(|rule| rule.is_invalid(&[])));
     }
 }

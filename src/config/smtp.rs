@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 
 /// `[smtp]`: submission over SMTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -107,8 +107,8 @@ fn everywhere(port: u16) -> SocketAddr {
 }
 
 impl Smtp {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
-        at_least_one(&[
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        require_at_least_one(&[
             ("smtp.recipients_max", self.recipients_max as u64),
             ("smtp.connections_max", self.connections_max as u64),
             ("smtp.connections_per_address_max", self.connections_per_address_max as u64),
@@ -118,7 +118,7 @@ impl Smtp {
             ("smtp.message_size_max", self.message_size_max.0),
         ])
         .or_else(|| {
-            longer_than_nothing(&[
+            require_positive_durations(&[
                 ("smtp.idle_timeout", self.idle_timeout),
                 ("smtp.session_timeout", self.session_timeout),
             ])
@@ -126,14 +126,17 @@ impl Smtp {
         .or_else(|| {
             // A client sends EHLO, STARTTLS, EHLO, AUTH and MAIL before any message.
             if self.commands_without_message_max < 10 {
-                return Some(Fault::new("smtp.commands_without_message_max", "must be at least 10"));
+                return Some(InvalidOption::new("smtp.commands_without_message_max", "must be at least 10"));
             }
             // SQLite stores at most 10^9 octets in one value.
             if self.message_size_max > ByteSize::mib(512) {
-                return Some(Fault::new("smtp.message_size_max", "must be at most 512 MiB"));
+                return Some(InvalidOption::new("smtp.message_size_max", "must be at most 512 MiB"));
             }
             if self.inbound_buffer_max < self.message_size_max {
-                return Some(Fault::new("smtp.inbound_buffer_max", "must be at least smtp.message_size_max"));
+                return Some(InvalidOption::new(
+                    "smtp.inbound_buffer_max",
+                    "must be at least smtp.message_size_max",
+                ));
             }
             None
         })

@@ -72,10 +72,10 @@ fn an_error_names_file_line_and_key() {
     for (text, parts) in [
         ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
         ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
-        ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
+        ("[relay]\nmessage_lifetime = \"99999999h\"\n", ["test.toml", "message_lifetime", "at most 87600h"]),
         (
-            "[relay]\nexpiry = \"300h\"\n",
-            ["test.toml", "relay.message_lifetime_max", "at least relay.expiry"],
+            "[relay]\nmessage_lifetime = \"300h\"\n",
+            ["test.toml", "relay.message_lifetime_max", "at least relay.message_lifetime"],
         ),
         ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
         ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
@@ -115,7 +115,7 @@ fn an_unusable_value_is_reported_with_its_key() {
         ("api", "inbound_buffer_max = \"39 MiB\"", "api.inbound_buffer_max", "api.send_body_max"),
         ("api", "body_max = \"1 GiB\"", "api.inbound_buffer_max", "api.body_max"),
         ("relay", "port = 0", "relay.port", "at least 1"),
-        ("relay", "expiry = \"0s\"", "relay.expiry", "longer"),
+        ("relay", "message_lifetime = \"0s\"", "relay.message_lifetime", "longer"),
         ("relay.mta_sts", "port = 0", "relay.mta_sts.port", "at least 1"),
         ("relay.mta_sts", "fetch_timeout = \"0s\"", "relay.mta_sts.fetch_timeout", "longer"),
         ("relay.timeouts", "connect = \"0s\"", "relay.timeouts.connect", "longer"),

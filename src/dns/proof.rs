@@ -26,14 +26,19 @@ pub enum Data {
     /// A CNAME target.
     Alias(Name),
     /// No record of the requested type.
-    Nothing,
+    Empty,
 }
 
 /// Evaluates the answer for a name. `verdict`: hickory's validation of the proof of non-existence.
 ///
 /// # Errors
 /// [`DnsError::Temporary`]: an answer neither validated nor proved to be unsigned is unusable (RFC 4035 §4.3).
-pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -> Result<Answer, DnsError> {
+pub fn evaluate(
+    name: &Name,
+    kind: RecordType,
+    message: &Message,
+    verdict: Proof,
+) -> Result<Answer, DnsError> {
     let own = |kind: RecordType| -> Vec<&Record> {
         let of_name = message.answers.iter().filter(|record| record.name == *name);
         of_name.filter(|record| record.record_type() == kind).collect()
@@ -43,18 +48,18 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
         records = own(RecordType::CNAME);
     }
     if records.is_empty() {
-        return Ok(Answer { data: Data::Nothing, is_signed: judge_absence(name, message, verdict)? });
+        return Ok(Answer { data: Data::Empty, is_signed: check_nonexistence(name, message, verdict)? });
     }
     let all_are = |proof| records.iter().all(|record| record.proof == proof);
     let is_signed = all_are(Proof::Secure);
     if !is_signed && !all_are(Proof::Insecure) {
-        return Err(unproved(name));
+        return Err(validation_failed(name));
     }
     // RFC 4035 §5.3.4: a wildcard answer needs a proof that the name itself does not exist.
     let is_expanded = signatures_of(&message.answers, records[0])
         .any(|signature| signature.input().num_labels < name.num_labels());
-    if is_signed && is_expanded && !judge_absence(name, message, verdict)? {
-        return Err(unproved(name));
+    if is_signed && is_expanded && !check_nonexistence(name, message, verdict)? {
+        return Err(validation_failed(name));
     }
     let data = match &records[0].data {
         RData::CNAME(target) if kind != RecordType::CNAME => Data::Alias(target.0.clone()),
@@ -65,7 +70,7 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
 
 /// Whether non-existence is signed (true), or the zone is proved to be unsigned (false). Only zones at or above the
 /// name can prove either.
-fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
+fn check_nonexistence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
     let authorities = &message.authorities;
     let mut denials = authorities
         .iter()
@@ -81,14 +86,14 @@ fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool,
             Proof::Secure if is_own => Ok(true),
             // RFC 9276 §3.2: NSEC3 with too many iterations counts as unsigned.
             Proof::Insecure if is_own => Ok(false),
-            _ => Err(unproved(name)),
+            _ => Err(validation_failed(name)),
         };
     }
     // If all of these records are unsigned, hickory does not check that they belong to a zone of the name.
     let is_insecure = |record: &Record| record.proof.is_insecure();
-    let is_unasked = !authorities.is_empty() && authorities.iter().all(is_insecure);
-    let is_ours = !is_unasked || authorities.iter().any(|record| record.name.zone_of(name));
-    if verdict.is_secure() && is_ours { Ok(false) } else { Err(unproved(name)) }
+    let is_unchecked = !authorities.is_empty() && authorities.iter().all(is_insecure);
+    let is_ours = !is_unchecked || authorities.iter().any(|record| record.name.zone_of(name));
+    if verdict.is_secure() && is_ours { Ok(false) } else { Err(validation_failed(name)) }
 }
 
 /// The valid signatures of the record set of a record.
@@ -104,7 +109,7 @@ fn signatures_of<'a>(records: &'a [Record], of: &'a Record) -> impl Iterator<Ite
     })
 }
 
-fn unproved(name: &Name) -> DnsError {
+fn validation_failed(name: &Name) -> DnsError {
     DnsError::Temporary(format!("the answer about {name} fails DNSSEC validation"))
 }
 
@@ -166,13 +171,13 @@ mod tests {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.add_answers(answers);
         message.add_authorities(authorities);
-        match judge(&name("mx.b.x."), RecordType::A, &message, verdict) {
+        match evaluate(&name("mx.b.x."), RecordType::A, &message, verdict) {
             Err(_) => "no answer".to_owned(),
             Ok(Answer { data, is_signed }) => {
                 let data = match data {
                     Data::Records(records) => format!("{} records", records.len()),
                     Data::Alias(target) => format!("alias of {target}"),
-                    Data::Nothing => "nothing".to_owned(),
+                    Data::Empty => "nothing".to_owned(),
                 };
                 format!("{}: {data}", if is_signed { "signed" } else { "unsigned" })
             }

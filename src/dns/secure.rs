@@ -19,7 +19,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, TtlConfig};
 use tokio::sync::Mutex;
 
-use super::proof::{Answer, Data, judge};
+use super::proof::{Answer, Data, evaluate};
 use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text};
 use crate::mail::{DomainName, Tlsa};
 
@@ -40,7 +40,7 @@ pub struct SecureResolver {
     /// Positive answers. Negative ones are left to the cache of the name server.
     cache: ResponseCache,
     /// The name servers have returned the root's signatures; from then on missing signatures are errors.
-    is_proved: AtomicBool,
+    has_dnssec: AtomicBool,
     /// The time of the next probe.
     next_probe: Mutex<Option<Instant>>,
 }
@@ -55,7 +55,7 @@ pub enum Signed<T> {
 }
 
 /// The result of following aliases from a name.
-struct Trail {
+struct AliasChain {
     /// The final name; the original one if it is no alias.
     end: Name,
     /// The records of the final name.
@@ -63,7 +63,7 @@ struct Trail {
     /// Whether everything is signed, aliases included (RFC 7672 §2.1.3).
     is_signed: bool,
     /// Whether the first step is signed.
-    begins_signed: bool,
+    first_is_signed: bool,
 }
 
 impl SecureResolver {
@@ -87,7 +87,7 @@ impl SecureResolver {
         Ok(Self {
             validator: DnssecDnsHandle::with_trust_anchor(RetryDnsHandle::new(pool, attempts), anchors),
             cache: ResponseCache::new(ANSWERS_MAX, ttl),
-            is_proved: AtomicBool::new(false),
+            has_dnssec: AtomicBool::new(false),
             next_probe: Mutex::new(None),
         })
     }
@@ -95,11 +95,11 @@ impl SecureResolver {
     /// Whether the name servers return signatures. Without them every signed domain would look forged. After they
     /// once did, missing signatures are an attack or a fault, and not treated as unsigned.
     pub async fn is_available(&self) -> bool {
-        if self.is_proved.load(Ordering::Relaxed) {
+        if self.has_dnssec.load(Ordering::Relaxed) {
             return true;
         }
         let mut next_probe = self.next_probe.lock().await;
-        if self.is_proved.load(Ordering::Relaxed) {
+        if self.has_dnssec.load(Ordering::Relaxed) {
             return true;
         }
         if next_probe.is_some_and(|at| Instant::now() < at) {
@@ -108,7 +108,7 @@ impl SecureResolver {
         let root = Name::root();
         let probe = tokio::time::timeout(PROBE_TIMEOUT, self.ask(&root, RecordType::SOA));
         if let Ok(Ok(Answer { data: Data::Records(_), is_signed: true })) = probe.await {
-            self.is_proved.store(true, Ordering::Relaxed);
+            self.has_dnssec.store(true, Ordering::Relaxed);
             tracing::info!("the name servers support DNSSEC: DANE is active");
             return true;
         }
@@ -155,11 +155,11 @@ impl SecureResolver {
         }
         let own = host_text(&name);
         Ok(match found {
-            Trail { is_signed: true, end, .. } if end == name => Signed::Secure(vec![own]),
-            Trail { is_signed: true, end, .. } => Signed::Secure(vec![host_text(&end), own]),
+            AliasChain { is_signed: true, end, .. } if end == name => Signed::Secure(vec![own]),
+            AliasChain { is_signed: true, end, .. } => Signed::Secure(vec![host_text(&end), own]),
             // A signed alias of an unsigned name: only the alias itself can have TLSA records.
-            Trail { begins_signed: true, .. } => Signed::Secure(vec![own]),
-            Trail { .. } => Signed::Insecure,
+            AliasChain { first_is_signed: true, .. } => Signed::Secure(vec![own]),
+            AliasChain { .. } => Signed::Insecure,
         })
     }
 
@@ -185,10 +185,10 @@ impl SecureResolver {
     }
 
     /// Looks up records of a name, following aliases.
-    async fn follow(&self, name: Name, kind: RecordType) -> Result<Trail, DnsError> {
-        let trail = async {
+    async fn follow(&self, name: Name, kind: RecordType) -> Result<AliasChain, DnsError> {
+        let chain = async {
             let Answer { mut data, mut is_signed } = self.ask(&name, kind).await?;
-            let (begins_signed, mut end) = (is_signed, name);
+            let (first_is_signed, mut end) = (is_signed, name);
             for _ in 0..ALIASES_MAX {
                 let Data::Alias(target) = data else { break };
                 end = target;
@@ -198,31 +198,31 @@ impl SecureResolver {
             }
             let records = match data {
                 Data::Records(records) => records,
-                Data::Nothing => Vec::new(),
+                Data::Empty => Vec::new(),
                 Data::Alias(_) => return Err(DnsError::Temporary("too many aliases".into())),
             };
-            Ok(Trail { end, records, is_signed, begins_signed })
+            Ok(AliasChain { end, records, is_signed, first_is_signed })
         };
-        let trail = tokio::time::timeout(LOOKUP_TIMEOUT, trail).await;
-        trail.unwrap_or_else(|_| Err(DnsError::Temporary("timeout".into())))
+        let chain = tokio::time::timeout(LOOKUP_TIMEOUT, chain).await;
+        chain.unwrap_or_else(|_| Err(DnsError::Temporary("timeout".into())))
     }
 
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
         let query = Query::query(name.clone(), kind);
         if let Some(Ok(message)) = self.cache.get(&query, Instant::now()) {
-            return judge(name, kind, &message, Proof::Secure);
+            return evaluate(name, kind, &message, Proof::Secure);
         }
         let mut options = DnsRequestOptions::default();
         options.edns_set_dnssec_ok = true;
         match self.validator.lookup(query.clone(), options).first_answer().await {
             Ok(response) => {
                 let message = response.into_message();
-                let answer = judge(name, kind, &message, Proof::Secure)?;
+                let answer = evaluate(name, kind, &message, Proof::Secure)?;
                 self.cache.insert(query, Ok(message), Instant::now());
                 Ok(answer)
             }
             Err(NetError::Dns(AnswerError::Nsec { response, proof, .. })) => {
-                judge(name, kind, &response, proof)
+                evaluate(name, kind, &response, proof)
             }
             Err(error) => Err(DnsError::Temporary(error.to_string())),
         }

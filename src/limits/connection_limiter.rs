@@ -39,12 +39,12 @@ struct Open {
 
 /// A limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub struct LimitReached;
 
-/// The admission of one connection; released on drop.
+/// The limiter of one connection; released on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
-    admission: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     network: Option<IpNet>,
     tenant: Option<TenantId>,
 }
@@ -56,13 +56,13 @@ impl ConnectionLimiter {
     }
 
     /// Admits a connection under the total limit.
-    pub fn enter(self: &Arc<Self>) -> Result<ConnectionSlot, Full> {
+    pub fn admit(self: &Arc<Self>) -> Result<ConnectionSlot, LimitReached> {
         let mut open = self.lock();
         if open.total >= self.limits.total_max {
-            return Err(Full);
+            return Err(LimitReached);
         }
         open.total += 1;
-        Ok(ConnectionSlot { admission: self.clone(), network: None, tenant: None })
+        Ok(ConnectionSlot { limiter: self.clone(), network: None, tenant: None })
     }
 
     /// Open connections.
@@ -78,10 +78,10 @@ impl ConnectionLimiter {
 
 impl ConnectionSlot {
     /// Counts the connection for the client's address.
-    pub fn set_address(&mut self, address: IpAddr) -> Result<(), Full> {
+    pub fn set_address(&mut self, address: IpAddr) -> Result<(), LimitReached> {
         let network = network_of(address);
-        let mut open = self.admission.lock();
-        add(&mut open.by_network, network, self.admission.limits.per_address_max)?;
+        let mut open = self.limiter.lock();
+        add(&mut open.by_network, network, self.limiter.limits.per_address_max)?;
         if let Some(earlier) = self.network.replace(network) {
             remove(&mut open.by_network, earlier);
         }
@@ -89,9 +89,9 @@ impl ConnectionSlot {
     }
 
     /// Counts the connection for a tenant.
-    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), Full> {
-        let mut open = self.admission.lock();
-        add(&mut open.by_tenant, tenant, self.admission.limits.per_tenant_max)?;
+    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), LimitReached> {
+        let mut open = self.limiter.lock();
+        add(&mut open.by_tenant, tenant, self.limiter.limits.per_tenant_max)?;
         if let Some(earlier) = self.tenant.replace(tenant) {
             remove(&mut open.by_tenant, earlier);
         }
@@ -101,7 +101,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.admission.lock();
+        let mut open = self.limiter.lock();
         open.total = open.total.saturating_sub(1);
         if let Some(network) = self.network {
             remove(&mut open.by_network, network);
@@ -112,9 +112,9 @@ impl Drop for ConnectionSlot {
     }
 }
 
-fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), Full> {
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), LimitReached> {
     if counts.get(&key).copied().unwrap_or_default() >= max {
-        return Err(Full);
+        return Err(LimitReached);
     }
     *counts.entry(key).or_default() += 1;
     Ok(())
@@ -138,40 +138,40 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn admission(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<ConnectionLimiter> {
+    fn limiter(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<ConnectionLimiter> {
         ConnectionLimiter::new(Limits { total_max, per_address_max, per_tenant_max })
     }
 
-    fn admit(admission: &Arc<ConnectionLimiter>, from: &str) -> Result<ConnectionSlot, Full> {
-        let mut place = admission.enter()?;
+    fn admit(limiter: &Arc<ConnectionLimiter>, from: &str) -> Result<ConnectionSlot, LimitReached> {
+        let mut place = limiter.admit()?;
         place.set_address(address(from))?;
         Ok(place)
     }
 
     #[test]
     fn all_limits_hold_and_places_come_back() {
-        let admission = admission(3, 2, 1);
-        let mut first = admit(&admission, "192.0.2.1").unwrap();
-        let mut second = admit(&admission, "::ffff:192.0.2.1").unwrap();
-        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full);
-        let third = admit(&admission, "192.0.2.2").unwrap();
-        assert_eq!(admission.enter().unwrap_err(), Full);
+        let limiter = limiter(3, 2, 1);
+        let mut first = admit(&limiter, "192.0.2.1").unwrap();
+        let mut second = admit(&limiter, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&limiter, "192.0.2.1").unwrap_err(), LimitReached);
+        let third = admit(&limiter, "192.0.2.2").unwrap();
+        assert_eq!(limiter.admit().unwrap_err(), LimitReached);
         let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
         first.set_tenant(tenant).unwrap();
-        assert_eq!(second.set_tenant(tenant), Err(Full));
+        assert_eq!(second.set_tenant(tenant), Err(LimitReached));
         drop(first);
         second.set_tenant(tenant).unwrap();
-        let fourth = admit(&admission, "192.0.2.1").unwrap();
+        let fourth = admit(&limiter, "192.0.2.1").unwrap();
         drop((second, third, fourth));
-        let open = admission.lock();
+        let open = limiter.lock();
         assert_eq!((open.total, open.by_network.len(), open.by_tenant.len()), (0, 0, 0));
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let admission = admission(10, 1, 1);
-        let _first = admit(&admission, "2001:db8::1").unwrap();
-        assert_eq!(admit(&admission, "2001:db8::2:1").unwrap_err(), Full);
-        assert!(admit(&admission, "2001:db8:0:1::1").is_ok());
+        let limiter = limiter(10, 1, 1);
+        let _first = admit(&limiter, "2001:db8::1").unwrap();
+        assert_eq!(admit(&limiter, "2001:db8::2:1").unwrap_err(), LimitReached);
+        assert!(admit(&limiter, "2001:db8:0:1::1").is_ok());
     }
 }

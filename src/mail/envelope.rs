@@ -56,7 +56,7 @@ pub struct MailParameters {
     /// `HOLDFOR` and `HOLDUNTIL` (RFC 4865): the time of release.
     pub release_at: Option<Timestamp>,
     /// The seconds of `HOLDFOR`, from which `release_at` was computed. Not stored.
-    pub held_for_s: Option<u32>,
+    pub hold_for_s: Option<u32>,
     /// The deadline of delivery, if the submitter chose one. It limits the message's lifetime and is not stored
     /// separately.
     pub deliver_by: Option<Timestamp>,

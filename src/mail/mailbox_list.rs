@@ -43,7 +43,7 @@ enum Token {
 }
 
 /// A token, and whether it directly follows the one before.
-struct Placed {
+struct PositionedToken {
     token: Token,
     joined: bool,
 }
@@ -66,7 +66,7 @@ pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError
     if mailboxes.is_empty() { Err(MailboxListError::Empty) } else { Ok(mailboxes) }
 }
 
-fn parse_mailbox(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+fn parse_mailbox(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
     if tokens.iter().any(|p| matches!(p.token, Token::Special(':' | ';'))) {
         return Err(MailboxListError::Group);
     }
@@ -81,13 +81,13 @@ fn parse_mailbox(tokens: &[Placed]) -> Result<Address, MailboxListError> {
         Token::Special(_) => false,
     });
     match rest {
-        [_, spec @ .., Placed { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
+        [_, spec @ .., PositionedToken { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
         _ => Err(MailboxListError::Phrase),
     }
 }
 
 /// Joins the tokens of `local@domain`.
-fn parse_spec(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+fn parse_spec(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
     let mut text = String::new();
     for (index, placed) in tokens.iter().enumerate() {
         if index > 0 && !placed.joined {
@@ -105,7 +105,7 @@ fn parse_spec(tokens: &[Placed]) -> Result<Address, MailboxListError> {
     Ok(Address::parse(&text)?)
 }
 
-fn tokenize(text: &str) -> Result<Vec<Placed>, MailboxListError> {
+fn tokenize(text: &str) -> Result<Vec<PositionedToken>, MailboxListError> {
     let mut tokens = Vec::new();
     let mut rest = text;
     let mut joined = false;
@@ -132,7 +132,7 @@ fn tokenize(text: &str) -> Result<Vec<Placed>, MailboxListError> {
             if c == ')' || matches!(&token, Token::Word(w) if w.chars().any(char::is_control)) {
                 return Err(MailboxListError::Phrase);
             }
-            tokens.push(Placed { token, joined });
+            tokens.push(PositionedToken { token, joined });
         }
         joined = !is_gap;
         rest = &rest[length.max(1)..];

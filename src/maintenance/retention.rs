@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::store::{Directory, Journal, Pruned, Queue, RetentionPolicy, Store};
 
-const ROUND_INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of each kind removed in one step.
-const REMOVED_MAX: usize = 500;
+const BATCH_MAX: usize = 500;
 /// Steps in one round; afterwards the write-ahead log is truncated.
 const STEPS_MAX: usize = 200;
 /// Minimum time for which the record of a replaced DKIM key stays needed: a receiver may verify a signature as late
@@ -20,12 +20,12 @@ const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Cleans up once a minute, and repeats immediately while more remains to be removed.
 pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(ROUND_INTERVAL);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = rounds.tick() => while clean(&store, policy, &stop).await {},
+            _ = ticks.tick() => while clean(&store, policy, &stop).await {},
         }
     }
 }
@@ -34,7 +34,7 @@ pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationT
 async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken) -> bool {
     let mut truncated = true;
     for _ in 0..STEPS_MAX {
-        let pruned = store.prune(policy, Timestamp::now(), REMOVED_MAX).await.unwrap_or_else(|error| {
+        let pruned = store.prune(policy, Timestamp::now(), BATCH_MAX).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "retention failed; retrying in a minute");
             Pruned::default()
         });

@@ -11,12 +11,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows the journal until `stop`.
 pub async fn run(store: Arc<Store>, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(INTERVAL);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = rounds.tick() => {}
+            _ = ticks.tick() => {}
         }
         while !stop.is_cancelled() {
             match store.index_messages().await {

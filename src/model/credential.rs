@@ -26,7 +26,7 @@ pub struct SecretDigest([u8; 32]);
 
 /// What is stored of a secret.
 #[derive(Debug, Clone)]
-pub struct Imprint {
+pub struct StoredSecret {
     /// Finds the key when the client sends the secret.
     pub digest: SecretDigest,
     /// Verifies a SCRAM proof.
@@ -70,8 +70,8 @@ impl KeySecret {
     }
 
     /// What to store of the secret. Takes about a millisecond.
-    pub fn imprint(&self) -> Imprint {
-        Imprint {
+    pub fn stored_secret(&self) -> StoredSecret {
+        StoredSecret {
             digest: self.digest(),
             scram: ScramVerifier::new(&self.0),
             last_four: self.last_four().to_owned(),

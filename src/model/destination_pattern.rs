@@ -18,7 +18,7 @@ pub enum DestinationPattern {
 
 impl DestinationPattern {
     /// How specifically the pattern matches a destination: higher is more specific, `None` for no match.
-    pub fn closeness_to(&self, destination: &Host) -> Option<usize> {
+    pub fn specificity(&self, destination: &Host) -> Option<usize> {
         match (self, destination) {
             (Self::Any, _) => Some(0),
             (_, Host::Literal(_)) => None,
@@ -88,7 +88,7 @@ mod tests {
         let fits = |entry: &str, host: &str| {
             let entry: DestinationPattern = entry.parse().unwrap();
             assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
-            entry.closeness_to(&Host::parse(host).unwrap()).is_some()
+            entry.specificity(&Host::parse(host).unwrap()).is_some()
         };
         for (entry, host, expected) in [
             ("example.com", "example.com", true),
@@ -112,7 +112,7 @@ mod tests {
     fn the_domain_itself_is_closest_and_everything_least_close() {
         let host = Host::parse("a.b.example.com").unwrap();
         let closeness = ["*", ".com", ".example.com", ".b.example.com", "a.b.example.com"]
-            .map(|entry| entry.parse::<DestinationPattern>().unwrap().closeness_to(&host).unwrap());
+            .map(|entry| entry.parse::<DestinationPattern>().unwrap().specificity(&host).unwrap());
         assert!(closeness.is_sorted_by(|a, b| a < b), "{closeness:?}");
     }
 }

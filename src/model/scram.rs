@@ -32,7 +32,7 @@ impl ScramVerifier {
     }
 
     /// A verifier for an unknown user: looks like any other, and no proof satisfies it.
-    pub fn decoy(salt: [u8; SALT_OCTETS]) -> Self {
+    pub fn fake(salt: [u8; SALT_OCTETS]) -> Self {
         Self { salt, iterations: ITERATIONS.get(), stored_key: rand::random(), server_key: rand::random() }
     }
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(STANDARD.encode(signature), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert!(verifier.check(&message[1..], &proof).is_none());
         assert!(verifier.check(message, &proof[1..]).is_none() && verifier.check(message, b"").is_none());
-        assert!(ScramVerifier::decoy([1; 16]).check(message, &proof).is_none());
+        assert!(ScramVerifier::fake([1; 16]).check(message, &proof).is_none());
         proof[31] ^= 1;
         assert!(verifier.check(message, &proof).is_none());
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// The text is not a value of the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what}: expected one of {expected}")]
-pub struct UnknownName {
+pub struct UnknownValue {
     what: &'static str,
     expected: String,
 }
@@ -45,11 +45,11 @@ macro_rules! vocabulary {
         }
 
         impl FromStr for $name {
-            type Err = UnknownName;
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
+            type Err = UnknownValue;
+            fn from_str(text: &str) -> Result<Self, UnknownValue> {
                 match text {
                     $($text => Ok(Self::$variant),)*
-                    _ => Err(UnknownName { what: $what, expected: [$($text),*].join(", ") }),
+                    _ => Err(UnknownValue { what: $what, expected: [$($text),*].join(", ") }),
                 }
             }
         }
@@ -460,7 +460,7 @@ impl TlsMode {
     }
 
     /// Whether a password may be sent: encrypted and with a verified certificate, or to loopback.
-    pub fn guards_password(self, is_loopback: bool) -> bool {
+    pub fn protects_password(self, is_loopback: bool) -> bool {
         match self {
             Self::Implicit | Self::Starttls => true,
             Self::Opportunistic => false,

@@ -17,7 +17,7 @@ const TEXT_OCTETS_MAX: usize = 2048;
 
 /// Patterns in lower case; `*` matches anything. The first match counts, so specific patterns come before general
 /// ones.
-const WORDS: &[(&str, BounceClass)] = &[
+const PATTERNS: &[(&str, BounceClass)] = &[
     // Would match a more general pattern below.
     ("sender verify failed", Policy),
     ("sender address rejected", Policy),
@@ -264,65 +264,65 @@ const WORDS: &[(&str, BounceClass)] = &[
 ];
 
 /// Both classes, 4 and 5.
-const EITHER: RangeInclusive<u8> = 4..=5;
-const FOR_NOW: RangeInclusive<u8> = 4..=4;
-const FOR_GOOD: RangeInclusive<u8> = 5..=5;
+const ANY_CLASS: RangeInclusive<u8> = 4..=5;
+const TEMPORARY_CLASS: RangeInclusive<u8> = 4..=4;
+const PERMANENT_CLASS: RangeInclusive<u8> = 5..=5;
 
 type Range = RangeInclusive<u16>;
 
 /// Class, subject and details of enhanced codes (RFC 3463 and the IANA registry), with those of large providers. The
 /// first match counts; codes not listed here fall back to the reply code.
 const STATUSES: &[(RangeInclusive<u8>, u16, Range, BounceClass)] = &[
-    (EITHER, 1, 1..=1, RecipientUnknown),
-    (EITHER, 1, 2..=2, Dns),
-    (EITHER, 1, 3..=5, Protocol),
+    (ANY_CLASS, 1, 1..=1, RecipientUnknown),
+    (ANY_CLASS, 1, 2..=2, Dns),
+    (ANY_CLASS, 1, 3..=5, Protocol),
     // RFC 3463 §3.2: was valid once and no longer accepts mail.
-    (EITHER, 1, 6..=6, RecipientInactive),
-    (EITHER, 1, 7..=8, Policy),
-    (EITHER, 1, 9..=9, Protocol),
+    (ANY_CLASS, 1, 6..=6, RecipientInactive),
+    (ANY_CLASS, 1, 7..=8, Policy),
+    (ANY_CLASS, 1, 9..=9, Protocol),
     // RFC 7505 §4.2: a null MX.
-    (EITHER, 1, 10..=10, RecipientUnknown),
-    (FOR_GOOD, 2, 1..=1, RecipientInactive),
-    (EITHER, 2, 2..=2, MailboxFull),
-    (EITHER, 2, 3..=3, Content),
-    (EITHER, 3, 1..=2, Temporary),
-    (EITHER, 3, 3..=3, Protocol),
-    (EITHER, 3, 4..=4, Content),
-    (EITHER, 4, 1..=2, Network),
-    (EITHER, 4, 3..=4, Dns),
-    (EITHER, 4, 5..=5, Temporary),
-    (EITHER, 4, 6..=6, Dns),
-    (EITHER, 4, 7..=7, Expired),
+    (ANY_CLASS, 1, 10..=10, RecipientUnknown),
+    (PERMANENT_CLASS, 2, 1..=1, RecipientInactive),
+    (ANY_CLASS, 2, 2..=2, MailboxFull),
+    (ANY_CLASS, 2, 3..=3, Content),
+    (ANY_CLASS, 3, 1..=2, Temporary),
+    (ANY_CLASS, 3, 3..=3, Protocol),
+    (ANY_CLASS, 3, 4..=4, Content),
+    (ANY_CLASS, 4, 1..=2, Network),
+    (ANY_CLASS, 4, 3..=4, Dns),
+    (ANY_CLASS, 4, 5..=5, Temporary),
+    (ANY_CLASS, 4, 6..=6, Dns),
+    (ANY_CLASS, 4, 7..=7, Expired),
     // Microsoft: names that do not resolve.
-    (EITHER, 4, 310..=319, Dns),
-    (EITHER, 5, 3..=3, RateLimited),
-    (EITHER, 5, 1..=6, Protocol),
+    (ANY_CLASS, 4, 310..=319, Dns),
+    (ANY_CLASS, 5, 3..=3, RateLimited),
+    (ANY_CLASS, 5, 1..=6, Protocol),
     // RFC 6531 §3.5: addresses or headers that are not ASCII.
-    (EITHER, 6, 7..=10, Protocol),
-    (EITHER, 6, 0..=999, Content),
-    (FOR_GOOD, 7, 8..=9, Authentication),
+    (ANY_CLASS, 6, 7..=10, Protocol),
+    (ANY_CLASS, 6, 0..=999, Content),
+    (PERMANENT_CLASS, 7, 8..=9, Authentication),
     // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail for mail without TLS.
-    (EITHER, 7, 10..=11, Tls),
-    (EITHER, 7, 29..=30, Tls),
-    (EITHER, 7, 20..=27, Policy),
+    (ANY_CLASS, 7, 10..=11, Tls),
+    (ANY_CLASS, 7, 29..=30, Tls),
+    (ANY_CLASS, 7, 20..=27, Policy),
     // RFC 7372 §3.4 registered it for mail floods; Gmail uses it so.
-    (EITHER, 7, 28..=28, RateLimited),
+    (ANY_CLASS, 7, 28..=28, RateLimited),
     // Microsoft 365.
-    (EITHER, 7, 320..=329, Tls),
-    (FOR_GOOD, 7, 501..=503, Reputation),
-    (FOR_GOOD, 7, 508..=508, RateLimited),
-    (FOR_GOOD, 7, 511..=511, Reputation),
-    (FOR_GOOD, 7, 512..=512, Content),
-    (FOR_GOOD, 7, 606..=649, Reputation),
-    (FOR_GOOD, 7, 700..=749, Reputation),
-    (FOR_NOW, 7, 500..=699, Reputation),
-    (FOR_NOW, 7, 850..=899, Reputation),
+    (ANY_CLASS, 7, 320..=329, Tls),
+    (PERMANENT_CLASS, 7, 501..=503, Reputation),
+    (PERMANENT_CLASS, 7, 508..=508, RateLimited),
+    (PERMANENT_CLASS, 7, 511..=511, Reputation),
+    (PERMANENT_CLASS, 7, 512..=512, Content),
+    (PERMANENT_CLASS, 7, 606..=649, Reputation),
+    (PERMANENT_CLASS, 7, 700..=749, Reputation),
+    (TEMPORARY_CLASS, 7, 500..=699, Reputation),
+    (TEMPORARY_CLASS, 7, 850..=899, Reputation),
     // With class 4, servers that greylist or are busy send it.
-    (FOR_GOOD, 7, 0..=999, Policy),
+    (PERMANENT_CLASS, 7, 0..=999, Policy),
 ];
 
 /// The class by reply code alone.
-fn of_code(code: u16) -> BounceClass {
+fn by_code(code: u16) -> BounceClass {
     match code {
         421 | 450..=452 => Temporary,
         // RFC 4954 §6.
@@ -345,12 +345,12 @@ pub fn classify(phase: Phase, reply: &Reply) -> BounceClass {
         (Phase::Auth, 432 | 500..=599) => return Authentication,
         _ => {}
     }
-    let text = opening_of(reply);
-    let said = WORDS.iter().find(|(words, _)| says(&text, words)).map(|(_, class)| *class);
-    said.or_else(|| of_status(reply)).unwrap_or_else(|| of_code(reply.code))
+    let text = search_text(reply);
+    let said = PATTERNS.iter().find(|(words, _)| matches_pattern(&text, words)).map(|(_, class)| *class);
+    said.or_else(|| by_status(reply)).unwrap_or_else(|| by_code(reply.code))
 }
 
-fn of_status(reply: &Reply) -> Option<BounceClass> {
+fn by_status(reply: &Reply) -> Option<BounceClass> {
     let status = reply.enhanced?;
     let fits = |(class, subject, details, _): &&(RangeInclusive<u8>, u16, Range, BounceClass)| {
         class.contains(&status.class) && *subject == status.subject && details.contains(&status.detail)
@@ -360,7 +360,7 @@ fn of_status(reply: &Reply) -> Option<BounceClass> {
 
 /// The text in lower case without addresses, lines joined: servers break sentences anywhere, and repeat addresses
 /// that tenants choose.
-fn opening_of(reply: &Reply) -> String {
+fn search_text(reply: &Reply) -> String {
     let mut text = String::new();
     for line in &reply.lines {
         text.push_str(line.trim());
@@ -371,12 +371,12 @@ fn opening_of(reply: &Reply) -> String {
         }
     }
     text.make_ascii_lowercase();
-    without_addresses(&text)
+    remove_addresses(&text)
 }
 
 /// Removes addresses, with or without angle brackets. A quoted local part may contain anything (RFC 5321 §4.1.2), so
 /// one ends at the last bracket, or at the last quote before an `@`.
-fn without_addresses(text: &str) -> String {
+fn remove_addresses(text: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -400,7 +400,7 @@ fn without_addresses(text: &str) -> String {
     kept
 }
 
-fn says(text: &str, words: &str) -> bool {
+fn matches_pattern(text: &str, words: &str) -> bool {
     words.split('*').try_fold(text, |rest, part| rest.split_once(part).map(|(_, after)| after)).is_some()
 }
 

@@ -1,7 +1,7 @@
 //! What real servers say, with what follows from it. Addresses are made up, the words are theirs.
 
 use super::*;
-use crate::policy::reply_verdict::{Verdict, judge};
+use crate::policy::reply_verdict::{Verdict, verdict_on_reply};
 use crate::smtp::client::ReplyReader;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -750,7 +750,7 @@ const SERVERS: &[Said] = &[
         Gone,
         RecipientUnknown,
     ),
-    // Ours, and what says nothing.
+    // Ours, and what matches_pattern nothing.
     (Rcpt, "556 5.1.10 b.example takes no mail: it has a null MX", Gone, RecipientUnknown),
     (Rcpt, "550 5.1.2 the domain b.example does not exist", No, Dns),
     (Rcpt, "550 5.4.4 the domain b.example has neither mail hosts nor addresses", No, Dns),
@@ -779,7 +779,7 @@ fn what_real_servers_say_has_a_class_and_only_unknown_addresses_are_suppressed()
     let mut wrong = Vec::new();
     let all = [GMAIL, MICROSOFT, YAHOO, OTHER_PROVIDERS, FILTERS, SERVERS].concat();
     for (phase, text, end, class) in &all {
-        let verdict = judge(*phase, &reply(text), true);
+        let verdict = verdict_on_reply(*phase, &reply(text), true);
         let found = match verdict {
             Verdict::Bounced { suppress: true, .. } => Gone,
             Verdict::Bounced { .. } => No,
@@ -797,13 +797,16 @@ fn what_real_servers_say_has_a_class_and_only_unknown_addresses_are_suppressed()
 #[test]
 fn every_line_of_the_table_can_be_reached() {
     let mut dead = Vec::new();
-    for (at, (words, _)) in WORDS.iter().enumerate() {
+    for (at, (words, _)) in PATTERNS.iter().enumerate() {
         dead.extend(
-            WORDS[..at].iter().filter(|(earlier, _)| says(words, earlier)).map(|found| (words, found)),
+            PATTERNS[..at]
+                .iter()
+                .filter(|(earlier, _)| matches_pattern(words, earlier))
+                .map(|found| (words, found)),
         );
     }
     assert!(dead.is_empty(), "{dead:?}");
-    assert!(WORDS.iter().all(|(words, _)| *words == words.to_ascii_lowercase()));
+    assert!(PATTERNS.iter().all(|(words, _)| *words == words.to_ascii_lowercase()));
 }
 
 #[test]
@@ -811,7 +814,7 @@ fn a_reply_without_end_is_read_at_its_beginning() {
     let mut long = reply("550 5.7.1 blacklisted");
     long.lines.extend(std::iter::repeat_n("é".repeat(4000), 20));
     assert_eq!(classify(Rcpt, &long), Reputation);
-    assert!(opening_of(&long).len() <= TEXT_OCTETS_MAX);
+    assert!(search_text(&long).len() <= TEXT_OCTETS_MAX);
 }
 
 #[test]
@@ -827,7 +830,7 @@ fn addresses_that_tenants_choose_have_no_say() {
         ("@", " "),
         ("<", " "),
     ] {
-        let found = without_addresses(text);
+        let found = remove_addresses(text);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&found), words(kept), "{text}: {found}");
     }
@@ -836,6 +839,6 @@ fn addresses_that_tenants_choose_have_no_say() {
 proptest::proptest! {
     #[test]
     fn any_text_can_be_read(text in "[<>\"@ a.é]{0,40}") {
-        assert!(!without_addresses(&text).contains('@'));
+        assert!(!remove_addresses(&text).contains('@'));
     }
 }

@@ -20,8 +20,8 @@ pub struct DeficitRoundRobin<K> {
     /// The current position, in parts of rounds.
     now: u64,
     /// Waiting keys, by their turn and then by arrival.
-    line: BTreeMap<(u64, u64), K>,
-    places: HashMap<K, (u64, u64)>,
+    waiting: BTreeMap<(u64, u64), K>,
+    positions: HashMap<K, (u64, u64)>,
     /// The turn up to which each key has been served, if later than `now`.
     served_until: HashMap<K, u64>,
     arrivals: u64,
@@ -29,48 +29,48 @@ pub struct DeficitRoundRobin<K> {
 
 impl<K> Default for DeficitRoundRobin<K> {
     fn default() -> Self {
-        let (line, places, served_until) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        Self { now: 0, line, places, served_until, arrivals: 0 }
+        let (waiting, positions, served_until) = (BTreeMap::new(), HashMap::new(), HashMap::new());
+        Self { now: 0, waiting, positions, served_until, arrivals: 0 }
     }
 }
 
 impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
     /// Adds a key, if absent: in the current round, or later if its account is overdrawn.
     pub fn join(&mut self, key: K) {
-        if !self.places.contains_key(&key) {
+        if !self.positions.contains_key(&key) {
             let at = self.served_until.get(&key).map_or(self.now, |&until| until.max(self.now));
-            self.place(key, at);
+            self.position(key, at);
         }
     }
 
-    fn place(&mut self, key: K, at: u64) {
+    fn position(&mut self, key: K, at: u64) {
         self.arrivals += 1;
-        self.line.insert((at, self.arrivals), key.clone());
-        self.places.insert(key, (at, self.arrivals));
+        self.waiting.insert((at, self.arrivals), key.clone());
+        self.positions.insert(key, (at, self.arrivals));
     }
 
     /// Removes a key; an overdrawn account is kept.
     pub fn leave(&mut self, key: &K) {
-        if let Some(place) = self.places.remove(key) {
-            self.line.remove(&place);
+        if let Some(position) = self.positions.remove(key) {
+            self.waiting.remove(&position);
         }
     }
 
     /// Charges deliveries to a key: its next turn comes later.
     pub fn charge(&mut self, key: &K, cost: u32, weight: Weight) {
-        let place = self.places.get(key).map(|place| place.0);
-        let begin = place
+        let position = self.positions.get(key).map(|position| position.0);
+        let begin = position
             .unwrap_or_else(|| self.served_until.get(key).map_or(self.now, |&until| until.max(self.now)));
         // The current round is that of the first waiting key, even if another one is served.
-        let first = self.line.first_key_value().map_or(begin, |((at, _), _)| *at);
+        let first = self.waiting.first_key_value().map_or(begin, |((at, _), _)| *at);
         self.now = self.now.max(begin.min(first));
         let until = begin + u64::from(cost.max(1)) * PARTS / u64::from(u32::from(weight));
         self.served_until.insert(key.clone(), until);
-        if place.is_some() {
+        if position.is_some() {
             self.leave(key);
-            self.place(key.clone(), until);
+            self.position(key.clone(), until);
         }
-        if self.served_until.len() > 2 * self.places.len() + ACCOUNTS_SPARE {
+        if self.served_until.len() > 2 * self.positions.len() + ACCOUNTS_SPARE {
             let now = self.now;
             self.served_until.retain(|_, until| *until > now);
         }
@@ -78,17 +78,17 @@ impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
 
     /// The key whose turn it is.
     pub fn first(&self) -> Option<&K> {
-        self.line.values().next()
+        self.waiting.values().next()
     }
 
     /// Waiting keys in order of turns.
     pub fn in_order(&self) -> impl Iterator<Item = &K> {
-        self.line.values()
+        self.waiting.values()
     }
 
     /// Whether no key waits.
     pub fn is_empty(&self) -> bool {
-        self.line.is_empty()
+        self.waiting.is_empty()
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
 use super::deficit_round_robin::DeficitRoundRobin;
-use super::slots::Slots;
+use super::slot_counts::SlotCounts;
 use crate::model::Weight;
 
 /// A tenant gets no more slots once it has this many times the free ones.
@@ -29,14 +29,14 @@ const RESERVED_IN_LANE_MAX: usize = 4;
 #[derive(Debug)]
 pub struct FairQueue<T, L, J> {
     slots_max: usize,
-    slots: Slots<T>,
+    slots: SlotCounts<T>,
     lanes: HashMap<L, Lane<T, J>>,
     /// For each tenant the lanes with work, except those that have it parked.
     tenants: HashMap<T, DeficitRoundRobin<L>>,
-    /// The tenants in `tenants`, except those in `sated`.
+    /// The tenants in `tenants`, except those in `at_share`.
     turns: DeficitRoundRobin<T>,
     /// Tenants that have their share of slots; they return to `turns` when slots become free.
-    sated: HashSet<T>,
+    at_share: HashSet<T>,
 }
 
 /// Work for a tenant and lane.
@@ -68,7 +68,7 @@ pub struct Turn<T, L, J> {
 /// The work and slots of one lane.
 #[derive(Debug)]
 struct Lane<T, J> {
-    slots: Slots<T>,
+    slots: SlotCounts<T>,
     queues: HashMap<T, Queue<J>>,
     /// Tenants with work in this lane.
     turns: DeficitRoundRobin<T>,
@@ -90,11 +90,11 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
     pub fn new(slots_max: usize) -> Self {
         Self {
             slots_max,
-            slots: Slots::default(),
+            slots: SlotCounts::default(),
             lanes: HashMap::new(),
             tenants: HashMap::new(),
             turns: DeficitRoundRobin::default(),
-            sated: HashSet::new(),
+            at_share: HashSet::new(),
         }
     }
 
@@ -108,12 +108,12 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         queue.jobs.push_back((cost, work));
         if queue.jobs.len() == 1 {
             entry.turns.join(tenant.clone());
-            self.list(tenant, lane);
+            self.join_rounds(tenant, lane);
         }
     }
 
-    fn list(&mut self, tenant: T, lane: L) {
-        if !self.sated.contains(&tenant) {
+    fn join_rounds(&mut self, tenant: T, lane: L) {
+        if !self.at_share.contains(&tenant) {
             self.turns.join(tenant.clone());
         }
         self.tenants.entry(tenant).or_default().join(lane);
@@ -148,7 +148,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         while let Some(tenant) = self.turns.first().cloned() {
             if !self.may_take(self.slots.of(&tenant), self.slots_free()) {
                 self.turns.leave(&tenant);
-                self.sated.insert(tenant);
+                self.at_share.insert(tenant);
                 continue;
             }
             let Some(lane) = self.tenants.get(&tenant).and_then(DeficitRoundRobin::first).cloned() else {
@@ -174,7 +174,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         if round.is_empty() {
             self.tenants.remove(tenant);
             self.turns.leave(tenant);
-            self.sated.remove(tenant);
+            self.at_share.remove(tenant);
         }
     }
 
@@ -186,9 +186,9 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         let entry = self.lanes.get(lane)?;
         // Counted as if the slot were free.
         let needed = if free == 0 {
-            self.someone_else_waits(lane)
+            self.other_lane_waits(lane)
         } else {
-            !self.may_take(held.saturating_sub(1), free + 1) && self.another_waits(holder)
+            !self.may_take(held.saturating_sub(1), free + 1) && self.other_tenant_waits(holder)
         };
         let in_lane = entry.slots.taken().saturating_sub(1);
         if needed || in_lane >= slots_max {
@@ -208,29 +208,33 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
             }
             self.slots.give_back(holder);
             self.slots.take(tenant.clone());
-            self.wake_sated();
+            self.resume_tenants();
         }
         Some((tenant, job))
     }
 
     /// Whether another tenant has work.
-    fn another_waits(&self, holder: &T) -> bool {
+    fn other_tenant_waits(&self, holder: &T) -> bool {
         self.tenants.keys().any(|tenant| tenant != holder)
     }
 
     /// Returns tenants to the round that may have another slot.
-    fn wake_sated(&mut self) {
+    fn resume_tenants(&mut self) {
         let free = self.slots_free();
-        let woken: Vec<T> =
-            self.sated.iter().filter(|tenant| self.may_take(self.slots.of(tenant), free)).cloned().collect();
+        let woken: Vec<T> = self
+            .at_share
+            .iter()
+            .filter(|tenant| self.may_take(self.slots.of(tenant), free))
+            .cloned()
+            .collect();
         for tenant in woken {
-            self.sated.remove(&tenant);
+            self.at_share.remove(&tenant);
             self.turns.join(tenant);
         }
     }
 
     /// Whether another lane has work. That lane may be full; then a slot is returned in vain once.
-    fn someone_else_waits(&self, lane: &L) -> bool {
+    fn other_lane_waits(&self, lane: &L) -> bool {
         self.tenants.values().any(|round| round.in_order().any(|other| other != lane))
     }
 
@@ -260,7 +264,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
         entry.slots.give_back(holder);
         self.slots.give_back(holder);
-        self.wake_sated();
+        self.resume_tenants();
         self.reopen(lane);
         self.forget_if_unused(lane);
     }
@@ -269,7 +273,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
     pub fn reopen(&mut self, lane: &L) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
         for tenant in std::mem::take(&mut entry.parked) {
-            self.list(tenant, lane.clone());
+            self.join_rounds(tenant, lane.clone());
         }
     }
 
@@ -285,12 +289,12 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         (entry.waiting(), entry.queues.get(tenant).map_or(0, |queue| queue.waiting))
     }
 
-    /// Slots that a tenant holds in a lane.
+    /// SlotCounts that a tenant holds in a lane.
     pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
     }
 
-    /// Slots in use in a lane.
+    /// SlotCounts in use in a lane.
     pub fn slots_taken(&self, lane: &L) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
     }
@@ -325,7 +329,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
     }
 }
 
-/// Slots of a lane reserved for tenants without any in it.
+/// SlotCounts of a lane reserved for tenants without any in it.
 pub fn reserved_in_lane(slots_max: usize) -> usize {
     (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_LANE_MAX)
 }
@@ -338,7 +342,7 @@ fn may_take_in_lane(has: usize, free: usize, slots_max: usize) -> bool {
 impl<T: Clone + Eq + Hash, J> Lane<T, J> {
     fn new() -> Self {
         Self {
-            slots: Slots::default(),
+            slots: SlotCounts::default(),
             queues: HashMap::new(),
             turns: DeficitRoundRobin::default(),
             parked: Vec::new(),
@@ -622,7 +626,7 @@ mod tests {
             }
             prop_assert_eq!(out.len(), pushed as usize);
             prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
-            prop_assert!(fair.sated.is_empty() && fair.slots.taken() == 0);
+            prop_assert!(fair.at_share.is_empty() && fair.slots.taken() == 0);
         }
 
         #[test]

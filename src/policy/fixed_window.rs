@@ -41,7 +41,7 @@ impl QuotaStatus {
     }
 
     /// Whole seconds until the window ends, at least one.
-    pub fn wait_s(&self, now: Timestamp) -> NonZeroU32 {
+    pub fn seconds_to_reset(&self, now: Timestamp) -> NonZeroU32 {
         seconds_until(self.resets_at, now)
     }
 
@@ -58,21 +58,21 @@ impl<K: Eq + Hash> FixedWindow<K> {
     }
 
     /// The state of a limit for a key.
-    pub fn standing(&mut self, user: &K, limit: u64, now: Timestamp) -> QuotaStatus {
-        self.turn(now);
+    pub fn status(&mut self, user: &K, limit: u64, now: Timestamp) -> QuotaStatus {
+        self.roll_over(now);
         QuotaStatus { limit, used: self.used.get(user).copied().unwrap_or(0), resets_at: self.ends_at }
     }
 
     /// Adds usage, whatever the limit.
     pub fn take(&mut self, user: K, count: u64, now: Timestamp) {
-        self.turn(now);
+        self.roll_over(now);
         let used = self.used.entry(user).or_default();
         *used = used.saturating_add(count);
     }
 
     /// Subtracts usage that was added at a time, unless that window is over.
-    pub fn give_back(&mut self, user: &K, count: u64, taken_at: Timestamp) {
-        if self.runs_at(taken_at)
+    pub fn release(&mut self, user: &K, count: u64, taken_at: Timestamp) {
+        if self.is_current(taken_at)
             && let Some(used) = self.used.get_mut(user)
         {
             *used = used.saturating_sub(count);
@@ -80,14 +80,14 @@ impl<K: Eq + Hash> FixedWindow<K> {
     }
 
     /// Whether any usage of a key is known in this window.
-    pub fn knows(&mut self, user: &K, now: Timestamp) -> bool {
-        self.turn(now);
+    pub fn contains(&mut self, user: &K, now: Timestamp) -> bool {
+        self.roll_over(now);
         self.used.contains_key(user)
     }
 
     /// Sets the initial usage of a key from before this process, unless known already.
-    pub fn learn(&mut self, user: K, used: u64, now: Timestamp) {
-        self.turn(now);
+    pub fn preload(&mut self, user: K, used: u64, now: Timestamp) {
+        self.roll_over(now);
         self.used.entry(user).or_insert(used);
     }
 
@@ -96,13 +96,13 @@ impl<K: Eq + Hash> FixedWindow<K> {
         self.used.remove(user);
     }
 
-    fn runs_at(&self, time: Timestamp) -> bool {
+    fn is_current(&self, time: Timestamp) -> bool {
         self.period.end_of(time) == self.ends_at
     }
 
     /// Starts the window of `now`, if it differs. A caller that read the clock just before the window started counts
     /// in the new one; a time further back means that the clock was set.
-    fn turn(&mut self, now: Timestamp) {
+    fn roll_over(&mut self, now: Timestamp) {
         let ends_at = self.period.end_of(now);
         let late_s = self.ends_at.duration_since(ends_at).as_secs();
         if late_s != 0 && late_s != self.period.seconds() {
@@ -124,15 +124,15 @@ mod tests {
         let now = at("2026-11-22T05:42:27Z");
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
-        let standing = minute.standing(&"a", 5, now);
-        assert_eq!((standing.used, standing.remaining()), (3, 2));
-        assert_eq!(standing.resets_at, at("2026-11-22T05:43:00Z"));
-        assert_eq!(standing.wait_s(at("2026-11-22T05:42:27.5Z")).get(), 33);
-        assert_eq!(minute.standing(&"b", 5, now).remaining(), 5);
-        assert_eq!(minute.standing(&"a", 2, now).remaining(), 0);
+        let status = minute.status(&"a", 5, now);
+        assert_eq!((status.used, status.remaining()), (3, 2));
+        assert_eq!(status.resets_at, at("2026-11-22T05:43:00Z"));
+        assert_eq!(status.seconds_to_reset(at("2026-11-22T05:42:27.5Z")).get(), 33);
+        assert_eq!(minute.status(&"b", 5, now).remaining(), 5);
+        assert_eq!(minute.status(&"a", 2, now).remaining(), 0);
         let next = at("2026-11-22T05:43:00Z");
-        assert_eq!(minute.standing(&"a", 5, next).remaining(), 5);
-        assert!(!minute.knows(&"a", next));
+        assert_eq!(minute.status(&"a", 5, next).remaining(), 5);
+        assert!(!minute.contains(&"a", next));
     }
 
     #[test]
@@ -140,11 +140,11 @@ mod tests {
         let (first, second) = (at("2026-11-22T23:59:59Z"), at("2026-11-23T00:00:00Z"));
         let mut day = FixedWindow::new(LimitPeriod::Day);
         day.take("a", 3, first);
-        day.give_back(&"a", 2, first);
-        assert_eq!(day.standing(&"a", 5, first).used, 1);
+        day.release(&"a", 2, first);
+        assert_eq!(day.status(&"a", 5, first).used, 1);
         day.take("a", 4, second);
-        day.give_back(&"a", 1, first);
-        assert_eq!(day.standing(&"a", 5, second).used, 4);
+        day.release(&"a", 1, first);
+        assert_eq!(day.status(&"a", 5, second).used, 4);
     }
 
     #[test]
@@ -153,22 +153,22 @@ mod tests {
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
         minute.take("a", 1, late);
-        assert_eq!(minute.standing(&"a", 5, now).used, 4);
-        assert_eq!(minute.standing(&"a", 5, at("2026-11-22T04:00:00Z")).used, 0);
+        assert_eq!(minute.status(&"a", 5, now).used, 4);
+        assert_eq!(minute.status(&"a", 5, at("2026-11-22T04:00:00Z")).used, 0);
     }
 
     #[test]
     fn what_was_used_before_is_learnt_once() {
         let now = at("2026-11-22T05:42:27Z");
         let mut day = FixedWindow::new(LimitPeriod::Day);
-        assert!(!day.knows(&"a", now));
-        day.learn("a", 7, now);
+        assert!(!day.contains(&"a", now));
+        day.preload("a", 7, now);
         day.take("a", 1, now);
-        day.learn("a", 7, now);
+        day.preload("a", 7, now);
         assert_eq!(
-            day.standing(&"a", 10, now),
+            day.status(&"a", 10, now),
             QuotaStatus { limit: 10, used: 8, resets_at: at("2026-11-23T00:00:00Z") }
         );
-        assert_eq!(day.standing(&"a", 10, now).percent(), 80);
+        assert_eq!(day.status(&"a", 10, now).percent(), 80);
     }
 }

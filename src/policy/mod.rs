@@ -13,6 +13,6 @@ pub mod reply_verdict;
 pub mod retry;
 pub mod site;
 pub mod site_feedback;
-pub mod slots;
+pub mod slot_counts;
 pub mod submission;
 pub mod tls;

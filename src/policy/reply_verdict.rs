@@ -39,7 +39,7 @@ impl Verdict {
 }
 
 /// The verdict on a reply to `phase`. `alone`: whether it concerns this recipient only.
-pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
+pub fn verdict_on_reply(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
     match (phase, reply.code / 100) {
         (Phase::Content, 2) => Verdict::Delivered,
         // RFC 5321 §4.5.3.1.10: a client treats 552 to RCPT as 452, too many recipients.
@@ -54,13 +54,13 @@ pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
 }
 
 /// The verdict on a permanent refusal that we decide ourselves for a recipient, without asking a server.
-pub fn judge_own(reply: &Reply) -> Verdict {
+pub fn verdict_on_own_refusal(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
 }
 
 /// The verdict on a failure without a reply. A lost connection may be retried soon; a message that may have been
 /// accepted, later.
-pub fn judge_trouble(phase: Phase, class: BounceClass) -> Verdict {
+pub fn verdict_on_transport_error(phase: Phase, class: BounceClass) -> Verdict {
     let is_brief = phase != Phase::Content;
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
 }
@@ -88,13 +88,13 @@ fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
 /// `of_recipient`: whether the reply concerns one recipient only.
 fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
     let class = classify(phase, reply);
-    let suppress = of_recipient && class.is_address_gone() && !contradicts(reply.enhanced);
+    let suppress = of_recipient && class.is_address_gone() && !contradicts_unknown_address(reply.enhanced);
     Verdict::Bounced { class, suppress }
 }
 
-/// Whether the enhanced status contradicts an unknown address, whatever the text says: policy (5.7.x), content
+/// Whether the enhanced status contradicts_unknown_address an unknown address, whatever the text says: policy (5.7.x), content
 /// (5.6.x), full mailbox (5.2.2), routing (5.4.x, except the one that Microsoft 365 uses for unknown addresses).
-fn contradicts(status: Option<EnhancedStatus>) -> bool {
+fn contradicts_unknown_address(status: Option<EnhancedStatus>) -> bool {
     status.is_some_and(|status| match (status.subject, status.detail) {
         (0, _) | (5, 0) | (4, 1) => false,
         (1, detail) => detail == 2,
@@ -154,7 +154,7 @@ mod tests {
             (Phase::Auth, "454 4.7.0 later", "brief"),
             (Phase::StartTls, "454 no", "brief"),
         ] {
-            assert_eq!(said(judge(phase, &reply(text), true)), verdict, "{phase:?} {text}");
+            assert_eq!(said(verdict_on_reply(phase, &reply(text), true)), verdict, "{phase:?} {text}");
         }
     }
 
@@ -180,7 +180,7 @@ mod tests {
             ("550 rejected for spam", false),
             ("554 5.0.0 service unavailable", false),
         ] {
-            let verdict = judge(Phase::Rcpt, &reply(text), false);
+            let verdict = verdict_on_reply(Phase::Rcpt, &reply(text), false);
             assert_eq!(matches!(verdict, Verdict::Bounced { suppress: true, .. }), gone, "{text}");
         }
     }
@@ -189,16 +189,16 @@ mod tests {
     fn a_refusal_of_the_message_suppresses_only_a_recipient_who_was_alone() {
         let gone = reply("550 5.1.1 no");
         let bounced = |suppress| Verdict::Bounced { class: BounceClass::RecipientUnknown, suppress };
-        assert_eq!(judge(Phase::Content, &gone, true), bounced(true));
-        assert_eq!(judge(Phase::Content, &gone, false), bounced(false));
-        assert_eq!(judge(Phase::Mail, &gone, true), bounced(false));
-        assert_eq!(judge_own(&gone), bounced(true));
+        assert_eq!(verdict_on_reply(Phase::Content, &gone, true), bounced(true));
+        assert_eq!(verdict_on_reply(Phase::Content, &gone, false), bounced(false));
+        assert_eq!(verdict_on_reply(Phase::Mail, &gone, true), bounced(false));
+        assert_eq!(verdict_on_own_refusal(&gone), bounced(true));
     }
 
     #[test]
     fn trouble_without_a_reply_defers_and_a_doubtful_message_waits_longer() {
-        assert_eq!(said(judge_trouble(Phase::Connect, BounceClass::Network)), "brief");
-        assert_eq!(said(judge_trouble(Phase::Content, BounceClass::Network)), "usual");
-        assert_eq!(said(judge_trouble(Phase::Auth, BounceClass::Authentication)), "slow");
+        assert_eq!(said(verdict_on_transport_error(Phase::Connect, BounceClass::Network)), "brief");
+        assert_eq!(said(verdict_on_transport_error(Phase::Content, BounceClass::Network)), "usual");
+        assert_eq!(said(verdict_on_transport_error(Phase::Auth, BounceClass::Authentication)), "slow");
     }
 }

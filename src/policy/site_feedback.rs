@@ -65,27 +65,29 @@ pub struct SmtpResponse<'a> {
     /// The class, if it is no success.
     pub class: Option<BounceClass>,
     /// Whether a host had accepted MAIL in this attempt.
-    pub opened: bool,
+    pub mail_accepted: bool,
 }
 
 impl SmtpResponse<'_> {
     /// What the reply says about the site.
-    pub fn lesson(&self) -> SiteFeedback {
+    pub fn feedback(&self) -> SiteFeedback {
         match self.code {
             // Limits of one sender or recipient do not affect others.
-            400..500 if self.opened && self.is_about_one() => SiteFeedback::Deferred,
-            421 if !self.opened || self.is_policy() || self.is_about_us() => self.closed(),
+            400..500 if self.mail_accepted && self.concerns_one_sender_or_recipient() => {
+                SiteFeedback::Deferred
+            }
+            421 if !self.mail_accepted || self.is_policy() || self.concerns_us() => self.site_refused(),
             421 => SiteFeedback::Trouble { reason: self.reason() },
-            400..500 if self.is_too_much() => self.closed(),
+            400..500 if self.is_rate_limit() => self.site_refused(),
             400..500 => SiteFeedback::Deferred,
             // Refused before MAIL: concerns us or the host, whatever the class of the code (RFC 5321 §3.1).
-            500.. if !self.opened => self.closed(),
+            500.. if !self.mail_accepted => self.site_refused(),
             _ => SiteFeedback::Served { host: self.host.to_owned() },
         }
     }
 
-    fn closed(&self) -> SiteFeedback {
-        match self.opened {
+    fn site_refused(&self) -> SiteFeedback {
+        match self.mail_accepted {
             true => SiteFeedback::Closed { reason: self.reason() },
             false => SiteFeedback::Refused { host: self.host.to_owned(), reason: self.reason() },
         }
@@ -103,12 +105,12 @@ impl SmtpResponse<'_> {
         self.status.is_some_and(|status| status.class == 4 && status.subject == 7)
     }
 
-    fn is_about_us(&self) -> bool {
-        self.is_too_much() || self.class == Some(BounceClass::Reputation)
+    fn concerns_us(&self) -> bool {
+        self.is_rate_limit() || self.class == Some(BounceClass::Reputation)
     }
 
     /// Gmail's status for unusual rates (RFC 7372 §3.4 registered it for floods), and Microsoft's.
-    fn is_too_much(&self) -> bool {
+    fn is_rate_limit(&self) -> bool {
         let is_rate = |status: EnhancedStatus| {
             matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
         };
@@ -117,7 +119,7 @@ impl SmtpResponse<'_> {
 
     /// Providers limit sender domains, mailboxes and recipients per message as well as our address. What one tenant
     /// can cause must not affect the site for all.
-    fn is_about_one(&self) -> bool {
+    fn concerns_one_sender_or_recipient(&self) -> bool {
         const WORDS: &[&str] = &[
             "dkim domain",
             "spf domain",
@@ -151,15 +153,15 @@ mod tests {
     use crate::policy::bounce_classifier::classify;
     use crate::smtp::client::{Phase, ReplyReader};
 
-    /// A reply of `mx`, to MAIL if the dialogue was opened.
-    fn lesson_of(text: &str, opened: bool) -> SiteFeedback {
+    /// A reply of `mx`, to MAIL if the dialogue was mail_accepted.
+    fn lesson_of(text: &str, mail_accepted: bool) -> SiteFeedback {
         let mut reader = ReplyReader::new();
         reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
         let reply = reader.next_reply().unwrap().unwrap();
-        let phase = if opened { Phase::Mail } else { Phase::Greeting };
+        let phase = if mail_accepted { Phase::Mail } else { Phase::Greeting };
         let class = (reply.code >= 400).then(|| classify(phase, &reply));
         let (code, status, text) = (reply.code, reply.enhanced, reply.lines.join(" "));
-        SmtpResponse { host: "mx", code, status, text: &text, class, opened }.lesson()
+        SmtpResponse { host: "mx", code, status, text: &text, class, mail_accepted }.feedback()
     }
 
     #[test]

@@ -65,10 +65,10 @@ pub fn admit_sender<'d>(
     sender: &Sender<'_>,
     path: &ReversePath,
     covering: &'d [SendingDomain],
-    takes_null: bool,
+    allow_null_sender: bool,
 ) -> Result<Option<&'d SendingDomain>, Refusal> {
     match path {
-        ReversePath::Null if takes_null => Ok(None),
+        ReversePath::Null if allow_null_sender => Ok(None),
         ReversePath::Null => Err(Refusal::new(
             RefusalCode::NullSenderRefused,
             "the null sender MAIL FROM:<> is not accepted",

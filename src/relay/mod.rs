@@ -193,7 +193,7 @@ impl Relay {
             hostname: hostname.clone(),
             port: config.port,
             allowed_private_networks: config.allowed_private_networks.clone(),
-            expiry: config.expiry,
+            expiry: config.message_lifetime,
         };
         let sites = Sites::new(config, resolver.clone());
         let turns = Dispatcher::new(config.connections_max, sites.default_rule().clone());

@@ -97,7 +97,7 @@ pub struct Route {
     /// Which of our signatures go along.
     pub dkim: DkimPolicy,
     /// The name in EHLO, before that of the source.
-    pub hello_name: Option<String>,
+    pub ehlo_name: Option<String>,
     /// Whether the hosts may be in a private network: only the configuration says so.
     pub trusted: bool,
 }
@@ -244,7 +244,7 @@ impl Router {
     fn route_to(&self, destination: &Host) -> RouteId {
         let closeness = |configured: &Configured| {
             let patterns = configured.destinations.iter();
-            patterns.filter_map(|pattern| pattern.closeness_to(destination)).max()
+            patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
         let fitting = self.configured.iter().enumerate().rev();
         let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
@@ -306,7 +306,7 @@ impl Router {
             tls: smart_host.tls,
             login,
             dkim: smart_host.dkim,
-            hello_name: None,
+            ehlo_name: None,
             trusted: false,
         }))
     }
@@ -331,7 +331,7 @@ impl Route {
             tls: TlsMode::Opportunistic,
             login: None,
             dkim: DkimPolicy::All,
-            hello_name: None,
+            ehlo_name: None,
             trusted: false,
         }
     }
@@ -352,7 +352,7 @@ fn read_route(route: &config::Route) -> Result<Route, RelayError> {
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,
-        hello_name: route.ehlo_name.as_ref().map(ToString::to_string),
+        ehlo_name: route.ehlo_name.as_ref().map(ToString::to_string),
         trusted: !route.hosts.is_empty(),
     })
 }

@@ -558,7 +558,7 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
     let (server, seen) = serve(Script::default()).await;
     let built = Built::for_server(server, |_| {}).await;
     let (store, tenant) = (built.store.clone(), built.tenant.id);
-    let _full = built.relay.core.loaded.take_weighed(Some(tenant), u64::MAX).await.unwrap();
+    let _full = built.relay.core.loaded.acquire_weighted(Some(tenant), u64::MAX).await.unwrap();
     let other = store.create_tenant(NewTenant::named("other", "other"), Timestamp::now()).await.unwrap().id;
     let [own, others] = [tenant, other].map(|id| new_message(id, Environment::Live, &["a@x.example"]));
     let (own_id, other_id) = (own.message.id, others.message.id);

@@ -40,12 +40,12 @@ pub struct Connection {
     input: BytesMut,
     /// Written by the session, not yet sent.
     output: Vec<u8>,
-    inquiry: SessionServices,
+    services: SessionServices,
     /// The memory of the message being received.
-    room: Option<MemoryReservation>,
+    memory: Option<MemoryReservation>,
     /// The transfer of the message being received.
-    progress: min_rate::TransferProgress,
-    ends_at: Instant,
+    transfer: min_rate::TransferProgress,
+    session_deadline: Instant,
     stop: CancellationToken,
 }
 
@@ -71,17 +71,17 @@ impl From<Received> for Input<'_> {
 }
 
 impl Connection {
-    pub fn new(server: Arc<Server>, stream: TcpStream, visitor: Peer, stop: CancellationToken) -> Self {
+    pub fn new(server: Arc<Server>, stream: TcpStream, peer: Peer, stop: CancellationToken) -> Self {
         Self {
             stream: Stream::Plain(stream),
             session: Session::new(server.session.clone(), false),
             lines: LineReader::default(),
             input: BytesMut::new(),
             output: Vec::new(),
-            inquiry: SessionServices::new(server.clone(), visitor, stop.clone()),
-            room: None,
-            progress: min_rate::TransferProgress::default(),
-            ends_at: Instant::now() + server.session_timeout,
+            services: SessionServices::new(server.clone(), peer, stop.clone()),
+            memory: None,
+            transfer: min_rate::TransferProgress::default(),
+            session_deadline: Instant::now() + server.session_timeout,
             stop,
             server,
         }
@@ -91,7 +91,7 @@ impl Connection {
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
-            Box::pin(self.shake_hands()).await?;
+            Box::pin(self.tls_handshake()).await?;
         }
         let mut step = self.session.step(Input::Start);
         loop {
@@ -120,14 +120,14 @@ impl Connection {
     async fn read_line(&mut self) -> io::Result<Step> {
         // Between chunks the message keeps its memory and its timing.
         if !self.session.is_receiving() {
-            self.room = None;
-            self.progress = min_rate::TransferProgress::default();
+            self.memory = None;
+            self.transfer = min_rate::TransferProgress::default();
         }
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
                 Ok(line) => {
-                    self.session.tell_time(Timestamp::now());
+                    self.session.set_time(Timestamp::now());
                     self.session.step(Input::Line(line))
                 }
                 Err(error) => self.session.step(Input::LineError(error)),
@@ -151,7 +151,7 @@ impl Connection {
             }
         }
         let step = self.session.step(Input::Body(&self.input));
-        if !self.find_room(self.session.body_memory_octets() as u64) {
+        if !self.reserve_memory(self.session.body_memory_octets() as u64) {
             self.input.advance(step.consumed);
             let reply = refusal_replies::reply(&refusal_replies::overloaded(), None);
             return Ok(self.session.step(Input::BodyRefused(reply)));
@@ -159,22 +159,22 @@ impl Connection {
         Ok(step)
     }
 
-    fn find_room(&mut self, octets: u64) -> bool {
-        let reserve = || self.server.room.reserve(self.inquiry.tenant_id());
-        self.room.get_or_insert_with(reserve).grow_to(octets)
+    fn reserve_memory(&mut self, octets: u64) -> bool {
+        let reserve = || self.server.memory.reserve(self.services.tenant_id());
+        self.memory.get_or_insert_with(reserve).grow_to(octets)
     }
 
     async fn answer(&mut self, question: Question) -> Verdict {
         match question {
             Question::StartData { octets_declared } => {
                 let expected = octets_declared.unwrap_or(BODY_OCTETS_EXPECTED).min(BODY_OCTETS_EXPECTED_MAX);
-                if self.find_room(expected) {
+                if self.reserve_memory(expected) {
                     Verdict::Granted
                 } else {
                     Verdict::Refused(refusal_replies::reply(&refusal_replies::overloaded(), None))
                 }
             }
-            question => self.inquiry.put(question, self.session.helo()).await,
+            question => self.services.handle(question, self.session.helo()).await,
         }
     }
 
@@ -186,19 +186,19 @@ impl Connection {
         }
         self.input = BytesMut::new();
         self.lines.reset();
-        self.shake_hands().await?;
+        self.tls_handshake().await?;
         Ok(self.session.step(Input::TlsDone))
     }
 
-    async fn shake_hands(&mut self) -> io::Result<()> {
+    async fn tls_handshake(&mut self) -> io::Result<()> {
         let config = self.server.tls.load_full();
         let limit = HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
-        let agreed = tokio::select! {
-            agreed = timeout(limit, self.stream.secure(config)) => agreed??,
+        let secured = tokio::select! {
+            secured = timeout(limit, self.stream.secure(config)) => secured??,
             () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        self.session.bind_channel(agreed.channel);
-        self.inquiry.set_tls(agreed.description);
+        self.session.bind_channel(secured.channel);
+        self.services.set_tls(secured.description);
         Ok(())
     }
 
@@ -213,9 +213,9 @@ impl Connection {
         self.input.reserve(octets);
         let now = Instant::now();
         let receiving = self.session.is_receiving();
-        let (patience, ended) = self.find_patience(now, receiving);
+        let (deadline, ended) = self.read_deadline(now, receiving);
         // Checked first: a client that always has data ready would win every race below.
-        if now >= patience {
+        if now >= deadline {
             return Ok(ended);
         }
         if !in_body && self.stop.is_cancelled() {
@@ -226,19 +226,19 @@ impl Connection {
             read = self.stream.read(&mut self.input) => {
                 let octets = read?;
                 if receiving {
-                    self.progress.note(octets, now.elapsed());
+                    self.transfer.add(octets, now.elapsed());
                 }
                 Ok(if octets == 0 { Received::Eof } else { Received::Octets })
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
-            () = sleep_until(patience) => Ok(ended),
+            () = sleep_until(deadline) => Ok(ended),
         }
     }
 
     /// Until when to wait for octets, and the result if none arrive.
-    fn find_patience(&self, now: Instant, receiving: bool) -> (Instant, Received) {
-        let idle = (now + self.server.idle_timeout).min(self.ends_at);
-        let slow = self.server.pace.patience(&self.progress).map(|patience| now + patience);
+    fn read_deadline(&self, now: Instant, receiving: bool) -> (Instant, Received) {
+        let idle = (now + self.server.idle_timeout).min(self.session_deadline);
+        let slow = self.server.min_rate.time_left(&self.transfer).map(|left| now + left);
         match slow.filter(|&slow| receiving && slow < idle) {
             Some(slow) => (slow, Received::TooSlow),
             None => (idle, Received::Idle),
@@ -264,7 +264,7 @@ impl Connection {
             return self.stream.finish().await;
         }
         self.flush().await?;
-        let last_words = async {
+        let drain = async {
             self.stream.finish().await?;
             loop {
                 self.input.clear();
@@ -274,6 +274,6 @@ impl Connection {
                 }
             }
         };
-        timeout(LINGER, last_words).await.unwrap_or(Ok(()))
+        timeout(LINGER, drain).await.unwrap_or(Ok(()))
     }
 }

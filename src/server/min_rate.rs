@@ -21,15 +21,15 @@ pub struct TransferProgress {
 
 impl MinRate {
     /// How much longer the next octets may take; `None` without limit.
-    pub fn patience(&self, progress: &TransferProgress) -> Option<Duration> {
-        let millis = progress.octets.saturating_mul(1000).checked_div(self.rate_min)?;
-        Some(self.grace.max(Duration::from_millis(millis)).saturating_sub(progress.waited))
+    pub fn time_left(&self, transfer: &TransferProgress) -> Option<Duration> {
+        let millis = transfer.octets.saturating_mul(1000).checked_div(self.rate_min)?;
+        Some(self.grace.max(Duration::from_millis(millis)).saturating_sub(transfer.waited))
     }
 }
 
 impl TransferProgress {
     /// Adds octets received, and the time waited for them.
-    pub fn note(&mut self, octets: usize, waited: Duration) {
+    pub fn add(&mut self, octets: usize, waited: Duration) {
         self.octets += octets as u64;
         self.waited += waited;
     }
@@ -42,14 +42,14 @@ mod tests {
     #[test]
     fn what_comes_fast_earns_patience_and_what_drips_uses_it_up() {
         let pace = MinRate { rate_min: 1000, grace: Duration::from_secs(10) };
-        let mut progress = TransferProgress::default();
-        assert_eq!(pace.patience(&progress), Some(Duration::from_secs(10)));
-        progress.note(100, Duration::from_secs(4));
-        assert_eq!(pace.patience(&progress), Some(Duration::from_secs(6)));
-        progress.note(59_900, Duration::from_secs(1));
-        assert_eq!(pace.patience(&progress), Some(Duration::from_secs(55)));
-        progress.note(1, Duration::from_secs(60));
-        assert_eq!(pace.patience(&progress), Some(Duration::ZERO));
-        assert_eq!(MinRate { rate_min: 0, ..pace }.patience(&progress), None);
+        let mut transfer = TransferProgress::default();
+        assert_eq!(pace.time_left(&transfer), Some(Duration::from_secs(10)));
+        transfer.add(100, Duration::from_secs(4));
+        assert_eq!(pace.time_left(&transfer), Some(Duration::from_secs(6)));
+        transfer.add(59_900, Duration::from_secs(1));
+        assert_eq!(pace.time_left(&transfer), Some(Duration::from_secs(55)));
+        transfer.add(1, Duration::from_secs(60));
+        assert_eq!(pace.time_left(&transfer), Some(Duration::ZERO));
+        assert_eq!(MinRate { rate_min: 0, ..pace }.time_left(&transfer), None);
     }
 }

@@ -31,7 +31,7 @@ pub fn overloaded() -> Refusal {
 }
 
 /// Whether the tenant can act on the refusal. Faults of the server are not recorded as rejections of the tenant.
-pub fn concerns_tenant(code: RefusalCode) -> bool {
+pub fn is_recorded(code: RefusalCode) -> bool {
     use RefusalCode::*;
     !matches!(code, StorageUnavailable | DiskLow | Overloaded | ShuttingDown | Internal)
 }

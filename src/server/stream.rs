@@ -65,11 +65,11 @@ impl Stream {
         let Self::Plain(plain) = std::mem::replace(self, Self::Gone) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let secured = TlsAcceptor::from(config).accept(plain).await?;
-        let tls = secured.get_ref().1;
-        let agreed = Secured { description: describe(tls), channel: export(tls) };
-        *self = Self::Tls(Box::new(secured));
-        Ok(agreed)
+        let stream = TlsAcceptor::from(config).accept(plain).await?;
+        let tls = stream.get_ref().1;
+        let secured = Secured { description: describe(tls), channel: export(tls) };
+        *self = Self::Tls(Box::new(stream));
+        Ok(secured)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Commands as in the ABNF of RFC 5321 §4.1. [`split`] reads the verb, by which the session decides whether the
 //! command is allowed; the other functions parse its arguments.
 
+use super::command_error::CommandError;
 use super::parameters::{self, MailOptions};
-use crate::mail::{Address, AddressError, Host, RcptParameters, ReversePath};
+use crate::mail::{Address, Host, RcptParameters, ReversePath};
 
 /// A verb that the server implements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,27 +22,6 @@ pub enum Verb {
     Help,
     Vrfy,
     Quit,
-}
-
-/// Why a line is not a valid command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandError {
-    /// Control characters, or not UTF-8.
-    Malformed,
-    /// Longer than the command may be (RFC 5321 §4.5.3.1.4).
-    TooLong,
-    /// Unknown verb.
-    Unknown,
-    /// A verb of SMTP that this server does not implement.
-    NotOffered,
-    /// An HTTP request line.
-    Http,
-    /// The arguments do not match this syntax.
-    Argument(&'static str),
-    /// A parameter of no offered extension (RFC 5321 §4.1.1.11); the text lists the supported ones.
-    Parameter(&'static str),
-    /// The address in a path is invalid.
-    Address(AddressError),
 }
 
 impl Verb {
@@ -132,8 +112,8 @@ pub struct MailArguments {
 
 /// Parses the arguments of MAIL.
 pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
-    const SHAPE: CommandError = CommandError::Argument("MAIL FROM:<address>");
-    let (path, parameters) = split_path(arguments, "FROM:", SHAPE)?;
+    const SYNTAX: CommandError = CommandError::Argument("MAIL FROM:<address>");
+    let (path, parameters) = split_path(arguments, "FROM:", SYNTAX)?;
     let path = match path {
         Path::Bracketed("") => ReversePath::Null,
         Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
@@ -175,16 +155,16 @@ pub struct Chunk {
 
 /// Parses the arguments of BDAT.
 pub fn parse_bdat(arguments: &str) -> Result<Chunk, CommandError> {
-    const SHAPE: CommandError = CommandError::Argument("BDAT octets [LAST]");
+    const SYNTAX: CommandError = CommandError::Argument("BDAT octets [LAST]");
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
-    let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SHAPE)?;
-    let octets = size.parse().map_err(|_| SHAPE)?;
+    let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SYNTAX)?;
+    let octets = size.parse().map_err(|_| SYNTAX)?;
     let last = match words.next() {
         None => false,
         Some(word) if word.eq_ignore_ascii_case("LAST") => true,
-        Some(_) => return Err(SHAPE),
+        Some(_) => return Err(SYNTAX),
     };
-    if words.next().is_some() { Err(SHAPE) } else { Ok(Chunk { octets, last }) }
+    if words.next().is_some() { Err(SYNTAX) } else { Ok(Chunk { octets, last }) }
 }
 
 /// Parses the arguments of AUTH: mechanism and initial response (RFC 4954 §4).
@@ -206,20 +186,20 @@ enum Path<'a> {
 fn split_path<'a>(
     arguments: &'a str,
     keyword: &str,
-    shape: CommandError,
+    syntax: CommandError,
 ) -> Result<(Path<'a>, &'a str), CommandError> {
     let rest = match arguments.get(..keyword.len()) {
         Some(front) if front.eq_ignore_ascii_case(keyword) => {
             arguments[keyword.len()..].trim_start_matches(' ')
         }
-        _ => return Err(shape),
+        _ => return Err(syntax),
     };
     let (path, rest) = match rest.strip_prefix('<') {
         Some(inner) => {
-            let end = find_unquoted(inner, '>').ok_or(shape.clone())?;
+            let end = find_unquoted(inner, '>').ok_or(syntax.clone())?;
             (Path::Bracketed(&inner[..end]), &inner[end + 1..])
         }
-        None if rest.is_empty() => return Err(shape),
+        None if rest.is_empty() => return Err(syntax),
         None => {
             let end = find_unquoted(rest, ' ').unwrap_or(rest.len());
             (Path::Bare(&rest[..end]), &rest[end..])
@@ -228,7 +208,7 @@ fn split_path<'a>(
     match rest.strip_prefix(' ') {
         Some(parameters) => Ok((path, parameters.trim_start_matches(' '))),
         None if rest.is_empty() => Ok((path, "")),
-        None => Err(shape),
+        None => Err(syntax),
     }
 }
 
@@ -255,14 +235,14 @@ fn parse_mailbox(text: &str) -> Result<Address, CommandError> {
 }
 
 fn drop_route(text: &str) -> Result<&str, CommandError> {
-    const FAULT: CommandError = CommandError::Argument("a source route of the form @host,@host:address");
+    const SYNTAX: CommandError = CommandError::Argument("a source route of the form @host,@host:address");
     let mut rest = text;
     loop {
-        let hop = rest.strip_prefix('@').ok_or(FAULT)?;
+        let hop = rest.strip_prefix('@').ok_or(SYNTAX)?;
         // Colons inside an IPv6 literal do not end the route.
-        let literal = if hop.starts_with('[') { hop.find(']').ok_or(FAULT)? } else { 0 };
-        let end = literal + hop[literal..].find([',', ':']).ok_or(FAULT)?;
-        Host::parse(&hop[..end]).map_err(|_| FAULT)?;
+        let literal = if hop.starts_with('[') { hop.find(']').ok_or(SYNTAX)? } else { 0 };
+        let end = literal + hop[literal..].find([',', ':']).ok_or(SYNTAX)?;
+        Host::parse(&hop[..end]).map_err(|_| SYNTAX)?;
         rest = &hop[end + 1..];
         if hop[end..].starts_with(':') {
             return Ok(rest);
@@ -273,6 +253,7 @@ fn drop_route(text: &str) -> Result<&str, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::AddressError;
     use proptest::prelude::*;
 
     fn sender(arguments: &str) -> String {

@@ -30,7 +30,7 @@ pub struct DataLimits {
 
 /// Why the content is refused. Of several reasons, the first in this order is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ContentError {
     /// Larger than the limit.
     TooLarge,
     /// A NUL octet (RFC 5321 §4.5.2 does not allow it in text).
@@ -70,13 +70,13 @@ pub struct Decoder {
     message: Vec<u8>,
     octets: u64,
     line_octets: usize,
-    at: At,
+    position: Position,
     seen: Seen,
 }
 
 /// The position in the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum Position {
     /// After a CRLF on the wire, or at the start.
     LineStart,
     /// After a dot at the line start.
@@ -97,10 +97,10 @@ struct Seen {
 }
 
 impl Framing {
-    fn line_start(self) -> At {
+    fn line_start(self) -> Position {
         match self {
-            Self::Dots => At::LineStart,
-            Self::Chunks => At::Inside,
+            Self::Dots => Position::LineStart,
+            Self::Chunks => Position::Inside,
         }
     }
 }
@@ -114,14 +114,14 @@ impl Decoder {
             message: Vec::with_capacity(octets_expected),
             octets: 0,
             line_octets: 0,
-            at: framing.line_start(),
+            position: framing.line_start(),
             seen: Seen::default(),
         }
     }
 
     /// Ends the content after the last chunk. A chunk may lack the final CRLF, which DATA always has.
     pub fn end(&mut self) {
-        if mem::replace(&mut self.at, At::Inside) == At::Cr {
+        if mem::replace(&mut self.position, Position::Inside) == Position::Cr {
             self.store_bare_cr();
         }
         if self.line_octets > 0 {
@@ -141,21 +141,21 @@ impl Decoder {
     }
 
     /// The message, after the end was found.
-    pub fn finish(self) -> Result<Vec<u8>, Fault> {
-        match self.fault() {
+    pub fn finish(self) -> Result<Vec<u8>, ContentError> {
+        match self.error() {
             None => Ok(self.message),
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
         }
     }
 
     /// The first reason to refuse the content received so far.
-    pub fn fault(&self) -> Option<Fault> {
+    pub fn error(&self) -> Option<ContentError> {
         let reject = self.limits.bare_newline == BareNewline::Reject;
         match self.seen {
-            _ if self.octets > self.limits.message_octets_max => Some(Fault::TooLarge),
-            Seen { nul: true, .. } => Some(Fault::Nul),
-            Seen { bare_newline: true, .. } if reject => Some(Fault::BareNewline),
-            Seen { long_line: true, .. } => Some(Fault::LineTooLong),
+            _ if self.octets > self.limits.message_octets_max => Some(ContentError::TooLarge),
+            Seen { nul: true, .. } => Some(ContentError::Nul),
+            Seen { bare_newline: true, .. } if reject => Some(ContentError::BareNewline),
+            Seen { long_line: true, .. } => Some(ContentError::LineTooLong),
             _ => None,
         }
     }
@@ -165,38 +165,38 @@ impl Decoder {
     pub fn decode(&mut self, bytes: &[u8]) -> DataProgress {
         let (mut run, mut i) = (0, 0);
         while let Some(&octet) = bytes.get(i) {
-            match (self.at, octet) {
-                (At::LineStart, b'.') => {
+            match (self.position, octet) {
+                (Position::LineStart, b'.') => {
                     self.store(&bytes[run..i]);
-                    self.at = At::Dot;
+                    self.position = Position::Dot;
                     i += 1;
                     run = i;
                 }
-                (At::LineStart, _) => self.at = At::Inside,
-                (At::Dot, b'\r') => {
-                    self.at = At::DotCr;
+                (Position::LineStart, _) => self.position = Position::Inside,
+                (Position::Dot, b'\r') => {
+                    self.position = Position::DotCr;
                     i += 1;
                     run = i;
                 }
-                (At::Dot, b'\n') => {
+                (Position::Dot, b'\n') => {
                     // A dot alone on a line that does not end with CRLF: content.
                     self.store(b".");
-                    self.at = At::Inside;
+                    self.position = Position::Inside;
                 }
                 // RFC 5321 §4.5.2: a leading dot followed by other characters is removed.
-                (At::Dot, _) => self.at = At::Inside,
-                (At::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
-                (At::DotCr | At::Cr, _) if octet != b'\n' => {
+                (Position::Dot, _) => self.position = Position::Inside,
+                (Position::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
+                (Position::DotCr | Position::Cr, _) if octet != b'\n' => {
                     self.store_bare_cr();
-                    self.at = At::Inside;
+                    self.position = Position::Inside;
                 }
-                (At::Cr | At::DotCr, _) => {
+                (Position::Cr | Position::DotCr, _) => {
                     self.store(b"\r\n");
                     self.end_line(self.framing.line_start());
                     i += 1;
                     run = i;
                 }
-                (At::Inside, _) => (run, i) = self.decode_inside(bytes, run, i),
+                (Position::Inside, _) => (run, i) = self.decode_inside(bytes, run, i),
             }
         }
         self.store(&bytes[run..]);
@@ -228,10 +228,10 @@ impl Decoder {
                 self.seen.bare_newline = true;
                 self.store(b"\r\n");
                 // Not a line start on the wire: a dot after it is content.
-                self.end_line(At::Inside);
+                self.end_line(Position::Inside);
             }
             (_, Some(_)) => self.store_bare_cr(),
-            (_, None) => self.at = At::Cr,
+            (_, None) => self.position = Position::Cr,
         }
         (at + 1, at + 1)
     }
@@ -247,14 +247,14 @@ impl Decoder {
         self.seen.long_line |= self.line_octets > self.limits.line_octets_max;
     }
 
-    fn end_line(&mut self, at: At) {
+    fn end_line(&mut self, position: Position) {
         self.line_octets = 0;
-        self.at = at;
+        self.position = position;
     }
 
     fn store(&mut self, run: &[u8]) {
         self.octets = self.octets.saturating_add(run.len() as u64);
-        if self.fault().is_none() {
+        if self.error().is_none() {
             self.message.extend_from_slice(run);
         } else if self.message.capacity() > 0 {
             self.message = Vec::new();
@@ -270,8 +270,8 @@ mod tests {
     const LIMITS: DataLimits =
         DataLimits { message_octets_max: 1000, line_octets_max: 100, bare_newline: BareNewline::Normalize };
 
-    /// The message or its fault, and the octets behind the end; nothing while the end is missing.
-    type Outcome = Option<(Result<Vec<u8>, Fault>, Vec<u8>)>;
+    /// The message or its error, and the octets behind the end; nothing while the end is missing.
+    type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
 
     fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
         let mut decoder = Decoder::new(limits, Framing::Dots, 0);
@@ -307,13 +307,13 @@ mod tests {
         let long = mended.split('\u{100}').any(|line| line.chars().count() > limits.line_octets_max);
         let mended: Vec<u8> = mended.replace('\u{100}', "\r\n").chars().map(|c| c as u8).collect();
         let verdict = if mended.len() as u64 > limits.message_octets_max {
-            Err(Fault::TooLarge)
+            Err(ContentError::TooLarge)
         } else if nul {
-            Err(Fault::Nul)
+            Err(ContentError::Nul)
         } else if bare && limits.bare_newline == BareNewline::Reject {
-            Err(Fault::BareNewline)
+            Err(ContentError::BareNewline)
         } else if long {
-            Err(Fault::LineTooLong)
+            Err(ContentError::LineTooLong)
         } else {
             Ok(mended)
         };
@@ -361,7 +361,7 @@ mod tests {
         let limits = DataLimits { message_octets_max: 5, ..LIMITS };
         assert_eq!(decode(limits, &[b"abc\r\n.\r\n"]).unwrap().0, Ok(b"abc\r\n".to_vec()));
         assert_eq!(decode(limits, &[b"..bc\r\n.\r\n"]).unwrap().0, Ok(b".bc\r\n".to_vec()));
-        assert_eq!(decode(limits, &[b"abcd\r\n.\r\n"]).unwrap().0, Err(Fault::TooLarge));
+        assert_eq!(decode(limits, &[b"abcd\r\n.\r\n"]).unwrap().0, Err(ContentError::TooLarge));
     }
 
     #[test]
@@ -372,18 +372,18 @@ mod tests {
         }
         assert_eq!(decoder.memory_octets(), 0);
         assert_eq!(decoder.decode(b"QUIT\r\n.\r\nNOOP\r\n"), DataProgress::Complete { consumed: 9 });
-        assert_eq!(decoder.finish(), Err(Fault::TooLarge));
+        assert_eq!(decoder.finish(), Err(ContentError::TooLarge));
     }
 
     #[test]
     fn faults_are_found_and_only_in_the_mode_that_knows_them() {
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
-        assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
-        assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
+        assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
+        assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
         assert_eq!(decode(reject, &[b"a\r\nb\r\n.\r\n"]).unwrap().0, Ok(b"a\r\nb\r\n".to_vec()));
-        assert_eq!(decode(LIMITS, &[b"a\0b\r\n.\r\n"]).unwrap().0, Err(Fault::Nul));
+        assert_eq!(decode(LIMITS, &[b"a\0b\r\n.\r\n"]).unwrap().0, Err(ContentError::Nul));
         let long = [&b"x".repeat(101)[..], b"\r\n.\r\n"].concat();
-        assert_eq!(decode(LIMITS, &[&long]).unwrap().0, Err(Fault::LineTooLong));
+        assert_eq!(decode(LIMITS, &[&long]).unwrap().0, Err(ContentError::LineTooLong));
         let long_after_lf = [b"a\n", &b"x".repeat(100)[..], b"\r\n.\r\n"].concat();
         assert!(decode(LIMITS, &[&long_after_lf]).unwrap().0.is_ok());
     }
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(decoder.memory_octets(), room);
     }
 
-    fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, Fault> {
+    fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, ContentError> {
         let mut decoder = Decoder::new(limits, Framing::Chunks, 0);
         for chunk in chunks {
             assert_eq!(decoder.decode(chunk), DataProgress::Partial);
@@ -421,9 +421,9 @@ mod tests {
         ] {
             assert_eq!(decode(text).as_deref(), Ok(expected), "{}", text.escape_ascii());
         }
-        assert_eq!(decode(b"a\0"), Err(Fault::Nul));
+        assert_eq!(decode(b"a\0"), Err(ContentError::Nul));
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
-        assert_eq!(decode_chunks(reject, &[b"a\r"]), Err(Fault::BareNewline));
+        assert_eq!(decode_chunks(reject, &[b"a\r"]), Err(ContentError::BareNewline));
         assert_eq!(decode_chunks(reject, &[b"a\r", b"\nb\r\n"]), Ok(b"a\r\nb\r\n".to_vec()));
     }
 

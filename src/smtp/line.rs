@@ -22,7 +22,7 @@ pub enum LineError {
 }
 
 /// The first line of the buffer without its CRLF, or an error.
-pub type Found<'a> = Result<&'a [u8], LineError>;
+pub type LineResult<'a> = Result<&'a [u8], LineError>;
 
 /// Finds lines in a receive buffer.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct LineReader {
 impl LineReader {
     /// Finds a line at the start of the buffer. Returns the octets consumed and the line without its CRLF; without a
     /// line, more input is needed.
-    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<Found<'a>>) {
+    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<LineResult<'a>>) {
         let start = match self.discard(buffer) {
             Some(start) => start,
             None => return (buffer.len() - usize::from(buffer.ends_with(b"\r")), None),

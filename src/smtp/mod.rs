@@ -13,6 +13,7 @@
 
 pub mod client;
 mod command;
+mod command_error;
 mod data;
 mod line;
 mod parameters;
@@ -21,8 +22,9 @@ mod reply;
 mod sasl;
 pub mod server;
 
-pub use command::{CommandError, Verb};
-pub use data::{BareNewline, DataLimits, DataProgress, Decoder, Fault, Framing};
+pub use command::Verb;
+pub use command_error::CommandError;
+pub use data::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};

@@ -1,6 +1,6 @@
 //! Parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`).
 
-use super::command::CommandError;
+use super::command_error::CommandError;
 use crate::mail::{BodyType, MailParameters, RcptParameters, SignedDuration, Timestamp, decode_xtext};
 
 /// RFC 4954 §5: maximum octets of the `AUTH` value.
@@ -10,7 +10,7 @@ const MAIL_KNOWN: &str =
 const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, \
                           REQUIRETLS, HOLDFOR=seconds, HOLDUNTIL=time";
 /// RFC 4865 §4: the longest time that FUTURERELEASE offers.
-pub const HOLD_MAX_S: u32 = 30 * 24 * 60 * 60;
+pub const FUTURE_RELEASE_MAX_S: u32 = 30 * 24 * 60 * 60;
 const RCPT_KNOWN: &str = "RCPT supports NOTIFY and ORCPT";
 
 /// The parameters of MAIL.
@@ -25,21 +25,21 @@ pub struct MailOptions {
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,
     /// `HOLDFOR` or `HOLDUNTIL` (RFC 4865).
-    pub hold: Option<Hold>,
+    pub future_release: Option<FutureRelease>,
     /// Parameters stored with the message.
     pub parameters: MailParameters,
 }
 
 /// When a message is to be released (RFC 4865).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
+pub enum FutureRelease {
     /// `HOLDFOR`: after this many seconds.
     Seconds(u32),
     /// `HOLDUNTIL`: at this time.
     Until(Timestamp),
 }
 
-impl Hold {
+impl FutureRelease {
     /// The seconds of `HOLDFOR`.
     pub fn seconds(self) -> Option<u32> {
         match self {
@@ -50,15 +50,16 @@ impl Hold {
 
     /// The time of release; an error if it is later than offered. RFC 4865 §4: a time in the past means immediately.
     pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {
-        let latest = now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).unwrap_or(Timestamp::MAX);
+        let latest =
+            now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).unwrap_or(Timestamp::MAX);
         let release_at = match self {
             Self::Seconds(seconds) => {
                 now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap_or(Timestamp::MAX)
             }
             Self::Until(time) => time.max(now),
         };
-        let fault = CommandError::Argument("HOLDFOR or HOLDUNTIL of at most 30 days");
-        if release_at <= latest { Ok(release_at) } else { Err(fault) }
+        let error = CommandError::Argument("HOLDFOR or HOLDUNTIL of at most 30 days");
+        if release_at <= latest { Ok(release_at) } else { Err(error) }
     }
 }
 
@@ -74,15 +75,15 @@ pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError>
     let mut parameters = RcptParameters::default();
     for_each(text, |keyword, value| match (keyword, value) {
         ("NOTIFY", Some(value)) => {
-            let fault = CommandError::Argument(
+            let error = CommandError::Argument(
                 "NOTIFY=NEVER, or a comma-separated list of SUCCESS, FAILURE and DELAY",
             );
-            parameters.notify = Some(value.parse().map_err(|_| fault)?);
+            parameters.notify = Some(value.parse().map_err(|_| error)?);
             Ok(())
         }
         ("ORCPT", Some(value)) => {
-            let fault = CommandError::Argument("ORCPT=type;xtext of at most 500 octets");
-            parameters.original_recipient = Some(value.parse().map_err(|_| fault)?);
+            let error = CommandError::Argument("ORCPT=type;xtext of at most 500 octets");
+            parameters.original_recipient = Some(value.parse().map_err(|_| error)?);
             Ok(())
         }
         ("NOTIFY" | "ORCPT", None) => Err(CommandError::Argument("NOTIFY=list, ORCPT=type;xtext")),
@@ -119,21 +120,21 @@ impl MailOptions {
             ("SMTPUTF8", None) => self.smtputf8 = true,
             ("AUTH", Some(value)) => check_auth(value)?,
             ("RET", Some(value)) => {
-                let fault = CommandError::Argument("RET=FULL or RET=HDRS");
-                self.parameters.return_content = Some(value.parse().map_err(|_| fault)?);
+                let error = CommandError::Argument("RET=FULL or RET=HDRS");
+                self.parameters.return_content = Some(value.parse().map_err(|_| error)?);
             }
             ("ENVID", Some(value)) => {
-                let fault = CommandError::Argument("ENVID=xtext of at most 100 octets");
-                self.parameters.envelope_id = Some(value.parse().map_err(|_| fault)?);
+                let error = CommandError::Argument("ENVID=xtext of at most 100 octets");
+                self.parameters.envelope_id = Some(value.parse().map_err(|_| error)?);
             }
             // RFC 8689 §2: REQUIRETLS has no value.
             ("REQUIRETLS", None) => self.parameters.require_tls = true,
             // RFC 4865 §4: HOLDFOR and HOLDUNTIL exclude each other.
-            ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.hold.is_some() => {
+            ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.future_release.is_some() => {
                 return Err(CommandError::Argument("HOLDFOR or HOLDUNTIL, not both"));
             }
-            ("HOLDFOR", Some(seconds)) => self.hold = Some(parse_interval(seconds)?),
-            ("HOLDUNTIL", Some(time)) => self.hold = Some(parse_time(time)?),
+            ("HOLDFOR", Some(seconds)) => self.future_release = Some(parse_interval(seconds)?),
+            ("HOLDUNTIL", Some(time)) => self.future_release = Some(parse_time(time)?),
             (
                 "SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID" | "REQUIRETLS" | "HOLDFOR"
                 | "HOLDUNTIL",
@@ -163,20 +164,20 @@ fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
 }
 
 /// RFC 4865 §4: 1*9DIGIT.
-fn parse_interval(digits: &str) -> Result<Hold, CommandError> {
+fn parse_interval(digits: &str) -> Result<FutureRelease, CommandError> {
     let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     let seconds = digits.parse().ok().filter(|_| fits);
-    seconds.map(Hold::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
+    seconds.map(FutureRelease::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
 }
 
 /// RFC 4865 §4: an RFC 3339 time in UTC, with upper-case letters.
-fn parse_time(text: &str) -> Result<Hold, CommandError> {
+fn parse_time(text: &str) -> Result<FutureRelease, CommandError> {
     let shaped = text.len() >= 20
         && text.ends_with('Z')
         && text.as_bytes().get(10) == Some(&b'T')
         && text.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b));
     let time = text.parse().ok().filter(|_| shaped);
-    time.map(Hold::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
+    time.map(FutureRelease::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
 }
 
 /// RFC 4954 §5: `<>`, or an address as xtext. The client is not trusted to vouch for others, so the value is treated
@@ -190,7 +191,7 @@ fn check_auth(value: &str) -> Result<(), CommandError> {
 mod tests {
     use super::*;
 
-    fn argument_fault<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
+    fn is_argument_error<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
         matches!(parsed, Err(CommandError::Argument(_)))
     }
 
@@ -212,7 +213,7 @@ mod tests {
         let octets = |value: &str| parse_mail_options(&format!("SIZE={value}")).map(|options| options.octets);
         assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
         for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
-            assert!(argument_fault(octets(bad)), "{bad}");
+            assert!(is_argument_error(octets(bad)), "{bad}");
         }
     }
 
@@ -242,7 +243,7 @@ mod tests {
             "ENVID=+2b",
             &long,
         ] {
-            assert!(argument_fault(parse_mail_options(bad)), "{bad}");
+            assert!(is_argument_error(parse_mail_options(bad)), "{bad}");
         }
         for bad in ["BODY=9BIT", "X", "=1", "NOTIFY=NEVER"] {
             assert!(matches!(parse_mail_options(bad), Err(CommandError::Parameter(_))), "{bad}");
@@ -253,7 +254,7 @@ mod tests {
     fn a_message_is_held_for_a_while_or_until_a_time_but_not_too_long() {
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let release = |text: &str| {
-            let hold = parse_mail_options(text)?.hold.unwrap();
+            let hold = parse_mail_options(text)?.future_release.unwrap();
             hold.release_at(now).map(|at| at.to_string())
         };
         assert_eq!(release("HOLDFOR=60").as_deref(), Ok("2026-11-22T02:01:00Z"));
@@ -276,7 +277,7 @@ mod tests {
             "HOLDFOR=1 HOLDUNTIL=2026-12-01T00:00:00Z",
             "REQUIRETLS=1",
         ] {
-            assert!(argument_fault(release(bad)), "{bad}");
+            assert!(is_argument_error(release(bad)), "{bad}");
         }
         assert!(parse_mail_options("requiretls").unwrap().parameters.require_tls);
     }
@@ -298,7 +299,7 @@ mod tests {
             "ORCPT=rfc822;a+0D",
             &long,
         ] {
-            assert!(argument_fault(parse_rcpt_parameters(bad)), "{bad}");
+            assert!(is_argument_error(parse_rcpt_parameters(bad)), "{bad}");
         }
         assert!(matches!(parse_rcpt_parameters("RET=FULL"), Err(CommandError::Parameter(_))));
     }

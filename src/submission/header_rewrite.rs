@@ -29,7 +29,7 @@ const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedHeader {
     block: HeaderBlock,
     /// The addresses of From, at least one.
     pub from: Vec<Address>,
@@ -40,7 +40,7 @@ pub struct Checked {
 }
 
 /// Parses the header, or refuses it.
-pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
+pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
     let received = block.named("Received").count();
     if received > RECEIVED_MAX {
@@ -58,7 +58,7 @@ pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
         parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
     let senders = read_senders(&block, message)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    Ok(Checked { block, from, senders, idempotency_key })
+    Ok(CheckedHeader { block, from, senders, idempotency_key })
 }
 
 /// Some mail clients show Sender or Resent-From in place of From.
@@ -104,7 +104,7 @@ fn refuse_header(error: HeaderError) -> Refusal {
     )
 }
 
-impl Checked {
+impl CheckedHeader {
     /// The message without fields that recipients must not see. Copies only if there are any.
     pub fn strip(&self, message: Bytes) -> Bytes {
         let removed: Vec<Range<usize>> = self
@@ -128,7 +128,7 @@ impl Checked {
     }
 
     /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
-    pub fn complete(&self, id: MessageId, now: Timestamp) -> String {
+    pub fn missing_fields(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {
             fields.push_str(&format!("Date: {}\r\n", date(now)));
@@ -175,7 +175,7 @@ pub struct Summary {
 }
 
 /// The parts of a `Received` field.
-pub struct Receipt<'a> {
+pub struct ReceivedField<'a> {
     /// The host name of the server.
     pub hostname: &'a DomainName,
     /// How the message was submitted.
@@ -188,7 +188,7 @@ pub struct Receipt<'a> {
     pub now: Timestamp,
 }
 
-impl Receipt<'_> {
+impl ReceivedField<'_> {
     /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: the EHLO name of
     /// a mail client often reveals an address in a home network.
     pub fn field(&self) -> String {
@@ -277,7 +277,8 @@ mod tests {
     #[test]
     fn date_and_message_id_are_added_only_where_absent() {
         let id = id();
-        let complete = |message: &str| check(message.as_bytes()).unwrap().complete(id, Timestamp::UNIX_EPOCH);
+        let complete =
+            |message: &str| check(message.as_bytes()).unwrap().missing_fields(id, Timestamp::UNIX_EPOCH);
         assert_eq!(
             complete("From: a@b.c\r\n\r\n"),
             format!("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nMessage-ID: <{id}@b.c>\r\n")
@@ -303,7 +304,7 @@ mod tests {
     fn received_names_the_client_only_when_told_to() {
         let hostname = DomainName::parse("mx.example").unwrap();
         let trace = Trace { helo: "laptop".into(), protocol: "ESMTPSA", tls: Some("TLSv1.3 X".into()) };
-        let mut receipt = Receipt {
+        let mut received = ReceivedField {
             hostname: &hostname,
             trace: &trace,
             client_address: None,
@@ -311,13 +312,13 @@ mod tests {
             now: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(
-            receipt.field(),
+            received.field(),
             format!(
                 "Received: by mx.example with ESMTPSA\r\n (TLSv1.3 X)\r\n id {};\r\n Thu, 1 Jan 1970 00:00:00 +0000\r\n",
-                receipt.id
+                received.id
             )
         );
-        receipt.client_address = Some("::1".parse().unwrap());
-        assert!(receipt.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
+        received.client_address = Some("::1".parse().unwrap());
+        assert!(received.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
     }
 }

@@ -34,7 +34,7 @@ use crate::store::{
     SubmissionKey, Tenant,
 };
 
-pub use self::acceptance::Admitted;
+pub use self::acceptance::CheckedSubmission;
 
 /// Settings of submission.
 #[derive(Debug, Clone)]
@@ -42,20 +42,20 @@ pub struct SubmissionSettings {
     /// The host name in `Received`.
     pub hostname: DomainName,
     /// How long delivery is tried, unless the tenant or the message has its own lifetime.
-    pub expiry: Duration,
+    pub message_lifetime: Duration,
     /// Upper bound of that lifetime.
     pub message_lifetime_max: Duration,
     /// Whether `MAIL FROM:<>` is accepted.
-    pub takes_null_sender: bool,
+    pub allow_null_sender: bool,
     /// Whether `Received` includes the client's address.
-    pub names_client_address: bool,
+    pub received_includes_client_address: bool,
 }
 
 /// The service that accepts mail.
 pub struct SubmissionService {
     store: Arc<Store>,
-    facts: DirectoryCache,
-    notes: RejectionLogLimit,
+    directory: DirectoryCache,
+    rejection_log: RejectionLogLimit,
     refusals: RejectionCounters,
     limits: SendLimits,
     settings: SubmissionSettings,
@@ -101,12 +101,12 @@ pub struct Submission {
     /// How it was submitted.
     pub trace: Trace,
     /// Data from the HTTP API besides the message.
-    pub extras: Extras,
+    pub extras: SubmissionExtras,
 }
 
 /// Data that the HTTP API has besides the envelope.
 #[derive(Debug, Default)]
-pub struct Extras {
+pub struct SubmissionExtras {
     /// Metadata and tags from the sender.
     pub annotations: Annotations,
     /// Recipients left out because they are suppressed.
@@ -128,29 +128,29 @@ pub struct Trace {
 }
 
 /// Minimum time between updates of a key's `last_used_at`.
-const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// Total weight of messages being stored at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
 /// The share of one tenant: what one commit writes in a few milliseconds, as all tenants wait for it.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 
 /// The share while other tenants submit too.
-const STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX: u32 = 8;
+const STORING_WEIGHT_OF_TENANT_CONTENDED_MAX: u32 = 8;
 
 impl SubmissionService {
     /// A service that stores into `store`.
     pub fn new(store: Arc<Store>, settings: SubmissionSettings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         Self {
-            facts: DirectoryCache::new(store.clone()),
-            notes: RejectionLogLimit::default(),
+            directory: DirectoryCache::new(store.clone()),
+            rejection_log: RejectionLogLimit::default(),
             refusals: RejectionCounters::new(),
             limits: SendLimits::new(store.clone()),
             store,
             settings,
-            signing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            signing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             storing: TenantSemaphore::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
-                .with_fewer_in_company(STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX),
+                .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
         }
     }
 
@@ -162,7 +162,7 @@ impl SubmissionService {
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(cannot_look_up)?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
         let (key, tenant) = match found {
             Some((key, Some(tenant))) => (key, tenant),
             // A platform key has no sending domains.
@@ -176,7 +176,7 @@ impl SubmissionService {
 
     /// The credential to verify a SCRAM proof; unknown users get a fake one.
     pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
-        self.store.scram_credential(username).await.map_err(cannot_look_up)
+        self.store.scram_credential(username).await.map_err(credential_unavailable)
     }
 
     /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server
@@ -192,7 +192,7 @@ impl SubmissionService {
         let (Some(signature), Some(id)) = (signature, credential.key_id) else {
             return Err(AuthenticationError::Rejected);
         };
-        let found = self.facts.key(id).await.map_err(cannot_look_up)?;
+        let found = self.directory.key(id).await.map_err(credential_unavailable)?;
         let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
         let submitter = self.admit_key(key, tenant, client_address).await?;
         Ok((submitter, signature.to_vec()))
@@ -210,7 +210,7 @@ impl SubmissionService {
             return Err(AuthenticationError::Rejected);
         }
         check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
-        if key.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_INTERVAL)
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
             && let Err(error) = self.store.touch_key(key.id, now).await
         {
             tracing::warn!(%error, key = %key.id, "cannot record the use of a key");
@@ -218,13 +218,13 @@ impl SubmissionService {
         Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
 
-    /// Whether the submitter may send from this path. `is_counted`: the message was counted against the send limit
+    /// Whether the submitter may send from this path. `already_counted`: the message was counted against the send limit
     /// before, so no quota is needed.
     pub async fn admit_sender(
         &self,
         submitter: &Submitter,
         path: &ReversePath,
-        is_counted: bool,
+        already_counted: bool,
     ) -> Result<(), Refusal> {
         let current = self.refresh(submitter).await?;
         let sender = describe(&current);
@@ -233,8 +233,8 @@ impl SubmissionService {
             Some(address) => self.covering(submitter, address).await?,
             None => Arc::default(),
         };
-        admit_sender(&sender, path, &covering, self.settings.takes_null_sender)?;
-        if is_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
+        admit_sender(&sender, path, &covering, self.settings.allow_null_sender)?;
+        if already_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
     }
 
     /// Whether the submitter may send to this address. `earlier` is the number of recipients before it in the
@@ -250,7 +250,7 @@ impl SubmissionService {
             .store
             .suppression_of(submitter.tenant.id, &recipient.folded(), Timestamp::now())
             .await
-            .map_err(refuse_storage)?
+            .map_err(storage_refusal)?
             .map(|found| SuppressionFacts {
                 reason: found.reason,
                 created_at: found.created_at,
@@ -265,24 +265,24 @@ impl SubmissionService {
 
     /// Whether the send limit allows this many recipients.
     async fn admit_count(&self, submitter: &Submitter, recipients: u64) -> Result<(), Refusal> {
-        let wish = self.wish(submitter, Timestamp::now()).await?;
-        self.limits.check(&wish, recipients).await.map_err(refuse_storage)?
+        let request = self.quota_request(submitter, Timestamp::now()).await?;
+        self.limits.check(&request, recipients).await.map_err(storage_refusal)?
     }
 
     /// The send limits that apply to the submitter.
-    async fn wish(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
+    async fn quota_request(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
         let current = self.refresh(submitter).await?;
         Ok(QuotaRequest::new(&current.1, submitter.key.environment, now))
     }
 
     /// The tenant's send limit with the least remaining quota; `None` without a limit.
-    pub async fn send_standing(
+    pub async fn send_limit_status(
         &self,
         tenant: &Tenant,
         environment: Environment,
         now: Timestamp,
     ) -> Result<Option<QuotaStatus>, StoreError> {
-        self.limits.standing(&QuotaRequest::new(tenant, environment, now)).await
+        self.limits.status(&QuotaRequest::new(tenant, environment, now)).await
     }
 
     /// Refusals since the start, by code.
@@ -291,7 +291,7 @@ impl SubmissionService {
     }
 
     /// Records a refusal for the tenant under this id; `None` if the tenant had too many recently.
-    pub fn note_rejection(
+    pub fn record_rejection(
         &self,
         id: RequestId,
         submitter: &Submitter,
@@ -300,7 +300,7 @@ impl SubmissionService {
     ) -> Option<RequestId> {
         self.refusals.note(refusal.code);
         let now = Timestamp::now();
-        if !self.notes.take(submitter.tenant.id, now) {
+        if !self.rejection_log.take(submitter.tenant.id, now) {
             return None;
         }
         self.store.reject(Rejection {
@@ -320,7 +320,7 @@ impl SubmissionService {
     /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
     /// other networks, and a tenant may be suspended.
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
-        let current = self.facts.key(submitter.key.id).await.map_err(refuse_storage)?;
+        let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
         let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
@@ -339,10 +339,10 @@ impl SubmissionService {
     ) -> Result<Arc<Vec<SendingDomain>>, Refusal> {
         match address.host() {
             Host::Domain(name) => self
-                .facts
+                .directory
                 .covering(submitter.tenant.id, submitter.key.environment, name)
                 .await
-                .map_err(refuse_storage),
+                .map_err(storage_refusal),
             Host::Literal(_) => Ok(Arc::default()),
         }
     }
@@ -387,12 +387,12 @@ fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
     ))
 }
 
-fn cannot_look_up(error: StoreError) -> AuthenticationError {
+fn credential_unavailable(error: StoreError) -> AuthenticationError {
     tracing::error!(%error, "cannot read a credential");
     AuthenticationError::Unavailable
 }
 
-fn refuse_storage(error: StoreError) -> Refusal {
+fn storage_refusal(error: StoreError) -> Refusal {
     if !matches!(error, StoreError::Conflict(_)) {
         tracing::error!(%error, "the store failed");
     }

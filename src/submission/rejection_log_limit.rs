@@ -8,7 +8,7 @@ use crate::model::{LimitPeriod, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 
 /// Rejections recorded per tenant and minute.
-const NOTES_PER_MINUTE_MAX: u64 = 60;
+const REJECTIONS_PER_MINUTE_MAX: u64 = 60;
 
 /// Counts recorded rejections per tenant and minute.
 pub struct RejectionLogLimit(Mutex<FixedWindow<TenantId>>);
@@ -22,10 +22,10 @@ impl Default for RejectionLogLimit {
 impl RejectionLogLimit {
     /// Whether another rejection may be recorded; counts it if so.
     pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
-        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = notes.standing(&tenant, NOTES_PER_MINUTE_MAX, now).remaining() > 0;
+        let mut rejection_log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = rejection_log.status(&tenant, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
         if may {
-            notes.take(tenant, 1, now);
+            rejection_log.take(tenant, 1, now);
         }
         may
     }
@@ -41,7 +41,7 @@ mod tests {
         let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
         let quota = RejectionLogLimit::default();
         let noted = (0..1000).filter(|_| quota.take(busy, at(59))).count();
-        assert_eq!(noted, NOTES_PER_MINUTE_MAX as usize);
+        assert_eq!(noted, REJECTIONS_PER_MINUTE_MAX as usize);
         assert!(quota.take(other, at(59)) && !quota.take(busy, at(59)));
         assert!(quota.take(busy, at(60)));
     }

@@ -23,10 +23,10 @@ type Account = (TenantId, Environment);
 /// The send limits of all tenants and their usage.
 pub struct SendLimits {
     store: Arc<Store>,
-    spent: Mutex<Spent>,
+    usage: Mutex<LimitUsage>,
 }
 
-struct Spent {
+struct LimitUsage {
     minute: FixedWindow<Account>,
     day: FixedWindow<Account>,
     /// The last warning of each limit, and the end of its period.
@@ -45,13 +45,13 @@ pub struct QuotaRequest {
 #[must_use]
 pub struct QuotaReservation<'a> {
     of: &'a SendLimits,
-    wish: QuotaRequest,
+    request: QuotaRequest,
     count: u64,
 }
 
 /// Recipients that remain counted.
 pub struct ConfirmedQuota {
-    wish: QuotaRequest,
+    request: QuotaRequest,
     count: u64,
 }
 
@@ -77,83 +77,89 @@ impl QuotaRequest {
 impl SendLimits {
     /// No usage yet.
     pub fn new(store: Arc<Store>) -> Self {
-        let spent = Spent {
+        let usage = LimitUsage {
             minute: FixedWindow::new(LimitPeriod::Minute),
             day: FixedWindow::new(LimitPeriod::Day),
             warned: HashMap::new(),
         };
-        Self { store, spent: Mutex::new(spent) }
+        Self { store, usage: Mutex::new(usage) }
     }
 
     /// Whether the limits allow this many recipients; counts nothing. The outer error is the store's.
-    pub async fn check(&self, wish: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
-        self.learn(wish).await?;
-        Ok(self.look(&mut self.lock(), wish, count))
+    pub async fn check(&self, request: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
+        self.load_day(request).await?;
+        Ok(self.check_remaining(&mut self.lock(), request, count))
     }
 
     /// Counts the recipients of a message, if the limits allow all of them.
     pub async fn take(
         &self,
-        wish: QuotaRequest,
+        request: QuotaRequest,
         count: u64,
     ) -> Result<Result<QuotaReservation<'_>, Refusal>, StoreError> {
-        self.learn(&wish).await?;
-        let mut spent = self.lock();
-        if let Err(refusal) = self.look(&mut spent, &wish, count) {
+        self.load_day(&request).await?;
+        let mut usage = self.lock();
+        if let Err(refusal) = self.check_remaining(&mut usage, &request, count) {
             return Ok(Err(refusal));
         }
-        if wish.limits.emails_per_day.is_none() {
+        if request.limits.emails_per_day.is_none() {
             // From now on the count is incomplete; a new limit loads it from the store again.
-            spent.day.forget(&wish.account);
+            usage.day.forget(&request.account);
         }
-        for (period, limit) in wish.limits() {
-            spent.of(period).take(wish.account, count, wish.at);
-            let standing = spent.of(period).standing(&wish.account, limit, wish.at);
-            if standing.remaining() == 0 {
-                self.warn(&mut spent, &wish, (period, standing), LimitLevel::Exceeded);
-            } else if standing.percent() >= APPROACHING_PERCENT {
-                self.warn(&mut spent, &wish, (period, standing), LimitLevel::Approaching);
+        for (period, limit) in request.limits() {
+            usage.of(period).take(request.account, count, request.at);
+            let status = usage.of(period).status(&request.account, limit, request.at);
+            if status.remaining() == 0 {
+                self.warn(&mut usage, &request, (period, status), LimitLevel::Exceeded);
+            } else if status.percent() >= APPROACHING_PERCENT {
+                self.warn(&mut usage, &request, (period, status), LimitLevel::Approaching);
             }
         }
-        Ok(Ok(QuotaReservation { of: self, wish, count }))
+        Ok(Ok(QuotaReservation { of: self, request, count }))
     }
 
     /// Releases the quota of a message that was not stored.
-    pub fn give_back(&self, kept: &ConfirmedQuota) {
-        let mut spent = self.lock();
-        for (period, _) in kept.wish.limits() {
-            spent.of(period).give_back(&kept.wish.account, kept.count, kept.wish.at);
+    pub fn release(&self, confirmed: &ConfirmedQuota) {
+        let mut usage = self.lock();
+        for (period, _) in confirmed.request.limits() {
+            usage.of(period).release(&confirmed.request.account, confirmed.count, confirmed.request.at);
         }
     }
 
     /// The limit with the least remaining quota; `None` without a limit.
-    pub async fn standing(&self, wish: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
-        self.learn(wish).await?;
-        let mut spent = self.lock();
-        let standings =
-            wish.limits().map(|(period, limit)| spent.of(period).standing(&wish.account, limit, wish.at));
-        Ok(standings.min_by_key(QuotaStatus::remaining))
+    pub async fn status(&self, request: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
+        self.load_day(request).await?;
+        let mut usage = self.lock();
+        let statuses = request
+            .limits()
+            .map(|(period, limit)| usage.of(period).status(&request.account, limit, request.at));
+        Ok(statuses.min_by_key(QuotaStatus::remaining))
     }
 
     /// Loads the usage of the day from the store once. Nothing is counted before, so the loaded value is complete.
-    async fn learn(&self, wish: &QuotaRequest) -> Result<(), StoreError> {
-        if wish.limits.emails_per_day.is_none() || self.lock().day.knows(&wish.account, wish.at) {
+    async fn load_day(&self, request: &QuotaRequest) -> Result<(), StoreError> {
+        if request.limits.emails_per_day.is_none() || self.lock().day.contains(&request.account, request.at) {
             return Ok(());
         }
-        let (tenant, environment) = wish.account;
-        let (from, to) = (LimitPeriod::Day.start_of(wish.at), LimitPeriod::Day.end_of(wish.at));
+        let (tenant, environment) = request.account;
+        let (from, to) = (LimitPeriod::Day.start_of(request.at), LimitPeriod::Day.end_of(request.at));
         let days = self.store.usage(tenant, UsageInterval::Day, from, to).await?;
         let sent = days.iter().find(|day| day.environment == environment).map_or(0, |day| day.counts.sent);
-        self.lock().day.learn(wish.account, sent, wish.at);
+        self.lock().day.preload(request.account, sent, request.at);
         Ok(())
     }
 
-    fn look(&self, spent: &mut Spent, wish: &QuotaRequest, count: u64) -> Result<(), Refusal> {
-        for (period, limit) in wish.limits() {
-            let standing = spent.of(period).standing(&wish.account, limit, wish.at);
-            if standing.remaining() < count {
-                self.warn(spent, wish, (period, standing), LimitLevel::Exceeded);
-                return Err(refuse(period, standing, count));
+    fn check_remaining(
+        &self,
+        usage: &mut LimitUsage,
+        request: &QuotaRequest,
+        count: u64,
+    ) -> Result<(), Refusal> {
+        for (period, limit) in request.limits() {
+            let status = usage.of(period).status(&request.account, limit, request.at);
+            if status.remaining() < count {
+                self.warn(usage, request, (period, status), LimitLevel::Exceeded);
+                return Err(refuse(period, status, count));
             }
         }
         Ok(())
@@ -162,32 +168,32 @@ impl SendLimits {
     /// Warns the tenant, once per period and level.
     fn warn(
         &self,
-        spent: &mut Spent,
-        wish: &QuotaRequest,
+        usage: &mut LimitUsage,
+        request: &QuotaRequest,
         of: (LimitPeriod, QuotaStatus),
         level: LimitLevel,
     ) {
         let (period, QuotaStatus { limit, used, resets_at }) = of;
-        let told = spent.warned.get(&(wish.account, period));
-        if told.is_some_and(|&(until, earlier)| until == resets_at && earlier >= level) {
+        let warned = usage.warned.get(&(request.account, period));
+        if warned.is_some_and(|&(until, earlier)| until == resets_at && earlier >= level) {
             return;
         }
-        if spent.warned.len() >= WARNINGS_MAX {
-            spent.warned.retain(|_, (until, _)| *until > wish.at);
+        if usage.warned.len() >= WARNINGS_MAX {
+            usage.warned.retain(|_, (until, _)| *until > request.at);
         }
-        spent.warned.insert((wish.account, period), (resets_at, level));
-        let (tenant_id, environment) = wish.account;
-        let at = wish.at;
+        usage.warned.insert((request.account, period), (resets_at, level));
+        let (tenant_id, environment) = request.account;
+        let at = request.at;
         let warning = LimitWarning { tenant_id, level, environment, period, limit, used, resets_at, at };
         self.store.warn_of_limit(warning);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Spent> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LimitUsage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Spent {
+impl LimitUsage {
     fn of(&mut self, period: LimitPeriod) -> &mut FixedWindow<Account> {
         match period {
             LimitPeriod::Minute => &mut self.minute,
@@ -198,19 +204,19 @@ impl Spent {
 
 impl QuotaReservation<'_> {
     /// Confirms the quota: the message will be stored even if the caller is cancelled.
-    pub fn keep(mut self) -> ConfirmedQuota {
-        ConfirmedQuota { wish: self.wish, count: std::mem::take(&mut self.count) }
+    pub fn confirm(mut self) -> ConfirmedQuota {
+        ConfirmedQuota { request: self.request, count: std::mem::take(&mut self.count) }
     }
 }
 
 impl Drop for QuotaReservation<'_> {
     fn drop(&mut self) {
-        self.of.give_back(&ConfirmedQuota { wish: self.wish, count: self.count });
+        self.of.release(&ConfirmedQuota { request: self.request, count: self.count });
     }
 }
 
-fn refuse(period: LimitPeriod, standing: QuotaStatus, count: u64) -> Refusal {
-    let QuotaStatus { limit, used, resets_at } = standing;
+fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
+    let QuotaStatus { limit, used, resets_at } = status;
     let code = match period {
         LimitPeriod::Minute => RefusalCode::SendLimitExceeded,
         LimitPeriod::Day => RefusalCode::DailySendLimitExceeded,
@@ -242,7 +248,7 @@ mod tests {
         (dir, SendLimits::new(Arc::new(Store::open(options).unwrap())))
     }
 
-    fn wish(account: Account, per_day: Option<u32>, at: &str) -> QuotaRequest {
+    fn quota_request(account: Account, per_day: Option<u32>, at: &str) -> QuotaRequest {
         let limits = RateLimit { emails_per_day: per_day, ..RateLimit::default() };
         QuotaRequest { account, limits, at: at.parse().unwrap() }
     }
@@ -251,16 +257,16 @@ mod tests {
     async fn what_is_not_written_is_given_back() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
-        let wish = wish(account, Some(10), "2026-11-22T12:00:00Z");
-        let used = async || limits.standing(&wish).await.unwrap().unwrap().used;
-        let dropped = limits.take(wish, 4).await.unwrap().unwrap();
+        let request = quota_request(account, Some(10), "2026-11-22T12:00:00Z");
+        let used = async || limits.status(&request).await.unwrap().unwrap().used;
+        let dropped = limits.take(request, 4).await.unwrap().unwrap();
         assert_eq!(used().await, 4);
-        assert!(limits.take(wish, 7).await.unwrap().is_err(), "what is on its way counts");
+        assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
         drop(dropped);
         assert_eq!(used().await, 0);
-        let kept = limits.take(wish, 4).await.unwrap().unwrap().keep();
+        let kept = limits.take(request, 4).await.unwrap().unwrap().confirm();
         assert_eq!(used().await, 4);
-        limits.give_back(&kept);
+        limits.release(&kept);
         assert_eq!(used().await, 0);
     }
 
@@ -268,11 +274,11 @@ mod tests {
     async fn a_limit_that_was_lifted_for_a_while_does_not_remember_a_count_with_a_hole() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
-        let at = |per_day| wish(account, per_day, "2026-11-22T12:00:00Z");
-        let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().keep();
-        let _ = limits.take(at(None), 100).await.unwrap().unwrap().keep();
-        assert!(limits.standing(&at(None)).await.unwrap().is_none());
-        let standing = limits.standing(&at(Some(10))).await.unwrap().unwrap();
-        assert_eq!(standing.used, 0, "the store, which has seen none of this, is asked again");
+        let at = |per_day| quota_request(account, per_day, "2026-11-22T12:00:00Z");
+        let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().confirm();
+        let _ = limits.take(at(None), 100).await.unwrap().unwrap().confirm();
+        assert!(limits.status(&at(None)).await.unwrap().is_none());
+        let status = limits.status(&at(Some(10))).await.unwrap().unwrap();
+        assert_eq!(status.used, 0, "the store, which has seen none of this, is asked again");
     }
 }

@@ -4,7 +4,7 @@
 //! Each report is sent at a random time after midnight UTC and retried for a day. The schedule is in memory only:
 //! after a restart a report may be sent again; receivers recognize it by its report id.
 
-mod letter;
+mod mailer;
 mod record;
 mod report;
 mod schedule;
@@ -27,14 +27,14 @@ use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::store::{Policies, Store, TlsResults};
 use crate::submission::SubmissionService;
-use letter::Letters;
+use mailer::ReportMailer;
 use record::Receiver;
 use report::{MEDIA_TYPE, Report};
-use schedule::{day_of, first_try_at, next_try_at, oldest_kept};
+use schedule::{day_of, first_try_at, next_try_at, oldest_retained};
 
 /// Time between two polls for due reports.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// Reports in progress at one time.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// Reports in receivers at one time.
 const REPORTS_MAX: usize = 16;
 /// Domain days read from the store at one time.
 const PAGE: usize = 500;
@@ -42,7 +42,7 @@ const PAGE: usize = 500;
 const RECEIVERS_MAX: usize = 4;
 /// Limits of an HTTPS report.
 const POST_LIMITS: Limits =
-    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, excess: OverflowPolicy::Cut };
+    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, overflow: OverflowPolicy::Truncate };
 
 /// Why the reporter cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub enum TlsReportError {
 /// # Errors
 /// [`TlsReportError::KeyFile`].
 pub fn check(config: &config::TlsReport) -> Result<(), TlsReportError> {
-    config.mail.as_ref().filter(|_| config.enabled).map(letter::read_key).transpose().map(drop)
+    config.mail.as_ref().filter(|_| config.enabled).map(mailer::read_key).transpose().map(drop)
 }
 
 /// The services that the reporter uses.
@@ -74,35 +74,35 @@ pub struct TlsReportDependencies {
     /// Sends reports over HTTPS.
     pub client: Client,
     /// Submits reports by mail.
-    pub intake: Arc<SubmissionService>,
+    pub submission: Arc<SubmissionService>,
     /// The host name of the server, as submitter of reports.
     pub hostname: DomainName,
 }
 
 /// The background task that sends reports.
 pub struct Reporter {
-    parts: TlsReportDependencies,
+    services: TlsReportDependencies,
     config: config::TlsReport,
-    letters: Option<Letters>,
+    mailer: Option<ReportMailer>,
 }
 
 /// One domain and day.
-type Subject = (Date, DomainName);
+type DomainDay = (Date, DomainName);
 
 /// The schedule of a report that is not delivered to all receivers yet.
 struct Pending {
     next_try_at: Timestamp,
     tries: usize,
-    progress: ReportProgress,
+    receivers: PendingReceivers,
 }
 
 /// The receivers that do not have a report yet.
 #[derive(Clone)]
-enum ReportProgress {
+enum PendingReceivers {
     /// Not looked up yet.
-    Begun,
+    Unresolved,
     /// These.
-    Missing(Vec<Receiver>),
+    Remaining(Vec<Receiver>),
 }
 
 impl Reporter {
@@ -110,39 +110,39 @@ impl Reporter {
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
-    pub fn new(config: config::TlsReport, parts: TlsReportDependencies) -> Result<Self, TlsReportError> {
-        let letters = match &config.mail {
-            Some(mail) => Some(Letters::new(mail, parts.intake.clone())?),
+    pub fn new(config: config::TlsReport, services: TlsReportDependencies) -> Result<Self, TlsReportError> {
+        let mailer = match &config.mail {
+            Some(mail) => Some(ReportMailer::new(mail, services.submission.clone())?),
             None => None,
         };
-        Ok(Self { parts, config, letters })
+        Ok(Self { services, config, mailer })
     }
 
     /// Sends reports until `stop`. An interrupted report is retried after the next start.
     pub async fn run(self, stop: CancellationToken) {
         let reporter = Arc::new(self);
         let mut pending = HashMap::new();
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let rounds = async {
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let polling = async {
             loop {
-                looks.tick().await;
-                reporter.round(&mut pending).await;
+                ticks.tick().await;
+                reporter.poll(&mut pending).await;
             }
         };
-        stop.run_until_cancelled(rounds).await;
+        stop.run_until_cancelled(polling).await;
     }
 
-    async fn round(self: &Arc<Self>, pending: &mut HashMap<Subject, Pending>) {
+    async fn poll(self: &Arc<Self>, pending: &mut HashMap<DomainDay, Pending>) {
         let now = Timestamp::now();
-        let oldest = oldest_kept(now);
+        let oldest = oldest_retained(now);
         pending.retain(|(day, _), _| *day >= oldest);
-        if let Err(error) = self.parts.store.forget_tls_results_before(oldest).await {
+        if let Err(error) = self.services.store.forget_tls_results_before(oldest).await {
             return tracing::warn!(%error, "cannot delete old TLS results");
         }
         let mut after = None;
         loop {
-            let page = match self.parts.store.unreported_tls_days(day_of(now), after, PAGE).await {
+            let page = match self.services.store.unreported_tls_days(day_of(now), after, PAGE).await {
                 Ok(page) => page,
                 Err(error) => return tracing::warn!(%error, "cannot read due TLS reports"),
             };
@@ -157,73 +157,77 @@ impl Reporter {
 
     async fn report_due(
         self: &Arc<Self>,
-        subjects: Vec<Subject>,
-        pending: &mut HashMap<Subject, Pending>,
+        due: Vec<DomainDay>,
+        pending: &mut HashMap<DomainDay, Pending>,
         now: Timestamp,
     ) {
         let mut running = JoinSet::new();
-        for subject in subjects {
-            let known = pending.entry(subject.clone()).or_insert_with(|| Pending {
-                next_try_at: first_try_at(subject.0, self.config.delay_max, rand::random()),
+        for domain_day in due {
+            let scheduled = pending.entry(domain_day.clone()).or_insert_with(|| Pending {
+                next_try_at: first_try_at(domain_day.0, self.config.delay_max, rand::random()),
                 tries: 0,
-                progress: ReportProgress::Begun,
+                receivers: PendingReceivers::Unresolved,
             });
-            if known.next_try_at > now {
+            if scheduled.next_try_at > now {
                 continue;
             }
             if running.len() >= REPORTS_MAX
                 && let Some(ended) = running.join_next().await
             {
-                self.end_one(ended, pending).await;
+                self.finish(ended, pending).await;
             }
-            let (reporter, progress) = (self.clone(), pending[&subject].progress.clone());
+            let (reporter, receivers) = (self.clone(), pending[&domain_day].receivers.clone());
             running.spawn(async move {
-                let left = reporter.report(&subject, progress).await;
-                (subject, left)
+                let left = reporter.report(&domain_day, receivers).await;
+                (domain_day, left)
             });
         }
         while let Some(ended) = running.join_next().await {
-            self.end_one(ended, pending).await;
+            self.finish(ended, pending).await;
         }
     }
 
     /// Records the result of an attempt.
-    async fn end_one(
+    async fn finish(
         &self,
-        ended: Result<(Subject, Option<ReportProgress>), tokio::task::JoinError>,
-        pending: &mut HashMap<Subject, Pending>,
+        ended: Result<(DomainDay, Option<PendingReceivers>), tokio::task::JoinError>,
+        pending: &mut HashMap<DomainDay, Pending>,
     ) {
-        let (subject, left) = match ended {
+        let (domain_day, left) = match ended {
             Ok(ended) => ended,
             Err(error) => return tracing::error!(%error, "the task of a TLS report failed"),
         };
-        let (day, domain) = &subject;
-        if let Some(progress) = left
-            && let Some(known) = pending.get_mut(&subject)
+        let (day, domain) = &domain_day;
+        if let Some(receivers) = left
+            && let Some(scheduled) = pending.get_mut(&domain_day)
         {
-            known.tries += 1;
-            known.progress = progress;
-            match next_try_at(known.tries, Timestamp::now()) {
-                Some(at) => return known.next_try_at = at,
+            scheduled.tries += 1;
+            scheduled.receivers = receivers;
+            match next_try_at(scheduled.tries, Timestamp::now()) {
+                Some(at) => return scheduled.next_try_at = at,
                 None => tracing::warn!(%day, %domain, "TLS report not delivered within a day"),
             }
         }
-        match self.parts.store.forget_tls_results(*day, domain).await {
-            Ok(()) => drop(pending.remove(&subject)),
+        match self.services.store.forget_tls_results(*day, domain).await {
+            Ok(()) => drop(pending.remove(&domain_day)),
             // The report may be sent again; receivers recognize it by its id.
             Err(error) => tracing::warn!(%day, %domain, %error, "cannot delete TLS results"),
         }
     }
 
     /// Attempts to deliver a report. Returns the receivers that remain.
-    async fn report(&self, (day, domain): &Subject, progress: ReportProgress) -> Option<ReportProgress> {
-        let receivers = match progress {
-            ReportProgress::Missing(receivers) => receivers,
-            ReportProgress::Begun => match self.receivers(domain).await {
+    async fn report(
+        &self,
+        (day, domain): &DomainDay,
+        receivers: PendingReceivers,
+    ) -> Option<PendingReceivers> {
+        let receivers = match receivers {
+            PendingReceivers::Remaining(receivers) => receivers,
+            PendingReceivers::Unresolved => match self.receivers(domain).await {
                 Ok(receivers) => receivers,
                 Err(error) => {
                     tracing::debug!(%day, %domain, %error, "cannot look up the receivers of TLS reports");
-                    return Some(ReportProgress::Begun);
+                    return Some(PendingReceivers::Unresolved);
                 }
             },
         };
@@ -231,7 +235,7 @@ impl Reporter {
             return None;
         }
         let Some(report) = self.build(*day, domain).await else {
-            return Some(ReportProgress::Missing(receivers));
+            return Some(PendingReceivers::Remaining(receivers));
         };
         let mut missing = Vec::new();
         for receiver in receivers {
@@ -247,24 +251,24 @@ impl Reporter {
                 }
             }
         }
-        (!missing.is_empty()).then_some(ReportProgress::Missing(missing))
+        (!missing.is_empty()).then_some(PendingReceivers::Remaining(missing))
     }
 
     /// The receivers of a domain that this server can reach.
     async fn receivers(&self, domain: &DomainName) -> Result<Vec<Receiver>, DnsError> {
-        let texts = match self.parts.resolver.texts(&format!("_smtp._tls.{domain}")).await {
+        let texts = match self.services.resolver.texts(&format!("_smtp._tls.{domain}")).await {
             Ok(texts) => texts,
             Err(DnsError::NoSuchDomain | DnsError::NoRecords) => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let mut receivers = record::read(texts.iter().map(String::as_str));
-        receivers.retain(|receiver| self.letters.is_some() || matches!(receiver, Receiver::Https(_)));
+        receivers.retain(|receiver| self.mailer.is_some() || matches!(receiver, Receiver::Https(_)));
         receivers.truncate(RECEIVERS_MAX);
         Ok(receivers)
     }
 
     async fn build(&self, day: Date, domain: &DomainName) -> Option<Report> {
-        let store = &self.parts.store;
+        let store = &self.services.store;
         let gathered = async {
             let results = store.tls_results(day, domain).await?;
             Ok::<_, crate::store::StoreError>((results, store.sts_policy(domain, Timestamp::now()).await?))
@@ -276,12 +280,12 @@ impl Reporter {
                 return None;
             }
         };
-        let author = report::Author {
-            hostname: &self.parts.hostname,
+        let origin = report::ReportOrigin {
+            hostname: &self.services.hostname,
             organization: self.config.organization.as_deref(),
             contact: self.config.contact.as_deref(),
         };
-        let built = Report::build(&author, day, domain, &results, sts.as_ref());
+        let built = Report::build(&origin, day, domain, &results, sts.as_ref());
         built.inspect_err(|error| tracing::error!(%day, %domain, %error, "cannot build TLS report")).ok()
     }
 
@@ -290,13 +294,13 @@ impl Reporter {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let request = Request { method: Method::POST, url, headers, body };
-        let sent = self.parts.client.send(request, POST_LIMITS).await;
+        let sent = self.services.client.send(request, POST_LIMITS).await;
         let status = sent.map_err(|error| error.to_string())?.status;
         if status.is_success() { Ok(()) } else { Err(format!("the receiver replied {}", status.as_u16())) }
     }
 
     async fn mail(&self, to: &Address, report: &Report) -> Result<(), String> {
-        let Some(letters) = &self.letters else { return Ok(()) };
-        letters.send(to, report, &self.parts.hostname).await
+        let Some(mailer) = &self.mailer else { return Ok(()) };
+        mailer.send(to, report, &self.services.hostname).await
     }
 }

@@ -19,7 +19,7 @@ use crate::store::{StsRecord, TlsResult};
 pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
 /// The reporting organization.
-pub struct Author<'a> {
+pub struct ReportOrigin<'a> {
     /// The host name of the server.
     pub hostname: &'a DomainName,
     /// The name of the organization; the host name by default.
@@ -44,7 +44,7 @@ impl Report {
     /// # Errors
     /// A failure of JSON or compression, which is a defect of the program.
     pub fn build(
-        author: &Author<'_>,
+        origin: &ReportOrigin<'_>,
         day: Date,
         domain: &DomainName,
         results: &[TlsResult],
@@ -57,10 +57,10 @@ impl Report {
             (!of_kind.is_empty()).then(|| policy(*kind, domain, &of_kind, sts))
         });
         let content = TlsReport {
-            organization_name: Some(author.organization.unwrap_or(author.hostname.as_str()).to_owned()),
+            organization_name: Some(origin.organization.unwrap_or(origin.hostname.as_str()).to_owned()),
             date_range: DateRange::from_timestamps(begin, begin + 24 * 60 * 60 - 1),
-            contact_info: author.contact.map(ToOwned::to_owned),
-            report_id: format!("{day}.{domain}@{}", author.hostname),
+            contact_info: origin.contact.map(ToOwned::to_owned),
+            report_id: format!("{day}.{domain}@{}", origin.hostname),
             policies: policies.collect(),
         };
         let mut json = serde_json::to_value(&content)?;

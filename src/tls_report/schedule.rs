@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use crate::mail::{Date, SignedDuration, Timestamp};
 
 /// Results may reach the store this late.
-const SETTLING: SignedDuration = SignedDuration::from_secs(2 * 60);
+const RESULTS_DELAY: SignedDuration = SignedDuration::from_secs(2 * 60);
 /// Days for which undelivered results are kept.
-const KEPT_DAYS: i32 = 7;
+const RETENTION_DAYS: i32 = 7;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -24,8 +24,8 @@ pub fn day_of(time: Timestamp) -> Date {
 }
 
 /// The oldest day whose results are kept.
-pub fn oldest_kept(now: Timestamp) -> Date {
-    day_of(now).saturating_sub(KEPT_DAYS.days())
+pub fn oldest_retained(now: Timestamp) -> Date {
+    day_of(now).saturating_sub(RETENTION_DAYS.days())
 }
 
 /// The time of the first attempt: spread over `delay_max` after the end of the day, so that not all reporters send at
@@ -35,13 +35,13 @@ pub fn first_try_at(day: Date, delay_max: Duration, part: f64) -> Timestamp {
     let delay = SignedDuration::try_from(delay_max.mul_f64(part.clamp(0.0, 1.0))).unwrap_or_default();
     // Beyond the range of dates: never.
     let end = end.unwrap_or(Timestamp::MAX);
-    end.saturating_add(SETTLING + delay).unwrap_or(Timestamp::MAX)
+    end.saturating_add(RESULTS_DELAY + delay).unwrap_or(Timestamp::MAX)
 }
 
 /// The time of the next attempt after `tries` (at least one); `None` after the last.
 pub fn next_try_at(tries: usize, now: Timestamp) -> Option<Timestamp> {
-    let pause = RETRIES.get(tries.checked_sub(1)?)?;
-    now.checked_add(SignedDuration::from_secs(*pause)).ok()
+    let delay = RETRIES.get(tries.checked_sub(1)?)?;
+    now.checked_add(SignedDuration::from_secs(*delay)).ok()
 }
 
 #[cfg(test)]
@@ -63,9 +63,9 @@ mod tests {
         }
         let hours = now.duration_since(begin).as_hours();
         assert!((20..=24).contains(&hours), "{hours}");
-        assert_eq!(oldest_kept(begin).to_string(), "2026-12-25");
+        assert_eq!(oldest_retained(begin).to_string(), "2026-12-25");
         let day = "2026-12-31".parse().unwrap();
         let latest = first_try_at(day, TlsReport::DELAY_MAX, 1.0);
-        assert!(oldest_kept(latest + now.duration_since(begin)) <= day, "it is kept until the last try");
+        assert!(oldest_retained(latest + now.duration_since(begin)) <= day, "it is kept until the last try");
     }
 }

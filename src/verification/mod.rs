@@ -17,7 +17,7 @@ use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::store::{self, Directory, Domain, Store};
 
-pub use decision::{Finding, decide};
+pub use decision::{RecordLookup, evaluate};
 pub use recheck::recheck_loop;
 pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
 
@@ -57,8 +57,8 @@ pub async fn check(
 ) -> store::Result<Option<Domain>> {
     let keys = store.dkim_keys(domain.id).await?;
     let expected = expected_records(domain, &keys, &settings.spf_include);
-    let findings = look_up(&resolver.without_cache(), expected).await;
-    let check = decide(domain, &keys, &findings, Timestamp::now(), settings.verification_grace);
+    let results = look_up(&resolver.without_cache(), expected).await;
+    let check = evaluate(domain, &keys, &results, Timestamp::now(), settings.verification_grace);
     let (from, to) = (domain.status, check.status);
     let updated = store.record_domain_check(domain.id, check).await?;
     if from != to {
@@ -68,7 +68,7 @@ pub async fn check(
 }
 
 /// Looks up all records of a domain concurrently; there are few.
-async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> {
+async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLookup> {
     let mut lookups = JoinSet::new();
     for (index, record) in expected.into_iter().enumerate() {
         let resolver = resolver.clone();
@@ -81,10 +81,10 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> 
                     None
                 }
             };
-            (index, Finding { record, texts })
+            (index, RecordLookup { record, texts })
         });
     }
-    let mut findings = lookups.join_all().await;
-    findings.sort_by_key(|(index, _)| *index);
-    findings.into_iter().map(|(_, finding)| finding).collect()
+    let mut results = lookups.join_all().await;
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, finding)| finding).collect()
 }

@@ -107,29 +107,30 @@ pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
 
 /// Compares the TXT records at the name of a record with the expected value. Also returns the relevant ones: the apex
 /// of a domain holds many unrelated texts.
-pub(super) fn compare(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
+pub(super) fn check_texts(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
     let of_version = |version: &str| texts.iter().filter(|t| has_version(t, version)).cloned().collect();
     match record.purpose {
         Purpose::Ownership => {
-            let right = texts.iter().any(|text| text.trim() == record.value);
-            (right_or(right, texts), texts.to_vec())
+            let matches = texts.iter().any(|text| text.trim() == record.value);
+            (status_of(matches, texts), texts.to_vec())
         }
-        Purpose::Dkim => (compare_dkim(&record.value, texts), texts.to_vec()),
+        Purpose::Dkim => (check_dkim(&record.value, texts), texts.to_vec()),
         Purpose::Spf => {
             let policies: Vec<String> = of_version("v=spf1");
             // RFC 7208 §4.5: two policies are an error.
-            let right = policies.len() == 1 && policies.iter().any(|p| mentions(p, spf_host(&record.value)));
-            (right_or(right, &policies), policies)
+            let matches =
+                policies.len() == 1 && policies.iter().any(|p| refers_to(p, spf_host(&record.value)));
+            (status_of(matches, &policies), policies)
         }
         Purpose::Dmarc => {
             let policies: Vec<String> = of_version("v=dmarc1");
-            (right_or(policies.len() == 1, &policies), policies)
+            (status_of(policies.len() == 1, &policies), policies)
         }
     }
 }
 
-fn right_or(right: bool, found: &[String]) -> RecordStatus {
-    match (right, found) {
+fn status_of(matches: bool, found: &[String]) -> RecordStatus {
+    match (matches, found) {
         (true, _) => RecordStatus::Ok,
         (false, []) => RecordStatus::Missing,
         (false, _) => RecordStatus::Mismatch,
@@ -148,7 +149,7 @@ fn spf_host(policy: &str) -> &str {
 }
 
 /// Whether any mechanism or modifier of the policy names the host (RFC 7208 §5, §6).
-fn mentions(policy: &str, host: &str) -> bool {
+fn refers_to(policy: &str, host: &str) -> bool {
     let target = |term: &str| term.split_once([':', '=']).map(|(_, target)| target.to_ascii_lowercase());
     policy
         .split_ascii_whitespace()
@@ -157,11 +158,11 @@ fn mentions(policy: &str, host: &str) -> bool {
 }
 
 /// RFC 6376 §3.6.2.2: the result of several key records at one name is undefined.
-fn compare_dkim(expected: &str, texts: &[String]) -> RecordStatus {
+fn check_dkim(expected: &str, texts: &[String]) -> RecordStatus {
     let keys: Vec<&String> = texts.iter().filter(|text| tag(text, "p").is_some()).collect();
     match keys[..] {
-        [] => right_or(false, texts),
-        [key] => right_or(is_same_key(expected, key), texts),
+        [] => status_of(false, texts),
+        [key] => status_of(is_same_key(expected, key), texts),
         _ => RecordStatus::Mismatch,
     }
 }
@@ -190,7 +191,7 @@ mod tests {
     }
 
     fn status(purpose: Purpose, value: &str, texts: &[&str]) -> RecordStatus {
-        compare(&record(purpose, value), &texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()).0
+        check_texts(&record(purpose, value), &texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()).0
     }
 
     #[test]
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn texts_of_others_at_the_apex_are_not_shown() {
         let texts = ["secret-site-token=1".to_owned(), "v=spf1 -all".to_owned()];
-        let (_, found) = compare(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
+        let (_, found) = check_texts(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
         assert_eq!(found, ["v=spf1 -all"]);
     }
 }

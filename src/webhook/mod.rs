@@ -4,9 +4,9 @@
 //! endpoint fails. So an unresponsive endpoint does not delay others. Tenants share the total number of requests
 //! fairly. Imports `mail`, `store`, `http_client`, `limits` and the configuration.
 
-mod post;
-mod schedule;
-mod service;
+mod endpoint_worker;
+mod request;
+mod retry;
 mod signature;
 
 use std::collections::HashMap;
@@ -24,16 +24,16 @@ use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::WebhookId;
 use crate::store::{Outbox, Store};
-use service::EndpointWorker;
+use endpoint_worker::EndpointWorker;
 
-pub use schedule::RETRIES;
+pub use retry::RETRIES;
 
 /// Time for running requests after a stop. An interrupted request is repeated after the next start.
-const STOP_TIME: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest time between two polls for due events.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Delay after an error of the store.
-const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+const STORE_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
 /// Settings of webhook delivery.
 #[derive(Debug, Clone)]
@@ -58,56 +58,55 @@ impl WebhookDispatcher {
     pub fn new(store: Arc<Store>, client: Client, settings: WebhookSettings) -> Self {
         let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
         // More than the unresponsive endpoints of a tenant can hold, so that its other webhooks make progress.
-        let requests =
-            TenantSemaphore::new(max, (max - max / 4).max(1)).with_fewer_in_company((max / 8).max(1));
+        let requests = TenantSemaphore::new(max, (max - max / 4).max(1)).with_contended_max((max / 8).max(1));
         Self { store, client, settings, requests }
     }
 
-    /// Runs until `stop`, and up to `STOP_TIME` longer for running requests.
+    /// Runs until `stop`, and up to `SHUTDOWN_TIMEOUT` longer for running requests.
     pub async fn run(self, stop: CancellationToken) {
-        let teller = Arc::new(self);
+        let dispatcher = Arc::new(self);
         let mut tasks = JoinSet::new();
         // The workers that run, and how to wake them.
-        let mut served: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
+        let mut workers: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
         while !stop.is_cancelled() {
             let now = Timestamp::now();
-            let (due, next) = teller.store.take_due_webhooks(now);
+            let (due, next) = dispatcher.store.take_due_webhooks(now);
             for id in due {
-                match served.entry(id) {
+                match workers.entry(id) {
                     Entry::Occupied(entry) => drop(entry.get().send(())),
                     Entry::Vacant(entry) => {
-                        let (sender, news) = watch::channel(());
+                        let (sender, wakeups) = watch::channel(());
                         entry.insert(sender);
-                        let service = EndpointWorker::new(teller.clone(), id, stop.clone());
-                        tasks.spawn(service.run(news));
+                        let worker = EndpointWorker::new(dispatcher.clone(), id, stop.clone());
+                        tasks.spawn(worker.run(wakeups));
                     }
                 }
             }
-            let pause = next.map_or(LOOK_INTERVAL, |at| at.duration_since(now).unsigned_abs());
+            let delay = next.map_or(POLL_INTERVAL, |at| at.duration_since(now).unsigned_abs());
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = teller.store.wait_for_webhook_work() => {}
-                () = tokio::time::sleep(pause.min(LOOK_INTERVAL)) => {}
+                () = dispatcher.store.wait_for_webhook_work() => {}
+                () = tokio::time::sleep(delay.min(POLL_INTERVAL)) => {}
                 Some(ended) = tasks.join_next() => match ended {
-                    Ok((id, news)) => {
+                    Ok((id, wakeups)) => {
                         // An event that became due after the worker's last poll.
-                        if news.has_changed().unwrap_or(false) {
-                            teller.store.note_webhook_due(id, now);
+                        if wakeups.has_changed().unwrap_or(false) {
+                            dispatcher.store.note_webhook_due(id, now);
                         }
-                        served.remove(&id);
+                        workers.remove(&id);
                     }
                     Err(error) => {
                         tracing::error!(%error, "the task of a webhook failed");
                         // The receiver is dropped when its worker has panicked.
-                        for (id, _) in served.extract_if(|_, sender| sender.is_closed()) {
-                            teller.store.note_webhook_due(id, now + STORE_PAUSE);
+                        for (id, _) in workers.extract_if(|_, sender| sender.is_closed()) {
+                            dispatcher.store.note_webhook_due(id, now + STORE_RETRY_DELAY);
                         }
                     }
                 },
             }
         }
         let drain = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_TIME, drain).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, drain).await.is_err() {
             tracing::debug!("webhook requests were interrupted and will be repeated");
         }
     }

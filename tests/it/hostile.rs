@@ -27,7 +27,7 @@ async fn a_tenant_has_so_many_connections_and_no_more() {
     let first = log_in(&stage).await;
     let mut second = secured(&stage).await;
     let reply = second.auth_plain(&stage.user, &stage.password).await;
-    reply.expect_saying(421, "4.7.0 Too many connections of your account");
+    reply.expect_saying(421, "4.7.0 Too many connections for your account");
     second.expect_close().await;
     drop(first);
     until("the place of the first is free", async || {

@@ -87,7 +87,7 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
         checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
         let is_loopback = address.is_some_and(|ip| ip.is_loopback());
         let message = "a password is only sent under checked TLS: use starttls or implicit";
-        checks.require(wanted.tls.guards_password(is_loopback), "smtp.tls", "invalid", message);
+        checks.require(wanted.tls.protects_password(is_loopback), "smtp.tls", "invalid", message);
     }
 }
 

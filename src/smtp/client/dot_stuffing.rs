@@ -5,19 +5,19 @@
 /// The spool stores CRLF line ends only. A bare CR or LF would nevertheless be sent as a space or CRLF, because
 /// servers that accept either as a line end are open to SMTP smuggling.
 #[derive(Debug)]
-pub struct Stuffing {
+pub struct DotStuffer {
     at_line_start: bool,
     /// A CR at the end of a piece; the next piece decides whether it is bare.
     after_cr: bool,
 }
 
-impl Default for Stuffing {
+impl Default for DotStuffer {
     fn default() -> Self {
         Self { at_line_start: true, after_cr: false }
     }
 }
 
-impl Stuffing {
+impl DotStuffer {
     /// For one message.
     pub fn new() -> Self {
         Self::default()
@@ -120,7 +120,7 @@ mod tests {
 
     fn stuff<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut stuffing = Stuffing::new();
+        let mut stuffing = DotStuffer::new();
         for piece in pieces {
             stuffing.push(piece, &mut out);
         }

@@ -16,9 +16,9 @@ const AUTH_LINE_OCTETS_MAX: usize = 510;
 
 /// Options of the handshake.
 #[derive(Debug, Clone)]
-pub struct OpeningOptions {
+pub struct HandshakeOptions {
     /// Our EHLO name.
-    pub hello_name: String,
+    pub ehlo_name: String,
     /// Whether to use STARTTLS.
     pub starttls: StartTls,
     /// Whether the connection already uses TLS.
@@ -103,12 +103,12 @@ pub enum Step {
     /// The connection is ready for transactions.
     Ready(Capabilities),
     /// The connection cannot be used.
-    Failed(OpeningError),
+    Failed(HandshakeError),
 }
 
 /// Why a connection cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpeningError {
+pub enum HandshakeError {
     /// The server refused a command.
     #[error("the server refused {}", .0.as_str())]
     Refused(Phase, Reply),
@@ -131,8 +131,8 @@ pub enum OpeningError {
 
 /// The state machine. Start with [`Handshake::begin`]; each reply advances it.
 #[derive(Debug)]
-pub struct Opening {
-    options: OpeningOptions,
+pub struct Handshake {
+    options: HandshakeOptions,
     capabilities: Capabilities,
     state: State,
     scram: Option<Scram>,
@@ -145,9 +145,9 @@ enum State {
     Helo,
     StartTls,
     /// PLAIN with initial response.
-    PlainAtOnce,
+    PlainInitial,
     /// PLAIN without: the response follows the 334.
-    PlainAsked,
+    PlainResponse,
     /// Waits for the SCRAM challenge.
     ScramChallenge,
     /// Waits for the server signature.
@@ -158,9 +158,9 @@ enum State {
     AuthEnd,
 }
 
-impl Opening {
+impl Handshake {
     /// The state machine and its first step: wait for the greeting.
-    pub fn begin(options: OpeningOptions) -> (Self, Step) {
+    pub fn begin(options: HandshakeOptions) -> (Self, Step) {
         let capabilities = Capabilities::default();
         let machine = Self { options, capabilities, state: State::Greeting, scram: None };
         (machine, Step::Exchange(None, Phase::Greeting))
@@ -169,18 +169,18 @@ impl Opening {
     /// Processes a reply. `leftover`: whether more octets have arrived after it.
     pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
         match (self.state, reply.code) {
-            (State::Greeting, 220) => self.hello(State::Ehlo),
+            (State::Greeting, 220) => self.send_ehlo(State::Ehlo),
             (State::Ehlo, 250) => {
                 self.capabilities = Capabilities::read(&reply);
-                self.after_hello()
+                self.after_ehlo()
             }
             // RFC 5321 §3.2: the server may support HELO only.
-            (State::Ehlo, 500..=599) => self.hello(State::Helo),
+            (State::Ehlo, 500..=599) => self.send_ehlo(State::Helo),
             (State::Helo, 250) => {
                 self.capabilities = Capabilities::default();
-                self.after_hello()
+                self.after_ehlo()
             }
-            (State::StartTls, 220) if leftover => Step::Failed(OpeningError::Injection),
+            (State::StartTls, 220) if leftover => Step::Failed(HandshakeError::Injection),
             (State::StartTls, 220) => Step::UpgradeTls,
             (State::StartTls, code) if self.options.starttls == StartTls::IfOffered && code != 421 => {
                 self.authenticate()
@@ -191,7 +191,9 @@ impl Opening {
                 Err(error) => Step::Failed(error.into()),
             },
             // A server that accepts the login without its own proof may be an impostor.
-            (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
+            (State::ScramChallenge | State::ScramSignature, 235) => {
+                Step::Failed(ScramError::ServerUnproven.into())
+            }
             // A server may offer mechanisms for which it has no verifier of this user: RFC 4954 §4 allows to try
             // another one. A server that refuses our proof would refuse the password too, and must not get it.
             (State::ScramChallenge, 500..=599)
@@ -201,13 +203,13 @@ impl Opening {
                 self.capabilities.auth_scram_plus = false;
                 self.authenticate()
             }
-            (State::PlainAsked, 334) => self.respond(State::AuthEnd, plain_response),
+            (State::PlainResponse, 334) => self.respond(State::AuthEnd, plain_response),
             (State::LoginUser, 334) => self.respond(State::LoginPassword, |login| BASE64.encode(&login.user)),
             (State::LoginPassword, 334) => {
                 self.respond(State::AuthEnd, |login| BASE64.encode(login.password.as_str()))
             }
-            (State::PlainAtOnce | State::AuthEnd, 235) => Step::Ready(self.capabilities),
-            (state, _) => Step::Failed(OpeningError::Refused(state.phase(), reply)),
+            (State::PlainInitial | State::AuthEnd, 235) => Step::Ready(self.capabilities),
+            (state, _) => Step::Failed(HandshakeError::Refused(state.phase(), reply)),
         }
     }
 
@@ -217,17 +219,17 @@ impl Opening {
         self.options.channel = channel;
         // RFC 3207 §4.2: forget everything received before TLS.
         self.capabilities = Capabilities::default();
-        self.hello(State::Ehlo)
+        self.send_ehlo(State::Ehlo)
     }
 
-    fn hello(&mut self, state: State) -> Step {
+    fn send_ehlo(&mut self, state: State) -> Step {
         self.state = state;
         let verb = if state == State::Ehlo { "EHLO" } else { "HELO" };
-        let line = format!("{verb} {}\r\n", self.options.hello_name);
+        let line = format!("{verb} {}\r\n", self.options.ehlo_name);
         Step::Exchange(Some(Command::plain(line)), Phase::Hello)
     }
 
-    fn after_hello(&mut self) -> Step {
+    fn after_ehlo(&mut self) -> Step {
         if self.options.secured || self.options.starttls == StartTls::Never {
             return self.authenticate();
         }
@@ -236,7 +238,7 @@ impl Opening {
             return Step::Exchange(Some(Command::plain("STARTTLS\r\n".into())), Phase::StartTls);
         }
         match self.options.starttls {
-            StartTls::Required => Step::Failed(OpeningError::NoTls),
+            StartTls::Required => Step::Failed(HandshakeError::NoTls),
             StartTls::IfOffered | StartTls::Never => self.authenticate(),
         }
     }
@@ -246,14 +248,16 @@ impl Opening {
             return Step::Ready(self.capabilities);
         };
         if !self.options.secured && !self.options.local {
-            return Step::Failed(OpeningError::LoginInClear);
+            return Step::Failed(HandshakeError::LoginInClear);
         }
-        let can = self.capabilities;
-        if (can.auth_scram || can.auth_scram_plus) && Scram::suits(login) {
+        let offered = self.capabilities;
+        if (offered.auth_scram || offered.auth_scram_plus) && Scram::supports(login) {
             let (name, binding) = match self.options.channel {
-                Some(channel) if can.auth_scram_plus => ("SCRAM-SHA-256-PLUS", Some(Binding::Bound(channel))),
-                Some(_) => ("SCRAM-SHA-256", Some(Binding::Unasked)),
-                None => ("SCRAM-SHA-256", can.auth_scram.then_some(Binding::Unable)),
+                Some(channel) if offered.auth_scram_plus => {
+                    ("SCRAM-SHA-256-PLUS", Some(Binding::Bound(channel)))
+                }
+                Some(_) => ("SCRAM-SHA-256", Some(Binding::NotOffered)),
+                None => ("SCRAM-SHA-256", offered.auth_scram.then_some(Binding::None)),
             };
             if let Some(binding) = binding {
                 let scram = Scram::new(&login.user, &self.options.nonce, binding);
@@ -266,23 +270,23 @@ impl Opening {
         if self.capabilities.auth_plain {
             let line = Zeroizing::new(format!("AUTH PLAIN {}", plain_response(login)));
             if line.len() <= AUTH_LINE_OCTETS_MAX {
-                self.state = State::PlainAtOnce;
+                self.state = State::PlainInitial;
                 let command = Command::secret(format!("{}\r\n", *line), "AUTH PLAIN ****");
                 return Step::Exchange(Some(command), Phase::Auth);
             }
-            self.state = State::PlainAsked;
+            self.state = State::PlainResponse;
             return Step::Exchange(Some(Command::plain("AUTH PLAIN\r\n".into())), Phase::Auth);
         }
         if self.capabilities.auth_login {
             self.state = State::LoginUser;
             return Step::Exchange(Some(Command::plain("AUTH LOGIN\r\n".into())), Phase::Auth);
         }
-        Step::Failed(OpeningError::NoMechanism)
+        Step::Failed(HandshakeError::NoMechanism)
     }
 
     fn answer_challenge(&mut self, reply: &Reply) -> Step {
         let (Some(scram), Some(login)) = (&mut self.scram, &self.options.login) else {
-            return Step::Failed(OpeningError::NoMechanism);
+            return Step::Failed(HandshakeError::NoMechanism);
         };
         match scram.answer(&reply.lines.concat(), &login.password) {
             Ok(answer) => self.respond(State::ScramSignature, |_| answer.clone()),
@@ -291,7 +295,7 @@ impl Opening {
     }
 
     fn check_signature(&self, reply: &Reply) -> Result<(), ScramError> {
-        let scram = self.scram.as_ref().ok_or(ScramError::Unproven)?;
+        let scram = self.scram.as_ref().ok_or(ScramError::ServerUnproven)?;
         scram.check(&reply.lines.concat())
     }
 
@@ -310,8 +314,8 @@ impl State {
             Self::StartTls => Phase::StartTls,
             Self::ScramChallenge
             | Self::ScramSignature
-            | Self::PlainAtOnce
-            | Self::PlainAsked
+            | Self::PlainInitial
+            | Self::PlainResponse
             | Self::LoginUser
             | Self::LoginPassword
             | Self::AuthEnd => Phase::Auth,
@@ -324,7 +328,7 @@ fn plain_response(login: &Login) -> String {
     BASE64.encode(Zeroizing::new(format!("\0{}\0{}", login.user, login.password.as_str())).as_bytes())
 }
 
-impl OpeningError {
+impl HandshakeError {
     /// The phase in which it happened.
     pub fn phase(&self) -> Phase {
         match self {
@@ -347,10 +351,10 @@ impl OpeningError {
 mod tests {
     use super::*;
 
-    fn options(starttls: StartTls, login: bool) -> OpeningOptions {
+    fn options(starttls: StartTls, login: bool) -> HandshakeOptions {
         let login = login.then(|| Login { user: "user".into(), password: Zeroizing::new("pa ss".into()) });
-        OpeningOptions {
-            hello_name: "relay.example".into(),
+        HandshakeOptions {
+            ehlo_name: "relay.example".into(),
             starttls,
             secured: false,
             local: true,
@@ -368,8 +372,8 @@ mod tests {
     }
 
     /// Plays replies against the machine (`TLS` stands for a handshake) and writes down what it does.
-    fn play(options: OpeningOptions, replies: &[&str]) -> Vec<String> {
-        let (mut machine, mut step) = Opening::begin(options);
+    fn play(options: HandshakeOptions, replies: &[&str]) -> Vec<String> {
+        let (mut machine, mut step) = Handshake::begin(options);
         let mut seen = Vec::new();
         let mut replies = replies.iter();
         loop {
@@ -411,10 +415,10 @@ mod tests {
             play(none.clone(), &["220 hi", "502 what", "250 mx"]),
             ["EHLO relay.example", "HELO relay.example", "ready pipelining=false"]
         );
-        assert_eq!(play(none.clone(), &["554 no"]), ["the server refused at the greeting"]);
+        assert_eq!(play(none.clone(), &["554 no"]), ["the server refused the greeting"]);
         assert_eq!(
             play(none.clone(), &["220 hi", "421 no"]),
-            ["EHLO relay.example", "the server refused at EHLO"]
+            ["EHLO relay.example", "the server refused EHLO"]
         );
         assert_eq!(play(none, &[]), ["waits for the greeting"]);
     }
@@ -439,11 +443,11 @@ mod tests {
         let required = options(StartTls::Required, true);
         assert_eq!(
             play(required.clone(), &["220 hi", "250-mx|250 AUTH PLAIN"])[1],
-            OpeningError::NoTls.to_string()
+            HandshakeError::NoTls.to_string()
         );
         assert_eq!(
             play(required, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"])[2],
-            "the server refused at STARTTLS"
+            "the server refused STARTTLS"
         );
         assert_eq!(
             play(options(StartTls::IfOffered, false), &["220 hi", "250-mx|250 STARTTLS", "454 later"])[2],
@@ -453,11 +457,11 @@ mod tests {
 
     #[test]
     fn bytes_behind_the_reply_to_starttls_end_the_connection() {
-        let (mut machine, _) = Opening::begin(options(StartTls::IfOffered, false));
+        let (mut machine, _) = Handshake::begin(options(StartTls::IfOffered, false));
         machine.reply(reply("220 hi"), false);
         machine.reply(reply("250-mx|250 STARTTLS"), false);
         let step = machine.reply(reply("220 go"), true);
-        assert!(matches!(step, Step::Failed(OpeningError::Injection)), "{step:?}");
+        assert!(matches!(step, Step::Failed(HandshakeError::Injection)), "{step:?}");
     }
 
     #[test]
@@ -473,11 +477,11 @@ mod tests {
         );
         assert_eq!(
             play(login.clone(), &["220 hi", "250-mx|250 AUTH PLAIN", "535 no"])[2],
-            "the server refused at AUTH"
+            "the server refused AUTH"
         );
         assert_eq!(
             play(login.clone(), &["220 hi", "250-mx|250 AUTH GSSAPI"])[1],
-            OpeningError::NoMechanism.to_string()
+            HandshakeError::NoMechanism.to_string()
         );
         let mut long = login;
         long.login = Some(Login { user: "u".repeat(600), password: Zeroizing::new("p".into()) });
@@ -487,20 +491,20 @@ mod tests {
     #[test]
     fn a_login_never_goes_in_clear_but_to_this_machine() {
         for starttls in [StartTls::Never, StartTls::IfOffered] {
-            let away = OpeningOptions { local: false, ..options(starttls, true) };
+            let away = HandshakeOptions { local: false, ..options(starttls, true) };
             for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
                 let said = play(away.clone(), &["220 hi", offer, "250 mx"]);
-                assert_eq!(said.last().unwrap(), &OpeningError::LoginInClear.to_string(), "{offer}");
+                assert_eq!(said.last().unwrap(), &HandshakeError::LoginInClear.to_string(), "{offer}");
             }
             let refused = play(away, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
-            assert_eq!(refused.last().unwrap(), &OpeningError::LoginInClear.to_string());
+            assert_eq!(refused.last().unwrap(), &HandshakeError::LoginInClear.to_string());
         }
     }
 
     #[test]
     fn the_strongest_mechanism_that_is_offered_is_used() {
         let login = options(StartTls::Never, true);
-        let bound = OpeningOptions { channel: Some([1; 32]), ..login.clone() };
+        let bound = HandshakeOptions { channel: Some([1; 32]), ..login.clone() };
         for (options, offer, begins) in [
             (
                 &bound,
@@ -515,7 +519,7 @@ mod tests {
             let said = play(options.clone(), &["220 hi", &format!("250-mx|250 AUTH {offer}")]);
             assert!(said[1].starts_with(begins), "{offer}: {said:?}");
         }
-        let foreign = OpeningOptions {
+        let foreign = HandshakeOptions {
             login: Some(Login { user: "ü".into(), password: Zeroizing::new("p".into()) }),
             ..bound
         };
@@ -530,20 +534,20 @@ mod tests {
         let said = play(login.clone(), &["220 hi", offer, "535 no verifier", "235 in"]);
         assert_eq!(said[2..], ["AUTH PLAIN AHVzZXIAcGEgc3M=", "ready pipelining=false"]);
         let said = play(login.clone(), &["220 hi", offer, "235 come in"]);
-        assert_eq!(said[2], ScramError::Unproven.to_string());
+        assert_eq!(said[2], ScramError::ServerUnproven.to_string());
         let challenge = BASE64.encode("r=fresher,s=AAAA,i=4096");
         let said = play(login.clone(), &["220 hi", offer, &format!("334 {challenge}"), "334 dj1BQUFB"]);
-        assert_eq!(said[3], ScramError::Unproven.to_string());
+        assert_eq!(said[3], ScramError::ServerUnproven.to_string());
         let challenged = format!("334 {challenge}");
         let said = play(login.clone(), &["220 hi", offer, &challenged, "535 wrong"]);
-        assert_eq!(said[3], "the server refused at AUTH", "a wrong password is not shown");
+        assert_eq!(said[3], "the server refused AUTH", "a wrong password is not shown");
         let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
-        assert_eq!(said[2], "the server refused at AUTH");
+        assert_eq!(said[2], "the server refused AUTH");
     }
 
     #[test]
     fn no_secret_is_shown() {
-        let (mut machine, _) = Opening::begin(options(StartTls::Never, true));
+        let (mut machine, _) = Handshake::begin(options(StartTls::Never, true));
         machine.reply(reply("220 hi"), false);
         let shown = format!("{:?} {machine:?}", machine.reply(reply("250-mx|250 AUTH PLAIN"), false));
         assert!(

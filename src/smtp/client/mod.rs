@@ -14,8 +14,8 @@ mod reply_reader;
 mod scram;
 mod transaction;
 
-pub use self::dot_stuffing::Stuffing;
-pub use self::handshake::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
+pub use self::dot_stuffing::DotStuffer;
+pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, Login, StartTls, Step};
 pub use capabilities::Capabilities;
 pub use reply_reader::{ReplyError, ReplyReader};
 pub use scram::ScramError;

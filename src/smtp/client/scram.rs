@@ -18,9 +18,9 @@ const ITERATIONS_MAX: u32 = 200_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
     /// No channel binding available.
-    Unable,
+    None,
     /// Available, but the server does not offer PLUS.
-    Unasked,
+    NotOffered,
     /// Bound to this value (RFC 9266).
     Bound(ChannelBinding),
 }
@@ -28,8 +28,8 @@ pub enum Binding {
 impl Binding {
     fn header(self) -> &'static str {
         match self {
-            Self::Unable => "n,,",
-            Self::Unasked => "y,,",
+            Self::None => "n,,",
+            Self::NotOffered => "y,,",
             Self::Bound(_) => "p=tls-exporter,,",
         }
     }
@@ -59,12 +59,12 @@ pub enum ScramError {
     Iterations,
     /// The server does not know the password: an impostor.
     #[error("the server could not prove that it knows the password")]
-    Unproven,
+    ServerUnproven,
 }
 
 impl Scram {
     /// Whether SCRAM supports the login: text that SASLprep (RFC 4013) would change is left to other mechanisms.
-    pub fn suits(login: &Login) -> bool {
+    pub fn supports(login: &Login) -> bool {
         let is_plain = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
         is_plain(&login.user) && is_plain(&login.password)
     }
@@ -101,11 +101,11 @@ impl Scram {
         if let Binding::Bound(value) = self.binding {
             binding.extend_from_slice(&value);
         }
-        let unproven = format!("c={},r={nonce}", BASE64.encode(binding));
-        let message = format!("{},{challenge},{unproven}", self.bare);
+        let without_proof = format!("c={},r={nonce}", BASE64.encode(binding));
+        let message = format!("{},{challenge},{without_proof}", self.bare);
         let proof = ScramProof::new(password, &salt, iterations, message.as_bytes());
         self.signature = Some(proof.server_signature);
-        Ok(BASE64.encode(format!("{unproven},p={}", BASE64.encode(proof.client_proof))))
+        Ok(BASE64.encode(format!("{without_proof},p={}", BASE64.encode(proof.client_proof))))
     }
 
     /// Verifies the signature in `server-final-message` (base64).
@@ -115,7 +115,7 @@ impl Scram {
         let signature = signature.split(',').next().unwrap_or_default();
         let signature = BASE64.decode(signature).map_err(|_| ScramError::Malformed)?;
         let holds = self.signature.is_some_and(|expected| bool::from(expected[..].ct_eq(&signature)));
-        if holds { Ok(()) } else { Err(ScramError::Unproven) }
+        if holds { Ok(()) } else { Err(ScramError::ServerUnproven) }
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn begun() -> Scram {
-        Scram::new("user", "rOprNGfwEbeRWgbNEkqO", Binding::Unable)
+        Scram::new("user", "rOprNGfwEbeRWgbNEkqO", Binding::None)
     }
 
     /// RFC 7677 §3.
@@ -155,9 +155,9 @@ mod tests {
         let last = BASE64.encode("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert_eq!(scram.check(&last), Ok(()));
         let other = BASE64.encode("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
-        assert_eq!(scram.check(&other), Err(ScramError::Unproven));
+        assert_eq!(scram.check(&other), Err(ScramError::ServerUnproven));
         assert_eq!(scram.check(&BASE64.encode("e=other-error")), Err(ScramError::Malformed));
-        assert_eq!(begun().check(&last), Err(ScramError::Unproven), "before any proof was sent");
+        assert_eq!(begun().check(&last), Err(ScramError::ServerUnproven), "before any proof was sent");
     }
 
     #[test]
@@ -184,8 +184,8 @@ mod tests {
         let channel = [9; 32];
         let verifier = ScramVerifier::new("pass, word");
         for (binding, plus, offered) in [
-            (Binding::Unable, false, None),
-            (Binding::Unasked, false, None),
+            (Binding::None, false, None),
+            (Binding::NotOffered, false, None),
             (Binding::Bound(channel), true, Some(&channel)),
         ] {
             let mut client = Scram::new("a=b,c", "fresh", binding);
@@ -210,7 +210,7 @@ mod tests {
             user: user.into(),
             password: Zeroizing::new(password.into()),
         };
-        assert!(Scram::suits(&login("a b", "p~!")));
-        assert!(!Scram::suits(&login("ä", "p")) && !Scram::suits(&login("a", "\u{ad}")));
+        assert!(Scram::supports(&login("a b", "p~!")));
+        assert!(!Scram::supports(&login("ä", "p")) && !Scram::supports(&login("a", "\u{ad}")));
     }
 }

@@ -104,7 +104,7 @@ impl Transaction {
         let outcomes: Vec<Option<Outcome>> = request
             .recipients
             .iter()
-            .map(|recipient| find_obstacle(capabilities, request, recipient.address))
+            .map(|recipient| missing_capability(capabilities, request, recipient.address))
             .collect();
         let mut commands = Vec::with_capacity(request.recipients.len() + 3);
         if outcomes.iter().any(Option::is_none) {
@@ -176,14 +176,14 @@ impl Transaction {
                 if let Some(verb) = self.commands.get(self.answered).map(|command| command.verb) {
                     self.answered += 1;
                     phase = verb.phase();
-                    self.take_envelope_reply(verb, reply.clone());
+                    self.handle_envelope_reply(verb, reply.clone());
                 }
             }
             State::FinalReply | State::EmptyReply => {
                 // After another 3yz, the server would take the next commands for content.
                 self.unusable |= reply.code / 100 == 3;
                 if self.state == State::FinalReply {
-                    self.settle_accepted(Phase::Content, &reply);
+                    self.finish_accepted(Phase::Content, &reply);
                 }
                 self.draft_open = false;
                 self.state = State::Done;
@@ -191,7 +191,7 @@ impl Transaction {
             State::Content | State::EmptyContent | State::Done => self.unusable = true,
         }
         if closing && self.state != State::Done {
-            self.settle_rest(phase, &reply);
+            self.fail_remaining(phase, &reply);
             self.state = State::Done;
         }
     }
@@ -201,13 +201,13 @@ impl Transaction {
         self.commands.get(self.answered).is_some_and(|command| command.verb == Verb::Reset)
     }
 
-    fn take_envelope_reply(&mut self, verb: Verb, reply: Reply) {
+    fn handle_envelope_reply(&mut self, verb: Verb, reply: Reply) {
         let class = reply.code / 100;
         // The reply cannot belong to this command: commands and replies are out of sync.
-        let strange = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
-        if strange || (verb == Verb::Reset && class != 2) {
+        let out_of_sync = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
+        if out_of_sync || (verb == Verb::Reset && class != 2) {
             self.unusable = true;
-            self.settle_rest(verb.phase(), &reply);
+            self.fail_remaining(verb.phase(), &reply);
             self.state = State::Done;
             return;
         }
@@ -215,7 +215,7 @@ impl Transaction {
             Verb::Reset => self.draft_open = false,
             Verb::Mail if class == 2 => self.draft_open = true,
             Verb::Mail => {
-                self.settle_rest(Phase::Mail, &reply);
+                self.fail_remaining(Phase::Mail, &reply);
                 self.stop_unless_pipelined();
             }
             Verb::Rcpt(index) => {
@@ -237,7 +237,7 @@ impl Transaction {
                     // RFC 2920 §3.1: the client must then send the terminator alone.
                     (3, true) => State::EmptyContent,
                     _ => {
-                        self.settle_accepted(Phase::Data, &reply);
+                        self.finish_accepted(Phase::Data, &reply);
                         State::Done
                     }
                 };
@@ -252,13 +252,13 @@ impl Transaction {
         }
     }
 
-    fn settle_accepted(&mut self, phase: Phase, reply: &Reply) {
+    fn finish_accepted(&mut self, phase: Phase, reply: &Reply) {
         for &index in &self.accepted {
             self.outcomes[index] = Some(Outcome { phase, reply: reply.clone() });
         }
     }
 
-    fn settle_rest(&mut self, phase: Phase, reply: &Reply) {
+    fn fail_remaining(&mut self, phase: Phase, reply: &Reply) {
         for outcome in self.outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
             *outcome = Some(Outcome { phase, reply: reply.clone() });
         }
@@ -353,7 +353,11 @@ fn needs_smtputf8(request: &Request<'_>) -> bool {
 }
 
 /// The result of a recipient that the server's capabilities already exclude.
-fn find_obstacle(capabilities: &Capabilities, request: &Request<'_>, recipient: &Address) -> Option<Outcome> {
+fn missing_capability(
+    capabilities: &Capabilities,
+    request: &Request<'_>,
+    recipient: &Address,
+) -> Option<Outcome> {
     // RFC 1870 §6.1: the client need not send a message above the declared limit.
     if let Some(octets_max @ 1..) = capabilities.size_octets_max
         && request.size_octets > octets_max

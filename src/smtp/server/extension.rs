@@ -1,12 +1,12 @@
 //! The EHLO response (RFC 5321 §4.1.1.1), and the `with` keyword of `Received`.
 
-use super::session::SessionSettings;
+use super::settings::SessionSettings;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::smtp::parameters::HOLD_MAX_S;
+use crate::smtp::parameters::FUTURE_RELEASE_MAX_S;
 use crate::smtp::sasl::{self, ChannelBinding};
 
 /// The state of the session that the offer depends on.
-pub struct State<'a> {
+pub struct SessionState<'a> {
     pub tls: bool,
     pub authenticated: bool,
     pub channel: Option<&'a ChannelBinding>,
@@ -15,8 +15,8 @@ pub struct State<'a> {
 }
 
 /// The lines of the EHLO response.
-pub fn offer(settings: &SessionSettings, state: &State<'_>) -> Vec<String> {
-    let &State { tls, authenticated, channel, now } = state;
+pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<String> {
+    let &SessionState { tls, authenticated, channel, now } = state;
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -39,9 +39,9 @@ pub fn offer(settings: &SessionSettings, state: &State<'_>) -> Vec<String> {
     ];
     // RFC 4865 §4: the longest interval and the latest time.
     if let Some(latest) =
-        now.and_then(|now| now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).ok())
+        now.and_then(|now| now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).ok())
     {
-        lines.push(format!("FUTURERELEASE {HOLD_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
+        lines.push(format!("FUTURERELEASE {FUTURE_RELEASE_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
     }
     // RFC 8689 §2: over TLS only.
     if tls {

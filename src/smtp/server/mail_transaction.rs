@@ -3,7 +3,7 @@
 use crate::mail::{AddressError, Envelope, Recipient, ReversePath};
 use crate::model::{Refusal, RefusalCode};
 use crate::smtp::command::MailArguments;
-use crate::smtp::data::{DataLimits, Decoder, Fault};
+use crate::smtp::data::{ContentError, DataLimits, Decoder};
 use crate::smtp::parameters::MailOptions;
 
 /// Upper bound for the buffer reserved before any content arrives, whatever SIZE declares.
@@ -13,7 +13,7 @@ const OCTETS_EXPECTED: u64 = 16 * 1024;
 
 /// An envelope between MAIL and the end of the data.
 #[derive(Debug)]
-pub struct Draft {
+pub struct MailTransaction {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
     pub options: MailOptions,
@@ -21,7 +21,7 @@ pub struct Draft {
     pub content: Option<Decoder>,
 }
 
-impl Draft {
+impl MailTransaction {
     pub fn new(mail: MailArguments) -> Self {
         Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options, content: None }
     }
@@ -76,7 +76,7 @@ pub fn too_large(octets_max: u64) -> Refusal {
 }
 
 /// RFC 3030 §3: the message was declared BINARYMIME and cannot be relayed as 8BITMIME.
-pub fn not_convertible() -> Refusal {
+pub fn refuse_binary() -> Refusal {
     Refusal::new(
         RefusalCode::ConversionRequired,
         "BINARYMIME is accepted only if the content is already CRLF text: this message contains a NUL, a bare CR or LF, or a line that is too long",
@@ -85,20 +85,20 @@ pub fn not_convertible() -> Refusal {
 }
 
 /// The refusal of a message that was received completely.
-pub fn faulty_message(fault: Fault, limits: &DataLimits) -> Refusal {
-    match fault {
-        Fault::TooLarge => too_large(limits.message_octets_max),
-        Fault::Nul => Refusal::new(
+pub fn refuse_content_error(error: ContentError, limits: &DataLimits) -> Refusal {
+    match error {
+        ContentError::TooLarge => too_large(limits.message_octets_max),
+        ContentError::Nul => Refusal::new(
             RefusalCode::NulInContent,
             "the message contains a NUL octet",
             "encode binary parts in base64",
         ),
-        Fault::BareNewline => Refusal::new(
+        ContentError::BareNewline => Refusal::new(
             RefusalCode::BareNewline,
             "the message contains a bare carriage return or line feed",
             "end every line with CRLF",
         ),
-        Fault::LineTooLong => Refusal::new(
+        ContentError::LineTooLong => Refusal::new(
             RefusalCode::LineTooLong,
             format!("a line of the message is longer than {} octets", limits.line_octets_max),
             "encode the part in base64 or quoted-printable",

@@ -8,7 +8,9 @@ pub mod replies;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use session::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+pub use session::{Input, Next, Question, Session, Step, Verdict};
+pub use settings::SessionSettings;

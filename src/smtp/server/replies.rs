@@ -4,7 +4,7 @@
 use crate::mail::{DomainName, EnhancedStatus, Timestamp};
 use crate::model::MessageId;
 use crate::smtp::Reply;
-use crate::smtp::command::CommandError;
+use crate::smtp::command_error::CommandError;
 use crate::smtp::line::LineError;
 use crate::smtp::sasl::SaslError;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::session::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+use super::session::{Input, Next, Question, Session, Step, Verdict};
+use super::settings::SessionSettings;
 use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
 use crate::model::{MessageId, RefusalCode};
 use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
@@ -55,7 +56,7 @@ impl Conversation {
             refused: Vec::new(),
             closed: false,
         };
-        new.session.tell_time(Timestamp::UNIX_EPOCH);
+        new.session.set_time(Timestamp::UNIX_EPOCH);
         let step = new.session.step(Input::Start);
         new.take(step);
         new.run();

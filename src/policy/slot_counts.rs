@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Slots in use. `T` names the holder.
+/// SlotCounts in use. `T` names the holder.
 #[derive(Debug)]
-pub struct Slots<T> {
+pub struct SlotCounts<T> {
     taken: usize,
-    /// Slots per holder, for holders with any.
+    /// SlotCounts per holder, for holders with any.
     of_each: HashMap<T, usize>,
 }
 
-impl<T> Default for Slots<T> {
+impl<T> Default for SlotCounts<T> {
     fn default() -> Self {
         Self { taken: 0, of_each: HashMap::new() }
     }
 }
 
-impl<T: Eq + Hash> Slots<T> {
+impl<T: Eq + Hash> SlotCounts<T> {
     /// Adds one.
     pub fn take(&mut self, holder: T) {
         self.taken += 1;
@@ -39,7 +39,7 @@ impl<T: Eq + Hash> Slots<T> {
         self.taken
     }
 
-    /// Slots of one holder.
+    /// SlotCounts of one holder.
     pub fn of(&self, holder: &T) -> usize {
         self.of_each.get(holder).copied().unwrap_or(0)
     }

@@ -32,9 +32,9 @@ pub fn next_attempt_at(
     jitter: f64,
 ) -> Option<Timestamp> {
     let made = usize::try_from(attempts).unwrap_or(usize::MAX);
-    let pause = retries.get(made.checked_sub(1)?)?;
-    let pause = pause.mul_f64(1.0 + JITTER_MAX * jitter.clamp(0.0, 1.0));
-    now.checked_add(SignedDuration::try_from(pause).ok()?).ok()
+    let delay = retries.get(made.checked_sub(1)?)?;
+    let delay = delay.mul_f64(1.0 + JITTER_MAX * jitter.clamp(0.0, 1.0));
+    now.checked_add(SignedDuration::try_from(delay).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -55,9 +55,9 @@ mod tests {
             let next = next_attempt_at(RETRIES, attempts, now, jitter);
             match documented.get(attempts as usize - 1) {
                 None => prop_assert_eq!(next, None),
-                Some(pause) => {
+                Some(delay) => {
                     let waited = next.unwrap().duration_since(now).as_secs_f64();
-                    prop_assert!(waited >= *pause && waited <= pause * 1.1 + 0.001, "{waited} of {pause}");
+                    prop_assert!(waited >= *delay && waited <= delay * 1.1 + 0.001, "{waited} of {delay}");
                 }
             }
         }

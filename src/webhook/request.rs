@@ -1,4 +1,4 @@
-//! One webhook request and the meaning of its response.
+//! One webhook request and the class of its response.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ struct Payload<'a> {
 }
 
 /// One attempt to deliver an event.
-pub struct Post<'a> {
+pub struct WebhookRequest<'a> {
     /// The delivery, the same at every attempt.
     pub id: WebhookDeliveryId,
     /// The URL of the endpoint.
@@ -43,16 +43,19 @@ pub struct Post<'a> {
     pub event: &'a Event,
 }
 
-impl Post<'_> {
+impl WebhookRequest<'_> {
     /// Sends the request.
     pub async fn send(&self, client: &Client, config: &config::Webhooks) -> WebhookAttempt {
         let (at, started) = (Timestamp::now(), Instant::now());
         let sent = match self.request(config, at) {
             Ok(request) => {
                 let timeout = config.timeout;
-                let limits =
-                    Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: OverflowPolicy::Cut };
-                client.send(request, limits).await.map_err(|error| self.words_for(&error))
+                let limits = Limits {
+                    timeout,
+                    body_octets_max: RESPONSE_OCTETS_MAX,
+                    overflow: OverflowPolicy::Truncate,
+                };
+                client.send(request, limits).await.map_err(|error| self.public_error(&error))
             }
             Err(fault) => Err(fault),
         };
@@ -68,11 +71,11 @@ impl Post<'_> {
     }
 
     /// The error as shown to the tenant: without the addresses of private networks that a name resolves to.
-    fn words_for(&self, error: &SendError) -> String {
-        tracing::debug!(delivery = %self.id, %error, "webhook failed");
+    fn public_error(&self, error: &SendError) -> String {
+        tracing::debug!(delivery = %self.id, %error, "webhook request failed");
         match error {
             SendError::Forbidden(_) => {
-                "the host resolves only to private, loopback or otherwise special addresses, to which webhooks are not sent"
+                "the host resolves only to a private, loopback or otherwise special address, where webhooks are not sent"
                     .into()
             }
             SendError::Connect { source, .. } => format!("cannot connect: {source}"),
@@ -83,7 +86,7 @@ impl Post<'_> {
     fn request(&self, config: &config::Webhooks, at: Timestamp) -> Result<Request, String> {
         let url = Url::parse(self.url).map_err(|error| error.to_string())?;
         // The configuration may have changed since the URL was accepted.
-        if url.scheme() == "http" && !config.may_be_plain(&url) {
+        if url.scheme() == "http" && !config.allows_plain_http(&url) {
             return Err("plain http is not allowed for this host; use https".into());
         }
         let payload = Payload { event: self.event.view(), timestamp: self.event.created_at };
@@ -100,22 +103,22 @@ impl Post<'_> {
     }
 }
 
-/// The meaning of a response.
+/// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum ResponseClass {
     /// 2xx: the endpoint accepted the event.
-    Taken,
+    Accepted,
     /// Any other status, redirects included, or no response.
-    NotTaken,
+    Failed,
     /// 410: the endpoint wants no more events.
     Gone,
 }
 
 /// Classifies a response by its status (Standard Webhooks 1.0.0, "Webhook consumers").
-pub fn meaning_of(attempt: &WebhookAttempt) -> Meaning {
+pub fn classify(attempt: &WebhookAttempt) -> ResponseClass {
     match attempt.status.and_then(|code| StatusCode::from_u16(code).ok()) {
-        Some(status) if status.is_success() => Meaning::Taken,
-        Some(StatusCode::GONE) => Meaning::Gone,
-        _ => Meaning::NotTaken,
+        Some(status) if status.is_success() => ResponseClass::Accepted,
+        Some(StatusCode::GONE) => ResponseClass::Gone,
+        _ => ResponseClass::Failed,
     }
 }
