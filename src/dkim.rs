@@ -288,7 +288,7 @@ mod tests {
         Content { prefix: prefix.to_owned().into(), submitted: submitted.to_vec().into() }
     }
 
-    /// RFC 6376 §3.4.4, line by line, as the text says it.
+    /// A literal implementation of RFC 6376 §3.4.4.
     fn relaxed_body(body: &[u8]) -> Vec<u8> {
         let mut lines: Vec<Vec<u8>> = body
             .strip_suffix(b"\r\n")
@@ -323,7 +323,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_body_hash_is_that_of_the_rfc_for_every_body(
+        fn the_body_hash_follows_the_rfc_for_every_body(
             pieces in proptest::collection::vec(
                 prop_oneof![Just("\r\n"), Just(" \r\n"), Just("\t"), Just(" "), Just("a"), Just("word more \r\n"), Just(".")],
                 0..20,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_ours_and_of_the_client_are_signed_and_from_is_oversigned() {
+    fn our_fields_and_the_clients_are_signed_and_from_is_oversigned() {
         let signed =
             content("Date: x\r\nMessage-ID: <a@b>\r\n", b"From: a@example.com\r\nTo: b@c\r\n\r\nhi\r\n");
         let field = signer(&KEY).sign(&signed).unwrap();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn our_signatures_are_left_out_and_nothing_else() {
+    fn only_our_own_signatures_are_removed() {
         let ed = "DKIM-Signature: v=1; a=ed25519-sha256; d=a.b;\r\n\tb=AAAA\r\n";
         let rsa = "DKIM-Signature: v=1;\r\n a=rsa-sha256; d=a.b; b=BBBB;\r\n c=relaxed\r\n";
         let rest = "Received: by us\r\n\tfor DKIM-Signature: a=x\r\nDate: now\r\n";

@@ -217,17 +217,17 @@ fn join_families(
 fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
     match name_servers {
         [] => system_configuration(),
-        servers => (configuration_of(servers), own_options()),
+        servers => (configuration_for(servers), default_options()),
     }
 }
 
-fn own_options() -> ResolverOpts {
+fn default_options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    tune(&mut options);
+    apply_options(&mut options);
     options
 }
 
-fn tune(options: &mut ResolverOpts) {
+fn apply_options(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
     options.timeout = Duration::from_secs(5);
     options.attempts = 2;
@@ -246,14 +246,14 @@ fn tune(options: &mut ResolverOpts) {
 fn system_configuration() -> (ResolverConfig, ResolverOpts) {
     match hickory_resolver::system_conf::read_system_conf() {
         Ok((config, mut options)) if !config.name_servers().is_empty() => {
-            tune(&mut options);
+            apply_options(&mut options);
             (config, options)
         }
-        _ => (configuration_of(&[SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)]), own_options()),
+        _ => (configuration_for(&[SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)]), default_options()),
     }
 }
 
-fn configuration_of(servers: &[SocketAddr]) -> ResolverConfig {
+fn configuration_for(servers: &[SocketAddr]) -> ResolverConfig {
     let servers = servers.iter().map(|server| {
         let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
         for connection in &mut connections {
@@ -280,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn hosts_go_by_preference_and_each_appears_once() {
+    fn hosts_are_sorted_by_preference_without_duplicates() {
         let records = vec![mx(20, "B.example."), mx(10, "a.example."), mx(30, "a.example."), mx(5, ".")];
         assert_eq!(hosts(records), ["a.example", "b.example"]);
     }
 
     #[test]
-    fn the_hosts_file_of_the_machine_is_not_asked() {
+    fn the_hosts_file_is_not_used() {
         for (_, options) in [configuration(&[]), configuration(&[answer_all(0)])] {
             assert!(matches!(options.use_hosts_file, ResolveHosts::Never));
         }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_family_never_turns_into_a_missing_domain() {
+    fn a_failed_lookup_of_one_family_is_not_a_missing_domain() {
         let failed = || Err(DnsError::Temporary("SERVFAIL".into()));
         let absent = || Err(DnsError::NoRecords);
         let unknown = || Err(DnsError::NoSuchDomain);
@@ -328,14 +328,14 @@ mod tests {
         assert_eq!(join_families(Ok(found.clone()), failed()), Ok(found));
     }
 
-    /// A server that answers every question with a code and no records.
+    /// A server that answers every query with a response code and no records.
     fn answer_all(code: u8) -> SocketAddr {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         std::thread::spawn(move || {
             let mut packet = [0; 1500];
             while let Ok((len, peer)) = socket.recv_from(&mut packet) {
-                // RFC 1035 §4.1.1: the second flag octet ends in the code, the first begins with QR.
+                // RFC 1035 §4.1.1: QR is the first bit of the flags, the response code the last four.
                 packet[2] |= 0x80;
                 packet[3] = code;
                 let _ = socket.send_to(&packet[..len], peer);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_without_records_are_told_apart() {
+    async fn negative_answers_are_distinguished() {
         let domain = DomainName::parse("example.com").unwrap();
         let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
         assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_its_own_answer_and_no_other_text_reaches_the_server() {
+    async fn an_ip_address_needs_no_lookup_and_an_invalid_name_is_not_sent() {
         let resolver = Resolver::new(&[answer_all(0)]).unwrap();
         assert_eq!(resolver.addresses("::1").await, Ok(vec!["::1".parse().unwrap()]));
         assert_eq!(resolver.addresses("not a name").await, Err(DnsError::NoSuchDomain));

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_network_is_permitted_in_each_of_its_spellings() {
+    fn an_allowed_network_matches_in_every_notation() {
         let allowed = ["127.0.0.0/8".parse().unwrap()];
         assert!(is_permitted("127.0.0.11".parse().unwrap(), &allowed));
         assert!(is_permitted("::ffff:127.0.0.11".parse().unwrap(), &allowed));

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn port_and_tls_have_defaults_that_fit_together() {
+    fn port_and_tls_have_matching_defaults() {
         use TlsMode::{Implicit, Opportunistic, Starttls};
         for (hosts, tls, mode, ports) in [
             (r#"["a.b"]"#, "", Starttls, &[587][..]),

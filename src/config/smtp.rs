@@ -77,8 +77,8 @@ pub enum BareNewline {
 impl Default for Smtp {
     fn default() -> Self {
         Self {
-            submission: vec![everywhere(587)],
-            submissions: vec![everywhere(465)],
+            submission: vec![all_interfaces(587)],
+            submissions: vec![all_interfaces(465)],
             message_size_max: ByteSize::mib(25),
             recipients_max: 1000,
             connections_max: 12_000,
@@ -102,7 +102,7 @@ impl Default for Smtp {
     }
 }
 
-fn everywhere(port: u16) -> SocketAddr {
+fn all_interfaces(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 

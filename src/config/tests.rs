@@ -33,7 +33,7 @@ fn options_of(section: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_sample_leaves_no_option_out() {
+fn the_sample_has_every_option() {
     let sections = sections_of_the_sample();
     let mut seen = 0;
     for (section, keys) in &sections {
@@ -49,7 +49,7 @@ fn the_sample_leaves_no_option_out() {
 }
 
 #[test]
-fn what_the_sample_leaves_out_is_right_as_well() {
+fn the_commented_options_of_the_sample_are_valid() {
     let is_option = |line: &str| {
         let line = line.trim_start_matches("# ");
         line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))

@@ -151,7 +151,7 @@ mod tests {
         record(owner, RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(name("z.x."), []))), Proof::Secure)
     }
 
-    /// A valid signature by a zone over as many labels of a name.
+    /// A valid signature by a zone over this number of labels.
     fn signature(owner: &str, type_covered: RecordType, num_labels: u8, zone: &str) -> Record {
         let input = SigInput {
             type_covered,
@@ -166,8 +166,8 @@ mod tests {
         record(owner, RData::DNSSEC(DNSSECRData::RRSIG(RRSIG::from_sig(input, vec![]))), Proof::Secure)
     }
 
-    /// What is judged of `mx.b.x` and its addresses: `signed` or `unsigned`, and what there is.
-    fn judged(answers: Vec<Record>, authorities: Vec<Record>, verdict: Proof) -> String {
+    /// The result for `mx.b.x` and its addresses: `signed` or `unsigned`, and the data.
+    fn result(answers: Vec<Record>, authorities: Vec<Record>, verdict: Proof) -> String {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.add_answers(answers);
         message.add_authorities(authorities);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_at_the_name_is_read_and_has_to_be_proved() {
+    fn only_records_of_the_name_are_used_and_must_be_validated() {
         use Proof::{Bogus, Indeterminate, Insecure, Secure};
         for (answers, expected) in [
             (vec![a("mx.b.x.", Secure)], "signed: 1 records"),
@@ -200,12 +200,12 @@ mod tests {
             (vec![alias("mx.b.x.", "real.y.", Insecure)], "unsigned: alias of real.y."),
             (vec![alias("mx.b.x.", "real.y.", Bogus), a("real.y.", Secure)], "no answer"),
         ] {
-            assert_eq!(judged(answers.clone(), vec![], Secure), expected, "{answers:?}");
+            assert_eq!(result(answers.clone(), vec![], Secure), expected, "{answers:?}");
         }
     }
 
     #[test]
-    fn what_is_absent_is_said_by_zones_at_or_above_the_name() {
+    fn nonexistence_is_proved_by_zones_at_or_above_the_name() {
         use Proof::{Bogus, Insecure, Secure};
         let signed = |owner: &str, zone: &str| vec![nsec(owner), signature(owner, RecordType::NSEC, 2, zone)];
         for (authorities, verdict, expected) in [
@@ -222,15 +222,15 @@ mod tests {
             (vec![soa("y.", Insecure)], Secure, "no answer"),
             (vec![soa("sub.mx.b.x.", Insecure)], Secure, "no answer"),
             (vec![soa("xb.x.", Insecure)], Secure, "no answer"),
-            // hickory has found out that the name is not signed.
+            // hickory has found that the name is unsigned.
             (vec![], Secure, "unsigned: nothing"),
             (vec![soa("b.x.", Secure)], Secure, "unsigned: nothing"),
             (vec![], Bogus, "no answer"),
         ] {
-            // What else is in the answer changes nothing.
+            // Other records in the answer change nothing.
             for answers in [vec![], vec![a("thief.y.", Secure)]] {
                 assert_eq!(
-                    judged(answers, authorities.clone(), verdict),
+                    result(answers, authorities.clone(), verdict),
                     expected,
                     "{authorities:?} {verdict}"
                 );
@@ -239,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_counts_for_names_that_are_proved_to_be_absent() {
+    fn a_wildcard_answer_needs_proof_that_the_name_does_not_exist() {
         use Proof::{Bogus, Insecure, Secure};
         let expanded =
             || vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 2, "b.x.")];
         let absent = || vec![nsec("a.b.x."), signature("a.b.x.", RecordType::NSEC, 3, "b.x.")];
-        assert_eq!(judged(expanded(), absent(), Secure), "signed: alias of y.");
-        assert_eq!(judged(expanded(), absent(), Bogus), "no answer");
-        assert_eq!(judged(expanded(), vec![soa("y.", Insecure)], Secure), "no answer");
-        assert_eq!(judged(expanded(), vec![soa("b.x.", Insecure)], Secure), "no answer");
-        assert_eq!(judged(expanded(), vec![], Secure), "no answer");
+        assert_eq!(result(expanded(), absent(), Secure), "signed: alias of y.");
+        assert_eq!(result(expanded(), absent(), Bogus), "no answer");
+        assert_eq!(result(expanded(), vec![soa("y.", Insecure)], Secure), "no answer");
+        assert_eq!(result(expanded(), vec![soa("b.x.", Insecure)], Secure), "no answer");
+        assert_eq!(result(expanded(), vec![], Secure), "no answer");
         let whole = vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 3, "b.x.")];
-        assert_eq!(judged(whole, vec![soa("y.", Insecure)], Secure), "signed: alias of y.");
+        assert_eq!(result(whole, vec![soa("y.", Insecure)], Secure), "signed: alias of y.");
     }
 }

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_cost_more_and_more_and_then_all() {
+    fn failures_delay_more_and_more_and_then_ban() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
         let delays: Vec<_> = (0..7).map(|_| bans.record_failure(client, None, now)).collect();
         let expected = [250, 500, 1000, 2000, 4000, 8000, 8000];
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn old_failures_do_not_count_and_a_success_forgets_them() {
+    fn failures_expire_and_are_reset_by_a_success() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
         let id = key();
         for _ in 0..7 {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_one_key_from_everywhere_count_together() {
+    fn failures_of_one_key_count_from_all_addresses() {
         let (bans, id, now) = (AuthLimiter::new(SETTINGS), key(), start());
         for n in 0..8 {
             bans.record_failure(address(&format!("192.0.2.{n}")), Some(id), now);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_offender_and_can_be_named_by_any_of_its_addresses() {
+    fn an_ipv6_network_is_one_subject_and_any_of_its_addresses_names_it() {
         let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
         bans.record_failure(address("2001:db8::1"), None, now);
         bans.record_failure(address("2001:db8::2"), None, now);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_takes_bounded_memory_and_frees_nobody() {
+    fn a_flood_of_addresses_is_bounded_and_keeps_bans() {
         let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
         let banned = address("192.0.2.1");
         bans.record_failure(banned, None, now);

@@ -41,7 +41,7 @@ struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitReached;
 
-/// The limiter of one connection; released on drop.
+/// The admission of one connection; released on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     limiter: Arc<ConnectionLimiter>,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn all_limits_hold_and_places_come_back() {
+    fn limits_are_enforced_and_dropped_slots_are_released() {
         let limiter = limiter(3, 2, 1);
         let mut first = admit(&limiter, "192.0.2.1").unwrap();
         let mut second = admit(&limiter, "::ffff:192.0.2.1").unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_counts_as_one_address() {
+    fn an_ipv6_network_counts_as_one_address() {
         let limiter = limiter(10, 1, 1);
         let _first = admit(&limiter, "2001:db8::1").unwrap();
         assert_eq!(admit(&limiter, "2001:db8::2:1").unwrap_err(), LimitReached);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_taken_once_and_comes_back() {
+    fn memory_is_reserved_once_and_released() {
         let budget = MemoryBudget::new(100);
         let (mut first, mut second) = (budget.reserve(tenant(1)), budget.reserve(tenant(2)));
         assert!(first.grow_to(60) && first.grow_to(50) && first.grow_to(60));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_all_it_can_get_leaves_room_for_the_next() {
+    fn a_holder_of_the_maximum_leaves_memory_for_the_next() {
         let budget = MemoryBudget::new(1024);
         let mut held = Vec::new();
         let mut shares = Vec::new();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn one_message_may_have_all_the_room_there_is() {
+    fn a_single_message_may_use_the_whole_budget() {
         let budget = MemoryBudget::new(100);
         let holder = tenant(1);
         let (mut first, mut second) = (budget.reserve(holder), budget.reserve(holder));
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_held_is_what_was_granted(
+        fn reserved_memory_equals_granted_memory(
             steps in prop::collection::vec((0usize..6, 0u64..80, any::<bool>()), 0..200),
         ) {
             let budget = MemoryBudget::new(100);

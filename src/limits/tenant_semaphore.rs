@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_has_more_turns_than_in_company() {
+    fn a_tenant_alone_has_more_permits_than_under_contention() {
         block_on(async {
             let permits = TenantSemaphore::new(100, 8).with_contended_max(2);
             let [one, other] = tenants(0..2)[..] else { unreachable!() };
@@ -167,7 +167,7 @@ mod tests {
         });
     }
 
-    /// What is counted while a permit lasts, however it ends.
+    /// Counts a permit while it is held, and releases it on drop.
     struct Held<'a> {
         weights: &'a Mutex<HashMap<Option<TenantId>, u64>>,
         tenant: Option<TenantId>,
@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn limits_hold_and_whoever_stops_waiting_leaves_no_hole(
+        fn limits_hold_and_cancelled_waits_lose_no_permit(
             requests in prop::collection::vec((0usize..4, 1u64..9, any::<bool>()), 1..60),
             total_max in 1u32..10,
             per_tenant_max in 1u32..10,
@@ -224,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_waits_behind_the_backlog_of_another(
+        fn no_tenant_waits_behind_the_backlog_of_another(
             backlogs in prop::collection::vec(0usize..30, 1..5),
             total_max in 1u32..5,
             per_tenant_max in 1u32..5,
@@ -244,10 +244,10 @@ mod tests {
                         order.send(tenant).unwrap();
                         drop(permit);
                     });
-                    // Each waits before the next one comes.
+                    // Each request waits before the next one is made.
                     yield_now().await;
                 }
-                // One at a time, or those with a permit would run in any order.
+                // One permit at a time: tasks with a permit would otherwise run in any order.
                 drop(taken.split(1));
                 requests.join_all().await;
                 let per_tenant_max = per_tenant_max.min(total_max) as usize;
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_weighs_more_than_a_tenant_may_have_is_served_alone() {
+    async fn a_weight_above_the_tenants_limit_is_served_alone() {
         let permits = TenantSemaphore::new(8, 4);
         let tenant = tenants(0..1)[0];
         let heavy = permits.acquire_weighted(tenant, u64::MAX).await.unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_have_gone_are_forgotten() {
+    async fn semaphores_of_absent_tenants_are_removed() {
         let permits = TenantSemaphore::new(1, 1);
         for tenant in tenants(0..100) {
             drop(permits.acquire(tenant).await.unwrap());

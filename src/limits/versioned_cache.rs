@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_good_until_the_directory_changes() {
+    async fn a_value_is_cached_until_the_directory_changes() {
         let recent = VersionedCache::new(Duration::from_secs(3600), 2);
         let ask = |version, value| recent.get("key", version, async move { Ok::<_, ()>(value) });
         assert_eq!(ask(1, "old").await, Ok("old"));
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lifetime_of_nothing_asks_each_time_and_failures_are_not_kept() {
+    async fn a_zero_lifetime_caches_nothing_and_errors_are_not_cached() {
         let recent = VersionedCache::new(Duration::ZERO, 2);
         assert_eq!(recent.get(1, 1, async { Err::<u8, _>("down") }).await, Err("down"));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(1) }).await, Ok(1));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_never_holds_more_than_its_limit() {
+    async fn the_cache_is_bounded() {
         let recent = VersionedCache::new(Duration::from_secs(3600), 2);
         for key in 0..10 {
             let _ = recent.get(key, 1, async move { Ok::<_, ()>(key) }).await;

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_sender_wants_to_hear_of_survives_its_text_form() {
+    fn notify_survives_its_text_form() {
         for (text, written) in
             [("never", "NEVER"), ("failure,SUCCESS", "SUCCESS,FAILURE"), ("Delay", "DELAY")]
         {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn how_much_comes_back_survives_its_text_form() {
+    fn return_content_survives_its_text_form() {
         assert_eq!("full".parse(), Ok(ReturnContent::Full));
         assert_eq!(ReturnContent::Headers.as_str().parse(), Ok(ReturnContent::Headers));
         assert_eq!("HEADERS".parse::<ReturnContent>(), Err(ParameterError));

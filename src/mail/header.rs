@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_with_two_readings_is_refused() {
+    fn an_ambiguous_header_block_is_refused() {
         assert_eq!(scan(" a: b\r\n\r\n"), Err(HeaderError::LeadingWhiteSpace));
         assert_eq!(scan("A: b\r\nno field\r\n\r\n"), Err(HeaderError::NotAField { line: 2 }));
         assert_eq!(scan("A\u{e9}: b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_differently_is_refused() {
+    fn ambiguous_fields_are_refused() {
         for value in [
             "",
             " \r\n",

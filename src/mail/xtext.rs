@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_taken_is_printable_when_decoded_and_reads_back(text in "[ -~é]{0,12};?[ -~é\\r]{0,20}") {
+        fn accepted_values_decode_to_printable_text_and_parse_again(text in "[ -~é]{0,12};?[ -~é\\r]{0,20}") {
             if let Ok(original) = text.parse::<OriginalRecipient>() {
                 prop_assert!(original.decoded().bytes().all(|b| (b' '..=b'~').contains(&b)));
                 prop_assert_eq!(original.to_string().parse(), Ok(original));

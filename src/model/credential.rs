@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_can_be_read_back_and_a_mistyped_one_is_told() {
+    fn a_secret_parses_and_a_mistyped_one_is_detected() {
         let secret = KeySecret::generate(Environment::Live);
         let text = secret.expose().to_owned();
         assert_eq!(text.len(), "pb_live_".len() + 49);

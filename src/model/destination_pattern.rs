@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_fits_its_domain_what_is_below_or_everything() {
+    fn a_pattern_matches_a_domain_its_subdomains_or_everything() {
         let fits = |entry: &str, host: &str| {
             let entry: DestinationPattern = entry.parse().unwrap();
             assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_domain_itself_is_closest_and_everything_least_close() {
+    fn the_domain_itself_is_most_specific_and_everything_least() {
         let host = Host::parse("a.b.example.com").unwrap();
         let closeness = ["*", ".com", ".example.com", ".b.example.com", "a.b.example.com"]
             .map(|entry| entry.parse::<DestinationPattern>().unwrap().specificity(&host).unwrap());

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_begin_with_the_full_minute_hour_and_day_in_utc() {
+    fn periods_are_aligned_in_utc() {
         let time: Timestamp = "2026-11-22T05:42:27.5Z".parse().unwrap();
         let is = |found: Timestamp, expected: &str| assert_eq!(found.to_string(), expected);
         is(UsageInterval::Hour.start_of(time), "2026-11-22T05:00:00Z");

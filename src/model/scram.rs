@@ -147,7 +147,7 @@ mod tests {
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_standard_is_proved_and_answered() {
+    fn the_example_of_the_rfc_is_verified() {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let verifier = ScramVerifier::derive("pencil", salt.try_into().unwrap(), ITERATIONS);
         let message = b"n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_form_survives_and_nothing_else_is_read() {
+    fn only_the_stored_form_parses() {
         let verifier = ScramVerifier::new("a secret");
         let bytes = verifier.to_bytes();
         assert_eq!(bytes.len(), ScramVerifier::OCTETS);

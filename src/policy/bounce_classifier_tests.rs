@@ -1,4 +1,4 @@
-//! What real servers say, with what follows from it. Addresses are made up, the words are theirs.
+//! Replies of real servers with the expected result. Addresses are invented, texts are real.
 
 use super::*;
 use crate::policy::reply_verdict::{Verdict, verdict_on_reply};
@@ -10,7 +10,7 @@ enum End {
     Gone,
     /// Refused.
     No,
-    /// To be tried again.
+    /// Deferred.
     Later,
 }
 use End::{Gone, Later, No};
@@ -750,7 +750,7 @@ const SERVERS: &[Said] = &[
         Gone,
         RecipientUnknown,
     ),
-    // Ours, and what matches_pattern nothing.
+    // Our own replies, and texts that match no pattern.
     (Rcpt, "556 5.1.10 b.example takes no mail: it has a null MX", Gone, RecipientUnknown),
     (Rcpt, "550 5.1.2 the domain b.example does not exist", No, Dns),
     (Rcpt, "550 5.4.4 the domain b.example has neither mail hosts nor addresses", No, Dns),
@@ -765,7 +765,7 @@ const SERVERS: &[Said] = &[
 
 fn reply(text: &str) -> Reply {
     let mut reader = ReplyReader::new();
-    // A text that breaks off in a reply of several lines is one of a single line.
+    // A text that ends within a reply of several lines.
     let lines: Vec<&str> = text.split('|').collect();
     for (number, line) in lines.iter().enumerate() {
         let mark = if number + 1 == lines.len() { " " } else { "-" };
@@ -810,7 +810,7 @@ fn every_line_of_the_table_can_be_reached() {
 }
 
 #[test]
-fn a_reply_without_end_is_read_at_its_beginning() {
+fn only_the_beginning_of_a_long_reply_is_searched() {
     let mut long = reply("550 5.7.1 blacklisted");
     long.lines.extend(std::iter::repeat_n("é".repeat(4000), 20));
     assert_eq!(classify(Rcpt, &long), Reputation);
@@ -818,7 +818,7 @@ fn a_reply_without_end_is_read_at_its_beginning() {
 }
 
 #[test]
-fn addresses_that_tenants_choose_have_no_say() {
+fn addresses_in_a_reply_are_ignored() {
     for (text, kept) in [
         ("<ratelimit@b.test>: not yet", " : not yet"),
         ("no reply from rate-limit@b.test, yet", "no reply from  , yet"),

@@ -324,7 +324,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A full lane that gets rid of so many messages.
+    /// Reports this many accepted messages with all connections in use.
     fn serve(shaper: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
         for _ in 0..messages {
             shaper.record_feedback(&served(), now, shaper.limit(), now);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_doubles_with_each_round_until_the_first_trouble_and_grows_slowly_after_it() {
+    fn the_limit_doubles_each_round_until_the_first_trouble_and_then_grows_slowly() {
         let start = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(40), start);
         assert_eq!(shaper.allowance(0, start), Allowance::UpTo(2));
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(shaper.limit(), 20);
         shaper.record_feedback(&trouble(), start, 20, start + SECOND);
         assert_eq!(shaper.limit(), 10);
-        // The others that were under way say the same.
+        // Results of attempts in progress at the same time.
         shaper.record_feedback(&trouble(), start, 20, start + SECOND);
         assert_eq!(shaper.limit(), 10);
         serve(&mut shaper, 10, start + 2 * SECOND);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_not_reached_does_not_grow() {
+    fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         for _ in 0..50 {
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_of_ours_starts_at_its_most_and_is_never_on_hold() {
+    fn a_trusted_site_starts_at_its_maximum_and_never_backs_off() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
         assert_eq!(shaper.limit(), 200);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn where_anybody_can_name_a_host_only_hosts_that_took_mail_close_the_site() {
+    fn with_suffix_rules_only_hosts_that_accepted_mail_cause_a_back_off() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
         for known in [false, true] {
@@ -392,10 +392,10 @@ mod tests {
             shaper.end_backoff();
             serve(&mut shaper, 9, now);
         }
-        // What a host says that had taken mail counts, whichever it is.
+        // Feedback of any host that accepted mail before counts.
         now += SECOND;
         assert!(shaper.record_feedback(&closed(), now, 1, now));
-        // So many others take mail that it is forgotten.
+        // Other hosts accept mail until this one is evicted.
         for other in 0..HOSTS_MAX {
             now += SECOND;
             shaper.record_feedback(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_does_not_answer_closes_no_site_that_served_meanwhile() {
+    fn an_unreachable_host_causes_no_back_off_if_others_accepted_mail_meanwhile() {
         let start = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), start);
         serve(&mut shaper, 1, start + SECOND);
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn deferrals_count_when_nothing_else_comes() {
+    fn deferrals_without_success_count_as_trouble() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         serve(&mut shaper, 100, now);
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_grows_until_something_is_taken() {
+    fn a_back_off_doubles_until_mail_is_accepted() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         serve(&mut shaper, 100, now);
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_with_a_single_connection_is_a_hold() {
+    fn trouble_with_a_single_connection_is_a_back_off() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         assert!(!shaper.record_feedback(&trouble(), now, 2, now));
@@ -499,7 +499,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_limit_stays_between_one_and_the_most_and_recovers(
+        fn the_limit_stays_within_bounds_and_recovers(
             most in 1usize..50,
             lessons in prop::collection::vec((feedback(), 0u64..100, 0usize..50), 0..300),
         ) {

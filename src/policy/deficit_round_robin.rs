@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Who is served in so many turns, each taking what `costs` says.
+    /// The keys served in this many turns, each with its cost.
     fn serve(
         rounds: &mut DeficitRoundRobin<usize>,
         weights: &[u32],
@@ -114,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_a_hundred_is_paid_for_by_a_hundred_rounds() {
+    fn a_batch_of_a_hundred_costs_a_hundred_rounds() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         assert_eq!(serve(&mut rounds, &[10, 10], &[100, 1], 202), [200, 200]);
     }
 
     #[test]
-    fn who_comes_back_is_owed_nothing_and_owes_what_it_overdrew() {
+    fn a_returning_key_keeps_its_debt_and_gains_no_credit() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         rounds.leave(&1);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_those_who_are_gone_are_forgotten() {
+    fn accounts_of_absent_keys_are_removed() {
         let mut rounds = DeficitRoundRobin::default();
         for key in 0..10_000 {
             rounds.join(key);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     proptest! {
-        /// In deliveries for each unit of weight nobody is further from another than two batches.
+        /// In deliveries per unit of weight, keys differ by at most two batches.
         #[test]
         fn everybody_has_what_its_weight_says(
             members in prop::collection::vec((1u32..=100, 1u32..=100), 2..6),
@@ -160,7 +160,7 @@ mod tests {
             let per_weight = |key: usize| served[key] as f64 / f64::from(weights[key]);
             let batch = |key: usize| f64::from(costs[key]) / f64::from(weights[key]);
             for (a, b) in (0..weights.len()).flat_map(|a| (0..weights.len()).map(move |b| (a, b))) {
-                // Parts of a round are whole numbers: a thousandth for each batch is lost.
+                // Rounds are divided into whole parts: each batch may lose a thousandth.
                 let slack = batch(a) + batch(b) + turns as f64 / 1000.0;
                 prop_assert!((per_weight(a) - per_weight(b)).abs() <= slack, "{served:?} {weights:?} {costs:?}");
             }

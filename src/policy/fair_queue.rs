@@ -203,10 +203,10 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         let job = self.take(lane, &tenant)?;
         if tenant != *holder {
             if let Some(entry) = self.lanes.get_mut(lane) {
-                entry.slots.give_back(holder);
+                entry.slots.release(holder);
                 entry.slots.take(tenant.clone());
             }
-            self.slots.give_back(holder);
+            self.slots.release(holder);
             self.slots.take(tenant.clone());
             self.resume_tenants();
         }
@@ -262,8 +262,8 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
     /// Returns a slot that the tenant holds in the lane.
     pub fn free(&mut self, lane: &L, holder: &T) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
-        entry.slots.give_back(holder);
-        self.slots.give_back(holder);
+        entry.slots.release(holder);
+        self.slots.release(holder);
         self.resume_tenants();
         self.reopen(lane);
         self.forget_if_unused(lane);
@@ -289,12 +289,12 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         (entry.waiting(), entry.queues.get(tenant).map_or(0, |queue| queue.waiting))
     }
 
-    /// SlotCounts that a tenant holds in a lane.
+    /// Slots that a tenant holds in a lane.
     pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
     }
 
-    /// SlotCounts in use in a lane.
+    /// Slots in use in a lane.
     pub fn slots_taken(&self, lane: &L) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
     }
@@ -329,7 +329,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
     }
 }
 
-/// SlotCounts of a lane reserved for tenants without any in it.
+/// Slots of a lane reserved for tenants without any in it.
 pub fn reserved_in_lane(slots_max: usize) -> usize {
     (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_LANE_MAX)
 }
@@ -371,7 +371,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// A lane may have so many slots each.
+    /// A queue in which each lane has this many slots.
     struct Fair {
         fair: FairQueue<u8, u8, u32>,
         per_lane: usize,
@@ -409,7 +409,7 @@ mod tests {
         Fair { fair: FairQueue::new(total), per_lane }
     }
 
-    /// The lane and the work of the next turn.
+    /// Lane and work of the next turn.
     fn turn(fair: &mut Fair) -> Option<(u8, u32)> {
         fair.take_turn().map(|turn| (turn.lane, turn.job))
     }
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_to_a_crowded_lane_finds_a_slot_there_and_leaves_it_to_the_next() {
+    fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
         let mut fair = fairness(500, 20);
         (0..100).for_each(|job| fair.push(1, 1, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 19);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_destination_does_not_stand_in_the_way_of_another() {
+    fn a_full_destination_does_not_block_another() {
         let mut fair = fairness(100, 1);
         fair.push(1, 1, 0);
         fair.push(1, 1, 1);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_back_when_others_have_none() {
+    fn a_slot_is_returned_when_others_have_none() {
         let mut fair = fairness(1, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
         assert_eq!(turn(&mut fair), Some((1, 0)));
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_next_finds_a_slot_however_long_others_hold_theirs() {
+    fn a_new_tenant_finds_a_slot_however_long_others_hold_theirs() {
         let mut fair = fairness(500, 20);
         for (tenant, slots_expected) in [(1, 352), (2, 88), (3, 22), (4, 6)] {
             (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
@@ -493,13 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_more_than_its_share_lets_another_have_it() {
+    fn a_tenant_above_its_share_yields_its_slot() {
         let mut fair = fairness(16, 16);
         (0..50).for_each(|job| fair.push(1, 1, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 12);
         (0..50).for_each(|job| fair.push(2, 2, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 3);
-        // Until none has too much.
+        // Until no tenant is above its share.
         for _ in 0..20 {
             if fair.keep_turn(&1, &1).is_none() {
                 fair.free(&1, &1);
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_is_a_part_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
+    fn a_weight_is_a_share_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
         let mut fair = fairness(100, 1);
         for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
             (0..500).for_each(|work| {
@@ -552,7 +552,7 @@ mod tests {
         Next,
         Keep(usize),
         Free(usize),
-        /// How many slots each lane may have from now on.
+        /// The slot limit of each lane from now on.
         Limit(usize),
         Evict(u8),
     }
@@ -570,10 +570,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_limit_is_passed_and_nothing_is_forgotten(acts in prop::collection::vec(act(), 0..200)) {
+        fn no_limit_is_exceeded_and_no_work_is_lost(acts in prop::collection::vec(act(), 0..200)) {
             let mut fair = fairness(5, 2);
             let (mut pushed, mut out) = (0u32, BTreeSet::new());
-            // The lane and the tenant of each slot.
+            // Lane and tenant of each slot.
             let mut slots: Vec<(u8, u8)> = Vec::new();
             for act in acts {
                 match act {
@@ -609,12 +609,12 @@ mod tests {
                 let most = |key: fn(&(u8, u8)) -> u8| {
                     (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()
                 };
-                // Three of five leave one for the next tenant, and one to share.
+                // Three of five slots leave one for the next tenant and one to share.
                 prop_assert!(slots.len() <= 5 && most(|s| s.0) <= Some(2) && most(|s| s.1) <= Some(3));
                 let waiting: usize = fair.lanes().map(|(_, _, waiting)| waiting).sum();
                 prop_assert_eq!(waiting, pushed as usize - out.len());
             }
-            // With slots coming free, everything comes out.
+            // As slots become free, all work is returned.
             fair.per_lane = 2;
             (0..4).for_each(|lane| fair.reopen(&lane));
             for (lane, tenant) in slots {
@@ -636,7 +636,7 @@ mod tests {
                 (0..backlog).for_each(|n| fair.push(tenant as u8, (n % u32::from(lanes)) as u8, 0));
             }
             fair.push(99, 0, 1);
-            // Each of the others has its turn at most once before, in the round and in each lane.
+            // Every other tenant has at most one turn before, in the round and in each lane.
             let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
             let served = (0..turns_max).any(|_| {
                 let Turn { tenant, lane, job } = fair.take_turn().unwrap();
@@ -647,7 +647,7 @@ mod tests {
         }
 
         #[test]
-        fn what_waits_can_be_taken_out_at_once(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
+        fn all_waiting_work_can_be_removed(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
             let mut fair = fairness(5, 2);
             for (job, (tenant, lane)) in pushes.iter().enumerate() {
                 fair.push(*tenant, *lane, job as u32);

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_own_count_and_all_begin_anew_with_the_period() {
+    fn each_key_is_counted_separately_and_all_reset_with_the_window() {
         let now = at("2026-11-22T05:42:27Z");
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_counts_for_its_own_period_only() {
+    fn a_release_counts_for_its_own_window_only() {
         let (first, second) = (at("2026-11-22T23:59:59Z"), at("2026-11-23T00:00:00Z"));
         let mut day = FixedWindow::new(LimitPeriod::Day);
         day.take("a", 3, first);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_late_does_not_turn_the_period_back_but_a_clock_that_was_set_does() {
+    fn a_late_caller_does_not_restore_the_old_window_but_a_clock_change_does() {
         let (late, now) = (at("2026-11-22T05:42:59.9Z"), at("2026-11-22T05:43:00Z"));
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_before_is_learnt_once() {
+    fn earlier_usage_is_preloaded_once() {
         let now = at("2026-11-22T05:42:27Z");
         let mut day = FixedWindow::new(LimitPeriod::Day);
         assert!(!day.contains(&"a", now));

@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic_and_what_it_takes_is_complete(text in "(?s)(version: STSv1\n)?.{0,200}") {
+        fn no_text_makes_the_parser_panic_and_parsed_policies_are_complete(text in "(?s)(version: STSv1\n)?.{0,200}") {
             if let Ok(policy) = StsPolicy::parse(&text) {
                 prop_assert!(policy.mode == StsMode::None || !policy.mx.is_empty());
                 prop_assert!(policy.max_age_s <= MAX_AGE_S_MAX);

@@ -92,7 +92,7 @@ fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
     Verdict::Bounced { class, suppress }
 }
 
-/// Whether the enhanced status contradicts_unknown_address an unknown address, whatever the text says: policy (5.7.x), content
+/// Whether the enhanced status contradicts an unknown address, whatever the text says: policy (5.7.x), content
 /// (5.6.x), full mailbox (5.2.2), routing (5.4.x, except the one that Microsoft 365 uses for unknown addresses).
 fn contradicts_unknown_address(status: Option<EnhancedStatus>) -> bool {
     status.is_some_and(|status| match (status.subject, status.detail) {
@@ -113,7 +113,7 @@ mod tests {
         Reply { code: code.parse().unwrap(), enhanced: status, lines: vec![rest.to_owned()] }
     }
 
-    /// `ok`, `no`, or how soon again.
+    /// `ok`, `no`, or the retry pace.
     fn said(verdict: Verdict) -> &'static str {
         match verdict {
             Verdict::Delivered => "ok",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_says_that_the_mailbox_is_gone_suppresses() {
+    fn only_replies_about_an_unknown_mailbox_suppress() {
         for (text, gone) in [
             ("550 5.1.1 no", true),
             ("556 5.1.10 null MX", true),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_the_message_suppresses_only_a_recipient_who_was_alone() {
+    fn a_refusal_after_data_suppresses_only_a_single_recipient() {
         let gone = reply("550 5.1.1 no");
         let bounced = |suppress| Verdict::Bounced { class: BounceClass::RecipientUnknown, suppress };
         assert_eq!(verdict_on_reply(Phase::Content, &gone, true), bounced(true));

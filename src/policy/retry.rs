@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_tried_past_its_lifetime() {
+    fn no_retry_is_scheduled_after_the_lifetime() {
         let mut late = failure(3, RetryPace::Usual);
         late.expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(30);
         assert_eq!(late.next_attempt_at(0.0), None);

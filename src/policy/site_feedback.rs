@@ -153,8 +153,8 @@ mod tests {
     use crate::policy::bounce_classifier::classify;
     use crate::smtp::client::{Phase, ReplyReader};
 
-    /// A reply of `mx`, to MAIL if the dialogue was mail_accepted.
-    fn lesson_of(text: &str, mail_accepted: bool) -> SiteFeedback {
+    /// A reply of `mx`, to MAIL if MAIL was accepted before.
+    fn feedback_of(text: &str, mail_accepted: bool) -> SiteFeedback {
         let mut reader = ReplyReader::new();
         reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
         let reply = reader.next_reply().unwrap().unwrap();
@@ -165,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn replies_teach() {
-        for (text, lesson) in [
+    fn replies_give_feedback() {
+        for (text, expected) in [
             ("250 2.0.0 ok", Some(SiteFeedback::Served { host: "mx".into() })),
             ("550 5.1.1 nobody", Some(SiteFeedback::Served { host: "mx".into() })),
             ("450 4.7.1 greylisted", Some(SiteFeedback::Deferred)),
@@ -188,15 +188,15 @@ mod tests {
             ("421 4.3.2 shutting down", None),
             ("421 4.2.1 closing transmission channel", None),
         ] {
-            let found = lesson_of(text, true);
-            match lesson {
-                Some(lesson) => assert_eq!(found, lesson, "{text}"),
+            let found = feedback_of(text, true);
+            match expected {
+                Some(expected) => assert_eq!(found, expected, "{text}"),
                 None => assert!(matches!(found, SiteFeedback::Trouble { .. }), "{text}"),
             }
         }
         for text in ["421 4.3.2 not now", "554 5.7.1 you are listed", "450 4.7.1 too many connections"] {
             let refused = SiteFeedback::Refused { host: "mx".into(), reason: text.into() };
-            assert_eq!(lesson_of(text, false), refused);
+            assert_eq!(feedback_of(text, false), refused);
         }
         for text in [
             "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred",
@@ -208,7 +208,7 @@ mod tests {
             "450 4.3.2 Connection rate limit exceeded",
             "451 4.3.2 You are sending too fast",
         ] {
-            assert_eq!(lesson_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
+            assert_eq!(feedback_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// SlotCounts in use. `T` names the holder.
+/// Slots in use. `T` names the holder.
 #[derive(Debug)]
 pub struct SlotCounts<T> {
     taken: usize,
-    /// SlotCounts per holder, for holders with any.
+    /// Slots per holder, for holders with any.
     of_each: HashMap<T, usize>,
 }
 
@@ -25,7 +25,7 @@ impl<T: Eq + Hash> SlotCounts<T> {
     }
 
     /// Removes one, if the holder has any.
-    pub fn give_back(&mut self, holder: &T) {
+    pub fn release(&mut self, holder: &T) {
         let Some(count) = self.of_each.get_mut(holder) else { return };
         self.taken -= 1;
         *count -= 1;
@@ -39,7 +39,7 @@ impl<T: Eq + Hash> SlotCounts<T> {
         self.taken
     }
 
-    /// SlotCounts of one holder.
+    /// Slots of one holder.
     pub fn of(&self, holder: &T) -> usize {
         self.of_each.get(holder).copied().unwrap_or(0)
     }

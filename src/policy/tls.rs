@@ -112,11 +112,11 @@ pub struct HostPolicy {
     pub requirement: Requirement,
     /// The rule that decided and its basis, as text.
     pub ground: String,
-    /// How sessions are reported_as in TLS reports; `None` if the domain did not choose the host.
+    /// How sessions are counted in TLS reports; `None` if the domain did not choose the host.
     pub reported: Option<ReportedPolicy>,
 }
 
-/// How a session is reported_as in the TLS report (RFC 8460 §4).
+/// How a session is counted in the TLS report (RFC 8460 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReportedPolicy {
     /// The type of the domain's policy.
@@ -146,7 +146,7 @@ pub struct TlsRefusal {
     pub lasting: bool,
     /// The rule that decided, as in [`HostPolicy`].
     pub ground: String,
-    /// How it is reported_as in TLS reports, if it is the domain's fault.
+    /// How it is counted in TLS reports, if it is the domain's fault.
     pub reported: Option<ReportedPolicy>,
 }
 
@@ -405,8 +405,8 @@ mod tests {
         TlsaLookup::Found { base: "mx.b.test".into(), records: kinds.iter().map(record).collect() }
     }
 
-    /// The requirement and the rule, or the code of what is in the way.
-    fn told(facts: &DomainFacts, tlsa: &TlsaLookup, require_tls: bool) -> String {
+    /// The requirement and the rule, or the code of the refusal.
+    fn outcome(facts: &DomainFacts, tlsa: &TlsaLookup, require_tls: bool) -> String {
         let decided = admit(facts, "mx.b.test").and_then(|()| decide(facts, "mx.b.test", tlsa, require_tls));
         match decided {
             Ok(policy) => {
@@ -455,7 +455,7 @@ mod tests {
                 "opportunistic by mta-sts testing",
             ),
             (MxProof::Off, &none, sts("none", "other.test"), Opportunistic, "opportunistic by opportunistic"),
-            // DANE goes first, whatever MTA-STS says.
+            // DANE has priority over MTA-STS.
             (secure(), &ee, no.clone(), Opportunistic, "dane by dane"),
             (secure(), &broken, yes.clone(), Opportunistic, "dane_lookup"),
             (secure(), &useless, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
@@ -471,12 +471,12 @@ mod tests {
             (MxProof::Off, &none, yes.clone(), Dane, "dane_missing"),
         ] {
             let facts = DomainFacts { mx, sts, minimum, ..facts() };
-            assert_eq!(told(&facts, tlsa, false), expected, "{facts:?} {tlsa:?}");
+            assert_eq!(outcome(&facts, tlsa, false), expected, "{facts:?} {tlsa:?}");
         }
     }
 
     #[test]
-    fn requiretls_wants_the_mx_proved_and_the_certificate_checked() {
+    fn requiretls_needs_a_proved_mx_and_a_verified_certificate() {
         let (none, ee, useless) = (TlsaLookup::Insecure, found(&[(3, 1, 1)]), found(&[(1, 1, 1)]));
         let lost = || StsLookup::Unavailable(StsLookupError { reason: "time-out".into(), failure: None });
         for (mx, tlsa, sts, expected) in [
@@ -492,12 +492,12 @@ mod tests {
             (secure(), &TlsaLookup::Failed("x".into()), StsLookup::Absent, "dane_lookup"),
         ] {
             let facts = DomainFacts { mx, sts, ..facts() };
-            assert_eq!(told(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
+            assert_eq!(outcome(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
         }
     }
 
     #[test]
-    fn what_one_set_of_records_finds_right_another_one_may_not() {
+    fn a_connection_verified_by_one_record_set_may_fail_another() {
         let set = |base: &str, domain: &str, kinds: &[(u8, u8, u8)]| {
             let TlsaLookup::Found { records, .. } = found(kinds) else { unreachable!() };
             DaneSet { base: base.to_owned(), names: vec![base.to_owned(), domain.to_owned()], records }

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_fast_earns_patience_and_what_drips_uses_it_up() {
+    fn fast_transfers_extend_the_deadline_and_slow_ones_use_it_up() {
         let pace = MinRate { rate_min: 1000, grace: Duration::from_secs(10) };
         let mut transfer = TransferProgress::default();
         assert_eq!(pace.time_left(&transfer), Some(Duration::from_secs(10)));

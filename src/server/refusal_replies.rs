@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_reads_the_same_way_whatever_it_is() {
+    fn every_refusal_has_the_same_text_form() {
         let id = RequestId::generate(Timestamp::UNIX_EPOCH);
         let refusal =
             Refusal::new(RefusalCode::SenderDomainNotOwned, "b.example is not yours", "use a.example");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_a_reply_that_a_client_can_take() {
+    fn every_code_has_a_valid_reply() {
         for &code in RefusalCode::ALL {
             let refusal = Refusal::new(code, "x".repeat(300) + "\r\n250 Ok é", "y ".repeat(400));
             let written = wire(&reply(&refusal, Some(RequestId::generate(Timestamp::UNIX_EPOCH))));

@@ -36,7 +36,7 @@ pub struct SessionServices {
 pub struct Peer {
     /// The client's address, for limits and for networks of keys.
     pub client: IpAddr,
-    /// The connection_limiter of the connection.
+    /// The admission of the connection.
     pub slot: ConnectionSlot,
 }
 

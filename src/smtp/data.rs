@@ -270,7 +270,7 @@ mod tests {
     const LIMITS: DataLimits =
         DataLimits { message_octets_max: 1000, line_octets_max: 100, bare_newline: BareNewline::Normalize };
 
-    /// The message or its error, and the octets behind the end; nothing while the end is missing.
+    /// The message or its error, and the octets after the end; `None` while the end is missing.
     type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
 
     fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
@@ -288,8 +288,8 @@ mod tests {
         decode(LIMITS, &[wire]).map(|(message, _)| message.unwrap())
     }
 
-    /// What RFC 5321 §4.5.2 says, written as slowly and plainly as possible: cut at the end, split at CRLF,
-    /// take the dots off, then mend what stands alone.
+    /// A plain reference implementation of RFC 5321 §4.5.2: cut at the end, split at CRLF, remove leading dots, then
+    /// normalize bare CR and LF.
     fn model(limits: DataLimits, wire: &[u8]) -> Outcome {
         let framed = [b"\r\n", wire].concat();
         let end = framed.windows(5).position(|w| w == b"\r\n.\r\n")?;
@@ -330,12 +330,12 @@ mod tests {
             (b"..a\r\n...\r\n.\r\n", b".a\r\n..\r\n"),
             (b".a\r\n.\r\n", b"a\r\n"),
             (b"a.\r\n.\r\n", b"a.\r\n"),
-            // What stands alone.
+            // Bare CR and LF.
             (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
             (b"a\rb\r\n.\r\n", b"a b\r\n"),
             (b"a\r\r\n.\r\n", b"a \r\n"),
             (b"a\n\r\n.\r\n", b"a\r\n\r\n"),
-            // Ends that are none: each is, or was, taken for one by some server.
+            // Not the end: each of these is or was accepted as the end by some server.
             (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\r\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_is_left_for_the_commands() {
+    fn octets_after_the_end_are_left_for_commands() {
         let (message, rest) = decode(LIMITS, &[b"a\r\n.\r\nQUIT\r\n.\r\n"]).unwrap();
         assert_eq!((message, &rest[..]), (Ok(b"a\r\n".to_vec()), &b"QUIT\r\n.\r\n"[..]));
     }
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_is_read_to_its_end_without_being_kept() {
+    fn a_message_over_the_limit_is_read_to_its_end_and_discarded() {
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, 0);
         for _ in 0..1000 {
             assert_eq!(decoder.decode(b"0123456789\r\n"), DataProgress::Partial);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_found_and_only_in_the_mode_that_knows_them() {
+    fn content_errors_are_found_in_their_mode_only() {
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
         assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
         assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_message_fills_the_room_it_announced_and_no_more() {
+    fn an_ordinary_message_uses_the_declared_memory() {
         let line = b"An ordinary line of ordinary text, about as long as most of them are.\r\n";
         let wire = [&line.repeat(10)[..], b".\r\n"].concat();
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, line.len() * 10);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn in_chunks_dots_mean_nothing_and_the_other_rules_hold() {
+    fn chunks_have_no_dot_stuffing_and_follow_the_other_rules() {
         let decode = |text: &[u8]| decode_chunks(LIMITS, &[text]);
         for (text, expected) in [
             (&b""[..], &b""[..]),

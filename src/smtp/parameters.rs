@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_takes_the_parameters_of_what_is_offered() {
+    fn mail_accepts_the_parameters_of_offered_extensions() {
         let options =
             parse_mail_options("size=20 BODY=8bitmime SMTPUTF8 AUTH=<>  RET=hdrs ENVID=a+2Bb ").unwrap();
         assert_eq!(
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_digits_and_few_enough() {
+    fn size_values_are_at_most_twenty_digits() {
         let octets = |value: &str| parse_mail_options(&format!("SIZE={value}")).map(|options| options.octets);
         assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
         for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_of_the_wrong_form_is_a_fault_of_the_argument() {
+    fn a_malformed_parameter_is_an_argument_error() {
         let long = format!("ENVID={}", "x".repeat(101));
         let long_auth = format!("AUTH={}", "x".repeat(501));
         for bad in [
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn rcpt_takes_what_the_sender_wants_to_hear_of() {
+    fn rcpt_accepts_dsn_parameters() {
         let parameters = parse_rcpt_parameters("notify=success,delay ORCPT=rfc822;a+2Bb@c.example").unwrap();
         assert_eq!(parameters.notify.unwrap().to_string(), "SUCCESS,DELAY");
         assert_eq!(parameters.original_recipient.unwrap().decoded(), "rfc822;a+b@c.example");

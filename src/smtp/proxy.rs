@@ -145,7 +145,7 @@ mod tests {
         v2(0x21, 0x21, &[&source.octets()[..], &[0; 20]].concat())
     }
 
-    /// Reads as a connection does: never more than is missing.
+    /// Reads as a connection does: never more octets than are missing.
     fn read(stream: &[u8]) -> Result<(usize, Option<IpAddr>), ProxyError> {
         let mut taken = 0;
         loop {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proxies_send_is_read_to_its_last_octet_and_no_further() {
+    fn proxy_headers_are_read_to_their_last_octet_and_no_further() {
         let v6: Ipv6Addr = "2001:db8::7".parse().unwrap();
         let of = |text: &str| Some(text.parse::<IpAddr>().unwrap());
         for (header, expected) in [
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn invalid_headers_are_refused() {
         use ProxyError::{Absent, Malformed, TooLong};
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_OCTETS_MAX));
         for (stream, expected) in [
@@ -242,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_neither_panics_nor_asks_for_more_than_the_limit(
+        fn garbage_neither_panics_nor_requests_more_than_the_limit(
             start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", V2_SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n\x21"]),
             rest in prop::collection::vec(any::<u8>(), 0..300),
         ) {

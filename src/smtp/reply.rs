@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_printable_ascii_never_leaves() {
+    fn only_printable_ascii_is_sent() {
         assert_eq!(wire(&Reply::new(550, None, "a\r\n250 b\x1b\u{e9}\0")), "550 a??250 b???\r\n");
     }
 

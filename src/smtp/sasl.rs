@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_taken_with_and_without_an_equal_authorization_identity() {
+    fn plain_is_accepted_with_and_without_an_equal_authorization_identity() {
         let expected = Ok(("user".to_owned(), "pass".to_owned()));
         assert_eq!(plain("\0user\0pass"), expected);
         assert_eq!(plain("user\0user\0pass"), expected);

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_must_have_one_reading_and_one_from() {
+    fn the_header_must_be_unambiguous_and_have_one_from() {
         assert_eq!(refused("To: a@b.c\r\n\r\nhi\r\n"), RefusalCode::FromHeaderMissing);
         assert_eq!(refused(""), RefusalCode::FromHeaderMissing);
         assert_eq!(refused("\r\nFrom: a@b.c\r\n"), RefusalCode::FromHeaderMissing);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn blind_copies_and_return_paths_are_taken_out_and_nothing_else_changes() {
+    fn bcc_and_return_path_are_removed_and_nothing_else_changes() {
         let message =
             "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
         let checked = check(message.as_bytes()).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_is_read_once_and_taken_out() {
+    fn an_idempotency_key_is_read_once_and_removed() {
         let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
         let checked = check(message).unwrap();
         assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn received_names_the_client_only_when_told_to() {
+    fn received_has_the_client_address_only_when_configured() {
         let hostname = DomainName::parse("mx.example").unwrap();
         let trace = Trace { helo: "laptop".into(), protocol: "ESMTPSA", tls: Some("TLSv1.3 X".into()) };
         let mut received = ReceivedField {

@@ -298,7 +298,7 @@ impl SubmissionService {
         stage: Stage,
         refusal: &Refusal,
     ) -> Option<RequestId> {
-        self.refusals.note(refusal.code);
+        self.refusals.increment(refusal.code);
         let now = Timestamp::now();
         if !self.rejection_log.take(submitter.tenant.id, now) {
             return None;

@@ -15,7 +15,7 @@ impl RejectionCounters {
     }
 
     /// Adds one.
-    pub fn note(&self, code: RefusalCode) {
+    pub fn increment(&self, code: RefusalCode) {
         if let Some(count) = self.0.get(code as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_has_so_many_notes_in_a_minute_and_takes_none_from_others() {
+    fn recorded_rejections_are_limited_per_tenant_and_minute() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
         let quota = RejectionLogLimit::default();

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_written_is_given_back() {
+    async fn quota_of_a_message_that_is_not_stored_is_released() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
         let request = quota_request(account, Some(10), "2026-11-22T12:00:00Z");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_limit_that_was_lifted_for_a_while_does_not_remember_a_count_with_a_hole() {
+    async fn a_limit_set_again_reloads_its_usage() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
         let at = |per_day| quota_request(account, per_day, "2026-11-22T12:00:00Z");

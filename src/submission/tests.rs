@@ -197,7 +197,7 @@ async fn a_duplicate_submission_is_accepted_when_the_limit_is_used_up() {
 }
 
 #[tokio::test]
-async fn a_repetition_has_the_same_parameters_as_they_were_given() {
+async fn a_duplicate_submission_has_the_same_parameters() {
     let fixture = Fixture::make().await;
     let submitter = fixture.submitter("one").await;
     let at = |seconds| Some(Timestamp::now() + SignedDuration::from_secs(seconds));

@@ -34,7 +34,7 @@ use schedule::{day_of, first_try_at, next_try_at, oldest_retained};
 
 /// Time between two polls for due reports.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// Reports in receivers at one time.
+/// Reports in progress at one time.
 const REPORTS_MAX: usize = 16;
 /// Domain days read from the store at one time.
 const PAGE: usize = 500;

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_record_names_the_receivers_and_two_name_nobody() {
+    fn one_record_lists_the_receivers_and_two_count_as_none() {
         let good = "v=TLSRPTv1; rua=mailto:tls@b.test,https://b.test/v1?x=1&y=%2C";
         for (texts, expected) in [
             (vec![good], vec!["mailto:tls@b.test", "https://b.test/v1?x=1&y=%2C"]),

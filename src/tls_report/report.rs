@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_failure_and_policy_is_written_under_its_own_name() {
+    fn every_failure_and_policy_type_has_its_rfc_name() {
         for failure in TlsFailure::ALL {
             assert_eq!(serde_json::to_value(result_type(*failure)).unwrap(), failure.as_str());
         }

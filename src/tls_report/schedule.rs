@@ -50,7 +50,7 @@ mod tests {
     use crate::config::TlsReport;
 
     #[test]
-    fn a_report_waits_for_the_end_of_its_day_and_is_tried_for_a_day() {
+    fn a_report_is_sent_after_its_day_and_retried_for_a_day() {
         let hour = Duration::from_secs(3600);
         let at = |part| first_try_at("2026-12-31".parse().unwrap(), hour, part).to_string();
         assert_eq!(at(0.0), "2027-01-01T00:02:00Z");

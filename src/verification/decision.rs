@@ -38,7 +38,7 @@ pub fn evaluate(
     let checked: Vec<_> = lookups.iter().map(|lookup| check_record(domain, lookup)).collect();
     let proof = domain_proof(keys, lookups, &checked);
     let (status, failing_since) = match domain.verification {
-        // The platform vouches for the domain: its records are shown but do not evaluate.
+        // The platform vouches for the domain: its records are shown but do not decide.
         Verification::Manual => (domain.status, None),
         Verification::Dns => next_status(domain, proof, now, verification_grace),
     };
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// `good` names the records that are right; `unknown` those that cannot be asked for; others are missing.
+    /// `good` are valid records, `unknown` failed lookups; all others are missing.
     fn run(
         domain: &Domain,
         keys: &[DkimKey],
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_follows_from_the_findings_and_the_time() {
+    fn the_status_follows_from_the_lookups_and_the_time() {
         use DomainStatus::{Failing, Pending, Taken, Verified};
         let all: &[&str] = &["_pillarbox", "s1"];
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_signs_only_while_its_record_is_seen_and_trouble_changes_nothing() {
+    fn a_key_signs_only_while_its_record_is_published_and_failed_lookups_change_nothing() {
         let keys = [
             key("a", DkimAlgorithm::Rsa, DkimKeyState::Active),
             key("b", DkimAlgorithm::Rsa, DkimKeyState::Pending),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_whose_record_is_not_there_yet_leaves_the_domain_and_the_old_key_as_they_are() {
+    fn an_unpublished_new_key_does_not_affect_the_domain_and_the_old_key() {
         let keys = [
             key("old", DkimAlgorithm::Rsa, DkimKeyState::Active),
             key("new", DkimAlgorithm::Rsa, DkimKeyState::Pending),

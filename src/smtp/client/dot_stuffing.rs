@@ -102,8 +102,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The message out of its wire form; `None` if the terminator is not at the very end,
-    /// or stands anywhere else.
+    /// Decodes the wire form; `None` unless the terminator is at the very end and nowhere else.
     fn unstuff(wire: &[u8]) -> Option<Vec<u8>> {
         let mut message = Vec::with_capacity(wire.len());
         let mut rest = wire;
@@ -139,7 +138,7 @@ mod tests {
             (".\r\n", "..\r\n.\r\n"),
             ("a\r\n.\r\nb\r\n", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\r\n..b\r\n.c", "a\r\n...b\r\n..c\r\n.\r\n"),
-            // Smuggling: no form that some server takes for the end stays what it is.
+            // SMTP smuggling: every sequence that some server accepts as the end is changed.
             ("a\n.\nb", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\r\n.\nb", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\n.\r\nb", "a\r\n..\r\nb\r\n.\r\n"),
@@ -177,7 +176,7 @@ mod tests {
             let parts = pieces(message.as_bytes(), &cuts);
             prop_assert_eq!(&stuff(parts.iter().map(Vec::as_slice)), &whole);
             prop_assert!(unstuff(&whole).is_some());
-            // Without its CRLFs the wire form has no CR and no LF.
+            // The wire form has no CR or LF outside CRLF.
             let text = String::from_utf8(whole).unwrap().replace("\r\n", "");
             prop_assert!(!text.contains(['\r', '\n']));
         }

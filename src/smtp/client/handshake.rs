@@ -371,7 +371,7 @@ mod tests {
         reader.next_reply().unwrap().unwrap()
     }
 
-    /// Plays replies against the machine (`TLS` stands for a handshake) and writes down what it does.
+    /// Feeds replies to the state machine (`TLS` is a TLS handshake) and records its steps.
     fn play(options: HandshakeOptions, replies: &[&str]) -> Vec<String> {
         let (mut machine, mut step) = Handshake::begin(options);
         let mut seen = Vec::new();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_reply_to_starttls_end_the_connection() {
+    fn octets_after_the_starttls_reply_end_the_connection() {
         let (mut machine, _) = Handshake::begin(options(StartTls::IfOffered, false));
         machine.reply(reply("220 hi"), false);
         machine.reply(reply("250-mx|250 STARTTLS"), false);
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_never_goes_in_clear_but_to_this_machine() {
+    fn a_password_is_sent_in_plain_text_to_this_machine_only() {
         for starttls in [StartTls::Never, StartTls::IfOffered] {
             let away = HandshakeOptions { local: false, ..options(starttls, true) };
             for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_verifier_gets_the_password_and_one_without_a_proof_gets_nothing() {
+    fn a_server_without_a_verifier_gets_the_password_and_one_without_proof_does_not() {
         let login = options(StartTls::Never, true);
         let offer = "250-mx|250 AUTH PLAIN SCRAM-SHA-256";
         let said = play(login.clone(), &["220 hi", offer, "535 no verifier", "235 in"]);

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything that comes out of bytes given in pieces.
+    /// All replies from octets given in pieces.
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Reply>, Option<ReplyError>) {
         let mut reader = ReplyReader::new();
         let mut replies = Vec::new();
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(read([&b"250-x\r\n".repeat(LINES_MAX + 1)[..]]).1, Some(ReplyError::TooLong));
         let wide = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat().repeat(17);
         assert_eq!(read([&wide[..]]).1, Some(ReplyError::TooLong));
-        // White space at the end counts, in one piece as in many.
+        // Trailing white space counts, whatever the split.
         let blank = [b"250 x".as_slice(), &[b' '; LINE_OCTETS_MAX], b"\r\n"].concat();
         assert_eq!(read([&blank[..]]), read(blank.chunks(1)));
     }

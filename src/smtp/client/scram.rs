@@ -144,7 +144,7 @@ mod tests {
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_standard_is_spoken() {
+    fn the_example_of_the_rfc_is_followed() {
         let mut scram = begun();
         assert_eq!(text(&scram.first()), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_challenge_of_ours_ends_the_exchange() {
+    fn an_invalid_challenge_ends_the_exchange() {
         use ScramError::{Iterations, Malformed, Nonce};
         for (challenge, fault) in [
             ("", Malformed),
@@ -178,9 +178,9 @@ mod tests {
         assert_eq!(begun().answer("not base64", "p").unwrap_err(), Malformed);
     }
 
-    /// Both our roles, with and without a channel.
+    /// Client and server role, with and without channel binding.
     #[test]
-    fn our_own_server_is_satisfied_and_satisfies() {
+    fn client_and_server_role_accept_each_other() {
         let channel = [9; 32];
         let verifier = ScramVerifier::new("pass, word");
         for (binding, plus, offered) in [
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_needs_no_preparation_is_proved() {
+    fn only_text_without_saslprep_uses_scram() {
         let login = |user: &str, password: &str| Login {
             user: user.into(),
             password: Zeroizing::new(password.into()),

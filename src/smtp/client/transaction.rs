@@ -430,7 +430,7 @@ mod tests {
         Transaction::new(capabilities, &request)
     }
 
-    /// Plays codes; writes what was sent (`MESSAGE` for the content) between the codes.
+    /// Feeds reply codes; records the output (`MESSAGE` for the content) between them.
     fn play(transaction: &mut Transaction, codes: &[u16]) -> String {
         let mut seen = String::new();
         let mut codes = codes.iter();
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_goes_out_at_once_and_each_reply_counts() {
+    fn a_pipelined_group_is_sent_at_once_and_each_reply_counts() {
         let mut group = start(&PIPELINING, &["a@x.example", "b@x.example"], 1, false);
         assert_eq!(
             play(&mut group, &[250, 250, 550, 354, 250]),
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn without_pipelining_commands_go_one_by_one_and_stop_where_it_makes_no_sense() {
+    fn without_pipelining_commands_are_sent_one_by_one_and_stop_early() {
         let slow = Capabilities::default();
         let mut all = start(&slow, &["a@x.example"], 1, false);
         assert_eq!(
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn data_taken_for_nobody_gets_the_terminator_alone() {
+    fn data_accepted_without_recipients_gets_the_terminator_alone() {
         let mut nobody = start(&PIPELINING, &["a@x.example"], 1, false);
         let seen = play(&mut nobody, &[250, 550, 354, 250]);
         assert!(seen.ends_with("DATA;250 550 354 .;250 "), "{seen}");
@@ -529,13 +529,13 @@ mod tests {
         let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
         play(&mut failed, &[502]);
         assert!(failed.is_unusable());
-        // Nothing was said of the message, so nobody may be bounced for it, and it may go over another connection.
+        // No reply concerns the message: no recipient is bounced, and another connection may be used.
         assert!(!failed.has_progressed());
         assert_eq!(results(failed), [Some((Phase::Hello, 502))]);
     }
 
     #[test]
-    fn a_421_or_a_reply_out_of_place_ends_the_connection() {
+    fn a_421_or_a_reply_out_of_sync_ends_the_connection() {
         const CODES: [&[u16]; 7] = [
             &[421],
             &[250, 421],
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_for_reports_are_passed_on_to_servers_that_give_them() {
+    fn dsn_parameters_are_passed_to_servers_that_support_them() {
         let mut passed_on = start(&Capabilities { dsn: true, ..PIPELINING }, &["a@x.example"], 7, false);
         assert_eq!(
             play(&mut passed_on, &[]),
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_requires_tls_says_so_to_who_promises_it() {
+    fn requiretls_is_passed_to_servers_that_support_it() {
         let reverse_path = ReversePath::Null;
         let required = MailParameters { require_tls: true, ..MailParameters::default() };
         let line = |require_tls| {
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_cannot_take_fails_without_a_word() {
+    fn a_message_beyond_the_servers_capabilities_fails_without_dialogue() {
         let mut mixed = start(&PIPELINING, &["é@x.example", "e@x.example"], 7, false);
         assert!(!play(&mut mixed, &[250, 250, 354, 250]).contains('é'));
         assert_eq!(results(mixed), [Some((Phase::Mail, 550)), Some((Phase::Content, 250))]);

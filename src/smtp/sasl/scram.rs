@@ -166,7 +166,7 @@ mod tests {
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_standard_is_spoken() {
+    fn the_example_of_the_rfc_is_followed() {
         let first = ClientFirst::read("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, None).unwrap();
         assert_eq!(first.username, "user");
         let challenge = first.challenge(&parameters());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_may_begin_with() {
+    fn client_first_messages_are_validated() {
         use SaslError::{Authorization, Binding, Malformed};
         let channel = Some(&CHANNEL);
         for (text, plus, channel, expected) in [
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_final_message_that_is_none_is_refused() {
+    fn an_invalid_final_message_is_refused() {
         let proof = STANDARD.encode([1; PROOF_OCTETS]);
         for text in [
             String::new(),

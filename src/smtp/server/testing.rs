@@ -72,7 +72,7 @@ impl Conversation {
         new
     }
 
-    /// Octets arrive.
+    /// Feeds octets.
     pub fn feed(&mut self, bytes: &[u8]) {
         if !self.closed {
             self.input.extend_from_slice(bytes);
