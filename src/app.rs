@@ -144,7 +144,7 @@ impl StoreOptions {
         Self {
             data_dir: config.data_dir.clone(),
             master_key_file: config.master_key_file.clone(),
-            readers: config.store.readers,
+            readers: config.store.read_connections,
             inline_body_bytes_max: config.store.inline_body_max.0,
             free_disk_bytes_min: config.store.free_disk_min.0,
             hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
@@ -208,10 +208,10 @@ impl<'a> Core<'a> {
         ensure_sandbox(&store, &config.hostname).await?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
-            expiry: config.relay.expiry,
+            message_lifetime: config.relay.message_lifetime,
             message_lifetime_max: config.relay.message_lifetime_max,
-            takes_null_sender: config.smtp.allow_null_sender,
-            names_client_address: config.smtp.received_includes_client_address,
+            allow_null_sender: config.smtp.allow_null_sender,
+            received_includes_client_address: config.smtp.received_includes_client_address,
         };
         let bans = auth_limiter::AuthLimiterSettings {
             failures_max: config.smtp.login_failures_max,
@@ -232,7 +232,7 @@ impl<'a> Core<'a> {
 
     fn build_server(&self) -> Arc<Server> {
         let parts = server::ServerDependencies {
-            intake: self.intake.clone(),
+            submission: self.intake.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
         };
@@ -270,7 +270,7 @@ impl<'a> Core<'a> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
-            intake: self.intake.clone(),
+            submission: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),
         })
@@ -296,7 +296,7 @@ impl<'a> Core<'a> {
             store: self.store.clone(),
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
-            intake: self.intake.clone(),
+            submission: self.intake.clone(),
             hostname: config.hostname.clone(),
         };
         Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))

@@ -219,7 +219,7 @@ impl Api {
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: TenantSemaphore::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
-            composing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
         }
     }
 

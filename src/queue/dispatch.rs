@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
 use crate::model::{TenantId, Weight};
-use crate::policy::concurrency_limiter::{ConcurrencyLimiter, Gate, Rule, SiteBackoff};
+use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, SiteBackoff};
 use crate::policy::fair_queue::{FairQueue, Job, Turn, reserved_in_lane};
 use crate::policy::site_feedback::SiteFeedback;
 
@@ -100,9 +100,9 @@ impl Dispatcher {
     pub fn take(&mut self, now: Instant) -> Option<Turn<TenantId, QueueKey, Claim>> {
         let Self { fairness, shapers, reopenings, reopenings_noted, .. } = self;
         let turn = fairness.take_turn(|lane, in_use| {
-            match shapers.get(lane).map_or(Gate::Open(1), |shaper| shaper.gate(in_use, now)) {
-                Gate::Open(connections) => connections,
-                Gate::Closed(until) => {
+            match shapers.get(lane).map_or(Allowance::UpTo(1), |shaper| shaper.allowance(in_use, now)) {
+                Allowance::UpTo(connections) => connections,
+                Allowance::NotBefore(until) => {
                     *reopenings_noted += 1;
                     reopenings.insert((until, *reopenings_noted), lane.clone());
                     0
@@ -116,10 +116,10 @@ impl Dispatcher {
     /// The next claim for a slot that a worker has.
     pub fn keep(&mut self, lane: &QueueKey, holder: &TenantId, now: Instant) -> Option<(TenantId, Claim)> {
         let shaper = self.shapers.get(lane)?;
-        let connections = match shaper.gate(self.fairness.slots_taken(lane), now) {
+        let connections = match shaper.allowance(self.fairness.slots_taken(lane), now) {
             // A limit on beginning connections is none on keeping them.
-            Gate::Open(_) => shaper.limit(),
-            Gate::Closed(_) => 0,
+            Allowance::UpTo(_) => shaper.limit(),
+            Allowance::NotBefore(_) => 0,
         };
         let kept = self.fairness.keep_turn(lane, holder, connections)?;
         self.begin_message(lane, now);
@@ -164,8 +164,8 @@ impl Dispatcher {
         let limit_before = shaper.limit();
         // What is kept free for others shows nothing of what the site can take.
         let in_use = self.fairness.slots_taken(lane) + reserved_in_lane(limit_before);
-        if shaper.learn(lesson, began, in_use, now) {
-            let hold = shaper.hold(now).cloned();
+        if shaper.record_feedback(lesson, began, in_use, now) {
+            let hold = shaper.backoff(now).cloned();
             return Learned { evicted: self.fairness.evict(lane), hold, grew: false };
         }
         let grew = shaper.limit() > limit_before;
@@ -191,7 +191,7 @@ impl Dispatcher {
     /// Whether another claim of a tenant for a lane finds room, where so many more than are known of wait: of all
     /// tenants, and of this one. Like slots: who has waiting as much as there is room left gets no more.
     pub fn has_room(&self, lane: &QueueKey, tenant: &TenantId, more: (usize, usize), now: Instant) -> bool {
-        if self.shapers.get(lane).is_some_and(|shaper| shaper.hold(now).is_some()) {
+        if self.shapers.get(lane).is_some_and(|shaper| shaper.backoff(now).is_some()) {
             return false;
         }
         if !matches!(lane.way, NextHop::Mx(..)) {
@@ -203,14 +203,14 @@ impl Dispatcher {
 
     /// The hold of a lane.
     pub fn hold(&self, lane: &QueueKey, now: Instant) -> Option<SiteBackoff> {
-        self.shapers.get(lane)?.hold(now).cloned()
+        self.shapers.get(lane)?.backoff(now).cloned()
     }
 
     /// Ends the holds of lanes that `is_meant`; answers which.
     pub fn lift_holds(&mut self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
         let mut lifted = Vec::new();
         for (lane, shaper) in &mut self.shapers {
-            if is_meant(lane) && shaper.lift() {
+            if is_meant(lane) && shaper.end_backoff() {
                 self.fairness.reopen(lane);
                 lifted.push(lane.clone());
             }
@@ -232,7 +232,7 @@ impl Dispatcher {
             .lanes()
             .map(|(lane, in_use, waiting)| (lane, state(lane, in_use, waiting)))
             .collect();
-        for (lane, _) in self.shapers.iter().filter(|(_, shaper)| shaper.hold(now).is_some()) {
+        for (lane, _) in self.shapers.iter().filter(|(_, shaper)| shaper.backoff(now).is_some()) {
             lanes.entry(lane).or_insert_with(|| state(lane, 0, 0));
         }
         lanes.into_values().collect()

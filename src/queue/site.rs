@@ -190,7 +190,9 @@ impl Rules {
         let named = by_name.or_else(|| self.named.iter().find(|rule| rule.covers(hosts)));
         let rule = named.map_or_else(|| self.default.clone(), |named| self.rule_of(named));
         let (name, identity) = match (named, hosts) {
-            (Some(named), _) if !named.apart => (named.name.clone(), Identity::Rule(named.name.clone())),
+            (Some(named), _) if !named.separate_sites => {
+                (named.name.clone(), Identity::Rule(named.name.clone()))
+            }
             (_, []) => (domain.to_string(), Identity::Destination(Host::Domain(domain.clone()))),
             (_, hosts) => {
                 let mut sorted = hosts.to_vec();
@@ -212,7 +214,7 @@ impl Rules {
             messages_per_minute: named.messages_per_minute,
             connections_per_minute: named.connections_per_minute,
             trusted: false,
-            by_suffix: !named.apart && !named.mx.is_empty(),
+            by_suffix: !named.separate_sites && !named.mx.is_empty(),
         }
     }
 }

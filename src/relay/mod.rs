@@ -176,7 +176,7 @@ impl Relay {
             hostname: hostname.clone(),
             port: config.port,
             allowed_private_networks: config.allowed_private_networks.clone(),
-            expiry: config.expiry,
+            expiry: config.message_lifetime,
         };
         let dialler = Dialer {
             tls: tls::ClientTls::load(config.ca_file.as_deref())?,

@@ -72,7 +72,7 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
         last_tries += u32::from(core.stop.is_cancelled());
         if matches!(error, StoreError::Closed) || last_tries >= LAST_TRIES {
             for record in &batch.records {
-                tracing::error!(message_id = %record.message_id, delivery = %record.delivery_id, state = %record.state,
+                tracing::error!(msg = %record.message_id, delivery = %record.delivery_id, state = %record.state,
                     "an outcome could not be written; the message may be delivered again");
             }
             let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();

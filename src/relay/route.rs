@@ -32,7 +32,7 @@ pub struct Route {
     /// Which of our signatures go along.
     pub dkim: DkimPolicy,
     /// The name in EHLO, before that of the source.
-    pub hello_name: Option<String>,
+    pub ehlo_name: Option<String>,
     /// Whether the hosts may be in a private network: only the configuration says so.
     pub trusted: bool,
 }
@@ -179,7 +179,7 @@ impl Router {
     fn route_to(&self, destination: &Host) -> RouteId {
         let closeness = |configured: &Configured| {
             let patterns = configured.destinations.iter();
-            patterns.filter_map(|pattern| pattern.closeness_to(destination)).max()
+            patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
         let fitting = self.configured.iter().enumerate().rev();
         let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
@@ -213,7 +213,7 @@ impl Router {
     /// Which of our signatures go over a way.
     pub fn dkim_policy(&self, way: &NextHop) -> DkimPolicy {
         match way {
-            NextHop::Sandbox(_) => DkimPolicy::Dual,
+            NextHop::Sandbox(_) => DkimPolicy::All,
             NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
             NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
@@ -245,7 +245,7 @@ impl Router {
             tls: smart_host.tls,
             login,
             dkim: smart_host.dkim,
-            hello_name: None,
+            ehlo_name: None,
             trusted: false,
         }))
     }
@@ -269,8 +269,8 @@ impl Route {
             hosts: Vec::new(),
             tls: TlsMode::Opportunistic,
             login: None,
-            dkim: DkimPolicy::Dual,
-            hello_name: None,
+            dkim: DkimPolicy::All,
+            ehlo_name: None,
             trusted: false,
         }
     }
@@ -291,7 +291,7 @@ fn read_route(route: &config::Route) -> Result<Route, RelayError> {
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,
-        hello_name: route.ehlo_name.as_ref().map(ToString::to_string),
+        ehlo_name: route.ehlo_name.as_ref().map(ToString::to_string),
         trusted: !route.hosts.is_empty(),
     })
 }

@@ -298,7 +298,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
         ),
         (
             Script { replies: [("greeting", "hello")].into(), ..Script::default() },
-            "at the greeting: what the server",
+            "at the greeting: the server sent something",
         ),
         (Script { replies: [("MAIL", "421 busy")].into(), ..Script::default() }, "421 busy"),
         (Script { hang_up_at: Some("DATA"), ..Script::default() }, "connection lost at DATA"),
@@ -309,7 +309,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
                 replies: [("STARTTLS", "220 go\r\n250 injected")].into(),
                 ..Script::default()
             },
-            "the server sent data in clear",
+            "the server sent plain-text data",
         ),
     ] {
         let (server, _seen) = serve(script).await;
@@ -499,7 +499,7 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
         user: None,
         tls: TlsMode::None,
         destinations: Vec::new(),
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         password_revision: 0,
     };
     let patch = TenantPatch {
@@ -559,7 +559,7 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
     let (server, seen) = serve(Script::default()).await;
     let built = Built::for_server(server, |_| {}).await;
     let (store, tenant) = (built.store.clone(), built.tenant.id);
-    let _full = built.relay.core.loaded.take_weighed(Some(tenant), u64::MAX).await.unwrap();
+    let _full = built.relay.core.loaded.acquire_weighted(Some(tenant), u64::MAX).await.unwrap();
     let other = store.create_tenant(NewTenant::named("other", "other"), Timestamp::now()).await.unwrap().id;
     let [own, others] = [tenant, other].map(|id| new_message(id, Environment::Live, &["a@x.example"]));
     let (own_id, other_id) = (own.message.id, others.message.id);

@@ -191,7 +191,7 @@ impl Worker {
             biased;
             () = self.core.stop.cancelled() => return Ok(None),
             // The turns are never closed.
-            memory = self.core.loaded.take_weighed(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+            memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
         let content = self.core.store.content(id).await?;
         Ok(content.map(|content| Loaded { content, _memory: memory }))
@@ -222,7 +222,7 @@ impl Worker {
 
     /// The spool cannot be read: another time.
     async fn postpone(&self, claim: Claim, error: &StoreError) {
-        tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
+        tracing::warn!(msg = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
         let what = match error {
             StoreError::Damaged { .. } => {
@@ -383,7 +383,7 @@ fn jitter() -> f64 {
 fn log(delivery: &Delivery, record: &AttemptRecord) {
     let attempt = record.attempt.as_ref();
     tracing::info!(
-        message_id = %record.message_id,
+        msg = %record.message_id,
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,

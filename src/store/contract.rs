@@ -171,7 +171,7 @@ pub(crate) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
         allowed_domain_ids: Vec::new(),
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     }
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> 
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
-            held_for_s: None,
+            hold_for_s: None,
             deliver_by: None,
         },
         size: content.len() as u64,

@@ -74,10 +74,10 @@ impl ApiStage {
             VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
         let intake_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
-            expiry: 120 * HOUR,
+            message_lifetime: 120 * HOUR,
             message_lifetime_max: 240 * HOUR,
-            takes_null_sender: true,
-            names_client_address: false,
+            allow_null_sender: true,
+            received_includes_client_address: false,
         };
         let api = Api::new(ApiDependencies {
             settings,
@@ -248,7 +248,7 @@ async fn make_key(
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     adjust(&mut new);
     store.create_key(new, Timestamp::now()).await.unwrap();

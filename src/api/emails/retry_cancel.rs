@@ -96,7 +96,7 @@ pub async fn retry(call: RequestContext<'_>) -> Result<ApiResponse> {
 pub async fn cancel(call: RequestContext<'_>) -> Result<ApiResponse> {
     let target = Target::find(&call).await?;
     let Steered { changed, in_flight } = call.api.queue.cancel(target.id, call.now).await?;
-    tracing::info!(message_id = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");
+    tracing::info!(msg = %target.id, deliveries = changed.len(), by = %call.caller.key.id, "cancelled");
     ApiResponse::ok(&CancellationView {
         id: target.id,
         object: "email_cancellation",

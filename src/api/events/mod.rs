@@ -62,7 +62,7 @@ fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiRespon
         filter,
         after: last_event_id.transpose()?,
         credential,
-        turn: call.api.streams.try_take(call.scope()).map_err(too_many)?,
+        turn: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
         stop: call.stop,
     };
     Ok(ApiResponse::events(stream::open(start)))
@@ -70,12 +70,12 @@ fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiRespon
 
 fn too_many(taken: SemaphoreFull) -> ApiError {
     match taken {
-        SemaphoreFull::ByOneself => ApiError::new(
+        SemaphoreFull::Tenant => ApiError::new(
             RefusalCode::LimitReached,
             format!("{} live tails of this tenant are open already", super::STREAMS_OF_TENANT_MAX),
             "close one that is not read any more",
         ),
-        SemaphoreFull::ByAll => ApiError::new(
+        SemaphoreFull::Total => ApiError::new(
             RefusalCode::Overloaded,
             "as many live tails are open as the server has room for",
             "try again later, or read the list of events from time to time",

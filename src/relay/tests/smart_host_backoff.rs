@@ -126,7 +126,7 @@ async fn a_hold_does_not_end_because_something_else_changes() {
         user: Some("acme".into()),
         tls: TlsMode::None,
         destinations: Vec::new(),
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         password_revision: 0,
     };
     let own = Some(Some(NewSmartHost { smart_host, password: Some("x".to_owned().into()) }));

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::mail::{Address, DomainName, Host, Timestamp};
 use crate::model::{
     DeliveryReports, DestinationPattern, DkimAlgorithm, DkimKeyId, DkimKeyState, DkimPolicy, DomainId,
-    DomainStatus, Environment, Imprint, KeyId, KeySecret, Scope, ScramVerifier, SuppressionId,
+    DomainStatus, Environment, KeyId, KeySecret, Scope, ScramVerifier, StoredSecret, SuppressionId,
     SuppressionReason, TemplateId, TenantId, TenantStatus, TlsMode, Verification, Weight,
 };
 
@@ -88,13 +88,13 @@ pub struct SmartHost {
 
 impl SmartHost {
     fn default_dkim() -> DkimPolicy {
-        DkimPolicy::Dual
+        DkimPolicy::All
     }
 
     /// Whether mail for this destination goes there.
     pub fn takes(&self, destination: &Host) -> bool {
         let mut patterns = self.destinations.iter();
-        self.destinations.is_empty() || patterns.any(|pattern| pattern.closeness_to(destination).is_some())
+        self.destinations.is_empty() || patterns.any(|pattern| pattern.specificity(destination).is_some())
     }
 }
 
@@ -413,7 +413,7 @@ pub struct NewKey {
     pub allowed_domain_ids: Vec<DomainId>,
     pub allowed_cidrs: Vec<IpNet>,
     pub expires_at: Option<Timestamp>,
-    pub imprint: Imprint,
+    pub stored_secret: StoredSecret,
 }
 
 impl NewKey {
@@ -432,7 +432,7 @@ impl NewKey {
             allowed_domain_ids: Vec::new(),
             allowed_cidrs: Vec::new(),
             expires_at: None,
-            imprint: secret.imprint(),
+            stored_secret: secret.stored_secret(),
         }
     }
 }

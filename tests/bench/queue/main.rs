@@ -47,7 +47,7 @@ async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     store.create_key(key, now).await.unwrap();
     (tenants, secret.expose().to_owned())

@@ -22,7 +22,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
             envelope_id: row.get("envelope_id")?,
             require_tls: row.get("require_tls")?,
             release_at: time_if_any(row, "release_us")?,
-            held_for_s: None,
+            hold_for_s: None,
             deliver_by: None,
         },
         annotations: Annotations {

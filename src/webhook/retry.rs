@@ -1,4 +1,4 @@
-//! When a try that failed is made again.
+//! The retry schedule.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::mail::{SignedDuration, Timestamp};
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
-/// Between a failed try and the next, in the order of tries: about three days in all.
+/// Delays between attempts: about three days in all.
 pub const RETRIES: &[Duration] = &[
     Duration::from_secs(5),
     Duration::from_secs(5 * MINUTE),
@@ -20,11 +20,11 @@ pub const RETRIES: &[Duration] = &[
     Duration::from_secs(24 * HOUR),
 ];
 
-/// What is added at most, so that what failed together does not come back together.
+/// Maximum of random delay, so that requests that failed together are not retried together.
 const JITTER_MAX: f64 = 0.1;
 
-/// When to try again after so many tries, at least one, the last of which failed at `now`. `None` if enough were made.
-/// `jitter` is from 0 to 1.
+/// The time of the next attempt after `attempts` (at least one), the last of which failed at `now`. `None` after the
+/// last. `jitter` is from 0 to 1.
 pub fn next_attempt_at(
     retries: &[Duration],
     attempts: u32,
@@ -32,9 +32,9 @@ pub fn next_attempt_at(
     jitter: f64,
 ) -> Option<Timestamp> {
     let made = usize::try_from(attempts).unwrap_or(usize::MAX);
-    let pause = retries.get(made.checked_sub(1)?)?;
-    let pause = pause.mul_f64(1.0 + JITTER_MAX * jitter.clamp(0.0, 1.0));
-    now.checked_add(SignedDuration::try_from(pause).ok()?).ok()
+    let delay = retries.get(made.checked_sub(1)?)?;
+    let delay = delay.mul_f64(1.0 + JITTER_MAX * jitter.clamp(0.0, 1.0));
+    now.checked_add(SignedDuration::try_from(delay).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -55,9 +55,9 @@ mod tests {
             let next = next_attempt_at(RETRIES, attempts, now, jitter);
             match documented.get(attempts as usize - 1) {
                 None => prop_assert_eq!(next, None),
-                Some(pause) => {
+                Some(delay) => {
                     let waited = next.unwrap().duration_since(now).as_secs_f64();
-                    prop_assert!(waited >= *pause && waited <= pause * 1.1 + 0.001, "{waited} of {pause}");
+                    prop_assert!(waited >= *delay && waited <= delay * 1.1 + 0.001, "{waited} of {delay}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! One try: the request, and what its answer means.
+//! One webhook request and the class of its response.
 
 use std::time::Instant;
 
@@ -20,10 +20,10 @@ const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const AGENT: &str = concat!("pillarbox/", env!("CARGO_PKG_VERSION"));
-/// Octets of an answer that are read; what they say is for people.
+/// Octets of the response that are stored for people to read.
 const RESPONSE_OCTETS_MAX: usize = 4096;
 
-/// What is told: an event, with the field that Standard Webhooks has for its time.
+/// The body: the event, with `timestamp` as in Standard Webhooks.
 #[derive(Serialize)]
 struct Payload<'a> {
     #[serde(flatten)]
@@ -31,28 +31,31 @@ struct Payload<'a> {
     timestamp: Timestamp,
 }
 
-/// What a try needs.
-pub struct Post<'a> {
-    /// The same at every try.
+/// One attempt to deliver an event.
+pub struct WebhookRequest<'a> {
+    /// The delivery, the same at every attempt.
     pub id: WebhookDeliveryId,
-    /// Where to.
+    /// The URL of the endpoint.
     pub url: &'a str,
-    /// The present one first.
+    /// The current secret first.
     pub secrets: &'a [WebhookSecret],
-    /// What is told.
+    /// The event.
     pub event: &'a Event,
 }
 
-impl Post<'_> {
-    /// Makes the try.
+impl WebhookRequest<'_> {
+    /// Sends the request.
     pub async fn send(&self, client: &Client, config: &config::Webhooks) -> WebhookAttempt {
         let (at, started) = (Timestamp::now(), Instant::now());
         let sent = match self.request(config, at) {
             Ok(request) => {
                 let timeout = config.timeout;
-                let limits =
-                    Limits { timeout, body_octets_max: RESPONSE_OCTETS_MAX, excess: OverflowPolicy::Cut };
-                client.send(request, limits).await.map_err(|error| self.words_for(&error))
+                let limits = Limits {
+                    timeout,
+                    body_octets_max: RESPONSE_OCTETS_MAX,
+                    overflow: OverflowPolicy::Truncate,
+                };
+                client.send(request, limits).await.map_err(|error| self.public_error(&error))
             }
             Err(fault) => Err(fault),
         };
@@ -67,12 +70,12 @@ impl Post<'_> {
         WebhookAttempt { at, duration_ms, status, response, error }
     }
 
-    /// What a tenant is told of an error: not where a name leads in networks that are none of its business.
-    fn words_for(&self, error: &SendError) -> String {
-        tracing::debug!(delivery = %self.id, %error, "not told");
+    /// The error as shown to the tenant: without the addresses of private networks that a name resolves to.
+    fn public_error(&self, error: &SendError) -> String {
+        tracing::debug!(delivery = %self.id, %error, "webhook request failed");
         match error {
             SendError::Forbidden(_) => {
-                "the host leads to a private, loopback or otherwise special address only, where no events are posted"
+                "the host resolves only to a private, loopback or otherwise special address, where webhooks are not sent"
                     .into()
             }
             SendError::Connect { source, .. } => format!("cannot connect: {source}"),
@@ -82,9 +85,9 @@ impl Post<'_> {
 
     fn request(&self, config: &config::Webhooks, at: Timestamp) -> Result<Request, String> {
         let url = Url::parse(self.url).map_err(|error| error.to_string())?;
-        // The configuration may have changed since the URL was taken.
-        if url.scheme() == "http" && !config.may_be_plain(&url) {
-            return Err("plain http is not allowed to this host".into());
+        // The configuration may have changed since the URL was accepted.
+        if url.scheme() == "http" && !config.allows_plain_http(&url) {
+            return Err("plain http is not allowed for this host; use https".into());
         }
         let payload = Payload { event: self.event.view(), timestamp: self.event.created_at };
         let body = serde_json::to_vec(&payload).map_err(|error| error.to_string())?;
@@ -100,22 +103,22 @@ impl Post<'_> {
     }
 }
 
-/// What an answer means.
+/// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
-    /// It was taken.
-    Taken,
-    /// It was not: a redirect is an answer like any other, and none at all is one too.
-    NotTaken,
-    /// The endpoint wants no more.
+pub enum ResponseClass {
+    /// 2xx: the endpoint accepted the event.
+    Accepted,
+    /// Any other status, redirects included, or no response.
+    Failed,
+    /// 410: the endpoint wants no more events.
     Gone,
 }
 
-/// Reads the status of an answer (Standard Webhooks 1.0.0, "Webhook consumers").
-pub fn meaning_of(attempt: &WebhookAttempt) -> Meaning {
+/// Classifies a response by its status (Standard Webhooks 1.0.0, "Webhook consumers").
+pub fn classify(attempt: &WebhookAttempt) -> ResponseClass {
     match attempt.status.and_then(|code| StatusCode::from_u16(code).ok()) {
-        Some(status) if status.is_success() => Meaning::Taken,
-        Some(StatusCode::GONE) => Meaning::Gone,
-        _ => Meaning::NotTaken,
+        Some(status) if status.is_success() => ResponseClass::Accepted,
+        Some(StatusCode::GONE) => ResponseClass::Gone,
+        _ => ResponseClass::Failed,
     }
 }
