@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 mod contract;
+mod dispatch;
 mod error;
 mod records;
 mod sqlite;
@@ -21,9 +22,10 @@ mod traits;
 
 use crate::mail::SignedDuration;
 
+pub use dispatch::Store;
 pub use error::{Conflict, Result, StoreError};
 pub use records::*;
-pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
+pub use sqlite::{Access, OpenError, SqliteStore, StoreOptions, check_master_key};
 pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, TlsResults};
 
 /// How long a [`SubmissionKey`] is remembered.

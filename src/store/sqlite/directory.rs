@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use super::Store;
+use super::SqliteStore;
 use super::writer::Tx;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
@@ -36,7 +36,7 @@ use crate::store::{
 /// DKIM keys removed in one job of the writer.
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
-impl Store {
+impl SqliteStore {
     /// Writes something that what is remembered of senders depends on. The version changes before the caller is
     /// answered, so that whoever was told of the change sees it.
     async fn change<T: Send + 'static>(
@@ -93,7 +93,7 @@ impl Store {
     }
 }
 
-impl Directory for Store {
+impl Directory for SqliteStore {
     fn directory_version(&self) -> u64 {
         self.directory_version.load(Ordering::Acquire)
     }

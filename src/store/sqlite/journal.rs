@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, Tx, events, lock, outbox, usage};
+use super::{SqliteStore, Tx, events, lock, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
@@ -23,7 +23,7 @@ use crate::store::{
     MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
 };
 
-impl Journal for Store {
+impl Journal for SqliteStore {
     async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
         let message = self.read(move |connection| messages::find(connection, id)).await?;
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
@@ -139,7 +139,7 @@ impl Journal for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut progress = lock(&self.retention).clone();
         let find = move |connection: &Connection| {

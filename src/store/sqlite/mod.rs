@@ -131,8 +131,8 @@ impl OpenError {
     }
 }
 
-/// The store: one writer, several readers, what is claimed in memory.
-pub struct Store {
+/// The store in one data directory: one writer, several readers, what is claimed in memory.
+pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     memory: Arc<ClaimTable>,
@@ -156,7 +156,7 @@ pub struct Store {
     lock: Mutex<Option<File>>,
 }
 
-impl Store {
+impl SqliteStore {
     /// Opens the data directory, making or migrating it as needed.
     pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
         open::open(options)

@@ -17,7 +17,7 @@ use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::{ClaimTable, FreeSpace};
 use super::writer::{CommitHooks, Writer};
-use super::{Access, OpenError, Store, StoreOptions};
+use super::{Access, OpenError, SqliteStore, StoreOptions};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -38,7 +38,7 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA cache_size = -65536;
     PRAGMA foreign_keys = ON;";
 
-pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
+pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
     DirBuilder::new()
@@ -78,7 +78,7 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), heralds)
         .map_err(|error| fault(error.to_string()))?;
-    Ok(Store {
+    Ok(SqliteStore {
         counters,
         writer,
         readers,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(super) use self::stats::Surveys;
 
 use super::spool::{PARKED_US, Parked};
-use super::{Store, Tx};
+use super::{SqliteStore, Tx};
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::{Pause, Queue, QueueOverview, QueueRequest, Result, Steered};
@@ -18,7 +18,7 @@ use crate::store::{Pause, Queue, QueueOverview, QueueRequest, Result, Steered};
 /// Deliveries changed in one job of the writer: others commit in between.
 const STEP_ROWS_MAX: usize = 500;
 
-impl Queue for Store {
+impl Queue for SqliteStore {
     async fn overview(&self, request: QueueRequest, now: Timestamp) -> Result<QueueOverview> {
         let survey = self.survey(&request.part, now).await?;
         self.read_at_leisure(move |connection| stats::page(connection, &survey, &request)).await
@@ -106,7 +106,7 @@ impl Queue for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     /// Puts the next try of rows off to the end of the pause that holds them. What cannot be written now is found due
     /// again by a later pass.
     pub(super) async fn park(&self, parked: Vec<Parked>) {

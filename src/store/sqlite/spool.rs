@@ -20,7 +20,7 @@ pub(super) use self::pauses::PARKED_US;
 use self::enqueue::EnqueueJob;
 use self::record::RecordJob;
 use super::sql_types::count;
-use super::{Access, Store, blob_store};
+use super::{Access, SqliteStore, blob_store};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
@@ -29,7 +29,7 @@ use crate::store::{
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
-impl Spool for Store {
+impl Spool for SqliteStore {
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
         self.refuse_unless_serving()?;
         if self.free_space.is_short() {
@@ -105,7 +105,7 @@ impl Spool for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::events::Subject;
 use super::sql_types::{count, sql_limit, time, us};
-use super::{Store, Tx};
+use super::{SqliteStore, Tx};
 use crate::mail::Timestamp;
 use crate::model::{Environment, EventKind, MessageId, TenantId, UsageInterval};
 use crate::store::{
@@ -113,7 +113,7 @@ impl Tx<'_> {
     }
 }
 
-impl Ledger for Store {
+impl Ledger for SqliteStore {
     async fn usage(
         &self,
         tenant: TenantId,

@@ -11,7 +11,7 @@ pub(super) use self::deliveries::remove;
 pub(super) use self::due_index::DueIndex;
 pub(super) use self::subscriptions::Subscriptions;
 
-use super::Store;
+use super::SqliteStore;
 use super::sql_types::us;
 use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
@@ -23,7 +23,7 @@ use crate::store::{
 /// Rows removed in one job, so that the commits of others come between.
 const STEP_ROWS_MAX: usize = 2000;
 
-impl Outbox for Store {
+impl Outbox for SqliteStore {
     async fn webhook_backlog(&self) -> Result<u64> {
         self.read_at_leisure(deliveries::count_open).await
     }

@@ -12,7 +12,7 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
 use crate::store::sqlite::spool::PARKED_US;
 use crate::store::sqlite::sql_types::us;
-use crate::store::sqlite::{Store, lock};
+use crate::store::sqlite::{SqliteStore, lock};
 use crate::store::{
     GroupPlace, LaterBecause, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result, StoreError,
 };
@@ -77,7 +77,7 @@ impl Surveys {
     }
 }
 
-impl Store {
+impl SqliteStore {
     pub(super) async fn survey(&self, part: &QueueFilter, now: Timestamp) -> Result<Arc<Survey>> {
         if let Some(survey) = self.surveys.find(part) {
             return Ok(survey);
