@@ -1,4 +1,8 @@
-//! What every store must do, said over the traits only: a store for another database passes the same tests.
+//! What every engine must do, tested through the traits only: each test takes an engine as its parameter, and
+//! `run_on!` runs all of them on one.
+
+#[macro_use]
+mod every_test;
 
 mod claims;
 mod directory;
@@ -13,61 +17,68 @@ mod tls_results;
 mod usage;
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, BodyType, EnhancedStatus, MailParameters, ReturnContent, ReversePath, SignedDuration,
+    Address, BodyType, Content, Date, DomainName, EnhancedStatus, Host, MailParameters, ReturnContent,
+    ReversePath, SignedDuration, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryState, DkimAlgorithm, DkimKeyState, EventKind, KeySecret, Scope,
-    TlsFailure, TlsPolicyType, Verification,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState, Environment,
+    EventId, EventKind, KeyId, KeySecret, MessageId, QueueFilter, Scope, SuppressionId, TenantId, TlsFailure,
+    TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
+
+run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
 
 pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
 }
 
-/// A store in a directory of its own.
-pub(in crate::store) struct Bed {
-    pub(in crate::store) dir: TempDir,
+/// Where a store keeps its data: a directory, a database. It outlives the stores that are opened in it.
+pub(in crate::store) trait Harness: Sized + 'static {
+    /// A place without data.
+    async fn new() -> Self;
+    /// Opens the store there, with room in memory for so many octets of accepted messages. No other is open.
+    async fn open(&self, hot_queue_bytes_max: u64) -> Store;
+}
+
+/// A store and where it keeps its data.
+pub(in crate::store) struct TestBed<H> {
+    pub(in crate::store) harness: H,
     pub(in crate::store) store: Arc<Store>,
 }
 
-pub(in crate::store) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
-}
+impl<H: Harness> TestBed<H> {
+    const HOT_QUEUE_OCTETS: u64 = 1024 * 1024;
 
-impl Bed {
-    pub(in crate::store) fn new() -> Self {
-        Self::with(|_| ())
+    pub(in crate::store) async fn new() -> Self {
+        Self::with_hot_queue(Self::HOT_QUEUE_OCTETS).await
     }
 
-    pub(in crate::store) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = options(dir.path());
-        change(&mut options);
-        Self { store: Arc::new(Store::open(options).unwrap()), dir }
+    pub(in crate::store) async fn with_hot_queue(hot_queue_bytes_max: u64) -> Self {
+        let harness = H::new().await;
+        let store = Arc::new(harness.open(hot_queue_bytes_max).await);
+        Self { harness, store }
     }
 
     /// Without hand-over: everything is claimed from the database.
-    pub(in crate::store) fn without_hand_over() -> Self {
-        Self::with(|options| options.hot_queue_bytes_max = 0)
+    pub(in crate::store) async fn without_hand_over() -> Self {
+        Self::with_hot_queue(0).await
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    pub(in crate::store) fn restart(self) -> Self {
-        let Self { dir, store } = self;
+    pub(in crate::store) async fn restart(self) -> Self {
+        let Self { harness, store } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
-        let store = Arc::new(Store::open(options(dir.path())).unwrap());
-        Self { dir, store }
+        let store = Arc::new(harness.open(Self::HOT_QUEUE_OCTETS).await);
+        Self { harness, store }
     }
 
     pub(in crate::store) async fn tenant(&self, slug: &str) -> Tenant {

@@ -17,7 +17,7 @@ mod secret_encryption;
 mod spool;
 mod sql_types;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls_results;
 mod usage;
 mod writer;

@@ -5,18 +5,58 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::model::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
-    new_tenant, new_webhook, now, options, outcomes,
+    Harness, TestBed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression,
+    new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
     Directory, IdempotentResponse, Journal, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
-    RetentionPolicy, Spool, SubmissionKey,
+    RetentionPolicy, Spool, Store, SubmissionKey,
 };
+
+/// A data directory of its own.
+pub(in crate::store) struct SqliteHarness {
+    dir: TempDir,
+}
+
+impl Harness for SqliteHarness {
+    async fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self, hot_queue_bytes_max: u64) -> Store {
+        Store::open(StoreOptions { hot_queue_bytes_max, ..options(self.dir.path()) }).unwrap()
+    }
+}
+
+pub(super) type Bed = TestBed<SqliteHarness>;
+
+impl Bed {
+    fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
+        let harness = SqliteHarness { dir: tempfile::tempdir().unwrap() };
+        let mut options = options(harness.dir.path());
+        change(&mut options);
+        Self { store: Arc::new(Store::open(options).unwrap()), harness }
+    }
+
+    fn path(&self) -> &Path {
+        self.harness.dir.path()
+    }
+
+    pub(super) fn engine(&self) -> &SqliteStore {
+        let Store::Sqlite(engine) = &*self.store;
+        engine
+    }
+}
+
+fn options(dir: &Path) -> StoreOptions {
+    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
+}
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -29,7 +69,7 @@ fn contains(octets: &[u8], part: &[u8]) -> bool {
 
 #[tokio::test]
 async fn no_secret_stands_in_any_file_in_clear() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let mut new = new_tenant("a");
     let smart_host =
         serde_json::from_str(r#"{"host":"h.example","port":25,"user":null,"tls":"implicit"}"#).unwrap();
@@ -42,7 +82,7 @@ async fn no_secret_stands_in_any_file_in_clear() {
     let secret = KeySecret::generate(Environment::Live);
     bed.store.create_key(new_key(Some(tenant), &secret), now()).await.unwrap();
     let seen = || -> Vec<u8> {
-        files_below(bed.dir.path()).iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
+        files_below(bed.path()).iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
     };
     for checkpoint in [false, true] {
         if checkpoint {
@@ -74,10 +114,10 @@ async fn everything_in_the_data_directory_is_the_owners_alone() {
 
 #[tokio::test]
 async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
-    let bed = Bed::new();
-    let second = Store::open(options(bed.dir.path()));
-    assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.dir.path()));
-    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.dir.path()) }).unwrap();
+    let bed = Bed::new().await;
+    let second = Store::open(options(bed.path()));
+    assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.path()));
+    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.path()) }).unwrap();
     let tenant = manager.create_tenant(new_tenant("a"), now()).await.unwrap();
     assert_eq!(bed.store.tenant(tenant.id).await.unwrap().unwrap().slug, "a");
     assert!(manager.enqueue(new_message(tenant.id, &["x@one.example"], "body")).await.is_err());
@@ -85,20 +125,20 @@ async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
     bed.store.close().await;
     assert!(matches!(bed.store.tenant(tenant.id).await, Err(StoreError::Closed)));
     assert!(matches!(bed.store.probe().await, Err(StoreError::Closed)));
-    let next = Store::open(options(bed.dir.path())).unwrap();
+    let next = Store::open(options(bed.path())).unwrap();
     assert!(next.tenant(tenant.id).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn the_schema_of_a_running_server_is_not_changed_under_it() {
-    let bed = Bed::new();
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let bed = Bed::new().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let version = || database.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap();
     let older = version() - 1;
     database.pragma_update(None, "user_version", older).unwrap();
     let manage = |dir: &Path| Store::open(StoreOptions { access: Access::Manage, ..options(dir) });
-    let error = manage(bed.dir.path()).err().unwrap();
-    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.dir.path()), "{error}");
+    let error = manage(bed.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.path()), "{error}");
     assert!(error.to_string().contains("restart the server with this version first"));
     assert_eq!(version(), older);
     // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
@@ -111,7 +151,7 @@ async fn the_schema_of_a_running_server_is_not_changed_under_it() {
 
 #[tokio::test]
 async fn closing_writes_what_waits_and_empties_the_log() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -121,17 +161,17 @@ async fn closing_writes_what_waits_and_empties_the_log() {
     tokio::task::yield_now().await;
     bed.store.close().await;
     let written = tasks.join_all().await.iter().filter(|answer| answer.is_ok()).count();
-    let log = bed.dir.path().join("pillarbox.db-wal");
+    let log = bed.path().join("pillarbox.db-wal");
     assert_eq!(std::fs::metadata(log).map_or(0, |log| log.len()), 0);
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(bed.store.depth().await.unwrap().open, written as u64);
 }
 
 #[tokio::test]
 async fn another_master_key_is_told_when_the_store_is_opened() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     bed.store.close().await;
-    let key_file = bed.dir.path().join("master.key");
+    let key_file = bed.path().join("master.key");
     let key = std::fs::read_to_string(&key_file).unwrap();
     assert_eq!((key.len(), key.ends_with('\n')), (65, true));
     let open = |text: Option<&str>| {
@@ -139,7 +179,7 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
             Some(text) => std::fs::write(&key_file, text).unwrap(),
             None => std::fs::remove_file(&key_file).unwrap(),
         }
-        Store::open(options(bed.dir.path()))
+        Store::open(options(bed.path()))
     };
     let message = |opened: std::result::Result<Store, OpenError>| match opened {
         Err(OpenError::MasterKey { path, message }) => {
@@ -155,9 +195,9 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
     std::fs::write(&key_file, &key).unwrap();
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(&key_file, readable).unwrap();
-    assert!(message(Store::open(options(bed.dir.path()))).contains("644"));
+    assert!(message(Store::open(options(bed.path()))).contains("644"));
     std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(Store::open(options(bed.dir.path())).is_ok());
+    assert!(Store::open(options(bed.path())).is_ok());
 }
 
 #[test]
@@ -171,25 +211,25 @@ fn a_master_key_file_that_was_named_is_never_made() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_program_is_refused_untouched() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     bed.store.close().await;
-    let database = bed.dir.path().join("pillarbox.db");
+    let database = bed.path().join("pillarbox.db");
     let connection = Connection::open(&database).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
-    let opened = Store::open(options(bed.dir.path()));
+    let opened = Store::open(options(bed.path()));
     assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
 }
 
 #[tokio::test]
 async fn the_search_of_an_older_database_is_filled_anew() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let (first, second) =
         (bed.enqueue(tenant, &["x@one.example"]).await, bed.enqueue(tenant, &["y@one.example"]).await);
     bed.store.index_messages().await.unwrap();
     bed.store.close().await;
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
     let older = "
         CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
@@ -198,7 +238,7 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         INSERT INTO message_search (rowid, facets, subject) SELECT place, 'xother', 'hello' FROM search_place;
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let found = async |filter| {
         let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
         page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
@@ -224,7 +264,7 @@ async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
     let refused = bed.store.enqueue(new_message(tenant, &["x@one.example"], "body")).await;
     assert!(matches!(refused, Err(StoreError::DiskFull)));
     assert_eq!(bed.store.depth().await.unwrap(), Default::default());
-    assert!(!bed.dir.path().join("bodies").exists());
+    assert!(!bed.path().join("bodies").exists());
 }
 
 /// SQLite's own limit of pages stands in for a full disk: it answers the same SQLITE_FULL.
@@ -238,7 +278,7 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
                 tx.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))?;
             Ok(pages)
         };
-        bed.store.write(set).await.unwrap()
+        bed.engine().write(set).await.unwrap()
     };
     bed.store.enqueue(new_message(tenant, &["x@one.example"], "small")).await.unwrap();
     limit(1).await; // SQLite raises it to what is in use.
@@ -260,24 +300,27 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
 
 #[tokio::test]
 async fn a_job_that_panics_costs_that_job_and_not_the_writer() {
-    let bed = Bed::new();
-    let panicked: Result<()> = bed.store.write(|_| panic!("on purpose")).await;
+    let bed = Bed::new().await;
+    let panicked: Result<()> = bed.engine().write(|_| panic!("on purpose")).await;
     assert!(matches!(panicked, Err(StoreError::Failed(words)) if words.contains("on purpose")));
-    let after: Result<()> = bed.store.write_then(|_| Ok(()), |()| panic!("after the commit")).await;
+    let after: Result<()> = bed.engine().write_then(|_| Ok(()), |()| panic!("after the commit")).await;
     assert!(matches!(after, Err(StoreError::Failed(words)) if words.contains("after the commit")));
     bed.store.probe().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_job_that_fails_half_done_is_undone_alone() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     // The writer is held until all jobs wait, so that one transaction has them all.
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     let store = Arc::clone(&bed.store);
     // Done again, it does not wait again: the other end is gone then.
-    let holder = tokio::spawn(async move { store.write(move |_| Ok(lock(&held).recv().is_err())).await });
+    let holder = tokio::spawn(async move {
+        let Store::Sqlite(engine) = &*store;
+        engine.write(move |_| Ok(lock(&held).recv().is_err())).await
+    });
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..9 {
         let store = Arc::clone(&bed.store);
@@ -302,16 +345,16 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
 
 #[tokio::test]
 async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
     bed.store.enqueue(large.clone()).await.unwrap();
     bed.enqueue(tenant, &["x@one.example"]).await;
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     assert_eq!(files.len(), 1);
     assert!(files[0].ends_with(format!("{}.eml", large.message.id)));
     assert_eq!(std::fs::read(&files[0]).unwrap(), large.content.to_vec());
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(bed.store.content(large.message.id).await.unwrap().as_ref(), Some(&large.content));
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
@@ -329,9 +372,9 @@ async fn a_file_without_a_row_is_removed_once_it_is_old() {
     let kept = bed.enqueue(tenant, &["x@one.example"]).await;
     let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
     for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+        bed.engine().bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     assert_eq!(files.len(), 4);
     let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
     let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
@@ -351,9 +394,9 @@ async fn a_round_looks_for_files_without_a_row_on_some_shelves_and_the_next_goes
     let tenant = bed.tenant("a").await.id;
     for _ in 0..40 {
         let orphan = new_message(tenant, &["x@one.example"], "body");
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+        bed.engine().bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
     }
-    for file in files_below(&bed.dir.path().join("bodies")) {
+    for file in files_below(&bed.path().join("bodies")) {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
     }
@@ -379,7 +422,7 @@ async fn a_submission_that_is_repeated_or_refused_leaves_no_file() {
     let again = bed.store.enqueue(keyed(1)).await.unwrap();
     assert_eq!(again, first);
     assert!(bed.store.enqueue(keyed(2)).await.is_err(), "another message under the key");
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     assert_eq!(files.len(), 1);
     assert!(files[0].ends_with(format!("{first}.eml")));
 }
@@ -399,7 +442,7 @@ pub(super) fn plan_of(connection: &Connection, sql: &str) -> String {
 /// The plans that the cost of a claim and of looking somebody up rests on.
 #[tokio::test]
 async fn the_hot_queries_use_their_indexes() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     for (sql, index) in [
         (spool::claim::DUE_ROWS, "COVERING INDEX delivery_due"),
         (spool::claim::FIRST_AFTER, "delivery_due"),
@@ -410,7 +453,7 @@ async fn the_hot_queries_use_their_indexes() {
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
-        let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
+        let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
@@ -431,7 +474,7 @@ fn rows_with(connection: &Connection, column: &str, value: &str) -> Vec<(String,
 
 #[tokio::test]
 async fn a_removed_tenant_leaves_no_row_in_any_table() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let domain = new_domain(Some(tenant), "a.example", Verification::Manual);
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
@@ -451,7 +494,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     bed.store.index_messages().await.unwrap();
     let id = tenant.to_string();
     let message = large.message.id.to_string();
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
     let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
@@ -484,12 +527,12 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         assert_eq!(rows, 0, "{table}");
     }
     assert_eq!(searched(), [0; 3]);
-    assert_eq!(files_below(&bed.dir.path().join("bodies")), [] as [PathBuf; 0]);
+    assert_eq!(files_below(&bed.path().join("bodies")), [] as [PathBuf; 0]);
 }
 
 #[tokio::test]
 async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let recipients: Vec<_> = (0..700).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -498,11 +541,11 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     }
     bed.enqueue(other, &["x@one.example"]).await;
     let before = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap();
-    assert!(bed.store.begin_removal(tenant).await.unwrap());
-    let step = bed.store.go_on_with_removal(tenant).await.unwrap();
+    assert!(bed.engine().begin_removal(tenant).await.unwrap());
+    let step = bed.engine().go_on_with_removal(tenant).await.unwrap();
     assert!(!step.is_last && (1..5).contains(&step.counts.messages), "{:?}", step.counts);
     // As after a crash in between.
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let left = bed.store.tenant(tenant).await.unwrap().unwrap();
     assert_eq!(left.status, TenantStatus::Suspended);
     assert_eq!(bed.store.depth().await.unwrap().claimed, 0);

@@ -403,13 +403,14 @@ impl WriterLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Journal, Spool, Store, StoreOptions};
+    use crate::store::{Journal, Spool, SqliteStore, StoreOptions};
 
     #[tokio::test]
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store =
-            Store::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) }).unwrap();
+            SqliteStore::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) })
+                .unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();
         let touched = store.write(|tx| Ok(tx.execute("UPDATE seal_check SET sealed = sealed", [])?)).await;
