@@ -20,8 +20,8 @@ use crate::api::auth::{self, Access};
 use crate::api::response::ResponseBody;
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
-use crate::model::{EventId, SecretDigest};
-use crate::store::{Directory, Event, EventFilter, Journal, Store};
+use crate::model::SecretDigest;
+use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
 
 /// A comment after so long a silence keeps proxies from closing the connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ pub struct Start {
     /// Holds the tenant that the caller is confined to.
     pub filter: EventFilter,
     /// Where the client was; `None` for now.
-    pub after: Option<EventId>,
+    pub after: Option<JournalCursor>,
     pub credential: Credential,
     pub turn: TenantPermit,
     pub stop: CancellationToken,
@@ -58,8 +58,8 @@ struct Follower {
     store: Arc<Store>,
     tail: Arc<Tail>,
     filter: EventFilter,
-    position: EventId,
-    last: watch::Receiver<EventId>,
+    position: JournalCursor,
+    last: watch::Receiver<JournalCursor>,
     credential: Credential,
     checked_at: Instant,
     checked_version: u64,
@@ -132,8 +132,8 @@ impl Follower {
                 let found = self.tail.after(self.position, last).await;
                 let found = found.map_err(|_| "the journal cannot be read now; connect again")?;
                 self.position = found.position;
-                let text: String =
-                    found.events.iter().filter(|event| self.filter.takes(event)).map(|e| frame(e)).collect();
+                let taken = found.entries.iter().filter(|entry| self.filter.takes(&entry.event));
+                let text: String = taken.map(|entry| frame(entry)).collect();
                 if !text.is_empty() {
                     return Ok(text);
                 }
@@ -176,8 +176,9 @@ impl Follower {
 }
 
 /// One event. JSON has no line ends, so it is one line.
-fn frame(event: &Event) -> String {
-    let mut text = format!("id: {}\nevent: {}\ndata: ", event.id, event.kind);
+fn frame(entry: &JournalEntry) -> String {
+    let JournalEntry { cursor, event } = entry;
+    let mut text = format!("id: {cursor}\nevent: {}\ndata: ", event.kind);
     match serde_json::to_string(event) {
         Ok(json) => text += &json,
         Err(error) => drop(write!(text, "{{\"error\":\"{error}\"}}")),

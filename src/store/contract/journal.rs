@@ -21,6 +21,37 @@ fn replay(events: &[Event], delivery: DeliveryId) -> DeliveryState {
     })
 }
 
+pub(super) async fn the_journal_is_read_on_from_any_position_also_after_a_restart<H: Harness>() {
+    let mut bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let watched = bed.store.watch_events();
+    let begin = *watched.borrow();
+    for number in 0..5 {
+        let new = new_suppression(Some(tenant), &format!("x{number}@one.example"));
+        bed.store.suppress(new, now()).await.unwrap();
+    }
+    let end = *watched.borrow();
+    for _ in 0..2 {
+        let entries = bed.store.events_after(begin, 100).await.unwrap();
+        let addresses: Vec<_> =
+            entries.iter().map(|entry| entry.event.data["address"].as_str().unwrap()).collect();
+        assert_eq!(addresses, [0, 1, 2, 3, 4].map(|number| format!("x{number}@one.example")));
+        assert!(entries.is_sorted_by(|one, next| one.cursor < next.cursor));
+        assert!(begin < entries[0].cursor && entries[4].cursor <= end);
+        for (position, entry) in entries.iter().enumerate() {
+            let of_event = bed.store.cursor_of(entry.event.id).await.unwrap();
+            for cursor in [entry.cursor, entry.cursor.to_string().parse().unwrap(), of_event] {
+                let rest = bed.store.events_after(cursor, 2).await.unwrap();
+                let expected = &entries[position + 1..entries.len().min(position + 3)];
+                assert_eq!(format!("{rest:?}"), format!("{expected:?}"), "behind {cursor}");
+            }
+        }
+        assert!(bed.store.events_after(end, 100).await.unwrap().is_empty());
+        bed = bed.restart().await;
+        assert!(*bed.store.watch_events().borrow() >= end);
+    }
+}
+
 pub(super) async fn the_journal_and_the_states_agree<H: Harness>() {
     let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;

@@ -3,6 +3,7 @@
 mod dkim_key;
 mod domain;
 mod journal;
+mod journal_cursor;
 mod key;
 mod queue;
 mod spool;
@@ -19,6 +20,7 @@ use crate::mail::Timestamp;
 pub use dkim_key::*;
 pub use domain::*;
 pub use journal::*;
+pub use journal_cursor::*;
 pub use key::*;
 pub use queue::*;
 pub use spool::*;

@@ -11,7 +11,9 @@ use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::writer::Tx;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
-use crate::store::{Event, EventFilter, EventPage, PageRequest, Result, StoreError};
+use crate::store::{
+    Event, EventFilter, EventPage, JournalCursor, JournalEntry, PageRequest, Result, StoreError,
+};
 
 /// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back.
 pub(super) struct EventClock(Cell<u128>);
@@ -34,9 +36,9 @@ impl EventClock {
         Ok(Self(Cell::new(last)))
     }
 
-    /// Not before any event that was committed, nor after any to come.
-    pub(super) fn last(&self) -> EventId {
-        Ulid::from(self.0.get()).into()
+    /// Behind every event that was committed, and before those to come.
+    pub(super) fn last(&self) -> JournalCursor {
+        JournalCursor::from_bits(self.0.get())
     }
 
     pub(super) fn next(&self, now: Timestamp) -> Ulid {
@@ -157,11 +159,24 @@ fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
     (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
-pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Result<Vec<Event>> {
+/// The position behind an event. Ids of events are in the order of commits, so they are the positions too.
+pub(super) fn cursor_behind(event: EventId) -> JournalCursor {
+    JournalCursor::from_bits(Ulid::from(event).into())
+}
+
+pub(super) fn after(
+    connection: &Connection,
+    after: JournalCursor,
+    limit: usize,
+) -> Result<Vec<JournalEntry>> {
+    let after = EventId::from(Ulid::from(after.bits()));
     let mut statement =
         connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-    let events = statement.query_map(params![after, sql_limit(limit)], read_row)?;
-    events.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+    let entries = statement.query_map(params![after, sql_limit(limit)], |row| {
+        let event = read_row(row)?;
+        Ok(JournalEntry { cursor: cursor_behind(event.id), event })
+    })?;
+    entries.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
 }
 
 pub(super) const OF_MESSAGE: &str = "

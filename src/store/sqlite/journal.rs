@@ -19,8 +19,9 @@ use super::{SqliteStore, Tx, events, lock, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, Message, MessageFilter,
-    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
+    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
+    JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,
+    Result, RetentionPolicy, StoreCounts,
 };
 
 impl Journal for SqliteStore {
@@ -81,11 +82,15 @@ impl Journal for SqliteStore {
         self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
     }
 
-    async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
+    async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Vec<JournalEntry>> {
         self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
     }
 
-    fn watch_events(&self) -> watch::Receiver<EventId> {
+    async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {
+        Ok(events::cursor_behind(event))
+    }
+
+    fn watch_events(&self) -> watch::Receiver<JournalCursor> {
         self.last_event.clone()
     }
 

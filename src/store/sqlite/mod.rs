@@ -39,8 +39,7 @@ use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::spool::{ClaimTable, FreeSpace};
 use self::writer::{Tx, Writer};
-use super::{Conflict, Result, StoreError};
-use crate::model::EventId;
+use super::{Conflict, JournalCursor, Result, StoreError};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -147,7 +146,7 @@ pub struct SqliteStore {
     /// See [`super::Journal::counts`].
     counters: Arc<Counters>,
     /// See [`super::Journal::watch_events`].
-    last_event: watch::Receiver<EventId>,
+    last_event: watch::Receiver<JournalCursor>,
     /// Which webhooks have something to be told.
     agenda: Arc<DueIndex>,
     /// See [`super::Directory::directory_version`].

@@ -17,8 +17,7 @@ use super::lock;
 use super::outbox::{DueIndex, Subscriptions};
 use super::secret_encryption::Sealer;
 use super::usage::UsageAccumulator;
-use crate::model::EventId;
-use crate::store::{Result, StoreError};
+use crate::store::{JournalCursor, Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
 const QUEUE_JOBS_MAX: usize = 4096;
@@ -261,8 +260,8 @@ struct WriterLoop {
 
 /// Who hears what was committed.
 pub(super) struct CommitHooks {
-    /// The last event.
-    pub(super) last_event: watch::Sender<EventId>,
+    /// The end of the journal.
+    pub(super) last_event: watch::Sender<JournalCursor>,
     /// The webhooks that have something to be told.
     pub(super) agenda: Arc<DueIndex>,
     /// Whoever watches the server.

@@ -4,8 +4,9 @@ use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Message, MessageFilter,
-    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
+    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, JournalCursor, JournalEntry,
+    Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result,
+    RetentionPolicy, StoreCounts,
 };
 
 store_trait! {
@@ -40,10 +41,12 @@ store_trait! {
         /// A page of events, newest first. A page looks at a bounded part of the journal, so it may hold less than was asked
         /// for and still not be the last.
         async fn list_events(&self, filter: EventFilter, page: PageRequest) -> Result<EventPage>;
-        /// At most `limit` events after one, oldest first, of all tenants.
-        async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>>;
-        /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
-        fn watch_events(&self) -> watch::Receiver<EventId>;
+        /// At most `limit` events behind a position, of all tenants, in the order in which they were committed.
+        async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Vec<JournalEntry>>;
+        /// The position behind an event, for a client that knows the event's id only. The event may have been removed.
+        async fn cursor_of(&self, event: EventId) -> Result<JournalCursor>;
+        /// The position behind the last event that was committed, now and from now on.
+        fn watch_events(&self) -> watch::Receiver<JournalCursor>;
         /// What was written since the store was opened.
         fn counts(&self) -> StoreCounts;
         /// Notes a refused submission and its event. Never waits for the disk: when too many wait to be written, it is dropped.
