@@ -20,6 +20,7 @@ use crate::mail::{DomainName, Timestamp};
 use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
+use crate::queue::QueueManager;
 use crate::queue::wait_reasons::Sites;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
@@ -190,6 +191,7 @@ impl Listeners {
 struct Core<'a> {
     config: &'a Config,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     resolver: Resolver,
     intake: Arc<SubmissionService>,
@@ -222,6 +224,7 @@ impl<'a> Core<'a> {
             intake: Arc::new(SubmissionService::new(store.clone(), settings)),
             bans: Arc::new(AuthLimiter::new(bans)),
             checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
+            queue: Arc::new(QueueManager::new(store.clone())),
             store,
         })
     }
@@ -237,7 +240,7 @@ impl<'a> Core<'a> {
 
     fn build_relay(&self) -> Result<Relay, RelayError> {
         let Config { relay, hostname, tls_report, .. } = self.config;
-        let relay = Relay::new(relay, hostname, self.store.clone(), self.resolver.clone())?;
+        let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?;
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 
@@ -257,6 +260,7 @@ impl<'a> Core<'a> {
             resolver: self.resolver.clone(),
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
+            queue: self.queue.clone(),
             waiting: relay.waiting(),
             sites: relay.sites(),
             tls: config.api.tls.then(|| self.certificate.shared()),
@@ -266,6 +270,7 @@ impl<'a> Core<'a> {
     fn build_metrics(&self, relay: &Relay, server: &Server, control: &Api) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
+            queue: self.queue.clone(),
             intake: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),

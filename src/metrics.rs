@@ -27,8 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::mail::Timestamp;
+use crate::queue::QueueManager;
 use crate::queue::wait_reasons::Sites;
-use crate::store::{Journal, Outbox, Queue, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
+use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
 
 const PATH: &str = "/metrics";
@@ -42,8 +43,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whom it asks.
 pub struct Metrics {
-    /// For events, the queue and the writer.
+    /// For events and the writer.
     pub store: Arc<Store>,
+    /// For what waits for delivery.
+    pub queue: Arc<QueueManager>,
     /// For what was refused.
     pub intake: Arc<SubmissionService>,
     /// Connections over SMTP.
@@ -119,7 +122,7 @@ impl Metrics {
 
     async fn gather(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
-        let queue = self.store.overview(request, Timestamp::now()).await?;
+        let queue = self.queue.overview(request, Timestamp::now()).await?;
         let webhook_backlog = self.store.webhook_backlog().await?;
         Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
     }

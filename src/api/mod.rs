@@ -54,6 +54,7 @@ use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::Timestamp;
 use crate::model::SecretDigest;
+use crate::queue::QueueManager;
 use crate::queue::wait_reasons::{Sites, WaitRegistry};
 use crate::store::{Directory, Key, Store, Tenant};
 use crate::submission::SubmissionService;
@@ -112,6 +113,8 @@ pub struct ApiDependencies {
     pub bans: Arc<AuthLimiter>,
     /// The names of the pools of source addresses that a tenant may have.
     pub source_pools: Vec<String>,
+    /// What waits for delivery.
+    pub queue: Arc<QueueManager>,
     /// What the relay holds back.
     pub waiting: Arc<WaitRegistry>,
     /// Where mail goes.
@@ -134,6 +137,7 @@ pub struct Api {
     resolver: Resolver,
     bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
+    queue: Arc<QueueManager>,
     waiting: Arc<WaitRegistry>,
     sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
@@ -167,6 +171,7 @@ impl Api {
             resolver,
             bans,
             source_pools,
+            queue,
             waiting,
             sites,
             tls,
@@ -194,6 +199,7 @@ impl Api {
             resolver,
             bans,
             source_pools,
+            queue,
             waiting,
             sites,
             tls,

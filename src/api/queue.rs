@@ -367,7 +367,7 @@ pub async fn show(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let after = query.value::<Cursor>("after").map(|cursor| cursor.0);
     let request = QueueRequest { part, limit: query.limit(), after };
     query.finish()?;
-    let overview = call.store().overview(request, call.now).await?;
+    let overview = call.api.queue.overview(request, call.now).await?;
     let circumstances = Circumstances::read(&call, &overview.groups).await?;
     ApiResponse::ok(&view(overview, circumstances))
 }

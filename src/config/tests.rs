@@ -91,7 +91,7 @@ fn a_fault_is_told_with_file_line_and_key() {
         ),
         ("hostname = \"a b\"\n", ["test.toml", "hostname", "letters, digits"]),
         ("[smtp]\nmessage_size_max = \"600 MiB\"\n", ["test.toml", "smtp.message_size_max", "512 MiB"]),
-        ("[smtp]\nreceiving_bytes_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
+        ("[smtp]\ninbound_buffer_max = \"1 MiB\"\n", ["test.toml", "smtp.inbound_buffer_max", "at least"]),
         (
             "[relay.smart_host]\nhost = \"a\"\nuser = \"b\"\n",
             ["test.toml", "relay.smart_host", "both or neither"],
@@ -136,6 +136,6 @@ fn what_nothing_could_work_with_is_told_with_its_key() {
         assert!(error.contains(&format!("{key}: ")) && error.contains(part), "{section} {line}: {error}");
     }
     let right = "[webhooks]\nplain_http_hosts = [\"hooks.example\", \"[::1]\", \"127.0.0.1\"]\n\
-                 [tls_report]\ndelay_max = \"144h\"\n[api]\nreceiving_bytes_max = \"40 MiB\"\n";
+                 [tls_report]\ndelay_max = \"144h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
     assert!(parse(right).is_ok(), "{:?}", parse(right));
 }

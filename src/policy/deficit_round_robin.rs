@@ -85,6 +85,11 @@ impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
         self.line.values()
     }
 
+    /// How many are in line.
+    pub fn len(&self) -> usize {
+        self.line.len()
+    }
+
     /// Whether nobody is in line.
     pub fn is_empty(&self) -> bool {
         self.line.is_empty()

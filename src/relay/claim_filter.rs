@@ -8,7 +8,7 @@ use super::RelayContext;
 use super::route::{QueueKey, RouteDecision};
 use crate::mail::Host;
 use crate::model::TenantId;
-use crate::store::Admits;
+use crate::queue::Admits;
 
 /// One claim's view: what it admits counts for the rest of it.
 pub struct ClaimFilter {

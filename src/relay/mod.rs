@@ -60,6 +60,7 @@ use self::smart_host_backoff::SmartHostBackoffs;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
+use crate::queue::QueueManager;
 use crate::queue::wait_reasons::{self, WaitRegistry};
 use crate::store::Store;
 use crate::tls::TlsError;
@@ -121,6 +122,7 @@ impl Recording {
 struct RelayContext {
     settings: RelaySettings,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     resolver: Resolver,
     router: Router,
     sources: Arc<Sources>,
@@ -154,7 +156,6 @@ struct End(Arc<RelayContext>);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.tasks.abandon();
-        // Outside of the lock, which a claim may need.
         self.0.give_back();
         drop(self.0.pool.take_all());
     }
@@ -186,9 +187,10 @@ impl Relay {
     pub fn new(
         config: &config::Relay,
         hostname: &DomainName,
-        store: Arc<Store>,
+        queue: Arc<QueueManager>,
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
+        let store = queue.store().clone();
         let settings = RelaySettings {
             hostname: hostname.clone(),
             port: config.port,
@@ -209,6 +211,7 @@ impl Relay {
             router: Router::new(store.clone(), config, sources.clone())?,
             sources,
             store,
+            queue,
             resolver,
             dialler,
             pool: Pool::new(config.idle_connection_timeout),
@@ -293,12 +296,10 @@ impl RelayContext {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back what waits: dropping a claim does, which must not be under a lock that the store may want.
+    /// Gives back what waits: dropping a claim does.
     fn give_back(&self) {
-        let waiting = self.turns().drain();
-        drop(waiting);
-        let unplaced = self.lookups.drain();
-        drop(unplaced);
+        self.turns().drain();
+        self.lookups.drain();
     }
 
     /// So many claims have ended.

@@ -66,7 +66,7 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
                     "an outcome could not be written; the message may be delivered again");
             }
             let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
-            core.store.release(&ids);
+            core.queue.release(ids);
             break;
         }
         tokio::time::sleep(delay).await;

@@ -14,7 +14,8 @@ use super::site_resolution::{self, UnresolvedClaim};
 use super::worker::{self, Claim, Slot};
 use crate::mail::{Host, Timestamp};
 use crate::policy::fair_queue::Turn;
-use crate::store::{Batch, ClaimRoom, RecordBatch, Spool, StoreError};
+use crate::queue::ClaimRoom;
+use crate::store::{Batch, RecordBatch, StoreError};
 
 /// Deliveries that are claimed at one time.
 const WINDOW: usize = 4096;
@@ -35,7 +36,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// When to claim again.
 enum Next {
-    /// At this time, or when the store says that there is work.
+    /// At this time, or when the queue manager says that there is work.
     At(Instant),
     /// More is due than there was room for; so many batches were claimed.
     Soon {
@@ -57,7 +58,7 @@ async fn attend(core: &Arc<RelayContext>, recordings: &mpsc::Sender<RecordBatch>
         let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = core.store.wait_for_fresh() => claim_fresh(core).await,
+            () = core.queue.wait_for_fresh() => claim_fresh(core).await,
             () = core.wake.notified() => {}
             () = sleep_until(reopening) => {}
             _ = sweep.tick() => tidy(core),
@@ -89,7 +90,7 @@ async fn claim_what_is_due(core: &Arc<RelayContext>, recordings: &mpsc::Sender<R
         };
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = core.store.wait_for_work() => {}
+            () = core.queue.wait_for_work() => {}
             () = sleep_until(claim_at) => {}
         }
     }
@@ -119,11 +120,8 @@ fn room(core: &Arc<RelayContext>) -> ClaimRoom {
 }
 
 async fn claim_fresh(core: &Arc<RelayContext>) {
-    let claimed = match core.store.claim_fresh(&room(core)) {
-        Ok(batches) => line_up_all(core, batches).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = claimed {
+    let batches = core.queue.claim_fresh(&room(core));
+    if let Err(error) = line_up_all(core, batches).await {
         tracing::warn!(%error, "fresh mail could not be placed; it is claimed again");
     }
 }
@@ -131,8 +129,8 @@ async fn claim_fresh(core: &Arc<RelayContext>) {
 /// Claims as much as there is room for.
 async fn claim_due(core: &Arc<RelayContext>) -> Result<Next, StoreError> {
     let now = Timestamp::now();
-    // Also without any room: only so does the store know whom to wake when there is some.
-    let claimed = core.store.claim_due(now, &room(core)).await?;
+    // Also without any room: only so does the queue manager know whom to wake when there is some.
+    let claimed = core.queue.claim_due(now, &room(core)).await?;
     let found = claimed.batches.len();
     line_up_all(core, claimed.batches).await?;
     Ok(match claimed.next_due_at {

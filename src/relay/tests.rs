@@ -20,9 +20,10 @@ use crate::mail::{Address, Content, DomainName, ReversePath, SignedDuration, Tim
 use crate::model::{
     DeliveryId, DeliveryState, DkimPolicy, Environment, MessageId, TenantId, TenantStatus, TlsMode,
 };
+use crate::queue::{ClaimRoom, QueueManager};
 use crate::store::{
-    ClaimRoom, Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost,
-    Spool, Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch,
+    Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool, Store,
+    StoreOptions, SuppressionFilter, Tenant, TenantPatch,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -111,6 +112,7 @@ async fn converse(stream: tokio::net::TcpStream, script: Arc<Script>, seen: Arc<
 struct Stage {
     _dir: tempfile::TempDir,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     tenant: Tenant,
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
@@ -123,6 +125,7 @@ struct Stage {
 struct Built {
     dir: tempfile::TempDir,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     tenant: Tenant,
     relay: Relay,
 }
@@ -145,17 +148,18 @@ impl Built {
         };
         change(&mut settings);
         let hostname = DomainName::parse("relay.example").unwrap();
+        let queue = Arc::new(QueueManager::new(store.clone()));
         let resolver = Resolver::new(&settings.name_servers).unwrap();
-        let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
-        Self { dir, store, tenant, relay }
+        let relay = Relay::new(&settings, &hostname, queue.clone(), resolver).unwrap();
+        Self { dir, store, queue, tenant, relay }
     }
 
     fn run(self) -> Stage {
-        let Self { dir, store, tenant, relay } = self;
+        let Self { dir, store, queue, tenant, relay } = self;
         let stop = CancellationToken::new();
         let (recording, sites, turns) = (relay.recording(), relay.sites(), relay.core.turns.clone());
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Stage { _dir: dir, store, tenant, stop, relay, recording, sites, turns }
+        Stage { _dir: dir, store, queue, tenant, stop, relay, recording, sites, turns }
     }
 }
 
@@ -216,7 +220,7 @@ impl Stage {
     /// Waits until nothing is open.
     async fn expect_empty(&self) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while self.store.depth().await.unwrap().open > 0 {
+        while self.store.count_open().await.unwrap() > 0 {
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -225,7 +229,7 @@ impl Stage {
     /// Waits until all that is due is the relay's, which has nothing left to claim.
     async fn expect_all_claimed(&self) {
         let all = async {
-            while self.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
+            while self.queue.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
         };
         tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
     }
@@ -237,7 +241,7 @@ impl Stage {
     async fn end(self) {
         self.stop.cancel();
         self.relay.await.unwrap();
-        assert_eq!(self.store.depth().await.unwrap().claimed, 0);
+        assert_eq!(self.queue.depth().await.unwrap().claimed, 0);
     }
 }
 
@@ -417,14 +421,14 @@ async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
     while !seen.lock().unwrap().commands.iter().any(|command| command.starts_with("RCPT")) {
         tokio::task::yield_now().await;
     }
-    while stage.store.depth().await.unwrap().claimed < 2 {
+    while stage.queue.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
     stage.expect_all_claimed().await;
     stage.relay.abort();
     // The recorder ends when no worker is left that could give it something.
     tokio::time::timeout(Duration::from_secs(10), stage.recording.end()).await.unwrap();
-    assert_eq!(stage.store.depth().await.unwrap().claimed, 0);
+    assert_eq!(stage.queue.depth().await.unwrap().claimed, 0);
     stage.expect(id, &[DeliveryState::Queued]).await;
     stage.expect(second, &[DeliveryState::Queued]).await;
 }
@@ -536,14 +540,14 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
         let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
         stage.store.update_tenant(stage.tenant.id, patch, Timestamp::now()).await.unwrap();
     };
-    while stage.store.depth().await.unwrap().claimed < 2 {
+    while stage.queue.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
     stage.expect_all_claimed().await;
     set_status(TenantStatus::Suspended).await;
     greet.send(()).unwrap();
     stage.expect(first, &[Delivered]).await;
-    while stage.store.depth().await.unwrap().claimed > 0 {
+    while stage.queue.depth().await.unwrap().claimed > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(stage.store.deliveries(second).await.unwrap()[0].state, DeliveryState::Queued);
@@ -565,7 +569,7 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
     for message in [own, others] {
         store.enqueue(message).await.unwrap();
     }
-    forget_content(&store).await;
+    forget_content(&built.queue).await;
     let stage = built.run();
     stage.expect(other_id, &[Delivered]).await;
     stage.expect_all_claimed().await;
@@ -576,11 +580,11 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
 }
 
 /// Takes out what was handed over in memory and gives it back, to be read.
-async fn forget_content(store: &Store) {
+async fn forget_content(queue: &QueueManager) {
     let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let claimed = store.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
     let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
-    store.release(&deliveries.map(|delivery| delivery.id).collect::<Vec<_>>());
+    queue.release(deliveries.map(|delivery| delivery.id).collect());
 }
 
 fn nothing() -> ClaimRoom {

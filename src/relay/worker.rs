@@ -24,7 +24,7 @@ use crate::policy::fair_queue::Turn;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::smtp::client::Phase;
 use crate::store::{
-    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
 
 /// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
@@ -52,8 +52,8 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if !self.settled {
             let ids: Vec<DeliveryId> = self.batch.deliveries.iter().map(|delivery| delivery.id).collect();
-            self.core.store.release(&ids);
             self.core.forget(ids.len());
+            self.core.queue.release(ids);
         }
     }
 }
@@ -461,7 +461,7 @@ async fn is_out_of_place(core: &RelayContext, lane: &QueueKey, claim: &Claim) ->
 
 /// Whether it was paused while it waited here.
 fn is_paused(core: &RelayContext, claim: &Claim) -> bool {
-    core.store.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
+    core.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
 }
 
 /// From -1 to 1.

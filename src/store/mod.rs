@@ -1,7 +1,7 @@
 //! Durability: the only place with SQL. Callers see the verbs of eight traits and record structs.
 //!
 //! * [`Directory`]: tenants, domains, keys, suppressions, templates: what may be sent by whom.
-//! * [`Spool`]: messages and deliveries: accepting, claiming, recording what became of them.
+//! * [`Spool`]: messages and deliveries: accepting, reading what is due, recording what became of them.
 //! * [`Queue`]: what waits, for people to see and to steer.
 //! * [`Journal`]: events and the state of messages for people to read.
 //! * [`Ledger`]: how much tenants used.
@@ -9,14 +9,15 @@
 //! * [`Policies`]: what destinations ask of those who send to them.
 //! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
-//! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
-//! after a crash everything unfinished is simply due. Imports `mail` and `model` only.
+//! One process owns a spool. What is claimed is known to its queue manager only, so a claim writes nothing and after a
+//! crash everything unfinished is simply due.
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod dispatch;
 mod error;
 mod records;
+mod spool_feed;
 mod sqlite;
 mod traits;
 
@@ -25,6 +26,7 @@ use crate::mail::SignedDuration;
 pub use dispatch::Store;
 pub use error::{Conflict, Result, StoreError};
 pub use records::*;
+pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use sqlite::{Access, OpenError, SqliteStore, StoreOptions, check_master_key};
 pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, TlsResults};
 

@@ -11,6 +11,7 @@ use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::QueueFilter;
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
+use pillarbox::queue::QueueManager;
 use pillarbox::queue::wait_reasons::{SiteStatus, Sites, WaitRegistry};
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::submission::SubmissionService;
@@ -40,6 +41,7 @@ impl Sites for Nowhere {
 pub struct ApiStage {
     pub address: SocketAddr,
     pub store: Arc<Store>,
+    pub queue: Arc<QueueManager>,
     pub dns: FakeDns,
     pub resolver: Resolver,
     pub verification: VerificationSettings,
@@ -75,6 +77,7 @@ impl ApiStage {
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let queue = Arc::new(QueueManager::new(store.clone()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
@@ -104,6 +107,7 @@ impl ApiStage {
                 ban: HOUR,
             })),
             source_pools: vec!["bulk".into()],
+            queue: queue.clone(),
             waiting: waiting.clone(),
             sites: Arc::new(Nowhere),
             tls,
@@ -116,7 +120,19 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, dns, resolver, verification, waiting, platform, stop, serving, data_dir }
+        Self {
+            address,
+            store,
+            queue,
+            dns,
+            resolver,
+            verification,
+            waiting,
+            platform,
+            stop,
+            serving,
+            data_dir,
+        }
     }
 
     /// The database beside the store, for faults and for what would take days.

@@ -405,7 +405,7 @@ mod tests {
         );
         assert!(texts[1].contains("Last-Attempt-Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n"), "{}", texts[1]);
         assert!(texts[1].contains("Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n"));
-        assert!(texts[1].contains("Diagnostic-Code: X-Pillarbox; time-out  DsnAction: delivered\r\n"));
+        assert!(texts[1].contains("Diagnostic-Code: X-Pillarbox; time-out  Action: delivered\r\n"));
         assert!(texts[1].contains("Final-Recipient: utf-8; \\x{E9}@y.example\r\n"));
         assert_eq!(texts[1].matches("\r\nAction: ").count(), 2, "{}", texts[1]);
         assert!(texts[2].starts_with("Received: by us\r\nSubject: Gr\u{fc}\u{df}e"), "{}", texts[2]);
@@ -461,7 +461,7 @@ mod tests {
         notice.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
         let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice]).unwrap();
         let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
-        assert!(fields.contains("DsnAction: delayed\r\n"), "{fields}");
+        assert!(fields.contains("Action: delayed\r\n"), "{fields}");
         assert!(fields.contains("\r\nWill-Retry-Until: Thu, 1 Jan 1970 00:00:00 +0000"), "{fields}");
     }
 

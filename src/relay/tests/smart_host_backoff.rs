@@ -119,7 +119,7 @@ async fn mail_for_a_refused_account_goes_on_when_one_try_finds_the_login_taken()
 #[tokio::test]
 async fn a_hold_does_not_end_because_something_else_changes() {
     let (server, _seen) = serve(Script::default()).await;
-    let Built { dir: _dir, store, tenant, relay } = Built::for_server(server, |_| {}).await;
+    let Built { dir: _dir, store, queue, tenant, relay } = Built::for_server(server, |_| {}).await;
     let smart_host = SmartHost {
         host: server.ip().to_string(),
         port: server.port(),
@@ -134,7 +134,7 @@ async fn a_hold_does_not_end_because_something_else_changes() {
     store.update_tenant(tenant.id, patch, Timestamp::now()).await.unwrap();
     store.enqueue(new_message(tenant.id, Environment::Live, &["a@x.example"])).await.unwrap();
     let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let batch = store.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
+    let batch = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
     let core = relay.core;
     let Some(RouteDecision::Known(lane)) =
         core.router.place(&batch).await.unwrap().map(|placed| placed.course)

@@ -172,7 +172,7 @@ pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harn
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
     assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
     assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
-    assert_eq!(bed.store.depth().await.unwrap().open, 2);
+    assert_eq!(bed.store.count_open().await.unwrap(), 2);
 }
 
 pub(super) async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins<H: Harness>() {

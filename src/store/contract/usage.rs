@@ -124,7 +124,7 @@ pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
             bed.store.record(outcome_of(&batch)).await.unwrap();
         }
     }
-    assert_eq!(bed.store.depth().await.unwrap().open, 0);
+    assert_eq!(bed.store.count_open().await.unwrap(), 0);
     for (tenant, environment) in [(a, live), (a, test), (b, live), (b, test)] {
         let counted = sum(&bed, tenant, environment).await;
         assert_eq!(counted, recount(&bed, tenant, environment).await, "{tenant} {environment}");
@@ -160,8 +160,7 @@ pub(super) async fn what_is_repeated_cancelled_or_not_written_is_not_counted<H: 
     let others = (0..20).map(|_| bed.enqueue(tenant, &["z@one.example"]));
     let (failed, _) = tokio::join!(bed.store.record(half_done), futures_in_turn(others));
     failed.unwrap_err();
-    bed.store.release(&ids(&batches));
-    bed.store.cancel(new.message.id, now()).await.unwrap();
+    bed.store.cancel(new.message.id, ids(&batches), now()).await.unwrap();
     let expected = UsageCounts { sent: 22, ..UsageCounts::default() };
     assert_eq!(sum(&bed, tenant, Environment::Live).await, expected);
 }

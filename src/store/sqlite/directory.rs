@@ -29,8 +29,8 @@ use crate::model::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch, Tenant,
-    TenantCounts, TenantFilter, TenantPatch,
+    ScramCredential, SpoolChange, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
+    Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -67,12 +67,12 @@ impl SqliteStore {
     }
 
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
-        let memory = Arc::clone(&self.memory);
+        let feed = Arc::clone(&self.feed);
         let version = Arc::clone(&self.directory_version);
         let after = move |is_there: bool| {
             version.fetch_add(1, Ordering::Release);
             if is_there {
-                memory.suspend(id);
+                feed.send(SpoolChange::TenantSuspended(id));
             }
             is_there
         };
@@ -80,12 +80,12 @@ impl SqliteStore {
     }
 
     pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
-        let memory = Arc::clone(&self.memory);
+        let feed = Arc::clone(&self.feed);
         let version = Arc::clone(&self.directory_version);
         let after = move |step: removal::Step| {
             if step.is_last {
                 version.fetch_add(1, Ordering::Release);
-                memory.forget_tenant(id);
+                feed.send(SpoolChange::TenantRemoved(id));
             }
             step
         };
@@ -123,13 +123,17 @@ impl Directory for SqliteStore {
     ) -> Result<Option<Tenant>> {
         let status = patch.status;
         let moves = patch.smart_host.is_some() || patch.source_pool.is_some();
-        let memory = Arc::clone(&self.memory);
+        let feed = Arc::clone(&self.feed);
         let version = Arc::clone(&self.directory_version);
         let after = move |tenant: Option<Tenant>| {
             version.fetch_add(1, Ordering::Release);
             match (&tenant, status) {
-                (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
-                (Some(_), Some(TenantStatus::Active)) => memory.resume(id, now),
+                (Some(_), Some(TenantStatus::Suspended)) => {
+                    feed.send(SpoolChange::TenantSuspended(id));
+                }
+                (Some(_), Some(TenantStatus::Active)) => {
+                    feed.send(SpoolChange::TenantResumed { tenant_id: id, at: now });
+                }
                 _ => {}
             }
             tenant

@@ -1,5 +1,5 @@
-//! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
-//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
+//! SQLite behind the traits: one writer on its own thread that commits everything waiting in one transaction, and a
+//! pool of readers.
 
 mod blob_store;
 mod counters;
@@ -37,9 +37,9 @@ use self::outbox::DueIndex;
 use self::queue::Surveys;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
-use self::spool::{ClaimTable, FreeSpace};
+use self::spool::FreeSpace;
 use self::writer::{Tx, Writer};
-use super::{Conflict, JournalCursor, Result, StoreError};
+use super::{Conflict, JournalCursor, Result, SpoolFeed, StoreError};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -130,11 +130,12 @@ impl OpenError {
     }
 }
 
-/// The store in one data directory: one writer, several readers, what is claimed in memory.
+/// The store in one data directory: one writer, several readers.
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
-    memory: Arc<ClaimTable>,
+    /// See [`super::Spool::feed`].
+    feed: Arc<SpoolFeed>,
     surveys: Surveys,
     /// Held by who brings the index of messages up to date.
     indexing: tokio::sync::Mutex<()>,

@@ -15,9 +15,10 @@ use super::outbox::DueIndex;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
-use super::spool::{ClaimTable, FreeSpace};
+use super::spool::{FreeSpace, due_rows};
 use super::writer::{CommitHooks, Writer};
 use super::{Access, OpenError, SqliteStore, StoreOptions};
+use crate::store::SpoolFeed;
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -68,7 +69,8 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
     let clock = EventClock::open(&connection).map_err(sql)?;
-    let memory = ClaimTable::open(&connection, options.hot_queue_bytes_max).map_err(sql)?;
+    let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
+    due_rows::begin_feed(&connection, &feed).map_err(sql)?;
     let (sender, last_event) = watch::channel(clock.last());
     let agenda = Arc::new(DueIndex::open(&connection).map_err(sql)?);
     let counters = Arc::new(Counters::new());
@@ -82,7 +84,7 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         counters,
         writer,
         readers,
-        memory: Arc::new(memory),
+        feed: Arc::new(feed),
         surveys: Default::default(),
         indexing: Default::default(),
         retention: Default::default(),

@@ -20,7 +20,7 @@ use crate::store::{
 };
 
 /// A data directory of its own.
-pub(in crate::store) struct SqliteHarness {
+pub(crate) struct SqliteHarness {
     dir: TempDir,
 }
 
@@ -41,7 +41,7 @@ impl Bed {
         let harness = SqliteHarness { dir: tempfile::tempdir().unwrap() };
         let mut options = options(harness.dir.path());
         change(&mut options);
-        Self { store: Arc::new(Store::open(options).unwrap()), harness }
+        Self::of(harness, Store::open(options).unwrap())
     }
 
     fn path(&self) -> &Path {
@@ -164,7 +164,7 @@ async fn closing_writes_what_waits_and_empties_the_log() {
     let log = bed.path().join("pillarbox.db-wal");
     assert_eq!(std::fs::metadata(log).map_or(0, |log| log.len()), 0);
     let bed = bed.restart().await;
-    assert_eq!(bed.store.depth().await.unwrap().open, written as u64);
+    assert_eq!(bed.store.count_open().await.unwrap(), written as u64);
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
     let tenant = bed.tenant("a").await.id;
     let refused = bed.store.enqueue(new_message(tenant, &["x@one.example"], "body")).await;
     assert!(matches!(refused, Err(StoreError::DiskFull)));
-    assert_eq!(bed.store.depth().await.unwrap(), Default::default());
+    assert_eq!(bed.store.count_open().await.unwrap(), 0);
     assert!(!bed.path().join("bodies").exists());
 }
 
@@ -291,8 +291,7 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
     for answer in tasks.join_all().await {
         assert!(matches!(answer, Err(StoreError::DiskFull)), "{answer:?}");
     }
-    let depth = bed.store.depth().await.unwrap();
-    assert_eq!((depth.open, depth.claimed), (1, 1));
+    assert_eq!(bed.store.count_open().await.unwrap(), 1);
     limit(1_000_000).await;
     bed.store.enqueue(new_message(tenant, &["x@one.example"], &"large ".repeat(10_000))).await.unwrap();
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 2);
@@ -444,8 +443,8 @@ pub(super) fn plan_of(connection: &Connection, sql: &str) -> String {
 async fn the_hot_queries_use_their_indexes() {
     let bed = Bed::new().await;
     for (sql, index) in [
-        (spool::claim::DUE_ROWS, "COVERING INDEX delivery_due"),
-        (spool::claim::FIRST_AFTER, "delivery_due"),
+        (spool::due_rows::DUE_ROWS, "COVERING INDEX delivery_due"),
+        (spool::due_rows::FIRST_AFTER, "delivery_due"),
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
@@ -548,7 +547,6 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     let bed = bed.restart().await;
     let left = bed.store.tenant(tenant).await.unwrap().unwrap();
     assert_eq!(left.status, TenantStatus::Suspended);
-    assert_eq!(bed.store.depth().await.unwrap().claimed, 0);
     let claimed = bed.claim(later(0)).await.batches;
     assert!(claimed.iter().all(|batch| batch.message.tenant_id == other) && claimed.len() == 1);
     let mut counts = bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();

@@ -418,6 +418,6 @@ mod tests {
         store.checkpoint().await.unwrap();
         assert!(started.elapsed() < BUSY_TIMEOUT / 2, "{:?}", started.elapsed());
         slow.execute_batch("COMMIT").unwrap();
-        assert_eq!(store.depth().await.unwrap().open, 0);
+        assert_eq!(store.count_open().await.unwrap(), 0);
     }
 }

@@ -1,13 +1,22 @@
+use std::sync::Arc;
+
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
-use crate::store::{Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, SubmissionKey};
+use crate::store::{
+    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, SpoolFeed,
+    SubmissionKey,
+};
 
 store_trait! {
-    /// Messages on their way.
+    /// Messages on their way: what is durable of the queue. What is decided in memory is [`crate::queue`]'s, as far as it
+    /// needs to know of a commit through [`Spool::feed`].
     pub trait Spool {
+        /// What the queue manager of this process has to know of commits. It begins with what is known when the store is
+        /// opened, and has one reader.
+        fn feed(&self) -> Arc<SpoolFeed>;
         /// Writes a message, its body, a delivery for each recipient and its event, in one transaction. Answers only
-        /// after the commit is synced. Where there is room in memory the message is then claimed without a read.
+        /// after the commit is synced.
         ///
         /// The answer is the message's id; if the same was submitted under its [`SubmissionKey`] within
         /// [`SUBMISSION_KEY_LIFETIME`](crate::store::SUBMISSION_KEY_LIFETIME), nothing is written and the answer is the id of that one.
@@ -21,25 +30,19 @@ store_trait! {
             key: &SubmissionKey,
             now: Timestamp,
         ) -> Result<Option<MessageId>>;
-        /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is
-        /// the caller's until [`Spool::record`] or [`Spool::release`].
-        async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed>;
-        /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
-        /// [`Spool::claim_due`] looks into the database, whose matter the rest is.
-        fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>>;
-        /// Completes when there may be something for [`Spool::claim_fresh`].
-        async fn wait_for_fresh(&self) -> ();
-        /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
-        async fn wait_for_work(&self) -> ();
+        /// One page of what is due for each range, in their order.
+        async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>>;
+        /// Open deliveries with their messages, in the order of the ids; those that are gone are left out.
+        async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>>;
+        /// Puts the next attempt of rows off to the end of the pause that holds them, if it still does. Answers the tenants
+        /// of which a row was not put off: they are due still.
+        async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>>;
         /// The bytes of a message; `None` if it was deleted meanwhile.
         async fn content(&self, id: MessageId) -> Result<Option<Content>>;
-        /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
-        /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
-        /// After an error the claims are still the caller's, to be recorded again or released.
+        /// Writes what came of attempts, with their events, suppressions and the report, in one transaction. Deliveries
+        /// deleted meanwhile are passed over.
         async fn record(&self, records: RecordBatch) -> Result<()>;
-        /// Ends claims without a trace: the deliveries are due as they were.
-        fn release(&self, ids: &[DeliveryId]);
-        /// How many deliveries wait, and how many of them are claimed.
-        async fn depth(&self) -> Result<QueueDepth>;
+        /// How many deliveries are not finished.
+        async fn count_open(&self) -> Result<u64>;
     }
 }

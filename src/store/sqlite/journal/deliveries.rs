@@ -4,9 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::{Address, RcptParameters};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
-use crate::store::sqlite::spool::PARKED_US;
 use crate::store::sqlite::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
-use crate::store::{Attempt, Delivery, Result};
+use crate::store::{Attempt, Delivery, PARKED_US, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {

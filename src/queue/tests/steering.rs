@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mail::Host;
-use crate::model::{EventKind, TenantStatus};
+use crate::model::{EventKind, QueueFilter, TenantStatus};
 
 fn host(text: &str) -> Host {
     Host::parse(text).unwrap()
@@ -20,11 +20,11 @@ fn first_id(new: &NewMessage) -> DeliveryId {
     new.recipients[0].0
 }
 
-async fn overview(bed: &TestBed<impl Harness>, part: QueueFilter, at: Timestamp) -> QueueOverview {
+async fn overview(bed: &Bed, part: QueueFilter, at: Timestamp) -> QueueOverview {
     let request = QueueRequest { part, limit: 100, after: None };
     // Counts are kept for a moment; of these few rows a short one.
     for _ in 0..1000 {
-        let found = bed.store.overview(request.clone(), at).await.unwrap();
+        let found = bed.queue.overview(request.clone(), at).await.unwrap();
         if found.counted_at == at {
             return found;
         }
@@ -34,13 +34,14 @@ async fn overview(bed: &TestBed<impl Harness>, part: QueueFilter, at: Timestamp)
 }
 
 /// Defers all that is due for a minute.
-async fn defer_all(bed: &TestBed<impl Harness>) {
+async fn defer_all(bed: &Bed) {
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Deferred)).await.unwrap();
 }
 
-pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Harness>() {
-    for bed in [TestBed::<H>::new().await, TestBed::<H>::without_hand_over().await] {
+#[tokio::test]
+async fn a_paused_destination_is_held_for_everybody_and_resumes() {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let before = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
         let pause = hold(to("paused.example"), None);
@@ -50,7 +51,7 @@ pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Ha
         // Set aside: no later look finds it due.
         let again = bed.claim(later(10)).await;
         assert!(again.batches.is_empty() && again.next_due_at.is_none(), "{again:?}");
-        assert!(bed.store.is_paused(one.id, &host("paused.example"), now()));
+        assert!(bed.queue.is_paused(one.id, &host("paused.example"), now()));
         assert_eq!(bed.store.holds(now()).await.unwrap(), [pause]);
 
         assert!(!bed.store.resume(to("free.example"), now()).await.unwrap());
@@ -58,12 +59,13 @@ pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Ha
         assert!(!bed.store.resume(to("paused.example"), now()).await.unwrap());
         assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&before), first_id(&during)]);
         assert!(bed.store.holds(now()).await.unwrap().is_empty());
-        assert!(!bed.store.is_paused(one.id, &host("paused.example"), now()));
+        assert!(!bed.queue.is_paused(one.id, &host("paused.example"), now()));
     }
 }
 
-pub(super) async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else() {
+    let bed = Bed::without_hand_over().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     let part = QueueFilter { tenant_id: Some(one.id), ..to("paused.example") };
     bed.store.pause(hold(part.clone(), None)).await.unwrap();
@@ -74,8 +76,9 @@ pub(super) async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&held)]);
 }
 
-pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() {
-    for bed in [TestBed::<H>::new().await, TestBed::<H>::without_hand_over().await] {
+#[tokio::test]
+async fn a_pause_ends_by_itself_when_its_time_has_come() {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let until = later(100);
         bed.store.pause(hold(to("paused.example"), Some(until))).await.unwrap();
@@ -91,8 +94,9 @@ pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() 
     }
 }
 
-pub(super) async fn a_later_pause_of_the_same_part_replaces_the_one_before<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn a_later_pause_of_the_same_part_replaces_the_one_before() {
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@paused.example"]).await;
     bed.store.pause(hold(to("paused.example"), None)).await.unwrap();
@@ -104,8 +108,9 @@ pub(super) async fn a_later_pause_of_the_same_part_replaces_the_one_before<H: Ha
     assert_eq!(ids(&bed.claim(until).await.batches), [first_id(&new)]);
 }
 
-pub(super) async fn pauses_outlive_a_restart<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn pauses_outlive_a_restart() {
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     bed.store.pause(hold(to("paused.example"), None)).await.unwrap();
     bed.store.pause(hold(QueueFilter::tenant(other.id), None)).await.unwrap();
@@ -118,8 +123,9 @@ pub(super) async fn pauses_outlive_a_restart<H: Harness>() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&theirs)]);
 }
 
-pub(super) async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended() {
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let status = |status| TenantPatch { status: Some(status), ..TenantPatch::default() };
     let held = bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -132,8 +138,9 @@ pub(super) async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_end
     assert_eq!(claimed[0].deliveries[0].next_attempt_at, Some(resumed_at));
 }
 
-pub(super) async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.store.pause(hold(QueueFilter::tenant(tenant.id), None)).await.unwrap();
     bed.store.remove_tenant(tenant.id, true).await.unwrap().unwrap();
@@ -142,8 +149,9 @@ pub(super) async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_ma
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
 }
 
-pub(super) async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     // More than one step of a flush.
     let mut deferred = Vec::new();
@@ -168,8 +176,9 @@ pub(super) async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_schedule
     assert_eq!(ids(&bed.claim(at).await.batches), [elsewhere, theirs]);
 }
 
-pub(super) async fn a_retry_makes_one_messages_deferred_deliveries_due<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_retry_makes_one_messages_deferred_deliveries_due() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@a.example", "y@b.example"]).await;
     let other = bed.enqueue(tenant.id, &["x@a.example"]).await;
@@ -177,7 +186,7 @@ pub(super) async fn a_retry_makes_one_messages_deferred_deliveries_due<H: Harnes
     let (tried, flying): (Vec<_>, Vec<_>) =
         batches.into_iter().partition(|batch| batch.destination == host("a.example"));
     bed.store.record(outcomes(&tried, DeliveryState::Deferred)).await.unwrap();
-    let steered = bed.store.retry(new.message.id, now()).await.unwrap();
+    let steered = bed.queue.retry(new.message.id, now()).await.unwrap();
     let expected = Steered { changed: vec![first_id(&new)], in_flight: vec![new.recipients[1].0] };
     assert_eq!(steered, expected);
     assert_eq!(ids(&bed.claim(now()).await.batches), [first_id(&new)]);
@@ -185,16 +194,17 @@ pub(super) async fn a_retry_makes_one_messages_deferred_deliveries_due<H: Harnes
     assert_eq!(ids(&bed.claim(later(70)).await.batches), [first_id(&other)]);
 }
 
-pub(super) async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told<H: Harness>() {
-    for bed in [TestBed::<H>::new().await, TestBed::<H>::without_hand_over().await] {
+#[tokio::test]
+async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let kept = bed.enqueue(tenant.id, &["x@a.example"]).await;
         let new = bed.enqueue(tenant.id, &["x@a.example", "y@a.example", "z@b.example"]).await;
         let mut all: Vec<_> = new.recipients.iter().map(|(id, _)| *id).collect();
-        let cancelled = bed.store.cancel(new.message.id, now()).await.unwrap();
+        let cancelled = bed.queue.cancel(new.message.id, now()).await.unwrap();
         assert_eq!(cancelled, Steered { changed: all.clone(), in_flight: vec![] });
         assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&kept)]);
-        assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+        assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(
             deliveries.iter().all(|d| d.state == DeliveryState::Cancelled && d.next_attempt_at.is_none())
@@ -206,14 +216,15 @@ pub(super) async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_
         all.sort();
         assert_eq!(told, all);
 
-        let late = bed.store.cancel(kept.message.id, now()).await.unwrap();
+        let late = bed.queue.cancel(kept.message.id, now()).await.unwrap();
         assert_eq!(late, Steered { changed: vec![], in_flight: vec![first_id(&kept)] });
-        assert_eq!(bed.store.cancel(new.message.id, now()).await.unwrap(), Steered::default());
+        assert_eq!(bed.queue.cancel(new.message.id, now()).await.unwrap(), Steered::default());
     }
 }
 
-pub(super) async fn the_overview_counts_each_group_and_says_why_it_is_due_later<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..3 {
         bed.enqueue(one.id, &["x@a.example"]).await;
@@ -252,8 +263,9 @@ pub(super) async fn the_overview_counts_each_group_and_says_why_it_is_due_later<
     assert_eq!((of_a.totals.open, of_a.group_count), (4, 1));
 }
 
-pub(super) async fn the_groups_of_a_long_queue_come_page_by_page_each_once<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn the_groups_of_a_long_queue_come_page_by_page_each_once() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for number in 0..25 {
         for _ in 0..=number % 3 {
@@ -263,7 +275,7 @@ pub(super) async fn the_groups_of_a_long_queue_come_page_by_page_each_once<H: Ha
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let request = QueueRequest { part: QueueFilter::default(), limit: 10, after };
-        let page = bed.store.overview(request, now()).await.unwrap();
+        let page = bed.queue.overview(request, now()).await.unwrap();
         seen.extend(page.groups.iter().map(|group| (group.counts.open, group.destination.to_string())));
         let last = page.groups.last().unwrap();
         after = Some(GroupPlace {

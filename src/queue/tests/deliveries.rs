@@ -3,13 +3,14 @@
 use super::*;
 use crate::model::EventKind;
 
-pub(super) async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
-    bed.store.wait_for_fresh().await;
+    bed.queue.wait_for_fresh().await;
     let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
-    let batches = bed.store.claim_fresh(&room).unwrap();
+    let batches = bed.queue.claim_fresh(&room);
     let destinations: Vec<_> =
         batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
     assert_eq!(destinations, [("one.example".to_owned(), 2), ("two.example".to_owned(), 1)]);
@@ -17,15 +18,16 @@ pub(super) async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes<
         assert_eq!(batch.message.id, new.message.id);
         assert_eq!(batch.content.as_ref(), Some(&new.content));
     }
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 3, claimed: 3 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 3, claimed: 3 });
     assert!(bed.claim(later(0)).await.batches.is_empty());
 }
 
-pub(super) async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &[r#""a b"@one.example"#, "y@[192.0.2.7]"]).await;
-    bed.store.wait_for_work().await;
+    bed.queue.wait_for_work().await;
     let claimed = bed.claim(later(0)).await;
     assert_eq!(claimed.batches.len(), 2);
     let batch = &claimed.batches[0];
@@ -38,8 +40,9 @@ pub(super) async fn a_message_claimed_from_the_database_is_the_one_that_was_acce
     assert_eq!(recipients, [r#""a b"@one.example"#, "y@[192.0.2.7]"]);
 }
 
-pub(super) async fn what_was_unfinished_before_a_crash_is_due_after_it<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn what_was_unfinished_before_a_crash_is_due_after_it() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let done = bed.enqueue(tenant.id, &["done@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -55,8 +58,9 @@ pub(super) async fn what_was_unfinished_before_a_crash_is_due_after_it<H: Harnes
     assert_eq!(bed.store.content(done.message.id).await.unwrap(), Some(done.content));
 }
 
-pub(super) async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before<H: Harness>() {
-    for bed in [TestBed::<H>::new().await, TestBed::<H>::without_hand_over().await] {
+#[tokio::test]
+async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -74,12 +78,13 @@ pub(super) async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before<
         assert_eq!(delivery.last_reply.as_deref(), Some("250 2.0.0 fine"));
         bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
         assert_eq!(bed.claim(later(600)).await.next_due_at, None);
-        assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+        assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
     }
 }
 
-pub(super) async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     for state in [DeliveryState::Queued, DeliveryState::Deferred] {
@@ -97,8 +102,9 @@ pub(super) async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_atte
     assert_eq!(events.len(), 1, "that it was accepted: {events:?}");
 }
 
-pub(super) async fn what_waits_for_another_try_is_made_due_and_nothing_else<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
+    let bed = Bed::without_hand_over().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     for owner in [tenant.id, other.id] {
         bed.enqueue(owner, &["x@one.example", "y@two.example"]).await;
@@ -117,8 +123,9 @@ pub(super) async fn what_waits_for_another_try_is_made_due_and_nothing_else<H: H
     assert!(due.iter().all(|batch| batch.message.tenant_id == tenant.id));
 }
 
-pub(super) async fn more_than_one_step_holds_is_made_due<H: Harness>() {
-    let bed = TestBed::<H>::without_hand_over().await;
+#[tokio::test]
+async fn more_than_one_step_holds_is_made_due() {
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -126,18 +133,19 @@ pub(super) async fn more_than_one_step_holds_is_made_due<H: Harness>() {
         bed.enqueue(tenant.id, &recipients).await;
     }
     let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
-    let claimed = bed.store.claim_due(later(0), &room).await.unwrap();
+    let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
     let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
     assert_eq!(records.records.len(), 5000);
     records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
     bed.store.record(records).await.unwrap();
     bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
-    let due = bed.store.claim_due(later(60), &room).await.unwrap();
+    let due = bed.queue.claim_due(later(60), &room).await.unwrap();
     assert_eq!(ids(&due.batches).len(), 5000);
 }
 
-pub(super) async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let mut new = new_message(tenant.id, &["x@one.example"], "body");
     let release_at = new.message.created_at + SignedDuration::from_hours(1);
@@ -155,8 +163,9 @@ pub(super) async fn a_message_that_is_held_is_due_when_it_is_released_and_not_be
     }
 }
 
-pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
+    let bed = Bed::new().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     let key = SubmissionKey { name: "order 17".to_owned(), digest: [7; 32] };
     let submission = |tenant: TenantId, key: &SubmissionKey| NewMessage {
@@ -166,7 +175,7 @@ pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: 
     let first = submission(tenant.id, &key);
     assert_eq!(bed.store.enqueue(first.clone()).await.unwrap(), first.message.id);
     assert_eq!(bed.store.enqueue(submission(tenant.id, &key)).await.unwrap(), first.message.id);
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
     let another = SubmissionKey { digest: [8; 32], ..key.clone() };
     let before = async |tenant: TenantId, environment, key: &SubmissionKey, hours| {
         let at = first.message.created_at + SignedDuration::from_hours(hours);
@@ -188,15 +197,16 @@ pub(super) async fn a_submission_under_the_same_key_is_stored_once_for_a_day<H: 
     let mut a_day_later = submission(tenant.id, &another);
     a_day_later.message.created_at = first.message.created_at + SignedDuration::from_hours(25);
     assert_eq!(bed.store.enqueue(a_day_later.clone()).await.unwrap(), a_day_later.message.id);
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 4, claimed: 4 });
     let policy = RetentionPolicy { body_days: 30, transcript_days: 30, row_days: 30, webhook_days: 7 };
     let at = first.message.created_at + SignedDuration::from_hours(26);
     assert_eq!(bed.store.prune(policy, at, 100).await.unwrap().submission_keys, 2);
     bed.store.remove_tenant(tenant.id, true).await.unwrap();
 }
 
-pub(super) async fn of_submissions_at_the_same_time_under_one_key_one_is_stored<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -209,24 +219,26 @@ pub(super) async fn of_submissions_at_the_same_time_under_one_key_one_is_stored<
     }
     let ids = tasks.join_all().await;
     assert!(ids.iter().all(|id| *id == ids[0]));
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
 }
 
-pub(super) async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
-    bed.store.wait_for_fresh().await;
+    bed.queue.wait_for_fresh().await;
     let first = ids(&bed.claim(later(0)).await.batches);
-    bed.store.release(&first);
-    bed.store.wait_for_work().await;
+    bed.queue.release(first.clone());
+    bed.queue.wait_for_work().await;
     let again = bed.claim(later(0)).await.batches;
     assert_eq!(ids(&again), first);
     assert_eq!(again[0].deliveries[0].attempts, 0);
 }
 
-pub(super) async fn a_final_state_is_final<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_final_state_is_final() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -239,10 +251,9 @@ pub(super) async fn a_final_state_is_final<H: Harness>() {
     assert!(bed.claim(later(6000)).await.batches.is_empty());
 }
 
-pub(super) async fn a_report_is_a_message_of_the_tenant_written_with_the_records<H: Harness>() {
-    for (bed, is_handed_over) in
-        [(TestBed::<H>::new().await, true), (TestBed::<H>::without_hand_over().await, false)]
-    {
+#[tokio::test]
+async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
+    for (bed, is_handed_over) in [(Bed::new().await, true), (Bed::without_hand_over().await, false)] {
         let tenant = bed.tenant("a").await;
         bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -253,8 +264,8 @@ pub(super) async fn a_report_is_a_message_of_the_tenant_written_with_the_records
         records.report = Some(report.clone());
         bed.store.record(records).await.unwrap();
         match is_handed_over {
-            true => bed.store.wait_for_fresh().await,
-            false => bed.store.wait_for_work().await,
+            true => bed.queue.wait_for_fresh().await,
+            false => bed.queue.wait_for_work().await,
         }
         let claimed = bed.claim(later(0)).await.batches;
         assert_eq!(ids(&claimed), [report.recipients[0].0]);
@@ -263,8 +274,9 @@ pub(super) async fn a_report_is_a_message_of_the_tenant_written_with_the_records
     }
 }
 
-pub(super) async fn records_of_a_removed_tenant_are_passed_over_with_their_report<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -273,15 +285,16 @@ pub(super) async fn records_of_a_removed_tenant_are_passed_over_with_their_repor
     records.report = Some(new_message(tenant.id, &["sender@example.com"], "report"));
     records.records[0].suppress = Some(new_suppression(Some(tenant.id), "x@one.example"));
     bed.store.record(records).await.unwrap();
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
     assert!(bed.claim(later(600)).await.batches.is_empty());
     let refused = bed.store.enqueue(new_message(tenant.id, &["x@one.example"], "late")).await;
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth::default());
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
 }
 
-pub(super) async fn a_job_that_fails_does_not_take_others_with_it<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_job_that_fails_does_not_take_others_with_it() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let nobody = TenantId::generate(now());
     let mut tasks = tokio::task::JoinSet::new();
@@ -295,12 +308,13 @@ pub(super) async fn a_job_that_fails_does_not_take_others_with_it<H: Harness>() 
         let (is_bad, answer) = done.unwrap();
         assert_eq!(answer.is_err(), is_bad, "{answer:?}");
     }
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open: 40, claimed: 40 });
+    assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 40, claimed: 40 });
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 40);
 }
 
-pub(super) async fn a_recipient_is_suppressed_by_the_record_and_told_once<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for expected in [1, 0] {
         let new = bed.enqueue(tenant.id, &["Bob@one.example"]).await;
@@ -316,8 +330,9 @@ pub(super) async fn a_recipient_is_suppressed_by_the_record_and_told_once<H: Har
     assert!(found.is_some());
 }
 
-pub(super) async fn a_dropped_enqueue_is_done_whole_or_not_at_all<H: Harness>() {
-    let bed = TestBed::<H>::new().await;
+#[tokio::test]
+async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for _ in 0..50 {
         let new = new_message(tenant.id, &["x@one.example"], "body");
@@ -328,7 +343,7 @@ pub(super) async fn a_dropped_enqueue_is_done_whole_or_not_at_all<H: Harness>() 
         drop(enqueue);
     }
     bed.store.probe().await.unwrap();
-    let depth = bed.store.depth().await.unwrap();
+    let depth = bed.queue.depth().await.unwrap();
     assert_eq!(depth.open, depth.claimed);
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len() as u64, depth.open);
 }

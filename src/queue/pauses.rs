@@ -7,9 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::mail::Host;
 use crate::model::{QueueFilter, TenantId};
-
-/// The time of the next try of what is set aside without end: the last one that a time can be.
-pub(in crate::store::sqlite) const PARKED_US: i64 = 253_402_207_200_000_000;
+use crate::store::PARKED_US;
 
 #[derive(Default)]
 pub(super) struct Pauses {

@@ -1,22 +1,21 @@
-//! Fresh messages that wait in memory for the relay: for each tenant a queue per destination, so that one busy
+//! Accepted messages that wait in memory for delivery: for each tenant a queue for each destination, so that one busy
 //! destination holds up nothing but itself.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::claim_pass::Admits;
 use crate::mail::Host;
 use crate::model::{DeliveryId, Environment, TenantId};
-use crate::store::{Admits, Batch, Delivery};
+use crate::store::{Batch, Delivery};
 
 #[derive(Default)]
 pub(super) struct HotQueue {
-    tenants: HashMap<TenantId, Lane>,
-    /// Whose turn it is; each tenant with something ready once.
-    turns: VecDeque<TenantId>,
+    tenants: HashMap<TenantId, TenantQueues>,
 }
 
 /// What one tenant has ready.
 #[derive(Default)]
-struct Lane {
+struct TenantQueues {
     queues: HashMap<(Environment, Host), VecDeque<Batch>>,
     /// Whose turn it is; each destination with something ready once.
     turns: VecDeque<(Environment, Host)>,
@@ -24,15 +23,11 @@ struct Lane {
 
 impl HotQueue {
     pub(super) fn push(&mut self, tenant: TenantId, batch: Batch) {
-        let turns = &mut self.turns;
-        let lane = self.tenants.entry(tenant).or_insert_with(|| {
-            turns.push_back(tenant);
-            Lane::default()
-        });
+        let queues = self.tenants.entry(tenant).or_default();
         let key = (batch.message.environment, batch.destination.clone());
-        let queue = lane.queues.entry(key.clone()).or_default();
+        let queue = queues.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            lane.turns.push_back(key);
+            queues.turns.push_back(key);
         }
         queue.push_back(batch);
     }
@@ -41,12 +36,9 @@ impl HotQueue {
         self.tenants.is_empty()
     }
 
-    /// The tenants with something ready, in turn; at most `limit`. Those who are named go to the end.
-    pub(super) fn next_tenants(&mut self, limit: usize) -> Vec<TenantId> {
-        let count = limit.min(self.turns.len());
-        let next: Vec<_> = self.turns.iter().copied().take(count).collect();
-        self.turns.rotate_left(count);
-        next
+    /// Whether a tenant has something ready.
+    pub(super) fn has(&self, tenant: TenantId) -> bool {
+        self.tenants.contains_key(&tenant)
     }
 
     /// Takes at most `deliveries_max` deliveries of a tenant, none that `admits` passes over.
@@ -56,28 +48,27 @@ impl HotQueue {
         deliveries_max: usize,
         admits: &dyn Admits,
     ) -> Vec<Batch> {
-        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let taken = lane.take(tenant, deliveries_max, admits);
-        if lane.queues.is_empty() {
-            self.remove(tenant);
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let taken = queues.take(tenant, deliveries_max, admits);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
         }
         taken
     }
 
     /// Forgets all of a tenant and answers whose deliveries they were.
     pub(super) fn remove(&mut self, tenant: TenantId) -> Vec<DeliveryId> {
-        let Some(lane) = self.tenants.remove(&tenant) else { return Vec::new() };
-        self.turns.retain(|&other| other != tenant);
-        let batches = lane.queues.into_values().flatten();
+        let Some(queues) = self.tenants.remove(&tenant) else { return Vec::new() };
+        let batches = queues.queues.into_values().flatten();
         batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
 
     /// Forgets what a tenant has for a destination and answers which deliveries they were.
     pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
-        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let removed = lane.remove(host);
-        if lane.queues.is_empty() {
-            self.remove(tenant);
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = queues.remove(host);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
         }
         removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
     }
@@ -89,22 +80,22 @@ impl HotQueue {
         host: &Host,
         ids: &HashSet<DeliveryId>,
     ) -> Vec<DeliveryId> {
-        let Some(lane) = self.tenants.get_mut(&tenant) else { return Vec::new() };
-        let removed = lane.remove_deliveries(host, ids);
-        if lane.queues.is_empty() {
-            self.remove(tenant);
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = queues.remove_deliveries(host, ids);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
         }
         removed
     }
 
     /// Who has something for a destination.
     pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
-        let with = self.tenants.iter().filter(|(_, lane)| lane.has(host));
+        let with = self.tenants.iter().filter(|(_, queues)| queues.has(host));
         with.map(|(tenant, _)| *tenant).collect()
     }
 }
 
-impl Lane {
+impl TenantQueues {
     fn remove(&mut self, host: &Host) -> Vec<Batch> {
         self.turns.retain(|(_, other)| other != host);
         let environments = Environment::ALL.iter().copied();

@@ -5,8 +5,8 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::mail::{Content, Host};
-use crate::model::MessageId;
-use crate::store::{Batch, Delivery, Message};
+use crate::model::{DeliveryState, MessageId};
+use crate::store::{Batch, Delivery, Message, NewMessage};
 
 /// Deliveries in one batch.
 const DELIVERIES_MAX: usize = 100;
@@ -40,14 +40,31 @@ impl Batches {
         self.all.push(batch);
     }
 
-    /// Adds batches that are complete.
-    pub(super) fn extend(&mut self, batches: Vec<Batch>) {
-        self.all.extend(batches);
-    }
-
     /// What was added so far.
     pub(super) fn take(&mut self) -> Vec<Batch> {
         self.open.clear();
         mem::take(&mut self.all)
     }
+}
+
+/// The deliveries of an accepted message as their rows say them, grouped by destination.
+pub(super) fn batches_of(new: &NewMessage) -> Vec<Batch> {
+    let message = Arc::new(new.message.clone());
+    let mut batches = Batches::default();
+    for (id, recipient) in &new.recipients {
+        let delivery = Delivery {
+            id: *id,
+            message_id: message.id,
+            recipient: recipient.address.clone(),
+            parameters: recipient.parameters.clone(),
+            state: DeliveryState::Queued,
+            attempts: 0,
+            next_attempt_at: Some(message.created_at),
+            last_reply: None,
+            last_class: None,
+            updated_at: message.created_at,
+        };
+        batches.add(&message, delivery, Some(&new.content));
+    }
+    batches.take()
 }
