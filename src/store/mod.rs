@@ -16,8 +16,8 @@
 pub(crate) mod contract;
 mod dispatch;
 mod error;
+mod memory;
 mod records;
-mod spool_feed;
 mod sqlite;
 mod traits;
 
@@ -25,8 +25,8 @@ use crate::mail::SignedDuration;
 
 pub use dispatch::Store;
 pub use error::{Conflict, Result, StoreError};
+pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use records::*;
-pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
 pub use sqlite::{Access, OpenError, SqliteStore, StoreOptions, check_master_key};
 pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, TlsResults};
 

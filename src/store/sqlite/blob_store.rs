@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::open::sync_directory;
-use super::writer::Tx;
+use super::unit_of_work::Tx;
 use crate::mail::Content;
 use crate::model::MessageId;
 use crate::store::{Result, StoreError};

@@ -1,9 +1,7 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
-pub(super) mod deliveries;
 mod idempotent_responses;
 pub(super) mod index;
-pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
 mod search;
@@ -15,7 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{SqliteStore, Tx, events, lock, outbox, usage};
+use super::{SqliteStore, Tx, delivery_rows, events, lock, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
@@ -26,7 +24,7 @@ use crate::store::{
 
 impl Journal for SqliteStore {
     async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
-        let message = self.read(move |connection| messages::find(connection, id)).await?;
+        let message = self.read(move |connection| message_rows::find(connection, id)).await?;
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
@@ -47,7 +45,7 @@ impl Journal for SqliteStore {
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
-        self.read_at_leisure(move |connection| deliveries::of_message(connection, message)).await
+        self.read_at_leisure(move |connection| delivery_rows::of_message(connection, message)).await
     }
 
     async fn attempts(
@@ -56,7 +54,7 @@ impl Journal for SqliteStore {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Vec<Attempt>> {
-        self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
+        self.read_at_leisure(move |connection| delivery_rows::attempts(connection, message, delivery, limit))
             .await
     }
 

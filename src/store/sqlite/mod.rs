@@ -2,11 +2,12 @@
 //! pool of readers.
 
 mod blob_store;
-mod counters;
+mod delivery_rows;
 mod directory;
 mod events;
 mod journal;
 mod keyset;
+mod message_rows;
 mod open;
 mod outbox;
 mod policies;
@@ -19,26 +20,26 @@ mod sql_types;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls_results;
+mod unit_of_work;
 mod usage;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::blob_store::BodyFiles;
-use self::counters::Counters;
 use self::journal::retention;
-use self::outbox::DueIndex;
 use self::queue::Surveys;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::spool::FreeSpace;
-use self::writer::{Tx, Writer};
+use self::unit_of_work::Tx;
+use self::writer::Writer;
+use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
 use super::{Conflict, JournalCursor, Result, SpoolFeed, StoreError};
 
 /// How a store is opened.
@@ -145,13 +146,13 @@ pub struct SqliteStore {
     sealer: Arc<secret_encryption::Sealer>,
     access: Access,
     /// See [`super::Journal::counts`].
-    counters: Arc<Counters>,
+    counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
     last_event: watch::Receiver<JournalCursor>,
-    /// Which webhooks have something to be told.
-    agenda: Arc<DueIndex>,
+    /// Which webhooks have something to be sent.
+    webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
-    directory_version: Arc<AtomicU64>,
+    directory_version: DirectoryVersion,
     /// Held while this process serves the data directory.
     lock: Mutex<Option<File>>,
 }
@@ -209,11 +210,6 @@ impl SqliteStore {
     ) -> Result<T> {
         self.readers.run_at_leisure(query).await
     }
-}
-
-/// Nothing that holds one of these locks can leave its value half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -6,9 +6,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
-use super::messages;
 use crate::model::{DeliveryState, MessageId};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::message_rows;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
@@ -189,7 +189,7 @@ impl Search<'_> {
             }
             (last, looked_at) = (Some(id), looked_at + 1);
             if let Some(message) = self.admit(source.kind, words.as_ref(), id)? {
-                items.push(messages::summary(self.connection, message)?);
+                items.push(message_rows::summary(self.connection, message)?);
             }
         }
         Ok(MessagePage { items, next: None })
@@ -214,7 +214,7 @@ impl Search<'_> {
                 return Ok(None);
             }
         }
-        let Some(message) = messages::find(self.connection, id)? else { return Ok(None) };
+        let Some(message) = message_rows::find(self.connection, id)? else { return Ok(None) };
         if !self.is_meant(&message) {
             return Ok(None);
         }

@@ -1,15 +1,12 @@
 //! Where events are told: webhooks, and what each of them is still to be told.
 
 pub(super) mod deliveries;
-mod due_index;
 mod subscriptions;
 mod webhooks;
 
 use std::sync::Arc;
 
 pub(super) use self::deliveries::remove;
-pub(super) use self::due_index::DueIndex;
-pub(super) use self::subscriptions::Subscriptions;
 
 use super::SqliteStore;
 use super::sql_types::us;
@@ -98,12 +95,12 @@ impl Outbox for SqliteStore {
     }
 
     fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>) {
-        let (due, next_us) = self.agenda.take_due(us(now));
+        let (due, next_us) = self.webhooks_due.take_due(us(now));
         (due, next_us.and_then(|at_us| Timestamp::from_microsecond(at_us).ok()))
     }
 
     async fn wait_for_webhook_work(&self) {
-        self.agenda.wait().await;
+        self.webhooks_due.wait().await;
     }
 
     async fn claim_webhook(
@@ -127,7 +124,7 @@ impl Outbox for SqliteStore {
     }
 
     fn note_webhook_due(&self, id: WebhookId, at: Timestamp) {
-        self.agenda.note_all([(id, us(at))]);
+        self.webhooks_due.note_all([(id, us(at))]);
     }
 
     async fn record_webhook(&self, outcome: WebhookOutcome) -> Result<()> {

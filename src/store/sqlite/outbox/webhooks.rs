@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::subscriptions;
 use crate::mail::Timestamp;
 use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
 use crate::store::sqlite::directory::row_limits;
@@ -9,7 +10,7 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
 };
@@ -56,7 +57,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         seal(tx.sealer, webhook.id, &new.secret)?,
         us(now),
     ])?;
-    tx.subscriptions.put(tx, &webhook)?;
+    subscriptions::put(tx, &webhook)?;
     Ok(webhook)
 }
 
@@ -111,7 +112,7 @@ pub(super) fn update(
     write(tx, &webhook)?;
     match webhook.status {
         WebhookStatus::Enabled => {
-            tx.subscriptions.put(tx, &webhook)?;
+            subscriptions::put(tx, &webhook)?;
             tx.subscriptions.touch(id, us(now));
         }
         WebhookStatus::Disabled => tx.subscriptions.remove(id),

@@ -11,7 +11,7 @@ use crate::model::{DeliveryState, EventKind, MessageId};
 use crate::store::sqlite::blob_store::{self, FreshFile};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
     UsageCounts, UsedBy,
