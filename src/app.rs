@@ -21,7 +21,6 @@ use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::queue::QueueManager;
-use crate::queue::wait_reasons::Sites;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
@@ -94,7 +93,7 @@ pub struct Running {
     /// Where metrics are told.
     pub metrics_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
-    sites: Arc<dyn Sites>,
+    queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     intake: Stage,
     delivery: Stage,
@@ -224,7 +223,7 @@ impl<'a> Core<'a> {
             intake: Arc::new(SubmissionService::new(store.clone(), settings)),
             bans: Arc::new(AuthLimiter::new(bans)),
             checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
-            queue: Arc::new(QueueManager::new(store.clone())),
+            queue: Arc::new(QueueManager::new(store.clone(), &config.relay)),
             store,
         })
     }
@@ -244,7 +243,7 @@ impl<'a> Core<'a> {
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 
-    fn build_control(&self, relay: &Relay) -> Arc<Api> {
+    fn build_control(&self) -> Arc<Api> {
         let config = self.config;
         Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
@@ -261,20 +260,17 @@ impl<'a> Core<'a> {
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             queue: self.queue.clone(),
-            waiting: relay.waiting(),
-            sites: relay.sites(),
             tls: config.api.tls.then(|| self.certificate.shared()),
         }))
     }
 
-    fn build_metrics(&self, relay: &Relay, server: &Server, control: &Api) -> Arc<Metrics> {
+    fn build_metrics(&self, server: &Server, control: &Api) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
             intake: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),
-            sites: relay.sites(),
         })
     }
 
@@ -328,8 +324,8 @@ impl Running {
         let core = Core::open(config).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = core.build_relay()?;
-        let (server, control) = (core.build_server(), core.build_control(&relay));
-        let metrics = core.build_metrics(&relay, &server, &control);
+        let (server, control) = (core.build_server(), core.build_control());
+        let metrics = core.build_metrics(&server, &control);
         let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
         let mut running = Self {
             submission_addresses: addresses(&listeners.submission),
@@ -337,7 +333,7 @@ impl Running {
             api_addresses: addresses(&listeners.control),
             metrics_addresses: addresses(&listeners.metrics),
             store: core.store.clone(),
-            sites: relay.sites(),
+            queue: core.queue.clone(),
             certificate: core.certificate.clone(),
             intake: Stage::new("what accepts mail"),
             delivery: Stage::new("what delivers mail"),
@@ -369,9 +365,9 @@ impl Running {
         &self.store
     }
 
-    /// Where mail goes, for what runs in the same process.
-    pub fn sites(&self) -> &dyn Sites {
-        &*self.sites
+    /// What waits for delivery, for what runs in the same process.
+    pub fn queue(&self) -> &Arc<QueueManager> {
+        &self.queue
     }
 
     /// Reads the certificate's files again; on an error the old one stays in use.

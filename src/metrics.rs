@@ -28,7 +28,6 @@ use tokio_util::task::TaskTracker;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::mail::Timestamp;
 use crate::queue::QueueManager;
-use crate::queue::wait_reasons::Sites;
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
 
@@ -45,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Metrics {
     /// For events and the writer.
     pub store: Arc<Store>,
-    /// For what waits for delivery.
+    /// For what waits for delivery and connections to other servers.
     pub queue: Arc<QueueManager>,
     /// For what was refused.
     pub intake: Arc<SubmissionService>,
@@ -53,8 +52,6 @@ pub struct Metrics {
     pub smtp: Arc<ConnectionLimiter>,
     /// Connections to the API.
     pub api: Arc<ConnectionLimiter>,
-    /// Connections to other servers.
-    pub sites: Arc<dyn Sites>,
 }
 
 /// What was found when somebody asked.
@@ -149,7 +146,7 @@ impl Metrics {
         let oldest_age_s =
             queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
         gauge(own, "queue_oldest_age_seconds", "Since the oldest of them was accepted", oldest_age_s);
-        let outbound = self.sites.statuses().iter().map(|site| site.connections as u64).sum();
+        let outbound = self.queue.snapshot(Timestamp::now()).connections as u64;
         let connections = [
             ("smtp", self.smtp.open_count() as u64),
             ("api", self.api.open_count() as u64),

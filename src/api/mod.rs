@@ -55,7 +55,6 @@ use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::Timestamp;
 use crate::model::SecretDigest;
 use crate::queue::QueueManager;
-use crate::queue::wait_reasons::{Sites, WaitRegistry};
 use crate::store::{Directory, Key, Store, Tenant};
 use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
@@ -115,10 +114,6 @@ pub struct ApiDependencies {
     pub source_pools: Vec<String>,
     /// What waits for delivery.
     pub queue: Arc<QueueManager>,
-    /// What the relay holds back.
-    pub waiting: Arc<WaitRegistry>,
-    /// Where mail goes.
-    pub sites: Arc<dyn Sites>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -138,8 +133,6 @@ pub struct Api {
     bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
     queue: Arc<QueueManager>,
-    waiting: Arc<WaitRegistry>,
-    sites: Arc<dyn Sites>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -172,8 +165,6 @@ impl Api {
             bans,
             source_pools,
             queue,
-            waiting,
-            sites,
             tls,
         } = parts;
         let requests = Requests::new(&settings);
@@ -200,8 +191,6 @@ impl Api {
             bans,
             source_pools,
             queue,
-            waiting,
-            sites,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),

@@ -6,8 +6,9 @@ use std::mem;
 use std::sync::Arc;
 
 use super::batches::Batches;
+use super::claim::GivenBack;
 use super::claim_table::{Choice, Chosen, ClaimTable};
-use super::manager::{GivenBack, QueueManager};
+use super::manager::QueueManager;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId, Weight};
 use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, ParkedRow, Result, Spool};
@@ -18,6 +19,8 @@ const PAGE_ROWS_MIN: usize = 32;
 const PAGE_ROWS_MAX: usize = 1024;
 /// Due rows that a pass looks at for one tenant; the next pass goes on from there.
 const SCAN_ROWS_MAX: usize = 8192;
+/// Rows that are looked at before others may have the lock.
+const ROWS_IN_TURN: usize = 512;
 /// Due rows of paused destinations after which a pass looks for no more.
 const PARKED_ROWS_MAX: usize = 8192;
 
@@ -60,6 +63,7 @@ pub(super) struct ClaimPass<'a> {
     now: Timestamp,
     room: &'a ClaimRoom,
     room_left: usize,
+    rows_in_turn: usize,
     scans: HashMap<TenantId, Scan>,
     /// Batches of the hot queue.
     batches: Vec<Batch>,
@@ -93,6 +97,7 @@ impl<'a> ClaimPass<'a> {
             now,
             room,
             room_left: room.deliveries_max,
+            rows_in_turn: 0,
             scans: due.into_iter().map(|(tenant, cursor)| (tenant, Scan::new(cursor))).collect(),
             batches: Vec::new(),
             claimed: Vec::new(),
@@ -104,7 +109,9 @@ impl<'a> ClaimPass<'a> {
     pub(super) async fn run(mut self) -> Result<Claimed> {
         loop {
             self.read_pages().await?;
-            self.choose();
+            while self.choose() {
+                tokio::task::yield_now().await;
+            }
             if self.room_left == 0 || self.ranges().is_empty() {
                 break;
             }
@@ -143,12 +150,15 @@ impl<'a> ClaimPass<'a> {
         Ok(())
     }
 
-    /// Claims in turns of the tenants until there is no room or nothing more at hand.
-    fn choose(&mut self) {
+    /// Claims in turns of the tenants until there is no room or nothing more at hand. True if others should have the lock
+    /// before it goes on.
+    fn choose(&mut self) -> bool {
+        self.rows_in_turn = ROWS_IN_TURN;
         let manager = self.manager;
         let mut table = manager.lock();
         let mut resting = Vec::new();
         while self.room_left > 0
+            && self.rows_in_turn > 0
             && resting.len() <= self.room.deliveries_max
             && let Some(&tenant) = table.turns.first()
         {
@@ -167,6 +177,7 @@ impl<'a> ClaimPass<'a> {
         for tenant in resting {
             table.rejoin(tenant);
         }
+        self.room_left > 0 && self.rows_in_turn == 0
     }
 
     /// Takes for one tenant; where it has both, half of it from the hot queue, so that neither starves the other. The odd
@@ -194,9 +205,11 @@ impl<'a> ClaimPass<'a> {
         let choice = Choice { tenant, now_us: self.now.as_microsecond(), admits: &*self.room.admits };
         let mut taken = 0;
         while taken < wanted
+            && self.rows_in_turn > 0
             && self.parked.len() < PARKED_ROWS_MAX
             && let Some(row) = scan.next_row()
         {
+            self.rows_in_turn -= 1;
             let id = row.at.id;
             match table.choose(&choice, row) {
                 Chosen::Claimed => {

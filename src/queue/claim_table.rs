@@ -29,6 +29,8 @@ pub(super) struct ClaimTable {
     claims: HashMap<DeliveryId, ClaimState>,
     /// Deliveries that the relay has, for each tenant that has any.
     handed_out: HashMap<TenantId, usize>,
+    /// All of them.
+    handed_out_count: usize,
     pub(super) hot: HotQueue,
     /// The tenants that have something in the hot queue or, during a pass, something due: the fairness of claims.
     pub(super) turns: DeficitRoundRobin<TenantId>,
@@ -204,6 +206,7 @@ impl ClaimTable {
             && let Some(count) = self.handed_out.get_mut(&claim.tenant)
         {
             *count -= 1;
+            self.handed_out_count -= 1;
             if *count == 0 {
                 self.handed_out.remove(&claim.tenant);
             }
@@ -249,6 +252,7 @@ impl ClaimTable {
         let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
         if count > 0 {
             *self.handed_out.entry(tenant).or_default() += count;
+            self.handed_out_count += count;
         }
         batches
     }
@@ -268,6 +272,7 @@ impl ClaimTable {
         }
         self.claims.insert(at.id, ClaimState { tenant, is_handed_out: true, _memory: None });
         *self.handed_out.entry(tenant).or_default() += 1;
+        self.handed_out_count += 1;
         Chosen::Claimed
     }
 
@@ -333,6 +338,11 @@ impl ClaimTable {
     /// Deliveries that are claimed, whether the relay has them or not.
     pub(super) fn claims(&self) -> usize {
         self.claims.len()
+    }
+
+    /// How many deliveries the relay has.
+    pub(super) fn handed_out_count(&self) -> usize {
+        self.handed_out_count
     }
 
     /// The deliveries that the relay has.

@@ -6,8 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::claim::{Claim, GivenBack, Releaser};
 use super::claim_pass::{ClaimPass, ClaimRoom, Claimed};
 use super::claim_table::{ClaimTable, LEFT_TO_DUE, Wakes};
+use super::dispatch::Dispatcher;
+use super::queue_key::QueueKey;
+use super::site::Sites;
+use super::site_resolution::SiteResolution;
+use super::wait_reasons::WaitRegistry;
+use crate::config;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, TenantId, Weight};
 use crate::store::{
@@ -20,7 +27,14 @@ pub struct QueueManager {
     store: Arc<Store>,
     feed: Arc<SpoolFeed>,
     state: Mutex<State>,
-    given_back: mpsc::UnboundedSender<GivenBack>,
+    releaser: Releaser,
+    dispatch: Mutex<Dispatch>,
+    pub(super) freed: mpsc::UnboundedSender<(QueueKey, TenantId)>,
+    pub(super) lookups: SiteResolution,
+    sites: Sites,
+    wait_reasons: WaitRegistry,
+    /// Something may have its turn that could not before.
+    pub(super) turn: Notify,
     work: Notify,
     fresh: Notify,
     /// Held during a pass.
@@ -32,13 +46,9 @@ struct State {
     given_back: mpsc::UnboundedReceiver<GivenBack>,
 }
 
-/// What goes back as it was. It is sent, so that dropping a claim waits for no lock; it is bounded by what was claimed.
-#[derive(Debug, Default)]
-pub(super) struct GivenBack {
-    /// Claims that end.
-    pub(super) deliveries: Vec<DeliveryId>,
-    /// Tenants whose due rows were not looked at to the end.
-    pub(super) unscanned: Vec<TenantId>,
+struct Dispatch {
+    dispatcher: Dispatcher,
+    freed: mpsc::UnboundedReceiver<(QueueKey, TenantId)>,
 }
 
 /// How many deliveries wait.
@@ -66,15 +76,41 @@ impl DerefMut for Table<'_> {
     }
 }
 
+/// The dispatcher, with all slots that were freed up to now.
+pub(crate) struct Dispatching<'a>(MutexGuard<'a, Dispatch>);
+
+impl Deref for Dispatching<'_> {
+    type Target = Dispatcher;
+    fn deref(&self) -> &Dispatcher {
+        &self.0.dispatcher
+    }
+}
+
+impl DerefMut for Dispatching<'_> {
+    fn deref_mut(&mut self) -> &mut Dispatcher {
+        &mut self.0.dispatcher
+    }
+}
+
 impl QueueManager {
     /// The only reader of the store's feed.
-    pub fn new(store: Arc<Store>) -> Self {
+    pub fn new(store: Arc<Store>, config: &config::Relay) -> Self {
         let (sender, given_back) = mpsc::unbounded_channel();
+        let (freed, free_slots) = mpsc::unbounded_channel();
+        let feed = store.feed();
+        let sites = Sites::new(config);
+        let dispatcher = Dispatcher::new(config.connections_max, sites.default_rule().clone());
         Self {
-            feed: store.feed(),
+            releaser: Releaser { sender, feed: feed.clone() },
+            feed,
             store,
             state: Mutex::new(State { table: ClaimTable::default(), given_back }),
-            given_back: sender,
+            dispatch: Mutex::new(Dispatch { dispatcher, freed: free_slots }),
+            freed,
+            lookups: SiteResolution::new(),
+            sites,
+            wait_reasons: WaitRegistry::default(),
+            turn: Notify::new(),
             work: Notify::new(),
             fresh: Notify::new(),
             pass: tokio::sync::Mutex::default(),
@@ -84,6 +120,30 @@ impl QueueManager {
     /// Where the queue is kept.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Which hosts take mail for which destinations.
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+
+    /// Why mail waits, where only those who deliver know it.
+    pub fn wait_reasons(&self) -> &WaitRegistry {
+        &self.wait_reasons
+    }
+
+    /// The dispatcher after it was told of every slot that is free.
+    pub(crate) fn dispatcher(&self) -> Dispatching<'_> {
+        // Each change is one step.
+        let mut dispatch = self.dispatch.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Ok((lane, holder)) = dispatch.freed.try_recv() {
+            dispatch.dispatcher.free(&lane, &holder);
+        }
+        Dispatching(dispatch)
+    }
+
+    pub(super) fn claim_of(&self, batch: Batch) -> Claim {
+        Claim::new(batch, self.releaser.clone())
     }
 
     /// The table after it was told of everything that was committed or given back.
@@ -185,9 +245,7 @@ impl QueueManager {
     }
 
     pub(super) fn give_back(&self, given_back: GivenBack) {
-        // The receiver is ours.
-        let _sent = self.given_back.send(given_back);
-        self.feed.wake();
+        self.releaser.give_back(given_back);
     }
 
     /// Whether a pause or suspension holds a tenant's mail for a destination.

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{ClaimRoom, Claimed, QueueDepth, QueueManager};
+use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
 use crate::store::contract::{
@@ -30,7 +31,7 @@ impl Deref for Bed {
 
 impl Bed {
     fn over(bed: TestBed<SqliteHarness>) -> Self {
-        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store)));
+        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config::Relay::default()));
         Self { bed, queue }
     }
 

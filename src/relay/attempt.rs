@@ -11,7 +11,7 @@ use super::RelayContext;
 use super::connection::{ConnectPlan, Connection, DeliveryError, OUT_OF_TIME, Peer, Reached, end_of_try};
 use super::happy_eyeballs::{Race, is_our_fault, share_of};
 use super::recipient_result::RecipientResult;
-use super::route::{NextHop, QueueKey, Route};
+use super::route::Route;
 use super::smart_host_login::Login;
 use super::source::Source;
 use super::target_hosts::{Destination, Obstacle};
@@ -26,6 +26,7 @@ use crate::policy::site_feedback::{SiteFeedback, SmtpResponse};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
 };
+use crate::queue::{NextHop, QueueKey};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -366,7 +367,7 @@ impl<'a> Attempt<'a> {
             }
         };
         if won.is_some() {
-            self.core.turns().begin_connection(self.lane, Instant::now().into_std());
+            self.core.queue.begin_connection(self.lane);
         }
         let won_at = won.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));

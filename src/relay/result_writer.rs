@@ -36,7 +36,7 @@ pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatc
         if !together.records.is_empty() {
             let written = core.store.record(together.clone()).await;
             match written {
-                Ok(()) => core.forget(together.records.len()),
+                Ok(()) => {}
                 // What fails must not hold up what comes after it.
                 Err(error) => {
                     warn(&error);
@@ -72,7 +72,6 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_DELAY_MAX);
     }
-    core.forget(batch.records.len());
 }
 
 fn warn(error: &StoreError) {

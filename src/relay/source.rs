@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom;
 
 use crate::config;
 use crate::mail::DomainName;
+use crate::queue::PoolId;
 
 /// Where a connection comes from. Without any address the system chooses.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,10 +35,6 @@ impl Source {
         (self.ipv4.is_none() && self.ipv6.is_none()) || self.address_towards(target).is_some()
     }
 }
-
-/// One of the pools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PoolId(usize);
 
 /// All pools of the configuration.
 pub struct Sources {

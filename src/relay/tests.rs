@@ -11,7 +11,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::Dispatcher;
 use super::dsn::message::sample_message;
 use super::{Recording, Relay};
 use crate::config;
@@ -117,8 +116,6 @@ struct Stage {
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
-    sites: Arc<dyn crate::queue::wait_reasons::Sites>,
-    turns: Arc<Mutex<Dispatcher>>,
 }
 
 /// A stage whose relay does not run yet.
@@ -148,7 +145,7 @@ impl Built {
         };
         change(&mut settings);
         let hostname = DomainName::parse("relay.example").unwrap();
-        let queue = Arc::new(QueueManager::new(store.clone()));
+        let queue = Arc::new(QueueManager::new(store.clone(), &settings));
         let resolver = Resolver::new(&settings.name_servers).unwrap();
         let relay = Relay::new(&settings, &hostname, queue.clone(), resolver).unwrap();
         Self { dir, store, queue, tenant, relay }
@@ -157,9 +154,9 @@ impl Built {
     fn run(self) -> Stage {
         let Self { dir, store, queue, tenant, relay } = self;
         let stop = CancellationToken::new();
-        let (recording, sites, turns) = (relay.recording(), relay.sites(), relay.core.turns.clone());
+        let recording = relay.recording();
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Stage { _dir: dir, store, queue, tenant, stop, relay, recording, sites, turns }
+        Stage { _dir: dir, store, queue, tenant, stop, relay, recording }
     }
 }
 

@@ -9,10 +9,8 @@ use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::QueueFilter;
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
 use pillarbox::queue::QueueManager;
-use pillarbox::queue::wait_reasons::{SiteStatus, Sites, WaitRegistry};
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
@@ -27,17 +25,6 @@ use crate::http::{Answer, request};
 use crate::server::database_file;
 use crate::wait::until;
 
-/// No mail leaves this stage.
-struct Nowhere;
-
-impl Sites for Nowhere {
-    fn statuses(&self) -> Vec<SiteStatus> {
-        Vec::new()
-    }
-
-    fn release(&self, _: &QueueFilter) {}
-}
-
 pub struct ApiStage {
     pub address: SocketAddr,
     pub store: Arc<Store>,
@@ -45,8 +32,6 @@ pub struct ApiStage {
     pub dns: FakeDns,
     pub resolver: Resolver,
     pub verification: VerificationSettings,
-    /// Where the relay would post what it holds back.
-    pub waiting: Arc<WaitRegistry>,
     /// The secret of a platform key.
     pub platform: String,
     pub stop: CancellationToken,
@@ -77,14 +62,13 @@ impl ApiStage {
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
-        let queue = Arc::new(QueueManager::new(store.clone()));
+        let queue = Arc::new(QueueManager::new(store.clone(), &config::Relay::default()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
         let verification =
             VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
-        let waiting = Arc::new(WaitRegistry::default());
         let intake_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
             expiry: 120 * HOUR,
@@ -108,8 +92,6 @@ impl ApiStage {
             })),
             source_pools: vec!["bulk".into()],
             queue: queue.clone(),
-            waiting: waiting.clone(),
-            sites: Arc::new(Nowhere),
             tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -120,19 +102,7 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self {
-            address,
-            store,
-            queue,
-            dns,
-            resolver,
-            verification,
-            waiting,
-            platform,
-            stop,
-            serving,
-            data_dir,
-        }
+        Self { address, store, queue, dns, resolver, verification, platform, stop, serving, data_dir }
     }
 
     /// The database beside the store, for faults and for what would take days.

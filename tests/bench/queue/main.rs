@@ -177,7 +177,7 @@ impl Drop for Server {
 
 async fn measure_store(dir: &Path, count: usize) -> String {
     let store = open(&dir.join("full"));
-    let queue = QueueManager::new(store.clone());
+    let queue = QueueManager::new(store.clone(), &Default::default());
     let (tenants, secret) = furnish(&store).await;
     let mut depth = 0;
     for wanted in [1_000, 100_000, count] {

@@ -113,7 +113,7 @@ async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::
 
 /// Ends what waits: of a thousand 10 bounce, 1 expires, the rest is delivered.
 async fn deliver(store: &Arc<Store>) {
-    let queue = QueueManager::new(store.clone());
+    let queue = QueueManager::new(store.clone(), &Default::default());
     let room = ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
     let mut number = 0_usize;
     loop {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::route::{NextHop, QueueKey};
-use super::worker::Claim;
+use super::claim::Claim;
+use super::queue_key::{NextHop, QueueKey};
 use crate::model::{TenantId, Weight};
 use crate::policy::concurrency_limiter::{ConcurrencyLimiter, Gate, Rule, SiteBackoff};
 use crate::policy::fair_queue::{FairQueue, Job, Turn, reserved_in_lane};
@@ -30,7 +30,7 @@ pub struct Dispatcher {
 /// What follows from a try for others.
 #[derive(Default)]
 pub struct Learned {
-    /// Claims that waited for a lane that is on hold now: to be given back, outside of any lock.
+    /// Claims that waited for a lane that is on hold now: dropping them gives them back.
     pub evicted: Vec<Claim>,
     /// What the lane is on hold for, if it was not before.
     pub hold: Option<SiteBackoff>,
@@ -64,13 +64,12 @@ impl Dispatcher {
         }
     }
 
-    /// Lines up a claim of a tenant of this weight. Answers it, to be dropped outside of any lock, if the lane is on hold
-    /// or crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
-    #[must_use]
-    pub fn push(&mut self, lane: QueueKey, weight: Weight, claim: Claim, now: Instant) -> Option<Claim> {
+    /// Lines up a claim of a tenant of this weight. It is given back if the lane is on hold or
+    /// crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
+    pub fn push(&mut self, lane: QueueKey, weight: Weight, claim: Claim, now: Instant) {
         let tenant = claim.batch.message.tenant_id;
         if !self.has_room(&lane, &tenant, (0, 0), now) {
-            return Some(claim);
+            return;
         }
         if !self.shapers.contains_key(&lane) {
             if self.shapers.len() >= LANES_MAX {
@@ -86,7 +85,6 @@ impl Dispatcher {
             cost: u32::try_from(claim.batch.deliveries.len()).unwrap_or(u32::MAX),
             work: claim,
         });
-        None
     }
 
     fn rule_of(&self, lane: &QueueKey) -> Rule {
@@ -258,7 +256,7 @@ impl Dispatcher {
         });
     }
 
-    /// Takes out all claims that wait, to be dropped outside of any lock.
+    /// Takes out all claims that wait.
     pub fn drain(&mut self) -> Vec<Claim> {
         self.fairness.drain()
     }

@@ -6,9 +6,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::route::MxRoute;
-use super::worker::Claim;
-use super::{RelayContext, site_status};
+use tokio_util::sync::CancellationToken;
+
+use super::claim::Claim;
+use super::manager::QueueManager;
+use super::queue_key::MxRoute;
+use super::scheduler::{DeliveryAgents, Scheduler};
 use crate::mail::DomainName;
 use crate::model::{TenantId, Weight};
 use crate::policy::fair_queue::{FairQueue, Job, Turn};
@@ -36,11 +39,11 @@ impl SiteResolution {
     }
 
     /// Lines up a claim.
-    pub fn push(&self, domain: DomainName, unplaced: UnresolvedClaim) {
-        let UnresolvedClaim { weight, claim: Claim { batch, .. }, .. } = &unplaced;
+    pub fn push(&self, domain: DomainName, unresolved: UnresolvedClaim) {
+        let UnresolvedClaim { weight, claim: Claim { batch, .. }, .. } = &unresolved;
         let (tenant, weight) = (batch.message.tenant_id, *weight);
         let cost = u32::try_from(batch.deliveries.len()).unwrap_or(u32::MAX);
-        self.lock().push(Job { tenant, weight, lane: domain, cost, work: unplaced });
+        self.lock().push(Job { tenant, weight, lane: domain, cost, work: unresolved });
     }
 
     /// Deliveries that wait to hear of a domain: all, and the tenant's.
@@ -48,7 +51,7 @@ impl SiteResolution {
         self.lock().waiting(domain, tenant)
     }
 
-    /// Takes out all claims that wait, to be dropped outside of any lock.
+    /// Takes out all claims that wait.
     pub fn drain(&self) -> Vec<UnresolvedClaim> {
         self.lock().drain()
     }
@@ -58,38 +61,45 @@ impl SiteResolution {
     }
 }
 
-/// Begins as many look-ups as may be under way.
-pub fn begin(core: &Arc<RelayContext>) {
-    loop {
-        let turn = core.lookups.lock().take_turn(|_, _| 1);
-        let Some(turn) = turn else { return };
-        core.tasks.spawn(find(core.clone(), turn));
+impl<A: DeliveryAgents> Scheduler<'_, A> {
+    /// Begins as many look-ups as may be under way.
+    pub(super) fn begin_lookups(&self) {
+        loop {
+            let turn = self.queue.lookups.lock().take_turn(|_, _| 1);
+            let Some(turn) = turn else { return };
+            let (queue, agents, stop) = (self.queue.clone(), self.agents.clone(), self.stop.clone());
+            self.agents.spawn(find(queue, agents, stop, turn));
+        }
     }
 }
 
-async fn find(core: Arc<RelayContext>, turn: Turn<TenantId, DomainName, UnresolvedClaim>) {
+async fn find<A: DeliveryAgents>(
+    queue: Arc<QueueManager>,
+    agents: Arc<A>,
+    stop: CancellationToken,
+    turn: Turn<TenantId, DomainName, UnresolvedClaim>,
+) {
     let Turn { tenant, lane: domain, job } = turn;
-    let site = tokio::select! {
-        site = core.sites.look_up(&domain) => site,
+    let hosts = tokio::select! {
+        hosts = agents.mail_hosts(&domain) => hosts,
         // Dropping the claim gives it back.
-        () = core.stop.cancelled() => return,
+        () = stop.cancelled() => return,
     };
+    let site = queue.sites().learn(&domain, hosts);
     let others = {
-        let mut lookups = core.lookups.lock();
+        let mut lookups = queue.lookups.lock();
         lookups.free(&domain, &tenant);
         lookups.evict(&domain)
     };
     let mut lanes = HashSet::new();
-    let mut refused = Vec::new();
     {
-        let mut turns = core.turns();
+        let mut dispatcher = queue.dispatcher();
         for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
             let lane = course.lane_to(site.clone());
             lanes.insert(lane.clone());
-            refused.extend(turns.push(lane, weight, claim, Instant::now()));
+            dispatcher.push(lane, weight, claim, Instant::now());
         }
     }
-    drop(refused);
-    lanes.iter().for_each(|lane| site_status::post_if_held(&core, &domain, lane));
-    core.wake.notify_one();
+    lanes.iter().for_each(|lane| queue.post_if_backed_off(&domain, lane));
+    queue.wake();
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::dns::{MailHosts, Resolver};
 use crate::mail::{DomainName, Host};
 use crate::policy::concurrency_limiter::Rule;
 use crate::policy::site;
@@ -58,7 +57,6 @@ impl Hash for Site {
 
 /// Knows sites.
 pub struct Sites {
-    resolver: Resolver,
     rules: Rules,
     known: Mutex<HashMap<DomainName, Known>>,
 }
@@ -71,8 +69,8 @@ struct Known {
 
 impl Sites {
     /// Nothing is known yet.
-    pub fn new(config: &config::Relay, resolver: Resolver) -> Self {
-        Self { resolver, rules: Rules::new(config), known: Mutex::default() }
+    pub fn new(config: &config::Relay) -> Self {
+        Self { rules: Rules::new(config), known: Mutex::default() }
     }
 
     /// What holds for destinations that no rule names.
@@ -101,13 +99,11 @@ impl Sites {
         })
     }
 
-    /// Asks the DNS. Where it has no answer the domain is a site of its own, and delivery will tell why.
-    pub async fn look_up(&self, domain: &DomainName) -> Arc<Site> {
-        let (hosts, known_for) = match self.resolver.mail_hosts(domain).await {
-            Ok(MailHosts::Hosts(hosts)) => (hosts, KNOWN_FOR),
-            Ok(MailHosts::NullMx) => (Vec::new(), KNOWN_FOR),
-            Err(_) => (Vec::new(), FAILURE_KNOWN_FOR),
-        };
+    /// Notes the mail hosts of a domain as the DNS tells them. Without an answer (`None`) the domain is a site of its
+    /// own, and delivery will tell why.
+    pub fn learn(&self, domain: &DomainName, hosts: Option<Vec<String>>) -> Arc<Site> {
+        let known_for = if hosts.is_some() { KNOWN_FOR } else { FAILURE_KNOWN_FOR };
+        let hosts = hosts.unwrap_or_default();
         let now = Instant::now();
         let site = Arc::new(self.rules.site_of(domain, &hosts));
         let mut known = self.known();
@@ -136,13 +132,22 @@ impl Sites {
         own.map(|(domain, _)| domain.clone()).take(limit).collect()
     }
 
-    /// The domains that are known to be at each site.
-    pub fn domains(&self) -> HashMap<Arc<Site>, Vec<DomainName>> {
-        let mut domains: HashMap<Arc<Site>, Vec<DomainName>> = HashMap::new();
-        for (domain, known) in self.known().iter() {
-            domains.entry(known.site.clone()).or_default().push(domain.clone());
+    /// The domains that are known to be at each of these sites, in order; at most `limit` of each.
+    pub fn domains(&self, sites: &[&Arc<Site>], limit: usize) -> HashMap<Arc<Site>, Vec<String>> {
+        let known = self.known();
+        let mut domains: HashMap<&Site, Vec<&DomainName>> =
+            sites.iter().map(|site| (&***site, Vec::new())).collect();
+        for (domain, known) in known.iter() {
+            if let Some(of_site) = domains.get_mut(&*known.site) {
+                of_site.push(domain);
+            }
         }
-        domains
+        let first = |site: &Arc<Site>| {
+            let mut of_site = domains.get(&**site).cloned().unwrap_or_default();
+            of_site.sort_by_key(|domain| domain.as_str());
+            of_site.into_iter().take(limit).map(ToString::to_string).collect()
+        };
+        sites.iter().map(|&site| (Arc::clone(site), first(site))).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<DomainName, Known>> {
@@ -300,9 +305,9 @@ mod tests {
         assert_eq!((eu.rule.connections_max, us.rule.connections_max), (10, 10));
     }
 
-    #[tokio::test]
-    async fn what_is_known_is_bounded() {
-        let sites = Sites::new(&config::Relay::default(), Resolver::new(&[]).unwrap());
+    #[test]
+    fn what_is_known_is_bounded() {
+        let sites = Sites::new(&config::Relay::default());
         let now = Instant::now();
         {
             let mut known = sites.known();
