@@ -11,46 +11,48 @@ use super::{ClaimRoom, Claimed, QueueDepth, QueueManager};
 use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
-use crate::store::contract::{self, ids, later, new_message, new_suppression, now, outcomes};
+use crate::store::contract::{
+    SqliteHarness, TestBed, ids, later, new_message, new_suppression, now, outcomes,
+};
 use crate::store::*;
 
 /// A store in a directory of its own, and its queue manager.
 struct Bed {
-    bed: contract::Bed,
+    bed: TestBed<SqliteHarness>,
     queue: Arc<QueueManager>,
 }
 
 impl Deref for Bed {
-    type Target = contract::Bed;
-    fn deref(&self) -> &contract::Bed {
+    type Target = TestBed<SqliteHarness>;
+    fn deref(&self) -> &TestBed<SqliteHarness> {
         &self.bed
     }
 }
 
 impl Bed {
-    fn over(bed: contract::Bed) -> Self {
+    fn over(bed: TestBed<SqliteHarness>) -> Self {
         let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config::Relay::default()));
         Self { bed, queue }
     }
 
-    fn new() -> Self {
-        Self::over(contract::Bed::new())
+    async fn new() -> Self {
+        Self::over(TestBed::new().await)
     }
 
-    fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
-        Self::over(contract::Bed::with(change))
+    async fn with_hot_queue(octets: u64) -> Self {
+        Self::over(TestBed::with_hot_queue(octets).await)
     }
 
     /// Without a hot queue: everything is claimed from the database.
-    fn without_hand_over() -> Self {
-        Self::over(contract::Bed::without_hand_over())
+    async fn without_hand_over() -> Self {
+        Self::over(TestBed::without_hand_over().await)
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    fn restart(self) -> Self {
+    async fn restart(self) -> Self {
         let Self { bed, queue } = self;
         drop(queue);
-        Self::over(bed.restart())
+        Self::over(bed.restart().await)
     }
 
     async fn claim(&self, at: Timestamp) -> Claimed {

@@ -1,4 +1,8 @@
-//! What every store must do, said over the traits only: a store for another database passes the same tests.
+//! What every engine must do, tested through the traits only: each test takes an engine as its parameter, and
+//! `run_on!` runs all of them on one.
+
+#[macro_use]
+mod every_test;
 
 mod directory;
 mod journal;
@@ -11,68 +15,77 @@ mod usage;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, BodyType, EnhancedStatus, MailParameters, ReturnContent, ReversePath, SignedDuration,
+    Address, BodyType, Content, Date, DomainName, EnhancedStatus, MailParameters, ReturnContent, ReversePath,
+    SignedDuration, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryState, DkimAlgorithm, DkimKeyState, EventKind, KeySecret, Scope,
-    TenantStatus, TlsFailure, TlsPolicyType, Verification,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState, Environment,
+    EventId, EventKind, KeyId, KeySecret, MessageId, Scope, SuppressionId, TenantId, TenantStatus,
+    TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
+
+pub(crate) use super::sqlite::tests::SqliteHarness;
+
+run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
 
 pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
 }
 
-/// A store in a directory of its own.
-pub(crate) struct Bed {
+/// Where a store keeps its data: a directory, a database. It outlives the stores that are opened in it.
+pub(crate) trait Harness: Sized + 'static {
+    /// A place without data.
+    async fn new() -> Self;
+    /// Opens the store there, with room in memory for so many octets of accepted messages. No other is open.
+    async fn open(&self, hot_queue_bytes_max: u64) -> Store;
+}
+
+/// A store and where it keeps its data.
+pub(crate) struct TestBed<H> {
     /// What was claimed, with the time of the attempt it was claimed for.
     claimed: Mutex<HashSet<DueCursor>>,
-    pub(crate) dir: TempDir,
+    pub(crate) harness: H,
     pub(crate) store: Arc<Store>,
 }
 
-pub(crate) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
-}
+impl<H: Harness> TestBed<H> {
+    const HOT_QUEUE_OCTETS: u64 = 1024 * 1024;
 
-impl Bed {
-    pub(crate) fn new() -> Self {
-        Self::with(|_| ())
+    pub(crate) async fn new() -> Self {
+        Self::with_hot_queue(Self::HOT_QUEUE_OCTETS).await
     }
 
-    pub(crate) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = options(dir.path());
-        change(&mut options);
-        Self { claimed: Mutex::default(), store: Arc::new(Store::open(options).unwrap()), dir }
+    pub(crate) async fn with_hot_queue(hot_queue_bytes_max: u64) -> Self {
+        let harness = H::new().await;
+        let store = harness.open(hot_queue_bytes_max).await;
+        Self::of(harness, store)
+    }
+
+    /// Over a place and the store that was opened in it.
+    pub(crate) fn of(harness: H, store: Store) -> Self {
+        Self { claimed: Mutex::default(), harness, store: Arc::new(store) }
     }
 
     /// Without memory for accepted messages: everything waits in the database.
-    pub(crate) fn without_hand_over() -> Self {
-        Self::with(|options| options.hot_queue_bytes_max = 0)
+    pub(crate) async fn without_hand_over() -> Self {
+        Self::with_hot_queue(0).await
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    pub(crate) fn restart(self) -> Self {
-        let Self { dir, store, .. } = self;
+    pub(crate) async fn restart(self) -> Self {
+        let Self { harness, store, .. } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
-        Self::at(dir)
-    }
-
-    /// What is in a directory.
-    pub(crate) fn at(dir: TempDir) -> Self {
-        let store = Arc::new(Store::open(options(dir.path())).unwrap());
-        Self { claimed: Mutex::default(), dir, store }
+        let store = harness.open(Self::HOT_QUEUE_OCTETS).await;
+        Self::of(harness, store)
     }
 
     pub(crate) async fn tenant(&self, slug: &str) -> Tenant {

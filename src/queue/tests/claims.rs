@@ -22,7 +22,7 @@ fn per_tenant(batches: &[Batch]) -> HashMap<TenantId, usize> {
 
 #[tokio::test]
 async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (big, small, tiny) =
             (bed.tenant("big").await, bed.tenant("small").await, bed.tenant("tiny").await);
         for number in 0..300 {
@@ -45,7 +45,7 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
 
 #[tokio::test]
 async fn a_tenant_never_has_more_out_than_its_limit() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..30 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -68,7 +68,7 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
 
 #[tokio::test]
 async fn a_saturated_destination_holds_up_nothing_but_itself() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..300 {
             bed.enqueue(tenant.id, &["x@busy.example"]).await;
@@ -89,7 +89,7 @@ async fn a_saturated_destination_holds_up_nothing_but_itself() {
 
 #[tokio::test]
 async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let busy: Vec<_> = (0..1000).map(|number| format!("u{number}@busy.example")).collect();
     let busy: Vec<_> = busy.iter().map(String::as_str).collect();
@@ -117,7 +117,7 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
 
 #[tokio::test]
 async fn a_suspended_tenant_is_held_and_resumes() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (held, other) = (bed.tenant("held").await, bed.tenant("other").await);
         let before = bed.enqueue(held.id, &["x@one.example"]).await;
         bed.store.update_tenant(held.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
@@ -136,11 +136,11 @@ async fn a_suspended_tenant_is_held_and_resumes() {
 
 #[tokio::test]
 async fn a_suspended_tenant_is_held_over_a_restart() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert!(bed.claim(later(0)).await.batches.is_empty());
     bed.store.update_tenant(tenant.id, status(TenantStatus::Active), now()).await.unwrap();
     assert_eq!(bed.claim(later(0)).await.batches.len(), 1);
@@ -148,7 +148,7 @@ async fn a_suspended_tenant_is_held_over_a_restart() {
 
 #[tokio::test]
 async fn a_batch_holds_at_most_a_hundred_deliveries() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let recipients: Vec<_> = (0..250).map(|number| format!("u{number}@one.example")).collect();
         let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -164,7 +164,7 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with(|options| options.hot_queue_bytes_max = 5000);
+    let bed = Bed::with_hot_queue(5000).await;
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -182,7 +182,7 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
 
 #[tokio::test]
 async fn recipients_take_room_in_memory_too() {
-    let bed = Bed::with(|options| options.hot_queue_bytes_max = 50_000);
+    let bed = Bed::with_hot_queue(50_000).await;
     let tenant = bed.tenant("a").await;
     let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
     bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -196,7 +196,7 @@ async fn recipients_take_room_in_memory_too() {
 
 #[tokio::test]
 async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let due_again = ids(&bed.claim(later(0)).await.batches);
@@ -215,7 +215,7 @@ async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ev
 
 #[tokio::test]
 async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
     bed.enqueue(one.id, &["x@one.example"]).await;
     bed.queue.release(ids(&bed.claim(later(0)).await.batches));
@@ -234,7 +234,7 @@ async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
 
 #[tokio::test]
 async fn a_claim_that_nobody_waited_for_is_released() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     for _ in 0..20 {
@@ -253,7 +253,7 @@ async fn a_claim_that_nobody_waited_for_is_released() {
 
 #[tokio::test]
 async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let mut message = bed.enqueue(tenant.id, &["x@one.example"]).await;
         message.recipients[0].0 = DeliveryId::generate(now());
@@ -272,7 +272,7 @@ async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
 
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
 async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
-    let bed = Bed::with(|options| options.hot_queue_bytes_max = hand_over_octets);
+    let bed = Bed::with_hot_queue(hand_over_octets).await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
     let mut producers = tokio::task::JoinSet::new();
@@ -337,7 +337,7 @@ proptest! {
 
 #[tokio::test]
 async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..30 {
         bed.enqueue(one.id, &["x@one.example"]).await;

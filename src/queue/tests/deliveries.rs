@@ -5,7 +5,7 @@ use crate::model::EventKind;
 
 #[tokio::test]
 async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
     bed.queue.wait_for_fresh().await;
@@ -24,7 +24,7 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
 
 #[tokio::test]
 async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &[r#""a b"@one.example"#, "y@[192.0.2.7]"]).await;
     bed.queue.wait_for_work().await;
@@ -42,7 +42,7 @@ async fn a_message_claimed_from_the_database_is_the_one_that_was_accepted() {
 
 #[tokio::test]
 async fn what_was_unfinished_before_a_crash_is_due_after_it() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let done = bed.enqueue(tenant.id, &["done@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -50,7 +50,7 @@ async fn what_was_unfinished_before_a_crash_is_due_after_it() {
     let claimed = bed.enqueue(tenant.id, &["claimed@one.example"]).await;
     assert_eq!(bed.claim(later(0)).await.batches.len(), 1);
     let waiting = bed.enqueue(tenant.id, &["waiting@one.example"]).await;
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let found = bed.claim(later(0)).await;
     let mut expected: Vec<_> = [&claimed, &waiting].iter().map(|new| new.recipients[0].0).collect();
     expected.sort();
@@ -60,7 +60,7 @@ async fn what_was_unfinished_before_a_crash_is_due_after_it() {
 
 #[tokio::test]
 async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -84,7 +84,7 @@ async fn a_deferred_delivery_is_due_again_at_its_time_and_not_before() {
 
 #[tokio::test]
 async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     for state in [DeliveryState::Queued, DeliveryState::Deferred] {
@@ -104,7 +104,7 @@ async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
 
 #[tokio::test]
 async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     for owner in [tenant.id, other.id] {
         bed.enqueue(owner, &["x@one.example", "y@two.example"]).await;
@@ -125,7 +125,7 @@ async fn what_waits_for_another_try_is_made_due_and_nothing_else() {
 
 #[tokio::test]
 async fn more_than_one_step_holds_is_made_due() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -145,13 +145,13 @@ async fn more_than_one_step_holds_is_made_due() {
 
 #[tokio::test]
 async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let mut new = new_message(tenant.id, &["x@one.example"], "body");
     let release_at = new.message.created_at + SignedDuration::from_hours(1);
     new.message.parameters.release_at = Some(release_at);
     bed.store.enqueue(new.clone()).await.unwrap();
-    for bed in [bed.restart()] {
+    for bed in [bed.restart().await] {
         let early = bed.claim(later(60)).await;
         assert!(early.batches.is_empty());
         assert_eq!(early.next_due_at, Some(release_at));
@@ -165,7 +165,7 @@ async fn a_message_that_is_held_is_due_when_it_is_released_and_not_before() {
 
 #[tokio::test]
 async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (tenant, other) = (bed.tenant("a").await, bed.tenant("b").await);
     let key = SubmissionKey { name: "order 17".to_owned(), digest: [7; 32] };
     let submission = |tenant: TenantId, key: &SubmissionKey| NewMessage {
@@ -206,7 +206,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
 
 #[tokio::test]
 async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -224,7 +224,7 @@ async fn of_submissions_at_the_same_time_under_one_key_one_is_stored() {
 
 #[tokio::test]
 async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.queue.wait_for_fresh().await;
@@ -238,7 +238,7 @@ async fn a_released_delivery_is_due_as_it_was_and_wakes_the_relay() {
 
 #[tokio::test]
 async fn a_final_state_is_final() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -253,7 +253,7 @@ async fn a_final_state_is_final() {
 
 #[tokio::test]
 async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
-    for (bed, is_handed_over) in [(Bed::new(), true), (Bed::without_hand_over(), false)] {
+    for (bed, is_handed_over) in [(Bed::new().await, true), (Bed::without_hand_over().await, false)] {
         let tenant = bed.tenant("a").await;
         bed.enqueue(tenant.id, &["x@one.example"]).await;
         let batches = bed.claim(later(0)).await.batches;
@@ -276,7 +276,7 @@ async fn a_report_is_a_message_of_the_tenant_written_with_the_records() {
 
 #[tokio::test]
 async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -294,7 +294,7 @@ async fn records_of_a_removed_tenant_are_passed_over_with_their_report() {
 
 #[tokio::test]
 async fn a_job_that_fails_does_not_take_others_with_it() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let nobody = TenantId::generate(now());
     let mut tasks = tokio::task::JoinSet::new();
@@ -314,7 +314,7 @@ async fn a_job_that_fails_does_not_take_others_with_it() {
 
 #[tokio::test]
 async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for expected in [1, 0] {
         let new = bed.enqueue(tenant.id, &["Bob@one.example"]).await;
@@ -332,7 +332,7 @@ async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
 
 #[tokio::test]
 async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for _ in 0..50 {
         let new = new_message(tenant.id, &["x@one.example"], "body");

@@ -41,7 +41,7 @@ async fn defer_all(bed: &Bed) {
 
 #[tokio::test]
 async fn a_paused_destination_is_held_for_everybody_and_resumes() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let before = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
         let pause = hold(to("paused.example"), None);
@@ -65,7 +65,7 @@ async fn a_paused_destination_is_held_for_everybody_and_resumes() {
 
 #[tokio::test]
 async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     let part = QueueFilter { tenant_id: Some(one.id), ..to("paused.example") };
     bed.store.pause(hold(part.clone(), None)).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else() {
 
 #[tokio::test]
 async fn a_pause_ends_by_itself_when_its_time_has_come() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let until = later(100);
         bed.store.pause(hold(to("paused.example"), Some(until))).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_pause_ends_by_itself_when_its_time_has_come() {
 
 #[tokio::test]
 async fn a_later_pause_of_the_same_part_replaces_the_one_before() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@paused.example"]).await;
     bed.store.pause(hold(to("paused.example"), None)).await.unwrap();
@@ -110,13 +110,13 @@ async fn a_later_pause_of_the_same_part_replaces_the_one_before() {
 
 #[tokio::test]
 async fn pauses_outlive_a_restart() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     bed.store.pause(hold(to("paused.example"), None)).await.unwrap();
     bed.store.pause(hold(QueueFilter::tenant(other.id), None)).await.unwrap();
     let new = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
     let theirs = bed.enqueue(other.id, &["x@free.example"]).await;
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [new.recipients[1].0]);
     assert_eq!(bed.store.holds(now()).await.unwrap().len(), 2);
     assert!(bed.store.resume(QueueFilter::tenant(other.id), now()).await.unwrap());
@@ -125,14 +125,14 @@ async fn pauses_outlive_a_restart() {
 
 #[tokio::test]
 async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended() {
-    let bed = Bed::without_hand_over();
+    let bed = Bed::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let status = |status| TenantPatch { status: Some(status), ..TenantPatch::default() };
     let held = bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
     let resumed_at = later(3600);
     bed.store.update_tenant(tenant.id, status(TenantStatus::Active), resumed_at).await.unwrap();
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let claimed = bed.claim(later(3600)).await.batches;
     assert_eq!(ids(&claimed), [first_id(&held)]);
     assert_eq!(claimed[0].deliveries[0].next_attempt_at, Some(resumed_at));
@@ -140,7 +140,7 @@ async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended() {
 
 #[tokio::test]
 async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     bed.store.pause(hold(QueueFilter::tenant(tenant.id), None)).await.unwrap();
     bed.store.remove_tenant(tenant.id, true).await.unwrap().unwrap();
@@ -151,7 +151,7 @@ async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
 
 #[tokio::test]
 async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     // More than one step of a flush.
     let mut deferred = Vec::new();
@@ -178,7 +178,7 @@ async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
 
 #[tokio::test]
 async fn a_retry_makes_one_messages_deferred_deliveries_due() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@a.example", "y@b.example"]).await;
     let other = bed.enqueue(tenant.id, &["x@a.example"]).await;
@@ -196,7 +196,7 @@ async fn a_retry_makes_one_messages_deferred_deliveries_due() {
 
 #[tokio::test]
 async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
-    for bed in [Bed::new(), Bed::without_hand_over()] {
+    for bed in [Bed::new().await, Bed::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let kept = bed.enqueue(tenant.id, &["x@a.example"]).await;
         let new = bed.enqueue(tenant.id, &["x@a.example", "y@a.example", "z@b.example"]).await;
@@ -224,7 +224,7 @@ async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
 
 #[tokio::test]
 async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..3 {
         bed.enqueue(one.id, &["x@a.example"]).await;
@@ -265,7 +265,7 @@ async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
 
 #[tokio::test]
 async fn the_groups_of_a_long_queue_come_page_by_page_each_once() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await;
     for number in 0..25 {
         for _ in 0..=number % 3 {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub(super) use self::stats::Surveys;
 
-use super::{Store, Tx};
+use super::{SqliteStore, Tx};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::{OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, Result, SpoolChange};
@@ -18,7 +18,7 @@ use crate::store::{OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, Re
 /// Deliveries changed in one job of the writer: others commit in between.
 const STEP_ROWS_MAX: usize = 500;
 
-impl Queue for Store {
+impl Queue for SqliteStore {
     async fn overview(
         &self,
         request: QueueRequest,
@@ -111,7 +111,7 @@ impl Queue for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     /// Makes due what a pause that was lifted had set aside, then forgets the pause.
     async fn end_lifted(&self, part: QueueFilter, parked_until_us: i64, now: Timestamp) -> Result<()> {
         self.unpark(&part, parked_until_us, now).await?;

@@ -16,7 +16,7 @@ use self::record::RecordJob;
 use super::blob_store::{self, Kept};
 use super::checksum::Checksum;
 use super::sql_types::count;
-use super::{Access, Store};
+use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
@@ -29,7 +29,7 @@ pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_at
 /// Rows put off in one job of the writer: others commit in between.
 const PARK_ROWS_MAX: usize = 500;
 
-impl Spool for Store {
+impl Spool for SqliteStore {
     fn feed(&self) -> Arc<SpoolFeed> {
         Arc::clone(&self.feed)
     }
@@ -118,7 +118,7 @@ impl Spool for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),

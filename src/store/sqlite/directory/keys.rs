@@ -8,7 +8,7 @@ use crate::model::{KeyId, ScramVerifier, SecretDigest, TenantId};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, ScramCredential,
     StoreError,

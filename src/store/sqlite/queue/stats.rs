@@ -11,7 +11,7 @@ use ulid::Ulid;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
 use crate::store::sqlite::sql_types::us;
-use crate::store::sqlite::{Store, lock};
+use crate::store::sqlite::{SqliteStore, lock};
 use crate::store::{
     GroupPlace, LaterBecause, PARKED_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result,
     StoreError,
@@ -77,7 +77,7 @@ impl Surveys {
     }
 }
 
-impl Store {
+impl SqliteStore {
     pub(super) async fn survey(
         &self,
         part: &QueueFilter,

@@ -7,9 +7,9 @@ use rusqlite::{Connection, params};
 
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, TenantId, TenantStatus};
-use crate::store::sqlite::journal::{deliveries, messages};
 use crate::store::sqlite::queue::pauses;
 use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::{delivery_rows, message_rows};
 use crate::store::{Delivery, DueCursor, DuePage, DueRange, DueRow, Message, Result, SpoolChange, SpoolFeed};
 
 pub(in crate::store::sqlite) const DUE_ROWS: &str = "
@@ -45,12 +45,12 @@ pub(super) fn take(connection: &Connection, ids: &[DeliveryId]) -> Result<Vec<(A
     let mut known: HashMap<MessageId, Arc<Message>> = HashMap::new();
     let mut taken = Vec::with_capacity(ids.len());
     for &id in ids {
-        let delivery = deliveries::find(connection, id)?.filter(|delivery| delivery.state.is_open());
+        let delivery = delivery_rows::find(connection, id)?.filter(|delivery| delivery.state.is_open());
         let Some(delivery) = delivery else { continue };
         let message = match known.get(&delivery.message_id) {
             Some(message) => Arc::clone(message),
             None => {
-                let Some(message) = messages::find(connection, delivery.message_id)? else { continue };
+                let Some(message) = message_rows::find(connection, delivery.message_id)? else { continue };
                 let message = Arc::new(message);
                 known.insert(message.id, Arc::clone(&message));
                 message

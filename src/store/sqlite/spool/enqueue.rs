@@ -12,7 +12,7 @@ use crate::store::sqlite::blob_store::{self, FreshFile, Place};
 use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
     UsageCounts, UsedBy,

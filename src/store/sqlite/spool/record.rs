@@ -10,7 +10,7 @@ use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{shorten, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts};
 
 const REPLY_OCTETS_MAX: usize = 1024;

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::keyset::read_rows;
+use super::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
 use crate::mail::{Address, RcptParameters};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
-use crate::store::sqlite::keyset::read_rows;
-use crate::store::sqlite::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
 use crate::store::{Attempt, Delivery, PARKED_US, Page, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
@@ -26,7 +26,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     })
 }
 
-pub(in crate::store::sqlite) fn find(connection: &Connection, id: DeliveryId) -> Result<Option<Delivery>> {
+pub(super) fn find(connection: &Connection, id: DeliveryId) -> Result<Option<Delivery>> {
     let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE id = ?1")?;
     Ok(statement.query_row([id], read_row).optional()?)
 }

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::deliveries;
+use super::delivery_rows;
+use super::sql_types::{count, json_if_any, time, time_if_any};
 use crate::mail::MailParameters;
 use crate::model::MessageId;
-use crate::store::sqlite::sql_types::{count, json_if_any, time, time_if_any};
 use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
@@ -39,15 +39,15 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-pub(in crate::store::sqlite) fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
     let mut statement = connection.prepare_cached("SELECT * FROM message WHERE id = ?1")?;
     Ok(statement.query_row([id], read_row).optional()?)
 }
 
 /// A message with what its deliveries come to.
 pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
-    let recipients = deliveries::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
-    let states = deliveries::states(connection, message.id)?;
+    let recipients = delivery_rows::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+    let states = delivery_rows::states(connection, message.id)?;
     Ok(MessageSummary {
         message,
         recipients,

@@ -3,31 +3,25 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use rusqlite::Connection;
 use tokio::sync::Notify;
 
+use super::lock;
 use crate::model::WebhookId;
-use crate::store::sqlite::lock;
 
 /// At most one entry for each webhook that has something to be told.
-pub(in crate::store::sqlite) struct DueIndex {
+pub(in crate::store) struct WebhookDueIndex {
     due_us: Mutex<HashMap<WebhookId, i64>>,
     changed: Notify,
 }
 
-impl DueIndex {
-    /// Everything that is pending.
-    pub(in crate::store::sqlite) fn open(connection: &Connection) -> rusqlite::Result<Self> {
-        let sql = "SELECT webhook_id, min(next_attempt_us) FROM webhook_delivery
-                   WHERE next_attempt_us IS NOT NULL GROUP BY webhook_id";
-        let mut statement = connection.prepare(sql)?;
-        let due = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let due_us = Mutex::new(due.collect::<rusqlite::Result<_>>()?);
-        Ok(Self { due_us, changed: Notify::new() })
+impl WebhookDueIndex {
+    /// With the earliest time of each webhook that has something pending.
+    pub(in crate::store) fn new(due_us: HashMap<WebhookId, i64>) -> Self {
+        Self { due_us: Mutex::new(due_us), changed: Notify::new() }
     }
 
     /// An earlier time goes before a later one.
-    pub(in crate::store::sqlite) fn note_all(&self, noted: impl IntoIterator<Item = (WebhookId, i64)>) {
+    pub(in crate::store) fn note_all(&self, noted: impl IntoIterator<Item = (WebhookId, i64)>) {
         let mut noted = noted.into_iter().peekable();
         if noted.peek().is_none() {
             return;
@@ -40,13 +34,13 @@ impl DueIndex {
     }
 
     /// Takes out what is due, and says when the next is.
-    pub(super) fn take_due(&self, now_us: i64) -> (Vec<WebhookId>, Option<i64>) {
+    pub(in crate::store) fn take_due(&self, now_us: i64) -> (Vec<WebhookId>, Option<i64>) {
         let mut due = lock(&self.due_us);
         let taken = due.extract_if(|_, at_us| *at_us <= now_us).map(|(id, _)| id).collect();
         (taken, due.values().min().copied())
     }
 
-    pub(super) async fn wait(&self) {
+    pub(in crate::store) async fn wait(&self) {
         self.changed.notified().await;
     }
 }

@@ -8,15 +8,15 @@ use crate::store::StoreCounts;
 
 /// Counts for whoever watches.
 #[derive(Debug)]
-pub(super) struct Counters {
+pub(in crate::store) struct CommitCounters {
     events: [AtomicU64; EventKind::ALL.len()],
     commits: AtomicU64,
     failed_commits: AtomicU64,
     stray_files: AtomicU64,
 }
 
-impl Counters {
-    pub(super) fn new() -> Self {
+impl CommitCounters {
+    pub(in crate::store) fn new() -> Self {
         let events = std::array::from_fn(|_| AtomicU64::new(0));
         Self {
             events,
@@ -27,7 +27,7 @@ impl Counters {
     }
 
     /// A transaction was committed, with these events.
-    pub(super) fn note_commit(&self, events: &[EventKind]) {
+    pub(in crate::store) fn note_commit(&self, events: &[EventKind]) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         for &kind in events {
             if let Some(count) = self.events.get(kind as usize) {
@@ -37,16 +37,16 @@ impl Counters {
     }
 
     /// A transaction was not committed.
-    pub(super) fn note_failure(&self) {
+    pub(in crate::store) fn note_failure(&self) {
         self.failed_commits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many body files belong to no message.
-    pub(super) fn note_stray_files(&self, count: u64) {
+    /// Number of body files that belong to no message.
+    pub(in crate::store) fn note_stray_files(&self, count: u64) {
         self.stray_files.store(count, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self) -> StoreCounts {
+    pub(in crate::store) fn read(&self) -> StoreCounts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         StoreCounts {
             events: EventKind::ALL.iter().copied().zip(self.events.iter().map(read)).collect(),
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_count_of_its_own() {
-        let counters = Counters::new();
+        let counters = CommitCounters::new();
         for (times, &kind) in EventKind::ALL.iter().enumerate() {
             counters.note_commit(&vec![kind; times]);
         }

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::NewMessage;
+use super::lock;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, QueueFilter, TenantId};
+use crate::store::NewMessage;
 
 /// What a recipient takes in memory beside the content: its claim, its delivery and its place in a queue.
 const RECIPIENT_OCTETS: usize = 1024;
@@ -55,7 +56,7 @@ pub enum SpoolChange {
     Paused {
         /// Which part.
         part: QueueFilter,
-        /// The end in microseconds; [`super::PARKED_US`] without one.
+        /// The end in microseconds; [`crate::store::PARKED_US`] without one.
         until_us: i64,
     },
     /// The pause of a part was ended by somebody.
@@ -119,7 +120,7 @@ struct Pending {
 }
 
 impl SpoolFeed {
-    pub(super) fn new(octets_max: u64, is_read: bool) -> Self {
+    pub(in crate::store) fn new(octets_max: u64, is_read: bool) -> Self {
         Self {
             pending: Mutex::default(),
             changed: Notify::new(),
@@ -131,7 +132,7 @@ impl SpoolFeed {
 
     /// Takes all changes since the last call, in the order of the commits.
     pub fn take(&self) -> Vec<SpoolChange> {
-        let Pending { mut changes, due } = mem::take(&mut *self.lock());
+        let Pending { mut changes, due } = mem::take(&mut *lock(&self.pending));
         changes.extend(due.into_iter().map(|(tenant_id, at)| SpoolChange::Due { tenant_id, at }));
         changes
     }
@@ -147,11 +148,11 @@ impl SpoolFeed {
     }
 
     /// Adds a change that is committed.
-    pub(super) fn send(&self, change: SpoolChange) {
+    pub(in crate::store) fn send(&self, change: SpoolChange) {
         if !self.is_read {
             return;
         }
-        let mut pending = self.lock();
+        let mut pending = lock(&self.pending);
         match change {
             SpoolChange::Due { tenant_id, at } => {
                 let earliest = pending.due.entry(tenant_id).or_insert(at);
@@ -164,16 +165,11 @@ impl SpoolFeed {
     }
 
     /// Reserves memory for a message until it is delivered; `None` if there is not enough.
-    pub(super) fn reserve(&self, new: &NewMessage) -> Option<HotQueuePermit> {
+    pub(in crate::store) fn reserve(&self, new: &NewMessage) -> Option<HotQueuePermit> {
         let metadata = new.message.annotations.metadata.as_json().map_or(0, str::len);
         let octets = (new.content.len() + metadata + new.recipients.len() * RECIPIENT_OCTETS) as u64;
         let fits = |used: u64| used.checked_add(octets).filter(|&sum| self.is_read && sum <= self.octets_max);
         self.used_octets.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         Some(HotQueuePermit { used: Arc::clone(&self.used_octets), octets })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        // Each change is one step of a collection.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
