@@ -6,6 +6,7 @@ mod outbox;
 mod policies;
 mod search;
 mod sending;
+mod spool;
 mod tls_results;
 mod usage;
 
