@@ -112,7 +112,7 @@ impl Demo {
              \x20                password {secret}   (environment test: mail stays in the sandbox)\n\
              \x20 sender         {sender}\n\
              \x20 submission     localhost:{port} STARTTLS, localhost:{tls_port} TLS\n\
-             \x20 API            http://{api}\n\
+             \x20 API            http://{api}   (documentation: http://{api}/docs)\n\
              \x20 certificate    {ca}\n\n\
              Paste one of these:\n\n\
              # swaks\n\

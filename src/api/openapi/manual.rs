@@ -6,6 +6,7 @@ use minijinja::{Environment, HtmlEscape, context};
 use serde_json::{Map, Value, json};
 
 use super::{is_alias, main_route};
+use crate::api::docs;
 use crate::api::error::{ApiError, Result};
 use crate::api::route::{Operation, ROUTES, Route};
 
@@ -22,6 +23,7 @@ pub fn render(document: &Value) -> Result<Bytes> {
     let parts: Vec<Value> = each(&document["tags"]).map(|tag| part(document, tag)).collect();
     let html = page.render(context! {
         info => document["info"],
+        guide => docs::index(),
         parts => parts,
         schemas => schemas(document),
     });
