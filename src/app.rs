@@ -34,7 +34,9 @@ use crate::{dkim, verification};
 
 /// Between two looks at whether the certificate's files have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
-/// What the outcomes that were heard before the deadline have to be written after it.
+/// Of a stop's deadline, at most half, what is kept for writing the outcomes that were heard and closing the store.
+const CLOSING_TIME: Duration = Duration::from_secs(3);
+/// Of this, what writing the outcomes may take.
 const RECORDING_TIME: Duration = Duration::from_secs(2);
 /// The label of the platform's domain for test senders, below the host name.
 const SANDBOX_LABEL: &str = "sandbox";
@@ -387,9 +389,10 @@ impl Running {
     }
 
     /// Stops accepting, lets what is being received and what is being delivered finish, then closes the store.
-    /// What has not ended by the deadline is dropped, which is as safe as a crash; what was heard by then is written.
+    /// What has not ended shortly before the deadline is dropped, which is as safe as a crash; what was heard by then is
+    /// written.
     pub async fn stop(mut self) -> Result<(), StopError> {
-        let end = Instant::now() + self.deadline;
+        let end = Instant::now() + self.deadline - CLOSING_TIME.min(self.deadline / 2);
         let ended = end_both(&mut self.intake, &mut self.delivery, end).await;
         // An outcome that is lost is a message delivered twice.
         if tokio::time::timeout(RECORDING_TIME, self.recording.end()).await.is_err() {

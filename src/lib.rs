@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod dkim;
 pub mod dns;
+pub mod durable_file;
 pub mod egress_guard;
 pub mod http_client;
 pub mod limits;

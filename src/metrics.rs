@@ -138,6 +138,12 @@ impl Metrics {
         let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
         let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
         counters(own, "store_commits", "Transactions of the store, by result", commits);
+        gauge(
+            own,
+            "stray_body_files",
+            "Files of large messages that belong to no message of the database, at the last count",
+            to_gauge(counts.stray_files),
+        );
         let of = queue.totals;
         let depth =
             [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("later", of.later)];

@@ -1,5 +1,5 @@
 //! The server's certificate: loading, making one where there is none, and following changes; and the authorities that
-//! other servers' certificates must lead to. A leaf.
+//! other servers' certificates must lead to.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use webpki::EndEntityCert;
 
+use crate::durable_file;
 use crate::mail::DomainName;
 
 /// What listeners take their TLS settings from, for each handshake anew.
@@ -47,6 +49,17 @@ pub enum TlsError {
     Library(rustls::Error),
 }
 
+impl TlsError {
+    /// Whether it is what the files hold, or that one is missing, and not that the system cannot read them.
+    fn is_of_content(&self) -> bool {
+        match self {
+            Self::Content { .. } => true,
+            Self::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Write { .. } | Self::Library(_) => false,
+        }
+    }
+}
+
 /// The files of a certificate, and the settings made from them.
 pub struct Certificate {
     certificate: PathBuf,
@@ -65,12 +78,23 @@ impl Certificate {
         })
     }
 
-    /// Loads the self-signed certificate of a directory, and makes it first if it is not there.
+    /// Loads the self-signed certificate of a directory. It is made if it is not there, and made again if it cannot be
+    /// used: it is ours, and whoever trusted it has to be asked again in any case.
     pub fn load_or_make(directory: &Path, hostname: &DomainName) -> Result<Self, TlsError> {
         let certificate = directory.join("self-signed.crt");
         let private_key = directory.join("self-signed.key");
-        if !certificate.exists() || !private_key.exists() {
-            make_self_signed(&certificate, &private_key, hostname)?;
+        match check_self_signed(&certificate, &private_key) {
+            Ok(()) => {}
+            Err(TlsError::Read { path, source })
+                if source.kind() == io::ErrorKind::NotFound && path == certificate =>
+            {
+                make_self_signed(&certificate, &private_key, hostname)?;
+            }
+            Err(error) if error.is_of_content() => {
+                tracing::warn!(%error, "the self-signed certificate cannot be used and is made again");
+                make_self_signed(&certificate, &private_key, hostname)?;
+            }
+            Err(error) => return Err(error),
         }
         Self::load(&certificate, &private_key)
     }
@@ -157,23 +181,37 @@ fn make_self_signed(certificate: &Path, private_key: &Path, hostname: &DomainNam
         path: certificate.to_owned(),
         message: format!("cannot make a certificate for {hostname}: {error}"),
     })?;
-    write_private(private_key, made.signing_key.serialize_pem().as_bytes())?;
-    std::fs::write(certificate, made.cert.pem())
-        .map_err(|source| TlsError::Write { path: certificate.to_owned(), source })
+    write(private_key, 0o600, made.signing_key.serialize_pem().as_bytes())?;
+    write(certificate, 0o644, made.cert.pem().as_bytes())
 }
 
-/// Writes a file that only its owner may read.
-fn write_private(path: &Path, octets: &[u8]) -> Result<(), TlsError> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(octets))
+fn write(path: &Path, mode: u32, octets: &[u8]) -> Result<(), TlsError> {
+    durable_file::replace(path, mode, octets)
         .map_err(|source| TlsError::Write { path: path.to_owned(), source })
+}
+
+/// Whether the two files can be read, belong together and are still valid. A clock that is behind is not the fault of
+/// the certificate.
+fn check_self_signed(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
+    read_config(certificate, private_key)?;
+    let fault = |message: String| TlsError::Content { path: certificate.to_owned(), message };
+    let der =
+        CertificateDer::from_pem_slice(&read(certificate)?).map_err(|error| fault(error.to_string()))?;
+    let parsed = EndEntityCert::try_from(&der).map_err(|error| fault(error.to_string()))?;
+    let anchors = [webpki::anchor_from_trusted_cert(&der).map_err(|error| fault(error.to_string()))?];
+    let verified = parsed.verify_for_usage(
+        provider().signature_verification_algorithms.all,
+        &anchors,
+        &[],
+        UnixTime::now(),
+        webpki::KeyUsage::server_auth(),
+        None,
+        None,
+    );
+    match verified {
+        Err(webpki::Error::CertExpired { .. }) => Err(fault("the certificate has expired".into())),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +234,55 @@ mod tests {
         assert_eq!(std::fs::read(first.path()).unwrap(), before);
         let mode = std::fs::metadata(dir.path().join("self-signed.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_self_signed_certificate_that_cannot_be_used_is_made_again() {
+        let (dir, first) = made();
+        let hostname = DomainName::parse("mail.example.com").unwrap();
+        let private_key = dir.path().join("self-signed.key");
+        let (good_certificate, good_key) =
+            (std::fs::read(first.path()).unwrap(), std::fs::read(&private_key).unwrap());
+        let other = rcgen::generate_simple_self_signed(["mail.example.com".into()]).unwrap();
+        let half = &good_certificate[..good_certificate.len() / 2];
+        let (expired, expired_key) = expired();
+        for (what, certificate, key) in [
+            ("empty", &b""[..], &b""[..]),
+            ("no certificate", b"", &good_key),
+            ("half a certificate", half, &good_key),
+            ("half a key", &good_certificate, &good_key[..good_key.len() / 2]),
+            ("the key of another", &good_certificate, other.signing_key.serialize_pem().as_bytes()),
+            ("expired", expired.as_bytes(), expired_key.as_bytes()),
+        ] {
+            std::fs::write(first.path(), certificate).unwrap();
+            std::fs::write(&private_key, key).unwrap();
+            Certificate::load_or_make(dir.path(), &hostname)
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_ne!(std::fs::read(first.path()).unwrap(), certificate, "{what}");
+        }
+        std::fs::remove_file(&private_key).unwrap();
+        Certificate::load_or_make(dir.path(), &hostname).unwrap();
+        assert!(private_key.exists());
+    }
+
+    #[test]
+    fn a_self_signed_certificate_that_the_system_cannot_read_is_kept() {
+        let (dir, first) = made();
+        let private_key = dir.path().join("self-signed.key");
+        std::fs::remove_file(&private_key).unwrap();
+        std::fs::create_dir(&private_key).unwrap();
+        let before = std::fs::read(first.path()).unwrap();
+        let hostname = DomainName::parse("mail.example.com").unwrap();
+        let opened = Certificate::load_or_make(dir.path(), &hostname);
+        assert!(matches!(opened.err(), Some(TlsError::Read { path, .. }) if path == private_key));
+        assert_eq!(std::fs::read(first.path()).unwrap(), before);
+    }
+
+    fn expired() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(["mail.example.com".into()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
     #[test]

@@ -12,10 +12,16 @@ use crate::limits::memory_budget::MemoryReservation;
 use crate::model::RefusalCode;
 
 use super::error::{ApiError, Result};
+use super::json_values::ValueCounter;
 
 /// Octets above the limit that are read and thrown away: a connection that is closed on a client that still sends
 /// is reset, and the answer lost with it.
 const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Values in one body: a batch of a hundred messages to a thousand recipients each, with their names, has fewer.
+const VALUES_MAX: u64 = 500_000;
+/// What one JSON value takes in memory beside its octets in the body: its place in a list or map, and its allocation.
+const VALUE_OCTETS: u64 = 128;
 
 /// What a body may be.
 #[derive(Clone, Copy)]
@@ -57,16 +63,21 @@ pub async fn read(
 
 async fn collect(mut body: Incoming, limits: Limits, room: &mut MemoryReservation) -> Result<Bytes> {
     let bytes_max = limits.bytes_max;
+    // The head of the request is in the room already.
+    let before = room.octets();
     let (mut kept, mut fault) = (BytesMut::new(), None);
-    let mut received: u64 = 0;
+    let (mut received, mut values): (u64, ValueCounter) = (0, ValueCounter::default());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| broken_off())?;
         let Some(data) = frame.data_ref() else { continue };
         received += data.len() as u64;
         if fault.is_none() {
+            values.feed(data);
+            let needed = before + received + values.count() * VALUE_OCTETS;
             fault = match received > bytes_max {
                 true => Some(too_large(limits)),
-                false if !room.grow_to(received) => Some(no_room()),
+                false if values.count() > VALUES_MAX => Some(too_many_values()),
+                false if !room.grow_to(needed) => Some(no_room()),
                 false => None,
             };
         }
@@ -102,12 +113,21 @@ fn too_large(limits: Limits) -> ApiError {
     )
 }
 
+fn too_many_values() -> ApiError {
+    ApiError::new(
+        RefusalCode::PayloadTooLarge,
+        format!("the body has more than {VALUES_MAX} JSON values"),
+        "send less in one request",
+    )
+}
+
 /// Of the memory for what is received and made there is not enough left.
 pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "too many requests with bodies are being received, of this tenant or of all",
-        "try again in a few seconds; the operator sets the limit with api.inbound_buffer_max",
+        "the requests and answers that are under way take all the memory there is for them, of this tenant or of all",
+        "take the answers that were asked for, or try again in a few seconds; the operator sets the limit with \
+         api.inbound_buffer_max",
     )
 }
 

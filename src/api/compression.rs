@@ -5,11 +5,12 @@
 
 use std::io::Write;
 
-use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::header::ACCEPT_ENCODING;
 use hyper::{HeaderMap, Method};
+
+use crate::limits::memory_budget::MemoryReservation;
 
 use super::response::ApiResponse;
 
@@ -17,6 +18,8 @@ use super::response::ApiResponse;
 const OCTETS_MIN: usize = 1024;
 /// More takes a core for long.
 const OCTETS_MAX: usize = 4 * 1024 * 1024;
+/// What a compressor keeps beside its input and output, about.
+const COMPRESSOR_OCTETS: usize = 320 * 1024;
 
 /// Whether the answer to a request should be compressed.
 pub fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
@@ -33,19 +36,30 @@ fn takes_gzip(member: &str) -> bool {
     is_gzip && weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0))
 }
 
-/// The answer compressed, if that is worth it.
-pub async fn compress(answer: ApiResponse) -> ApiResponse {
-    let Some(body) = answer.body().filter(|body| (OCTETS_MIN..=OCTETS_MAX).contains(&body.len())).cloned()
+/// The answer compressed, if that is worth it and `room` has place for both forms of it.
+pub async fn compress(answer: ApiResponse, mut room: MemoryReservation) -> ApiResponse {
+    let answer = answer.compressed_if_fixed();
+    let Some(body) = answer.plain_body().filter(|body| (OCTETS_MIN..=OCTETS_MAX).contains(&body.len()))
     else {
         return answer;
     };
-    match tokio::task::spawn_blocking(move || gzip(&body)).await {
-        Ok(Ok(compressed)) => answer.compressed(compressed.into()),
+    if !room.grow_to((body.len() + COMPRESSOR_OCTETS) as u64) {
+        return answer;
+    }
+    let compressed = tokio::task::spawn_blocking(move || {
+        let mut octets = gzip(&body).ok()?;
+        octets.shrink_to_fit();
+        room.shrink_to(octets.len() as u64);
+        Some(room.hold(octets))
+    });
+    match compressed.await {
+        Ok(Some(compressed)) => answer.compressed(compressed),
         _ => answer,
     }
 }
 
-fn gzip(body: &Bytes) -> std::io::Result<Vec<u8>> {
+/// Octets in gzip.
+pub fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
     encoder.write_all(body)?;
     encoder.finish()

@@ -4,14 +4,13 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 use serde::Serialize;
 
 use super::error::{ApiError, Result};
-use super::response::ApiResponse;
+use super::response::{ApiResponse, Fixed};
 use crate::model::RefusalCode;
 
 /// A page as it stands in the index.
@@ -56,7 +55,7 @@ const PAGES: &[Page] = pages! {
 const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
 const TEMPLATE: &str = include_str!("../docs/page.html");
 
-static RENDERED: LazyLock<Result<Vec<Bytes>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
+static RENDERED: LazyLock<Result<Vec<Fixed>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
 
 /// The pages in the order of the index.
 pub fn index() -> &'static [Page] {
@@ -70,10 +69,10 @@ pub fn page(name: &str) -> Result<ApiResponse> {
     let (_, html) = found.ok_or_else(|| {
         ApiError::new(RefusalCode::NotFound, "there is no such page", "GET /docs lists the pages")
     })?;
-    Ok(ApiResponse::page(html.clone()))
+    Ok(ApiResponse::fixed(html))
 }
 
-fn render(page: &Page) -> Result<Bytes> {
+fn render(page: &Page) -> Result<Fixed> {
     let markdown = match page.name {
         "config" => format!("{}\n{}", page.markdown, describe_options()),
         _ => page.markdown.to_owned(),
@@ -87,7 +86,7 @@ fn render(page: &Page) -> Result<Bytes> {
         pages => PAGES,
         content => Html::from_safe_string(to_html(&markdown)),
     });
-    html.map(Bytes::from).map_err(ApiError::internal)
+    Fixed::page(html.map_err(ApiError::internal)?)
 }
 
 /// The sample configuration as Markdown, with a heading for each of its tables.

@@ -215,7 +215,7 @@ fn classify(code: RefusalCode) -> (StatusCode, &'static str) {
         C::StorageUnavailable | C::DiskLow | C::Overloaded | C::ShuttingDown => {
             (StatusCode::SERVICE_UNAVAILABLE, "internal")
         }
-        C::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        C::Internal | C::ContentDamaged => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         C::SenderDomainNotOwned
         | C::SenderDomainNotVerified
         | C::NullSenderRefused
@@ -293,6 +293,11 @@ impl From<StoreError> for ApiError {
                 RefusalCode::DiskLow,
                 "the disk of the server is nearly full",
                 "try again later; the operator has to make room in the data directory",
+            ),
+            StoreError::Damaged { .. } => Self::new(
+                RefusalCode::ContentDamaged,
+                "the stored content of this message is damaged, so it is neither shown nor sent",
+                "tell the operator, who can restore it from a backup",
             ),
             StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(

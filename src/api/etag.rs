@@ -108,7 +108,7 @@ fn passing_fields(get: &Operation) -> &'static [&'static str] {
 /// RFC 9110 §8.8.3, without the quotes. The tag of an object with passing fields begins with that of the object without
 /// them: the whole of it says what a client has, its beginning what a change is meant for.
 fn tag_of(answer: &ApiResponse, get: &Operation) -> String {
-    let body = answer.body().map_or(&[][..], |body| body);
+    let body = answer.body().unwrap_or_default();
     let passing = passing_fields(get);
     match serde_json::from_slice::<Map<String, Value>>(body) {
         Ok(mut object) if !passing.is_empty() => {

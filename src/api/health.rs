@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::RefusalCode;
-use crate::store::{Journal, Store};
+use crate::store::{Journal, Store, StoreError};
 
 use super::error::{ApiError, Result};
 use super::response::ApiResponse;
@@ -27,7 +27,7 @@ pub fn alive() -> Result<ApiResponse> {
     ApiResponse::ok(&Health { status: "ok" })
 }
 
-/// The process can do its work: the store reads and writes, and nothing is stopping it.
+/// The process can do its work: mail can be stored, and nothing is stopping it.
 pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
     if is_stopping {
         return Err(ApiError::new(
@@ -37,7 +37,8 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
         ));
     }
     match tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await {
-        Ok(result) => result?,
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(not_ready(error)),
         Err(_) => {
             return Err(ApiError::new(
                 RefusalCode::StorageUnavailable,
@@ -47,4 +48,12 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
         }
     }
     ApiResponse::ok(&Health { status: "ready" })
+}
+
+/// Names the cause: it is for whoever watches the server, and names no path.
+fn not_ready(error: StoreError) -> ApiError {
+    let message = format!("the server cannot store mail: {error}");
+    let mut refused = ApiError::from(error);
+    refused.refusal.message = message;
+    refused
 }

@@ -20,6 +20,7 @@ mod health;
 mod idempotency;
 mod idle_timeout;
 mod json;
+mod json_values;
 mod keys;
 mod openapi;
 mod page;
@@ -75,6 +76,7 @@ pub use self::auth::Access;
 pub use self::emails::SendLimits;
 pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
+pub use self::templates::language as template_language;
 
 /// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
 /// another does (`pillarbox key revoke`).
@@ -90,6 +92,16 @@ const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
 const STREAMS_MAX: u32 = 200;
 /// Of one tenant; the platform counts as one.
 const STREAMS_OF_TENANT_MAX: u32 = 10;
+
+/// Answers to GET that are made at the same time, each of rows of at most `store::PAGE_OCTETS_MAX` and then JSON: what
+/// that takes is not in the room yet.
+const ANSWERS_MADE_MAX: u32 = 16;
+/// Of one tenant; the platform counts as one.
+const ANSWERS_OF_TENANT_MADE_MAX: u32 = 8;
+/// Messages that are read from their files at the same time: each is an open file.
+const MESSAGE_STREAMS_MAX: u32 = 256;
+/// Of one tenant; the platform counts as one.
+const MESSAGE_STREAMS_OF_TENANT_MAX: u32 = 64;
 
 /// What the API is made of.
 pub struct ApiDependencies {
@@ -145,8 +157,10 @@ pub struct Api {
     kept: Kept,
     keys: VersionedCache<SecretDigest, Arc<(Key, Option<Tenant>)>>,
     changes: Changes,
-    /// For bodies that are being received or worked on.
+    /// For bodies that are being received or worked on, and for answers that are being sent.
     room: Arc<MemoryBudget>,
+    making: TenantSemaphore,
+    message_streams: TenantSemaphore,
     connections: Arc<ConnectionLimiter>,
     key_generations: TenantSemaphore,
     look_ups: TenantSemaphore,
@@ -206,6 +220,8 @@ impl Api {
             keys: VersionedCache::new(KEY_LIFETIME, KEYS_MAX),
             changes: Changes::default(),
             room,
+            making: TenantSemaphore::new(ANSWERS_MADE_MAX, ANSWERS_OF_TENANT_MADE_MAX),
+            message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_OF_TENANT_MAX),
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: TenantSemaphore::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
@@ -216,6 +232,11 @@ impl Api {
     /// How many connections are open.
     pub fn connections(&self) -> Arc<ConnectionLimiter> {
         self.connections.clone()
+    }
+
+    /// The memory for bodies and answers.
+    pub fn room(&self) -> Arc<MemoryBudget> {
+        self.room.clone()
     }
 
     /// Serves a listener until `stop`; returns when its last request is answered or was cut. Several listeners share

@@ -7,22 +7,30 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::http::request;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::connection_limiter::ConnectionSlot;
 use crate::limits::memory_budget::MemoryReservation;
+use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
-use crate::model::{KeyId, RequestId};
+use crate::model::{KeyId, RequestId, TenantId};
 
 use super::auth::{Access, Caller};
-use super::error::Result;
+use super::error::{ApiError, Result};
 use super::page::Query;
 use super::request_context::RequestContext;
 use super::response::{self, ApiResponse, ResponseBody};
 use super::route::{Endpoint, Matched, Operation};
 use super::tasks::Tasks;
 use super::{Api, body, compression, cors, docs, etag, health, idempotency, openapi, rate_limit};
+
+/// Octets that a GET reserves before its answer is made, so that nothing is looked up for who has no room for the answer.
+/// What the answer takes in the end is reserved when its length is known.
+const ANSWER_OCTETS_EXPECTED: u64 = 16 * 1024;
+/// A longer head of a request takes room as well.
+const UNRESERVED_HEAD_OCTETS_MAX: usize = 2 * 1024;
 
 /// Where requests come from.
 #[derive(Clone)]
@@ -41,6 +49,8 @@ struct Trace {
     now: Timestamp,
     path: &'static str,
     key: Option<KeyId>,
+    /// In whose room the answer is.
+    tenant: Option<TenantId>,
     /// How the caller's limits stand.
     limits: HeaderMap,
 }
@@ -76,17 +86,14 @@ impl Api {
         let now = super::now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
-        let mut trace = Trace { request_id, now, path: "", key: None, limits: HeaderMap::new() };
+        let mut trace =
+            Trace { request_id, now, path: "", key: None, tenant: None, limits: HeaderMap::new() };
         let script = cors::allowed_origin(request.headers(), &self.settings.cors_origins);
         let is_preflight = script.is_some() && cors::is_preflight(&method, request.headers());
         let is_compressed = compression::is_wanted(&method, request.headers());
         let result = match is_preflight {
             true => Ok(ApiResponse::empty()),
             false => self.process(request, origin, &mut trace).await,
-        };
-        let result = match result {
-            Ok(answer) if is_compressed => Ok(compression::compress(answer).await),
-            other => other,
         };
         if let Err(error) = &result
             && error.status().is_server_error()
@@ -95,7 +102,15 @@ impl Api {
             let code = error.refusal.code.as_str();
             tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
         }
-        let mut response = response::respond(result, request_id, method == Method::HEAD);
+        let is_compressed = is_compressed && result.is_ok();
+        let room = || self.room.reserve(trace.tenant);
+        let refuse = |error: ApiError| ApiResponse::error(&error, request_id);
+        // What says that there is no room is short, and takes none.
+        let mut answer = result.unwrap_or_else(refuse).reserve(room()).unwrap_or_else(refuse);
+        if is_compressed {
+            answer = compression::compress(answer, room()).await;
+        }
+        let mut response = response::respond(answer, request_id, method == Method::HEAD);
         if is_preflight {
             cors::allow_requests(response.headers_mut());
         }
@@ -153,7 +168,7 @@ impl Api {
         let (head, body) = request.into_parts();
         let operation = matched.operation;
         let caller = self.authenticate(&head.headers, operation.access, client, now).await?;
-        trace.key = Some(caller.key.id);
+        (trace.key, trace.tenant) = (Some(caller.key.id), caller.key.tenant_id);
         self.requests.admit(&caller, &mut trace.limits, now)?;
         let mut query = Query::parse(head.uri.query().unwrap_or_default(), |name| operation.takes(name));
         query.finish()?;
@@ -164,6 +179,10 @@ impl Api {
             _ => None,
         };
         let mut room = self.room.reserve(caller.key.tenant_id);
+        let head_octets = octets_of(&head);
+        if head_octets > UNRESERVED_HEAD_OCTETS_MAX && !room.grow_to(head_octets as u64) {
+            return Err(body::no_room());
+        }
         let body = match [Method::POST, Method::PATCH, Method::PUT].contains(&head.method) {
             true => body::read(&head.headers, body, self.body_limits(operation), &mut room).await?,
             false => Bytes::new(),
@@ -185,6 +204,30 @@ impl Api {
         })
     }
 
+    /// Waits for the turn of a tenant to have an answer made of what the store has, if it is only asked, and reserves room
+    /// for what it is to hear: what has been changed cannot be refused any more.
+    async fn begin_answer(
+        &self,
+        operation: &Operation,
+        tenant: Option<TenantId>,
+        request: &MemoryReservation,
+    ) -> Result<(Option<TenantPermit>, MemoryReservation)> {
+        let (turn, octets) = match operation.method == Method::GET {
+            true => {
+                let turn = self.making.take(tenant).await.map_err(ApiError::internal)?;
+                (Some(turn), ANSWER_OCTETS_EXPECTED)
+            }
+            false => (None, octets_after_change(operation.endpoint, request.octets())),
+        };
+        let mut room = request.beside();
+        // Where the operator gives little room, what few answers come to must not keep all others out.
+        if room.grow_to(octets.min(self.room.octets_max() / 4)) {
+            Ok((turn, room))
+        } else {
+            Err(body::no_room())
+        }
+    }
+
     fn body_limits(&self, operation: &Operation) -> body::Limits {
         let settings = &self.settings;
         let (option, bytes_max) = match operation.has_large_body {
@@ -198,6 +241,11 @@ impl Api {
         let Received { matched, method, target, caller, request_id, now, idempotency_key, .. } = received;
         let operation = matched.operation;
         let mut limits = HeaderMap::new();
+        let tenant_id = caller.key.tenant_id;
+        let (_turn, answer_room) = match self.begin_answer(operation, tenant_id, &received.room).await {
+            Ok(begun) => begun,
+            Err(error) => return (Err(error), limits),
+        };
         let sender = caller.tenant.clone().filter(|_| operation.endpoint.sends());
         let environment = caller.key.environment;
         let call = RequestContext {
@@ -221,6 +269,7 @@ impl Api {
             Some(name) => idempotency::answer(&target, &name, call).await,
             None => etag::answer(&method, call).await,
         };
+        let result = result.and_then(|answer| answer.reserve(answer_room));
         if let Some(tenant) = sender {
             match self.intake.send_standing(&tenant, environment, now).await {
                 Ok(Some(standing)) => rate_limit::tell("x-sendlimit", standing, &mut limits, now),
@@ -232,5 +281,32 @@ impl Api {
             }
         }
         (result, limits)
+    }
+}
+
+/// Octets of the head of a request, about.
+fn octets_of(head: &request::Parts) -> usize {
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    fields.sum::<usize>() + target
+}
+
+/// What a change answers at most, where that may be more than [`response::UNRESERVED_OCTETS_MAX`].
+fn octets_after_change(endpoint: Endpoint, body_octets: u64) -> u64 {
+    use Endpoint as E;
+    const KIB: u64 = 1024;
+    match endpoint {
+        E::CreateKey | E::UpdateKey | E::CreateWebhook | E::UpdateWebhook | E::RotateWebhookSecret => {
+            16 * KIB
+        }
+        E::SendEmails => 32 * KIB,
+        E::CreateDomain | E::UpdateDomain | E::VerifyDomain | E::RotateDkimKeys | E::AddDkimKey => 64 * KIB,
+        // With a thousand destinations of its smart host.
+        E::UpdateTenant => 512 * KIB,
+        E::CreateTenant | E::CreateTemplate => body_octets + 16 * KIB,
+        // Two bodies of 256 KiB, of which each octet may be six in JSON.
+        E::UpdateTemplate => 4096 * KIB,
+        E::SuppressMany => 2 * body_octets + 512 * KIB,
+        _ => 0,
     }
 }

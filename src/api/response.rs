@@ -1,6 +1,7 @@
 //! What goes back to the client: bodies and the headers that every answer has.
 
-use std::convert::Infallible;
+use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -16,17 +17,25 @@ use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::limits::memory_budget::MemoryReservation;
 use crate::model::RequestId;
 
+use super::body::no_room;
+use super::compression;
 use super::error::{ApiError, Result};
 use super::etag::COMPRESSED;
 
-/// The body of a response, which may go on for as long as the client listens.
-pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of a response, which may go on for as long as the client listens. An error breaks it off, so that the client
+/// sees that it is not whole.
+pub type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Octets of an answer that are given to the connection at once: only when the client takes them does the next piece go.
-const PIECE_OCTETS: usize = 64 * 1024;
+pub const PIECE_OCTETS: usize = 64 * 1024;
+/// A shorter answer is sent without a reservation. There may be one for each stream of each connection: at the default
+/// of 1,000 connections with 32 streams, 64 MiB.
+pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const JSON: &str = "application/json";
+const MESSAGE: &str = "message/rfc822";
 const HTML: &str = "text/html; charset=utf-8";
 /// Of the one page there is: it has a style of its own and nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -41,12 +50,49 @@ pub struct ApiResponse {
     /// Of the object, without quotes.
     tag: Option<String>,
     is_compressed: bool,
+    /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
+    allow: Option<Box<str>>,
+    /// Seconds after which it makes sense to try again.
+    retry_after_s: Option<NonZeroU32>,
 }
 
 enum Content {
     None,
-    Whole(Bytes),
-    Endless(ResponseBody),
+    /// Made for this request, and without a reservation yet.
+    Made(Vec<u8>),
+    /// Short, shared by all requests, or with a reservation of its own.
+    Ready(Bytes),
+    Fixed(&'static Fixed),
+    Stream {
+        body: ResponseBody,
+        /// `None` if it ends when the client has heard enough.
+        octets: Option<u64>,
+    },
+}
+
+/// Content that is the same for everybody, made once in both forms.
+#[derive(Debug)]
+pub struct Fixed {
+    content_type: &'static str,
+    plain: Bytes,
+    compressed: Bytes,
+}
+
+impl Fixed {
+    /// JSON.
+    pub fn document(text: String) -> Result<Self> {
+        Self::new(JSON, text)
+    }
+
+    /// A page for people.
+    pub fn page(html: String) -> Result<Self> {
+        Self::new(HTML, html)
+    }
+
+    fn new(content_type: &'static str, text: String) -> Result<Self> {
+        let compressed = compression::gzip(text.as_bytes()).map_err(ApiError::internal)?.into();
+        Ok(Self { content_type, plain: text.into(), compressed })
+    }
 }
 
 /// The answer to a removal.
@@ -79,31 +125,28 @@ impl ApiResponse {
 
     /// 200 with the bytes of a message.
     pub fn message(bytes: Vec<u8>) -> Self {
-        Self::whole(StatusCode::OK, "message/rfc822", bytes)
+        Self::new(StatusCode::OK, MESSAGE, Content::Made(bytes))
     }
 
-    /// 200 with JSON that is at hand.
-    pub fn document(text: Bytes) -> Self {
-        Self::whole(StatusCode::OK, JSON, text)
+    /// 200 with the bytes of a message as they are read.
+    pub fn message_stream(body: ResponseBody, octets: u64) -> Self {
+        Self::new(StatusCode::OK, MESSAGE, Content::Stream { body, octets: Some(octets) })
     }
 
-    /// 200 with a page for people.
-    pub fn page(html: Bytes) -> Self {
-        Self::whole(StatusCode::OK, HTML, html)
+    /// 200 with what everybody gets.
+    pub fn fixed(fixed: &'static Fixed) -> Self {
+        Self::new(StatusCode::OK, fixed.content_type, Content::Fixed(fixed))
     }
 
     /// 200 with server-sent events, each as it happens.
     pub fn events(body: ResponseBody) -> Self {
-        Self {
-            content: Content::Endless(body),
-            ..Self::whole(StatusCode::OK, "text/event-stream", Vec::new())
-        }
+        Self::new(StatusCode::OK, "text/event-stream", Content::Stream { body, octets: None })
     }
 
     /// An earlier answer, again.
     pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
         let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
-        Ok(Self { is_repeated: true, ..Self::whole(status, JSON, body) })
+        Ok(Self { is_repeated: true, ..Self::new(status, JSON, Content::Made(body)) })
     }
 
     /// Its status.
@@ -111,27 +154,60 @@ impl ApiResponse {
         self.status
     }
 
-    /// Its content, unless that has no end.
-    pub fn body(&self) -> Option<&Bytes> {
+    /// Its content, unless that is not in memory as a whole.
+    pub fn body(&self) -> Option<&[u8]> {
         match &self.content {
-            Content::Whole(body) => Some(body),
-            Content::None | Content::Endless(_) => None,
+            Content::Made(octets) => Some(octets),
+            Content::Ready(octets) => Some(octets),
+            Content::Fixed(fixed) => Some(&fixed.plain),
+            Content::None | Content::Stream { .. } => None,
         }
     }
 
-    fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        let content = Content::Whole(body.into());
-        Self { status, content_type, content, is_repeated: false, tag: None, is_compressed: false }
+    /// What could be sent in another form: it is in memory as a whole, has its room and is plain.
+    pub fn plain_body(&self) -> Option<Bytes> {
+        match &self.content {
+            Content::Ready(octets) if !self.is_compressed => Some(octets.clone()),
+            _ => None,
+        }
+    }
+
+    fn new(status: StatusCode, content_type: &'static str, content: Content) -> Self {
+        Self {
+            status,
+            content_type,
+            content,
+            is_repeated: false,
+            tag: None,
+            is_compressed: false,
+            allow: None,
+            retry_after_s: None,
+        }
     }
 
     /// 304: the object is what the client has.
     pub fn not_modified(tag: String) -> Self {
-        Self { content: Content::None, ..Self::whole(StatusCode::NOT_MODIFIED, JSON, Vec::new()) }.tagged(tag)
+        Self::new(StatusCode::NOT_MODIFIED, JSON, Content::None).tagged(tag)
     }
 
     /// 204.
     pub fn empty() -> Self {
-        Self { content: Content::None, ..Self::whole(StatusCode::NO_CONTENT, JSON, Vec::new()) }
+        Self::new(StatusCode::NO_CONTENT, JSON, Content::None)
+    }
+
+    /// The same with its content in `room` until the connection has sent it or is gone.
+    pub fn reserve(self, mut room: MemoryReservation) -> Result<Self> {
+        let Content::Made(mut octets) = self.content else { return Ok(self) };
+        if octets.len() <= UNRESERVED_OCTETS_MAX {
+            return Ok(Self { content: Content::Ready(octets.into()), ..self });
+        }
+        octets.shrink_to_fit();
+        let length = octets.len() as u64;
+        if !room.grow_to(length) {
+            return Err(no_room());
+        }
+        room.shrink_to(length);
+        Ok(Self { content: Content::Ready(room.hold(octets)), ..self })
     }
 
     /// The same with the tag of the object in it.
@@ -139,9 +215,17 @@ impl ApiResponse {
         Self { tag: Some(tag), ..self }
     }
 
+    /// The same in gzip, if that form exists already.
+    pub fn compressed_if_fixed(self) -> Self {
+        match self.content {
+            Content::Fixed(fixed) => self.compressed(fixed.compressed.clone()),
+            _ => self,
+        }
+    }
+
     /// The same in gzip.
     pub fn compressed(self, body: Bytes) -> Self {
-        Self { content: Content::Whole(body), is_compressed: true, ..self }
+        Self { content: Content::Ready(body), is_compressed: true, ..self }
     }
 
     /// 202 with what will be done.
@@ -151,12 +235,16 @@ impl ApiResponse {
 
     fn json(status: StatusCode, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Self::whole(status, JSON, body))
+        Ok(Self::new(status, JSON, Content::Made(body)))
     }
 
     /// A refusal as an answer.
     pub fn error(error: &ApiError, request_id: RequestId) -> Self {
-        Self::whole(error.status(), JSON, error.body(request_id))
+        Self {
+            allow: error.allow.clone(),
+            retry_after_s: error.retry_after_s,
+            ..Self::new(error.status(), JSON, Content::Made(error.body(request_id)))
+        }
     }
 }
 
@@ -165,12 +253,12 @@ struct Pieces(Bytes);
 
 impl Body for Pieces {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, io::Error>>> {
         let octets = self.0.len().min(PIECE_OCTETS);
         Poll::Ready((octets > 0).then(|| Ok(Frame::data(self.0.split_to(octets)))))
     }
@@ -188,21 +276,31 @@ fn quote(tag: &str, is_compressed: bool) -> String {
     format!("\"{tag}{}\"", if is_compressed { COMPRESSED } else { "" })
 }
 
+impl Content {
+    /// How long it is, if that is known, and what the connection reads it from.
+    fn into_body(self) -> (Option<u64>, ResponseBody) {
+        let pieces = |octets: Bytes| (Some(octets.len() as u64), Pieces(octets).boxed_unsync());
+        match self {
+            Self::None => (None, nothing()),
+            Self::Made(octets) => pieces(octets.into()),
+            Self::Ready(octets) => pieces(octets),
+            Self::Fixed(fixed) => pieces(fixed.plain.clone()),
+            Self::Stream { body, octets } => (octets, body),
+        }
+    }
+}
+
+fn nothing() -> ResponseBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
-pub fn respond(result: Result<ApiResponse>, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
-    let (answer, allow, retry_after_s) = match result {
-        Ok(answer) => (answer, None, None),
-        Err(error) => (ApiResponse::error(&error, request_id), error.allow, error.retry_after_s),
-    };
-    let ApiResponse { status, content_type, content, is_repeated, tag, is_compressed } = answer;
+pub fn respond(answer: ApiResponse, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
+    let ApiResponse { status, content_type, content, is_repeated, tag, is_compressed, allow, retry_after_s } =
+        answer;
     let has_content = !matches!(content, Content::None);
-    let (length, body) = match content {
-        Content::None => (None, Empty::new().boxed_unsync()),
-        Content::Whole(body) => (Some(body.len()), Pieces(body).boxed_unsync()),
-        Content::Endless(body) => (None, body),
-    };
-    let body = if is_head { Empty::new().boxed_unsync() } else { body };
-    let mut response = Response::new(body);
+    let (length, body) = content.into_body();
+    let mut response = Response::new(if is_head { nothing() } else { body });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     if has_content {

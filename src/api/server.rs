@@ -34,8 +34,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 64;
-const HEADER_BYTES_MAX: u32 = 64 * 1024;
-const STREAMS_MAX: u32 = 100;
+/// Octets of a header over HTTP/1.1, and of what waits to be sent there.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Octets of a header over HTTP/2, each field with 32 more (RFC 9113 §6.5.2). There is one for each stream.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Requests that a client may have open on one connection of HTTP/2. What a stream costs beside what the room accounts
+/// for (a short answer, a header until its key is known) is to be multiplied by this and by the connections.
+const STREAMS_MAX: u32 = 32;
 /// Streams that a client opened and gave up before anybody looked at them (CVE-2023-44487), and faults that it caused; one
 /// more, and the connection ends.
 const RESETS_MAX: usize = 20;
@@ -92,7 +97,7 @@ fn configure(builder: &mut Builder<Tasks>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX as usize);
+        .max_buf_size(BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -172,7 +177,8 @@ impl Connection {
             let (api, origin, activity) = (api.clone(), origin.clone(), seen.clone());
             async move {
                 let _working = activity.begin();
-                let response = api.answer(request, &origin).await;
+                // Boxed, so that a stream whose answer is not taken does not keep the room that finding it took.
+                let response = Box::pin(api.answer(request, &origin)).await;
                 Ok::<_, Infallible>(response.map(|body| activity.watch(body)))
             }
         });

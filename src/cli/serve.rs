@@ -6,9 +6,13 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ConfigFile;
+use super::stop_guard::StopGuard;
 use crate::app::Running;
 use crate::config::Config;
 use crate::telemetry::{self, LogControl};
+
+/// Of each thread that serves.
+const STACK_OCTETS: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -20,15 +24,30 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = &arguments.file.config;
     let config = Config::load(path)?;
     let log = telemetry::start(&config.log).with_context(|| path.display().to_string())?;
-    runtime()?.block_on(async {
+    run_server(async {
         let signals = Signals::listen()?;
         let running = Running::start(&config).await.with_context(|| path.display().to_string())?;
         serve(running, signals, &Reload { path, config: &config, log: &log }).await
     })
 }
 
+/// Runs a server to its end. Then the store is closed, and no thread is waited for: one that computes, or waits for a
+/// disk, cannot be interrupted.
+pub(super) fn run_server(server: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(server);
+    runtime.shutdown_background();
+    ended
+}
+
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    // Said here, or `RUST_MIN_STACK` of the environment would decide. JSON nests 128 deep at most; what nests deeper has a
+    // thread of its own.
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_OCTETS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// What SIGHUP reads again.
@@ -40,20 +59,38 @@ pub(super) struct Reload<'a> {
 
 /// What people and systemd tell the server. Listened for before it starts, so that none comes too early.
 pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    stop: StopSignals,
     hangup: Signal,
 }
 
 impl Signals {
     pub(super) fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot wait for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        Ok(Self { stop: StopSignals::listen()?, hangup: listen(SignalKind::hangup())? })
     }
+}
+
+/// The signals that stop the server.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    pub(super) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot wait for signals")
 }
 
 /// Serves until a signal or a failure, then stops in order.
@@ -62,11 +99,11 @@ pub(super) async fn serve(
     mut signals: Signals,
     reload: &Reload<'_>,
 ) -> anyhow::Result<()> {
+    let guard = StopGuard::start(reload.config.shutdown_deadline)?;
     notify(&[sd_notify::NotifyState::Ready]);
     let failure = loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break None,
-            _ = signals.interrupt.recv() => break None,
+            () = signals.stop.wait() => break None,
             _ = signals.hangup.recv() => {
                 reload.run(&running);
                 notify(&[sd_notify::NotifyState::Ready]);
@@ -74,13 +111,14 @@ pub(super) async fn serve(
             failure = running.wait_for_failure() => break Some(failure),
         }
     };
+    guard.begin_stop();
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     let stopped = running.stop().await;
     if let Some(failure) = failure {
         anyhow::bail!("{failure}; see the log");
     }
-    stopped.context("not everything could finish in time; nothing accepted is lost")?;
+    stopped.context("the server stopped before all work had finished; no accepted mail is lost")?;
     tracing::info!("stopped");
     Ok(())
 }

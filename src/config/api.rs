@@ -34,7 +34,8 @@ pub struct Api {
     pub body_max: ByteSize,
     /// The largest body of a request that sends mail.
     pub send_body_max: ByteSize,
-    /// Octets of the bodies of all requests at one time; more are answered 503.
+    /// Octets of the bodies of all requests, and of the answers that clients have yet to take, at one time; more are
+    /// answered 503.
     pub inbound_buffer_max: ByteSize,
     /// How long a request may take to arrive.
     #[serde(with = "duration")]
@@ -80,7 +81,7 @@ impl Default for Api {
 impl Tls {
     pub(super) fn find_fault(&self) -> Option<Fault> {
         let is_half = self.certificate.is_some() != self.private_key.is_some();
-        is_half.then(|| Fault::new("tls", "certificate and private_key go together: set both or neither"))
+        is_half.then(|| Fault::new("tls", "set both or neither of certificate and private_key"))
     }
 }
 
@@ -89,7 +90,7 @@ impl Api {
         if !self.cors_origins.iter().all(|origin| is_origin(origin)) {
             return Some(Fault::new(
                 "api.cors_origins",
-                "must be origins as browsers send them, like https://console.example.com",
+                "must be origins as browsers send them, for example https://console.example.com",
             ));
         }
         // A body that does not fit into all that is being received could never be taken.

@@ -1,13 +1,13 @@
-//! Why there is no configuration.
+//! Why the configuration could not be loaded.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why there is no configuration.
+/// Why the configuration could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}; name another one with --config")]
+    #[error("cannot read the configuration file {path}: {source}; name the right one with --config")]
     Read {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum ConfigError {
         /// Line, key and reason.
         message: String,
     },
-    /// A value is well formed and makes no sense.
+    /// A value is well formed, but not allowed.
     #[error("{path}: {key}: {message}")]
     Value {
         /// The file.
@@ -34,7 +34,7 @@ pub enum ConfigError {
     },
 }
 
-/// A value that makes no sense.
+/// A value that is not allowed.
 pub(super) struct Fault {
     /// Its dotted key.
     pub key: &'static str,
@@ -48,10 +48,10 @@ impl Fault {
     }
 }
 
-/// The first of these options that gives no time.
+/// The first of these durations that is zero.
 pub(super) fn longer_than_nothing(options: &[(&'static str, Duration)]) -> Option<Fault> {
     let zero = options.iter().find(|(_, value)| value.is_zero())?;
-    Some(Fault::new(zero.0, "must be longer: nothing could be done in no time"))
+    Some(Fault::new(zero.0, "must be longer than 0s"))
 }
 
 /// The first of these options that is zero.

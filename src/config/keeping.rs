@@ -72,7 +72,10 @@ impl Retention {
         // A try that failed is repeated for more than three days.
         let is_short = self.webhook_days < 4;
         is_short.then(|| {
-            Fault::new("retention.webhook_days", "must be at least 4: so long is an event told again")
+            Fault::new(
+                "retention.webhook_days",
+                "must be at least 4, because failed deliveries are retried for more than three days",
+            )
         })
     }
 }

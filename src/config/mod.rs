@@ -43,7 +43,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The file with the key that seals secrets; `master.key` in the data directory if absent.
     pub master_key_file: Option<PathBuf>,
-    /// How long a stop waits for what is running.
+    /// How long a stop takes at most.
     #[serde(with = "duration")]
     pub shutdown_deadline: Duration,
     /// What is logged, and how.

@@ -122,7 +122,7 @@ pub struct NamedHost {
 
 /// The text is no [`NamedHost`].
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a host; write it like smtp.example.net, smtp.example.net:25 or [2001:db8::1]:25")]
+#[error("`{0}` is not a host; examples: smtp.example.net, smtp.example.net:25, [2001:db8::1]:25")]
 pub struct NamedHostError(String);
 
 impl NamedHost {
@@ -208,7 +208,7 @@ pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
 }
 
 fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
-    const NAMES: &str = "each must have a name of its own";
+    const NAMES: &str = "each must have a unique name";
     let mut sources = HashSet::new();
     for source in &relay.sources {
         if source.name.is_empty() || !sources.insert(source.name.as_str()) {
@@ -217,7 +217,7 @@ fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
         if source.weight == 0 {
             return Some(Fault::new(
                 "relay.sources",
-                "weight must be at least 1; leave the source out of the pool instead",
+                "weight must be at least 1; to disable a source, remove it from the pool",
             ));
         }
     }
@@ -227,10 +227,7 @@ fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
             return Some(Fault::new("relay.pools", NAMES));
         }
         if pool.sources.is_empty() || pool.sources.iter().any(|name| !sources.contains(name.as_str())) {
-            return Some(Fault::new(
-                "relay.pools",
-                "sources must name at least one of relay.sources, and nothing else",
-            ));
+            return Some(Fault::new("relay.pools", "sources must list one or more names of relay.sources"));
         }
     }
     let is_known = relay.source_pool.as_deref().is_none_or(|name| pools.contains(name));
@@ -244,9 +241,9 @@ fn find_fault_of_route<'a>(
 ) -> Option<&'static str> {
     let is_pool = |name: &String| relay.pools.iter().any(|pool| pool.name == *name);
     if route.destinations.is_empty() {
-        Some("destinations must not be empty; write [\"*\"] for all")
+        Some("destinations must not be empty; write [\"*\"] for all destinations")
     } else if !route.destinations.iter().all(|pattern| patterns.insert(pattern)) {
-        Some("a destination must stand in one route only; relay.smart_host is the route for \"*\"")
+        Some("a destination may be in one route only; relay.smart_host is the route for \"*\"")
     } else if !route.source_pool.iter().all(is_pool) {
         Some("source_pool must be the name of one of relay.pools")
     } else {
@@ -259,13 +256,13 @@ fn find_fault_of_hosts(route: &Route) -> Option<&'static str> {
     if !route.hosts.iter().all(NamedHost::is_right) {
         Some("host must be a host name or an IP address, and port from 1 to 65535")
     } else if route.user.is_some() != route.password_file.is_some() {
-        Some("user and password_file go together: set both or neither")
+        Some("set both or neither of user and password_file")
     } else if route.user.is_some() && route.hosts.is_empty() {
-        Some("a password is sent to hosts that are named only: set hosts")
+        Some("a password needs named hosts: set hosts")
     } else if route.user.is_some() && !route.tls().guards_password(is_loopback) {
-        Some("a password is sent over verified TLS only: set tls to starttls or implicit")
+        Some("a password needs verified TLS: set tls to starttls or implicit")
     } else if route.hosts.is_empty() && route.tls() == TlsMode::Implicit {
-        Some("an MX has no implicit TLS: set tls to starttls")
+        Some("MX hosts do not support implicit TLS: set tls to starttls")
     } else {
         None
     }
@@ -339,7 +336,7 @@ mod tests {
             ("127.0.0.1", "opportunistic"),
         ] {
             for told in refusal(host, tls) {
-                assert!(told.is_some_and(|told| told.contains("over verified TLS only")), "{host} {tls}");
+                assert!(told.is_some_and(|told| told.contains("needs verified TLS")), "{host} {tls}");
             }
         }
         for (host, tls) in [("a.b", "implicit"), ("a.b", "starttls"), ("127.0.0.1", "none")] {
@@ -353,10 +350,10 @@ mod tests {
         const POOL: &str = "[[relay.pools]]\nname = \"p\"\nsources = [\"a\"]\n";
         let route = |rest: &str| format!("[[relay.routes]]\ndestinations = [\"a.b\"]\n{rest}\n");
         for (text, key, part) in [
-            (format!("{SOURCE}{SOURCE}"), "relay.sources", "a name of its own"),
+            (format!("{SOURCE}{SOURCE}"), "relay.sources", "a unique name"),
             (format!("{SOURCE}weight = 0"), "relay.sources", "at least 1"),
             (POOL.into(), "relay.pools", "relay.sources"),
-            (format!("{SOURCE}{POOL}{POOL}"), "relay.pools", "a name of its own"),
+            (format!("{SOURCE}{POOL}{POOL}"), "relay.pools", "a unique name"),
             ("[relay]\nsource_pool = \"p\"".into(), "relay.source_pool", "relay.pools"),
             ("[[relay.routes]]\ndestinations = []".into(), "relay.routes", "must not be empty"),
             (route("") + &route(""), "relay.routes", "one route only"),
@@ -367,7 +364,7 @@ mod tests {
             ),
             (route("user = \"u\""), "relay.routes", "both or neither"),
             (route("user = \"u\"\npassword_file = \"f\""), "relay.routes", "set hosts"),
-            (route("tls = \"implicit\""), "relay.routes", "no implicit TLS"),
+            (route("tls = \"implicit\""), "relay.routes", "do not support implicit TLS"),
             (route("source_pool = \"p\""), "relay.routes", "relay.pools"),
             ("[relay.smart_host]\nhost = \"a b\"".into(), "relay.smart_host", "a host name"),
             ("[relay.smart_host]\nhost = \"a\"\nport = 0".into(), "relay.smart_host", "from 1 to 65535"),

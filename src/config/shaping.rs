@@ -62,7 +62,7 @@ pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
     relay.shaping.iter().any(|rule| rule.has_fault(&known)).then(|| {
         Fault::new(
             "relay.shaping",
-            "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
+            "each rule needs a name, and mx or domains unless the name is that of a built-in rule; limits must be at least 1",
         )
     })
 }

@@ -96,7 +96,7 @@ impl Webhooks {
         if !self.plain_http_hosts.iter().all(|host| is_host_of_url(host)) {
             return Some(Fault::new(
                 "webhooks.plain_http_hosts",
-                "must be hosts as URLs have them: in lower case, without a port, an IPv6 address in brackets",
+                "must be hosts as in URLs: in lower case, without a port, IPv6 addresses in brackets",
             ));
         }
         at_least_one(&[
@@ -119,7 +119,7 @@ impl TlsReport {
     pub(super) fn find_fault(&self) -> Option<Fault> {
         let is_late = self.delay_max > Self::DELAY_MAX;
         is_late.then(|| {
-            Fault::new("tls_report.delay_max", "must be at most 144h: what is told is kept for a week")
+            Fault::new("tls_report.delay_max", "must be at most 144h, because the counts are kept for a week")
         })
     }
 }

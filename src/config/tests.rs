@@ -71,8 +71,8 @@ fn what_the_sample_leaves_out_is_right_as_well() {
 fn a_fault_is_told_with_file_line_and_key() {
     for (text, parts) in [
         ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
-        ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
-        ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
+        ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "examples: 30s"]),
+        ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "maximum is 87600h"]),
         (
             "[relay]\nexpiry = \"300h\"\n",
             ["test.toml", "relay.message_lifetime_max", "at least relay.expiry"],
@@ -138,4 +138,20 @@ fn what_nothing_could_work_with_is_told_with_its_key() {
     let right = "[webhooks]\nplain_http_hosts = [\"hooks.example\", \"[::1]\", \"127.0.0.1\"]\n\
                  [tls_report]\ndelay_max = \"144h\"\n[api]\ninbound_buffer_max = \"40 MiB\"\n";
     assert!(parse(right).is_ok(), "{:?}", parse(right));
+}
+
+#[test]
+fn what_nests_without_end_is_an_error() {
+    for depth in [100, 100_000] {
+        for text in [
+            format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),
+            format!("a = {}1{}", "{a = ".repeat(depth), "}".repeat(depth)),
+            format!("a{} = 1", ".a".repeat(depth)),
+            format!("[a{}]", ".a".repeat(depth)),
+            format!("[[a{}]]", ".a".repeat(depth)),
+            format!("a = {{a{} = 1}}", ".a".repeat(depth)),
+        ] {
+            assert!(parse(&text).is_err());
+        }
+    }
 }

@@ -237,4 +237,28 @@ mod tests {
             let _ = parse_mailbox_list(&value);
         }
     }
+
+    #[test]
+    fn what_nests_or_repeats_without_end_has_no_reading() {
+        for unit in [
+            "(",
+            "(a)",
+            "\"",
+            "\"a\"",
+            "<",
+            "<a@b.example>",
+            "[",
+            "a:",
+            ";",
+            ",",
+            "@",
+            "a@",
+            "a.",
+            "\\",
+            "(\\",
+        ] {
+            let field = unit.repeat(200_000 / unit.len());
+            assert!(parse_mailbox_list(field.as_bytes()).is_err(), "{unit}");
+        }
+    }
 }

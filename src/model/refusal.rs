@@ -78,6 +78,8 @@ codes! {
     MailLoop = "mail_loop";
     /// The spool cannot be written.
     StorageUnavailable = "storage_unavailable";
+    /// The stored content of the message is not what was accepted.
+    ContentDamaged = "content_damaged";
     /// The disk is nearly full.
     DiskLow = "disk_low";
     /// A limit of the whole server is reached.

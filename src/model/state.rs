@@ -365,6 +365,8 @@ vocabulary! {
         MessageRejected = "message.rejected",
         /// A recipient's lifetime ended.
         MessageExpired = "message.expired",
+        /// The stored content of a message is damaged; what is open of it waits for the operator to restore it.
+        MessageContentDamaged = "message.content_damaged",
         /// A recipient was taken back.
         MessageCancelled = "message.cancelled",
         /// A domain's proof was found.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::RelayContext;
 use crate::model::DeliveryId;
 use crate::store::{RecordBatch, Spool, StoreError};
 
-/// Batches that wait to be written; above it workers wait.
-pub const WAITING_MAX: usize = 1024;
+/// Batches that wait to be written; above it workers wait. Each may carry a report with a message in it.
+pub const WAITING_MAX: usize = 256;
+/// KiB of reports that are being written at the same time, or wait because they could not be; above it nothing more is taken.
+const REPORTS_KIB_MAX: u32 = 256 * 1024;
 /// Batches written in one transaction.
 const TOGETHER_MAX: usize = 128;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
@@ -23,12 +25,20 @@ const LAST_TRIES: u32 = 3;
 pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatch>) {
     let mut separate = JoinSet::new();
     let mut round = Vec::with_capacity(TOGETHER_MAX);
+    let reports_kib = Arc::new(Semaphore::new(REPORTS_KIB_MAX as usize));
     while waiting.recv_many(&mut round, TOGETHER_MAX).await > 0 {
         let mut together = RecordBatch::default();
         for batch in round.drain(..) {
             // A record carries one report: those with one are written each by itself, all at the same time.
-            if batch.report.is_some() {
-                separate.spawn(write(core.clone(), batch));
+            if let Some(report) = &batch.report {
+                let kib =
+                    u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(REPORTS_KIB_MAX);
+                let held = reports_kib.clone().acquire_many_owned(kib).await;
+                let writing = write(core.clone(), batch);
+                separate.spawn(async move {
+                    let _held = held;
+                    writing.await;
+                });
             } else {
                 together.records.extend(batch.records);
             }

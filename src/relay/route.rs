@@ -297,7 +297,11 @@ impl Router {
         let login = match &smart_host.user {
             None => None,
             Some(user) => {
-                let password = self.store.smart_host_password(tenant).await?.unwrap_or_default();
+                let password = self.store.smart_host_password(tenant).await?;
+                // An empty password would have the smart host refuse, or ban, an account that is in order.
+                let password = password.ok_or_else(|| {
+                    StoreError::Failed(format!("the smart host of {tenant} has no password"))
+                })?;
                 Some(Login { user: user.clone(), password: Zeroizing::new(password) })
             }
         };

@@ -253,7 +253,7 @@ async fn messages_share_a_connection_and_each_recipient_has_an_outcome() {
     let second = stage.send(Environment::Live, &["yes@y.example"]).await;
     stage.expect(second, &[Delivered]).await;
 
-    let attempts = stage.store.attempts(first, None, 1000).await.unwrap();
+    let attempts = stage.store.attempts(first, None, 1000).await.unwrap().items;
     assert_eq!(attempts.len(), 2);
     assert!(attempts.iter().any(|attempt| attempt.code == Some(250)));
     assert!(attempts[0].transcript.contains("> RCPT TO:<no@x.example>\n"), "{}", attempts[0].transcript);
@@ -335,7 +335,7 @@ async fn a_broken_handshake_is_followed_by_clear_text_where_tls_is_a_bonus() {
     let id = stage.send(Environment::Live, &["a@x.example"]).await;
     stage.expect(id, &[Delivered]).await;
     assert_eq!(seen.lock().unwrap().connections, 2);
-    let attempt = &stage.store.attempts(id, None, 1000).await.unwrap()[0];
+    let attempt = &stage.store.attempts(id, None, 1000).await.unwrap().items[0];
     assert!(attempt.transcript.contains("* again, without TLS") && attempt.tls.is_none());
     stage.end().await;
 
@@ -360,7 +360,7 @@ async fn a_connection_that_died_while_idle_costs_no_try() {
     for _ in 0..5 {
         let id = stage.send(Environment::Live, &["a@x.example"]).await;
         stage.expect(id, &[Delivered]).await;
-        assert_eq!(stage.store.attempts(id, None, 1000).await.unwrap().len(), 1);
+        assert_eq!(stage.store.attempts(id, None, 1000).await.unwrap().items.len(), 1);
     }
     assert_eq!(seen.lock().unwrap().connections, 5);
     stage.end().await;
@@ -379,7 +379,7 @@ async fn a_reply_too_many_is_never_taken_for_another_messages_outcome() {
     let second = new.message.id;
     stage.store.enqueue(new).await.unwrap();
     stage.expect(second, &[Bounced]).await;
-    assert_eq!(stage.store.attempts(second, None, 10).await.unwrap().len(), 1);
+    assert_eq!(stage.store.attempts(second, None, 10).await.unwrap().items.len(), 1);
     assert_eq!(seen.lock().unwrap().connections, 2);
     stage.end().await;
 }
@@ -468,7 +468,7 @@ async fn the_sandbox_plays_every_part_and_nothing_leaves() {
         )
         .await;
     stage.expect(id, &[Delivered, Bounced, Delivered, Delivered, Bounced]).await;
-    let attempts = stage.store.attempts(id, None, 1000).await.unwrap();
+    let attempts = stage.store.attempts(id, None, 1000).await.unwrap().items;
     assert_eq!(attempts.len(), 6);
     assert!(attempts.iter().all(|attempt| attempt.host == "sandbox" && attempt.tls.is_none()));
     let suppressed = SuppressionFilter { tenant_id: Some(stage.tenant.id), ..Default::default() };

@@ -292,8 +292,13 @@ impl Worker {
     async fn postpone(&self, claim: Claim, error: &StoreError) {
         tracing::warn!(message_id = %claim.batch.message.id, %error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
-        let trouble =
-            DeliveryError::new(Phase::Connect, "the spool cannot be read").of(BounceClass::Temporary);
+        let what = match error {
+            StoreError::Damaged { .. } => {
+                "the stored content of the message is damaged; it waits to be restored"
+            }
+            _ => "the spool cannot be read",
+        };
+        let trouble = DeliveryError::new(Phase::Connect, what).of(BounceClass::Temporary);
         let endings = vec![RecipientResult::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
         let tried = AttemptResult {
             endings,

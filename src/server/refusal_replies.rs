@@ -33,7 +33,7 @@ pub fn overloaded() -> Refusal {
 /// Whether the tenant can do something about it; what is our fault is not noted as a refusal of its mail.
 pub fn concerns_tenant(code: RefusalCode) -> bool {
     use RefusalCode::*;
-    !matches!(code, StorageUnavailable | DiskLow | Overloaded | ShuttingDown | Internal)
+    !matches!(code, StorageUnavailable | ContentDamaged | DiskLow | Overloaded | ShuttingDown | Internal)
 }
 
 fn text(refusal: &Refusal, reference: Option<RequestId>) -> String {
@@ -68,7 +68,7 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         IdempotencyKeyReused | HeaderMalformed | NulInContent | BareNewline | LineTooLong => (554, 6, 0),
         ConversionRequired => (554, 6, 1),
         MailLoop => (554, 4, 6),
-        StorageUnavailable | Internal => (451, 3, 0),
+        StorageUnavailable | ContentDamaged | Internal => (451, 3, 0),
         DiskLow => (452, 3, 1),
         Overloaded => (451, 3, 2),
         ShuttingDown => (421, 3, 2),

@@ -190,7 +190,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
         smtputf8: true,
         annotations: Annotations {
             tags: vec!["welcome".into(), "b".into()],
-            metadata: serde_json::Map::from_iter([("order".into(), 7.into())]),
+            metadata: Metadata::from_json(Some(r#"{"order":7}"#.into())),
         },
         parameters: MailParameters {
             return_content: Some(ReturnContent::Full),

@@ -10,7 +10,7 @@
 //! * [`TlsResults`]: how TLS with their hosts went, until it is reported to them.
 //!
 //! One process owns a spool. What is claimed is known in memory only, so a claim writes nothing and
-//! after a crash everything unfinished is simply due. Imports `mail` only.
+//! after a crash everything unfinished is simply due. Imports `mail` and `durable_file`.
 
 #[cfg(test)]
 mod contract;
@@ -37,6 +37,9 @@ pub const STS_POLICIES_MAX: usize = 10_000;
 /// Kinds of TLS sessions that are counted, all domains and days together; of more, the new ones are not.
 pub const TLS_RESULTS_MAX: usize = 100_000;
 
+/// Octets of rows that one page is made of; a page ends before it has more, but for its first row.
+pub const PAGE_OCTETS_MAX: usize = 2 * 1024 * 1024;
+
 /// How long the hours of usage are kept; the days are kept as long as the tenant.
 pub const USAGE_HOURS_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
@@ -44,7 +47,7 @@ pub use records::*;
 pub use sqlite::{Access, OpenError, Store, StoreOptions, check_master_key};
 
 /// Why the store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// An object of that name exists, or would overlap one of another tenant.
     #[error("{0}")]
@@ -52,6 +55,14 @@ pub enum StoreError {
     /// The disk is full or nearly so: nothing was written, trying later makes sense.
     #[error("the disk is full or nearly full")]
     DiskFull,
+    /// The stored bytes of a message are not those that were accepted: they are not handed out.
+    #[error("the content of {message} is damaged: {fault}")]
+    Damaged {
+        /// Whose they are.
+        message: MessageId,
+        /// What is wrong with them.
+        fault: String,
+    },
     /// The store is closing or its writer is gone.
     #[error("the store is closed")]
     Closed,
@@ -290,12 +301,12 @@ pub trait Directory {
         scope: Option<TenantId>,
         id: TemplateId,
     ) -> impl Future<Output = Result<Option<Template>>> + Send;
-    /// A page of templates, newest first.
+    /// A page of templates without their bodies, newest first.
     fn list_templates(
         &self,
         filter: TemplateFilter,
         page: PageRequest,
-    ) -> impl Future<Output = Result<Page<Template>>> + Send;
+    ) -> impl Future<Output = Result<Page<TemplateSummary>>> + Send;
     /// Changes what the patch names. [`Conflict::TemplateName`].
     fn update_template(
         &self,
@@ -338,8 +349,11 @@ pub trait Spool {
     fn wait_for_fresh(&self) -> impl Future<Output = ()> + Send;
     /// Completes when [`Spool::claim_due`] may have something earlier than its last answer said.
     fn wait_for_work(&self) -> impl Future<Output = ()> + Send;
-    /// The bytes of a message; `None` if it was deleted meanwhile.
+    /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted are an
+    /// event and [`StoreError::Damaged`]: restored, they can be read again.
     fn content(&self, id: MessageId) -> impl Future<Output = Result<Option<Content>>> + Send;
+    /// How the bytes of a message are kept, for who reads them piece by piece; `None` if it was deleted meanwhile.
+    fn stored_content(&self, id: MessageId) -> impl Future<Output = Result<Option<StoredContent>>> + Send;
     /// Writes what came of attempts, with their events, suppressions and the report, in one transaction, and
     /// ends the claims. A report is handed over like any other message. Deliveries deleted meanwhile are passed over.
     /// After an error the claims are still the caller's, to be recorded again or released.
@@ -421,7 +435,7 @@ pub trait Journal {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Attempt>>> + Send;
+    ) -> impl Future<Output = Result<Page<Attempt>>> + Send;
     /// The events of a message: at most `limit`, the oldest first. With a delivery those that are about it or about
     /// the whole message.
     fn message_events(
@@ -429,7 +443,7 @@ pub trait Journal {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    ) -> impl Future<Output = Result<Page<Event>>> + Send;
     /// Notes that something happened which no other verb tells of.
     fn append(&self, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
     /// A page of events, newest first. A page looks at a bounded part of the journal, so it may hold less than was asked
@@ -440,7 +454,7 @@ pub trait Journal {
         page: PageRequest,
     ) -> impl Future<Output = Result<EventPage>> + Send;
     /// At most `limit` events after one, oldest first, of all tenants.
-    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    fn events_after(&self, after: EventId, limit: usize) -> impl Future<Output = Result<Page<Event>>> + Send;
     /// The last event that was committed, now and from now on; not itself in the journal where that is empty.
     fn watch_events(&self) -> watch::Receiver<EventId>;
     /// What was written since the store was opened.
@@ -477,7 +491,8 @@ pub trait Journal {
     ) -> impl Future<Output = Result<Pruned>> + Send;
     /// Moves the write-ahead log into the database and gives its space back.
     fn checkpoint(&self) -> impl Future<Output = Result<()>> + Send;
-    /// One round trip to the writer and to a reader, for health checks.
+    /// Whether mail can be stored: does what an acceptance does, with a file and a commit that are synced. Made once a second
+    /// at most; who asks more often hears the last outcome.
     fn probe(&self) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -145,7 +145,8 @@ impl Checked {
         let shorten = |text: &str| text.chars().take(SUMMARY_CHARS_MAX).collect::<String>();
         let value = |name| {
             let field = self.block.named(name).next()?;
-            Some(String::from_utf8_lossy(&message[field.span.clone()]).into_owned())
+            let end = field.span.end.min(field.span.start + SUMMARIZED_OCTETS_MAX);
+            Some(String::from_utf8_lossy(&message[field.span.start..end]).into_owned() + "\r\n")
         };
         let own_id = value("Message-ID")
             .or_else(|| added.lines().find(|l| l.starts_with("Message-ID:")).map(|l| format!("{l}\r\n")));
@@ -162,6 +163,9 @@ impl Checked {
 
 /// The longest part of a field that lists show.
 const SUMMARY_CHARS_MAX: usize = 255;
+/// Octets of a field that are decoded for it. The decoder looks for the end of each encoded word to the end of the field, so
+/// what words without an end cost grows with its square.
+const SUMMARIZED_OCTETS_MAX: usize = 8 * 1024;
 
 /// What lists show of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -250,6 +254,18 @@ mod tests {
         assert_eq!(kept, "From: a@b.c\r\nTo: b@c.d\r\n\r\nBcc: body\r\n");
     }
 
+    /// Decoded whole, each of these takes more than half a minute.
+    #[test]
+    fn encoded_words_without_an_end_are_looked_at_up_to_a_limit() {
+        for unit in ["=?aa?q?_", "=?aa?q?x ", "=?aa?q?x\r\n "] {
+            let message = format!("From: a@b.c\r\nSubject: {}\r\n\r\n", unit.repeat(250_000 / unit.len()));
+            for _ in 0..10 {
+                let summary = check(message.as_bytes()).unwrap().summarize("", message.as_bytes());
+                assert_eq!(summary.subject.unwrap().chars().count(), SUMMARY_CHARS_MAX);
+            }
+        }
+    }
+
     #[test]
     fn a_message_without_such_fields_is_not_copied() {
         let message = Bytes::from_static(b"From: a@b.c\r\n\r\nhi\r\n");
@@ -319,5 +335,17 @@ mod tests {
         );
         receipt.client_address = Some("::1".parse().unwrap());
         assert!(receipt.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
+    }
+
+    #[test]
+    fn a_field_that_nests_or_repeats_without_end_is_summarized() {
+        for name in ["Subject", "Message-ID"] {
+            for unit in ["(", "<", "\"", "[", "=?utf-8?q?", "=?utf-8?b?YQ==?= ", "a@", "\\", ":;", "a\r\n "] {
+                let field = unit.repeat(200_000 / unit.len());
+                let message = format!("From: a@b.example\r\n{name}: x{field}\r\n\r\n");
+                let summary = check(message.as_bytes()).unwrap().summarize("", message.as_bytes());
+                assert!(summary.subject.is_none_or(|subject| subject.chars().count() <= SUMMARY_CHARS_MAX));
+            }
+        }
     }
 }

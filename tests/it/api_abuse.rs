@@ -1,93 +1,21 @@
 //! What clients may do to the API that nobody should: floods, sizes, depth, slowness. Each costs them their request or
 //! their connection, and the server stays.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use pillarbox::model::Scope;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::api_stage::ApiStage;
 use crate::http::{exchange, read_answer, request};
+use crate::http2::{
+    DATA, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, Http2, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
 use crate::wait::{PATIENCE, until};
-
-// Frames of HTTP/2 (RFC 9113 §6) and why a stream or a connection ended (§7).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const REFUSED_STREAM: u32 = 7;
-const ENHANCE_YOUR_CALM: u32 = 11;
-
-/// A client that writes its frames itself.
-struct Http2 {
-    stream: TcpStream,
-}
-
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Http2 {
-    async fn connect(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        Self { stream }
-    }
-
-    /// What a server that has had enough does not read any more is lost.
-    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
-        let _ = self.stream.write_all(&frame).await;
-    }
-
-    /// A request whose body is to follow (RFC 7541: POST, http, then literals).
-    async fn begin_post(&mut self, stream: u32, key: &str) {
-        let literal = |name: &str, value: &str| {
-            let length = |text: &str| u8::try_from(text.len()).unwrap();
-            [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
-        };
-        let fields = [
-            vec![0x83, 0x86],
-            literal(":path", "/v1/tenants"),
-            literal(":authority", "a"),
-            literal("authorization", &format!("Bearer {key}")),
-        ];
-        self.send(HEADERS, 0x4, stream, &fields.concat()).await;
-    }
-
-    /// The next frame; `None` when the connection has ended.
-    async fn frame(&mut self) -> Option<Frame> {
-        let read = async {
-            let mut head = [0; 9];
-            self.stream.read_exact(&mut head).await.ok()?;
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            self.stream.read_exact(&mut payload).await.ok()?;
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            Some(Frame { kind: head[3], stream, payload })
-        };
-        timeout(PATIENCE, read).await.expect("a frame in time")
-    }
-
-    /// The number of the error in the next frame of a kind.
-    async fn error_in(&mut self, kind: u8) -> (u32, u32) {
-        loop {
-            let frame = self.frame().await.expect("the frame before the end");
-            if frame.kind == kind {
-                let code = if kind == GOAWAY { &frame.payload[4..8] } else { &frame.payload[..4] };
-                return (frame.stream, u32::from_be_bytes(code.try_into().unwrap()));
-            }
-        }
-    }
-}
 
 async fn expect_alive(stage: &ApiStage) {
     request(stage.address, "GET", "/healthz", None, None).await.expect(200);
@@ -97,10 +25,10 @@ async fn expect_alive(stage: &ApiStage) {
 async fn a_stream_too_many_is_refused_and_the_others_go_on() {
     let stage = ApiStage::start().await;
     let mut client = Http2::connect(stage.address).await;
-    for number in 0..101 {
+    for number in 0..33 {
         client.begin_post(2 * number + 1, &stage.platform).await;
     }
-    assert_eq!(client.error_in(RST_STREAM).await, (201, REFUSED_STREAM));
+    assert_eq!(client.error_in(RST_STREAM).await, (65, REFUSED_STREAM));
     client.send(DATA, 0x1, 1, b"").await;
     let answered = until("the first is answered", async || {
         let frame = client.frame().await.expect("the connection lives");
@@ -198,6 +126,25 @@ async fn json_that_is_too_deep_is_not_read() {
         }
     }
     expect_alive(&stage).await;
+}
+
+/// Each value takes many times more memory than the two octets that it has here.
+#[tokio::test]
+async fn a_body_of_millions_of_values_is_refused_and_commas_in_a_text_are_none() {
+    let stage = ApiStage::start().await;
+    let tenant = stage.tenant("own").await;
+    let numbers = format!("{{\"metadata\":{{\"a\":[{}0]}}}}", "0,".repeat(1_000_000));
+    let text = json!({"from": "a@own.example", "text": "0,".repeat(1_000_000)}).to_string();
+    for (body, status, code) in [(numbers, 413, "payload_too_large"), (text, 422, "required")] {
+        let request = format!(
+            "POST /v1/emails HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            tenant.key,
+            body.len()
+        );
+        let answer = exchange(stage.address, request.as_bytes()).await;
+        assert!(answer.status == status && answer.to_string().contains(code), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -132,15 +132,12 @@ async fn a_client_that_does_not_take_its_answers_is_let_go() {
 async fn an_answer_that_is_taken_slowly_is_given_whole() {
     let stage = ApiStage::with(|api, _| api.idle_timeout = Duration::from_millis(200)).await;
     let tenant = stage.tenant("own").await;
-    for number in 0..70 {
-        let template = json!({"name": number.to_string(), "subject": "s", "text": "x".repeat(262_144)});
-        stage.post(&tenant.key, "/v1/templates", template).await.expect(201);
-    }
+    let id = stage.enqueue_body(tenant.id, vec![b'x'; 18_000_000].into()).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let mut client = socket.connect(stage.address).await.unwrap();
     let request = format!(
-        "GET /v1/templates?limit=100 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+        "GET /v1/emails/{id}/raw HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
         tenant.key
     );
     client.write_all(request.as_bytes()).await.unwrap();

@@ -8,6 +8,7 @@ use pillarbox::api::{Api, ApiDependencies, SendLimits};
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
+use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::QueueFilter;
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
@@ -47,6 +48,8 @@ pub struct ApiStage {
     pub waiting: Arc<WaitRegistry>,
     /// The secret of a platform key.
     pub platform: String,
+    /// The memory for bodies and answers.
+    pub room: Arc<MemoryBudget>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
     data_dir: tempfile::TempDir,
@@ -111,12 +114,13 @@ impl ApiStage {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
+        let room = api.room();
         let api = Arc::new(api);
         let counting = api.clone().count_requests(stop.clone());
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, dns, resolver, verification, waiting, platform, stop, serving, data_dir }
+        Self { address, store, dns, resolver, verification, waiting, platform, room, stop, serving, data_dir }
     }
 
     /// The database beside the store, for faults and for what would take days.
@@ -182,8 +186,18 @@ impl ApiStage {
         make_key(&self.store, Some(tenant), scopes, adjust).await
     }
 
+    /// The directory of message bodies that are files.
+    pub fn bodies(&self) -> std::path::PathBuf {
+        self.data_dir.path().join("bodies")
+    }
+
     /// Puts a message with one recipient into the spool.
     pub async fn enqueue(&self, tenant_id: TenantId) -> MessageId {
+        self.enqueue_body(tenant_id, Bytes::from_static(b"body\r\n")).await
+    }
+
+    /// The same with a body of one's own.
+    pub async fn enqueue_body(&self, tenant_id: TenantId, body: Bytes) -> MessageId {
         let now = Timestamp::now();
         let recipient = Address::parse("to@remote.example").unwrap();
         let message = Message {
@@ -207,7 +221,7 @@ impl ApiStage {
         let id = message.id;
         let content = Content {
             prefix: Bytes::from_static(b"A: b\r\n"),
-            submitted: Bytes::from_static(b"C: d\r\n\r\nbody\r\n"),
+            submitted: [&b"C: d\r\n\r\n"[..], &body].concat().into(),
         };
         let recipients = vec![(DeliveryId::generate(now), recipient.into())];
         self.store

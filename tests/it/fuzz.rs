@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pillarbox::api::template_language;
 use pillarbox::{mail, model, smtp};
 
 #[path = "../fuzz/targets/mod.rs"]
@@ -47,9 +48,10 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
-/// The words of the dictionary, which libFuzzer reads as well.
-fn dictionary() -> Vec<Vec<u8>> {
-    let text = std::fs::read_to_string(folder().join("smtp.dict")).unwrap();
+/// The words of a dictionary, which libFuzzer reads as well.
+fn dictionary(target: &str) -> Vec<Vec<u8>> {
+    let file = if target == "template" { "template.dict" } else { "smtp.dict" };
+    let text = std::fs::read_to_string(folder().join(file)).unwrap();
     text.lines().map(|line| unescape(line.trim_matches('"'))).collect()
 }
 
@@ -98,7 +100,7 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], words: &[Vec<u8>], chance: &m
 }
 
 fn run(name: &str, target: fn(&[u8])) {
-    let (mut inputs, words) = (seeds(name), dictionary());
+    let (mut inputs, words) = (seeds(name), dictionary(name));
     let attempt = |input: &[u8]| {
         let held = std::panic::catch_unwind(|| target(input));
         assert!(held.is_ok(), "{name} does not hold for b\"{}\"", input.escape_ascii());
@@ -148,4 +150,4 @@ macro_rules! each {
     };
 }
 
-each!(line, data, command, address, reply, session, proxy, headers);
+each!(line, data, command, address, reply, session, proxy, headers, template);

@@ -1,7 +1,7 @@
 //! The real binary as a process: run to its end, or started, signalled and ended.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -31,27 +31,40 @@ pub async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> (bool
 pub async fn status_of(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = program(arguments);
     command.envs(environment.iter().copied());
-    let running = spawn_blocking(move || command.output());
-    let output = timeout(PATIENCE, running).await.expect("it ends by itself").unwrap().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+    let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let (stdout, stderr) = (process.0.stdout.take().unwrap(), process.0.stderr.take().unwrap());
+    let reading = spawn_blocking(move || {
+        let stderr = thread::spawn(move || read_all(stderr));
+        [read_all(stdout), stderr.join().unwrap()].concat()
+    });
+    let said = timeout(PATIENCE, reading).await.expect("it ends by itself").unwrap();
+    (process.0.wait().unwrap().code(), String::from_utf8(said).unwrap())
 }
 
-/// A server that runs; it does not outlive its test.
+fn read_all(mut from: impl Read) -> Vec<u8> {
+    let mut octets = Vec::new();
+    from.read_to_end(&mut octets).unwrap();
+    octets
+}
+
+/// A process that does not outlive its test, whatever the test comes to.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that runs.
 pub struct Serving {
     /// Where it listens, once the test knows.
     pub port: u16,
     /// All that it said and that was waited for.
     pub said: String,
-    child: Child,
+    process: Process,
     lines: UnboundedReceiver<String>,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Serving {
@@ -63,11 +76,23 @@ impl Serving {
     pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = program(arguments);
         command.envs(environment.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// One that hears of a limit on its files by the failure of a write, as of a full disk, and not by a signal.
+    pub fn start_under_limits(arguments: &[&str]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pillarbox")]);
+        command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::unbounded_channel();
         read_lines(child.stdout.take().unwrap(), sender.clone());
         read_lines(child.stderr.take().unwrap(), sender);
-        Self { port: 0, said: String::new(), child, lines }
+        Self { port: 0, said: String::new(), process: Process(child), lines }
     }
 
     /// Waits until it says something with this part; the whole line.
@@ -84,8 +109,12 @@ impl Serving {
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
         assert!(status.unwrap().success());
     }
 
@@ -97,8 +126,12 @@ impl Serving {
 
     /// Waits until it ends by itself, and wants it to end well.
     pub async fn wait_for_end(&mut self) {
-        let status: ExitStatus = until("it ends", async || self.child.try_wait().unwrap()).await;
-        assert!(status.success(), "{status}");
+        assert_eq!(self.wait_for_status().await, Some(0));
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_for_status(&mut self) -> Option<i32> {
+        until("it ends", async || self.process.0.try_wait().unwrap()).await.code()
     }
 }
 

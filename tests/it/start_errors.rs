@@ -137,6 +137,24 @@ async fn another_master_key_is_noticed() {
     expect_all(&setting.fail("", API).await, &["master.key"]);
 }
 
+/// What a power cut leaves of files that were written and not synced.
+#[tokio::test]
+async fn a_self_signed_certificate_that_a_power_cut_emptied_is_made_again() {
+    let setting = Setting::new();
+    start(&setting).await.end("TERM").await;
+    let certificate = setting.path("data").join("self-signed.crt");
+    for name in ["self-signed.crt", "self-signed.key"] {
+        std::fs::write(setting.path("data").join(name), "").unwrap();
+    }
+    let server = start(&setting).await;
+    expect_all(&server.said, &["WARN", "self-signed.crt", "made again"]);
+    let mut client = Client::connect(([127, 0, 0, 1], server.port).into(), HOSTNAME).await;
+    client.ehlo().await;
+    let made = std::fs::read_to_string(certificate).unwrap();
+    assert!(client.try_starttls(trust_pem(&made)).await.is_some());
+    server.end("TERM").await;
+}
+
 #[tokio::test]
 async fn check_config_takes_the_sample_and_finds_faults() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pillarbox.toml");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::api_stage::{ApiStage, Tenant};
-use crate::http::request;
+use crate::http::{exchange, request};
 
 async fn template(stage: &ApiStage, tenant: &Tenant, text: &str) -> String {
     let template = json!({"name": "t", "subject": "s", "text": text});
@@ -63,4 +63,104 @@ async fn data_for_a_template_has_a_limit() {
             );
         }
     }
+}
+
+/// Each of these once overflowed the stack of the thread that read it, which ended the process.
+fn endless() -> [(&'static str, String); 5] {
+    [
+        ("subject", format!("{{{{ {}x }}}}", "-".repeat(1900))),
+        ("text", format!("{{{{ {}x }}}}", "-".repeat(6000))),
+        ("html", format!("{{{{ x{} }}}}", "|upper".repeat(6000))),
+        ("text", format!("{{{{ x{} }}}}", ".a".repeat(20_000))),
+        ("text", format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(6000))),
+    ]
+}
+
+fn expect_too_deep(error: &serde_json::Value, path: &str) {
+    assert_eq!(error["errors"][0]["path"], path, "{error}");
+    let message = error["errors"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("line 1: ") && message.contains(" at most "), "{message}");
+}
+
+#[tokio::test]
+async fn a_template_that_nests_without_end_is_refused_when_it_is_made_or_changed() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let id = template(&stage, &tenant, "{{ x }}").await;
+    for (path, source) in endless() {
+        let mut body = json!({"name": "deep", "subject": "s", "text": "t"});
+        body[path] = json!(source);
+        let made = stage.post(&tenant.key, "/v1/templates", body).await;
+        expect_too_deep(&made.expect_error(422, "validation_failed"), path);
+        let changed = stage.patch(&tenant.key, &format!("/v1/templates/{id}"), json!({path: source})).await;
+        expect_too_deep(&changed.expect_error(422, "validation_failed"), path);
+        assert_eq!(request(stage.address, "GET", "/healthz", None, None).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_template_from_before_the_limit_on_nesting_is_refused_when_it_is_filled() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let id = template(&stage, &tenant, "{{ x }}").await;
+    let email = json!({
+        "from": "a@acme.example", "to": ["b@x.example"], "template_id": id, "template_data": {"x": 1},
+    });
+    for (part, source) in endless().iter().filter(|(part, _)| *part == "text") {
+        let changed = stage.database().execute("UPDATE template SET text = ?1", [source]).unwrap();
+        assert_eq!(changed, 1);
+        let path = format!("/v1/templates/{id}/render");
+        let shown = stage.post(&tenant.key, &path, json!({"data": {"x": 1}})).await;
+        let sent = stage.post(&tenant.key, "/v1/emails", email.clone()).await;
+        for answer in [shown, sent] {
+            let error = answer.expect_error(422, "template_failed");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(&format!("the {part} of template {id}")), "{message}");
+            assert!(message.contains("line 1: ") && message.contains(" at most "), "{message}");
+        }
+    }
+    assert_eq!(request(stage.address, "GET", "/healthz", None, None).await.status, 200);
+}
+
+/// A list in a list, or a map in a map, so many times.
+fn nested(open: &str, close: &str, depth: usize) -> String {
+    format!("{}1{}", open.repeat(depth), close.repeat(depth))
+}
+
+#[tokio::test]
+async fn data_that_nests_without_end_is_no_json() {
+    let stage = ApiStage::start().await;
+    let tenant = sender(&stage).await;
+    let id = template(&stage, &tenant, "{{ x }}").await;
+    let path = format!("/v1/templates/{id}/render");
+    let post = async |target: &str, body: &str| {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: api\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            tenant.key,
+            body.len()
+        );
+        exchange(stage.address, (head + body).as_bytes()).await
+    };
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        for depth in [120, 200, 50_000] {
+            let value = nested(open, close, depth);
+            let shown = post(&path, &format!(r#"{{"data":{{"x":{value}}}}}"#)).await;
+            let email =
+                r#"{"from":"a@acme.example","to":["b@x.example"],"subject":"s","text":"t","metadata""#;
+            let noted = post("/v1/emails", &format!(r#"{email}:{{"x":{value}}}}}"#)).await;
+            if depth == 120 {
+                shown.expect(200);
+                noted.expect(202);
+            } else {
+                shown.expect_error(400, "invalid_json");
+                noted.expect_error(400, "invalid_json");
+            }
+        }
+    }
+    for target in ["/v1/templates", "/v1/webhooks", "/v1/domains", "/v1/keys", "/v1/emails/batch"] {
+        let error = post(target, &"[".repeat(100_000)).await;
+        assert!([400, 422].contains(&error.status), "{target}: {}", error.status);
+    }
+    assert_eq!(request(stage.address, "GET", "/healthz", None, None).await.status, 200);
 }

@@ -1,9 +1,11 @@
 //! A message in JSON made into one of RFC 5322: header fields encoded and folded, bodies and attachments in MIME. Pure.
 //!
-//! lettre makes the MIME parts; addresses are written here, for lettre refuses some that exist.
+//! lettre makes the MIME parts; addresses are written here, for lettre refuses some that exist, and so are line ends, for
+//! lettre makes each CRLF by moving all that follows it.
 
 use std::fmt::Write as _;
 
+use email_encoding::body::Encoding;
 use email_encoding::headers::quoted_string;
 use email_encoding::headers::writer::EmailWriter;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers};
@@ -75,8 +77,7 @@ impl MimeMessage {
         }
         let _ = write!(header, "{others}MIME-Version: 1.0\r\n");
         let mut message = header.into_bytes();
-        let (text, html) = (self.text.map(mend_line_ends), self.html.map(mend_line_ends));
-        message.extend(match assemble(text, html, self.attachments) {
+        message.extend(match assemble(self.text, self.html, self.attachments) {
             Part::Single(part) => part.formatted(),
             Part::Multi(parts) => parts.formatted(),
         });
@@ -111,9 +112,33 @@ fn write_mailboxes(field: &str, mailboxes: &[Mailbox]) -> String {
     value
 }
 
-/// RFC 5322 §2.3: a CR stands before an LF only. lettre adds those that are missing and leaves those that are too many.
+/// RFC 5322 §2.3: a CR stands before an LF only. A lone one ends a line.
 fn mend_line_ends(text: String) -> String {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
+}
+
+/// A text with CRLF line ends, in the encoding that `Body::new` of lettre would choose for it. lettre gets octets, which
+/// it does not search for line ends.
+fn encode_text(text: String) -> Body {
+    let text = mend_line_ends(text);
+    let encoding = match Encoding::choose(text.as_str(), false) {
+        Encoding::SevenBit => ContentTransferEncoding::SevenBit,
+        Encoding::EightBit => ContentTransferEncoding::EightBit,
+        Encoding::QuotedPrintable => ContentTransferEncoding::QuotedPrintable,
+        Encoding::Base64 => ContentTransferEncoding::Base64,
+    };
+    let octets = text.replace('\n', "\r\n").into_bytes();
+    match encoding {
+        ContentTransferEncoding::QuotedPrintable | ContentTransferEncoding::Base64 => {
+            encode_octets(octets, encoding)
+        }
+        as_it_is => Body::dangerous_pre_encoded(octets, as_it_is),
+    }
+}
+
+fn encode_octets(octets: Vec<u8>, encoding: ContentTransferEncoding) -> Body {
+    let body = Body::new_with_encoding(octets, encoding);
+    body.unwrap_or_else(|_| unreachable!("base64 and quoted-printable take any octets"))
 }
 
 /// RFC 2046 §5.1: files beside the body; in it the HTML, with the files that it shows, as the better form of the text.
@@ -121,15 +146,18 @@ fn assemble(text: Option<String>, html: Option<String>, files: Vec<Attachment>) 
     let is_shown = |file: &Attachment| html.is_some() && file.content_id.is_some();
     let (shown, beside): (Vec<_>, Vec<_>) = files.into_iter().partition(is_shown);
     let rich = html.map(|html| match shown.is_empty() {
-        true => Part::Single(SinglePart::html(html)),
-        false => Part::Multi(add_files(MultiPart::related().singlepart(SinglePart::html(html)), shown)),
+        true => Part::Single(SinglePart::html(encode_text(html))),
+        false => Part::Multi(add_files(
+            MultiPart::related().singlepart(SinglePart::html(encode_text(html))),
+            shown,
+        )),
     });
     let body = match (text, rich) {
-        (text, None) => Part::Single(SinglePart::plain(text.unwrap_or_default())),
+        (text, None) => Part::Single(SinglePart::plain(encode_text(text.unwrap_or_default()))),
         (None, Some(rich)) => rich,
-        (Some(text), Some(rich)) => {
-            Part::Multi(rich.add_to(MultiPart::alternative().singlepart(SinglePart::plain(text))))
-        }
+        (Some(text), Some(rich)) => Part::Multi(
+            rich.add_to(MultiPart::alternative().singlepart(SinglePart::plain(encode_text(text)))),
+        ),
     };
     match beside.is_empty() {
         true => body,
@@ -156,8 +184,7 @@ impl Attachment {
             Some(id) => AttachmentPart::new_inline_with_name(id, self.filename),
             None => AttachmentPart::new(self.filename),
         };
-        let body = Body::new_with_encoding(self.content, ContentTransferEncoding::Base64);
-        kind.body(body.unwrap_or_else(|_| unreachable!("base64 takes any octets")), self.content_type)
+        kind.body(encode_octets(self.content, ContentTransferEncoding::Base64), self.content_type)
     }
 }
 
@@ -258,7 +285,21 @@ mod tests {
         assert!(!String::from_utf8_lossy(&bytes).replace("\r\n", "").contains(['\r', '\n']));
     }
 
+    /// Where each CR is put in by moving what follows, this takes many minutes.
+    #[test]
+    fn millions_of_lines_cost_as_much_each_as_a_few_do() {
+        let lines = 6_000_000;
+        assert_eq!(encode_text("\n".repeat(lines)).len(), 2 * lines);
+    }
+
     proptest! {
+        #[test]
+        fn a_text_is_encoded_as_lettre_would_encode_it(text in "([a-zé =.\t\n]|[a-z ]{50,90}\n){0,20}") {
+            let (ours, theirs) = (encode_text(text.clone()), Body::new(text));
+            prop_assert_eq!(ours.encoding(), theirs.encoding());
+            prop_assert_eq!(ours.as_ref(), theirs.as_ref());
+        }
+
         #[test]
         fn whatever_the_text_lines_end_in_crlf_and_are_short(text in "[a-zé\r\n\t .=🦀]{0,2000}", html: Option<String>) {
             let html = html.map(|html| html.replace('\0', ""));

@@ -17,7 +17,7 @@ use crate::api::json::Checks;
 use crate::api::templates::{Data, Rendered};
 use crate::mail::{Address, SignedDuration, Timestamp};
 use crate::model::{RefusalCode, TemplateId};
-use crate::store::{Annotations, TenantSettings};
+use crate::store::{Annotations, Metadata, TenantSettings};
 
 const SUBJECT_CHARS_MAX: usize = 998;
 const HEADERS_MAX: usize = 50;
@@ -184,7 +184,7 @@ impl EmailRequest {
         };
         self.tags.sort_unstable();
         self.tags.dedup();
-        let annotations = Annotations { tags: self.tags, metadata: self.metadata };
+        let annotations = Annotations { tags: self.tags, metadata: Metadata::of(&self.metadata) };
         let (release_at, expires_at) = (self.send_at, self.expires_at);
         Ok(Draft { letter, sender, recipients, annotations, release_at, expires_at })
     }

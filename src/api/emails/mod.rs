@@ -1,10 +1,11 @@
 //! Messages: `send` takes them (described in `draft`, made by `compose`, all of a request by `batch`), the rest tells what became of them, `timeline`
-//! step by step; `steering` hurries and cancels.
+//! step by step, `raw` with its bytes; `steering` hurries and cancels.
 
 mod batch;
 mod compose;
 mod draft;
 mod mailbox;
+mod raw;
 mod retry_cancel;
 mod send;
 mod timeline;
@@ -14,10 +15,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{Address, DomainName, ReversePath, Timestamp};
-use crate::model::{
-    BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, RefusalCode, TenantId,
-};
-use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Spool};
+use crate::model::{BounceClass, DeliveryId, DeliveryState, Environment, KeyId, MessageId, TenantId};
+use crate::store::{Delivery, Journal, Message, MessageFilter, MessageSummary, Metadata};
 
 use super::error::{ApiError, Result};
 use super::page::List;
@@ -26,6 +25,7 @@ use super::response::ApiResponse;
 
 pub use self::retry_cancel::{CancellationView, RetryView, cancel, retry};
 pub use draft::{EmailRequest, Limits as SendLimits};
+pub use raw::get as raw;
 pub use send::{Accepted, BatchRequest, send, send_batch};
 pub use timeline::{Entry, get as timeline};
 
@@ -65,7 +65,8 @@ pub struct EmailView {
     /// By which it is found again.
     tags: Vec<String>,
     /// What the sender noted.
-    metadata: Map<String, Value>,
+    #[schemars(with = "Map<String, Value>")]
+    metadata: Metadata,
     /// When it was accepted.
     created_at: Timestamp,
     /// Not before this time, if the sender chose one.
@@ -191,19 +192,6 @@ pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
     });
     let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
     ApiResponse::ok(&EmailView { deliveries: Some(deliveries), ..view })
-}
-
-/// `GET /v1/emails/{id}/raw`
-pub async fn raw(call: RequestContext<'_>) -> Result<ApiResponse> {
-    let message = find(&call).await?;
-    let content = call.store().content(message.id).await?.ok_or_else(|| {
-        ApiError::new(
-            RefusalCode::NotFound,
-            "the content of this message is no longer kept",
-            "content is removed some days after the last delivery; the operator sets retention.body_days",
-        )
-    })?;
-    Ok(ApiResponse::message(content.to_vec()))
 }
 
 #[cfg(test)]

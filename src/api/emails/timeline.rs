@@ -12,7 +12,7 @@ use crate::api::request_context::RequestContext;
 use crate::api::response::ApiResponse;
 use crate::mail::{Address, Timestamp};
 use crate::model::{AttemptId, BounceClass, DeliveryId, DeliveryState, EventId, EventKind};
-use crate::store::{Attempt, Event, Journal};
+use crate::store::{Attempt, Event, Journal, Page};
 
 /// More are told of by `has_more`; one recipient's are asked for with `delivery_id`.
 const ENTRIES_MAX: usize = 1000;
@@ -111,21 +111,25 @@ pub async fn get(mut call: RequestContext<'_>) -> Result<ApiResponse> {
         return Err(ApiError::not_found("delivery"));
     }
     let recipients = deliveries.into_iter().map(|delivery| (delivery.id, delivery.recipient)).collect();
-    // Of each kind one more than is shown: enough to know the first of both, and whether there are more.
-    let events = call.store().message_events(message.id, wanted, ENTRIES_MAX + 1).await?;
-    let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX + 1).await?;
-    let mut entries = merge(events, attempts, &recipients);
-    let has_more = entries.len() > ENTRIES_MAX;
-    entries.truncate(ENTRIES_MAX);
+    let events = call.store().message_events(message.id, wanted, ENTRIES_MAX).await?;
+    let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX).await?;
+    let (entries, has_more) = merge(events, attempts, &recipients);
     ApiResponse::ok(&List::cut(entries, has_more))
 }
 
+/// The beginning of the story, and whether there is more of it. Where the store had more of one kind, nothing is told
+/// that happened after the last of it.
 fn merge(
-    events: Vec<Event>,
-    attempts: Vec<Attempt>,
+    events: Page<Event>,
+    attempts: Page<Attempt>,
     recipients: &HashMap<DeliveryId, Address>,
-) -> Vec<Entry> {
-    let events = events.into_iter().map(|event| {
+) -> (Vec<Entry>, bool) {
+    let truncated = events.has_more || attempts.has_more;
+    let last_event = events.items.last().filter(|_| events.has_more).map(|event| (event.created_at, 1));
+    let last_attempt =
+        attempts.items.last().filter(|_| attempts.has_more).map(|attempt| (attempt.started_at, 0));
+    let end = [last_event, last_attempt].into_iter().flatten().min();
+    let events = events.items.into_iter().map(|event| {
         Entry::Event(EventEntry {
             id: event.id,
             object: "event",
@@ -136,7 +140,7 @@ fn merge(
             data: event.data,
         })
     });
-    let attempts = attempts.into_iter().map(|attempt| {
+    let attempts = attempts.items.into_iter().map(|attempt| {
         Entry::Attempt(AttemptEntry {
             id: attempt.id,
             object: "attempt",
@@ -159,7 +163,10 @@ fn merge(
     });
     let mut entries: Vec<_> = events.chain(attempts).collect();
     entries.sort_by_key(Entry::place);
-    entries
+    entries.retain(|entry| end.is_none_or(|end| entry.place() <= end));
+    let has_more = truncated || entries.len() > ENTRIES_MAX;
+    entries.truncate(ENTRIES_MAX);
+    (entries, has_more)
 }
 
 #[cfg(test)]
@@ -198,24 +205,29 @@ mod tests {
             class: None,
             reason: String::new(),
         };
-        let entries = merge(
-            vec![
+        let recipients = HashMap::from([(delivery_id, Address::parse("a@b.example").unwrap())]);
+        let tell = |events_cut, attempts_cut| {
+            let events = vec![
                 event(EventKind::MessageAccepted, 1, None),
                 event(EventKind::MessageDeferred, 3, Some(delivery_id)),
                 event(EventKind::MessageDelivered, 5, Some(delivery_id)),
-            ],
-            vec![attempt(2, DeliveryState::Deferred), attempt(5, DeliveryState::Delivered)],
-            &HashMap::from([(delivery_id, Address::parse("a@b.example").unwrap())]),
-        );
-        let told: Vec<String> = entries
-            .iter()
-            .map(|entry| {
+            ];
+            let attempts = vec![attempt(2, DeliveryState::Deferred), attempt(5, DeliveryState::Delivered)];
+            let events = Page { items: events, has_more: events_cut };
+            let (entries, has_more) =
+                merge(events, Page { items: attempts, has_more: attempts_cut }, &recipients);
+            let told = entries.iter().map(|entry| {
                 let value = serde_json::to_value(entry).unwrap();
                 let kind = value.get("type").or(value.get("outcome")).unwrap().as_str().unwrap().to_owned();
                 let recipient = value["recipient"].as_str().unwrap_or("-");
                 format!("{} {kind} {recipient}", value["object"].as_str().unwrap())
-            })
-            .collect();
+            });
+            (told.collect::<Vec<String>>(), has_more)
+        };
+        let (told, has_more) = tell(false, false);
+        assert!(!has_more);
+        assert_eq!(tell(true, false), (told.clone(), true));
+        assert_eq!(tell(false, true), (told[..4].to_vec(), true), "an event may have an attempt before it");
         assert_eq!(
             told,
             [

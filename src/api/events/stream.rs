@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::tail::Tail;
+use super::tail::{Following, Tail};
 use crate::api::auth::{self, Access};
-use crate::api::response::ResponseBody;
+use crate::api::response::{PIECE_OCTETS, ResponseBody};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
 use crate::model::{EventId, SecretDigest};
@@ -131,9 +131,8 @@ impl Follower {
             if self.position < last {
                 let found = self.tail.after(self.position, last).await;
                 let found = found.map_err(|_| "the journal cannot be read now; connect again")?;
-                self.position = found.position;
-                let text: String =
-                    found.events.iter().filter(|event| self.filter.takes(event)).map(|e| frame(e)).collect();
+                let (text, position) = tell(&found, &self.filter, self.position);
+                self.position = position;
                 if !text.is_empty() {
                     return Ok(text);
                 }
@@ -175,6 +174,21 @@ impl Follower {
     }
 }
 
+/// As much of what was found as goes out at once, and where to go on.
+fn tell(found: &Following, filter: &EventFilter, mut position: EventId) -> (String, EventId) {
+    let mut text = String::new();
+    for event in &found.events {
+        if text.len() >= PIECE_OCTETS {
+            return (text, position);
+        }
+        position = event.id;
+        if filter.takes(event) {
+            text += &frame(event);
+        }
+    }
+    (text, found.position)
+}
+
 /// One event. JSON has no line ends, so it is one line.
 fn frame(event: &Event) -> String {
     let mut text = format!("id: {}\nevent: {}\ndata: ", event.id, event.kind);
@@ -183,4 +197,36 @@ fn frame(event: &Event) -> String {
         Err(error) => drop(write!(text, "{{\"error\":\"{error}\"}}")),
     }
     text + "\n\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventKind;
+
+    #[test]
+    fn what_a_client_is_far_behind_goes_out_in_pieces_and_none_is_left_out() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let event = |second| Event {
+            id: EventId::generate(at(second)),
+            kind: EventKind::MessageDeferred,
+            tenant_id: None,
+            message_id: None,
+            delivery_id: None,
+            data: serde_json::json!({"reply": "x".repeat(1000)}),
+            created_at: at(second),
+        };
+        let events: Vec<_> = (1..200).map(|second| Arc::new(event(second))).collect();
+        let end = EventId::generate(at(500));
+        let (mut position, mut told) = (EventId::generate(at(0)), String::new());
+        for _ in 0..4 {
+            let left = events.iter().filter(|event| event.id > position).cloned().collect();
+            let found = Following { events: left, position: end };
+            let (text, reached) = tell(&found, &EventFilter::default(), position);
+            assert!(text.len() < PIECE_OCTETS + 2000, "{}", text.len());
+            (position, told) = (reached, told + &text);
+        }
+        assert_eq!(position, end);
+        assert_eq!(told, events.iter().map(|event| frame(event)).collect::<String>());
+    }
 }

@@ -54,7 +54,7 @@ impl Tail {
                 return Ok(recent.after(position));
             }
         }
-        let events = self.store.events_after(position, READ_MAX).await?;
+        let events = self.store.events_after(position, READ_MAX).await?.items;
         let position = events.last().map_or(last, |event| event.id);
         Ok(Following { events: events.into_iter().map(Arc::new).collect(), position })
     }
@@ -63,11 +63,12 @@ impl Tail {
 impl Recent {
     async fn extend(&mut self, store: &Store, last: EventId) -> Result<()> {
         let read = store.events_after(self.until, READ_MAX).await?;
-        if read.len() == READ_MAX {
+        if read.has_more {
             // Far behind, such as when nobody has followed for a while: those who follow catch up by themselves.
             *self = Self { from: last, until: last, events: VecDeque::new() };
             return Ok(());
         }
+        let read = read.items;
         self.until = read.last().map_or(last, |event| event.id.max(last));
         self.events.extend(read.into_iter().map(Arc::new));
         while self.events.len() > KEPT_MAX {

@@ -1,6 +1,5 @@
 //! The document as a page for people: one file of HTML that loads nothing and needs no script.
 
-use bytes::Bytes;
 use minijinja::value::Value as Html;
 use minijinja::{Environment, HtmlEscape, context};
 use serde_json::{Map, Value, json};
@@ -13,7 +12,7 @@ use crate::api::route::{Operation, ROUTES, Route};
 const PAGE: &str = include_str!("manual.html");
 
 /// The page.
-pub fn render(document: &Value) -> Result<Bytes> {
+pub fn render(document: &Value) -> Result<String> {
     let mut environment = Environment::new();
     // Its name has the ending by which data is escaped.
     environment.add_template("manual.html", PAGE).map_err(ApiError::internal)?;
@@ -27,7 +26,7 @@ pub fn render(document: &Value) -> Result<Bytes> {
         parts => parts,
         schemas => schemas(document),
     });
-    html.map(Bytes::from).map_err(ApiError::internal)
+    html.map_err(ApiError::internal)
 }
 
 fn each(list: &Value) -> impl Iterator<Item = &Value> {
@@ -194,7 +193,7 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        String::from_utf8(super::super::PAGE.clone().unwrap().to_vec()).unwrap()
+        super::render(&super::super::DOCUMENT).unwrap()
     }
 
     #[test]
@@ -219,8 +218,12 @@ mod tests {
             assert_eq!(inside, 0, "{loading}");
         }
         for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
-            let target = link.strip_prefix('#').map(|id| format!("id=\"{id}\""));
-            assert!(link == "openapi.json" || target.is_some_and(|id| page.contains(&id)), "{link}");
+            let is_there = match (link.strip_prefix('#'), link.strip_prefix("docs/")) {
+                (Some(id), _) => page.contains(&format!("id=\"{id}\"")),
+                (_, Some(name)) => docs::page(name).is_ok(),
+                _ => link == "openapi.json",
+            };
+            assert!(is_there, "{link}");
         }
     }
 

@@ -9,7 +9,6 @@ mod parameters;
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use hyper::Method;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::transform::RecursiveTransform;
@@ -19,24 +18,25 @@ use serde_json::{Map, Value, json};
 use self::describe::{Description, TAGS, describe};
 use super::auth::Access;
 use super::error::{Envelope, Result};
-use super::response::ApiResponse;
+use super::response::{ApiResponse, Fixed};
 use super::route::{Endpoint, Operation, ROUTES, Route};
 
 /// What holds for every operation.
 const CONVENTIONS: &str = include_str!("conventions.md");
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
-static DOCUMENT_TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
-static PAGE: LazyLock<Result<Bytes>> = LazyLock::new(|| manual::render(&DOCUMENT));
+static DOCUMENT_ANSWER: LazyLock<Result<Fixed>> = LazyLock::new(|| Fixed::document(DOCUMENT.to_string()));
+static PAGE_ANSWER: LazyLock<Result<Fixed>> =
+    LazyLock::new(|| manual::render(&DOCUMENT).and_then(Fixed::page));
 
 /// `GET /openapi.json`
 pub fn document() -> Result<ApiResponse> {
-    Ok(ApiResponse::document(DOCUMENT_TEXT.clone()))
+    DOCUMENT_ANSWER.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
 }
 
 /// `GET /docs`
 pub fn page() -> Result<ApiResponse> {
-    PAGE.clone().map(ApiResponse::page)
+    PAGE_ANSWER.as_ref().map(ApiResponse::fixed).map_err(Clone::clone)
 }
 
 /// Collects the schemas of bodies and answers, each once and by its name.

@@ -90,3 +90,13 @@ fn secrets_go_in_or_come_out_once() {
     }
     assert_eq!(schemas["NewKey"]["properties"]["secret"]["type"], "string");
 }
+
+#[test]
+fn what_everybody_gets_is_made_once_in_both_forms() {
+    for answer in [document, page] {
+        let plain = || answer().unwrap().body().unwrap().as_ptr();
+        let compressed = || answer().unwrap().compressed_if_fixed().body().unwrap().as_ptr();
+        assert_eq!((plain(), compressed()), (plain(), compressed()));
+        assert_ne!(plain(), compressed());
+    }
+}

@@ -1,18 +1,16 @@
-//! Templates: subject and bodies that data is put into. `render` does that, with the values of `data` and the `filters`.
+//! Templates: subject and bodies that data is put into. `language` does that, on a `stack` that is known to hold it.
 
-mod data;
-mod filters;
-mod render;
+pub mod language;
+mod stack;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, TemplateId, TenantId};
-use crate::store::{Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
+use crate::store::{self, Directory, NewTemplate, Template, TemplateFilter, TemplatePatch};
 
-use self::filters::Budget;
-use self::render::{Form, RenderError};
+use self::language::{Budget, Form, RenderError};
 use super::error::{ApiError, Result};
 use super::json::{Checks, nullable};
 use super::page::List;
@@ -97,6 +95,26 @@ pub struct TemplateView {
     updated_at: Timestamp,
 }
 
+/// A template in a list, without its bodies: `GET /v1/templates/{id}` has them.
+#[derive(Serialize, JsonSchema)]
+pub struct TemplateSummary {
+    /// Its id.
+    id: TemplateId,
+    /// Always `template`.
+    #[schemars(extend("const" = "template"))]
+    object: &'static str,
+    /// Whose it is.
+    tenant_id: TenantId,
+    /// Unique within the tenant.
+    name: String,
+    /// The subject.
+    subject: String,
+    /// When it was made.
+    created_at: Timestamp,
+    /// When it was changed last.
+    updated_at: Timestamp,
+}
+
 /// A template with data in it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "RenderedTemplate")]
@@ -128,6 +146,20 @@ impl From<Template> for TemplateView {
     }
 }
 
+impl From<store::TemplateSummary> for TemplateSummary {
+    fn from(template: store::TemplateSummary) -> Self {
+        Self {
+            id: template.id,
+            object: "template",
+            tenant_id: template.tenant_id,
+            name: template.name,
+            subject: template.subject,
+            created_at: template.created_at,
+            updated_at: template.updated_at,
+        }
+    }
+}
+
 /// Notes data that is more than a letter needs.
 pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
     let octets = serde_json::to_vec(data).map_or(usize::MAX, |text| text.len());
@@ -135,10 +167,14 @@ pub fn check_data(data: &Data, path: &str, checks: &mut Checks) {
 }
 
 /// Puts data into all parts of a template. Takes a while.
-pub fn fill(template: &Template, data: Data) -> std::result::Result<Rendered, ApiError> {
-    let (data, budget) = (data::from_object(data), Budget::new());
+pub fn fill(template: &Template, data: Data) -> Result<Rendered> {
+    stack::run(|| fill_parts(template, data)).map_err(ApiError::internal)?
+}
+
+fn fill_parts(template: &Template, data: Data) -> Result<Rendered> {
+    let (data, budget) = (language::from_object(data), Budget::default());
     let part = |name: &str, source: &str, form| {
-        render::render(source, form, &data, &budget).map_err(|error| refuse(template, name, &error))
+        language::render(source, form, &data, &budget).map_err(|error| refuse(template, name, &error))
     };
     let subject = part("subject", &template.subject, Form::Text)?;
     Ok(Rendered {
@@ -166,14 +202,7 @@ pub async fn find(call: &RequestContext<'_>, id: TemplateId) -> Result<Template>
 
 /// `POST /v1/templates`
 pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
-    let body: CreateTemplate = call.json()?;
-    let mut checks = Checks::default();
-    checks.line(&body.name, "name", NAME_CHARS_MAX);
-    check_source(&body.subject, "subject", SUBJECT_CHARS_MAX, &mut checks);
-    body.text.iter().for_each(|text| check_source(text, "text", SOURCE_OCTETS_MAX, &mut checks));
-    body.html.iter().for_each(|html| check_source(html, "html", SOURCE_OCTETS_MAX, &mut checks));
-    check_bodies(body.text.is_some() || body.html.is_some(), &mut checks);
-    checks.finish()?;
+    let body = checked(&call, call.json()?, check_new).await?;
     let owner = call.owner(body.tenant_id).await?;
     let tenant_id = owner.ok_or_else(|| {
         ApiError::field("tenant_id", "required", "a platform key says whose template this is to be")
@@ -184,9 +213,38 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::created(&TemplateView::from(template))
 }
 
-fn check_source(source: &str, path: &str, octets_max: usize, checks: &mut Checks) {
-    checks.length(source.len(), path, octets_max, "octets");
-    checks.read(render::check(source), path);
+fn check_new(body: &CreateTemplate) -> Checks {
+    let CreateTemplate { name, subject, text, html, .. } = body;
+    let mut checks = Checks::default();
+    checks.line(name, "name", NAME_CHARS_MAX);
+    check_sources([Some(subject), text.as_ref(), html.as_ref()], &mut checks);
+    check_bodies(text.is_some() || html.is_some(), &mut checks);
+    checks
+}
+
+/// A body that passes its checks. Compiling sources takes a while.
+async fn checked<T: Send + Sync + 'static>(
+    call: &RequestContext<'_>,
+    body: T,
+    check: impl FnOnce(&T) -> Checks + Send + 'static,
+) -> Result<T> {
+    let work = move || {
+        stack::run(|| check(&body)).map_err(ApiError::internal)?.finish()?;
+        Ok(body)
+    };
+    call.work(work).await
+}
+
+/// Those of subject, text and HTML that there are.
+fn check_sources(sources: [Option<&String>; 3], checks: &mut Checks) {
+    let limits = [("subject", SUBJECT_CHARS_MAX), ("text", SOURCE_OCTETS_MAX), ("html", SOURCE_OCTETS_MAX)];
+    for (source, (path, octets_max)) in sources.into_iter().zip(limits) {
+        let Some(source) = source else { continue };
+        checks.length(source.len(), path, octets_max, "octets");
+        if source.len() <= octets_max {
+            checks.read(language::check(source), path);
+        }
+    }
 }
 
 fn check_bodies(has_any: bool, checks: &mut Checks) {
@@ -200,7 +258,7 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let filter = TemplateFilter { tenant_id, name: call.query.value("name") };
     call.query.finish()?;
     let page = call.store().list_templates(filter, request.clone()).await?;
-    ApiResponse::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateView::from))
+    ApiResponse::ok(&List::page(page, &request, |template| template.id.to_string(), TemplateSummary::from))
 }
 
 /// `GET /v1/templates/{id}`
@@ -211,25 +269,25 @@ pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
 /// `PATCH /v1/templates/{id}`
 pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     let template = find(&call, call.id("template")?).await?;
-    let body: UpdateTemplate = call.json()?;
-    let mut checks = Checks::default();
-    body.name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
-    let sources = [
-        ("subject", body.subject.as_ref(), SUBJECT_CHARS_MAX),
-        ("text", body.text.as_ref().and_then(Option::as_ref), SOURCE_OCTETS_MAX),
-        ("html", body.html.as_ref().and_then(Option::as_ref), SOURCE_OCTETS_MAX),
-    ];
-    for (path, source, octets_max) in sources {
-        source.iter().for_each(|source| check_source(source, path, octets_max, &mut checks));
-    }
-    let has_text = body.text.as_ref().map_or(template.text.is_some(), Option::is_some);
-    let has_html = body.html.as_ref().map_or(template.html.is_some(), Option::is_some);
-    check_bodies(has_text || has_html, &mut checks);
-    checks.finish()?;
+    let (has_text, has_html) = (template.text.is_some(), template.html.is_some());
+    let check = move |body: &UpdateTemplate| check_changes(body, has_text, has_html);
+    let body = checked(&call, call.json()?, check).await?;
     let UpdateTemplate { name, subject, text, html } = body;
     let patch = TemplatePatch { name, subject, text, html };
     let updated = call.store().update_template(template.id, patch, call.now).await?;
     ApiResponse::ok(&TemplateView::from(updated.ok_or_else(|| ApiError::not_found("template"))?))
+}
+
+fn check_changes(body: &UpdateTemplate, has_text: bool, has_html: bool) -> Checks {
+    let UpdateTemplate { name, subject, text, html } = body;
+    let mut checks = Checks::default();
+    name.iter().for_each(|name| checks.line(name, "name", NAME_CHARS_MAX));
+    let bodies = [text, html].map(|body| body.as_ref().and_then(Option::as_ref));
+    check_sources([subject.as_ref(), bodies[0], bodies[1]], &mut checks);
+    let has_text = text.as_ref().map_or(has_text, Option::is_some);
+    let has_html = html.as_ref().map_or(has_html, Option::is_some);
+    check_bodies(has_text || has_html, &mut checks);
+    checks
 }
 
 /// `DELETE /v1/templates/{id}`

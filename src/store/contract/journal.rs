@@ -48,8 +48,8 @@ async fn the_journal_and_the_states_agree() {
             }
         }
         bed.store.record(records).await.unwrap();
-        let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap();
-        let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap();
+        let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
+        let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap().items;
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(events.is_sorted_by_key(|event| event.id));
         assert_eq!(events[0].kind, EventKind::MessageAccepted);
@@ -77,7 +77,7 @@ async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery(
     records.records[0].complained = true;
     let attempt = records.records[0].attempt.clone().unwrap();
     bed.store.record(records).await.unwrap();
-    let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap();
+    let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     assert_eq!(
         kinds,
@@ -89,7 +89,7 @@ async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery(
     });
     assert_eq!(events[1].data, expected);
     assert_eq!((events[1].tenant_id, events[1].delivery_id), (Some(tenant), Some(new.recipients[0].0)));
-    let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap();
+    let attempts = bed.store.attempts(new.message.id, None, 1000).await.unwrap().items;
     assert_eq!(format!("{attempts:?}"), format!("{:?}", [attempt]));
 }
 
@@ -105,22 +105,22 @@ async fn of_a_long_story_as_much_is_read_as_was_asked_for() {
         bed.store.record(outcomes(&batches, state)).await.unwrap();
     }
     let (events, attempts) = (
-        bed.store.message_events(id, None, 1000).await.unwrap(),
-        bed.store.attempts(id, None, 1000).await.unwrap(),
+        bed.store.message_events(id, None, 1000).await.unwrap().items,
+        bed.store.attempts(id, None, 1000).await.unwrap().items,
     );
     assert_eq!((events.len(), attempts.len()), (51, 50));
-    let first_events = bed.store.message_events(id, None, 7).await.unwrap();
+    let first_events = bed.store.message_events(id, None, 7).await.unwrap().items;
     assert_eq!(format!("{first_events:?}"), format!("{:?}", &events[..7]));
-    let first_attempts = bed.store.attempts(id, None, 7).await.unwrap();
+    let first_attempts = bed.store.attempts(id, None, 7).await.unwrap().items;
     assert_eq!(format!("{first_attempts:?}"), format!("{:?}", &attempts[..7]));
 
     let one = bed.store.deliveries(id).await.unwrap()[24].id;
-    let of_one = bed.store.message_events(id, Some(one), 1000).await.unwrap();
+    let of_one = bed.store.message_events(id, Some(one), 1000).await.unwrap().items;
     let kinds: Vec<_> = of_one.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::MessageAccepted, EventKind::MessageDeferred, EventKind::MessageDelivered]);
-    let of_one = bed.store.attempts(id, Some(one), 1000).await.unwrap();
+    let of_one = bed.store.attempts(id, Some(one), 1000).await.unwrap().items;
     assert!(of_one.len() == 2 && of_one.iter().all(|attempt| attempt.delivery_id == one));
-    assert_eq!(bed.store.attempts(id, Some(one), 1).await.unwrap()[0].id, of_one[0].id);
+    assert_eq!(bed.store.attempts(id, Some(one), 1).await.unwrap().items[0].id, of_one[0].id);
 
     let listed = bed.store.list_messages(MessageFilter::default(), page(1)).await.unwrap().items.remove(0);
     let shown: Vec<_> = listed.recipients.iter().map(Address::to_string).collect();
@@ -196,7 +196,7 @@ async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
         id: RequestId::generate(at),
         ..rejection.clone()
     });
-    bed.store.probe().await.unwrap();
+    bed.store.checkpoint().await.unwrap();
     for (scope, count) in [(None, 1), (Some(a), 1), (Some(b), 0)] {
         let list = bed.store.list_rejections(scope, page(10)).await.unwrap();
         assert_eq!(list.items.len(), count);
@@ -314,12 +314,12 @@ async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attemp
         record.attempt.as_mut().unwrap().transcript = dialogue.clone();
     }
     bed.store.record(records).await.unwrap();
-    let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap();
+    let attempts = async || bed.store.attempts(new.message.id, None, 10).await.unwrap().items;
     let told: Vec<_> = attempts().await.into_iter().map(|a| (a.transcript.to_string(), a.class)).collect();
     assert_eq!(told, vec![("> MAIL FROM:<>".to_owned(), Some(BounceClass::Policy)); 3]);
     let delivery = bed.store.deliveries(new.message.id).await.unwrap().remove(1);
     assert_eq!(delivery.last_class, Some(BounceClass::Policy));
-    let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap();
+    let of_one = bed.store.attempts(new.message.id, Some(delivery.id), 10).await.unwrap().items;
     assert_eq!((of_one.len(), &*of_one[0].transcript), (1, "> MAIL FROM:<>"));
 
     let policy = RetentionPolicy { body_days: 30, transcript_days: 2, row_days: 30, webhook_days: 7 };

@@ -209,7 +209,7 @@ async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
         assert!(
             deliveries.iter().all(|d| d.state == DeliveryState::Cancelled && d.next_attempt_at.is_none())
         );
-        let events = bed.store.message_events(new.message.id, None, 100).await.unwrap();
+        let events = bed.store.message_events(new.message.id, None, 100).await.unwrap().items;
         let told = events.iter().filter(|event| event.kind == EventKind::MessageCancelled);
         let mut told: Vec<_> = told.filter_map(|event| event.delivery_id).collect();
         told.sort();

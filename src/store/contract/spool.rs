@@ -98,7 +98,7 @@ async fn a_delivery_that_is_held_back_is_as_it_was_and_counts_no_attempt() {
         assert_eq!((delivery.state, delivery.attempts), (state, 0));
         assert_eq!(delivery.last_reply.as_deref(), Some("on hold"));
     }
-    let events = bed.store.message_events(new.message.id, None, 10).await.unwrap();
+    let events = bed.store.message_events(new.message.id, None, 10).await.unwrap().items;
     assert_eq!(events.len(), 1, "that it was accepted: {events:?}");
 }
 
@@ -247,7 +247,7 @@ async fn a_final_state_is_final() {
     let delivery = &bed.store.deliveries(new.message.id).await.unwrap()[0];
     assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Bounced, 1));
     assert!(delivery.next_attempt_at.is_none());
-    assert_eq!(bed.store.message_events(new.message.id, None, 1000).await.unwrap().len(), 2);
+    assert_eq!(bed.store.message_events(new.message.id, None, 1000).await.unwrap().items.len(), 2);
     assert!(bed.claim(later(6000)).await.batches.is_empty());
 }
 
@@ -322,7 +322,7 @@ async fn a_recipient_is_suppressed_by_the_record_and_told_once() {
         let mut records = outcomes(&batches, DeliveryState::Bounced);
         records.records[0].suppress = Some(new_suppression(Some(tenant.id), "Bob@one.example"));
         bed.store.record(records).await.unwrap();
-        let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap();
+        let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
         let told = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
         assert_eq!(told, expected);
     }
@@ -342,7 +342,7 @@ async fn a_dropped_enqueue_is_done_whole_or_not_at_all() {
         let _ = polled.await;
         drop(enqueue);
     }
-    bed.store.probe().await.unwrap();
+    bed.store.checkpoint().await.unwrap();
     let depth = bed.store.depth().await.unwrap();
     assert_eq!(depth.open, depth.claimed);
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len() as u64, depth.open);

@@ -32,7 +32,7 @@ async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> Usage
             continue;
         }
         counts.sent += summary.recipient_count;
-        for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap() {
+        for event in bed.store.message_events(summary.message.id, None, 1000).await.unwrap().items {
             match event.kind {
                 EventKind::MessageDelivered => counts.delivered += 1,
                 EventKind::MessageBounced | EventKind::MessageExpired => counts.bounced += 1,
@@ -256,7 +256,7 @@ async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts() {
         (warning(LimitLevel::Exceeded, live, day, at + SignedDuration::from_hours(24)), true),
     ] {
         bed.store.warn_of_limit(warning);
-        bed.store.probe().await.unwrap();
+        bed.store.checkpoint().await.unwrap();
         bed = bed.restart();
         told += u64::from(is_new);
         let events = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().events;

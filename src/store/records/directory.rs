@@ -512,6 +512,18 @@ pub struct Template {
     pub updated_at: Timestamp,
 }
 
+/// A template without its bodies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSummary {
+    pub id: TemplateId,
+    pub tenant_id: TenantId,
+    /// Unique within the tenant.
+    pub name: String,
+    pub subject: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
 /// A template to be made.
 #[derive(Debug, Clone)]
 pub struct NewTemplate {

@@ -254,6 +254,8 @@ pub struct StoreCounts {
     pub commits: u64,
     /// Transactions that could not be committed.
     pub failed_commits: u64,
+    /// Body files that belong to no message, when they were last counted.
+    pub stray_files: u64,
 }
 
 /// What was removed.
@@ -268,7 +270,6 @@ pub struct Pruned {
     pub submission_keys: u64,
     pub usage_hours: u64,
     pub kept_answers: u64,
-    pub orphan_files: u64,
     /// Not everything was looked at: there may be more.
     pub truncated: bool,
 }

@@ -1,8 +1,12 @@
 #![allow(missing_docs)]
 //! Messages on their way: what is accepted, claimed and recorded.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use serde::{Serialize, Serializer, ser};
+use serde_json::value::RawValue;
 
 use crate::mail::{
     Address, BodyType, Content, DomainName, EnhancedStatus, Host, MailParameters, RcptParameters, Recipient,
@@ -74,7 +78,39 @@ impl Message {
 pub struct Annotations {
     /// By which messages are found again; each once.
     pub tags: Vec<String>,
-    pub metadata: serde_json::Map<String, serde_json::Value>,
+    pub metadata: Metadata,
+}
+
+/// An object of JSON as text. As values it could take a hundred times as much memory, and many messages wait there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata(Option<Box<str>>);
+
+impl Metadata {
+    /// What is in an object.
+    pub fn of(object: &serde_json::Map<String, serde_json::Value>) -> Self {
+        Self::from_json((!object.is_empty()).then(|| serde_json::Value::Object(object.clone()).to_string()))
+    }
+
+    /// An object that is text already; `None` for an empty one.
+    pub fn from_json(text: Option<String>) -> Self {
+        Self(text.map(String::into_boxed_str))
+    }
+
+    /// Its text; `None` for an empty one.
+    pub fn as_json(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.as_json().unwrap_or("{}");
+        serde_json::from_str::<&RawValue>(text).map_err(ser::Error::custom)?.serialize(serializer)
+    }
 }
 
 /// One recipient of one message.
@@ -105,6 +141,15 @@ pub struct Batch {
     pub deliveries: Vec<Delivery>,
     /// The bytes, when they are still in memory; else [`super::Spool::content`].
     pub content: Option<Content>,
+}
+
+/// How the bytes of a message are kept.
+#[derive(Debug)]
+pub enum StoredContent {
+    /// In the database, from which [`super::Spool::content`] reads them.
+    Row { octets: u64 },
+    /// In a file of their own; while it is open its bytes stay there, even if retention removes it.
+    File { file: File, octets: u64 },
 }
 
 /// How much the caller of [`super::Spool::claim_due`] can take.

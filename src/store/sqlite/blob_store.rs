@@ -1,39 +1,52 @@
 //! The bytes of messages: small ones in the database, large ones in files of their own, so that a commit
 //! with a large body does not hold up the others.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{ErrorKind, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::open::sync_directory;
+use super::checksum::Checksum;
+use super::lock;
+use super::sql_types::{count, sql_limit};
 use super::writer::Tx;
+use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, StoredContent};
 
 /// A file without a row may belong to a message that is about to be committed.
-const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60 * 60);
+const ROW_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// What is written to see whether bodies can be; more than file systems keep in the entry of a file itself.
+const TEST_FILE: &str = "write-test";
+const TEST_OCTETS: usize = 16 * 1024;
 
 /// The directory of large bodies: `bodies/<last two characters of the id>/<id>.eml`.
 pub(super) struct BodyFiles {
     directory: PathBuf,
     inline_octets_max: u64,
+    /// The directories of files that this process knows to survive a power cut.
+    synced_shelves: Mutex<HashSet<PathBuf>>,
 }
 
 impl BodyFiles {
     pub(super) fn new(data_dir: &Path, inline_octets_max: u64) -> Self {
-        Self { directory: data_dir.join("bodies"), inline_octets_max }
+        Self { directory: data_dir.join("bodies"), inline_octets_max, synced_shelves: Mutex::default() }
     }
 
     /// Whether a body goes to a file.
     pub(super) fn is_large(&self, content: &Content) -> bool {
         content.len() as u64 > self.inline_octets_max
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn path_of(&self, id: MessageId) -> PathBuf {
@@ -52,55 +65,96 @@ impl BodyFiles {
     /// Writes a body and makes it survive a power cut, before any row refers to it.
     fn write_file(&self, id: MessageId, content: &Content) -> Result<()> {
         let path = self.path_of(id);
-        let shelf = path.parent().unwrap_or(&self.directory);
-        if !shelf.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(shelf)?;
-            sync_directory(&self.directory)?;
-            sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
-        }
+        self.prepare_shelf(path.parent().unwrap_or(&self.directory))?;
         // One that is there belongs to another submission.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let mut write = || {
-            file.write_all(&content.prefix)?;
-            file.write_all(&content.submitted)?;
-            file.sync_all()?;
-            sync_directory(shelf)
-        };
-        write().map_err(|error| {
-            // Half a body on a full disk helps nobody.
-            let _ = std::fs::remove_file(&path);
-            error.into()
-        })
+        durable_file::create(&path, 0o600, &[&content.prefix, &content.submitted])?;
+        Ok(())
     }
 
-    fn read(&self, id: MessageId, prefix_octets: usize) -> Result<Option<Content>> {
+    /// Makes the directory of a file. That it is there does not say that it is synced: another thread may be making it,
+    /// or an earlier process ended before it had.
+    fn prepare_shelf(&self, shelf: &Path) -> Result<()> {
+        let mut synced = lock(&self.synced_shelves);
+        if !synced.contains(shelf) || !shelf.is_dir() {
+            durable_file::create_directory(shelf, 0o700)?;
+            durable_file::sync_directory(&self.directory)?;
+            durable_file::sync_directory(self.directory.parent().unwrap_or(&self.directory))?;
+            synced.insert(shelf.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Writes a file as that of a large body is written, and removes it.
+    pub(super) fn test(&self) -> Result<()> {
+        self.prepare_shelf(&self.directory)?;
+        let path = self.directory.join(TEST_FILE);
+        durable_file::replace(&path, 0o600, &[0; TEST_OCTETS])?;
+        std::fs::remove_file(&path)?;
+        Ok(())
+    }
+
+    /// The content in the file of a message, or what is wrong with the file.
+    fn read(&self, id: MessageId, prefix_octets: usize) -> Result<std::result::Result<Content, String>> {
         let whole = match std::fs::read(self.path_of(id)) {
             Ok(octets) => Bytes::from(octets),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Err("its file is missing".into()));
+            }
             Err(error) => return Err(error.into()),
         };
         if prefix_octets > whole.len() {
-            return Err(StoreError::Failed(format!("the body file of {id} is cut short")));
+            return Ok(Err(format!("its file has only {} octets", whole.len())));
         }
-        Ok(Some(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
+        Ok(Ok(Content { prefix: whole.slice(..prefix_octets), submitted: whole.slice(prefix_octets..) }))
     }
 
-    /// Removes the files of messages whose rows are gone.
-    pub(super) fn remove(&self, ids: &[MessageId]) {
-        for id in ids {
-            // What stays behind is found as an orphan later.
-            let _ = std::fs::remove_file(self.path_of(*id));
+    /// Opens the file of a body, once its bytes are found to be those that were written.
+    pub(super) fn open(&self, id: MessageId, checksum: Option<Checksum>) -> Result<StoredContent> {
+        let damaged = |fault: String| StoreError::Damaged { message: id, fault };
+        let mut file = File::open(self.path_of(id)).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => damaged("its file is missing".into()),
+            _ => error.into(),
+        })?;
+        let found = Checksum::of_file(&file)?;
+        if let Some(fault) = checksum.and_then(|checksum| checksum.fault_of(found)) {
+            return Err(damaged(fault));
         }
+        file.rewind()?;
+        Ok(StoredContent::File { file, octets: found.octets })
     }
 
-    /// The names of the directories that files are in.
+    /// Removes the files of messages; answers those that are gone for good, also after a power cut.
+    pub(super) fn remove(&self, ids: &[MessageId]) -> Vec<MessageId> {
+        let (mut removed, mut shelves) = (Vec::new(), BTreeSet::new());
+        for &id in ids {
+            let path = self.path_of(id);
+            match std::fs::remove_file(&path) {
+                Ok(()) => shelves.extend(path.parent().map(Path::to_owned)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "the file of a body cannot be removed");
+                    continue;
+                }
+            }
+            removed.push(id);
+        }
+        for shelf in shelves {
+            if let Err(error) = durable_file::sync_directory(&shelf) {
+                tracing::warn!(path = %shelf.display(), %error, "the removal of body files cannot be synced");
+                removed.retain(|id| self.path_of(*id).parent() != Some(&*shelf));
+            }
+        }
+        removed
+    }
+
+    /// The names of the directories that files may be in; the empty one is that of the directory itself.
     pub(super) fn shelves(&self) -> Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
         };
-        let mut shelves = Vec::new();
+        let mut shelves = vec![String::new()];
         for entry in entries {
             // What has a name that is no text is not ours.
             shelves.extend(entry?.file_name().into_string());
@@ -108,20 +162,27 @@ impl BodyFiles {
         Ok(shelves)
     }
 
-    /// Files on a shelf that are old enough to be orphans, by their message.
-    pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<MessageId>> {
+    /// The bodies on a shelf that are too old for their row to be still on its way, with their octets. What a writer
+    /// left unfinished no row ever refers to: it is removed.
+    pub(super) fn old_files(&self, shelf: &str) -> Result<Vec<(MessageId, u64)>> {
         let mut old = Vec::new();
-        // What is no directory is not ours, and must not keep us from the rest.
-        let Ok(files) = std::fs::read_dir(self.directory.join(shelf)) else { return Ok(old) };
+        let files = match std::fs::read_dir(self.directory.join(shelf)) {
+            Ok(files) => files,
+            // What is no directory is not ours, and must not keep us from the rest.
+            Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => {
+                return Ok(old);
+            }
+            Err(error) => return Err(error.into()),
+        };
         for file in files {
             let file = file?;
+            let Some(octets) = octets_if_old(&file) else { continue };
             let name = file.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
-            if let Some(id) = id
-                && is_old(&file)
-            {
-                old.push(id);
+            if durable_file::is_unfinished(&name) {
+                let _ = std::fs::remove_file(file.path());
             }
+            let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
+            old.extend(id.map(|id| (id, octets)));
         }
         Ok(old)
     }
@@ -144,49 +205,137 @@ impl FreshFile {
 impl Drop for FreshFile {
     fn drop(&mut self) {
         if !self.is_kept {
-            self.files.remove(&[self.id]);
+            // What stays behind is counted as a stray.
+            let _ = std::fs::remove_file(self.files.path_of(self.id));
         }
     }
 }
 
-fn is_old(file: &std::fs::DirEntry) -> bool {
-    let modified = file.metadata().and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ORPHAN_AGE_MIN))
+fn octets_if_old(file: &std::fs::DirEntry) -> Option<u64> {
+    let metadata = file.metadata().ok()?;
+    let age = SystemTime::now().duration_since(metadata.modified().ok()?).ok()?;
+    (age > ROW_DELAY_MAX).then_some(metadata.len())
 }
 
-/// Writes the row of a body; `is_in_file` if its bytes are in a file already.
-pub(super) fn insert(tx: &Tx<'_>, id: MessageId, content: &Content, is_in_file: bool) -> Result<()> {
-    if is_in_file {
-        let sql = "INSERT INTO body (message_id, file_prefix_octets) VALUES (?1, ?2)";
-        tx.prepare_cached(sql)?.execute(params![id, content.prefix.len() as i64])?;
-    } else {
-        let sql = "INSERT INTO body (message_id, prefix, submitted) VALUES (?1, ?2, ?3)";
-        tx.prepare_cached(sql)?.execute(params![id, &content.prefix[..], &content.submitted[..]])?;
+/// Where the bytes of a body are.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// In its row.
+    Row,
+    /// In a file, which is written already.
+    File,
+}
+
+/// A body that is kept, by where its bytes are.
+pub(super) enum Kept {
+    Row {
+        octets: u64,
+    },
+    File {
+        /// Bodies that an older version wrote have none.
+        checksum: Option<Checksum>,
+    },
+}
+
+/// Writes the row of a body.
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    id: MessageId,
+    content: &Content,
+    checksum: Checksum,
+    place: Place,
+) -> Result<()> {
+    let (prefix, submitted, file_prefix_octets) = match place {
+        Place::Row => (Some(&content.prefix[..]), Some(&content.submitted[..]), None),
+        Place::File => (None, None, Some(content.prefix.len() as i64)),
+    };
+    let sql = "INSERT INTO body (message_id, prefix, submitted, file_prefix_octets, octets, crc32)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let Checksum { octets, crc32 } = checksum;
+    let row = params![id, prefix, submitted, file_prefix_octets, octets as i64, crc32];
+    tx.prepare_cached(sql)?.execute(row)?;
+    Ok(())
+}
+
+/// Removes the row of a body. A file of it is noted, so that it goes whatever happens; no other file ever does.
+pub(super) fn release(tx: &Tx<'_>, id: MessageId) -> Result<u64> {
+    let sql = "INSERT INTO released_body (id)
+               SELECT message_id FROM body WHERE message_id = ?1 AND file_prefix_octets IS NOT NULL
+               ON CONFLICT DO NOTHING";
+    tx.prepare_cached(sql)?.execute([id])?;
+    Ok(tx.prepare_cached("DELETE FROM body WHERE message_id = ?1")?.execute([id])? as u64)
+}
+
+/// At most `limit` messages whose files are to be removed, those behind `after`.
+pub(super) fn released(
+    connection: &Connection,
+    after: Option<MessageId>,
+    limit: usize,
+) -> Result<Vec<MessageId>> {
+    let sql = "SELECT id FROM released_body WHERE ?1 IS NULL OR id > ?1 ORDER BY id LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let ids = statement.query_map(params![after, sql_limit(limit)], |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The files of these are gone.
+pub(super) fn forget_released(tx: &Tx<'_>, ids: &[MessageId]) -> Result<()> {
+    let mut forget = tx.prepare_cached("DELETE FROM released_body WHERE id = ?1")?;
+    for id in ids {
+        forget.execute([id])?;
     }
     Ok(())
 }
 
-/// The bytes of a message, if they are still kept.
+/// Whether the database knows the body of a message.
+pub(super) fn is_known(connection: &Connection, id: MessageId) -> Result<bool> {
+    let sql = "SELECT 1 FROM body WHERE message_id = ?1 UNION ALL SELECT 1 FROM released_body WHERE id = ?1";
+    Ok(connection.prepare_cached(sql)?.exists([id])?)
+}
+
+/// The bytes of a message, if they are still kept. [`StoreError::Damaged`] if they are not those that were written.
 pub(super) fn read(connection: &Connection, files: &BodyFiles, id: MessageId) -> Result<Option<Content>> {
-    let sql = "SELECT prefix, submitted, file_prefix_octets FROM body WHERE message_id = ?1";
+    let damaged = |fault: String| StoreError::Damaged { message: id, fault };
+    let sql = "SELECT prefix, submitted, file_prefix_octets, octets, crc32 FROM body WHERE message_id = ?1";
     let row = connection.prepare_cached(sql)?.query_row([id], |row| {
         let file_prefix_octets: Option<u32> = row.get(2)?;
-        let inline: Option<(Vec<u8>, Vec<u8>)> = match file_prefix_octets {
+        let inline: Option<Content> = match file_prefix_octets {
             Some(_) => None,
-            None => Some((row.get(0)?, row.get(1)?)),
+            None => {
+                let (prefix, submitted): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                Some(Content { prefix: prefix.into(), submitted: submitted.into() })
+            }
         };
-        Ok((inline, file_prefix_octets))
+        Ok((inline, file_prefix_octets, read_checksum(row)?))
     });
-    match row.optional()? {
-        None => Ok(None),
-        Some((Some((prefix, submitted)), _)) => {
-            Ok(Some(Content { prefix: prefix.into(), submitted: submitted.into() }))
-        }
-        Some((None, prefix_octets)) => {
-            let content = files.read(id, prefix_octets.unwrap_or(0) as usize)?;
-            content.map(Some).ok_or_else(|| StoreError::Failed(format!("the body file of {id} is gone")))
-        }
+    let Some((inline, file_prefix_octets, checksum)) = row.optional()? else { return Ok(None) };
+    let content = match inline {
+        Some(content) => content,
+        None => files.read(id, file_prefix_octets.unwrap_or(0) as usize)?.map_err(damaged)?,
+    };
+    match checksum.and_then(|checksum| checksum.fault_of(Checksum::of(&content))) {
+        Some(fault) => Err(damaged(fault)),
+        None => Ok(Some(content)),
     }
+}
+
+/// Bodies that an older version wrote have none.
+fn read_checksum(row: &Row<'_>) -> rusqlite::Result<Option<Checksum>> {
+    let octets: Option<i64> = row.get("octets")?;
+    let crc32: Option<u32> = row.get("crc32")?;
+    Ok(octets.zip(crc32).map(|(octets, crc32)| Checksum { octets: octets.unsigned_abs(), crc32 }))
+}
+
+/// Where the bytes of a message are, if they are still kept. Does not read them.
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Kept>> {
+    let sql =
+        "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0), octets, crc32
+               FROM body WHERE message_id = ?1";
+    let found = connection.prepare_cached(sql)?.query_row([id], |row| match row.get(0)? {
+        true => Ok(Kept::Row { octets: count(row, 1)? }),
+        false => Ok(Kept::File { checksum: read_checksum(row)? }),
+    });
+    Ok(found.optional()?)
 }
 
 #[cfg(test)]
@@ -194,19 +343,40 @@ mod tests {
     use super::*;
     use crate::mail::Timestamp;
 
+    fn age(path: &Path) {
+        let file = std::fs::File::open(path).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ROW_DELAY_MAX).unwrap();
+    }
+
     #[test]
-    fn orphans_are_found_beside_what_is_not_ours() {
+    fn old_files_are_found_beside_what_is_not_ours() {
         let dir = tempfile::tempdir().unwrap();
         let files = Arc::new(BodyFiles::new(dir.path(), 0));
         let id = MessageId::generate(Timestamp::UNIX_EPOCH);
         files.write(id, &Content { prefix: "a".into(), submitted: "b".into() }).unwrap().keep();
-        let file = std::fs::File::open(files.path_of(id)).unwrap();
-        file.set_modified(SystemTime::now() - 2 * ORPHAN_AGE_MIN).unwrap();
+        age(&files.path_of(id));
         for stray in ["0", "note.txt", "zz"] {
             std::fs::write(dir.path().join("bodies").join(stray), "left by an operator").unwrap();
         }
         let shelves = files.shelves().unwrap();
         let old: Vec<_> = shelves.iter().flat_map(|shelf| files.old_files(shelf).unwrap()).collect();
-        assert_eq!(old, [id]);
+        assert_eq!(old, [(id, 2)]);
+    }
+
+    #[test]
+    fn what_a_writer_left_unfinished_is_removed_once_it_is_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = BodyFiles::new(dir.path(), 0);
+        let shelf = dir.path().join("bodies/zz");
+        std::fs::create_dir_all(&shelf).unwrap();
+        let [young, old, other] =
+            [".new-1-msg_1.eml", ".new-2-msg_2.eml", "note"].map(|name| shelf.join(name));
+        for path in [&young, &old, &other] {
+            std::fs::write(path, "half").unwrap();
+        }
+        age(&old);
+        age(&other);
+        assert_eq!(files.old_files("zz").unwrap(), []);
+        assert!(young.exists() && !old.exists() && other.exists());
     }
 }

@@ -1,23 +1,29 @@
-//! What the writer has done since the store was opened, for whoever watches the server. Counted after the commit, so
-//! nothing that was undone is in it.
+//! What the writer has done since the store was opened, and what its files are found to be, for whoever watches the
+//! server. Commits are counted after they are done, so nothing that was undone is in it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::EventKind;
 use crate::store::StoreCounts;
 
-/// Counts that only grow.
+/// Counts for whoever watches.
 #[derive(Debug)]
 pub(super) struct Counters {
     events: [AtomicU64; EventKind::ALL.len()],
     commits: AtomicU64,
     failed_commits: AtomicU64,
+    stray_files: AtomicU64,
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
         let events = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { events, commits: AtomicU64::new(0), failed_commits: AtomicU64::new(0) }
+        Self {
+            events,
+            commits: AtomicU64::new(0),
+            failed_commits: AtomicU64::new(0),
+            stray_files: AtomicU64::new(0),
+        }
     }
 
     /// A transaction was committed, with these events.
@@ -35,12 +41,18 @@ impl Counters {
         self.failed_commits.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many body files belong to no message.
+    pub(super) fn note_stray_files(&self, count: u64) {
+        self.stray_files.store(count, Ordering::Relaxed);
+    }
+
     pub(super) fn read(&self) -> StoreCounts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         StoreCounts {
             events: EventKind::ALL.iter().copied().zip(self.events.iter().map(read)).collect(),
             commits: read(&self.commits),
             failed_commits: read(&self.failed_commits),
+            stray_files: read(&self.stray_files),
         }
     }
 }

@@ -29,8 +29,8 @@ use crate::model::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch, Tenant,
-    TenantCounts, TenantFilter, TenantPatch,
+    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
+    TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -157,7 +157,7 @@ impl Directory for Store {
         loop {
             let step = self.go_on_with_removal(id).await?;
             counts += step.counts;
-            self.remove_files(step.messages).await?;
+            self.remove_released_files().await?;
             if step.is_last {
                 return Ok(Some(counts));
             }
@@ -350,7 +350,11 @@ impl Directory for Store {
         self.read(move |connection| templates::find_in_scope(connection, scope, id)).await
     }
 
-    async fn list_templates(&self, filter: TemplateFilter, page: PageRequest) -> Result<Page<Template>> {
+    async fn list_templates(
+        &self,
+        filter: TemplateFilter,
+        page: PageRequest,
+    ) -> Result<Page<TemplateSummary>> {
         self.read_at_leisure(move |connection| templates::list(connection, &filter, &page)).await
     }
 

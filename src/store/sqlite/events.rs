@@ -6,12 +6,12 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::keyset::{PAGE_OBJECTS_MAX, Range, ulid_at};
+use super::keyset::{PAGE_OBJECTS_MAX, PageOctets, Range, read_rows, ulid_at};
 use super::sql_types::{json, sql_limit, time, to_json, us};
 use super::writer::Tx;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
-use crate::store::{Event, EventFilter, EventPage, PageRequest, Result, StoreError};
+use crate::store::{Event, EventFilter, EventPage, Page, PageRequest, Result};
 
 /// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back.
 pub(super) struct EventClock(Cell<u128>);
@@ -124,7 +124,7 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
     let mut rows =
         statement.query(params![range.low, range.high, message_id, tenant_id, kind, since_us, until_us])?;
     let mut found = EventPage { items: Vec::new(), next: None };
-    let (mut last, mut looked_at) = (None, 0);
+    let (mut last, mut looked_at, mut octets) = (None, 0, PageOctets::default());
     while let Some(row) = rows.next()? {
         let id: EventId = row.get("id")?;
         if let Some(last) = last.filter(|_| looked_at >= LOOKED_AT_MAX)
@@ -137,7 +137,7 @@ pub(super) fn list(connection: &Connection, filter: &EventFilter, page: &PageReq
         if !row.get("is_meant")? {
             continue;
         }
-        if found.items.len() == page.limit.clamp(1, PAGE_OBJECTS_MAX) {
+        if found.items.len() == page.limit.clamp(1, PAGE_OBJECTS_MAX) || !octets.take(row)? {
             found.next = found.items.last().map(|event: &Event| event.id);
             break;
         }
@@ -157,11 +157,11 @@ fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
     (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
-pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Result<Vec<Event>> {
+pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Result<Page<Event>> {
     let mut statement =
         connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-    let events = statement.query_map(params![after, sql_limit(limit)], read_row)?;
-    events.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+    let rows = statement.query(params![after, sql_limit(limit.saturating_add(1))])?;
+    read_rows(rows, limit, read_row)
 }
 
 pub(super) const OF_MESSAGE: &str = "
@@ -174,10 +174,10 @@ pub(super) fn of_message(
     message: MessageId,
     delivery: Option<DeliveryId>,
     limit: usize,
-) -> Result<Vec<Event>> {
+) -> Result<Page<Event>> {
     let mut statement = connection.prepare_cached(OF_MESSAGE)?;
-    let events = statement.query_map(params![message, delivery, sql_limit(limit)], read_row)?;
-    events.collect::<rusqlite::Result<_>>().map_err(StoreError::from)
+    let rows = statement.query(params![message, delivery, sql_limit(limit.saturating_add(1))])?;
+    read_rows(rows, limit, read_row)
 }
 
 #[cfg(test)]

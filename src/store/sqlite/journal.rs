@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, Tx, events, lock, outbox, usage};
+use super::{Store, Tx, blob_store, events, lock, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
@@ -54,7 +54,7 @@ impl Journal for Store {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> Result<Vec<Attempt>> {
+    ) -> Result<Page<Attempt>> {
         self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
             .await
     }
@@ -64,7 +64,7 @@ impl Journal for Store {
         message: MessageId,
         delivery: Option<DeliveryId>,
         limit: usize,
-    ) -> Result<Vec<Event>> {
+    ) -> Result<Page<Event>> {
         self.read_at_leisure(move |connection| events::of_message(connection, message, delivery, limit)).await
     }
 
@@ -81,7 +81,7 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
     }
 
-    async fn events_after(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
+    async fn events_after(&self, after: EventId, limit: usize) -> Result<Page<Event>> {
         self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
     }
 
@@ -134,8 +134,7 @@ impl Journal for Store {
     }
 
     async fn probe(&self) -> Result<()> {
-        self.write(|_| Ok(())).await?;
-        self.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+        self.test_storage().await
     }
 }
 
@@ -150,11 +149,10 @@ impl Store {
         *lock(&self.retention) = progress;
         let mut pruned = Pruned { truncated: due.truncated, ..Pruned::default() };
         pruned.bodies = self.remove_in_jobs(&due.bodies, retention::remove_bodies).await?;
-        self.remove_files(due.bodies).await?;
         pruned.transcripts = self.remove_in_jobs(&due.transcripts, retention::remove_transcripts).await?;
         let removed = self.remove_in_jobs(&due.messages, retention::remove_messages).await?;
         (pruned.messages, pruned.events) = (removed.messages, removed.events);
-        self.remove_files(due.messages).await?;
+        self.remove_released_files().await?;
         pruned.events += self.remove_in_jobs(&due.events, retention::remove_events).await?;
         pruned.rejections = self.remove_in_jobs(&due.rejections, retention::remove_rejections).await?;
         for tenant in due.usage {
@@ -169,7 +167,7 @@ impl Store {
         pruned.truncated |= pruned.submission_keys.max(pruned.kept_answers) == limit as u64;
         // A look at files, so only once in a round: when nothing else is left to do.
         if !pruned.truncated {
-            pruned.orphan_files = self.remove_orphans(limit).await?;
+            self.look_for_strays().await?;
         }
         Ok(pruned)
     }
@@ -188,29 +186,46 @@ impl Store {
         Ok(removed)
     }
 
-    pub(super) async fn remove_files(&self, ids: Vec<MessageId>) -> Result<()> {
-        if ids.is_empty() {
-            return Ok(());
+    /// Removes the files whose rows are gone, those that an earlier process did not come to among them.
+    pub(super) async fn remove_released_files(&self) -> Result<()> {
+        let mut after = None;
+        loop {
+            let files = Arc::clone(&self.bodies);
+            let remove = move |connection: &Connection| {
+                let released = blob_store::released(connection, after, retention::JOB_ROWS_MAX)?;
+                Ok((files.remove(&released), released.last().copied()))
+            };
+            let (removed, last) = self.read(remove).await?;
+            if last.is_none() {
+                return Ok(());
+            }
+            after = last;
+            self.write(move |tx| blob_store::forget_released(tx, &removed)).await?;
         }
-        let files = Arc::clone(&self.bodies);
-        self.read(move |_| {
-            files.remove(&ids);
-            Ok(())
-        })
-        .await
     }
 
-    async fn remove_orphans(&self, limit: usize) -> Result<u64> {
+    async fn look_for_strays(&self) -> Result<()> {
         let files = Arc::clone(&self.bodies);
         let mut progress = lock(&self.retention).clone();
-        let (removed, progress) = self
+        let (found, progress) = self
             .read_at_leisure(move |connection| {
-                let orphans = retention::find_orphans(connection, &files, limit, &mut progress)?;
-                files.remove(&orphans);
-                Ok((orphans.len() as u64, progress))
+                let found = retention::count_strays(connection, &files, &mut progress)?;
+                Ok((found, progress))
             })
             .await?;
         *lock(&self.retention) = progress;
-        Ok(removed)
+        let Some(retention::Strays { files, octets }) = found else { return Ok(()) };
+        self.counters.note_stray_files(files);
+        if files > 0 {
+            tracing::warn!(
+                files,
+                octets,
+                directory = %self.bodies.directory().display(),
+                "body files belong to no message of this database and are kept: \
+                 if it was restored from a backup they may be the only copies of newer mail, \
+                 else a crash cut their submissions off and they can be removed"
+            );
+        }
+        Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! Lists by keyset: ids sort by creation, so a cursor is an id.
 
-use rusqlite::types::{ToSql, ToSqlOutput, Value};
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, Row, Rows, params_from_iter};
 use ulid::Ulid;
 
 use super::sql_types::us;
 use crate::mail::Timestamp;
-use crate::store::{Page, PageRequest, Result, StoreError};
+use crate::store::{PAGE_OCTETS_MAX, Page, PageRequest, Result, StoreError};
 
 pub(super) const PAGE_OBJECTS_MAX: usize = 100;
 
@@ -42,9 +42,46 @@ impl Range {
     }
 }
 
-/// A list to be read: a table, whose columns are all wanted, and which of its rows.
+/// Octets of rows that were read for one answer, which ends with them: it is made in memory.
+#[derive(Default)]
+pub(super) struct PageOctets(usize);
+
+impl PageOctets {
+    /// Whether one more row still goes into the answer; the first one always does.
+    pub(super) fn take(&mut self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        let is_first = self.0 == 0;
+        for column in 0..row.as_ref().column_count() {
+            self.0 += match row.get_ref(column)? {
+                ValueRef::Text(octets) | ValueRef::Blob(octets) => octets.len(),
+                ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => size_of::<i64>(),
+            };
+        }
+        Ok(is_first || self.0 <= PAGE_OCTETS_MAX)
+    }
+}
+
+/// Reads rows in their order until there are `limit` of them, or more than an answer may be made of.
+pub(super) fn read_rows<T>(
+    mut rows: Rows<'_>,
+    limit: usize,
+    mut read_row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Page<T>> {
+    let mut page = Page { items: Vec::new(), has_more: false };
+    let mut octets = PageOctets::default();
+    while let Some(row) = rows.next()? {
+        if page.items.len() == limit || !octets.take(row)? {
+            page.has_more = true;
+            break;
+        }
+        page.items.push(read_row(row)?);
+    }
+    Ok(page)
+}
+
+/// A list to be read: a table, its columns that are wanted, and which of its rows.
 pub(super) struct List {
     table: &'static str,
+    columns: &'static str,
     id_prefix: &'static str,
     conditions: Vec<String>,
     parameters: Vec<Value>,
@@ -52,7 +89,12 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn of(table: &'static str, id_prefix: &'static str) -> Self {
-        Self { table, id_prefix, conditions: Vec::new(), parameters: Vec::new() }
+        Self { table, columns: "*", id_prefix, conditions: Vec::new(), parameters: Vec::new() }
+    }
+
+    /// Only these columns.
+    pub(super) fn columns(self, columns: &'static str) -> Self {
+        Self { columns, ..self }
     }
 
     /// Only rows for which `condition` holds, `?` standing for the value.
@@ -94,19 +136,17 @@ impl List {
         let limit = page.limit.clamp(1, PAGE_OBJECTS_MAX);
         let sql = self.sql(range.order(), limit + 1);
         let mut statement = connection.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(self.parameters), read_row)?;
-        let mut items = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        let has_more = items.len() > limit;
-        items.truncate(limit);
+        let mut page = read_rows(statement.query(params_from_iter(self.parameters))?, limit, read_row)?;
         if range.is_upwards {
-            items.reverse();
+            page.items.reverse();
         }
-        Ok(Page { items, has_more })
+        Ok(page)
     }
 
     fn sql(&self, order: &str, limit: usize) -> String {
         let conditions =
             if self.conditions.is_empty() { "TRUE".into() } else { self.conditions.join(" AND ") };
-        format!("SELECT * FROM {} WHERE {conditions} ORDER BY id {order} LIMIT {limit}", self.table)
+        let Self { columns, table, .. } = self;
+        format!("SELECT {columns} FROM {table} WHERE {conditions} ORDER BY id {order} LIMIT {limit}")
     }
 }

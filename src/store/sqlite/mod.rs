@@ -1,15 +1,19 @@
 //! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
-//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` only.
+//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` and
+//! `durable_file`.
 
 mod blob_store;
+mod checksum;
 mod counters;
 mod directory;
 mod events;
 mod journal;
 mod keyset;
+mod leftovers;
 mod open;
 mod outbox;
 mod policies;
+mod probe;
 mod queue;
 mod readers;
 mod schema;
@@ -34,6 +38,7 @@ use self::blob_store::BodyFiles;
 use self::counters::Counters;
 use self::journal::retention;
 use self::outbox::DueIndex;
+use self::probe::Probe;
 use self::queue::Surveys;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
@@ -96,6 +101,18 @@ pub enum OpenError {
         "{0} is in use by a server of an older version; restart the server with this version first, then try again"
     )]
     OlderServer(PathBuf),
+    /// The database is gone, and what belongs to it is there.
+    #[error(
+        "{database} is missing or empty, but there is {}, which only goes with it; restore the database from a backup, \
+         or move all of {} away to begin anew",
+        list(.leftovers), .database.parent().unwrap_or(.database).display()
+    )]
+    DatabaseMissing {
+        /// Where it should be.
+        database: PathBuf,
+        /// What belongs to it.
+        leftovers: Vec<PathBuf>,
+    },
     /// The database is newer than the program.
     #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
     Newer {
@@ -122,6 +139,10 @@ pub enum OpenError {
     },
 }
 
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
+}
+
 impl OpenError {
     fn of_older_server(self) -> Self {
         match self {
@@ -137,6 +158,7 @@ pub struct Store {
     readers: Readers,
     memory: Arc<ClaimTable>,
     surveys: Surveys,
+    probe: Probe,
     /// Held by who brings the index of messages up to date.
     indexing: tokio::sync::Mutex<()>,
     retention: Mutex<retention::Progress>,

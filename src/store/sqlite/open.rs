@@ -1,7 +1,7 @@
 //! Opening a data directory: its lock, its database, its master key.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::blob_store::BodyFiles;
 use super::counters::Counters;
 use super::events::EventClock;
+use super::leftovers;
 use super::outbox::DueIndex;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
@@ -18,6 +19,7 @@ use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::{ClaimTable, FreeSpace};
 use super::writer::{CommitHooks, Writer};
 use super::{Access, OpenError, Store, StoreOptions};
+use crate::durable_file::{create_directory, sync_directory};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -41,16 +43,15 @@ const WRITER_PRAGMAS: &str = "
 pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data_dir)
-        .map_err(|error| fault(error.to_string()))?;
+    create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
     let lock = match options.access {
         Access::Serve => Some(take_lock(&data_dir)?),
         Access::Manage => None,
     };
     let database = data_dir.join(DATABASE_FILE);
+    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
+    let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
+    refuse_leftovers(&database, &key_file, &bodies, &fault)?;
     let mut connection = connect(&database).map_err(&fault)?;
     // A server of an older version would not know what its tables have become.
     let _migrating = match options.access {
@@ -64,7 +65,6 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         MigrationError::Failed(error) => fault(error.to_string()),
     })?;
     sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
-    let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
     let clock = EventClock::open(&connection).map_err(sql)?;
@@ -84,9 +84,10 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         readers,
         memory: Arc::new(memory),
         surveys: Default::default(),
+        probe: Default::default(),
         indexing: Default::default(),
         retention: Default::default(),
-        bodies: Arc::new(BodyFiles::new(&data_dir, options.inline_body_bytes_max)),
+        bodies: Arc::new(bodies),
         free_space: FreeSpace::new(&data_dir, options.free_disk_bytes_min),
         sealer,
         access: options.access,
@@ -95,6 +96,24 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         directory_version: Arc::default(),
         lock: Mutex::new(lock),
     })
+}
+
+/// A database is made only where there was none. Looked at last, for another process may be making it and its key.
+fn refuse_leftovers(
+    database: &Path,
+    key_file: &MasterKeyFile,
+    bodies: &BodyFiles,
+    fault: &impl Fn(String) -> OpenError,
+) -> Result<(), OpenError> {
+    let find = || {
+        let leftovers = leftovers::find(database, key_file.made_here(), bodies.directory())?;
+        Ok(if leftovers::is_missing(database)? { leftovers } else { Vec::new() })
+    };
+    let leftovers = find().map_err(|error: std::io::Error| fault(error.to_string()))?;
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    Err(OpenError::DatabaseMissing { database: database.to_owned(), leftovers })
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {
@@ -124,11 +143,6 @@ fn connect(database: &PathBuf) -> Result<Connection, String> {
         Ok(connection)
     };
     connect().map_err(|error: rusqlite::Error| error.to_string())
-}
-
-/// Makes new names in a directory survive a power cut.
-pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 /// Loads the master key and holds it against the text that was sealed when the database was new.

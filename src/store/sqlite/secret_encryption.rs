@@ -1,9 +1,8 @@
 //! Secrets at rest: AES-256-GCM under a master key that is not in the database. The associated data names
 //! table, column and row, so that a sealed value moved elsewhere does not open.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -11,6 +10,7 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::OpenError;
+use crate::durable_file;
 use crate::store::{Result, StoreError};
 
 const KEY_OCTETS: usize = 32;
@@ -92,9 +92,14 @@ impl MasterKeyFile {
         }
     }
 
+    /// The file, if it is one that is made together with a database.
+    pub(super) fn made_here(&self) -> Option<&Path> {
+        (!self.named).then_some(&self.path)
+    }
+
     /// Reads the key; makes the file if `may_create`, it is absent and the operator named no other.
     pub(super) fn load(&self, may_create: bool) -> std::result::Result<Sealer, OpenError> {
-        if !self.path.exists() {
+        if !self.path.try_exists().map_err(|error| self.fault(error))? {
             if self.named {
                 return Err(self.fault("the file does not exist; make it with: openssl rand -hex 32"));
             }
@@ -120,21 +125,12 @@ impl MasterKeyFile {
         OpenError::MasterKey { path: self.path.clone(), message: message.to_string() }
     }
 
-    /// Linked into place in one piece, so that two processes that start at once agree on one key.
+    /// Two processes that start at once agree on the key of the one that was first.
     fn create(&self) -> std::io::Result<()> {
-        let temporary = self.path.with_extension(format!("new-{}", std::process::id()));
         let key: Zeroizing<[u8; KEY_OCTETS]> = Zeroizing::new(rand::random());
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let written = file.write_all(to_hex(&key).as_bytes()).and_then(|()| file.sync_all());
-        let linked = written.and_then(|()| std::fs::hard_link(&temporary, &self.path));
-        std::fs::remove_file(&temporary)?;
-        match linked {
+        match durable_file::create(&self.path, 0o600, &[to_hex(&key).as_bytes()]) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => match self.path.parent() {
-                Some(directory) => File::open(directory)?.sync_all(),
-                None => Ok(()),
-            },
+            created => created,
         }
     }
 

@@ -3,6 +3,7 @@
 mod batches;
 pub(super) mod claim;
 mod claim_table;
+mod damage;
 mod due_index;
 mod enqueue;
 mod free_space;
@@ -17,14 +18,17 @@ pub(super) use self::claim_table::{ClaimTable, Cursor, Parked, tenants_waiting};
 pub(super) use self::free_space::FreeSpace;
 pub(super) use self::pauses::PARKED_US;
 
-use self::enqueue::EnqueueJob;
+use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;
+use super::blob_store::{self, Kept};
+use super::checksum::Checksum;
 use super::sql_types::count;
-use super::{Access, Store, blob_store};
+use super::{Access, Store};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, SubmissionKey,
+    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, StoredContent,
+    SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
@@ -77,7 +81,26 @@ impl Spool for Store {
 
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
         let files = Arc::clone(&self.bodies);
-        self.read(move |connection| blob_store::read(connection, &files, id)).await
+        let read = self.read(move |connection| blob_store::read(connection, &files, id)).await;
+        if let Err(StoreError::Damaged { message, fault }) = &read {
+            self.tell_damage(*message, fault);
+        }
+        read
+    }
+
+    async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
+        let checksum = match self.read(move |connection| blob_store::find(connection, id)).await? {
+            None => return Ok(None),
+            Some(Kept::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
+            Some(Kept::File { checksum }) => checksum,
+        };
+        let files = Arc::clone(&self.bodies);
+        let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;
+        let opened = opened.map_err(|error| StoreError::Failed(error.to_string()))?;
+        if let Err(StoreError::Damaged { message, fault }) = &opened {
+            self.tell_damage(*message, fault);
+        }
+        opened.map(Some)
     }
 
     async fn record(&self, batch: RecordBatch) -> Result<()> {
@@ -106,7 +129,7 @@ impl Spool for Store {
 }
 
 impl Store {
-    fn refuse_unless_serving(&self) -> Result<()> {
+    pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),
             Access::Manage => {
@@ -115,17 +138,30 @@ impl Store {
         }
     }
 
+    /// Tells the operator at each read, and the tenant by an event at the first one.
+    fn tell_damage(&self, message_id: MessageId, fault: &str) {
+        tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
+        let fault = fault.to_owned();
+        if !self.writer.leave(move |tx| damage::append_event(tx, message_id, &fault, Timestamp::now())) {
+            tracing::warn!(%message_id, "the event of the damage was not noted: too much is waiting to be written");
+        }
+    }
+
     /// Brings a large body to disk and claims the deliveries for the hand-over in memory, before the commit
     /// can show them to anyone.
     async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
         let new = Arc::new(new);
-        let mut file = None;
-        if self.bodies.is_large(&new.content) {
+        let stored = if self.bodies.is_large(&new.content) {
             let (files, new) = (Arc::clone(&self.bodies), Arc::clone(&new));
-            let written =
-                tokio::task::spawn_blocking(move || files.write(new.message.id, &new.content)).await;
-            file = Some(written.map_err(|error| StoreError::Failed(error.to_string()))??);
-        }
-        Ok(EnqueueJob::new(&self.memory, new, file))
+            let store = move || {
+                let checksum = Checksum::of(&new.content);
+                files.write(new.message.id, &new.content).map(|file| Stored { file: Some(file), checksum })
+            };
+            let stored = tokio::task::spawn_blocking(store).await;
+            stored.map_err(|error| StoreError::Failed(error.to_string()))??
+        } else {
+            Stored { file: None, checksum: Checksum::of(&new.content) }
+        };
+        Ok(EnqueueJob::new(&self.memory, new, stored))
     }
 }

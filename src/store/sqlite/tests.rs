@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::model::{DeliveryState, DkimKeyState, Environment, KeySecret, TenantStatus, Verification};
+use crate::model::{
+    DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, TenantId, TenantStatus, Verification,
+};
 use crate::store::contract::{
     Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
     new_tenant, new_webhook, now, options, outcomes,
@@ -196,6 +198,10 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         CREATE INDEX delivery_to ON delivery (recipient, message_id);
         DELETE FROM message_search;
         INSERT INTO message_search (rowid, facets, subject) SELECT place, 'xother', 'hello' FROM search_place;
+        ALTER TABLE body DROP COLUMN octets;
+        ALTER TABLE body DROP COLUMN crc32;
+        DROP TABLE released_body;
+        DROP TABLE write_test;
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart();
@@ -322,49 +328,197 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
     assert!(bed.store.content(large.message.id).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_file_without_a_row_is_removed_once_it_is_old() {
-    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
-    let tenant = bed.tenant("a").await.id;
-    let kept = bed.enqueue(tenant, &["x@one.example"]).await;
-    let orphans: Vec<_> = (0..3).map(|_| new_message(tenant, &["x@one.example"], "body")).collect();
-    for orphan in &orphans {
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+/// Large bodies that no row refers to, as old as if a crash had cut their submissions off hours ago.
+fn leave_strays(bed: &Bed, tenant: TenantId, count: usize) -> Vec<PathBuf> {
+    for _ in 0..count {
+        let stray = new_message(tenant, &["x@one.example"], "body");
+        bed.store.bodies.write(stray.message.id, &stray.content).unwrap().keep();
     }
     let files = files_below(&bed.dir.path().join("bodies"));
-    assert_eq!(files.len(), 4);
-    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
-    let prune = async |limit| bed.store.prune(policy, now(), limit).await.unwrap().orphan_files;
-    assert_eq!(prune(100).await, 0);
     for file in &files {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
     }
-    assert_eq!(prune(2).await, 2);
-    assert_eq!(prune(100).await, 1);
-    assert_eq!(bed.store.content(kept.message.id).await.unwrap(), Some(kept.content));
+    files
 }
 
+const KEEP: RetentionPolicy =
+    RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
+
 #[tokio::test]
-async fn a_round_looks_for_files_without_a_row_on_some_shelves_and_the_next_goes_on() {
+async fn a_file_without_a_row_is_counted_and_kept_a_few_shelves_at_a_time() {
     let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
     let tenant = bed.tenant("a").await.id;
-    for _ in 0..40 {
-        let orphan = new_message(tenant, &["x@one.example"], "body");
-        bed.store.bodies.write(orphan.message.id, &orphan.content).unwrap().keep();
+    let known = bed.enqueue(tenant, &["x@one.example"]).await;
+    let files = leave_strays(&bed, tenant, 40);
+    let mut rounds = 0;
+    while bed.store.counts().stray_files == 0 {
+        bed.store.prune(KEEP, now(), 100).await.unwrap();
+        rounds += 1;
+        assert!(rounds < 20, "all shelves have been looked at by now");
     }
+    assert!(rounds > 1, "one round looks at some of the shelves");
+    assert_eq!(bed.store.counts().stray_files, 40);
+    assert_eq!(files_below(&bed.dir.path().join("bodies")).len(), files.len());
+    assert_eq!(bed.store.content(known.message.id).await.unwrap(), Some(known.content));
+}
+
+/// Yesterday's database beside today's files: they are the only copies of what was accepted since.
+#[tokio::test]
+async fn files_that_are_newer_than_a_restored_database_are_kept_until_it_knows_them_again() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    bed.store.checkpoint().await.unwrap();
+    let database = bed.dir.path().join("pillarbox.db");
+    let older = std::fs::read(&database).unwrap();
+    let message = bed.enqueue(tenant, &["x@one.example"]).await;
+    bed.store.close().await;
+    let newer = std::fs::read(&database).unwrap();
+    let restore = |bed: Bed, octets: &[u8]| {
+        let Bed { dir, store } = bed;
+        drop(store);
+        std::fs::write(&database, octets).unwrap();
+        Bed { store: Arc::new(Store::open(options(dir.path())).unwrap()), dir }
+    };
+    let bed = restore(bed, &older);
+    assert!(bed.store.content(message.message.id).await.unwrap().is_none());
     for file in files_below(&bed.dir.path().join("bodies")) {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
     }
-    let policy = RetentionPolicy { body_days: 9, transcript_days: 9, row_days: 9, webhook_days: 7 };
-    let mut left = 40;
-    for round in 0..5 {
-        let removed = bed.store.prune(policy, now(), 100).await.unwrap().orphan_files;
-        assert!(removed < 40, "round {round}: {removed}");
-        left -= removed;
+    bed.store.prune(KEEP, now(), 100).await.unwrap();
+    bed.store.close().await;
+    let bed = restore(bed, &newer);
+    assert_eq!(bed.store.content(message.message.id).await.unwrap(), Some(message.content));
+}
+
+#[tokio::test]
+async fn the_file_of_a_removed_row_goes_also_after_a_crash_in_between() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    let message = bed.enqueue(tenant, &["x@one.example"]).await;
+    let id = message.message.id;
+    bed.store.write(move |tx| blob_store::release(tx, id)).await.unwrap();
+    let bed = bed.restart();
+    let files = || files_below(&bed.dir.path().join("bodies"));
+    assert_eq!(files().len(), 1);
+    bed.store.prune(KEEP, now(), 100).await.unwrap();
+    assert_eq!(files(), [] as [PathBuf; 0]);
+    let left = bed.store.read(|connection| blob_store::released(connection, None, 10)).await.unwrap();
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    bed.enqueue(tenant, &["x@one.example"]).await;
+    bed.store.close().await;
+    let Bed { dir, store } = bed;
+    drop(store);
+    let [database, key, bodies] = ["pillarbox.db", "master.key", "bodies"].map(|name| dir.path().join(name));
+    let before = std::fs::read(&database).unwrap();
+    let open = |access| Store::open(StoreOptions { access, ..options(dir.path()) });
+    let refused = |access| match open(access).err() {
+        Some(error @ OpenError::DatabaseMissing { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    std::fs::remove_file(&database).unwrap();
+    for access in [Access::Serve, Access::Manage] {
+        let said = refused(access);
+        for part in ["pillarbox.db is missing", "master.key", "bodies", "restore the database", "begin anew"]
+        {
+            assert!(said.contains(part), "`{part}` is not in: {said}");
+        }
+        assert!(!database.exists());
     }
-    assert_eq!(left, 0);
+    std::fs::write(&database, "").unwrap();
+    refused(Access::Serve);
+    assert_eq!(std::fs::metadata(&database).unwrap().len(), 0);
+    // Each of them alone tells it, and what is in bodies is still there.
+    let hidden = dir.path().join("hidden");
+    std::fs::rename(&bodies, &hidden).unwrap();
+    assert!(!refused(Access::Serve).contains("bodies"));
+    std::fs::rename(&hidden, &bodies).unwrap();
+    std::fs::rename(&key, &hidden).unwrap();
+    assert!(!refused(Access::Serve).contains("master.key"));
+    std::fs::rename(&hidden, &key).unwrap();
+    assert_eq!(files_below(&bodies).len(), 1);
+    std::fs::write(&database, before).unwrap();
+    assert!(open(Access::Serve).unwrap().tenant(tenant).await.unwrap().is_some());
+}
+
+#[test]
+fn what_others_leave_in_a_new_data_directory_does_not_keep_it_from_being_used() {
+    let dir = tempfile::tempdir().unwrap();
+    for directory in ["lost+found", "bodies/zz"] {
+        std::fs::create_dir_all(dir.path().join(directory)).unwrap();
+    }
+    for file in ["lock", "self-signed.crt", "self-signed.key", "pillarbox.db"] {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
+    // A key that the operator named and made, as the manual says.
+    let key = dir.path().join("master.key");
+    std::fs::write(&key, format!("{}\n", "7".repeat(64))).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Store::open(StoreOptions { master_key_file: Some(key), ..options(dir.path()) }).unwrap();
+}
+
+#[tokio::test]
+async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
+    for inline_body_bytes_max in [0, 1 << 20] {
+        let bed = Bed::with(|options| options.inline_body_bytes_max = inline_body_bytes_max);
+        let tenant = bed.tenant("a").await.id;
+        let message = bed.enqueue(tenant, &["x@one.example"]).await;
+        let id = message.message.id;
+        let whole = message.content.to_vec();
+        let cut = &whole[..whole.len() - 1];
+        let altered: Vec<u8> = whole.iter().map(|&octet| if octet == b'b' { b'c' } else { octet }).collect();
+        let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+        let put = |octets: &[u8]| match files_below(&bed.dir.path().join("bodies")).first() {
+            Some(file) => std::fs::write(file, octets).unwrap(),
+            None => {
+                let row = rusqlite::params![id, &octets[message.content.prefix.len()..]];
+                database.execute("UPDATE body SET submitted = ?2 WHERE message_id = ?1", row).unwrap();
+            }
+        };
+        std::fs::create_dir_all(bed.dir.path().join("bodies")).unwrap();
+        for (octets, words) in [(cut, "octets instead of"), (&altered, "checksum")] {
+            put(octets);
+            let read = bed.store.content(id).await;
+            let Err(StoreError::Damaged { message, fault }) = &read else { panic!("{read:?}") };
+            assert!(*message == id && fault.contains(words), "{fault}");
+        }
+        put(&whole);
+        assert_eq!(bed.store.content(id).await.unwrap(), Some(message.content.clone()));
+        bed.store.checkpoint().await.unwrap();
+        let events = bed.store.message_events(id, None, 100).await.unwrap();
+        let told: Vec<_> =
+            events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
+        assert_eq!(told.len(), 1, "each try finds it, and it is told once");
+        assert_eq!(told[0].tenant_id, Some(tenant));
+    }
+}
+
+#[tokio::test]
+async fn a_body_file_that_is_missing_is_damage_and_not_an_empty_answer() {
+    let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
+    let tenant = bed.tenant("a").await.id;
+    let message = bed.enqueue(tenant, &["x@one.example"]).await;
+    std::fs::remove_file(&files_below(&bed.dir.path().join("bodies"))[0]).unwrap();
+    let read = bed.store.content(message.message.id).await;
+    assert!(matches!(&read, Err(StoreError::Damaged { fault, .. }) if fault.contains("missing")), "{read:?}");
+}
+
+/// What an older version wrote has no checksum; it is read as before.
+#[tokio::test]
+async fn a_body_from_before_there_were_checksums_is_read() {
+    let bed = Bed::new();
+    let tenant = bed.tenant("a").await.id;
+    let message = bed.enqueue(tenant, &["x@one.example"]).await;
+    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    database.execute("UPDATE body SET octets = NULL, crc32 = NULL", []).unwrap();
+    assert_eq!(bed.store.content(message.message.id).await.unwrap(), Some(message.content));
 }
 
 #[tokio::test]

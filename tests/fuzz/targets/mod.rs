@@ -1,5 +1,5 @@
-//! What holds for all input, each as a function that panics where it does not. The parent module provides `mail` and
-//! `smtp`: the fuzz crate builds them from their sources, the integration tests take them from the library.
+//! What holds for all input, each as a function that panics where it does not. The parent module provides `mail`,
+//! `smtp` and `template_language`: the fuzz crate builds them from their sources, the integration tests take them from the library.
 
 mod address;
 mod command;
@@ -9,6 +9,7 @@ mod line;
 mod proxy;
 mod reply;
 mod session;
+mod template;
 
 pub use address::address;
 pub use command::command;
@@ -18,6 +19,7 @@ pub use line::line;
 pub use proxy::proxy;
 pub use reply::reply;
 pub use session::session;
+pub use template::template;
 
 /// Takes the first octet as the choice of how the others arrive; answers the choice and the pieces.
 fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {

@@ -21,8 +21,6 @@ const STEP_ROWS_MAX: usize = 2000;
 #[derive(Default)]
 pub(in crate::store::sqlite) struct Step {
     pub(in crate::store::sqlite) counts: TenantCounts,
-    /// Whose bodies may have files.
-    pub(in crate::store::sqlite) messages: Vec<MessageId>,
     /// The tenant itself is gone.
     pub(in crate::store::sqlite) is_last: bool,
 }
@@ -60,7 +58,7 @@ pub(super) fn begin(tx: &Tx<'_>, id: TenantId) -> Result<bool> {
 /// Removes some of what is left, and the tenant when nothing was.
 pub(super) fn go_on(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let step = remove_messages(tx, id)?;
-    if !step.messages.is_empty() {
+    if step.counts.messages > 0 {
         return Ok(step);
     }
     let step = remove_rows(tx, id)?;
@@ -85,7 +83,6 @@ fn remove_messages(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
         }
         let MessageRows { messages, deliveries, events } = retention::remove_message(tx, message)?;
         step.counts += TenantCounts { messages, deliveries, events, ..TenantCounts::default() };
-        step.messages.push(message);
     }
     Ok(step)
 }
@@ -130,7 +127,6 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
             domains,
             ..TenantCounts::default()
         },
-        messages: Vec::new(),
         is_last: left > 0,
     })
 }

@@ -10,7 +10,7 @@ use crate::store::sqlite::sql_types::{time, us};
 use crate::store::sqlite::writer::Tx;
 use crate::store::{
     Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplateFilter,
-    TemplatePatch,
+    TemplatePatch, TemplateSummary,
 };
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Template> {
@@ -84,11 +84,22 @@ pub(super) fn list(
     connection: &Connection,
     filter: &TemplateFilter,
     page: &PageRequest,
-) -> Result<Page<Template>> {
-    let mut list = List::of("template", TemplateId::PREFIX);
+) -> Result<Page<TemplateSummary>> {
+    // The bodies are many times as large as the rest.
+    let columns = "id, tenant_id, name, subject, created_us, updated_us";
+    let mut list = List::of("template", TemplateId::PREFIX).columns(columns);
     list.only_if("tenant_id = ?", &filter.tenant_id)?;
     list.only_if("name = ?", &filter.name)?;
-    list.read(connection, page, read_row)
+    list.read(connection, page, |row| {
+        Ok(TemplateSummary {
+            id: row.get("id")?,
+            tenant_id: row.get("tenant_id")?,
+            name: row.get("name")?,
+            subject: row.get("subject")?,
+            created_at: time(row, "created_us")?,
+            updated_at: time(row, "updated_us")?,
+        })
+    })
 }
 
 pub(super) fn update(

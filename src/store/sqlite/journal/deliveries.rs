@@ -4,9 +4,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::mail::{Address, RcptParameters};
 use crate::model::{DeliveryId, DeliveryState, MessageId};
+use crate::store::sqlite::keyset::read_rows;
 use crate::store::sqlite::spool::PARKED_US;
 use crate::store::sqlite::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
-use crate::store::{Attempt, Delivery, Result};
+use crate::store::{Attempt, Delivery, Page, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {
@@ -59,13 +60,17 @@ pub(super) fn attempts(
     message: MessageId,
     delivery: Option<DeliveryId>,
     limit: usize,
-) -> Result<Vec<Attempt>> {
-    let sql = "SELECT attempt.*, coalesce(shared.transcript, attempt.transcript) AS said
+) -> Result<Page<Attempt>> {
+    let sql = "SELECT attempt.id, attempt.message_id, attempt.delivery_id, attempt.started_us, attempt.duration_ms,
+                      attempt.host, attempt.address, attempt.tls, attempt.tls_policy, attempt.code, attempt.enhanced,
+                      attempt.text, attempt.outcome, attempt.class, attempt.reason,
+                      coalesce(shared.transcript, attempt.transcript) AS said
                FROM attempt LEFT JOIN attempt shared ON shared.id = attempt.transcript_of
                WHERE attempt.message_id = ?1 AND (?2 IS NULL OR attempt.delivery_id = ?2)
                ORDER BY attempt.started_us, attempt.id LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
-    let attempts = statement.query_map(params![message, delivery, sql_limit(limit)], |row| {
+    let rows = statement.query(params![message, delivery, sql_limit(limit.saturating_add(1))])?;
+    read_rows(rows, limit, |row| {
         Ok(Attempt {
             id: row.get("id")?,
             message_id: row.get("message_id")?,
@@ -84,6 +89,5 @@ pub(super) fn attempts(
             class: row.get("class")?,
             reason: row.get("reason")?,
         })
-    })?;
-    Ok(attempts.collect::<rusqlite::Result<_>>()?)
+    })
 }

@@ -6,7 +6,7 @@ use super::deliveries;
 use crate::mail::MailParameters;
 use crate::model::MessageId;
 use crate::store::sqlite::sql_types::{count, json_if_any, time, time_if_any};
-use crate::store::{Annotations, Message, MessageSummary, Result};
+use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
     Ok(Message {
@@ -27,7 +27,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
         },
         annotations: Annotations {
             tags: json_if_any(row, "tags")?.unwrap_or_default(),
-            metadata: json_if_any(row, "metadata")?.unwrap_or_default(),
+            metadata: Metadata::from_json(row.get("metadata")?),
         },
         size: count(row, "size")?,
         subject: row.get("subject")?,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::index;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{AttemptId, EventId, MessageId, RequestId, TenantId, WebhookDeliveryId};
-use crate::store::sqlite::blob_store::BodyFiles;
+use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::usage;
@@ -32,6 +32,17 @@ pub(in crate::store::sqlite) struct Progress {
     messages: HashMap<TenantId, String>,
     /// The shelf of body files that is looked at next.
     shelf: String,
+    /// What was found on those before it.
+    strays: Strays,
+}
+
+/// Body files that belong to no message of this database: a crash cut their submission off, or they are newer than the
+/// database, which was restored. The second are the only copy there is, and nothing tells them from the first, so they
+/// are counted and kept.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store::sqlite) struct Strays {
+    pub(in crate::store::sqlite) files: u64,
+    pub(in crate::store::sqlite) octets: u64,
 }
 
 /// What is to be removed.
@@ -99,31 +110,27 @@ pub(super) fn find_due(
     Ok(due)
 }
 
-/// Files on some shelves that no row refers to, at most `limit`.
-pub(super) fn find_orphans(
+/// Counts the strays on the next shelves; all of them once the last shelf was looked at.
+pub(super) fn count_strays(
     connection: &Connection,
     files: &BodyFiles,
-    limit: usize,
     progress: &mut Progress,
-) -> Result<Vec<MessageId>> {
+) -> Result<Option<Strays>> {
     let mut shelves = files.shelves()?;
     shelves.sort_unstable();
-    let next = shelves.partition_point(|shelf| *shelf < progress.shelf);
-    shelves.rotate_left(next);
-    let mut orphans = Vec::new();
-    for shelf in shelves.iter().take(SHELVES_MAX) {
-        progress.shelf.clone_from(shelf);
-        for id in files.old_files(shelf)? {
-            if orphans.len() == limit {
-                return Ok(orphans);
-            }
-            if !has_body(connection, id)? {
-                orphans.push(id);
+    let mut rest = shelves.into_iter().skip_while(|shelf| *shelf < progress.shelf);
+    for shelf in rest.by_ref().take(SHELVES_MAX) {
+        for (id, octets) in files.old_files(&shelf)? {
+            if !blob_store::is_known(connection, id)? {
+                progress.strays.files += 1;
+                progress.strays.octets += octets;
             }
         }
     }
-    progress.shelf = shelves.into_iter().nth(SHELVES_MAX).unwrap_or_default();
-    Ok(orphans)
+    let next = rest.next();
+    let found = next.is_none().then(|| mem::take(&mut progress.strays));
+    progress.shelf = next.unwrap_or_default();
+    Ok(found)
 }
 
 fn days_before(now: Timestamp, days: u32) -> Timestamp {
@@ -253,7 +260,11 @@ fn collect(
 }
 
 pub(super) fn remove_bodies(tx: &Tx<'_>, ids: &[MessageId]) -> Result<u64> {
-    remove_each(tx, "DELETE FROM body WHERE message_id = ?1", ids)
+    let mut removed = 0;
+    for id in ids {
+        removed += blob_store::release(tx, *id)?;
+    }
+    Ok(removed)
 }
 
 pub(super) fn remove_events(tx: &Tx<'_>, ids: &[String]) -> Result<u64> {
@@ -305,12 +316,8 @@ pub(in crate::store::sqlite) fn remove_message(tx: &Tx<'_>, id: MessageId) -> Re
     };
     index::remove(tx, id)?;
     remove("attempt")?;
-    remove("body")?;
+    blob_store::release(tx, id)?;
     let (deliveries, events) = (remove("delivery")?, remove("event")?);
     let messages = tx.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])? as u64;
     Ok(MessageRows { messages, deliveries, events })
-}
-
-fn has_body(connection: &Connection, id: MessageId) -> Result<bool> {
-    Ok(connection.prepare_cached("SELECT 1 FROM body WHERE message_id = ?1")?.exists([id])?)
 }

@@ -540,7 +540,8 @@ impl ClaimTable {
 
 /// What a message takes in memory until the relay is done with it.
 fn octets_of(new: &NewMessage) -> u64 {
-    (new.content.len() + new.recipients.len() * RECIPIENT_OCTETS) as u64
+    let noted = new.message.annotations.metadata.as_json().map_or(0, str::len);
+    (new.content.len() + noted + new.recipients.len() * RECIPIENT_OCTETS) as u64
 }
 
 /// Who has open deliveries in the database.

@@ -11,7 +11,8 @@ use super::claim_table::ClaimTable;
 use super::submission_key;
 use crate::mail::Recipient;
 use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId};
-use crate::store::sqlite::blob_store::{self, FreshFile};
+use crate::store::sqlite::blob_store::{self, FreshFile, Place};
+use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{to_json, us};
 use crate::store::sqlite::writer::Tx;
@@ -23,9 +24,17 @@ pub(super) struct EnqueueJob {
     new: Arc<NewMessage>,
     /// Where the content is, if not in the database.
     file: Option<FreshFile>,
+    checksum: Checksum,
     is_claimed: bool,
     /// What the relay gets after the commit, if the message is claimed.
     batches: Batches,
+}
+
+/// What was made of the content of a message before the writer has it.
+pub(super) struct Stored {
+    /// Its file, if it is large.
+    pub(super) file: Option<FreshFile>,
+    pub(super) checksum: Checksum,
 }
 
 /// What the event of an accepted message says.
@@ -43,12 +52,13 @@ struct LeftOut<'a> {
 }
 
 impl EnqueueJob {
-    pub(super) fn new(memory: &Arc<ClaimTable>, new: Arc<NewMessage>, file: Option<FreshFile>) -> Self {
+    pub(super) fn new(memory: &Arc<ClaimTable>, new: Arc<NewMessage>, stored: Stored) -> Self {
+        let Stored { file, checksum } = stored;
         // What is held until later (RFC 4865) waits in the database.
         let is_held = new.message.begins_at() > new.message.created_at;
         let is_claimed = !is_held && memory.claim_fresh(&new);
         let batches = if is_claimed { batches_of(&new) } else { Batches::default() };
-        Self { memory: Arc::clone(memory), new, file, is_claimed, batches }
+        Self { memory: Arc::clone(memory), new, file, checksum, is_claimed, batches }
     }
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
@@ -61,7 +71,8 @@ impl EnqueueJob {
         }
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
-        blob_store::insert(tx, message.id, content, self.file.is_some())?;
+        let place = if self.file.is_some() { Place::File } else { Place::Row };
+        blob_store::insert(tx, message.id, content, self.checksum, place)?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
@@ -150,7 +161,7 @@ fn insert_message(tx: &Tx<'_>, message: &Message, reverse_path: &str) -> Result<
         parameters.require_tls,
         parameters.release_at.map(us),
         (!tags.is_empty()).then(|| to_json(tags)).transpose()?,
-        (!metadata.is_empty()).then(|| to_json(metadata)).transpose()?,
+        metadata.as_json(),
     ])?;
     Ok(())
 }

@@ -21,7 +21,7 @@ impl FreeSpace {
     }
 
     /// Whether there is less room than there must be.
-    pub(super) fn is_short(&self) -> bool {
+    pub(in crate::store::sqlite) fn is_short(&self) -> bool {
         let mut last = lock(&self.last);
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,

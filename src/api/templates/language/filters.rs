@@ -117,12 +117,14 @@ pub fn install(environment: &mut Environment<'_>, budget: &Budget) {
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<AtomicU64>);
 
-impl Budget {
-    /// Nothing was read yet.
-    pub fn new() -> Self {
+/// Nothing was read yet.
+impl Default for Budget {
+    fn default() -> Self {
         Self(Arc::new(AtomicU64::new(READING_OCTETS_MAX)))
     }
+}
 
+impl Budget {
     fn pay(&self, reads: Reads, arguments: &[Value]) -> Result<(), Error> {
         arguments.iter().try_for_each(|argument| match reads {
             Reads::Nothing => Ok(()),
@@ -174,13 +176,13 @@ fn check_option(option: &Value) -> Result<(), Error> {
     }
 }
 
-/// What a filter made, as what the data is made of: a list of ours, or a text within the limit.
+/// What a filter made, as what the data is made of: a list of ours, of pairs too, or a text within the limit.
 fn own(made: Value) -> Result<Value, Error> {
     require_room(made.as_str().map_or(0, str::len))?;
     let is_ours =
         made.downcast_object_ref::<List>().is_some() || made.downcast_object_ref::<Fields>().is_some();
     match made.as_object().filter(|_| !is_ours).and_then(|object| object.try_iter()) {
-        Some(items) => Ok(Value::from_object(List(items.collect()))),
+        Some(items) => Ok(Value::from_object(List(items.map(own).collect::<Result<_, _>>()?))),
         None => Ok(made),
     }
 }

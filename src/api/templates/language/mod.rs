@@ -1,4 +1,4 @@
-//! Templates put data into text, in the language of Jinja. Pure.
+//! The language of templates: Jinja, less what a letter does not need. Pure.
 //!
 //! They do not compute: what could build a text of any size out of a small one is not in the language here: operators
 //! that join texts, literals of lists, captures, macros. What a template costs has limits as well: its steps, its output,
@@ -6,13 +6,17 @@
 //! are not compared item by item ([`data`]), and there are neither slices nor an operator `in`, but a test of that name, which
 //! pays like a filter. Autoescape is on for HTML, and what is undefined is an error rather than a gap in a letter.
 
+mod data;
+mod filters;
+mod grammar;
+mod nesting;
+
 use std::io;
 
-use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
-use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::filters::{self, Budget};
+pub use self::data::from_object;
+pub use self::filters::Budget;
 
 /// Octets that a part of a message may come to.
 const OUTPUT_OCTETS_MAX: usize = 1024 * 1024;
@@ -20,9 +24,6 @@ const OUTPUT_OCTETS_MAX: usize = 1024 * 1024;
 const FUEL: u64 = 100_000;
 /// Calls in calls.
 const DEPTH_MAX: usize = 50;
-
-/// The statements of the language.
-const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "with", "endwith"];
 
 /// What a part of a message is rendered as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +71,13 @@ impl From<Error> for RenderError {
 
 /// Whether a source is a template.
 pub fn check(source: &str) -> Result<(), RenderError> {
-    check_language(source)?;
-    Ok(environment(&Budget::new()).template_from_str(source).map(drop)?)
+    grammar::check(source)?;
+    Ok(environment(&Budget::default()).template_from_str(source).map(drop)?)
 }
 
 /// Puts data into a template; the parts of one message share a budget.
 pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result<String, RenderError> {
-    check_language(source)?;
+    grammar::check(source)?;
     let mut output = Bounded(Vec::new());
     let rendered = environment(budget)
         .template_from_named_str(form.name(), source)?
@@ -89,91 +90,6 @@ pub fn render(source: &str, form: Form, data: &Value, budget: &Budget) -> Result
         Err(error) => Err(error.into()),
         Ok(()) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
     }
-}
-
-/// Refuses what could make much of little, a text doubled thirty times fills the memory, and what reads without paying.
-fn check_language(source: &str) -> Result<(), RenderError> {
-    let mut reader = Reader::default();
-    for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
-        let (token, span) = token?;
-        if let Some(fault) = reader.fault_of(&token) {
-            return Err(RenderError::at(span.start_line, fault));
-        }
-        reader.read(token);
-    }
-    Ok(())
-}
-
-/// What the tokens before this one have opened.
-#[derive(Default)]
-struct Reader<'a> {
-    before: Option<Token<'a>>,
-    is_before_not_is: bool,
-    /// Between `for` and its `in`.
-    names_item: bool,
-    /// For each parenthesis whether it belongs to a call.
-    calls: Vec<bool>,
-}
-
-impl<'a> Reader<'a> {
-    fn fault_of(&self, token: &Token<'a>) -> Option<String> {
-        match (&self.before, token) {
-            (_, Token::Plus | Token::Mul | Token::Pow | Token::Mod | Token::Tilde) => {
-                Some(format!("there is no operator {token} in templates: put the result into the data"))
-            }
-            (_, Token::BraceOpen) => Some("a template has no literals of maps: put it into the data".into()),
-            (_, Token::Colon) => Some("a template has no slices: put the part into the data".into()),
-            (Some(Token::Ident(name)), Token::BracketOpen) if is_operator(name) => Some(NO_LISTS.into()),
-            (Some(Token::Ident(_) | Token::ParenClose | Token::BracketClose), Token::BracketOpen) => None,
-            (_, Token::BracketOpen) => Some(NO_LISTS.into()),
-            // Between parentheses that belong to no call it makes a list.
-            (_, Token::Comma) if self.calls.last() == Some(&false) => Some(NO_LISTS.into()),
-            (Some(Token::BlockStart), Token::Ident(name)) if !STATEMENTS.contains(name) => Some(format!(
-                "there is no statement {name} in templates; there are {}",
-                STATEMENTS.join(", ")
-            )),
-            (Some(Token::Pipe), Token::Ident(name)) if !filters::names().any(|known| known == *name) => {
-                let names: Vec<_> = filters::names().collect();
-                Some(format!("there is no filter {name} in templates; there are {}", names.join(", ")))
-            }
-            (before, Token::Ident("in")) if !self.may_be_in(before.as_ref()) => {
-                Some("there is no operator in in templates: write `a is in b` or `a is not in b`".into())
-            }
-            _ => None,
-        }
-    }
-
-    /// The word of a loop, of the test, or the name of a field.
-    fn may_be_in(&self, before: Option<&Token<'a>>) -> bool {
-        match before {
-            Some(Token::Ident("is") | Token::Dot) => true,
-            Some(Token::Ident("not")) => self.is_before_not_is,
-            _ => self.names_item,
-        }
-    }
-
-    fn read(&mut self, token: Token<'a>) {
-        match (&self.before, &token) {
-            (Some(Token::BlockStart), Token::Ident("for")) => self.names_item = true,
-            (_, Token::Ident("in")) => self.names_item = false,
-            (_, Token::Ident("not")) => {
-                self.is_before_not_is = matches!(self.before, Some(Token::Ident("is")))
-            }
-            (before, Token::ParenOpen) => {
-                self.calls.push(matches!(before, Some(Token::Ident(name)) if !is_operator(name)));
-            }
-            (_, Token::ParenClose) => drop(self.calls.pop()),
-            _ => {}
-        }
-        self.before = Some(token);
-    }
-}
-
-const NO_LISTS: &str = "a template has no literals of lists: put it into the data";
-
-/// Words after which an expression begins.
-fn is_operator(name: &str) -> bool {
-    ["if", "elif", "else", "in", "and", "or", "not", "is", "for", "with"].contains(&name)
 }
 
 fn environment(budget: &Budget) -> Environment<'static> {
@@ -218,8 +134,8 @@ mod tests {
 
     fn put(source: &str, form: Form, data: serde_json::Value) -> Result<String, String> {
         let serde_json::Value::Object(data) = data else { panic!("{data}") };
-        let data = super::super::data::from_object(data);
-        render(source, form, &data, &Budget::new()).map_err(|error| error.to_string())
+        let data = from_object(data);
+        render(source, form, &data, &Budget::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -280,12 +196,48 @@ mod tests {
             "{{ 'a' in x }}",
             "{{ 'a' not in x }}",
             "{% for a in x if a in y %}{% endfor %}",
+            "{{ () }}",
         ] {
             assert!(check(source).is_err(), "{source}");
         }
         for function in ["namespace(a=1)", "dict(a=1)", "range(9)", "debug()"] {
             assert!(put(&format!("{{{{ {function} }}}}"), Form::Text, json!({})).is_err(), "{function}");
         }
+    }
+
+    #[test]
+    fn nothing_in_the_language_holds_itself_nests_values_or_divides_by_nothing() {
+        for source in [
+            "{% for a in x %}{{ loop }}{% endfor %}",
+            "{% for a in x %}{{ loop.changed(loop) }}{% endfor %}",
+            "{% for a in x %}{% with l = loop %}{{ l.changed(l) }}{% endwith %}{% endfor %}",
+            "{% for a in x %}{{ loop.cycle() }}{% endfor %}",
+            "{% for a in x %}{{ (loop.cycle)() }}{% endfor %}",
+            "{% for a in x %}{{ loop.cycle(a=a) }}{% endfor %}",
+            "{% with a = y|default(k=y) %}{{ a }}{% endwith %}",
+            "{% with a = y|d(k=y) %}{{ a }}{% endwith %}",
+        ] {
+            assert!(check(source).is_err(), "{source}");
+        }
+        let data = json!({"x": [[1], [2]], "loop": {"loop": 3}, "m": {"loop": 4}});
+        let source = "{% for a in x recursive %}{% if a is sequence %}{{ loop(a) }}{% else %}\
+            {{ loop.cycle('a', 'b') }}{{ loop.changed(a) }}{% endif %}{% endfor %} {{ m.loop }}{{ loop.loop }}\
+            {{ x is defined() }}{{ y|default() }}{{ x|length() }}{{ x|sort(reverse=true)|length }}";
+        assert_eq!(put(source, Form::Text, data).unwrap().to_lowercase(), "atrueatrue 43true22");
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_told_by_its_line() {
+        let tag = |times| format!("Dear\n{{{{ {}x }}}}", "-".repeat(times));
+        assert_eq!(check(&tag(399)), Ok(()));
+        let error = check(&tag(400)).unwrap_err().to_string();
+        assert!(error.starts_with("line 2: a tag has at most 400 names"), "{error}");
+        let blocks = |times| format!("{{% if x %}}\n{}\n{{% endif %}}", "{% elif x %}".repeat(times));
+        assert_eq!(check(&blocks(99)), Ok(()));
+        let error = check(&blocks(100)).unwrap_err().to_string();
+        assert!(error.starts_with("line 2: at most 100 blocks stand inside"), "{error}");
+        let beside = "{% if x %}{% elif y %}{% endif %}{% for a in x %}{% endfor %}".repeat(2000);
+        assert_eq!(check(&beside), Ok(()));
     }
 
     #[test]
@@ -313,7 +265,7 @@ mod tests {
     fn what_is_read_again_and_again_is_paid_for() {
         let data = json!({
             "l": vec![1; 25_000], "s": "x".repeat(100_000), "rows": vec![json!({"a": 1}); 1000],
-            "few": vec![1; 1000],
+            "few": vec![1; 1000], "m": {"k": "x".repeat(100_000)},
         });
         for expression in [
             "s|upper|length == 0",
@@ -327,8 +279,12 @@ mod tests {
             "rows|sort(attribute='a')|length == 0",
             "l|max == 2",
             "l|reverse|length == 0",
+            "pair|join == ''",
         ] {
-            let source = format!("{{% for a in l %}}{{% if {expression} %}}x{{% endif %}}{{% endfor %}}");
+            let source = format!(
+                "{{% for pair in m|items %}}{{% for a in l %}}{{% if {expression} %}}x{{% endif %}}{{% endfor %}}\
+                 {{% endfor %}}"
+            );
             let error = put(&source, Form::Text, data.clone()).unwrap_err();
             assert!(error.contains("read more than 4194304 octets"), "{expression}: {error}");
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minijinja::Value;
-use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr};
+use minijinja::value::{DynObject, Enumerator, Object, ObjectExt, ObjectRepr};
 use serde_json::{Map, Value as Json};
 
 /// A list.
@@ -65,7 +65,8 @@ impl Object for Fields {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.keys().map(Value::from).collect())
+        // One by one: to look at the first must not cost what all of them cost.
+        self.mapped_enumerator(|fields| Box::new(fields.0.keys().map(Value::from)))
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {

@@ -1,0 +1,104 @@
+//! The bytes of a message. A small one is read as a whole, into the room that it takes; one in a file of its own is read
+//! as the client takes it, so it may be of any size.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::io::AsyncReadExt;
+
+use crate::api::body::no_room;
+use crate::api::error::{ApiError, Result};
+use crate::api::request_context::RequestContext;
+use crate::api::response::{ApiResponse, PIECE_OCTETS, ResponseBody};
+use crate::limits::memory_budget::MemoryReservation;
+use crate::limits::tenant_semaphore::TenantPermit;
+use crate::model::{MessageId, RefusalCode};
+use crate::store::{Spool, StoredContent};
+
+/// What a stream holds at most: two pieces that the connection has yet to send, the one being read, and the buffer of
+/// the file.
+const STREAM_OCTETS: u64 = 4 * PIECE_OCTETS as u64;
+
+/// `GET /v1/emails/{id}/raw`
+pub async fn get(call: RequestContext<'_>) -> Result<ApiResponse> {
+    let message = super::find(&call).await?;
+    match call.store().stored_content(message.id).await? {
+        Some(StoredContent::Row { octets }) => whole(&call, message.id, octets).await,
+        Some(StoredContent::File { file, octets }) => begin(&call, file, octets),
+        None => Err(no_longer_kept()),
+    }
+}
+
+async fn whole(call: &RequestContext<'_>, id: MessageId, octets: u64) -> Result<ApiResponse> {
+    // As it is read, and in one piece.
+    let mut room = call.room.beside();
+    if !room.grow_to(2 * octets) {
+        return Err(no_room());
+    }
+    let content = call.store().content(id).await?.ok_or_else(no_longer_kept)?;
+    ApiResponse::message(content.to_vec()).reserve(room)
+}
+
+fn begin(call: &RequestContext<'_>, file: File, octets: u64) -> Result<ApiResponse> {
+    let tenant = call.caller.key.tenant_id;
+    let turn = call.api.message_streams.try_take(tenant).map_err(|_| too_many())?;
+    let mut room = call.room.beside();
+    if !room.grow_to(STREAM_OCTETS.min(octets)) {
+        return Err(no_room());
+    }
+    Ok(ApiResponse::message_stream(read(file, octets, room, turn), octets))
+}
+
+/// A file on its way.
+struct Reading {
+    file: tokio::fs::File,
+    left: u64,
+    room: Arc<MemoryReservation>,
+    _turn: TenantPermit,
+}
+
+/// Reads exactly so many octets, each piece when the client has taken the one before.
+fn read(file: File, octets: u64, room: MemoryReservation, turn: TenantPermit) -> ResponseBody {
+    let mut file = tokio::fs::File::from_std(file);
+    file.set_max_buf_size(PIECE_OCTETS);
+    let reading = Reading { file, left: octets, room: Arc::new(room), _turn: turn };
+    let pieces = stream::try_unfold(reading, |mut reading| async move {
+        let piece = reading.next_piece().await?;
+        Ok(piece.map(|piece| (Frame::data(piece), reading)))
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
+impl Reading {
+    async fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
+        let octets = self.left.min(PIECE_OCTETS as u64);
+        if octets == 0 {
+            return Ok(None);
+        }
+        let mut piece = vec![0; octets as usize];
+        self.file.read_exact(&mut piece).await?;
+        self.left -= octets;
+        Ok(Some(self.room.hold_piece(piece)))
+    }
+}
+
+fn no_longer_kept() -> ApiError {
+    ApiError::new(
+        RefusalCode::NotFound,
+        "the content of this message is no longer kept",
+        "content is removed some days after the last delivery; the operator sets retention.body_days",
+    )
+}
+
+fn too_many() -> ApiError {
+    ApiError::new(
+        RefusalCode::Overloaded,
+        "too many large messages are being read, of this tenant or of all",
+        "take those that were asked for, or try again in a few seconds",
+    )
+}

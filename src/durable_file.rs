@@ -1,0 +1,148 @@
+//! Files and directories that survive a power cut whole or not at all: written under another name in the same
+//! directory, synced, renamed, the directory synced. A leaf.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Error, ErrorKind, Result, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+/// What the name of a file begins with while it is being written. Such a file belongs to nobody once its writer is gone.
+const UNFINISHED_PREFIX: &str = ".new-";
+
+/// Writes a file, in the place of one that may be there. On an error that one is as it was.
+pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
+    write(path, mode, &[octets], |unfinished| std::fs::rename(unfinished, path))
+}
+
+/// Writes a file from pieces; [`ErrorKind::AlreadyExists`] if there is one.
+pub fn create(path: &Path, mode: u32, pieces: &[&[u8]]) -> Result<()> {
+    write(path, mode, pieces, |unfinished| rename_to_free_name(unfinished, path))
+}
+
+/// Makes a directory and those above it that are missing. One that is there is left as it is.
+pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(path);
+    create_directory(parent, mode)?;
+    match DirBuilder::new().mode(mode).create(path) {
+        // Another process was faster, but need not have synced it yet.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_directory(parent)
+}
+
+/// Makes names that came to a directory, or left it, survive a power cut.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Whether a file of this name was left by a writer that did not come to its end.
+pub fn is_unfinished(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(UNFINISHED_PREFIX.as_bytes())
+}
+
+fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let unfinished = unfinished_path(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
+    let written = pieces.iter().try_for_each(|piece| file.write_all(piece)).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| rename(&unfinished)) {
+        // Half a file on a full disk helps nobody.
+        let _ = std::fs::remove_file(&unfinished);
+        return Err(error);
+    }
+    sync_directory(parent_of(path))
+}
+
+fn unfinished_path(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
+    let mut unfinished = OsString::from(format!("{UNFINISHED_PREFIX}{:016x}-", rand::random::<u64>()));
+    unfinished.push(name);
+    Ok(path.with_file_name(unfinished))
+}
+
+fn rename_to_free_name(from: &Path, to: &Path) -> Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can do it, NFS among them.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        renamed => renamed.map_err(Error::from),
+    }
+}
+
+/// The parent of a bare name is the working directory.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn names_in(directory: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_written_whole_with_its_mode_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        create(&path, 0o600, &[b"one ", b"two"]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one two");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(create(&path, 0o600, &[b"three"]).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one two");
+        replace(&path, 0o640, b"three").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(names_in(dir.path()), ["key"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_take_its_name_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = dir.path().join("taken");
+        std::fs::create_dir(&taken).unwrap();
+        assert!(replace(&taken, 0o600, b"x").is_err());
+        assert_eq!(names_in(dir.path()), ["taken"]);
+    }
+
+    #[test]
+    fn directories_are_made_with_those_above_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_directory(&deep, 0o700).unwrap();
+        create_directory(&deep, 0o755).unwrap();
+        for path in [&deep, &dir.path().join("a")] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(create_directory(&dir.path().join("file"), 0o700).is_err());
+        assert!(create_directory(&dir.path().join("file/below"), 0o700).is_err());
+    }
+
+    #[test]
+    fn what_is_being_written_is_known_by_its_name() {
+        let unfinished = unfinished_path(Path::new("/x/msg_1.eml")).unwrap();
+        assert_eq!(unfinished.parent(), Some(Path::new("/x")));
+        assert!(is_unfinished(unfinished.file_name().unwrap()));
+        assert!(!is_unfinished(OsStr::new("msg_1.eml")) && !is_unfinished(OsStr::new(".hidden")));
+    }
+}

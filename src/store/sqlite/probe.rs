@@ -1,0 +1,193 @@
+//! Whether mail could be accepted now: the steps of an acceptance, done for nobody.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::params;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep_until};
+
+use super::writer::Tx;
+use super::{Store, lock};
+use crate::store::{Result, StoreError};
+
+/// Whoever asks within this time after the beginning of a test gets its outcome: asking is no way to load the disk.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// More than a page of the database.
+const FILLER_OCTETS: usize = 16 * 1024;
+
+/// The last test, for all who ask.
+pub(super) struct Probe {
+    interval: Duration,
+    last: Mutex<Option<Test>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Clone)]
+struct Test {
+    began: Instant,
+    /// `None` while it is made, and for good if whoever asked did not wait for it.
+    outcome: Option<Result<()>>,
+}
+
+/// The right to make a test. Each step holds it to its end, so that there is one at a time even if nobody waits for it.
+type Turn = OwnedMutexGuard<()>;
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { interval: INTERVAL, last: Mutex::default(), turn: Arc::default() }
+    }
+}
+
+impl Probe {
+    /// The right to make a test, which has begun, or the outcome of one that was just made.
+    async fn begin(&self) -> std::result::Result<(Turn, Instant), Result<()>> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let last = lock(&self.last).clone();
+        if let Some(Test { began, outcome }) = last
+            && began.elapsed() < self.interval
+        {
+            match outcome {
+                Some(outcome) => return Err(outcome),
+                None => sleep_until(began + self.interval).await,
+            }
+        }
+        let began = Instant::now();
+        *lock(&self.last) = Some(Test { began, outcome: None });
+        Ok((turn, began))
+    }
+
+    fn end(&self, began: Instant, outcome: &Result<()>) {
+        if let Some(last) = lock(&self.last).as_mut().filter(|last| last.began == began) {
+            last.outcome = Some(outcome.clone());
+        }
+    }
+}
+
+impl Store {
+    /// Writes as an acceptance does, at most once a second whoever asks.
+    pub(super) async fn test_storage(&self) -> Result<()> {
+        match self.probe.begin().await {
+            Ok((turn, began)) => {
+                let outcome = self.write_and_read(turn).await;
+                self.probe.end(began, &outcome);
+                outcome
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn write_and_read(&self, turn: Turn) -> Result<()> {
+        self.refuse_unless_serving()?;
+        if self.free_space.is_short() {
+            return Err(StoreError::DiskFull);
+        }
+        let files = Arc::clone(&self.bodies);
+        let write_file = move || files.test().map(|()| turn);
+        let written = tokio::task::spawn_blocking(write_file).await;
+        let written = written.map_err(|error| StoreError::Failed(error.to_string()))?;
+        let turn = written.map_err(at("no file can be written in the data directory"))?;
+        let written = self.writer.run(turn, |_, tx| write_row(tx), |turn, ()| turn).await;
+        let _turn = written.map_err(at("the database cannot be written"))?;
+        let sql = "SELECT id FROM seal_check";
+        let read = self.read(move |connection| Ok(connection.query_row(sql, [], |_| Ok(()))?)).await;
+        read.map_err(at("the database cannot be read"))
+    }
+}
+
+/// Says which step failed, where the error says only how.
+fn at(step: &'static str) -> impl Fn(StoreError) -> StoreError {
+    move |error| match error {
+        StoreError::Failed(how) => StoreError::Failed(format!("{step}: {how}")),
+        other => other,
+    }
+}
+
+/// The row needs free pages, as a message does, and gives them back.
+fn write_row(tx: &Tx<'_>) -> Result<()> {
+    let sql = "INSERT INTO write_test (filler) VALUES (?1)";
+    tx.prepare_cached(sql)?.execute(params![vec![0_u8; FILLER_OCTETS]])?;
+    tx.prepare_cached("DELETE FROM write_test")?.execute([])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::{Bed, options};
+    use crate::store::{Access, Journal, StoreOptions};
+
+    fn probe(interval: Duration) -> Probe {
+        Probe { interval, ..Probe::default() }
+    }
+
+    #[tokio::test]
+    async fn who_asks_soon_after_a_test_gets_its_outcome() {
+        let probe = probe(Duration::from_secs(3600));
+        let (turn, began) = probe.begin().await.unwrap();
+        let mut second = Box::pin(probe.begin());
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context)));
+        assert!(polled.await.is_pending(), "one at a time");
+        probe.end(began, &Err(StoreError::DiskFull));
+        drop(turn);
+        assert!(matches!(second.await, Err(Err(StoreError::DiskFull))));
+        assert!(matches!(probe.begin().await, Err(Err(StoreError::DiskFull))));
+    }
+
+    #[tokio::test]
+    async fn a_test_that_nobody_waited_for_counts_as_one_too() {
+        let probe = probe(Duration::from_millis(20));
+        let (turn, first) = probe.begin().await.unwrap();
+        drop(turn);
+        let (_turn, second) = probe.begin().await.unwrap();
+        assert!(second - first >= Duration::from_millis(20));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_serve_is_not_ready() {
+        let bed = Bed::new();
+        let managing = StoreOptions { access: Access::Manage, ..options(bed.dir.path()) };
+        assert!(Store::open(managing).unwrap().probe().await.is_err());
+        assert!(bed.store.probe().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_test_commits_and_leaves_nothing_behind() {
+        let bed = Bed::new();
+        let before = bed.store.counts().commits;
+        bed.store.probe().await.unwrap();
+        assert_eq!(bed.store.counts().commits, before + 1);
+        let left: u32 = bed
+            .store
+            .read(|connection| {
+                Ok(connection.query_row("SELECT count(*) FROM write_test", [], |row| row.get(0))?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(left, 0);
+        assert_eq!(std::fs::read_dir(bed.dir.path().join("bodies")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_would_keep_mail_from_being_stored_is_named() {
+        let no_room = Bed::with(|options| options.free_disk_bytes_min = u64::MAX);
+        assert!(matches!(no_room.store.probe().await, Err(StoreError::DiskFull)));
+
+        // SQLite's own limit of pages stands in for a disk without room for another.
+        let full = Bed::new();
+        let limit = |tx: &Tx<'_>| Ok(tx.query_row("PRAGMA max_page_count = 1", [], |_| Ok(()))?);
+        full.store.write(limit).await.unwrap();
+        assert!(matches!(full.store.probe().await, Err(StoreError::DiskFull)));
+
+        let read_only = Bed::new();
+        read_only.store.write(|tx| Ok(tx.execute_batch("PRAGMA query_only = ON")?)).await.unwrap();
+        let said = read_only.store.probe().await.unwrap_err().to_string();
+        assert!(said.contains("the database cannot be written") && said.contains("readonly"), "{said}");
+
+        let no_bodies = Bed::new();
+        std::fs::write(no_bodies.dir.path().join("bodies"), "in the way").unwrap();
+        let said = no_bodies.store.probe().await.unwrap_err().to_string();
+        assert!(said.contains("no file can be written in the data directory"), "{said}");
+    }
+}

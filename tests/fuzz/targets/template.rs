@@ -1,0 +1,23 @@
+use serde_json::json;
+
+use super::super::template_language::{Budget, Form, check, from_object, render};
+
+const TEXT_OCTETS_MAX: usize = 1024 * 1024;
+
+/// No source ends the process; what is no template is never rendered, and a text keeps to its limit.
+pub fn template(octets: &[u8]) {
+    let Ok(source) = std::str::from_utf8(octets) else { return };
+    let serde_json::Value::Object(data) = json!({
+        "x": -1, "f": 2.5, "s": "a<b", "t": true, "n": null, "big": u64::MAX,
+        "l": [3, "a", [1, {"a": null}]], "m": {"a": {"b": [1]}, "b": "c"},
+    }) else {
+        return;
+    };
+    let (data, is_template) = (from_object(data), check(source).is_ok());
+    for form in [Form::Text, Form::Html] {
+        match render(source, form, &data, &Budget::default()) {
+            Ok(text) => assert!(is_template && text.len() <= TEXT_OCTETS_MAX),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
