@@ -91,6 +91,6 @@ async fn a_stop_that_is_blocked_itself_is_cut_at_its_deadline() {
     server.signal("HUP");
     let _pipe = wait_for_reader(&certificate).await;
     server.signal("TERM");
-    server.wait_for_line("nothing accepted is lost").await;
+    server.wait_for_line("no accepted mail is lost").await;
     assert_eq!(server.wait_for_status().await, Some(1));
 }
