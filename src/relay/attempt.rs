@@ -11,7 +11,7 @@ use super::RelayContext;
 use super::connection::{ConnectPlan, Connection, DeliveryError, OUT_OF_TIME, Peer, Reached, end_of_try};
 use super::happy_eyeballs::{Race, is_our_fault, share_of};
 use super::recipient_result::RecipientResult;
-use super::route::{NextHop, QueueKey, Route};
+use super::route::Route;
 use super::smart_host_login::Login;
 use super::source::Source;
 use super::target_hosts::{Destination, Obstacle};
@@ -24,8 +24,9 @@ use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode, TlsPolicyType};
 use crate::policy::reply_verdict::Verdict;
 use crate::policy::site_feedback::{SiteFeedback, SmtpResponse};
 use crate::policy::tls::{
-    DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, Reported, Requirement, StsAnswer, Unmet,
+    DomainFacts, HostPolicy, NO_TLS, NOT_TRUSTED, ReportedPolicy, Requirement, StsLookup, TlsRefusal,
 };
+use crate::queue::{NextHop, QueueKey};
 use crate::smtp::client::{Phase, Request, StartTls, Target};
 use crate::store::{Batch, Delivery};
 
@@ -87,7 +88,7 @@ pub struct AttemptResult {
 impl AttemptResult {
     /// What it taught about the site: the best that it did for any recipient. `None` if no server was reached or dialled.
     pub fn lesson(&self) -> Option<SiteFeedback> {
-        let opened = self.sessions > 0;
+        let mail_accepted = self.sessions > 0;
         let lesson = |ending: &RecipientResult| {
             // What stood in the way before anything was dialled, a policy of the domain or our own network, is not the
             // site's.
@@ -98,10 +99,11 @@ impl AttemptResult {
             Some(match ending.code {
                 Some(code) => {
                     let class = ending.verdict.class();
-                    SmtpResponse { host: &peer.host, code, status: *status, text, class, opened }.lesson()
+                    SmtpResponse { host: &peer.host, code, status: *status, text, class, mail_accepted }
+                        .feedback()
                 }
                 // What the message or the way did to a dialogue is no proof against the site.
-                None if opened => SiteFeedback::Deferred,
+                None if mail_accepted => SiteFeedback::Deferred,
                 None => SiteFeedback::Unreachable { host: peer.host.clone(), reason: text.clone() },
             })
         };
@@ -178,24 +180,26 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts a session for the report to the domain.
-    fn note_tls(&self, host: &str, reported: Option<Reported>, failure: Option<TlsFailure>) {
-        let (Some(results), Some(Reported { policy, flaw })) = (&self.core.tls_results, reported) else {
+    fn note_tls(&self, host: &str, reported: Option<ReportedPolicy>, failure: Option<TlsFailure>) {
+        let (Some(results), Some(ReportedPolicy { policy, failure: known_failure })) =
+            (&self.core.tls_results, reported)
+        else {
             return;
         };
         // The header says not to ask for what would be reported on.
         if let Host::Domain(domain) = &self.batch.destination
             && !self.waives_tls
         {
-            results.count(domain, host, policy, failure.or(flaw));
+            results.count(domain, host, policy, failure.or(known_failure));
         }
     }
 
     /// Counts that a domain's MTA-STS policy could not be had, whatever becomes of the sessions without it.
     fn note_lost_policy(&self, protection: &Protection) {
-        if let Some(DomainFacts { sts: StsAnswer::Unavailable(fault), .. }) = protection.facts()
+        if let Some(DomainFacts { sts: StsLookup::Unavailable(fault), .. }) = protection.facts()
             && fault.failure.is_some()
         {
-            let reported = Reported { policy: TlsPolicyType::Sts, flaw: fault.failure };
+            let reported = ReportedPolicy { policy: TlsPolicyType::Sts, failure: fault.failure };
             self.note_tls("", Some(reported), None);
         }
     }
@@ -321,8 +325,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The host gets no mail now, whatever it offers.
-    fn settle_unmet(&mut self, unmet: Unmet, host: &str) {
-        let Unmet { text, status, lasting, ground, reported: _ } = unmet;
+    fn settle_unmet(&mut self, unmet: TlsRefusal, host: &str) {
+        let TlsRefusal { text, status, lasting, ground, reported: _ } = unmet;
         let trouble = DeliveryError::new(Phase::Connect, text).of(BounceClass::Tls);
         let trouble = DeliveryError { lacks_tls: lasting, status: Some(status), ..trouble };
         let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
@@ -366,7 +370,7 @@ impl<'a> Attempt<'a> {
             }
         };
         if won.is_some() {
-            self.core.turns().begin_connection(self.lane, Instant::now().into_std());
+            self.core.queue.begin_connection(self.lane);
         }
         let won_at = won.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != won_at && failed.iter().all(|(address, _)| address != at));
@@ -493,7 +497,7 @@ impl<'a> Attempt<'a> {
             trust,
             tls_policy: policy.ground.clone(),
             reported: policy.reported,
-            hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
+            ehlo_name: route.ehlo_name.clone().unwrap_or_else(|| source.ehlo_name.clone()),
             source,
             login,
         })

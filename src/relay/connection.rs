@@ -19,11 +19,11 @@ use super::transcript::Transcript;
 use crate::config::Timeouts;
 use crate::mail::{Content, EnhancedStatus};
 use crate::model::{BounceClass, TlsFailure, TlsMinimum};
-use crate::policy::tls::{NO_TLS, NOT_TRUSTED, Reported, Requirement};
+use crate::policy::tls::{NO_TLS, NOT_TRUSTED, ReportedPolicy, Requirement};
 use crate::smtp::Reply;
 use crate::smtp::client::{
-    Capabilities, Login, Next, Opening, OpeningError, OpeningOptions, Outcome, Phase, ReplyReader, Request,
-    StartTls, Step, Stuffing, Transaction,
+    Capabilities, DotStuffer, Handshake, HandshakeError, HandshakeOptions, Login, Next, Outcome, Phase,
+    ReplyReader, Request, StartTls, Step, Transaction,
 };
 
 /// Octets of a message that are made ready and written at one time.
@@ -61,9 +61,9 @@ pub struct ConnectPlan {
     /// The rule that says so, for people.
     pub tls_policy: String,
     /// As what the session is counted for its domain, if it is.
-    pub reported: Option<Reported>,
+    pub reported: Option<ReportedPolicy>,
     /// Our name in EHLO.
-    pub hello_name: String,
+    pub ehlo_name: String,
     /// Our account.
     pub login: Option<Login>,
 }
@@ -247,8 +247,8 @@ impl Dialer {
         let timeouts = self.timeouts.clone();
         let mut wire =
             SmtpStream { socket, reader: ReplyReader::new(), out: Vec::new(), timeouts, deadline: None };
-        let (mut opening, mut step) = Opening::begin(OpeningOptions {
-            hello_name: dial.hello_name.clone(),
+        let (mut opening, mut step) = Handshake::begin(HandshakeOptions {
+            ehlo_name: dial.ehlo_name.clone(),
             starttls: dial.starttls,
             secured: dial.implicit_tls,
             local: address.ip().is_loopback(),
@@ -358,9 +358,9 @@ fn note_tls(stream: &TlsStream<TcpStream>, transcript: &mut Transcript) -> Strin
     description
 }
 
-fn describe_failure(error: OpeningError) -> DeliveryError {
+fn describe_failure(error: HandshakeError) -> DeliveryError {
     let mut trouble = DeliveryError::new(error.phase(), error.text().into_owned());
-    if matches!(error, OpeningError::NoTls) {
+    if matches!(error, HandshakeError::NoTls) {
         trouble.lacks_tls = true;
         trouble.tls_failure = Some(TlsFailure::StarttlsNotSupported);
         trouble.status = Some(NO_TLS);
@@ -368,15 +368,15 @@ fn describe_failure(error: OpeningError) -> DeliveryError {
     }
     // RFC 4954 §6: 4xx is about the server's moment, 5xx about the account.
     trouble.is_login = match &error {
-        OpeningError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
-        OpeningError::NoMechanism | OpeningError::Scram(_) => true,
+        HandshakeError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
+        HandshakeError::NoMechanism | HandshakeError::Scram(_) => true,
         _ => false,
     };
     match error {
-        OpeningError::Refused(_, reply) => trouble.reply = Some(reply),
-        OpeningError::NoMechanism | OpeningError::Scram(_) => trouble.class = BounceClass::Authentication,
-        OpeningError::LoginInClear => trouble.class = BounceClass::Tls,
-        OpeningError::NoTls | OpeningError::Injection => {}
+        HandshakeError::Refused(_, reply) => trouble.reply = Some(reply),
+        HandshakeError::NoMechanism | HandshakeError::Scram(_) => trouble.class = BounceClass::Authentication,
+        HandshakeError::LoginInClear => trouble.class = BounceClass::Tls,
+        HandshakeError::NoTls | HandshakeError::Injection => {}
     }
     trouble
 }
@@ -493,7 +493,7 @@ impl SmtpStream {
     async fn write_content(&mut self, content: &Content) -> Result<(), DeliveryError> {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let mut stuffing = Stuffing::new();
+        let mut stuffing = DotStuffer::new();
         for piece in [&content.prefix, &content.submitted] {
             for block in piece.chunks(BLOCK_OCTETS) {
                 stuffing.push(block, &mut out);

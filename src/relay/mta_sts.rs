@@ -22,7 +22,7 @@ use crate::http_client::{self, Limits, OverflowPolicy, Request, Response, SendEr
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
-use crate::policy::tls::{StsAnswer, StsFault};
+use crate::policy::tls::{StsLookup, StsLookupError};
 use crate::store::{Policies, Store, StoreError, StsRecord};
 
 /// Domains that are remembered in memory; the store remembers more.
@@ -74,7 +74,7 @@ struct Held {
 struct Failure {
     id: String,
     at: Instant,
-    fault: StsFault,
+    fault: StsLookupError,
 }
 
 impl MtaSts {
@@ -97,10 +97,10 @@ impl MtaSts {
     }
 
     /// The policy of a domain, fetched if need be.
-    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsAnswer {
+    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsLookup {
         self.find(core, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
-            StsAnswer::Unknown(error.to_string())
+            StsLookup::Unknown(error.to_string())
         })
     }
 
@@ -108,7 +108,7 @@ impl MtaSts {
         self: &Arc<Self>,
         core: &RelayContext,
         domain: &DomainName,
-    ) -> Result<StsAnswer, StoreError> {
+    ) -> Result<StsLookup, StoreError> {
         let known = self.known(domain).await?;
         let now = Timestamp::now();
         let held = known.held.clone().filter(|held| now < held.expires_at);
@@ -128,7 +128,7 @@ impl MtaSts {
         Ok(match (held, failure) {
             (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
             (Some(held), Some(_)) => answer_of(Some(held)),
-            (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
+            (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
             (held, None) => {
                 let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
                     return Ok(held.map_or_else(
@@ -145,7 +145,7 @@ impl MtaSts {
                 }
                 let known = self.known(domain).await?;
                 match (known.held.filter(|held| now < held.expires_at), known.failure) {
-                    (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
+                    (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
                     (held, _) => answer_of(held),
                 }
             }
@@ -237,7 +237,7 @@ impl MtaSts {
             }
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
-                let fault = StsFault { reason, failure: Some(failure) };
+                let fault = StsLookupError { reason, failure: Some(failure) };
                 // RFC 8461 §3.3: the policy that is known holds on. What memory does not know is left to the store.
                 if let Some(known) = self.lock().get_mut(domain) {
                     known.failure = Some(Failure { id, at: Instant::now(), fault });
@@ -261,7 +261,7 @@ impl MtaSts {
         let limits = Limits {
             timeout: self.timeout,
             body_octets_max: POLICY_OCTETS_MAX,
-            excess: OverflowPolicy::Refuse,
+            overflow: OverflowPolicy::Refuse,
         };
         let response = self.client.send(request, limits).await.map_err(|error| match &error {
             SendError::Tls(cause) if tls::is_certificate_fault(cause) => {
@@ -293,15 +293,15 @@ fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
 }
 
 /// RFC 8461 §5: a policy of mode `none` is one that is no more.
-fn answer_of(held: Option<Held>) -> StsAnswer {
+fn answer_of(held: Option<Held>) -> StsLookup {
     match held {
-        Some(held) if held.policy.mode != StsMode::None => StsAnswer::Policy(held.policy),
-        _ => StsAnswer::Absent,
+        Some(held) if held.policy.mode != StsMode::None => StsLookup::Policy(held.policy),
+        _ => StsLookup::Absent,
     }
 }
 
-fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsAnswer {
-    StsAnswer::Unavailable(StsFault { reason: reason.to_owned(), failure })
+fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsLookup {
+    StsLookup::Unavailable(StsLookupError { reason: reason.to_owned(), failure })
 }
 
 /// Fetches policies anew each day although nobody sends to their domains, so that they are there when somebody does

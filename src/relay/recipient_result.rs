@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::connection::{DeliveryError, Peer};
 use crate::mail::EnhancedStatus;
-use crate::policy::reply_verdict::{Verdict, judge, judge_own, judge_trouble};
+use crate::policy::reply_verdict::{
+    Verdict, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
+};
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
 
@@ -30,7 +32,7 @@ pub struct RecipientResult {
 impl RecipientResult {
     /// What a reply means. `alone`: whether the message went to this recipient only.
     pub fn of_outcome(outcome: Outcome, alone: bool, peer: &Arc<Peer>) -> Self {
-        let verdict = judge(outcome.phase, &outcome.reply, alone);
+        let verdict = verdict_on_reply(outcome.phase, &outcome.reply, alone);
         Self::of_reply(verdict, &outcome.reply, peer)
     }
 
@@ -49,9 +51,9 @@ impl RecipientResult {
     /// What a lost or refused connection means: another time.
     pub fn of_trouble(trouble: &DeliveryError, peer: &Arc<Peer>) -> Self {
         match &trouble.reply {
-            Some(reply) => Self::of_reply(judge(trouble.phase, reply, false), reply, peer),
+            Some(reply) => Self::of_reply(verdict_on_reply(trouble.phase, reply, false), reply, peer),
             None => Self {
-                verdict: judge_trouble(trouble.phase, trouble.class),
+                verdict: verdict_on_transport_error(trouble.phase, trouble.class),
                 code: None,
                 enhanced: trouble.status,
                 text: trouble.text.clone(),
@@ -67,7 +69,7 @@ impl RecipientResult {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
         let peer = Arc::new(Peer::default());
         // RFC 7505 §4.2: a null MX says of every address that it does not exist.
-        Self::of_reply(judge_own(&reply), &reply, &peer)
+        Self::of_reply(verdict_on_own_refusal(&reply), &reply, &peer)
     }
 
     /// The code and the status in front of the text, as a server would say it.

@@ -8,82 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::RelayError;
-use super::site::Site;
 use super::smart_host_backoff::SmartHostAccount;
-use super::source::{PoolId, Sources};
+use super::source::Sources;
 use crate::config::{self, Endpoint};
 use crate::mail::Host;
 use crate::model::{DestinationPattern, DkimPolicy, Environment, TenantId, TenantStatus, TlsMode, Weight};
+use crate::queue::{MxRoute, NextHop, PoolId, QueueKey, RouteDecision, RouteId, Routed};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
 /// Above it the cache starts anew; each entry costs one look-up.
 const TENANTS_MAX: usize = 10_000;
-
-/// What connections, limits and idle connections belong to: mail of two lanes never shares a connection, so no
-/// tenant's account ever carries another's mail, and none leaves from a source that is not its own.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct QueueKey {
-    /// Where to.
-    pub way: NextHop,
-    /// Where from; `None` if the tenant's pool is not in the configuration (any more).
-    pub sources: Option<PoolId>,
-}
-
-/// Where mail goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum NextHop {
-    /// Mail of the test environment, which stays here.
-    Sandbox(TenantId),
-    /// The hosts that take mail for some domains, spoken to as a route says.
-    Mx(Arc<Site>, RouteId),
-    /// The hosts that a route names.
-    Hosts(RouteId),
-    /// A tenant's own smart host with its account.
-    TenantSmartHost(TenantId, Arc<SmartHost>),
-}
-
-/// A route of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RouteId(usize);
-
-/// Where a batch goes.
-#[derive(Debug, Clone)]
-pub struct Routed {
-    /// How.
-    pub course: RouteDecision,
-    /// Its tenant's weight among others.
-    pub weight: Weight,
-}
-
-/// How a batch gets to its destination.
-#[derive(Debug, Clone)]
-pub enum RouteDecision {
-    /// Over this lane, wherever it goes.
-    Known(QueueKey),
-    /// Over the lane of its destination's site.
-    Mx(MxRoute),
-}
-
-/// How mail is sent to the hosts of a site, whichever it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MxRoute {
-    route: RouteId,
-    sources: Option<PoolId>,
-}
-
-impl MxRoute {
-    /// The lane at a site.
-    pub fn lane_to(self, site: Arc<Site>) -> QueueKey {
-        QueueKey { way: NextHop::Mx(site, self.route), sources: self.sources }
-    }
-}
-
-impl std::fmt::Display for RouteId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "route {} of the configuration", self.0 + 1)
-    }
-}
 
 /// How hosts are found and spoken to.
 #[derive(Debug, Clone)]
@@ -97,7 +32,7 @@ pub struct Route {
     /// Which of our signatures go along.
     pub dkim: DkimPolicy,
     /// The name in EHLO, before that of the source.
-    pub hello_name: Option<String>,
+    pub ehlo_name: Option<String>,
     /// Whether the hosts may be in a private network: only the configuration says so.
     pub trusted: bool,
 }
@@ -244,7 +179,7 @@ impl Router {
     fn route_to(&self, destination: &Host) -> RouteId {
         let closeness = |configured: &Configured| {
             let patterns = configured.destinations.iter();
-            patterns.filter_map(|pattern| pattern.closeness_to(destination)).max()
+            patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
         let fitting = self.configured.iter().enumerate().rev();
         let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
@@ -278,7 +213,7 @@ impl Router {
     /// Which of our signatures go over a way.
     pub fn dkim_policy(&self, way: &NextHop) -> DkimPolicy {
         match way {
-            NextHop::Sandbox(_) => DkimPolicy::Dual,
+            NextHop::Sandbox(_) => DkimPolicy::All,
             NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
             NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
@@ -310,7 +245,7 @@ impl Router {
             tls: smart_host.tls,
             login,
             dkim: smart_host.dkim,
-            hello_name: None,
+            ehlo_name: None,
             trusted: false,
         }))
     }
@@ -334,8 +269,8 @@ impl Route {
             hosts: Vec::new(),
             tls: TlsMode::Opportunistic,
             login: None,
-            dkim: DkimPolicy::Dual,
-            hello_name: None,
+            dkim: DkimPolicy::All,
+            ehlo_name: None,
             trusted: false,
         }
     }
@@ -356,7 +291,7 @@ fn read_route(route: &config::Route) -> Result<Route, RelayError> {
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,
-        hello_name: route.ehlo_name.as_ref().map(ToString::to_string),
+        ehlo_name: route.ehlo_name.as_ref().map(ToString::to_string),
         trusted: !route.hosts.is_empty(),
     })
 }

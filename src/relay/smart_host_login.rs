@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use super::RelayContext;
-use super::route::NextHop;
 use super::smart_host_backoff::{SmartHostAccount, SmartHostBackoff};
 use crate::mail::Timestamp;
 use crate::model::{EventKind, QueueFilter, TenantId, WaitReason};
+use crate::queue::NextHop;
 use crate::queue::wait_reasons::WaitRecord;
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
@@ -71,7 +71,7 @@ impl RelayContext {
 
     async fn end_hold(&self, hold: &SmartHostBackoff, tenant: TenantId, cause: &str, now: Timestamp) {
         for subject in &hold.subjects {
-            self.waiting.lift(subject, WaitReason::SmartHostAuthFailed);
+            self.queue.wait_reasons().lift(subject, WaitReason::SmartHostAuthFailed);
         }
         let SmartHostAccount { host, user, .. } = &hold.account;
         tracing::info!(%host, %user, cause, "mail for a smart host goes on");
@@ -98,7 +98,7 @@ impl RelayContext {
             since: hold.since,
             until: Some(hold.until),
         };
-        self.waiting.post(subject.clone(), notice, now);
+        self.queue.wait_reasons().post(subject.clone(), notice, now);
         self.holds.note(&hold.account, subject);
     }
 
