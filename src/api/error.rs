@@ -382,4 +382,14 @@ mod tests {
             assert_eq!((error.status().as_u16(), error.refusal.code.as_str()), (status, code));
         }
     }
+
+    #[test]
+    fn the_page_of_errors_has_the_status_of_every_code() {
+        let page = include_str!("../docs/errors.md");
+        for &code in RefusalCode::ALL {
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{code}` |")));
+            let status = row.and_then(|row| row.split('|').nth(3)).unwrap_or_else(|| panic!("no {code}"));
+            assert_eq!(status.trim(), classify(code).0.as_u16().to_string(), "{code}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod bans;
 mod body;
 mod compression;
 mod cors;
+mod docs;
 mod domains;
 mod emails;
 mod error;
@@ -289,7 +290,7 @@ fn now() -> Timestamp {
 
 async fn dispatch(endpoint: Endpoint, call: RequestContext<'_>) -> Result<ApiResponse> {
     match endpoint {
-        Endpoint::Alive | Endpoint::Ready | Endpoint::Document | Endpoint::Docs => {
+        Endpoint::Alive | Endpoint::Ready | Endpoint::Document | Endpoint::Docs | Endpoint::DocsPage => {
             Err(ApiError::internal("an endpoint without a key was asked with one"))
         }
         Endpoint::CreateTenant => tenants::create(call).await,

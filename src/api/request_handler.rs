@@ -24,7 +24,7 @@ use super::request_context::RequestContext;
 use super::response::{self, ApiResponse, ResponseBody};
 use super::route::{Endpoint, Matched, Operation};
 use super::tasks::Tasks;
-use super::{Api, body, compression, cors, etag, health, idempotency, openapi, rate_limit};
+use super::{Api, body, compression, cors, docs, etag, health, idempotency, openapi, rate_limit};
 
 /// Octets that a GET reserves before its answer is made, so that nothing is looked up for who has no room for the answer.
 /// What the answer takes in the end is reserved when its length is known.
@@ -134,7 +134,7 @@ impl Api {
         let matched = self.routes.find(request.method(), request.uri().path())?;
         trace.path = matched.route.path;
         if matched.operation.access == Access::Public {
-            return self.tell(matched.operation.endpoint, &origin.tasks.stop).await;
+            return self.tell(&matched, &origin.tasks.stop).await;
         }
         let is_read = matched.operation.method == Method::GET;
         let received = self.receive(request, matched, origin.client, trace).await?;
@@ -146,10 +146,11 @@ impl Api {
     }
 
     /// What anybody may know.
-    async fn tell(&self, endpoint: Endpoint, stop: &CancellationToken) -> Result<ApiResponse> {
-        match endpoint {
+    async fn tell(&self, matched: &Matched, stop: &CancellationToken) -> Result<ApiResponse> {
+        match matched.operation.endpoint {
             Endpoint::Document => openapi::document(),
             Endpoint::Docs => openapi::page(),
+            Endpoint::DocsPage => docs::page(matched.id.as_deref().unwrap_or_default()),
             Endpoint::Ready => health::ready(&self.store, stop.is_cancelled()).await,
             _ => health::alive(),
         }

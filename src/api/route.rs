@@ -17,6 +17,7 @@ pub enum Endpoint {
     Ready,
     Document,
     Docs,
+    DocsPage,
     CreateTenant,
     ListTenants,
     GetTenant,
@@ -215,6 +216,7 @@ pub const ROUTES: &[Route] = &[
         operations: &[operation(Method::GET, Endpoint::Document, Access::Public)],
     },
     Route { path: "/docs", operations: &[operation(Method::GET, Endpoint::Docs, Access::Public)] },
+    Route { path: "/docs/{id}", operations: &[operation(Method::GET, Endpoint::DocsPage, Access::Public)] },
     Route {
         path: "/v1/tenants",
         operations: &[
@@ -480,7 +482,7 @@ mod tests {
         let public = ROUTES.iter().filter(|r| r.operations.iter().any(|o| o.access == Access::Public));
         assert_eq!(
             public.map(|r| r.path).collect::<Vec<_>>(),
-            ["/healthz", "/readyz", "/openapi.json", "/docs"]
+            ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{id}"]
         );
     }
 

@@ -36,15 +36,15 @@ const REFUSAL_OCTETS_MAX: usize = 64 * 1024;
 /// Which server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Server {
-    /// The address of its API; $PILLARBOX_URL by default, else http://127.0.0.1:8587
+    /// The URL of the API; default: $PILLARBOX_URL, else http://127.0.0.1:8587
     ///
-    /// The key is taken from $PILLARBOX_KEY.
+    /// The key comes from $PILLARBOX_KEY.
     #[arg(long, value_name = "URL", global = true, help_heading = HEADING)]
     url: Option<Url>,
-    /// A file with the certificate (PEM) that the API's leads to, if the system does not trust it
+    /// A PEM file with the certificate authority of the API, if the system does not trust it
     #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     ca_file: Option<PathBuf>,
-    /// The server's answers as JSON, for programs
+    /// Prints the answer of the server as JSON
     #[arg(long, global = true, help_heading = HEADING)]
     json: bool,
 }
@@ -105,22 +105,20 @@ impl Server {
             Some(url) => url.clone(),
             None => {
                 let text = std::env::var(URL_VARIABLE).unwrap_or_else(|_| URL_DEFAULT.to_owned());
-                text.parse().with_context(|| format!("${URL_VARIABLE} is no URL: {text}"))?
+                text.parse().with_context(|| format!("${URL_VARIABLE} is not a URL: {text}"))?
             }
         };
         let key = std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()).with_context(|| {
             format!(
-                "${KEY_VARIABLE} has to hold a key; on the server itself, \
-                 `pillarbox key create --local --name platform` makes a platform's"
+                "${KEY_VARIABLE} is not set: set it to the secret of a key; on the server itself, \
+                 `pillarbox key create --local --name platform` creates a platform key"
             )
         })?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
-            .map_err(|_| anyhow!("${KEY_VARIABLE} holds something that is no key"))?;
+            .map_err(|_| anyhow!("${KEY_VARIABLE} does not contain a key"))?;
         authorization.set_sensitive(true);
         if !is_private(&base) {
-            eprintln!(
-                "warning: the key goes to {base} in clear, for everybody on the way to read: use https"
-            );
+            eprintln!("warning: the key is sent to {base} without encryption; use https");
         }
         // Whoever types the URL decides where it leads.
         let everywhere: Vec<IpNet> =
@@ -186,11 +184,11 @@ impl ApiClient {
         let mut request = self.request(Method::GET, "/v1/events", query, None);
         request.headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         if let Some(id) = after {
-            let id = HeaderValue::from_str(id).map_err(|_| anyhow!("{id:?} is no id of an event"))?;
+            let id = HeaderValue::from_str(id).map_err(|_| anyhow!("{id:?} is not the id of an event"))?;
             request.headers.insert(HeaderName::from_static("last-event-id"), id);
         }
         let opened = self.http.open(request, OPEN_TIMEOUT).await;
-        let mut flow = opened.with_context(|| format!("cannot ask {}", self.base))?;
+        let mut flow = opened.with_context(|| format!("cannot reach {}", self.base))?;
         if flow.status.is_success() {
             return Ok(flow);
         }
@@ -224,7 +222,7 @@ impl ApiClient {
 
     async fn send(&self, request: Request) -> anyhow::Result<Bytes> {
         let sent = self.http.send(request, LIMITS).await;
-        let response = sent.with_context(|| format!("cannot ask {}", self.base))?;
+        let response = sent.with_context(|| format!("cannot reach {}", self.base))?;
         if response.status.is_success() {
             Ok(response.body)
         } else {
@@ -233,7 +231,7 @@ impl ApiClient {
     }
 
     fn is_stranger(&self, what: impl fmt::Display) -> String {
-        format!("{} answered {what}: is it Pillarbox?", self.base)
+        format!("{} answered {what}; is this a Pillarbox server?", self.base)
     }
 
     /// What the server says when it does not do what it was asked.

@@ -28,12 +28,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     trusted_roots(config.webhooks.ca_file.as_deref()).with_context(|| format!("{name}: webhooks.ca_file"))?;
     relay::check(&config.relay).with_context(|| format!("{name}: relay"))?;
     tls_report::check(&config.tls_report).with_context(|| format!("{name}: tls_report.mail"))?;
-    println!("{name} is right: {} in {}", config.hostname, config.data_dir.display());
+    println!("{name} is valid: hostname {}, data in {}", config.hostname, config.data_dir.display());
     if !config.hostname.is_fully_qualified() {
-        println!("note: hostname {} is not fully qualified; receivers will distrust it", config.hostname);
+        println!(
+            "note: hostname {} is not fully qualified; set hostname, because receivers distrust such a name",
+            config.hostname
+        );
     }
     if config.tls.certificate.is_none() {
-        println!("note: no tls.certificate; a self-signed one will be made, which mail clients refuse");
+        println!(
+            "note: tls.certificate is not set; the server will use a self-signed certificate, which mail clients refuse"
+        );
     }
     Ok(())
 }

@@ -8,9 +8,9 @@ use super::listing::Extent;
 use super::screen::{below, confirm, describe, text, texts, when};
 use super::table::Table;
 
-/// What is told first of a domain.
+/// The fields of a domain that are shown first.
 const LEADING: &[&str] = &["id", "name", "status", "tenant_id", "verification"];
-/// Of one string in a TXT record (RFC 1035 §3.3).
+/// Longest string in a TXT record (RFC 1035 §3.3).
 const STRING_OCTETS_MAX: usize = 255;
 
 #[derive(Debug, clap::Args)]
@@ -27,27 +27,27 @@ enum Command {
     List {
         #[command(flatten)]
         extent: Extent,
-        /// Only those of this tenant (slug or id)
+        /// Only domains of this tenant (slug or id)
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
-        /// Only those that are pending, verified, failing or taken
+        /// Only domains with this status: pending, verified, failing or taken
         #[arg(long)]
         status: Option<String>,
     },
-    /// Adds a domain and shows the DNS records that it needs
+    /// Adds a domain and shows the DNS records to publish
     Add {
-        /// Like acme.com
+        /// The domain, for example acme.com
         name: String,
-        /// Whose it is (slug or id); needless with a tenant's key
+        /// The tenant that owns it (slug or id); not needed with a key of that tenant
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
-        /// The platform vouches for it: no records are asked for
+        /// The platform vouches for the domain: no DNS records are checked
         #[arg(long)]
         manual: bool,
-        /// Senders are at this very name, none below it
+        /// Allows senders at this name only, not at its subdomains
         #[arg(long)]
         no_subdomains: bool,
-        /// Makes a second DKIM key, for Ed25519
+        /// Also creates a DKIM key for Ed25519
         #[arg(long)]
         ed25519: bool,
         #[command(flatten)]
@@ -60,16 +60,16 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
-    /// Looks the DNS records up now; succeeds if the domain is verified then
+    /// Checks the DNS records now; fails unless the domain is verified
     Verify {
         /// Its name or id
         domain: String,
     },
-    /// Removes a domain: nothing more is sent from it
+    /// Deletes a domain: the tenant can no longer send from it
     Delete {
         /// Its name or id
         domain: String,
-        /// Does not ask first
+        /// Deletes without asking
         #[arg(long)]
         yes: bool,
     },
@@ -77,7 +77,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Form {
-    /// Shows the DNS records alone, as lines of a zone file
+    /// Prints only the DNS records, as lines of a zone file
     #[arg(long, conflicts_with = "json")]
     zone: bool,
 }
@@ -185,10 +185,10 @@ async fn verify(client: &ApiClient, domain: &str) -> anyhow::Result<()> {
 async fn delete(client: &ApiClient, domain: &str, yes: bool) -> anyhow::Result<()> {
     let path = path(client, domain).await?;
     if !yes {
-        confirm(&format!("Remove the domain {domain}"))?;
+        confirm(&format!("Delete the domain {domain}"))?;
     }
     let removed = client.delete(&path, &Query::new()).await?;
-    client.show(&removed, |_| format!("{domain} is removed\n"))
+    client.show(&removed, |_| format!("{domain} is deleted\n"))
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ const PAGE_OBJECTS_MAX: u16 = 100;
 /// How much of a list.
 #[derive(Debug, clap::Args)]
 pub(super) struct Extent {
-    /// How many are shown, the newest first
+    /// How many to show, the newest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
-    /// Only those behind this place, which the page before told
+    /// Continues after this cursor, which the previous page printed
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 }
@@ -64,10 +64,10 @@ pub(super) fn tell<const N: usize>(
     objects.iter().for_each(|object| table.add(row(object)));
     let mut told = table.render();
     if objects.is_empty() {
-        told += "there are none\n";
+        told += "nothing found\n";
     }
     if let Some(cursor) = list["next_cursor"].as_str() {
-        told += &format!("there may be more: --limit shows more at once, --after {cursor} the next\n");
+        told += &format!("there may be more: --after {cursor} shows the next page, --limit a longer one\n");
     }
     told
 }

@@ -1,4 +1,4 @@
-//! `pillarbox message`: messages, what became of them and why.
+//! `pillarbox message`: messages and their delivery.
 
 use std::io::{Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::table::Table;
 use crate::mail::{SignedDuration, Timestamp};
 
 const PATH: &str = "/v1/emails";
-/// What is told first of a message.
+/// The fields of a message that are shown first.
 const LEADING: &[&str] = &["id", "status", "from", "to", "subject"];
 
 #[derive(Debug, clap::Args)]
@@ -36,32 +36,32 @@ enum Command {
         #[command(flatten)]
         filter: Filter,
     },
-    /// Shows a message and where it is for each recipient
+    /// Shows a message and the state of each recipient
     Show {
         /// Its id: msg_…
         id: String,
     },
-    /// Tells the life of a message: what happened and each try, in order
+    /// Shows all events and delivery attempts of a message, in order
     Timeline {
         /// Its id: msg_…
         id: String,
-        /// With the dialogues with receiving servers
+        /// Includes the SMTP dialogues
         #[arg(long)]
         transcript: bool,
     },
-    /// Writes the message as it is sent, to the standard output
+    /// Prints the message as it is sent
     Raw {
         /// Its id: msg_…
         id: String,
     },
-    /// Sends a message, with a key of a tenant; its id
+    /// Sends a message with a key of a tenant; prints its id
     Send(Box<Draft>),
-    /// Makes what waits for its next try due now
+    /// Retries deferred deliveries now
     Retry {
         /// Its id: msg_…
         id: String,
     },
-    /// Takes back what is not being delivered yet
+    /// Cancels deliveries that are not in flight
     Cancel {
         /// Its id: msg_…
         id: String,
@@ -73,75 +73,75 @@ struct Filter {
     /// Only messages of this tenant (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Only those that are queued, deferred, delivered, bounced, expired or cancelled
+    /// Only messages with a recipient in this state: queued, deferred, delivered, bounced, expired or cancelled
     #[arg(long)]
     status: Option<String>,
-    /// Only those for this recipient
+    /// Only messages to this recipient
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
-    /// Only those from this envelope sender
+    /// Only messages from this envelope sender
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// Only those with this tag
+    /// Only messages with this tag
     #[arg(long)]
     tag: Option<String>,
-    /// Only those with this Message-ID
+    /// Only messages with this Message-ID
     #[arg(long)]
     message_id: Option<String>,
-    /// Only those of keys for `live` or `test`
+    /// Only messages of this environment: live or test
     #[arg(long)]
     environment: Option<String>,
-    /// Only those of the last time, like 2h
+    /// Only messages not older than this, for example 2h
     #[arg(long, value_name = "DURATION")]
     since: Option<SignedDuration>,
 }
 
-/// A message to send. Addresses may have names: 'Acme <shop@acme.com>'.
+/// A message to send.
 #[derive(Debug, clap::Args)]
 struct Draft {
-    /// Whom it is from
+    /// The sender; may have a name: 'Acme <shop@acme.com>'
     #[arg(long, value_name = "ADDRESS")]
     from: String,
-    /// Whom it is for; repeat for more
+    /// A recipient; can be repeated
     #[arg(long, value_name = "ADDRESS", required = true)]
     to: Vec<String>,
-    /// Who gets a copy; repeat for more
+    /// A recipient of a copy; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     cc: Vec<String>,
-    /// Who gets a copy that nobody else sees; repeat for more
+    /// A recipient of a hidden copy; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     bcc: Vec<String>,
-    /// Where answers go
+    /// The address for replies; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     reply_to: Vec<String>,
     /// The subject
     #[arg(long)]
     subject: Option<String>,
-    /// The text; read from the standard input if there is neither this nor --html-file nor --template
+    /// The text; read from the standard input if neither this nor --html-file nor --template is given
     #[arg(long)]
     text: Option<String>,
-    /// A file with the same in HTML
+    /// A file with the HTML body
     #[arg(long, value_name = "FILE")]
     html_file: Option<PathBuf>,
-    /// A file that goes with it; repeat for more
+    /// A file to attach; can be repeated
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// Another header field; repeat for more
+    /// An additional header field; can be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// By what it is found again; repeat for more
+    /// A tag to find the message by; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// The template that makes subject and text: tpl_…
+    /// The template for subject and body: tpl_…
     #[arg(long, value_name = "ID", conflicts_with_all = ["text", "html_file"])]
     template: Option<String>,
-    /// What the template puts in, a JSON object
+    /// The data for the template, a JSON object
     #[arg(long, value_name = "JSON", requires = "template")]
     data: Option<Value>,
-    /// Not before this time, like 2026-01-31T08:00:00Z
+    /// Delivers not before this time, for example 2026-01-31T08:00:00Z
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
-    /// Given up after this time, like 2026-01-31T09:00:00Z
+    /// Stops trying after this time, for example 2026-01-31T09:00:00Z
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Timestamp>,
 }
@@ -164,7 +164,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn path(id: &str, rest: &str) -> anyhow::Result<String> {
     if !id.starts_with("msg_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("{id} is no id of a message; `pillarbox message list` shows them");
+        bail!("{id} is not the id of a message; `pillarbox message list` shows them");
     }
     Ok(format!("{PATH}/{id}{rest}"))
 }
@@ -173,7 +173,7 @@ impl Filter {
     async fn query(self, client: &ApiClient) -> anyhow::Result<Query> {
         let mut query = client.tenant_parameter(self.tenant.as_deref()).await?;
         let since = self.since.map(|span| Timestamp::now().checked_sub(span)).transpose();
-        let since = since.context("--since: before the beginning of the calendar")?;
+        let since = since.context("--since is too long")?;
         let given = [
             ("status", self.status),
             ("to", self.to),
@@ -245,7 +245,7 @@ async fn timeline(client: &ApiClient, id: &str, has_transcripts: bool) -> anyhow
             }
         }
         if timeline["has_more"] == true {
-            told += "there is more than is shown\n";
+            told += "there is more; only the first part is shown\n";
         }
         told
     })
@@ -298,7 +298,10 @@ impl Draft {
         let text = match self.text {
             None if html.is_none() && self.template.is_none() => {
                 let mut text = String::new();
-                stdin().lock().read_to_string(&mut text).context("the text on the standard input")?;
+                stdin()
+                    .lock()
+                    .read_to_string(&mut text)
+                    .context("cannot read the text from the standard input")?;
                 Some(text)
             }
             text => text,
@@ -328,7 +331,8 @@ impl Draft {
 }
 
 fn read_header(field: &str) -> anyhow::Result<(String, Value)> {
-    let (name, value) = field.split_once(':').with_context(|| format!("--header {field}: no colon"))?;
+    let (name, value) =
+        field.split_once(':').with_context(|| format!("--header {field}: write it as NAME: VALUE"))?;
     Ok((name.trim().to_owned(), value.trim().into()))
 }
 
@@ -338,7 +342,7 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 
 fn attachment(path: &Path) -> anyhow::Result<Value> {
     let content = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+    let name = path.file_name().with_context(|| format!("{} is not a file", path.display()))?;
     Ok(json!({"filename": name.to_string_lossy(), "content": STANDARD.encode(content)}))
 }
 
@@ -352,7 +356,7 @@ async fn steer(client: &ApiClient, id: &str, verb: &str, outcome: &str) -> anyho
                 .collect::<String>()
         };
         let told = tell(outcome) + &tell("in_flight");
-        if told.is_empty() { "nothing waits for its next try\n".to_owned() } else { told }
+        if told.is_empty() { "nothing to do: no delivery of this message waits\n".to_owned() } else { told }
     })
 }
 

@@ -35,9 +35,9 @@ const CONFIG_FILE_DEFAULT: &str = "/etc/pillarbox/pillarbox.toml";
 #[command(
     version,
     after_help = "Try it at once, on this machine only:  pillarbox quickstart\n\n\
-    The verbs that ask a running server find it at $PILLARBOX_URL (http://127.0.0.1:8587 by default) and use the key in \
-    $PILLARBOX_KEY; with --json they show its answers as they are. They end with 0 if all went well, 1 if the server \
-    refused, and 2 if it could not be asked."
+    Commands that ask a running server find it at $PILLARBOX_URL (http://127.0.0.1:8587 by default) and use the key in \
+    $PILLARBOX_KEY. With --json they print the answer of the server. Exit status: 0 if done, 1 if the server refused, \
+    2 if the server was not reached or the arguments are wrong. Documentation: /docs of a running server."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -48,33 +48,33 @@ pub struct Arguments {
 enum Command {
     /// Runs the server until SIGTERM or Ctrl-C
     ///
-    /// SIGHUP reads the certificate and the log level again.
+    /// SIGHUP reloads the certificate and the log level.
     Serve(serve::Arguments),
-    /// Says whether a configuration file is right, and what is wrong with it
+    /// Checks a configuration file and says what is wrong with it
     CheckConfig(check_config::Arguments),
-    /// Lists, makes, changes, suspends and removes tenants at a running server
+    /// Lists, creates, changes, suspends and deletes tenants
     Tenant(tenant::Arguments),
-    /// Lists, adds, verifies and removes sending domains; shows their DNS records
+    /// Lists, adds, verifies and deletes sending domains; shows their DNS records
     Domain(domain::Arguments),
-    /// Makes, lists and revokes keys
+    /// Creates, lists and revokes keys
     ///
-    /// At a running server, like the other verbs; or with --local, --config or --data-dir directly in the data directory
-    /// of this machine, which needs no key: this is how a new server gets its first one. That works whether or not the
-    /// server is running; a running server sees the change within a second.
+    /// Asks a running server, like the other commands. With --local, --config or --data-dir it works directly in the
+    /// data directory of this machine and needs no key: a new server gets its first key this way. The server may be
+    /// running or not; a running server sees the change within a second.
     Key(key::Arguments),
     /// Lists, adds, checks and removes suppressed addresses
     Suppression(suppression::Arguments),
-    /// Lists, shows, sends, retries and cancels messages; tells what became of them
+    /// Lists, shows, sends, retries and cancels messages; shows their delivery attempts
     Message(message::Arguments),
-    /// Shows what waits at a running server and why; pauses, resumes and flushes parts of it
+    /// Shows the queue and why mail waits; pauses, resumes and flushes parts of it
     Queue(queue::Arguments),
-    /// Shows events as they happen, until Ctrl-C
+    /// Prints events as they happen, until Ctrl-C
     Tail(tail::Arguments),
-    /// Starts a ready-made server on loopback, with a demo tenant, and sends a first message through it
+    /// Starts a demo server on loopback with a tenant, and sends a first message through it
     Quickstart(quickstart::Arguments),
 }
 
-/// Where the configuration is.
+/// The configuration file.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration file; every option of it has a default
@@ -98,16 +98,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// What a failure is told with: 2 if a server could not even be asked, as for arguments that are of no use, else 1.
+/// The exit status of a failure: 2 if the server was not reached or the arguments are wrong, else 1.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.is::<api_client::NotAsked>() { 2 } else { 1 }
 }
 
-/// When a span of time that begins now ends.
+/// The time at which a span that starts now ends.
 fn expiry(span: SignedDuration) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
     let expiry = now.checked_add(span).ok().filter(|at| *at > now);
-    expiry.with_context(|| format!("{span}: this has to end in the future, before the year 9999"))
+    expiry.with_context(|| format!("{span}: the duration must be positive and end before the year 9999"))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ impl ApiClient {
         let found = self.get("/v1/tenants", &vec![("slug", name.to_owned())]).await;
         let found = found.map_err(|error| match error.downcast_ref::<Refused>() {
             Some(refused) if refused.code == "insufficient_scope" => Refused::new(format!(
-                "this key may not look for tenants; a tenant's key acts for its own: leave the tenant out, or name it \
-                 by its id\n  {refused}"
+                "this key may not look up tenants: leave the tenant out (a key of a tenant acts for that tenant), or \
+                 name it by its id\n  {refused}"
             ))
             .into(),
             _ => error,
@@ -45,7 +45,8 @@ impl ApiClient {
             several => {
                 let claims = several.iter().filter_map(|one| id_of(Some(one))).collect::<Vec<_>>();
                 let claims = claims.join(", ");
-                Err(Refused::new(format!("several tenants claim {name}; name it by its id: {claims}")).into())
+                Err(Refused::new(format!("several tenants claim {name}; use one of these ids: {claims}"))
+                    .into())
             }
         }
     }

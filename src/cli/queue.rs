@@ -1,4 +1,4 @@
-//! `pillarbox queue`: what waits at a running server and why; pausing, resuming and flushing parts of it.
+//! `pillarbox queue`: shows the queue and why mail waits; pauses, resumes and flushes parts of it.
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -36,32 +36,32 @@ struct Part {
 struct List {
     #[command(flatten)]
     part: Part,
-    /// How many groups are shown, the deepest first
+    /// How many groups to show, the largest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
     limit: u8,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows what waits, by tenant and destination, and why (the default)
+    /// Shows what waits and why, by tenant and destination (default)
     List(List),
-    /// Holds mail of a tenant, for a destination or both; what is in flight is finished
+    /// Pauses mail of a tenant, for a destination, or both; deliveries in flight finish
     Pause {
         #[command(flatten)]
         part: Part,
-        /// Why, for those who look at the queue
+        /// The reason, shown with the queue
         #[arg(long)]
         reason: Option<String>,
-        /// When it ends by itself, like 2h; else it has to be resumed
+        /// Ends the pause after this time, for example 2h; without it, resume ends it
         #[arg(long = "for", value_name = "DURATION")]
         duration: Option<SignedDuration>,
     },
-    /// Ends a pause of exactly this part
+    /// Ends a pause; name the same tenant and destination as when it began
     Resume {
         #[command(flatten)]
         part: Part,
     },
-    /// Makes what was tried and waits for its next try due now
+    /// Retries deferred mail now
     Flush {
         #[command(flatten)]
         part: Part,
@@ -126,7 +126,7 @@ async fn pause(
 
 async fn resume(client: &ApiClient, part: &Part) -> anyhow::Result<()> {
     if !part.is_named() {
-        bail!("name --tenant, --destination or both, as when it was paused");
+        bail!("name --tenant, --destination or both, as for the pause");
     }
     let resumed = client.post("/v1/queue/resume", &part.body(client).await?.into()).await?;
     client.show(&resumed, |_| "resumed\n".to_owned())

@@ -22,7 +22,7 @@ use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Where everything is kept; made if absent
+    /// The directory for configuration and data; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "pillarbox-data")]
     dir: PathBuf,
 }
@@ -42,22 +42,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Some(demo) => demo.show(&running, &config).await?,
             None => show_again(&arguments.dir),
         }
-        println!(
-            "\nThe server runs. Ctrl-C ends it; the same command starts it again with everything in it."
-        );
+        println!("\nThe server is running. Ctrl-C stops it; the same command starts it again with its data.");
         serve(running, signals, &Reload { path: &path, config: &config, log: &log }).await
     })
 }
 
 /// Makes the directory and its configuration, unless they are there.
 fn prepare_dir(dir: &Path) -> anyhow::Result<PathBuf> {
-    durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot make {}", dir.display()))?;
+    durable_file::create_directory(dir, 0o755).with_context(|| format!("cannot create {}", dir.display()))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
     let path = dir.join(CONFIG_FILE);
     if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
         let data_dir = toml::Value::String(dir.join("data").display().to_string());
         let text = format!(
-            "# Made by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
+            "# Created by `pillarbox quickstart`: loopback only, high ports, a self-signed certificate.\n\
              hostname = \"localhost\"\n\
              data_dir = {data_dir}\n\n\
              [log]\nlevel = \"warn\"\n\n\
@@ -97,7 +95,7 @@ impl Demo {
         let place = Place::of(running, config)?;
         println!("{}", self.describe(&place));
         println!("A first message, from {} over real SMTP:\n", place.sender);
-        self.send_first(&place).await.context("the first message was not taken")?;
+        self.send_first(&place).await.context("the server did not accept the first message")?;
         show_life(running.store(), FIRST_MESSAGE_DEADLINE).await
     }
 
@@ -106,7 +104,7 @@ impl Demo {
         let Place { submission, submissions, api, sender, ca } = place;
         let (user, secret, platform) = (self.key_id, self.secret.expose(), self.platform_secret.expose());
         let (port, tls_port) = (submission.port(), submissions.port());
-        let mut text = String::from("Pillarbox is running. The two secrets below are shown only now.\n\n");
+        let mut text = String::from("Pillarbox is running. The two secrets below are shown only once.\n\n");
         let _ = write!(
             text,
             "  platform key   {platform}\n\
@@ -114,7 +112,7 @@ impl Demo {
              \x20                password {secret}   (environment test: mail stays in the sandbox)\n\
              \x20 sender         {sender}\n\
              \x20 submission     localhost:{port} STARTTLS, localhost:{tls_port} TLS\n\
-             \x20 API            http://{api}\n\
+             \x20 API            http://{api}   (documentation: http://{api}/docs)\n\
              \x20 certificate    {ca}\n\n\
              Paste one of these:\n\n\
              # swaks\n\
@@ -137,7 +135,7 @@ impl Demo {
              \x20   smtp.login('{user}', '{secret}')\n\
              \x20   smtp.send_message(mail)\n\
              END\n\n\
-             # the API: what became of the mail; a tenant of your own\n\
+             # the API: list the messages; create a tenant\n\
              curl -H 'Authorization: Bearer {secret}' http://{api}/v1/emails\n\
              curl -H 'Authorization: Bearer {platform}' -H 'Content-Type: application/json' \\\n\
              \x20 -d '{{\"name\": \"Acme\"}}' http://{api}/v1/tenants\n"
@@ -213,11 +211,11 @@ const EVENTS_MAX: usize = 100;
 /// Prints the events of the first message until nothing more will happen to it.
 async fn show_life(store: &Store, deadline: Duration) -> anyhow::Result<()> {
     let page = store.list_messages(Default::default(), newest()).await?;
-    let first = page.items.into_iter().next().context("the message is not in the store")?;
+    let first = page.items.into_iter().next().context("the first message is not in the store")?;
     let message = first.message;
     let deliveries = tokio::time::timeout(deadline, wait_until_final(store, message.id))
         .await
-        .context("the message was not delivered in time")??;
+        .context("the first message was not delivered in time")??;
     let accepted = message.created_at;
     println!("  {:>7}  accepted   {} ({} octets), on disk before the 250", "0 ms", message.id, message.size);
     if let Some(domain) = &message.dkim_domain {
@@ -264,7 +262,7 @@ fn show_again(dir: &Path) {
     let program = std::env::current_exe().unwrap_or_else(|_| "pillarbox".into());
     let program = program.display();
     println!(
-        "Pillarbox is running with what is in {dir}. Its secrets were shown at the first start; for new ones:\n\n  \
+        "Pillarbox is running with the data in {dir}. Its secrets were shown at the first start. These commands create new ones:\n\n  \
          {program} key create --data-dir {dir} --name ops\n  \
          {program} key create --data-dir {dir} --name app --tenant {DEMO_SLUG} --environment test"
     );

@@ -112,13 +112,13 @@ pub(super) fn below<const N: usize>(table: &Table<N>) -> String {
 /// If there is nobody, or the answer is not yes.
 pub(super) fn confirm(what: &str) -> anyhow::Result<()> {
     if !stdin().is_terminal() {
-        bail!("{what} has to be confirmed: --yes does it without asking");
+        bail!("{what}? Nobody can confirm this here; use --yes");
     }
     write!(stderr(), "{what}? [y/N] ")?;
     let mut answer = String::new();
     stdin().lock().read_line(&mut answer)?;
     if !answer.trim().eq_ignore_ascii_case("y") {
-        bail!("nothing was done");
+        bail!("not confirmed; nothing was done");
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ pub(super) async fn serve(
     if let Some(failure) = failure {
         anyhow::bail!("{failure}; see the log");
     }
-    stopped.context("not everything could finish in time; nothing accepted is lost")?;
+    stopped.context("the server stopped before all work had finished; no accepted mail is lost")?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -52,7 +52,9 @@ impl StopGuard {
 /// As safe as a crash: what was acknowledged is on disk.
 fn end_process(deadline: Duration) -> ! {
     thread::spawn(move || {
-        eprintln!("pillarbox: the stop took longer than {deadline:?} and was cut; nothing accepted is lost");
+        eprintln!(
+            "pillarbox: the stop took longer than {deadline:?}, so the process ends now; no accepted mail is lost"
+        );
     });
     thread::sleep(MESSAGE_TIMEOUT);
     std::process::exit(1)

@@ -20,10 +20,10 @@ pub(super) struct Arguments {
     command: Command,
 }
 
-/// Whose suppressions.
+/// The owner of the suppressions.
 #[derive(Debug, clap::Args)]
 struct Owner {
-    /// Those of this tenant (slug or id); needless with a tenant's key
+    /// The tenant (slug or id); not needed with a key of that tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
 }
@@ -36,36 +36,36 @@ enum Command {
         extent: Extent,
         #[command(flatten)]
         owner: Owner,
-        /// Only those for a bounce, complaint, unsubscribe or manual
+        /// Only suppressions with this reason: bounce, complaint, unsubscribe or manual
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Suppresses an address: for a tenant, or with the platform's key and no --tenant for everybody
+    /// Suppresses an address for a tenant; with a platform key and without --tenant, for everybody
     Add {
         /// The address
         address: String,
         #[command(flatten)]
         owner: Owner,
-        /// bounce, complaint, unsubscribe or manual
+        /// The reason: bounce, complaint, unsubscribe or manual
         #[arg(long, default_value = "manual")]
         reason: String,
-        /// What shows it, for people
+        /// A note on where this comes from
         #[arg(long)]
         evidence: Option<String>,
-        /// How long, like 720h; for ever by default
+        /// How long it lasts, for example 720h; unlimited by default
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<SignedDuration>,
     },
-    /// Says whether an address is suppressed, and why
+    /// Shows whether an address is suppressed, and why
     Check {
         /// The address
         address: String,
         #[command(flatten)]
         owner: Owner,
     },
-    /// Lifts a suppression
+    /// Removes a suppression
     Remove {
-        /// The address, or the suppression's id: sup_…
+        /// The address, or the id of the suppression: sup_…
         suppression: String,
         #[command(flatten)]
         owner: Owner,
@@ -149,12 +149,12 @@ async fn remove(client: &ApiClient, suppression: &str, owner: &Owner) -> anyhow:
             several => {
                 let ids = several.iter().map(|one| text(one, "id")).collect::<Vec<_>>().join(", ");
                 return Err(Refused::new(format!(
-                    "{suppression} is suppressed more than once; name --tenant or one of {ids}"
+                    "{suppression} has several suppressions; name the --tenant, or one of these ids: {ids}"
                 ))
                 .into());
             }
         }
     };
     let lifted = client.delete(&format!("{PATH}/{id}"), &Query::new()).await?;
-    client.show(&lifted, |_| format!("{suppression} may be sent to again\n"))
+    client.show(&lifted, |_| format!("{suppression} is no longer suppressed\n"))
 }

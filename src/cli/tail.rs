@@ -1,4 +1,4 @@
-//! `pillarbox tail`: events as they happen, over breaks of the connection.
+//! `pillarbox tail`: prints events as they happen and reconnects when the connection breaks.
 
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ pub(super) struct Arguments {
     /// Only events of this tenant (slug or id)
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Only events of this type, like message.bounced
+    /// Only events of this type, for example message.bounced
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Only events of this message: msg_…
     #[arg(long, value_name = "ID")]
     message: Option<String>,
-    /// Begins behind this event (evt_…) instead of now
+    /// Starts after this event (evt_…) instead of now
     #[arg(long, value_name = "ID")]
     after: Option<String>,
-    /// Ends after so many events
+    /// Stops after this number of events
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
 }

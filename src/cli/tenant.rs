@@ -11,7 +11,7 @@ use super::listing::Extent;
 use super::screen::{confirm, describe, text, when};
 use super::table::Table;
 
-/// What is told first of a tenant.
+/// The fields of a tenant that are shown first.
 const LEADING: &[&str] = &["id", "slug", "name", "status", "external_ref"];
 
 #[derive(Debug, clap::Args)]
@@ -26,16 +26,16 @@ pub(super) struct Arguments {
 enum Command {
     /// Lists tenants, the newest first
     List(Extent),
-    /// Shows all of a tenant
+    /// Shows a tenant with all its fields
     Show {
         /// Its slug or id
         tenant: String,
     },
-    /// Makes a tenant
+    /// Creates a tenant
     Create {
-        /// What people call it
+        /// The display name
         name: String,
-        /// By what it is called on the command line and over SMTP; made from the name by default
+        /// The short name for the command line and SMTP logins; derived from the name by default
         #[arg(long)]
         slug: Option<String>,
         #[command(flatten)]
@@ -45,57 +45,57 @@ enum Command {
     Update {
         /// Its slug or id
         tenant: String,
-        /// Another name
+        /// The new display name
         #[arg(long)]
         name: Option<String>,
-        /// Another slug
+        /// The new slug
         #[arg(long)]
         slug: Option<String>,
         #[command(flatten)]
         fields: Fields,
     },
-    /// Stops a tenant: its keys are refused, its mail is held
+    /// Suspends a tenant: its keys are refused and its queued mail waits
     Suspend {
         /// Its slug or id
         tenant: String,
     },
-    /// Lets a suspended tenant go on; held mail leaves
+    /// Resumes a suspended tenant: its keys work and its queued mail is delivered
     Resume {
         /// Its slug or id
         tenant: String,
     },
-    /// Removes a tenant and everything it has, for good
+    /// Deletes a tenant and all its data; this cannot be undone
     Delete {
         /// Its slug or id
         tenant: String,
-        /// Only says what would be removed
+        /// Only shows what would be deleted
         #[arg(long)]
         dry_run: bool,
-        /// Does not ask first
+        /// Deletes without asking
         #[arg(long)]
         yes: bool,
     },
-    /// Shows what a tenant used in a month
+    /// Shows the usage of a tenant in a month
     Usage {
         /// Its slug or id
         tenant: String,
-        /// The month, like 2026-01; this one by default
+        /// The month, for example 2026-01; the current month by default
         #[arg(long, value_name = "MONTH")]
         period: Option<String>,
     },
 }
 
-/// What else a tenant has.
+/// Other fields of a tenant.
 #[derive(Debug, clap::Args)]
 struct Fields {
-    /// The platform's own name of it
+    /// The id of the tenant in the systems of the platform
     #[arg(long, value_name = "REFERENCE")]
     external_ref: Option<String>,
-    /// Any other field of the API, like rate_limit.emails_per_day=1000 or settings.from_name=Acme; repeat for more
+    /// Sets any field of the API, for example rate_limit.emails_per_day=1000 or settings.from_name=Acme; can be repeated
     ///
-    /// The value is JSON (null removes), or else a text. FIELD=@FILE takes the text from a file and FIELD=@- from the
-    /// standard input, without the line's end: for passwords, like smtp.pass=@FILE, because others on this machine can
-    /// read a command line.
+    /// The value is JSON (null clears the field); anything else is text. FIELD=@FILE reads the text from a file and
+    /// FIELD=@- from the standard input, without the final line end. Use this for passwords (smtp.pass=@FILE), because
+    /// other users of this machine can read the command line.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     settings: Vec<String>,
 }
@@ -114,7 +114,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Update { tenant, name, slug, fields } => {
             let body = fields.body([("name", name), ("slug", slug)])?;
             if body == json!({}) {
-                bail!("name what is to change, like --name or --set");
+                bail!("nothing to change: use --name, --slug, --external-ref or --set");
             }
             show(&client, &client.patch(&path(&client, &tenant).await?, &body).await?)
         }
@@ -140,7 +140,7 @@ impl Fields {
 /// Puts `a.b=value` into a body.
 fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     let Some((field, value)) = setting.split_once('=').filter(|(field, _)| !field.is_empty()) else {
-        bail!("--set {setting}: this has to be FIELD=VALUE");
+        bail!("--set {setting}: write it as FIELD=VALUE");
     };
     let value = match value.strip_prefix('@') {
         Some(source) => Value::String(read_text(source).with_context(|| format!("--set {setting}"))?),
@@ -150,9 +150,7 @@ fn set(body: &mut Map<String, Value>, setting: &str) -> anyhow::Result<()> {
     let mut place = body;
     for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
         let inner = place.entry(parent).or_insert_with(|| json!({}));
-        let Value::Object(inner) = inner else {
-            bail!("--set {setting}: {parent} is set to a value already")
-        };
+        let Value::Object(inner) = inner else { bail!("--set {setting}: {parent} already has a value") };
         place = inner;
     }
     place.insert(last.to_owned(), value);
@@ -198,10 +196,10 @@ async fn delete(client: &ApiClient, tenant: &str, dry_run: bool, yes: bool) -> a
     let path = path(client, tenant).await?;
     if !dry_run && !yes {
         let would = client.delete(&path, &vec![("dry_run", "true".to_owned())]).await?;
-        confirm(&format!("Remove {tenant} with {}", tell_counts(&would)))?;
+        confirm(&format!("Delete {tenant} with {}", tell_counts(&would)))?;
     }
     let removed = client.delete(&path, &vec![("dry_run", dry_run.to_string())]).await?;
-    let verb = if dry_run { "would be removed" } else { "is removed" };
+    let verb = if dry_run { "would be deleted" } else { "is deleted" };
     client.show(&removed, |removed| format!("{tenant} {verb} with {}\n", tell_counts(removed)))
 }
 

@@ -101,6 +101,8 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
     use crate::mail::Timestamp;
 
@@ -139,5 +141,24 @@ mod tests {
                 assert_eq!(line.matches(['\r', '\n']).count(), 2, "{line}");
             }
         }
+    }
+
+    #[test]
+    fn the_page_of_errors_has_the_replies_of_every_code() {
+        let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for &code in RefusalCode::ALL {
+            let (reply, enhanced) = status(code);
+            known.entry(code.to_string()).or_default().insert(format!("{reply} {enhanced}"));
+        }
+        let page = include_str!("../docs/errors.md");
+        for row in page.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let code = cells[0].trim_matches('`');
+            let replies: BTreeSet<String> = cells[1].split(", ").map(str::to_owned).collect();
+            let is_of_api_alone = cells[1] == "–" && known[code].contains("550 5.7.1");
+            assert!(is_of_api_alone || known[code] == replies, "{code}: {:?}", known[code]);
+            known.remove(code);
+        }
+        assert!(known.is_empty(), "{known:?}");
     }
 }

@@ -22,7 +22,7 @@ def main():
         killer = threading.Timer(PATIENCE_SECONDS * 3, process.kill)
         killer.start()
         try:
-            printed = read_until(process, "Ctrl-C ends it")
+            printed = read_until(process, "Ctrl-C stops it")
             recipes = split_recipes(printed)
             failures = [failure for name, script in recipes.items() if (failure := run(name, script))]
             failures += check_mail(printed)

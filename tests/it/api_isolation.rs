@@ -59,6 +59,7 @@ impl Belongings {
     /// The path of a route with the ids of these objects.
     fn path(&self, route: &Route) -> String {
         let id = match route.path.split('/').nth(2) {
+            _ if route.path == "/docs/{id}" => "errors",
             Some("domains") => &self.domain,
             Some("keys" | "api-keys") => &self.key,
             Some("suppressions") => &self.suppression,

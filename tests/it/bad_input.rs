@@ -1,5 +1,5 @@
 //! Bad days: a full disk, a client that hangs or talks nonsense, a message that nobody can read, a stop in the middle.
-//! Each gets a clear reply, and nothing accepted is lost.
+//! Each gets a clear reply, and no accepted mail is lost.
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
     );
     std::fs::write(directory.path().join("pillarbox.toml"), text).unwrap();
     let mut server = Serving::start(&["quickstart", "--dir", directory.path().to_str().unwrap()]);
-    server.wait_for_line("Ctrl-C ends it").await;
+    server.wait_for_line("Ctrl-C stops it").await;
     let word_after = |part: &str| {
         let (_, rest) = server.said.split_once(part).unwrap();
         rest.split_whitespace().next().unwrap().to_owned()

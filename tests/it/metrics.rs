@@ -65,6 +65,15 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert!(is("process_resident_memory_bytes") > 1_000_000);
     assert_eq!(is(&format!("pillarbox_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
     assert!(text.contains("pillarbox_queue_oldest_age_seconds "), "{text}");
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let mut families: Vec<String> = families
+        .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+        .collect();
+    let rows = include_str!("../../src/docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut documented: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    families.sort_unstable();
+    documented.sort_unstable();
+    assert_eq!(documented, families, "the page of metrics names others");
     for name in [&account.tenant_id, &account.domain, "b.test", "alice"] {
         assert!(!text.contains(name), "{name} in {text}");
     }

@@ -24,7 +24,7 @@ async fn quickstart_shows_the_life_of_a_first_message_and_keeps_everything() {
     configure(directory.path());
     let arguments = ["quickstart", "--dir", directory.path().to_str().unwrap()];
     let mut first = Serving::start(&arguments);
-    first.wait_for_line("Ctrl-C ends it").await;
+    first.wait_for_line("Ctrl-C stops it").await;
     for part in
         ["platform key", "swaks --server", "smtplib", "curl --ssl-reqd", "accepted", "signed", "delivered"]
     {
@@ -41,7 +41,7 @@ async fn quickstart_shows_the_life_of_a_first_message_and_keeps_everything() {
     first.end("INT").await;
 
     let mut second = Serving::start(&arguments);
-    second.wait_for_line("Ctrl-C ends it").await;
+    second.wait_for_line("Ctrl-C stops it").await;
     assert!(!second.said.contains("pb_"), "secrets are shown once:\n{}", second.said);
     second.end("INT").await;
 }

@@ -53,7 +53,7 @@ async fn a_stop_waits_for_no_thread_that_cannot_be_interrupted_and_loses_nothing
     let directory = tempfile::tempdir().unwrap();
     configure(directory.path(), "");
     let mut server = Serving::start(&["quickstart", "--dir", directory.path().to_str().unwrap()]);
-    server.wait_for_line("Ctrl-C ends it").await;
+    server.wait_for_line("Ctrl-C stops it").await;
     let platform = word_after(&server.said, "platform key");
     let api = word_after(&server.said, "http://").split('/').next().unwrap().parse().unwrap();
     let emails = get(api, "/v1/emails", &platform).await.expect(200);
@@ -91,6 +91,6 @@ async fn a_stop_that_is_blocked_itself_is_cut_at_its_deadline() {
     server.signal("HUP");
     let _pipe = wait_for_reader(&certificate).await;
     server.signal("TERM");
-    server.wait_for_line("nothing accepted is lost").await;
+    server.wait_for_line("no accepted mail is lost").await;
     assert_eq!(server.wait_for_status().await, Some(1));
 }

@@ -203,5 +203,6 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::Ready => server("Whether the server can work", "Mail can be stored: a test is written as a message would be, once a second at most. Nothing is stopping the server.").gives::<health::Health>("It can."),
         E::Document => server("This document", "").gives::<serde_json::Map<String, serde_json::Value>>("The API in OpenAPI 3.1."),
         E::Docs => server("This document as a page", "").gives_octets("text/html", "The API for people."),
+        E::DocsPage => Description { id_text: "The name of the page, such as `errors`.", ..server("Page of the guide", "`GET /docs` lists the pages.") }.gives_octets("text/html", "The page."),
     }
 }

@@ -5,6 +5,7 @@ use minijinja::{Environment, HtmlEscape, context};
 use serde_json::{Map, Value, json};
 
 use super::{is_alias, main_route};
+use crate::api::docs;
 use crate::api::error::{ApiError, Result};
 use crate::api::route::{Operation, ROUTES, Route};
 
@@ -21,6 +22,7 @@ pub fn render(document: &Value) -> Result<String> {
     let parts: Vec<Value> = each(&document["tags"]).map(|tag| part(document, tag)).collect();
     let html = page.render(context! {
         info => document["info"],
+        guide => docs::index(),
         parts => parts,
         schemas => schemas(document),
     });
@@ -216,8 +218,12 @@ mod tests {
             assert_eq!(inside, 0, "{loading}");
         }
         for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
-            let target = link.strip_prefix('#').map(|id| format!("id=\"{id}\""));
-            assert!(link == "openapi.json" || target.is_some_and(|id| page.contains(&id)), "{link}");
+            let is_there = match (link.strip_prefix('#'), link.strip_prefix("docs/")) {
+                (Some(id), _) => page.contains(&format!("id=\"{id}\"")),
+                (_, Some(name)) => docs::page(name).is_ok(),
+                _ => link == "openapi.json",
+            };
+            assert!(is_there, "{link}");
         }
     }
 

@@ -18,16 +18,16 @@ use crate::store::{Access, Directory, Key, KeyFilter, NewKey, PageRequest, Store
 /// Above these options in the help.
 const HEADING: &str = "The data directory, instead of the server";
 
-/// Where keys are, if it is not a running server that is asked.
+/// The data directory with the keys, if no server is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
-    /// Works in the data directory of the default configuration
+    /// Uses the data directory of the default configuration
     #[arg(long, conflicts_with_all = ["url", "ca_file"], help_heading = HEADING)]
     local: bool,
-    /// The same with the data directory that this configuration file names
+    /// Uses the data directory that this configuration file names
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["url", "ca_file"], help_heading = HEADING)]
     config: Option<PathBuf>,
-    /// The same with this data directory
+    /// Uses this data directory
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "url", "ca_file"], help_heading = HEADING)]
     data_dir: Option<PathBuf>,
 }
@@ -43,7 +43,10 @@ impl Place {
         let config = self.config()?;
         let data_dir = &config.data_dir;
         if !data_dir.try_exists().with_context(|| format!("cannot look at {}", data_dir.display()))? {
-            bail!("there is no data directory {}: name another one", data_dir.display());
+            bail!(
+                "the data directory {} does not exist; name the right one with --config or --data-dir",
+                data_dir.display()
+            );
         }
         Ok(Store::open(StoreOptions::new(&config, Access::Manage))?)
     }
@@ -56,8 +59,9 @@ impl Place {
     fn config(&self) -> anyhow::Result<Config> {
         Ok(match (&self.data_dir, &self.config) {
             (Some(data_dir), _) => Config { data_dir: data_dir.clone(), ..Config::default() },
-            (None, file) => Config::load(file.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT)))
-                .context("name the configuration with --config, or the data directory with --data-dir")?,
+            (None, file) => Config::load(file.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT))).context(
+                "name the configuration file with --config, or the data directory with --data-dir",
+            )?,
         })
     }
 }
@@ -79,7 +83,7 @@ fn view(key: Key) -> anyhow::Result<Value> {
 /// Makes a key and prints its secret.
 pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> anyhow::Result<()> {
     if new.tenant.is_none() && !new.scopes.is_empty() {
-        bail!("--scope is for keys of a tenant: name it with --tenant");
+        bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
     let store = place.open_or_make()?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
@@ -121,11 +125,12 @@ pub(super) async fn list(
 
 /// Revokes a key.
 pub(super) async fn revoke(place: &Place, id: &str, audience: Audience) -> anyhow::Result<()> {
-    let key: KeyId = id.parse().with_context(|| format!("{id} is no id of a key"))?;
+    let key: KeyId = id.parse().with_context(|| format!("{id} is not the id of a key"))?;
     let store = place.open()?;
     store.revoke_key(key, Timestamp::now()).await?;
     let revoked = store.key(None, key).await?;
     store.close().await;
-    let revoked = revoked.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all"))?;
+    let revoked =
+        revoked.with_context(|| format!("there is no key {id}; `pillarbox key list` shows all keys"))?;
     audience.show(&view(revoked)?, |_| format!("{id} is revoked\n"))
 }

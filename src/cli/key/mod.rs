@@ -1,4 +1,4 @@
-//! `pillarbox key`: credentials, of a running server or (`local`) directly in its data directory.
+//! `pillarbox key`: credentials, at a running server or (`local`) directly in its data directory.
 
 mod local;
 
@@ -17,7 +17,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{Environment, Scope};
 use local::Place;
 
-/// What is told first of a key.
+/// The fields of a key that are shown first.
 const LEADING: &[&str] = &["id", "name", "tenant_id", "environment", "scopes"];
 
 #[derive(Debug, clap::Args)]
@@ -30,13 +30,13 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a key and prints its secret, once
+    /// Creates a key and prints its secret, once
     Create {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
         new: Wanted,
-        /// The key may send from this domain alone (name or id); repeat for more
+        /// Allows sending from this domain only (name or id); can be repeated
         #[arg(long = "domain", value_name = "DOMAIN", conflicts_with_all = ["local", "config", "data_dir"])]
         domains: Vec<String>,
     },
@@ -55,7 +55,7 @@ enum Command {
         /// The key's id: key_…
         id: String,
     },
-    /// Revokes a key, for good
+    /// Revokes a key; this cannot be undone
     Revoke {
         #[command(flatten)]
         place: Place,
@@ -67,24 +67,23 @@ enum Command {
 /// A new key.
 #[derive(Debug, clap::Args)]
 struct Wanted {
-    /// What people call the key
+    /// The display name
     #[arg(long)]
     name: String,
-    /// The tenant (slug or id) that the key belongs to; a platform's key without it is the platform's and may do
-    /// everything
+    /// The tenant that the key belongs to (slug or id); without it, a platform key that may do everything
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// `live` relays, `test` delivers to the sandbox
+    /// `live` delivers mail, `test` delivers to the sandbox
     #[arg(long, default_value = "live", value_parser = str::parse::<Environment>)]
     environment: Environment,
-    /// What a tenant's key may do, like smtp:send; repeat for more. Everything by default if the platform makes it;
-    /// with a tenant's key, at least one that it has itself
+    /// What the key of a tenant may do, for example smtp:send; can be repeated. Default: everything, if you use a
+    /// platform key; with a key of a tenant, name at least one scope that this key has
     #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>)]
     scopes: Vec<Scope>,
-    /// The key is good from this network alone, like 192.0.2.0/24; repeat for more
+    /// Accepts the key from this network only, for example 192.0.2.0/24; can be repeated
     #[arg(long = "cidr", value_name = "NETWORK")]
     cidrs: Vec<IpNet>,
-    /// How long the key is good, like 72h; for ever by default
+    /// How long the key is valid, for example 72h; unlimited by default
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<SignedDuration>,
 }
@@ -120,7 +119,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn path(id: &str) -> anyhow::Result<String> {
     if !id.starts_with("key_") || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("{id} is no id of a key; `pillarbox key list` shows them");
+        bail!("{id} is not the id of a key; `pillarbox key list` shows all keys");
     }
     Ok(format!("/v1/keys/{id}"))
 }
@@ -153,7 +152,7 @@ async fn create(client: &ApiClient, new: Wanted, domains: &[String]) -> anyhow::
 
 /// The secret alone on the standard output, so that a script can take it.
 fn tell_new(key: &Value) -> String {
-    eprintln!("{} ({}). The secret is shown only now:", text(key, "id"), owner(key));
+    eprintln!("{} ({}). The secret is shown only once:", text(key, "id"), owner(key));
     format!("{}\n", text(key, "secret"))
 }
 

@@ -1,0 +1,182 @@
+//! The guide: the pages of `src/docs`, compiled in, rendered to HTML once and served without a key. The manual of the
+//! operations at `/docs` ([`super::openapi`]) lists them.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use minijinja::value::Value as Html;
+use minijinja::{Environment, HtmlEscape, context};
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
+use serde::Serialize;
+
+use super::error::{ApiError, Result};
+use super::response::{ApiResponse, Fixed};
+use crate::model::RefusalCode;
+
+/// A page as it stands in the index.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// The last segment of its path.
+    name: &'static str,
+    title: &'static str,
+    summary: &'static str,
+    #[serde(skip)]
+    markdown: &'static str,
+}
+
+macro_rules! pages {
+    ($($name:literal: $title:literal, $summary:literal;)*) => {
+        &[$(Page {
+            name: $name,
+            title: $title,
+            summary: $summary,
+            markdown: include_str!(concat!("../docs/", $name, ".md")),
+        },)*]
+    };
+}
+
+const PAGES: &[Page] = pages! {
+    "sending": "Sending mail", "over SMTP and HTTP, templates, the sandbox";
+    "api": "The API", "paths, lists, changes, repeated requests";
+    "errors": "Errors", "every code with its SMTP reply, HTTP status and remedy";
+    "events": "Events and webhooks", "what is reported, the live tail, signed webhooks";
+    "bounces": "Bounces", "classes of failure, suppressions, delivery reports";
+    "usage": "Usage and limits", "what is counted, what is limited";
+    "dns": "DNS", "records of the server and of sending domains, DKIM rotation";
+    "delivery": "Delivery", "TLS, routes and smart hosts, limits of receiving sites, retries";
+    "config": "Configuration", "every option with its default";
+    "cli": "The command line", "commands, exit status, examples";
+    "operations": "Operations", "installation, certificates, the queue, backup, stop and restart";
+    "proxy": "Proxies", "load balancers for SMTP, reverse proxies for the API";
+    "metrics": "Metrics", "what Prometheus can scrape";
+    "performance": "Performance", "what was measured";
+};
+
+const SAMPLE_CONFIG: &str = include_str!("../../config/pillarbox.toml");
+const TEMPLATE: &str = include_str!("../docs/page.html");
+
+static RENDERED: LazyLock<Result<Vec<Fixed>>> = LazyLock::new(|| PAGES.iter().map(render).collect());
+
+/// The pages in the order of the index.
+pub fn index() -> &'static [Page] {
+    PAGES
+}
+
+/// `GET /docs/{name}`
+pub fn page(name: &str) -> Result<ApiResponse> {
+    let rendered = RENDERED.as_ref().map_err(Clone::clone)?;
+    let found = PAGES.iter().zip(rendered).find(|(page, _)| page.name == name);
+    let (_, html) = found.ok_or_else(|| {
+        ApiError::new(RefusalCode::NotFound, "there is no such page", "GET /docs lists the pages")
+    })?;
+    Ok(ApiResponse::fixed(html))
+}
+
+fn render(page: &Page) -> Result<Fixed> {
+    let markdown = match page.name {
+        "config" => format!("{}\n{}", page.markdown, describe_options()),
+        _ => page.markdown.to_owned(),
+    };
+    let mut environment = Environment::new();
+    // The ending of the name turns on the escaping of data.
+    environment.add_template("page.html", TEMPLATE).map_err(ApiError::internal)?;
+    let template = environment.get_template("page.html").map_err(ApiError::internal)?;
+    let html = template.render(context! {
+        page => page,
+        pages => PAGES,
+        content => Html::from_safe_string(to_html(&markdown)),
+    });
+    Fixed::page(html.map_err(ApiError::internal)?)
+}
+
+/// The sample configuration as Markdown, with a heading for each of its tables.
+fn describe_options() -> String {
+    let mut text = String::new();
+    let mut table = None;
+    for paragraph in SAMPLE_CONFIG.trim_end().split("\n\n") {
+        let header = paragraph.lines().map(|line| line.trim_start_matches("# ")).find(|line| is_header(line));
+        let name = header.or(table).unwrap_or("Top level");
+        if table != Some(name) {
+            let _ = write!(text, "\n## {name}\n");
+            table = Some(name);
+        }
+        let _ = write!(text, "\n```toml\n{paragraph}\n```\n");
+    }
+    text
+}
+
+/// `[a.b]` or `[[a.b]]`.
+fn is_header(line: &str) -> bool {
+    line.starts_with('[') && line.ends_with(']')
+}
+
+/// Headings and the codes that begin the rows of tables get an id, so that links can lead to them.
+fn to_html(markdown: &str) -> String {
+    let mut events: Vec<Event<'_>> = Parser::new_ext(markdown, Options::ENABLE_TABLES).collect();
+    for at in 0..events.len() {
+        match &events[at] {
+            Event::Start(Tag::Heading { .. }) => {
+                let anchor = make_anchor(&heading_text(&events[at + 1..]));
+                if let Event::Start(Tag::Heading { id, .. }) = &mut events[at] {
+                    *id = Some(anchor.into());
+                }
+            }
+            Event::Start(Tag::Link { dest_url, .. }) => {
+                let target = dest_url.replacen(".md", "", 1);
+                if let Event::Start(Tag::Link { dest_url, .. }) = &mut events[at] {
+                    *dest_url = target.into();
+                }
+            }
+            Event::Code(code) if begins_row(&events[..at]) => {
+                let code = HtmlEscape(code);
+                events[at] = Event::InlineHtml(format!("<code id=\"{code}\">{code}</code>").into());
+            }
+            _ => {}
+        }
+    }
+    let mut text = String::new();
+    html::push_html(&mut text, events.into_iter());
+    text
+}
+
+fn heading_text(events: &[Event<'_>]) -> String {
+    let inside = events.iter().take_while(|event| !matches!(event, Event::End(TagEnd::Heading(_))));
+    let texts = inside.filter_map(|event| match event {
+        Event::Text(text) | Event::Code(text) => Some(text.as_ref()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// Like `the-sandbox`, as code hosts make it of a heading.
+fn make_anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn begins_row(before: &[Event<'_>]) -> bool {
+    matches!(before, [.., Event::Start(Tag::TableRow), Event::Start(Tag::TableCell)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headings_and_first_cells_of_rows_have_ids_and_links_lose_the_ending_of_the_file() {
+        let html = to_html("## The *sand* `box`\n\n| a |\n|---|\n| `x<y` `z` |\n\n[b](errors.md#c)\n");
+        assert!(html.contains("<h2 id=\"the-sand-box\">"), "{html}");
+        assert!(html.contains("<code id=\"x&lt;y\">x&lt;y</code> <code>z</code>"), "{html}");
+        assert!(html.contains("<a href=\"errors#c\">"), "{html}");
+    }
+
+    #[test]
+    fn every_page_begins_with_its_title_and_has_no_html_of_its_own() {
+        for page in PAGES {
+            assert!(page.markdown.starts_with(&format!("# {}\n", page.title)), "{}", page.name);
+            let has_html = Parser::new_ext(page.markdown, Options::ENABLE_TABLES)
+                .any(|event| matches!(event, Event::Html(_) | Event::InlineHtml(_)));
+            assert!(!has_html, "{}", page.name);
+        }
+    }
+}
