@@ -101,7 +101,7 @@ impl Default for Config {
             hostname: own_hostname(),
             data_dir: PathBuf::from("/var/lib/pillarbox"),
             master_key_file: None,
-            shutdown_deadline: Duration::from_secs(30),
+            shutdown_deadline: Duration::from_secs(40),
             log: Log::default(),
             smtp: Smtp::default(),
             tls: Tls::default(),
