@@ -117,7 +117,7 @@ allowed_private_networks = ["127.0.0.0/8"]
             return
         self.process.terminate()
         try:
-            code = self.process.wait(PATIENCE_SECONDS + 10)
+            code = self.process.wait(PATIENCE_SECONDS + 20)
         except subprocess.TimeoutExpired:
             self.kill()
             raise RuntimeError(f"the server did not end when asked:\n{self.log_tail()}") from None
