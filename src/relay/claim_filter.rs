@@ -30,7 +30,7 @@ impl ClaimFilter {
 
     fn lane_of(&self, tenant: TenantId, destination: &Host) -> Option<(QueueKey, (usize, usize))> {
         let core = &self.core;
-        let course = match core.router.known_course(tenant, destination)? {
+        let course = match core.router.cached_decision(tenant, destination)? {
             RouteDecision::Known(lane) => return Some((lane, (0, 0))),
             RouteDecision::Mx(course) => course,
         };
@@ -40,7 +40,7 @@ impl ClaimFilter {
             _ => (0, 0),
         };
         let site = known.unwrap_or_else(|| core.sites.provisional(destination));
-        Some((course.lane_to(site), waiting))
+        Some((course.queue_to(site), waiting))
     }
 }
 

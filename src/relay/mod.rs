@@ -15,11 +15,12 @@
 mod attempt;
 mod claim_filter;
 mod connection;
-mod dane;
+mod delivery_error;
+mod dialer;
 mod dispatch;
 mod dsn;
 mod happy_eyeballs;
-mod mta_sts;
+mod peer;
 mod pool;
 mod recipient_result;
 mod result_record;
@@ -32,14 +33,13 @@ mod site_resolution;
 mod site_status;
 mod smart_host_backoff;
 mod smart_host_login;
+mod smtp_stream;
 mod source;
 mod target_hosts;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod tls_policy;
-mod tls_results;
 mod transcript;
 mod worker;
 
@@ -63,14 +63,14 @@ use crate::mail::DomainName;
 use crate::queue::wait_reasons::{self, WaitRegistry};
 use crate::store::Store;
 use crate::tls::TlsError;
-use connection::Dialer;
-use pool::Pool;
+use dialer::Dialer;
+use pool::ConnectionPool;
 use route::Router;
 use site::Sites;
 use source::Sources;
 use tasks::Tasks;
-use tls_policy::TlsPolicies;
-use tls_results::TlsSessions;
+use tls::policy::TlsPolicies;
+use tls::results::TlsSessionCounts;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
@@ -124,11 +124,11 @@ struct RelayContext {
     resolver: Resolver,
     router: Router,
     sources: Arc<Sources>,
-    dialler: Dialer,
+    dialer: Dialer,
     tls_policies: TlsPolicies,
     /// What is counted for reports on TLS, if anybody wants them.
-    tls_results: Option<Arc<TlsSessions>>,
-    pool: Pool,
+    tls_results: Option<Arc<TlsSessionCounts>>,
+    pool: ConnectionPool,
     sites: Arc<Sites>,
     lookups: SiteResolution,
     turns: Arc<Mutex<Dispatcher>>,
@@ -142,7 +142,7 @@ struct RelayContext {
     in_flight: AtomicUsize,
     tasks: Tasks,
     /// Accounts at smart hosts that were refused.
-    holds: SmartHostBackoffs,
+    smart_host_backoffs: SmartHostBackoffs,
     /// What is held back, and why.
     waiting: Arc<WaitRegistry>,
     stop: CancellationToken,
@@ -153,7 +153,7 @@ struct End(Arc<RelayContext>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.tasks.abandon();
+        self.0.tasks.abort();
         // Outside of the lock, which a claim may need.
         self.0.give_back();
         drop(self.0.pool.take_all());
@@ -173,7 +173,7 @@ struct RelaySettings {
 /// # Errors
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
-    tls::ClientTls::load(config.ca_file.as_deref())?;
+    tls::client::ClientTls::load(config.ca_file.as_deref())?;
     TlsPolicies::check(config)?;
     route::check(config)
 }
@@ -197,8 +197,8 @@ impl Relay {
         };
         let sites = Sites::new(config, resolver.clone());
         let turns = Dispatcher::new(config.connections_max, sites.default_rule().clone());
-        let dialler = Dialer {
-            tls: tls::ClientTls::load(config.ca_file.as_deref())?,
+        let dialer = Dialer {
+            tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
         let sources = Arc::new(Sources::new(config, hostname));
@@ -210,8 +210,8 @@ impl Relay {
             sources,
             store,
             resolver,
-            dialler,
-            pool: Pool::new(config.idle_connection_timeout),
+            dialer,
+            pool: ConnectionPool::new(config.idle_connection_timeout),
             sites: Arc::new(sites),
             lookups: SiteResolution::new(),
             turns: Arc::new(Mutex::new(turns)),
@@ -223,7 +223,7 @@ impl Relay {
             ),
             in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
-            holds: SmartHostBackoffs::default(),
+            smart_host_backoffs: SmartHostBackoffs::default(),
             waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
@@ -266,10 +266,10 @@ impl Relay {
         let _end = End(core.clone());
         let recorder = self.recording.0.spawn(result_writer::run(core.clone(), waiting));
         if let Some(sts) = core.tls_policies.sts() {
-            core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
+            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
         }
         if let Some(results) = &core.tls_results {
-            let task = tls_results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
+            let task = tls::results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
             core.tasks.spawn(task);
         }
         scheduler::run(&core, &recordings).await;

@@ -150,7 +150,7 @@ async fn line_up_all(core: &Arc<RelayContext>, batches: Vec<Batch>) -> Result<()
     let claims: Vec<Claim> = batches.into_iter().map(|batch| Claim::new(core.clone(), batch)).collect();
     for claim in claims {
         // Without its tenant a batch is about to be deleted; dropping it gives it back.
-        if let Some(placed) = core.router.place(&claim.batch).await? {
+        if let Some(placed) = core.router.route_batch(&claim.batch).await? {
             line_up(core, placed, claim);
         }
     }
@@ -165,17 +165,17 @@ fn tenant_share_of(deliveries_free: usize) -> usize {
 
 /// Puts a claim into its lane, or where lanes are found.
 fn line_up(core: &RelayContext, placed: Routed, claim: Claim) {
-    let Routed { course, weight } = placed;
+    let Routed { decision: course, weight } = placed;
     let lane = match course {
         RouteDecision::Known(lane) => lane,
         RouteDecision::Mx(course) => {
             match (core.sites.find(&claim.batch.destination), &claim.batch.destination) {
-                (Some(site), _) => course.lane_to(site),
+                (Some(site), _) => course.queue_to(site),
                 (None, Host::Domain(domain)) => {
                     let domain = domain.clone();
                     return core.lookups.push(domain, UnresolvedClaim { course, weight, claim });
                 }
-                (None, destination) => course.lane_to(core.sites.provisional(destination)),
+                (None, destination) => course.queue_to(core.sites.provisional(destination)),
             }
         }
     };

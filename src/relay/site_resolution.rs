@@ -84,7 +84,7 @@ async fn find(core: Arc<RelayContext>, turn: Turn<TenantId, DomainName, Unresolv
     {
         let mut turns = core.turns();
         for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
-            let lane = course.lane_to(site.clone());
+            let lane = course.queue_to(site.clone());
             lanes.insert(lane.clone());
             refused.extend(turns.push(lane, weight, claim, Instant::now()));
         }

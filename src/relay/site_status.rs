@@ -46,7 +46,7 @@ impl crate::queue::wait_reasons::Sites for SiteControl {
 
     fn release(&self, part: &QueueFilter) {
         let site = part.destination.as_ref().map(|destination| self.sites.find(destination));
-        let is_meant = |lane: &QueueKey| match (&lane.way, &site) {
+        let is_meant = |lane: &QueueKey| match (&lane.next_hop, &site) {
             (NextHop::Mx(..), None) => true,
             (NextHop::Mx(other, _), Some(site)) => site.as_ref() == Some(other),
             (NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _), _) => {
@@ -64,7 +64,7 @@ impl crate::queue::wait_reasons::Sites for SiteControl {
 
 /// What people see of a lane.
 pub fn name_of(lane: &QueueKey) -> String {
-    match &lane.way {
+    match &lane.next_hop {
         NextHop::Mx(site, _) => site.name.clone(),
         NextHop::Sandbox(_) => "sandbox".into(),
         NextHop::Hosts(route) => route.to_string(),
@@ -74,7 +74,7 @@ pub fn name_of(lane: &QueueKey) -> String {
 
 /// Whose mail a lane carries.
 fn subjects(lane: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
-    match &lane.way {
+    match &lane.next_hop {
         NextHop::Mx(site, _) => {
             let domains = sites.domains_of(site, DOMAINS_POSTED_MAX).into_iter();
             domains.map(|domain| QueueFilter::destination(Host::Domain(domain))).collect()
@@ -117,11 +117,11 @@ fn time_of(moment: Instant) -> Timestamp {
 }
 
 fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<DomainName>>) -> SiteStatus {
-    let tenant_id = match &state.lane.way {
+    let tenant_id = match &state.lane.next_hop {
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => Some(*tenant),
         NextHop::Mx(..) | NextHop::Hosts(_) => None,
     };
-    let mut domains: Vec<String> = match &state.lane.way {
+    let mut domains: Vec<String> = match &state.lane.next_hop {
         NextHop::Mx(site, _) => domains.get(site).into_iter().flatten().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
