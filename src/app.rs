@@ -20,7 +20,7 @@ use crate::mail::{DomainName, Timestamp};
 use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
-use crate::queue::wait_reasons::Sites;
+use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
@@ -95,7 +95,7 @@ pub struct Running {
     /// Where metrics are told.
     pub metrics_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
-    sites: Arc<dyn Sites>,
+    queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     intake: Stage,
     delivery: Stage,
@@ -144,7 +144,7 @@ impl StoreOptions {
         Self {
             data_dir: config.data_dir.clone(),
             master_key_file: config.master_key_file.clone(),
-            readers: config.store.readers,
+            readers: config.store.read_connections,
             inline_body_bytes_max: config.store.inline_body_max.0,
             free_disk_bytes_min: config.store.free_disk_min.0,
             hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
@@ -192,6 +192,7 @@ impl Listeners {
 struct Core<'a> {
     config: &'a Config,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     resolver: Resolver,
     intake: Arc<SubmissionService>,
@@ -207,10 +208,10 @@ impl<'a> Core<'a> {
         ensure_sandbox(&store, &config.hostname).await?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
-            expiry: config.relay.expiry,
+            message_lifetime: config.relay.message_lifetime,
             message_lifetime_max: config.relay.message_lifetime_max,
-            takes_null_sender: config.smtp.allow_null_sender,
-            names_client_address: config.smtp.received_includes_client_address,
+            allow_null_sender: config.smtp.allow_null_sender,
+            received_includes_client_address: config.smtp.received_includes_client_address,
         };
         let bans = auth_limiter::AuthLimiterSettings {
             failures_max: config.smtp.login_failures_max,
@@ -224,13 +225,14 @@ impl<'a> Core<'a> {
             intake: Arc::new(SubmissionService::new(store.clone(), settings)),
             bans: Arc::new(AuthLimiter::new(bans)),
             checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
+            queue: Arc::new(QueueManager::new(store.clone(), &config.relay)),
             store,
         })
     }
 
     fn build_server(&self) -> Arc<Server> {
         let parts = server::ServerDependencies {
-            intake: self.intake.clone(),
+            submission: self.intake.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
         };
@@ -239,11 +241,11 @@ impl<'a> Core<'a> {
 
     fn build_relay(&self) -> Result<Relay, RelayError> {
         let Config { relay, hostname, tls_report, .. } = self.config;
-        let relay = Relay::new(relay, hostname, self.store.clone(), self.resolver.clone())?;
+        let relay = Relay::new(relay, hostname, self.queue.clone(), self.resolver.clone())?;
         Ok(if tls_report.enabled { relay.counting_tls() } else { relay })
     }
 
-    fn build_control(&self, relay: &Relay) -> Arc<Api> {
+    fn build_control(&self) -> Arc<Api> {
         let config = self.config;
         Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
@@ -259,19 +261,18 @@ impl<'a> Core<'a> {
             resolver: self.resolver.clone(),
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
-            waiting: relay.waiting(),
-            sites: relay.sites(),
+            queue: self.queue.clone(),
             tls: config.api.tls.then(|| self.certificate.shared()),
         }))
     }
 
-    fn build_metrics(&self, relay: &Relay, server: &Server, control: &Api) -> Arc<Metrics> {
+    fn build_metrics(&self, server: &Server, control: &Api) -> Arc<Metrics> {
         Arc::new(Metrics {
             store: self.store.clone(),
-            intake: self.intake.clone(),
+            queue: self.queue.clone(),
+            submission: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),
-            sites: relay.sites(),
         })
     }
 
@@ -295,7 +296,7 @@ impl<'a> Core<'a> {
             store: self.store.clone(),
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
-            intake: self.intake.clone(),
+            submission: self.intake.clone(),
             hostname: config.hostname.clone(),
         };
         Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
@@ -325,8 +326,8 @@ impl Running {
         let core = Core::open(config).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = core.build_relay()?;
-        let (server, control) = (core.build_server(), core.build_control(&relay));
-        let metrics = core.build_metrics(&relay, &server, &control);
+        let (server, control) = (core.build_server(), core.build_control());
+        let metrics = core.build_metrics(&server, &control);
         let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
         let mut running = Self {
             submission_addresses: addresses(&listeners.submission),
@@ -334,7 +335,7 @@ impl Running {
             api_addresses: addresses(&listeners.control),
             metrics_addresses: addresses(&listeners.metrics),
             store: core.store.clone(),
-            sites: relay.sites(),
+            queue: core.queue.clone(),
             certificate: core.certificate.clone(),
             intake: Stage::new("what accepts mail"),
             delivery: Stage::new("what delivers mail"),
@@ -366,9 +367,9 @@ impl Running {
         &self.store
     }
 
-    /// Where mail goes, for what runs in the same process.
-    pub fn sites(&self) -> &dyn Sites {
-        &*self.sites
+    /// What waits for delivery, for what runs in the same process.
+    pub fn queue(&self) -> &Arc<QueueManager> {
+        &self.queue
     }
 
     /// Reads the certificate's files again; on an error the old one stays in use.

@@ -1,4 +1,4 @@
-//! DKIM (RFC 6376, RFC 8463): key pairs and signatures. An adapter around mail-auth. Imports `mail` only.
+//! DKIM (RFC 6376, RFC 8463): key pairs and signatures, based on mail-auth. Imports `mail` and `model`.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::mail::{Content, DomainName, Field, HeaderBlock};
 use crate::model::{DkimAlgorithm, DkimPolicy};
 
-/// The fields that are signed. From stands twice: the second, absent one may not be added later (RFC 6376 §8.15).
+/// The signed fields. From is listed twice: signing the absent second one prevents adding it later (RFC 6376 §8.15).
 const SIGNED_FIELDS: &[&str] = &[
     "From",
     "From",
@@ -47,30 +47,30 @@ const SIGNED_FIELDS: &[&str] = &[
 
 /// RFC 8301 §3.2: verifiers may ignore smaller keys.
 const RSA_BITS_MIN: usize = 2048;
-/// Verifiers need not take larger ones (RFC 8301 §3.2), and each signature would cost several milliseconds.
+/// Verifiers need not support larger keys (RFC 8301 §3.2), and a signature would take several milliseconds.
 const RSA_BITS_MAX: usize = 4096;
 
-/// Why there is no key or no signature.
+/// Why there is no key or signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The text holds no private key in PEM.
+    /// The text is not a private key in PEM.
     #[error("not a private key in PEM (PKCS#8 or PKCS#1)")]
     NotPem,
-    /// A key of a kind that DKIM does not know or that we do not take.
+    /// A key type or size that DKIM or we do not support.
     #[error("the key must be RSA of 2048 to 4096 bits, or Ed25519 in PKCS#8")]
     Unsuitable,
-    /// The crypto library refused.
+    /// The crypto library failed.
     #[error("signing failed: {0}")]
     Failed(String),
 }
 
-/// Both halves of a DKIM key.
+/// A DKIM key pair.
 pub struct KeyPair {
-    /// What it signs with.
+    /// The signature algorithm.
     pub algorithm: DkimAlgorithm,
-    /// The value of `p=` in its record: base64.
+    /// The value of `p=` in the DNS record: base64.
     pub public_key: String,
-    /// PKCS#8, DER.
+    /// The private key as PKCS#8 DER.
     pub private_key: Zeroizing<Vec<u8>>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Debug for KeyPair {
     }
 }
 
-/// Makes a key pair. RSA takes about 80 ms of CPU.
+/// Generates a key pair. RSA takes about 80 ms of CPU.
 pub fn generate(algorithm: DkimAlgorithm) -> Result<KeyPair, SignError> {
     match algorithm {
         DkimAlgorithm::Rsa => describe_rsa(&RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?),
@@ -91,7 +91,7 @@ pub fn generate(algorithm: DkimAlgorithm) -> Result<KeyPair, SignError> {
     }
 }
 
-/// Reads a private key in PEM: RSA in PKCS#1 or PKCS#8, or Ed25519 in PKCS#8.
+/// Parses a private key in PEM: RSA in PKCS#1 or PKCS#8, or Ed25519 in PKCS#8.
 pub fn import_pem(text: &str) -> Result<KeyPair, SignError> {
     match PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| SignError::NotPem)? {
         PrivateKeyDer::Pkcs1(der) => {
@@ -105,7 +105,7 @@ pub fn import_pem(text: &str) -> Result<KeyPair, SignError> {
     }
 }
 
-/// The TXT value that publishes a key (RFC 6376 §3.6.1).
+/// The TXT record that publishes a key (RFC 6376 §3.6.1).
 pub fn public_record(algorithm: DkimAlgorithm, public_key: &str) -> String {
     let kind = match algorithm {
         DkimAlgorithm::Rsa => "rsa",
@@ -130,7 +130,7 @@ fn describe_rsa(pair: &RsaKeyPair) -> Result<KeyPair, SignError> {
 
 fn describe_ed25519(private_key: Zeroizing<Vec<u8>>) -> Result<KeyPair, SignError> {
     let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(&private_key).map_err(|_| SignError::Unsuitable)?;
-    // RFC 8463 §4.2: the 32 octets themselves, in no structure.
+    // RFC 8463 §4.2: the raw 32 octets.
     Ok(KeyPair {
         algorithm: DkimAlgorithm::Ed25519,
         public_key: STANDARD.encode(key.public_key()),
@@ -142,11 +142,11 @@ fn failed(error: impl fmt::Display) -> SignError {
     SignError::Failed(error.to_string())
 }
 
-/// Signs messages for one domain with one key.
+/// Signs messages of one domain with one key.
 pub struct Signer(DkimSigner<BlankLineKey, Done>);
 
 impl Signer {
-    /// A signer from the private half of a [`KeyPair`].
+    /// A signer with the private key of a [`KeyPair`].
     pub fn new(
         algorithm: DkimAlgorithm,
         private_key: &[u8],
@@ -171,17 +171,17 @@ impl Signer {
         Ok(Self(signer))
     }
 
-    /// The `DKIM-Signature` field of a message, CRLF included. Takes about 0.3 ms of CPU with RSA-2048.
+    /// Returns the `DKIM-Signature` field of a message, with CRLF. Takes about 0.3 ms of CPU with RSA-2048.
     pub fn sign(&self, content: &Content) -> Result<String, SignError> {
-        // An empty first piece would end the header there.
+        // mail-auth takes an empty first piece as the end of the header.
         let pieces = [&content.prefix[..], &content.submitted[..]];
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
         Ok(self.0.sign_chained(pieces).map_err(failed)?.to_header())
     }
 }
 
-/// A key whose body hash leaves out trailing blank lines. The relaxed form turns a last line of white space into an
-/// empty one and RFC 6376 §3.4.4 then ignores all empty lines at the end; mail-auth 0.13 hashes them.
+/// A key whose body hash ignores trailing blank lines. Relaxed canonicalization turns a last line of white space into
+/// an empty one, and RFC 6376 §3.4.4 ignores all empty lines at the end; mail-auth 0.13 hashes them.
 struct BlankLineKey(DkimKey);
 
 impl SigningKey for BlankLineKey {
@@ -202,7 +202,7 @@ impl SigningKey for BlankLineKey {
     }
 }
 
-/// Passes a canonical body on, holding back line ends until text follows them.
+/// Passes on a canonical body; holds line ends back until text follows.
 struct TrimBlankLines<W> {
     inner: W,
     /// Octets of CRLF pairs held back.
@@ -233,7 +233,7 @@ impl<W: Writer> TrimBlankLines<W> {
 
 impl<W: HashContext> TrimBlankLines<W> {
     fn finish(mut self) -> HashOutput {
-        // RFC 6376 §3.4.4: a body that has text ends in one CRLF, an empty one is hashed as nothing.
+        // RFC 6376 §3.4.4: a body with text ends with one CRLF; an empty body is hashed as no octets.
         if self.has_text {
             self.inner.write(b"\r\n");
         }
@@ -241,13 +241,13 @@ impl<W: HashContext> TrimBlankLines<W> {
     }
 }
 
-/// The message with those of our signatures that its route allows. No signature covers another (RFC 6376 §5.4: `DKIM-Signature`
-/// is not among the signed fields), so each one that stays is valid without the others. The client's own signatures stay.
+/// Removes those of our signatures that the route's policy excludes. No signature covers another one (RFC 6376 §5.4:
+/// `DKIM-Signature` is not a signed field), so the remaining ones stay valid. The client's own signatures are kept.
 pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
     let is_dropped = |field: &Field| {
         field.name.eq_ignore_ascii_case("DKIM-Signature")
             && match policy {
-                DkimPolicy::Dual => false,
+                DkimPolicy::All => false,
                 DkimPolicy::Rsa => !is_by(&content.prefix[field.value.clone()], DkimAlgorithm::Rsa),
                 DkimPolicy::None => true,
             }
@@ -263,7 +263,7 @@ pub fn filter_signatures(content: &Content, policy: DkimPolicy) -> Content {
     Content { prefix: prefix.into(), submitted: content.submitted.clone() }
 }
 
-/// Whether the tags of a signature name this algorithm (RFC 6376 §3.5, `a=`).
+/// Whether the tag `a=` of a signature has this algorithm (RFC 6376 §3.5).
 fn is_by(tags: &[u8], algorithm: DkimAlgorithm) -> bool {
     let tags = String::from_utf8_lossy(tags);
     let mut tags = tags.split(';').filter_map(|tag| tag.split_once('='));
@@ -288,7 +288,7 @@ mod tests {
         Content { prefix: prefix.to_owned().into(), submitted: submitted.to_vec().into() }
     }
 
-    /// RFC 6376 §3.4.4, line by line, as the text says it.
+    /// A literal implementation of RFC 6376 §3.4.4.
     fn relaxed_body(body: &[u8]) -> Vec<u8> {
         let mut lines: Vec<Vec<u8>> = body
             .strip_suffix(b"\r\n")
@@ -323,7 +323,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_body_hash_is_that_of_the_rfc_for_every_body(
+        fn the_body_hash_follows_the_rfc_for_every_body(
             pieces in proptest::collection::vec(
                 prop_oneof![Just("\r\n"), Just(" \r\n"), Just("\t"), Just(" "), Just("a"), Just("word more \r\n"), Just(".")],
                 0..20,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_ours_and_of_the_client_are_signed_and_from_is_oversigned() {
+    fn our_fields_and_the_clients_are_signed_and_from_is_oversigned() {
         let signed =
             content("Date: x\r\nMessage-ID: <a@b>\r\n", b"From: a@example.com\r\nTo: b@c\r\n\r\nhi\r\n");
         let field = signer(&KEY).sign(&signed).unwrap();
@@ -365,14 +365,14 @@ mod tests {
     }
 
     #[test]
-    fn our_signatures_are_left_out_and_nothing_else() {
+    fn only_our_own_signatures_are_removed() {
         let ed = "DKIM-Signature: v=1; a=ed25519-sha256; d=a.b;\r\n\tb=AAAA\r\n";
         let rsa = "DKIM-Signature: v=1;\r\n a=rsa-sha256; d=a.b; b=BBBB;\r\n c=relaxed\r\n";
         let rest = "Received: by us\r\n\tfor DKIM-Signature: a=x\r\nDate: now\r\n";
         let submitted = "DKIM-Signature: a=ed25519-sha256; b=theirs\r\n\r\nbody\r\n";
         let content = Content { prefix: format!("{ed}{rsa}{rest}").into(), submitted: submitted.into() };
         for (policy, prefix) in [
-            (DkimPolicy::Dual, format!("{ed}{rsa}{rest}")),
+            (DkimPolicy::All, format!("{ed}{rsa}{rest}")),
             (DkimPolicy::Rsa, format!("{rsa}{rest}")),
             (DkimPolicy::None, rest.to_owned()),
         ] {

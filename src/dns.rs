@@ -1,7 +1,7 @@
-//! DNS as mail needs it: where a domain's mail goes, the addresses of a host, texts and aliases.
+//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases.
 //!
-//! An adapter around hickory. Names are asked for as they are, with a final dot, so that no search list of the
-//! machine can turn one name into another. [`SecureResolver`] checks signatures as well. Imports `mail` only.
+//! Based on hickory. Names are looked up as absolute names, so that the search list of the machine does not apply.
+//! [`SecureResolver`] validates DNSSEC too. Imports `mail`.
 
 mod proof;
 mod secure;
@@ -22,50 +22,50 @@ use crate::mail::DomainName;
 
 pub use secure::{SecureResolver, Signed};
 
-/// Hosts of one domain that are looked at, whatever the answer holds.
+/// Maximum of MX hosts used of one domain.
 const MX_HOSTS_MAX: usize = 20;
-/// Addresses of one host that are looked at.
+/// Maximum of addresses used of one host.
 const ADDRESSES_MAX: usize = 20;
-/// Records of any other type that are looked at.
+/// Maximum of other records used.
 const RECORDS_MAX: usize = 50;
-/// One question, its repetitions and aliases included.
+/// Timeout of one lookup with its retries and aliases.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Asks the DNS. Cheap to clone; clones share a cache.
+/// A DNS resolver. Cheap to clone; clones share a cache.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     current: TokioResolver,
     uncached: TokioResolver,
 }
 
-/// Where the mail of a domain goes.
+/// The mail hosts of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailHosts {
-    /// Host names in order of trial, without final dots; the domain itself where there is no MX (RFC 5321 §5.1).
+    /// Host names in order of preference, without final dots; the domain itself if it has no MX (RFC 5321 §5.1).
     Hosts(Vec<String>),
-    /// The domain takes no mail (RFC 7505).
+    /// The domain accepts no mail (RFC 7505).
     NullMx,
 }
 
-/// Why there is no answer.
+/// Why a lookup has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
-    /// NXDOMAIN: there is nothing of that name.
+    /// NXDOMAIN.
     #[error("no such domain in the DNS")]
     NoSuchDomain,
-    /// The name exists and has no such records.
+    /// The name exists without records of this type.
     #[error("no records of this type in the DNS")]
     NoRecords,
-    /// SERVFAIL, time-outs and the like: asking later may help.
-    #[error("DNS look-up failed: {0}")]
+    /// SERVFAIL, timeouts and similar: a later lookup may succeed.
+    #[error("DNS lookup failed: {0}")]
     Temporary(String),
 }
 
 impl Resolver {
-    /// A resolver that asks these servers, or the system's if there are none.
+    /// A resolver that uses these name servers, or the system's if empty.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if no resolver can be built at all.
+    /// [`DnsError::Temporary`] if no resolver can be created.
     pub fn new(name_servers: &[SocketAddr]) -> Result<Self, DnsError> {
         let (config, options) = configuration(name_servers);
         let build = |cache_entries: u64| {
@@ -78,12 +78,12 @@ impl Resolver {
         Ok(Self { current: build(16_384)?, uncached: build(0)? })
     }
 
-    /// The same servers asked anew each time, for people who wait for a record to appear.
+    /// The same name servers without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
         Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
     }
 
-    /// The hosts that take a domain's mail, best preference first, equal ones in random order (RFC 5321 §5.1).
+    /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
     ///
     /// # Errors
     /// [`DnsError::NoSuchDomain`] if the domain does not exist, [`DnsError::Temporary`].
@@ -94,17 +94,17 @@ impl Resolver {
         });
         match exchanges.await {
             Ok(records) => Ok(order_hosts(records)),
-            // RFC 5321 §5.1: without an MX the domain is its own host.
+            // RFC 5321 §5.1: without MX records the domain is its own mail host.
             Err(DnsError::NoRecords) => Ok(MailHosts::Hosts(vec![domain.as_str().to_owned()])),
             Err(error) => Err(error),
         }
     }
 
-    /// The addresses of a host, IPv4 first: receivers are stricter on IPv6 and many senders lack a route.
-    /// An address in text form is its own answer.
+    /// The addresses of a host, IPv4 first: receivers are stricter on IPv6, and many senders have no route. An IP
+    /// address as text is returned as is.
     ///
     /// # Errors
-    /// As [`DnsError`] says; [`DnsError::Temporary`] if either family failed and the other has nothing.
+    /// [`DnsError`]; [`DnsError::Temporary`] if one address family failed and the other has no addresses.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
@@ -134,7 +134,7 @@ impl Resolver {
         records.await
     }
 
-    /// What a name is an alias of, without final dots.
+    /// The CNAME targets of a name, without final dots.
     ///
     /// # Errors
     /// As [`DnsError`] says.
@@ -152,12 +152,12 @@ impl Resolver {
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
     ) -> Result<Vec<T>, DnsError> {
-        // A text that is no name cannot be in the DNS.
+        // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
         let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
             .await
-            .map_err(|_| DnsError::Temporary("time-out".into()))?
+            .map_err(|_| DnsError::Temporary("timeout".into()))?
             .map_err(classify)?;
         let found: Vec<T> =
             answer.answers().iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
@@ -176,7 +176,7 @@ fn classify(error: NetError) -> DnsError {
 }
 
 fn order_hosts(mut records: Vec<MX>) -> MailHosts {
-    // RFC 7505 §3: the root as exchange means that there is none.
+    // RFC 7505 §3: the root as exchange is a null MX.
     if records.iter().all(|mx| mx.exchange.is_root()) {
         return MailHosts::NullMx;
     }
@@ -213,47 +213,47 @@ fn join_families(
     }
 }
 
-/// The servers named, else the system's.
+/// The configured name servers, or the system's.
 fn configuration(name_servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
     match name_servers {
         [] => system_configuration(),
-        servers => (configuration_of(servers), own_options()),
+        servers => (configuration_for(servers), default_options()),
     }
 }
 
-fn own_options() -> ResolverOpts {
+fn default_options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    tune(&mut options);
+    apply_options(&mut options);
     options
 }
 
-fn tune(options: &mut ResolverOpts) {
+fn apply_options(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
     options.timeout = Duration::from_secs(5);
     options.attempts = 2;
-    // Two servers asked at once lose the repetition over TCP of a truncated answer.
+    // Concurrent queries to two servers would lose the TCP retry of a truncated answer.
     options.num_concurrent_reqs = 1;
-    // Above it hickory answers "busy", which would defer mail for nothing.
+    // Above this limit hickory reports "busy", which would defer mail without reason.
     options.max_active_requests = 4096;
     options.edns0 = true;
-    // Without a floor negative answers are not kept at all.
+    // Without a minimum TTL negative answers are not cached.
     options.negative_min_ttl = Some(Duration::from_secs(10));
     options.negative_max_ttl = Some(Duration::from_secs(5 * 60));
     options.positive_max_ttl = Some(Duration::from_secs(24 * 60 * 60));
 }
 
-/// The system's servers; like the C library, the local host where the system names none.
+/// The system's name servers; as in the C library, localhost if the system configures none.
 fn system_configuration() -> (ResolverConfig, ResolverOpts) {
     match hickory_resolver::system_conf::read_system_conf() {
         Ok((config, mut options)) if !config.name_servers().is_empty() => {
-            tune(&mut options);
+            apply_options(&mut options);
             (config, options)
         }
-        _ => (configuration_of(&[SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)]), own_options()),
+        _ => (configuration_for(&[SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53)]), default_options()),
     }
 }
 
-fn configuration_of(servers: &[SocketAddr]) -> ResolverConfig {
+fn configuration_for(servers: &[SocketAddr]) -> ResolverConfig {
     let servers = servers.iter().map(|server| {
         let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
         for connection in &mut connections {
@@ -280,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn hosts_go_by_preference_and_each_appears_once() {
+    fn hosts_are_sorted_by_preference_without_duplicates() {
         let records = vec![mx(20, "B.example."), mx(10, "a.example."), mx(30, "a.example."), mx(5, ".")];
         assert_eq!(hosts(records), ["a.example", "b.example"]);
     }
 
     #[test]
-    fn the_hosts_file_of_the_machine_is_not_asked() {
+    fn the_hosts_file_is_not_used() {
         for (_, options) in [configuration(&[]), configuration(&[answer_all(0)])] {
             assert!(matches!(options.use_hosts_file, ResolveHosts::Never));
         }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_family_never_turns_into_a_missing_domain() {
+    fn a_failed_lookup_of_one_family_is_not_a_missing_domain() {
         let failed = || Err(DnsError::Temporary("SERVFAIL".into()));
         let absent = || Err(DnsError::NoRecords);
         let unknown = || Err(DnsError::NoSuchDomain);
@@ -328,14 +328,14 @@ mod tests {
         assert_eq!(join_families(Ok(found.clone()), failed()), Ok(found));
     }
 
-    /// A server that answers every question with a code and no records.
+    /// A server that answers every query with a response code and no records.
     fn answer_all(code: u8) -> SocketAddr {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         std::thread::spawn(move || {
             let mut packet = [0; 1500];
             while let Ok((len, peer)) = socket.recv_from(&mut packet) {
-                // RFC 1035 §4.1.1: the second flag octet ends in the code, the first begins with QR.
+                // RFC 1035 §4.1.1: QR is the first bit of the flags, the response code the last four.
                 packet[2] |= 0x80;
                 packet[3] = code;
                 let _ = socket.send_to(&packet[..len], peer);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_without_records_are_told_apart() {
+    async fn negative_answers_are_distinguished() {
         let domain = DomainName::parse("example.com").unwrap();
         let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
         assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_its_own_answer_and_no_other_text_reaches_the_server() {
+    async fn an_ip_address_needs_no_lookup_and_an_invalid_name_is_not_sent() {
         let resolver = Resolver::new(&[answer_all(0)]).unwrap();
         assert_eq!(resolver.addresses("::1").await, Ok(vec!["::1".parse().unwrap()]));
         assert_eq!(resolver.addresses("not a name").await, Err(DnsError::NoSuchDomain));

@@ -1,11 +1,12 @@
-//! Which addresses connections that others cause may go to: mail, webhooks, policies. Pure; imports nothing.
+//! Decides which addresses the server may connect to when others determine the target: mail, webhooks, policies.
+//! Pure; imports nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Whether a connection to `ip` may be made: it is a public address, or the configuration names its network. Without
-/// this anybody's MX record could make the server talk to its own neighbours.
+/// Whether connections to `ip` are allowed: a public address, or one in an allowed network. Otherwise anyone's MX
+/// record could make the server connect to internal hosts.
 pub fn is_permitted(ip: IpAddr, allowed: &[IpNet]) -> bool {
     let ip = ip.to_canonical();
     allowed.iter().any(|network| network.contains(&ip))
@@ -26,7 +27,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     !(special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
 }
 
-/// RFC 4291 §2.4, and IANA's registry: of the IPv6 addresses only an eighth has been given to anybody.
+/// RFC 4291 §2.4 and the IANA registry: only one eighth of the IPv6 address space is allocated.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     match ip.segments() {
         // RFC 6052 §2.1: a gateway to IPv4; RFC 3056: 6to4.
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_network_is_permitted_in_each_of_its_spellings() {
+    fn an_allowed_network_matches_in_every_notation() {
         let allowed = ["127.0.0.0/8".parse().unwrap()];
         assert!(is_permitted("127.0.0.11".parse().unwrap(), &allowed));
         assert!(is_permitted("::ffff:127.0.0.11".parse().unwrap(), &allowed));

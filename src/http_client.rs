@@ -1,8 +1,8 @@
-//! Requests over HTTP that others cause: the URL comes from a tenant or from the DNS of a stranger, so the address that
-//! it leads to, the time and the size of the answer are all bounded. A leaf: imports `dns`, `network`, `tls`.
+//! HTTP client for requests whose URL comes from tenants or the DNS of strangers: target addresses, time and response
+//! size are bounded. Imports `dns`, `egress_guard`, `tls`.
 //!
-//! Each request has a connection of its own, HTTP/1.1, and redirects are answers like any other: where they lead
-//! would have to be asked of the one who made the request.
+//! Each request uses a new HTTP/1.1 connection. Redirects are not followed, because their target would need the
+//! consent of whoever made the request.
 
 use std::future::Future;
 use std::io;
@@ -32,129 +32,129 @@ use crate::dns::{DnsError, Resolver};
 use crate::egress_guard::is_permitted;
 use crate::tls::{self, TlsError};
 
-/// Addresses of one host that are tried.
+/// Maximum of addresses tried of one host.
 const ADDRESSES_TRIED_MAX: usize = 4;
 const HEADERS_MAX: usize = 64;
 const HEADER_OCTETS_MAX: usize = 32 * 1024;
 
-/// Makes requests. Cheap to clone.
+/// The client. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    names: Names,
+    resolution: NameResolution,
     tls: TlsConnector,
     allowed_networks: Arc<[IpNet]>,
 }
 
-/// How the host of a URL becomes addresses.
+/// How host names are resolved.
 #[derive(Clone)]
-pub enum Names {
-    /// By the DNS alone, as is right for names that strangers give.
+pub enum NameResolution {
+    /// By DNS only, for names from strangers.
     Dns(Box<Resolver>),
-    /// As for other programs of this machine: `localhost`, its file of hosts and its search list hold too.
+    /// By the operating system, with `localhost`, the hosts file and search lists.
     System,
 }
 
-impl From<Resolver> for Names {
+impl From<Resolver> for NameResolution {
     fn from(resolver: Resolver) -> Self {
         Self::Dns(Box::new(resolver))
     }
 }
 
-/// What is asked. `https` or `http`; whether the latter is good enough is the caller's to decide. The headers
-/// `Host`, `Connection` and those of the body's length are ours.
+/// A request. The scheme is `https` or `http`; the caller decides whether plain HTTP is acceptable. The client sets
+/// `Host`, `Connection` and the length headers.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// How.
+    /// The method.
     pub method: Method,
-    /// Of whom, and what.
+    /// The URL.
     pub url: Url,
-    /// What else there is to say.
+    /// Other headers.
     pub headers: HeaderMap,
-    /// Empty for none.
+    /// The body; empty for none.
     pub body: Bytes,
 }
 
-/// What a request may take.
+/// The limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// From the look-up to the last octet of the body.
+    /// Timeout from the DNS lookup to the last octet of the response.
     pub timeout: Duration,
-    /// Of the answer.
+    /// Maximum size of the response body.
     pub body_octets_max: usize,
-    /// What becomes of a longer one.
-    pub excess: OverflowPolicy,
+    /// The treatment of a larger body.
+    pub overflow: OverflowPolicy,
 }
 
-/// What becomes of an answer that is longer than it may be.
+/// The treatment of a response body above the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverflowPolicy {
-    /// It is [`SendError::TooLarge`].
+    /// An error, [`SendError::TooLarge`].
     Refuse,
-    /// It is cut: the rest is not read.
-    Cut,
+    /// The body is truncated.
+    Truncate,
 }
 
-/// What came back.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// Any, redirects included.
+    /// Any status, redirects included.
     pub status: StatusCode,
-    /// Those of the final answer.
+    /// The headers of the final response.
     pub headers: HeaderMap,
-    /// Without transfer coding.
+    /// The body without transfer coding.
     pub body: Bytes,
 }
 
-/// Where a request came to its end.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// The URL is of another scheme, names no host or carries a password.
-    #[error("the URL is not one to send to: {0}")]
+    /// The URL has another scheme, no host, or credentials.
+    #[error("the URL is not supported: {0}")]
     Url(&'static str),
-    /// The host's name did not lead to an address.
+    /// The DNS lookup of the host failed.
     #[error("{0}")]
     Dns(#[from] DnsError),
-    /// Nor did it by the means of this machine.
+    /// The system's lookup of the host failed.
     #[error("cannot look up {host}: {source}")]
-    Name {
-        /// Whose address was wanted.
+    SystemLookup {
+        /// The host.
         host: String,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It leads only to addresses that we do not connect to; this is the first.
-    #[error("{0} is a private, loopback or otherwise special address, which requests are not made to")]
+    /// All addresses of the host are forbidden; this is the first.
+    #[error("{0} is a private, loopback or otherwise special address, to which requests are not sent")]
     Forbidden(IpAddr),
-    /// No address took the connection; this is the last.
+    /// No address accepted the connection; this is the last.
     #[error("cannot connect to {address}: {source}")]
     Connect {
-        /// Where to.
+        /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// No TLS, or no certificate for this name that leads to a trusted authority.
+    /// The TLS handshake or the verification of the certificate failed.
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
-    /// What came is not HTTP, or it broke off.
+    /// The response is not HTTP, or the connection broke.
     #[error("HTTP: {}", innermost(.0))]
     Http(#[source] hyper::Error),
-    /// The answer was not there in time.
-    #[error("no whole answer within {} s", .0.as_secs_f32())]
+    /// The response was not complete in time.
+    #[error("no complete response within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// The answer is longer than [`Limits::body_octets_max`].
-    #[error("the answer is longer than {0} octets")]
+    /// The response body is larger than [`Limits::body_octets_max`].
+    #[error("the response is larger than {0} octets")]
     TooLarge(usize),
 }
 
 impl Client {
-    /// A client that trusts the system's authorities and those in `ca_file` (PEM), and connects to public addresses and
-    /// those in `allowed_networks`.
+    /// A client that trusts the system's certificate authorities and those in `ca_file` (PEM), and connects to public
+    /// addresses and `allowed_networks`.
     ///
     /// # Errors
-    /// [`TlsError`] if the file is of no use.
+    /// [`TlsError`] if the file is unusable.
     pub fn new(
-        names: impl Into<Names>,
+        resolution: impl Into<NameResolution>,
         ca_file: Option<&Path>,
         allowed_networks: &[IpNet],
     ) -> Result<Self, TlsError> {
@@ -165,16 +165,16 @@ impl Client {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
-            names: names.into(),
+            resolution: resolution.into(),
             tls: Arc::new(config).into(),
             allowed_networks: allowed_networks.into(),
         })
     }
 
-    /// Makes a request and reads its answer.
+    /// Sends a request and reads the whole response.
     ///
     /// # Errors
-    /// [`SendError`], which tells how far it came.
+    /// [`SendError`].
     pub async fn send(&self, request: Request, limits: Limits) -> Result<Response, SendError> {
         let deadline = Instant::now() + limits.timeout;
         tokio::time::timeout_at(deadline, self.exchange(request, limits, deadline))
@@ -182,16 +182,16 @@ impl Client {
             .unwrap_or(Err(SendError::Timeout(limits.timeout)))
     }
 
-    /// Makes a request whose answer has no end, or one that is not waited for; `timeout` is for its beginning.
+    /// Sends a request with a response that is read as a stream; `timeout` is for its headers.
     ///
     /// # Errors
-    /// [`SendError`], which tells how far it came.
+    /// [`SendError`].
     pub async fn open(&self, request: Request, timeout: Duration) -> Result<ResponseStream, SendError> {
         let deadline = Instant::now() + timeout;
         let beginning = async {
-            let stream = self.reach(&request.url, deadline).await?;
-            let (mut sender, connection) = shake_hands(stream).await?;
-            // It ends with the body that it serves.
+            let stream = self.connect_to(&request.url, deadline).await?;
+            let (mut sender, connection) = http_handshake(stream).await?;
+            // The task ends with the response body.
             tokio::spawn(connection);
             let (head, body) =
                 sender.send_request(encode(request)?).await.map_err(SendError::Http)?.into_parts();
@@ -206,24 +206,25 @@ impl Client {
         limits: Limits,
         deadline: Instant,
     ) -> Result<Response, SendError> {
-        let stream = self.reach(&request.url, deadline).await?;
-        speak(stream, request, limits).await
+        let stream = self.connect_to(&request.url, deadline).await?;
+        exchange_over(stream, request, limits).await
     }
 
-    /// A connection to the host of a URL, with TLS if its scheme says so.
-    async fn reach(&self, url: &Url, deadline: Instant) -> Result<Stream, SendError> {
+    /// Connects to the host of a URL, with TLS for `https`.
+    async fn connect_to(&self, url: &Url, deadline: Instant) -> Result<Stream, SendError> {
         let target = Target::of(url)?;
         let stream = self.connect(&target, deadline).await?;
         if !target.is_tls {
             return Ok(Either::Left(stream));
         }
-        let name = ServerName::try_from(target.host).map_err(|_| SendError::Url("its host is no name"))?;
+        let name =
+            ServerName::try_from(target.host).map_err(|_| SendError::Url("the host is not a valid name"))?;
         Ok(Either::Right(self.tls.connect(name, stream).await.map_err(SendError::Tls)?))
     }
 
-    /// The guard stands here, on the very addresses that are connected to: a name may lead elsewhere at every look-up.
+    /// Checks the very addresses that are connected to: a name may resolve differently at each lookup.
     async fn connect(&self, target: &Target, deadline: Instant) -> Result<TcpStream, SendError> {
-        let found = self.names.addresses(target).await?;
+        let found = self.resolution.addresses(target).await?;
         let is_permitted = |ip: &IpAddr| is_permitted(*ip, &self.allowed_networks);
         let permitted: Vec<IpAddr> =
             found.iter().copied().filter(is_permitted).take(ADDRESSES_TRIED_MAX).collect();
@@ -233,7 +234,7 @@ impl Client {
         };
         for (tried, ip) in permitted.iter().enumerate() {
             let address = SocketAddr::new(*ip, target.port);
-            // Each gets its share of the time, so that one that swallows packets leaves some to the next.
+            // Each address gets a share of the time, so that an unresponsive one leaves time for the next.
             let share = deadline.saturating_duration_since(Instant::now()) / (permitted.len() - tried) as u32;
             let connected = tokio::time::timeout(share, TcpStream::connect(address)).await;
             match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -248,20 +249,21 @@ impl Client {
     }
 }
 
-impl Names {
+impl NameResolution {
     async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, SendError> {
         match self {
             Self::Dns(resolver) => Ok(resolver.addresses(&target.host).await?),
             Self::System => {
                 let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-                let found = found.map_err(|source| SendError::Name { host: target.host.clone(), source })?;
+                let found =
+                    found.map_err(|source| SendError::SystemLookup { host: target.host.clone(), source })?;
                 Ok(found.map(|address| address.ip()).collect())
             }
         }
     }
 }
 
-/// What of a URL decides the connection.
+/// The connection parameters of a URL.
 struct Target {
     host: String,
     port: u16,
@@ -273,40 +275,40 @@ impl Target {
         let is_tls = match url.scheme() {
             "https" => true,
             "http" => false,
-            _ => return Err(SendError::Url("its scheme is not https")),
+            _ => return Err(SendError::Url("the scheme is not https")),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(SendError::Url("it carries a user name or a password"));
+            return Err(SendError::Url("it contains a user name or password"));
         }
         let host = match url.host() {
             Some(Host::Domain(name)) => name.trim_end_matches('.').to_owned(),
             Some(Host::Ipv4(ip)) => ip.to_string(),
             Some(Host::Ipv6(ip)) => ip.to_string(),
-            None => return Err(SendError::Url("it names no host")),
+            None => return Err(SendError::Url("it has no host")),
         };
-        let port = url.port_or_known_default().ok_or(SendError::Url("it names no port"))?;
+        let port = url.port_or_known_default().ok_or(SendError::Url("it has no port"))?;
         Ok(Self { host, port, is_tls })
     }
 }
 
-/// In clear or in TLS.
+/// Plain TCP or TLS.
 type Stream = Either<TcpStream, TlsStream<TcpStream>>;
 type Connection = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
 
-/// An answer that is read as it comes.
+/// A response read as a stream.
 pub struct ResponseStream {
-    /// Any, redirects included.
+    /// Any status, redirects included.
     pub status: StatusCode,
-    /// Those of the final answer.
+    /// The headers of the final response.
     pub headers: HeaderMap,
     body: Incoming,
 }
 
 impl ResponseStream {
-    /// The next piece of the body; `None` at its end.
+    /// The next piece of the body; `None` at the end.
     ///
     /// # Errors
-    /// [`SendError::Http`] if it breaks off.
+    /// [`SendError::Http`] if the connection breaks.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame.map_err(SendError::Http)?.into_data() {
@@ -317,7 +319,7 @@ impl ResponseStream {
     }
 }
 
-async fn shake_hands(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), SendError> {
+async fn http_handshake(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), SendError> {
     http1::Builder::new()
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_OCTETS_MAX)
@@ -326,9 +328,9 @@ async fn shake_hands(stream: Stream) -> Result<(http1::SendRequest<Full<Bytes>>,
         .map_err(SendError::Http)
 }
 
-async fn speak(stream: Stream, request: Request, limits: Limits) -> Result<Response, SendError> {
+async fn exchange_over(stream: Stream, request: Request, limits: Limits) -> Result<Response, SendError> {
     let request = encode(request)?;
-    let (mut sender, connection) = shake_hands(stream).await?;
+    let (mut sender, connection) = http_handshake(stream).await?;
     let exchange = async {
         let (head, body) = sender.send_request(request).await.map_err(SendError::Http)?.into_parts();
         let body = collect(body, limits).await?;
@@ -337,7 +339,7 @@ async fn speak(stream: Stream, request: Request, limits: Limits) -> Result<Respo
     drive(connection, exchange).await
 }
 
-/// The connection moves only while somebody waits for it; what it fails of, the exchange hears too.
+/// Polls the connection while waiting for the exchange; errors of the connection reach the exchange too.
 async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     tokio::pin!(exchange);
     tokio::select! {
@@ -350,12 +352,13 @@ async fn drive<T>(connection: impl Future, exchange: impl Future<Output = T>) ->
 fn encode(request: Request) -> Result<hyper::Request<Full<Bytes>>, SendError> {
     let Request { method, url, headers, body } = request;
     let origin_form = &url[url::Position::BeforePath..url::Position::AfterQuery];
-    // RFC 9110 §7.2: without the port where it is the scheme's own.
+    // RFC 9110 §7.2: without the port if it is the default of the scheme.
     let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    let host = HeaderValue::from_str(authority).map_err(|_| SendError::Url("its host is no name"))?;
+    let host =
+        HeaderValue::from_str(authority).map_err(|_| SendError::Url("the host is not a valid name"))?;
     let mut encoded = hyper::Request::new(Full::new(body));
     *encoded.method_mut() = method;
-    *encoded.uri_mut() = origin_form.parse().map_err(|_| SendError::Url("its path is too long"))?;
+    *encoded.uri_mut() = origin_form.parse().map_err(|_| SendError::Url("the path is too long"))?;
     *encoded.headers_mut() = headers;
     encoded.headers_mut().insert(HOST, host);
     encoded.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -369,16 +372,16 @@ async fn collect(mut body: Incoming, limits: Limits) -> Result<Bytes, SendError>
         let room = limits.body_octets_max - collected.len();
         collected.extend_from_slice(&data[..data.len().min(room)]);
         if data.len() > room {
-            match limits.excess {
+            match limits.overflow {
                 OverflowPolicy::Refuse => return Err(SendError::TooLarge(limits.body_octets_max)),
-                OverflowPolicy::Cut => break,
+                OverflowPolicy::Truncate => break,
             }
         }
     }
     Ok(collected.freeze())
 }
 
-/// hyper says what it was doing; the error below it says what was wrong.
+/// The innermost error: hyper's own text says what it was doing, not what failed.
 fn innermost(error: &hyper::Error) -> String {
     let mut deepest: &dyn std::error::Error = error;
     while let Some(source) = deepest.source() {

@@ -1,6 +1,6 @@
-//! What an operator watches, in the text format of Prometheus, on a listener of its own and without a key. Nothing is
-//! counted here: what others count or know anyway is gathered when somebody asks. No label has a tenant, a domain or an
-//! address, so the number of series does not grow. Imports `mail`, `store`, `intake`, `admission` and `waiting`.
+//! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
+//! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
+//! Imports `mail`, `store`, `submission`, `limits` and `queue`.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -27,34 +27,34 @@ use tokio_util::task::TaskTracker;
 
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::mail::Timestamp;
-use crate::queue::wait_reasons::Sites;
-use crate::store::{Journal, Outbox, Queue, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
+use crate::queue::QueueManager;
+use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
 
 const PATH: &str = "/metrics";
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const CONNECTIONS_MAX: usize = 16;
-/// How long one exchange may take from the connection to its end.
+/// Timeout of one connection.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long to wait after a failed accept, such as one for want of file descriptors.
+/// Delay after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whom it asks.
+/// The sources of metrics.
 pub struct Metrics {
-    /// For events, the queue and the writer.
+    /// Events and commits.
     pub store: Arc<Store>,
-    /// For what was refused.
-    pub intake: Arc<SubmissionService>,
-    /// Connections over SMTP.
+    /// Waiting deliveries and outgoing connections.
+    pub queue: Arc<QueueManager>,
+    /// Refusals.
+    pub submission: Arc<SubmissionService>,
+    /// SMTP connections.
     pub smtp: Arc<ConnectionLimiter>,
-    /// Connections to the API.
+    /// API connections.
     pub api: Arc<ConnectionLimiter>,
-    /// Connections to other servers.
-    pub sites: Arc<dyn Sites>,
 }
 
-/// What was found when somebody asked.
+/// The values read from the store for one scrape.
 struct Snapshot {
     counts: StoreCounts,
     queue: QueueOverview,
@@ -64,9 +64,9 @@ struct Snapshot {
 type Label = [(&'static str, String); 1];
 
 impl Metrics {
-    /// Answers until `stop`.
+    /// Serves scrapes until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+        let (tasks, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -74,16 +74,17 @@ impl Metrics {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                    let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
                     let (metrics, stop) = (self.clone(), stop.clone());
                     tasks.spawn(async move {
-                        let exchange = tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.converse(stream));
+                        let exchange =
+                            tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.serve_connection(stream));
                         let _ended = stop.run_until_cancelled(exchange).await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection for metrics could not be accepted");
+                    tracing::warn!(%error, "cannot accept a metrics connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -92,24 +93,24 @@ impl Metrics {
         tasks.wait().await;
     }
 
-    /// One request on one connection.
-    async fn converse(&self, stream: TcpStream) {
+    /// Serves one request.
+    async fn serve_connection(&self, stream: TcpStream) {
         let service = service_fn(async |request: Request<Incoming>| {
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
                 (&Method::GET, PATH) => self.answer().await,
-                _ => refuse(StatusCode::NOT_FOUND, format!("there is GET {PATH} and nothing else")),
+                _ => refuse(StatusCode::NOT_FOUND, format!("only GET {PATH} exists")),
             })
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).keep_alive(false);
         if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!(%error, "a connection for metrics ended early");
+            tracing::debug!(%error, "metrics connection failed");
         }
     }
 
     async fn answer(&self) -> Response<Full<Bytes>> {
-        let text = match self.gather().await {
-            Ok(snapshot) => self.describe(&snapshot),
+        let text = match self.collect().await {
+            Ok(snapshot) => self.render(&snapshot),
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error),
         };
         let mut response = Response::new(Full::from(text));
@@ -117,60 +118,56 @@ impl Metrics {
         response
     }
 
-    async fn gather(&self) -> Result<Snapshot, StoreError> {
+    async fn collect(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
-        let queue = self.store.overview(request, Timestamp::now()).await?;
+        let queue = self.queue.overview(request, Timestamp::now()).await?;
         let webhook_backlog = self.store.webhook_backlog().await?;
         Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
     }
 
-    fn describe(&self, snapshot: &Snapshot) -> String {
+    fn render(&self, snapshot: &Snapshot) -> String {
         let Snapshot { counts, queue, webhook_backlog } = snapshot;
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
-        gauges(&mut registry, "pillarbox_build_info", "The version that runs", [(version, 1)]);
+        gauges(&mut registry, "pillarbox_build_info", "The running version", [(version, 1)]);
         let own = registry.sub_registry_with_prefix("pillarbox");
         let events = counts.events.iter().map(|(kind, count)| ([("type", kind.to_string())], *count));
-        counters(own, "events", "What happened, by type of event", events);
-        let refusals = self.intake.refusals();
+        counters(own, "events", "Events, by type", events);
+        let refusals = self.submission.refusals();
         let refusals = refusals.into_iter().map(|(code, count)| ([("code", code.to_owned())], count));
         counters(own, "refusals", "Submissions refused, by code", refusals);
         let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
         let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
-        counters(own, "store_commits", "Transactions of the store, by result", commits);
+        counters(own, "store_commits", "Store transactions, by result", commits);
         gauge(
             own,
             "stray_body_files",
-            "Files of large messages that belong to no message of the database, at the last count",
+            "Body files that belong to no message of the database, at the last count",
             to_gauge(counts.stray_files),
         );
         let of = queue.totals;
         let depth =
             [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("later", of.later)];
         let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
-        gauges(own, "queue_deliveries", "Deliveries that are not finished, by state", depth);
+        gauges(own, "queue_deliveries", "Unfinished deliveries, by state", depth);
         let oldest_age_s =
             queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
-        gauge(own, "queue_oldest_age_seconds", "Since the oldest of them was accepted", oldest_age_s);
-        let outbound = self.sites.statuses().iter().map(|site| site.connections as u64).sum();
+        gauge(own, "queue_oldest_age_seconds", "Age of the oldest unfinished delivery", oldest_age_s);
+        let outbound = self.queue.snapshot(Timestamp::now()).connections as u64;
         let connections = [
             ("smtp", self.smtp.open_count() as u64),
             ("api", self.api.open_count() as u64),
             ("outbound", outbound),
         ];
-        let connections = connections.map(|(side, count)| ([("side", side.to_owned())], count));
-        gauges(own, "connections", "Open connections, by side", connections);
-        gauge(
-            own,
-            "webhook_backlog",
-            "Events that webhooks are still to be told",
-            to_gauge(*webhook_backlog),
-        );
+        let connections =
+            connections.map(|(direction, count)| ([("direction", direction.to_owned())], count));
+        gauges(own, "connections", "Open connections, by direction", connections);
+        gauge(own, "webhook_backlog", "Webhook deliveries pending", to_gauge(*webhook_backlog));
         if let Some(octets) = resident_memory_octets() {
             gauge(&mut registry, "process_resident_memory_bytes", "Memory in use", to_gauge(octets));
         }
         let mut text = String::new();
-        // Writing to a string does not fail.
+        // Writing to a String cannot fail.
         encode(&mut text, &registry).unwrap_or_default();
         text
     }
@@ -208,7 +205,7 @@ fn to_gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// `None` where the system does not tell it as Linux does.
+/// Resident memory; `None` on systems without /proc.
 fn resident_memory_octets() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

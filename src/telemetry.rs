@@ -1,4 +1,4 @@
-//! Logs: `tracing` to standard error, as text for people or JSON for programs. A leaf.
+//! Logging: `tracing` to standard error, as text or JSON.
 
 use std::io::IsTerminal;
 
@@ -8,10 +8,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Changes the filter of a running program.
+/// Changes the log filter at run time.
 pub struct LogControl(reload::Handle<EnvFilter, Registry>);
 
-/// The filter of `log.level` cannot be read.
+/// `log.level` is not a valid filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "log.level: `{level}` is not a level (error, warn, info, debug, trace) or list of directives: {reason}"
@@ -21,12 +21,12 @@ pub struct LogLevelError {
     reason: String,
 }
 
-/// Checks the filter without using it.
+/// Validates the filter.
 pub fn check(log: &Log) -> Result<(), LogLevelError> {
     filter(log).map(|_| ())
 }
 
-/// Starts logging. Call once; where a subscriber is set already (tests), that one stays.
+/// Starts logging. Call once; an existing subscriber (in tests) is kept.
 pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
     let (filter, handle) = reload::Layer::new(filter(log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -34,16 +34,16 @@ pub fn start(log: &Log) -> Result<LogControl, LogLevelError> {
         LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // An error means that there is a subscriber, which then stays.
+    // An error means that a subscriber exists already; it is kept.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     Ok(LogControl(handle))
 }
 
 impl LogControl {
-    /// Uses another filter from now on.
+    /// Replaces the filter.
     pub fn change(&self, log: &Log) -> Result<(), LogLevelError> {
         let filter = filter(log)?;
-        // It fails only when the subscriber is gone, and then nothing is logged at all.
+        // Fails only if the subscriber is gone, and then nothing is logged.
         let _ = self.0.reload(filter);
         Ok(())
     }

@@ -35,12 +35,12 @@ pub struct BanView {
 
 impl From<Ban> for BanView {
     fn from(ban: Ban) -> Self {
-        let (network, key_id) = match ban.offender {
+        let (network, key_id) = match ban.subject {
             BanSubject::Network(network) => (Some(network.to_string()), None),
             BanSubject::Key(id) => (None, Some(id)),
         };
         Self {
-            id: ban.offender.to_string(),
+            id: ban.subject.to_string(),
             object: "ban",
             network,
             key_id,
@@ -59,11 +59,10 @@ pub fn list(call: &RequestContext<'_>) -> Result<ApiResponse> {
 
 /// `DELETE /v1/bans/{address}`, or the id of a key; any address of a network names it.
 pub fn lift(call: &RequestContext<'_>) -> Result<ApiResponse> {
-    let offender =
-        call.id.as_deref().and_then(BanSubject::parse).ok_or_else(|| ApiError::not_found("ban"))?;
-    if !call.api.bans.lift(offender, call.now) {
+    let subject = call.id.as_deref().and_then(BanSubject::parse).ok_or_else(|| ApiError::not_found("ban"))?;
+    if !call.api.bans.lift(subject, call.now) {
         return Err(ApiError::not_found("ban"));
     }
-    tracing::info!(%offender, by = %call.caller.key.id, "a ban was lifted");
-    ApiResponse::deleted("ban", offender)
+    tracing::info!(%subject, by = %call.caller.key.id, "a ban was lifted");
+    ApiResponse::deleted("ban", subject)
 }

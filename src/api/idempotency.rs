@@ -70,7 +70,7 @@ impl Kept {
     /// Whether there is room for one more. What cannot be kept must not be done either, or it would be done again.
     fn require_room(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
         let Some(tenant) = tenant else { return Ok(()) };
-        let standing = self.lock().standing(&tenant, self.octets_max, now);
+        let standing = self.lock().status(&tenant, self.octets_max, now);
         if standing.remaining() > 0 {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Kept {
                 standing.resets_at
             ),
         );
-        error.retry_after_s = Some(standing.wait_s(now));
+        error.retry_after_s = Some(standing.seconds_to_reset(now));
         Err(error)
     }
 

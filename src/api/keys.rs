@@ -174,7 +174,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
         allowed_domain_ids: powers.allowed_domain_ids.unwrap_or_default(),
         allowed_cidrs: powers.allowed_cidrs.unwrap_or_default(),
         expires_at: powers.expires_at.flatten(),
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     let key = call.store().create_key(new, call.now).await?;
     tracing::info!(key = %key.id, by = %caller.id, "a key was created");

@@ -55,7 +55,7 @@ use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::Timestamp;
 use crate::model::SecretDigest;
-use crate::queue::wait_reasons::{Sites, WaitRegistry};
+use crate::queue::QueueManager;
 use crate::store::{Directory, Key, Store, Tenant};
 use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
@@ -124,10 +124,8 @@ pub struct ApiDependencies {
     pub bans: Arc<AuthLimiter>,
     /// The names of the pools of source addresses that a tenant may have.
     pub source_pools: Vec<String>,
-    /// What the relay holds back.
-    pub waiting: Arc<WaitRegistry>,
-    /// Where mail goes.
-    pub sites: Arc<dyn Sites>,
+    /// What waits for delivery.
+    pub queue: Arc<QueueManager>,
     /// The certificate, if it speaks TLS.
     pub tls: Option<SharedServerConfig>,
 }
@@ -146,8 +144,7 @@ pub struct Api {
     resolver: Resolver,
     bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
-    waiting: Arc<WaitRegistry>,
-    sites: Arc<dyn Sites>,
+    queue: Arc<QueueManager>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
     touched: Touched,
@@ -181,8 +178,7 @@ impl Api {
             resolver,
             bans,
             source_pools,
-            waiting,
-            sites,
+            queue,
             tls,
         } = parts;
         let requests = Requests::new(&settings);
@@ -208,8 +204,7 @@ impl Api {
             resolver,
             bans,
             source_pools,
-            waiting,
-            sites,
+            queue,
             tls,
             routes: Routes::new(),
             touched: Touched::default(),
@@ -224,7 +219,7 @@ impl Api {
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
             look_ups: TenantSemaphore::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
-            composing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
         }
     }
 

@@ -285,7 +285,7 @@ impl Circumstances {
             }
         }
         let holds = call.store().holds(call.now).await?;
-        Ok(Self { tenants, holds, notices: call.api.waiting.notices(call.now) })
+        Ok(Self { tenants, holds, notices: call.api.queue.snapshot(call.now).reasons })
     }
 
     /// Why a group waits, what holds up most first.
@@ -367,7 +367,7 @@ pub async fn show(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let after = query.value::<Cursor>("after").map(|cursor| cursor.0);
     let request = QueueRequest { part, limit: query.limit(), after };
     query.finish()?;
-    let overview = call.store().overview(request, call.now).await?;
+    let overview = call.api.queue.overview(request, call.now).await?;
     let circumstances = Circumstances::read(&call, &overview.groups).await?;
     ApiResponse::ok(&view(overview, circumstances))
 }
@@ -456,7 +456,7 @@ pub async fn resume(call: RequestContext<'_>) -> Result<ApiResponse> {
 
 /// `GET /v1/queue/sites`
 pub fn list_sites(call: &RequestContext<'_>) -> Result<ApiResponse> {
-    let sites = call.api.sites.statuses();
+    let sites = call.api.queue.snapshot(call.now).sites;
     ApiResponse::ok(&List::whole(sites.into_iter().map(SiteView::from).collect()))
 }
 
@@ -464,7 +464,7 @@ pub fn list_sites(call: &RequestContext<'_>) -> Result<ApiResponse> {
 pub async fn flush(call: RequestContext<'_>) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
-    call.api.sites.release(&part);
+    call.api.queue.end_backoffs(&part);
     tracing::info!(?part, flushed, by = %call.caller.key.id, "a part of the queue is due now");
     ApiResponse::ok(&FlushView { object: "queue_flush", flushed })
 }

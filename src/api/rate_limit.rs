@@ -59,14 +59,14 @@ impl Requests {
             [(Requester::Tenant(tenant.id), of_tenant_max), (Requester::Key(caller.key.id), self.of_key_max)];
         let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
         let mut counts = self.lock();
-        let standings = limits.clone().map(|(who, limit)| (who, counts.minute.standing(&who, limit, now)));
-        let tightest = standings.min_by_key(|(_, standing)| standing.remaining());
-        if let Some((who, standing)) = tightest {
-            let is_admitted = standing.remaining() > 0;
-            let used = standing.used + u64::from(is_admitted);
-            tell("ratelimit", QuotaStatus { used, ..standing }, headers, now);
+        let statuses = limits.clone().map(|(who, limit)| (who, counts.minute.status(&who, limit, now)));
+        let tightest = statuses.min_by_key(|(_, status)| status.remaining());
+        if let Some((who, status)) = tightest {
+            let is_admitted = status.remaining() > 0;
+            let used = status.used + u64::from(is_admitted);
+            tell("ratelimit", QuotaStatus { used, ..status }, headers, now);
             if !is_admitted {
-                return Err(refuse(who, standing, now));
+                return Err(refuse(who, status, now));
             }
         }
         for (who, _) in limits {
@@ -115,11 +115,11 @@ impl Requests {
 }
 
 /// Says how a limit stands in three headers: how much it is, what is left of it, and in how many seconds it begins anew.
-pub fn tell(name: &str, standing: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
+pub fn tell(name: &str, status: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
     for (what, value) in [
-        ("limit", standing.limit),
-        ("remaining", standing.remaining()),
-        ("reset", standing.wait_s(now).get().into()),
+        ("limit", status.limit),
+        ("remaining", status.remaining()),
+        ("reset", status.seconds_to_reset(now).get().into()),
     ] {
         if let Ok(name) = format!("{name}-{what}").parse::<hyper::header::HeaderName>() {
             headers.insert(name, value.into());
@@ -127,8 +127,8 @@ pub fn tell(name: &str, standing: QuotaStatus, headers: &mut HeaderMap, now: Tim
     }
 }
 
-fn refuse(who: Requester, standing: QuotaStatus, now: Timestamp) -> ApiError {
-    let QuotaStatus { limit, resets_at, .. } = standing;
+fn refuse(who: Requester, status: QuotaStatus, now: Timestamp) -> ApiError {
+    let QuotaStatus { limit, resets_at, .. } = status;
     let (whose, raised_by) = match who {
         Requester::Tenant(_) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
         Requester::Key(_) => ("an API key", "api.key_requests_per_minute"),
@@ -138,6 +138,6 @@ fn refuse(who: Requester, standing: QuotaStatus, now: Timestamp) -> ApiError {
         format!("{whose} may make {limit} requests in a minute"),
         format!("try again at {resets_at}; the operator of the platform raises the limit with {raised_by}"),
     );
-    error.retry_after_s = Some(standing.wait_s(now));
+    error.retry_after_s = Some(status.seconds_to_reset(now));
     error
 }

@@ -91,7 +91,7 @@ impl RequestContext<'_> {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.api.composing.take(self.scope()).await.map_err(ApiError::internal)?;
+        let turn = self.api.composing.acquire(self.scope()).await.map_err(ApiError::internal)?;
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work()

@@ -213,7 +213,7 @@ impl Api {
     ) -> Result<(Option<TenantPermit>, MemoryReservation)> {
         let (turn, octets) = match operation.method == Method::GET {
             true => {
-                let turn = self.making.take(tenant).await.map_err(ApiError::internal)?;
+                let turn = self.making.acquire(tenant).await.map_err(ApiError::internal)?;
                 (Some(turn), ANSWER_OCTETS_EXPECTED)
             }
             false => (None, octets_after_change(operation.endpoint, request.octets())),
@@ -270,7 +270,7 @@ impl Api {
         };
         let result = result.and_then(|answer| answer.reserve(answer_room));
         if let Some(tenant) = sender {
-            match self.intake.send_standing(&tenant, environment, now).await {
+            match self.intake.send_limit_status(&tenant, environment, now).await {
                 Ok(Some(standing)) => rate_limit::tell("x-sendlimit", standing, &mut limits, now),
                 Ok(None) => {}
                 // What was sent was sent; its answer need not fail for this.

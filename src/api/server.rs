@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::connection_limiter::{ConnectionSlot, Full};
+use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
 use crate::tls::SharedServerConfig;
@@ -86,8 +86,8 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
 
 /// Takes a place for a connection; the error is the option that leaves none.
 fn admit(api: &Api, peer: SocketAddr) -> Result<ConnectionSlot, &'static str> {
-    let mut place = api.connections.enter().map_err(|Full| "api.connections_max")?;
-    place.set_address(peer.ip()).map_err(|Full| "api.connections_per_address_max")?;
+    let mut place = api.connections.admit().map_err(|LimitReached| "api.connections_max")?;
+    place.set_address(peer.ip()).map_err(|LimitReached| "api.connections_per_address_max")?;
     Ok(place)
 }
 

@@ -15,7 +15,7 @@ use url::{Host, Url};
 
 use super::screen::{Audience, text};
 use super::serve::runtime;
-use crate::http_client::{Client, Limits, Names, OverflowPolicy, Request, ResponseStream};
+use crate::http_client::{Client, Limits, NameResolution, OverflowPolicy, Request, ResponseStream};
 
 /// Above the options of all these verbs in their help.
 const HEADING: &str = "The server";
@@ -26,7 +26,7 @@ const KEY_VARIABLE: &str = "PILLARBOX_KEY";
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(300),
     body_octets_max: 64 * 1024 * 1024,
-    excess: OverflowPolicy::Refuse,
+    overflow: OverflowPolicy::Refuse,
 };
 /// For a live tail to begin, or to say why it does not.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl Server {
         // Whoever types the URL decides where it leads.
         let everywhere: Vec<IpNet> =
             [IpNet::from(ipnet::Ipv4Net::default()), ipnet::Ipv6Net::default().into()].into();
-        let http = Client::new(Names::System, self.ca_file.as_deref(), &everywhere)?;
+        let http = Client::new(NameResolution::System, self.ca_file.as_deref(), &everywhere)?;
         Ok(ApiClient { base, authorization, http, audience: self.audience() })
     }
 }

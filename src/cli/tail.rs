@@ -186,7 +186,7 @@ fn tell(event: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http_client::{Client, Names, Request};
+    use crate::http_client::{Client, NameResolution, Request};
     use hyper::{HeaderMap, Method};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -201,7 +201,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n: hello\n\n").await.unwrap();
             stream
         });
-        let client = Client::new(Names::System, None, &["127.0.0.0/8".parse().unwrap()]).unwrap();
+        let client = Client::new(NameResolution::System, None, &["127.0.0.0/8".parse().unwrap()]).unwrap();
         let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
         let mut flow = client.open(request, Duration::from_secs(20)).await.unwrap();
         let _open = server.await.unwrap();

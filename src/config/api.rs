@@ -1,4 +1,4 @@
-//! Options of the control API, and the certificate that it shares with SMTP.
+//! The tables `[api]` and `[tls]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,52 +8,52 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 
-/// The server's certificate. Without one a self-signed certificate for the host name is made in the data directory.
+/// `[tls]`: the server's certificate. By default the server creates a self-signed certificate for the host name in
+/// the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// PEM: the certificate, then its chain.
+    /// PEM: the certificate, followed by its chain.
     pub certificate: Option<PathBuf>,
-    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    /// PEM: the private key as PKCS#8, PKCS#1 or SEC1.
     pub private_key: Option<PathBuf>,
 }
 
-/// The control API.
+/// `[api]`: the control API.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Where it listens.
+    /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
-    /// Where metrics are told, without a key; nowhere if empty.
+    /// Addresses that serve metrics without authentication; none if empty.
     pub metrics_listen: Vec<SocketAddr>,
-    /// Whether it speaks TLS, with the server's certificate.
+    /// Whether the API uses TLS, with the server's certificate.
     pub tls: bool,
     /// The largest request body.
     pub body_max: ByteSize,
-    /// The largest body of a request that sends mail.
+    /// The largest request body of endpoints that send mail.
     pub send_body_max: ByteSize,
-    /// Octets of the bodies of all requests, and of the answers that clients have yet to take, at one time; more are
-    /// answered 503.
+    /// Memory for the bodies of all requests and for responses that clients have not read yet; beyond it the API replies 503.
     pub inbound_buffer_max: ByteSize,
-    /// How long a request may take to arrive.
+    /// Time for a request to arrive completely.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// Open connections in all.
+    /// Maximum of open connections.
     pub connections_max: usize,
-    /// Open connections from one address of IPv4 or one /64 of IPv6.
+    /// Maximum of open connections from one IPv4 address or one IPv6 /64.
     pub connections_per_address_max: usize,
-    /// How long a connection may be open without a request that is worked on or an answer that is taken.
+    /// Time after which a connection without an active request is closed.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
-    /// Origins whose scripts may use the API from a browser, like `https://console.example.com`; none if empty.
+    /// Origins for CORS, such as `https://console.example.com`; none if empty.
     pub cors_origins: Vec<String>,
-    /// Octets of answers that are kept for repetitions under an Idempotency-Key, of one tenant in a day.
+    /// Responses stored for repeated Idempotency-Keys, in octets per tenant and day.
     pub idempotency_storage_max: ByteSize,
-    /// Requests that a tenant without a limit of its own may make in a minute; 0 is any number.
+    /// Requests per minute of a tenant without its own limit; 0 for no limit.
     pub requests_per_minute: u32,
-    /// Requests that one key of a tenant may make in a minute; 0 is any number.
+    /// Requests per minute of one key of a tenant; 0 for no limit.
     pub key_requests_per_minute: u32,
 }
 
@@ -79,35 +79,37 @@ impl Default for Api {
 }
 
 impl Tls {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         let is_half = self.certificate.is_some() != self.private_key.is_some();
-        is_half.then(|| Fault::new("tls", "certificate and private_key go together: set both or neither"))
+        is_half.then(|| {
+            InvalidOption::new("tls", "certificate and private_key go together: set both or neither")
+        })
     }
 }
 
 impl Api {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
         if !self.cors_origins.iter().all(|origin| is_origin(origin)) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "api.cors_origins",
                 "must be origins as browsers send them, like https://console.example.com",
             ));
         }
-        // A body that does not fit into all that is being received could never be taken.
+        // A larger body could never be received.
         if self.inbound_buffer_max < self.body_max.max(self.send_body_max) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "api.inbound_buffer_max",
                 "must be at least api.body_max and api.send_body_max",
             ));
         }
-        at_least_one(&[
+        require_at_least_one(&[
             ("api.connections_max", self.connections_max as u64),
             ("api.connections_per_address_max", self.connections_per_address_max as u64),
             ("api.body_max", self.body_max.0),
             ("api.send_body_max", self.send_body_max.0),
         ])
         .or_else(|| {
-            longer_than_nothing(&[
+            require_positive_durations(&[
                 ("api.request_timeout", self.request_timeout),
                 ("api.idle_timeout", self.idle_timeout),
             ])
@@ -115,7 +117,7 @@ impl Api {
     }
 }
 
-/// The form in which browsers send an origin (RFC 6454 §6.1).
+/// The serialization of an origin in browsers (RFC 6454 §6.1).
 fn is_origin(text: &str) -> bool {
     let authority =
         text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();

@@ -1,20 +1,20 @@
-//! Why there is no configuration.
+//! Errors of the configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}; name another one with --config")]
+    #[error("cannot read the configuration file {path}: {source}; choose another one with --config")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file is not TOML, or a key is unknown or of the wrong type; the text names line and key.
+    /// The file is not TOML, or a key is unknown or has the wrong type. The message names line and key.
     #[error("{path}: {message}")]
     Parse {
         /// The file.
@@ -22,40 +22,40 @@ pub enum ConfigError {
         /// Line, key and reason.
         message: String,
     },
-    /// A value is well formed and makes no sense.
+    /// A value is out of range, or contradicts another.
     #[error("{path}: {key}: {message}")]
     Value {
         /// The file.
         path: PathBuf,
         /// The dotted key.
         key: &'static str,
-        /// What to write instead.
+        /// What is required instead.
         message: String,
     },
 }
 
-/// A value that makes no sense.
-pub(super) struct Fault {
-    /// Its dotted key.
+/// An invalid value.
+pub(super) struct InvalidOption {
+    /// The dotted key.
     pub key: &'static str,
-    /// What to write instead.
+    /// What is required instead.
     pub message: &'static str,
 }
 
-impl Fault {
+impl InvalidOption {
     pub fn new(key: &'static str, message: &'static str) -> Self {
         Self { key, message }
     }
 }
 
-/// The first of these options that gives no time.
-pub(super) fn longer_than_nothing(options: &[(&'static str, Duration)]) -> Option<Fault> {
+/// The first of these options that is zero.
+pub(super) fn require_positive_durations(options: &[(&'static str, Duration)]) -> Option<InvalidOption> {
     let zero = options.iter().find(|(_, value)| value.is_zero())?;
-    Some(Fault::new(zero.0, "must be longer: nothing could be done in no time"))
+    Some(InvalidOption::new(zero.0, "must be longer than 0s"))
 }
 
 /// The first of these options that is zero.
-pub(super) fn at_least_one(options: &[(&'static str, u64)]) -> Option<Fault> {
+pub(super) fn require_at_least_one(options: &[(&'static str, u64)]) -> Option<InvalidOption> {
     let zero = options.iter().find(|(_, value)| *value == 0)?;
-    Some(Fault::new(zero.0, "must be at least 1"))
+    Some(InvalidOption::new(zero.0, "must be at least 1"))
 }

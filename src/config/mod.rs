@@ -1,19 +1,23 @@
-//! The configuration: one TOML file, read once into typed values. It configures the process; the API manages data.
+//! The configuration: one TOML file, read once into typed values. It configures the process; data such as tenants is
+//! managed by the API.
 //!
-//! Every option has a default and a unit in its name or its value, so an empty file is a valid one. Unknown keys are
-//! refused. Secrets stand in files of their own, named here by path. A leaf: imports nothing of this crate but `mail`.
+//! Every option has a default, so an empty file is valid. Unknown keys are errors. Secrets are in separate files,
+//! referenced by path.
 
 mod api;
+mod domains;
 mod duration;
 mod error;
-mod keeping;
 mod relay;
+mod retention;
 mod routing;
 mod shaping;
 mod smtp;
-mod telling;
+mod store;
 #[cfg(test)]
 mod tests;
+mod tls_report;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,31 +26,34 @@ use serde::Deserialize;
 
 use crate::mail::DomainName;
 pub use api::{Api, Tls};
+pub use domains::Domains;
 pub use error::ConfigError;
-use error::Fault;
-pub use keeping::{Domains, Retention, Store};
+use error::InvalidOption;
 pub use relay::{DestinationTls, Dnssec, MtaSts, Relay, Timeouts};
+pub use retention::Retention;
 pub use routing::{Endpoint, NamedHost, NamedHostError, PlatformSmartHost, Pool, Route, Source};
 pub use shaping::SiteRule;
 pub use smtp::{BareNewline, Smtp};
-pub use telling::{TlsReport, TlsReportMail, Webhooks};
+pub use store::Store;
+pub use tls_report::{TlsReport, TlsReportMail};
+pub use webhooks::Webhooks;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything that the file can say.
+/// The whole configuration file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The name in greetings, `Received` and Message-IDs: the machine's own, fully qualified.
+    /// The host name in greetings, `Received` and Message-IDs: fully qualified.
     pub hostname: DomainName,
-    /// Where the spool, the keys of the store and large bodies are.
+    /// The directory of the database, message bodies and the master key.
     pub data_dir: PathBuf,
-    /// The file with the key that seals secrets; `master.key` in the data directory if absent.
+    /// The file with the key that encrypts secrets in the database; `master.key` in the data directory by default.
     pub master_key_file: Option<PathBuf>,
-    /// How long a stop takes at most.
+    /// The longest time that a shutdown takes.
     #[serde(with = "duration")]
     pub shutdown_deadline: Duration,
-    /// What is logged, and how.
+    /// Logging.
     pub log: Log,
     /// Submission over SMTP.
     pub smtp: Smtp,
@@ -54,37 +61,37 @@ pub struct Config {
     pub tls: Tls,
     /// The control API.
     pub api: Api,
-    /// Sending domains and their proof.
+    /// Verification of sending domains.
     pub domains: Domains,
     /// Delivery.
     pub relay: Relay,
-    /// Events for web servers.
+    /// Webhooks.
     pub webhooks: Webhooks,
-    /// Reports on TLS to the domains that mail goes to.
+    /// SMTP TLS reports.
     pub tls_report: TlsReport,
-    /// How long things are kept.
+    /// Retention of data.
     pub retention: Retention,
-    /// The store.
+    /// The database.
     pub store: Store,
 }
 
-/// What is logged, and how.
+/// `[log]`: logging.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A filter of `tracing`: a level, or directives like `info,pillarbox::relay=debug`.
+    /// A `tracing` filter: a level, or directives such as `info,pillarbox::relay=debug`.
     pub level: String,
-    /// For people or for programs.
+    /// The output format.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One readable line.
+    /// Plain text.
     Text,
-    /// One JSON object.
+    /// JSON, one object per line.
     Json,
 }
 
@@ -115,7 +122,7 @@ impl Default for Log {
     }
 }
 
-/// The machine's name, or `localhost` where it has none that mail can use.
+/// The host name of the machine, or `localhost` if it is not a valid domain name.
 fn own_hostname() -> DomainName {
     let system = rustix::system::uname();
     DomainName::parse(&system.nodename().to_string_lossy())
@@ -124,36 +131,36 @@ fn own_hostname() -> DomainName {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and validates a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
-    /// Reads and checks a text that stands in `path`.
+    /// Parses and validates the text of the file `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        match config.find_fault() {
+        match config.find_invalid() {
             None => Ok(config),
-            Some(Fault { key, message }) => {
+            Some(InvalidOption { key, message }) => {
                 Err(ConfigError::Value { path: path.to_owned(), key, message: message.to_owned() })
             }
         }
     }
 
-    fn find_fault(&self) -> Option<Fault> {
+    fn find_invalid(&self) -> Option<InvalidOption> {
         self.smtp
-            .find_fault()
-            .or_else(|| self.tls.find_fault())
-            .or_else(|| self.api.find_fault())
-            .or_else(|| self.relay.find_fault())
-            .or_else(|| self.webhooks.find_fault())
-            .or_else(|| self.tls_report.find_fault())
-            .or_else(|| self.retention.find_fault())
-            .or_else(|| self.store.find_fault())
+            .find_invalid()
+            .or_else(|| self.tls.find_invalid())
+            .or_else(|| self.api.find_invalid())
+            .or_else(|| self.relay.find_invalid())
+            .or_else(|| self.webhooks.find_invalid())
+            .or_else(|| self.tls_report.find_invalid())
+            .or_else(|| self.retention.find_invalid())
+            .or_else(|| self.store.find_invalid())
     }
 }

@@ -1,4 +1,4 @@
-//! Options of delivery.
+//! The table `[relay]`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,69 +8,70 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 use super::{DAY, PlatformSmartHost, Pool, Route, SiteRule, Source, duration, routing, shaping};
 use crate::mail::DomainName;
 use crate::model::TlsMinimum;
 
-/// Delivery.
+/// `[relay]`: delivery.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Relay {
-    /// Where everything goes instead of to the MX, unless the tenant has a smart host of its own.
+    /// The host that receives all mail instead of the MX. A tenant's own smart host has priority.
     pub smart_host: Option<PlatformSmartHost>,
-    /// Ways to destinations, which go before the platform's smart host.
+    /// Routes for destinations; they have priority over `smart_host`.
     pub routes: Vec<Route>,
-    /// What connections may come from.
+    /// Source addresses of outgoing connections.
     pub sources: Vec<Source>,
-    /// Sources that belong together.
+    /// Pools of sources.
     pub pools: Vec<Pool>,
-    /// The pool of whoever has none of its own; without it, `source_address` and `ehlo_name` are the only source.
+    /// The pool used when neither tenant nor route has one. By default `source_address` and `ehlo_name` are the only
+    /// source.
     pub source_pool: Option<String>,
-    /// The name servers; the system's if empty.
+    /// DNS servers; the system's if empty.
     pub name_servers: Vec<SocketAddr>,
-    /// The port of an MX.
+    /// The port of MX hosts.
     pub port: u16,
-    /// The name in EHLO, unless the source or the route has its own; the server's host name if absent.
+    /// The EHLO name, unless the source or the route has its own; the server's host name by default.
     pub ehlo_name: Option<DomainName>,
-    /// The address that connections come from: the short form of a pool with one source.
+    /// The source address: the short form of a pool with one source.
     pub source_address: Option<IpAddr>,
-    /// Networks that mail may go to although they are private, loopback or link-local.
+    /// Private, loopback or link-local networks that mail may be delivered to.
     pub allowed_private_networks: Vec<IpNet>,
-    /// PEM with certificate authorities, beside the system's.
+    /// PEM file of certificate authorities trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// Whether DNSSEC is used, and with it DANE.
+    /// Whether to use DNSSEC, and with it DANE.
     pub dnssec: Dnssec,
-    /// The root's keys, as DNSKEY records; those that the program knows if absent.
+    /// DNSKEY records of the root zone; built-in ones by default.
     pub trust_anchor_file: Option<PathBuf>,
-    /// Policies that destinations publish over HTTPS (RFC 8461).
+    /// MTA-STS (RFC 8461).
     pub mta_sts: MtaSts,
-    /// Destinations that must have more TLS than they ask for themselves.
+    /// Minimum TLS security for destinations.
     pub tls_minimum: Vec<DestinationTls>,
-    /// Connections in all.
+    /// Maximum of connections.
     pub connections_max: usize,
-    /// Connections to one destination.
+    /// Maximum of connections to one destination.
     pub connections_per_destination_max: usize,
-    /// Messages over one connection.
+    /// Maximum of messages over one connection.
     pub messages_per_connection_max: u32,
-    /// How long an unused connection stays open.
+    /// Time after which an unused connection is closed.
     #[serde(with = "duration")]
     pub idle_connection_timeout: Duration,
-    /// How long delivery is tried, unless the tenant or the message has its own time.
+    /// How long delivery is tried, unless the tenant or the message has its own lifetime.
     #[serde(with = "duration")]
-    pub expiry: Duration,
-    /// The longest time that a tenant or a message may have.
+    pub message_lifetime: Duration,
+    /// Upper bound for the lifetime of a tenant or a message.
     #[serde(with = "duration")]
     pub message_lifetime_max: Duration,
-    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
+    /// Memory for accepted messages that wait for their first delivery, counted with 1 KiB for each recipient.
     pub hot_queue_bytes_max: ByteSize,
-    /// How long to wait for each step of a delivery.
+    /// Timeouts of a delivery.
     pub timeouts: Timeouts,
-    /// What some sites take; these go before what is built in.
+    /// Limits for sites; they have priority over the built-in ones.
     pub shaping: Vec<SiteRule>,
 }
 
-/// How long to wait for each step of a delivery (RFC 5321 §4.5.3.2).
+/// `[relay.timeouts]`: timeouts of each step of a delivery (RFC 5321 §4.5.3.2).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
@@ -93,34 +94,34 @@ pub struct Timeouts {
     pub quit: Duration,
 }
 
-/// Whether DNSSEC is used.
+/// Use of DNSSEC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dnssec {
-    /// Signatures are checked here, if the name servers pass them on.
+    /// The resolver validates signatures, if the name servers pass them on.
     Validate,
-    /// Nobody asks.
+    /// No DNSSEC.
     Off,
 }
 
-/// MTA-STS policies of destinations.
+/// `[relay.mta_sts]`: MTA-STS policies of destinations.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MtaSts {
-    /// Whether anybody asks for them.
+    /// Whether to fetch and apply policies.
     pub enabled: bool,
-    /// The port of the servers that have them.
+    /// The HTTPS port of policy hosts.
     pub port: u16,
-    /// How long a policy may take to arrive.
+    /// Timeout of a policy fetch.
     #[serde(with = "duration")]
     pub fetch_timeout: Duration,
 }
 
-/// The least TLS for the mail of a domain and of those under it.
+/// Minimum TLS security for mail to a domain and its subdomains.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationTls {
-    /// The domain of the recipients.
+    /// The recipient domain.
     pub domain: DomainName,
     /// `encrypted`, `verified` or `dane`.
     pub minimum: TlsMinimum,
@@ -148,7 +149,7 @@ impl Default for Relay {
             connections_per_destination_max: 20,
             messages_per_connection_max: 100,
             idle_connection_timeout: Duration::from_secs(30),
-            expiry: 5 * DAY,
+            message_lifetime: 5 * DAY,
             message_lifetime_max: 10 * DAY,
             hot_queue_bytes_max: ByteSize::mib(64),
             timeouts: Timeouts::default(),
@@ -179,11 +180,14 @@ impl Default for Timeouts {
 }
 
 impl Relay {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
-        if self.message_lifetime_max < self.expiry {
-            return Some(Fault::new("relay.message_lifetime_max", "must be at least relay.expiry"));
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        if self.message_lifetime_max < self.message_lifetime {
+            return Some(InvalidOption::new(
+                "relay.message_lifetime_max",
+                "must be at least relay.message_lifetime",
+            ));
         }
-        at_least_one(&[
+        require_at_least_one(&[
             ("relay.connections_max", self.connections_max as u64),
             ("relay.connections_per_destination_max", self.connections_per_destination_max as u64),
             ("relay.messages_per_connection_max", self.messages_per_connection_max.into()),
@@ -193,8 +197,8 @@ impl Relay {
         .or_else(|| {
             let Timeouts { connect, greeting, command, starttls, data, block, final_dot, quit } =
                 self.timeouts;
-            longer_than_nothing(&[
-                ("relay.expiry", self.expiry),
+            require_positive_durations(&[
+                ("relay.message_lifetime", self.message_lifetime),
                 ("relay.mta_sts.fetch_timeout", self.mta_sts.fetch_timeout),
                 ("relay.timeouts.connect", connect),
                 ("relay.timeouts.greeting", greeting),
@@ -206,7 +210,7 @@ impl Relay {
                 ("relay.timeouts.quit", quit),
             ])
         })
-        .or_else(|| shaping::find_fault(self))
-        .or_else(|| routing::find_fault(self))
+        .or_else(|| shaping::find_invalid(self))
+        .or_else(|| routing::find_invalid(self))
     }
 }

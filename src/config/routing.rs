@@ -1,4 +1,4 @@
-//! Which way mail leaves: smart hosts, routes for destinations, and the addresses that connections come from.
+//! Routing: smart hosts, routes for destinations, sources and pools.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,28 +9,28 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::Relay;
-use super::error::Fault;
+use super::error::InvalidOption;
 use crate::mail::DomainName;
 use crate::model::{DestinationPattern, DkimPolicy, TlsMode};
 
-/// A smart host of the whole platform: the short form of a [`Route`] for `*` with one host.
+/// `[relay.smart_host]`: the short form of a [`Route`] for `*` with one host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlatformSmartHost {
     /// A host name or an IP address.
     pub host: String,
-    /// Its port; 587, or 465 with implicit TLS, if absent.
+    /// The port; by default 587, or 465 with implicit TLS.
     pub port: Option<u16>,
-    /// `implicit`, `starttls`, `opportunistic` or `none`; `starttls` if absent, `implicit` at port 465.
+    /// `implicit`, `starttls`, `opportunistic` or `none`; by default `starttls`, and `implicit` on port 465.
     pub tls: Option<TlsMode>,
-    /// The account, if it wants one.
+    /// The user name, if the host requires authentication.
     pub user: Option<String>,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
 }
 
 impl PlatformSmartHost {
-    /// What it is short for.
+    /// The route that this is short for.
     pub fn route(&self) -> Route {
         Route {
             destinations: vec![DestinationPattern::Any],
@@ -38,44 +38,44 @@ impl PlatformSmartHost {
             tls: self.tls,
             user: self.user.clone(),
             password_file: self.password_file.clone(),
-            dkim: dual(),
+            dkim: DkimPolicy::All,
             source_pool: None,
             ehlo_name: None,
         }
     }
 }
 
-/// How some destinations are reached. Of several that fit, the closest counts.
+/// `[[relay.routes]]`: how mail for some destinations is routed. The most specific matching route applies.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// For which: `example.com`, `.example.com` for what is below it, `*` for all.
+    /// Destination domains: `example.com`, `.example.com` for its subdomains, `*` for all.
     pub destinations: Vec<DestinationPattern>,
-    /// The hosts to go to instead of the destination's own, in the order in which they are tried. The destination's
-    /// MX if empty.
+    /// The hosts to deliver to instead of the destination's MX, in order of preference. The destination's MX if
+    /// empty.
     #[serde(default)]
     pub hosts: Vec<NamedHost>,
-    /// `starttls` if absent, `implicit` where all hosts are at port 465; without hosts `opportunistic`.
+    /// By default `starttls`, or `implicit` if all hosts are on port 465; without hosts `opportunistic`.
     pub tls: Option<TlsMode>,
-    /// The account, if the hosts want one.
+    /// The user name, if the hosts require authentication.
     pub user: Option<String>,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
-    /// Which of our DKIM signatures go along.
-    #[serde(default = "dual")]
+    /// Which of our DKIM signatures the message carries.
+    #[serde(default = "all_signatures")]
     pub dkim: DkimPolicy,
-    /// The pool that connections come from; the tenant's, else the default, if absent.
+    /// The source pool; by default the tenant's, else `relay.source_pool`.
     pub source_pool: Option<String>,
-    /// The name in EHLO, before that of the source.
+    /// The EHLO name; it has priority over the source's.
     pub ehlo_name: Option<DomainName>,
 }
 
-fn dual() -> DkimPolicy {
-    DkimPolicy::Dual
+fn all_signatures() -> DkimPolicy {
+    DkimPolicy::All
 }
 
 impl Route {
-    /// The mode of TLS, given or not.
+    /// The TLS mode, or its default.
     pub fn tls(&self) -> TlsMode {
         let is_implicit = |host: &NamedHost| TlsMode::of_port(host.port) == TlsMode::Implicit;
         self.tls.unwrap_or_else(|| match self.hosts.as_slice() {
@@ -85,7 +85,7 @@ impl Route {
         })
     }
 
-    /// The hosts with their ports, given or not.
+    /// The hosts with their ports, or the default port.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         let port = self.tls().port();
         let endpoint =
@@ -94,7 +94,7 @@ impl Route {
     }
 }
 
-/// A host and its port.
+/// A host with its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A host name or an IP address.
@@ -110,23 +110,23 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A host as the configuration names it, with a port or without: `smtp.example.net`, `smtp.example.net:25`,
-/// `192.0.2.1:25`, `[2001:db8::1]:25`.
+/// A host in the configuration, with or without a port: `smtp.example.net`, `smtp.example.net:25`, `192.0.2.1:25`,
+/// `[2001:db8::1]:25`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedHost {
     /// A host name or an IP address.
     pub host: String,
-    /// Its port, if there is one.
+    /// Its port, if given.
     pub port: Option<u16>,
 }
 
-/// The text is no [`NamedHost`].
+/// The text is not a [`NamedHost`].
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a host; write it like smtp.example.net, smtp.example.net:25 or [2001:db8::1]:25")]
 pub struct NamedHostError(String);
 
 impl NamedHost {
-    fn is_right(&self) -> bool {
+    fn is_valid(&self) -> bool {
         let is_host = self.host.parse::<IpAddr>().is_ok() || DomainName::parse(&self.host).is_ok();
         is_host && self.port != Some(0)
     }
@@ -140,21 +140,21 @@ impl FromStr for NamedHost {
     type Err = NamedHostError;
 
     fn from_str(text: &str) -> Result<Self, NamedHostError> {
-        let fault = || NamedHostError(text.to_owned());
+        let invalid = || NamedHostError(text.to_owned());
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, port) = rest.split_once(']').ok_or_else(fault)?;
-                host.parse::<Ipv6Addr>().map_err(|_| fault())?;
-                (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(fault)?) })
+                let (host, port) = rest.split_once(']').ok_or_else(invalid)?;
+                host.parse::<Ipv6Addr>().map_err(|_| invalid())?;
+                (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(invalid)?) })
             }
             None => match text.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             },
         };
-        let port = port.map(str::parse).transpose().map_err(|_| fault())?;
+        let port = port.map(str::parse).transpose().map_err(|_| invalid())?;
         let named = Self { host: host.to_owned(), port };
-        if named.is_right() { Ok(named) } else { Err(fault()) }
+        if named.is_valid() { Ok(named) } else { Err(invalid()) }
     }
 }
 
@@ -164,19 +164,19 @@ impl<'de> Deserialize<'de> for NamedHost {
     }
 }
 
-/// Where connections come from. Without any address the system chooses.
+/// `[[relay.sources]]`: a source address of outgoing connections. Without an address the operating system chooses.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// What pools call it.
+    /// The name that pools refer to.
     pub name: String,
-    /// To IPv4 hosts; if only `ipv6` is given, there is no way to them.
+    /// The source for IPv4 hosts; if only `ipv6` is set, IPv4 hosts are unreachable.
     pub ipv4: Option<Ipv4Addr>,
-    /// To IPv6 hosts; if only `ipv4` is given, there is no way to them.
+    /// The source for IPv6 hosts; if only `ipv4` is set, IPv6 hosts are unreachable.
     pub ipv6: Option<Ipv6Addr>,
-    /// The name in EHLO; `relay.ehlo_name` if absent.
+    /// The EHLO name; `relay.ehlo_name` by default.
     pub ehlo_name: Option<DomainName>,
-    /// Its share of the connections of a pool.
+    /// The share of the pool's connections.
     #[serde(default = "one")]
     pub weight: u32,
 }
@@ -185,37 +185,37 @@ fn one() -> u32 {
     1
 }
 
-/// Sources that mail leaves from by turns, each as often as its weight says.
+/// `[[relay.pools]]`: sources used in rotation by weight.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// What tenants and routes call it.
+    /// The name that tenants and routes refer to.
     pub name: String,
-    /// Names of sources.
+    /// The names of its sources.
     pub sources: Vec<String>,
 }
 
-/// The first value that makes no sense, by its key, and what to do.
-pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+/// The first invalid value.
+pub(super) fn find_invalid(relay: &Relay) -> Option<InvalidOption> {
     let smart_host = relay.smart_host.as_ref().map(PlatformSmartHost::route);
-    let fault = smart_host.as_ref().and_then(find_fault_of_hosts);
-    let fault = fault.map(|message| Fault::new("relay.smart_host", message));
-    fault.or_else(|| find_fault_of_sources(relay)).or_else(|| {
+    let invalid = smart_host.as_ref().and_then(find_invalid_hosts);
+    let invalid = invalid.map(|message| InvalidOption::new("relay.smart_host", message));
+    invalid.or_else(|| find_invalid_sources(relay)).or_else(|| {
         let mut patterns = smart_host.iter().flat_map(|route| &route.destinations).collect();
-        let message = relay.routes.iter().find_map(|route| find_fault_of_route(relay, route, &mut patterns));
-        message.map(|message| Fault::new("relay.routes", message))
+        let message = relay.routes.iter().find_map(|route| find_invalid_route(relay, route, &mut patterns));
+        message.map(|message| InvalidOption::new("relay.routes", message))
     })
 }
 
-fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
-    const NAMES: &str = "each must have a name of its own";
+fn find_invalid_sources(relay: &Relay) -> Option<InvalidOption> {
+    const NAMES: &str = "each must have a unique name";
     let mut sources = HashSet::new();
     for source in &relay.sources {
         if source.name.is_empty() || !sources.insert(source.name.as_str()) {
-            return Some(Fault::new("relay.sources", NAMES));
+            return Some(InvalidOption::new("relay.sources", NAMES));
         }
         if source.weight == 0 {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "relay.sources",
                 "weight must be at least 1; leave the source out of the pool instead",
             ));
@@ -224,20 +224,20 @@ fn find_fault_of_sources(relay: &Relay) -> Option<Fault> {
     let mut pools = HashSet::new();
     for pool in &relay.pools {
         if pool.name.is_empty() || !pools.insert(pool.name.as_str()) {
-            return Some(Fault::new("relay.pools", NAMES));
+            return Some(InvalidOption::new("relay.pools", NAMES));
         }
         if pool.sources.is_empty() || pool.sources.iter().any(|name| !sources.contains(name.as_str())) {
-            return Some(Fault::new(
+            return Some(InvalidOption::new(
                 "relay.pools",
                 "sources must name at least one of relay.sources, and nothing else",
             ));
         }
     }
     let is_known = relay.source_pool.as_deref().is_none_or(|name| pools.contains(name));
-    (!is_known).then(|| Fault::new("relay.source_pool", "must be the name of one of relay.pools"))
+    (!is_known).then(|| InvalidOption::new("relay.source_pool", "must be the name of one of relay.pools"))
 }
 
-fn find_fault_of_route<'a>(
+fn find_invalid_route<'a>(
     relay: &Relay,
     route: &'a Route,
     patterns: &mut HashSet<&'a DestinationPattern>,
@@ -246,26 +246,26 @@ fn find_fault_of_route<'a>(
     if route.destinations.is_empty() {
         Some("destinations must not be empty; write [\"*\"] for all")
     } else if !route.destinations.iter().all(|pattern| patterns.insert(pattern)) {
-        Some("a destination must stand in one route only; relay.smart_host is the route for \"*\"")
+        Some("a destination may appear in one route only; relay.smart_host is the route for \"*\"")
     } else if !route.source_pool.iter().all(is_pool) {
         Some("source_pool must be the name of one of relay.pools")
     } else {
-        find_fault_of_hosts(route)
+        find_invalid_hosts(route)
     }
 }
 
-fn find_fault_of_hosts(route: &Route) -> Option<&'static str> {
+fn find_invalid_hosts(route: &Route) -> Option<&'static str> {
     let is_loopback = route.hosts.iter().all(NamedHost::is_loopback);
-    if !route.hosts.iter().all(NamedHost::is_right) {
+    if !route.hosts.iter().all(NamedHost::is_valid) {
         Some("host must be a host name or an IP address, and port from 1 to 65535")
     } else if route.user.is_some() != route.password_file.is_some() {
         Some("user and password_file go together: set both or neither")
     } else if route.user.is_some() && route.hosts.is_empty() {
-        Some("a password is sent to hosts that are named only: set hosts")
-    } else if route.user.is_some() && !route.tls().guards_password(is_loopback) {
-        Some("a password is sent over verified TLS only: set tls to starttls or implicit")
+        Some("a password needs named hosts: set hosts")
+    } else if route.user.is_some() && !route.tls().protects_password(is_loopback) {
+        Some("a password needs verified TLS: set tls to starttls or implicit")
     } else if route.hosts.is_empty() && route.tls() == TlsMode::Implicit {
-        Some("an MX has no implicit TLS: set tls to starttls")
+        Some("MX hosts do not use implicit TLS: set tls to starttls")
     } else {
         None
     }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn port_and_tls_have_defaults_that_fit_together() {
+    fn port_and_tls_have_matching_defaults() {
         use TlsMode::{Implicit, Opportunistic, Starttls};
         for (hosts, tls, mode, ports) in [
             (r#"["a.b"]"#, "", Starttls, &[587][..]),
@@ -338,8 +338,8 @@ mod tests {
             ("a.b", "opportunistic"),
             ("127.0.0.1", "opportunistic"),
         ] {
-            for told in refusal(host, tls) {
-                assert!(told.is_some_and(|told| told.contains("over verified TLS only")), "{host} {tls}");
+            for error in refusal(host, tls) {
+                assert!(error.is_some_and(|error| error.contains("needs verified TLS")), "{host} {tls}");
             }
         }
         for (host, tls) in [("a.b", "implicit"), ("a.b", "starttls"), ("127.0.0.1", "none")] {
@@ -348,15 +348,15 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_told_with_its_key() {
+    fn an_invalid_value_is_reported_with_its_key() {
         const SOURCE: &str = "[[relay.sources]]\nname = \"a\"\n";
         const POOL: &str = "[[relay.pools]]\nname = \"p\"\nsources = [\"a\"]\n";
         let route = |rest: &str| format!("[[relay.routes]]\ndestinations = [\"a.b\"]\n{rest}\n");
         for (text, key, part) in [
-            (format!("{SOURCE}{SOURCE}"), "relay.sources", "a name of its own"),
+            (format!("{SOURCE}{SOURCE}"), "relay.sources", "a unique name"),
             (format!("{SOURCE}weight = 0"), "relay.sources", "at least 1"),
             (POOL.into(), "relay.pools", "relay.sources"),
-            (format!("{SOURCE}{POOL}{POOL}"), "relay.pools", "a name of its own"),
+            (format!("{SOURCE}{POOL}{POOL}"), "relay.pools", "a unique name"),
             ("[relay]\nsource_pool = \"p\"".into(), "relay.source_pool", "relay.pools"),
             ("[[relay.routes]]\ndestinations = []".into(), "relay.routes", "must not be empty"),
             (route("") + &route(""), "relay.routes", "one route only"),
@@ -367,7 +367,7 @@ mod tests {
             ),
             (route("user = \"u\""), "relay.routes", "both or neither"),
             (route("user = \"u\"\npassword_file = \"f\""), "relay.routes", "set hosts"),
-            (route("tls = \"implicit\""), "relay.routes", "no implicit TLS"),
+            (route("tls = \"implicit\""), "relay.routes", "do not use implicit TLS"),
             (route("source_pool = \"p\""), "relay.routes", "relay.pools"),
             ("[relay.smart_host]\nhost = \"a b\"".into(), "relay.smart_host", "a host name"),
             ("[relay.smart_host]\nhost = \"a\"\nport = 0".into(), "relay.smart_host", "from 1 to 65535"),

@@ -1,37 +1,37 @@
-//! What sites take: the rules of the configuration, and those that are built in.
+//! Traffic shaping: limits for sites, from the configuration and built in.
 
 use serde::Deserialize;
 
 use super::Relay;
-use super::error::Fault;
+use super::error::InvalidOption;
 use crate::mail::DomainName;
 
-/// What the hosts of some destinations take at most.
+/// `[[relay.shaping]]`: the limits of a site.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteRule {
-    /// What the site is called.
+    /// The name of the site.
     pub name: String,
-    /// Domains all of whose mail hosts are one of these or under one of these.
+    /// Covers domains all of whose MX hosts are one of these or below one of these.
     #[serde(default)]
     pub mx: Vec<String>,
-    /// Domains by name, wherever their mail hosts are.
+    /// Covers these domains, whatever their MX hosts are.
     #[serde(default)]
     pub domains: Vec<DomainName>,
-    /// Whether each set of mail hosts remains a site of its own under this rule.
+    /// Whether each set of MX hosts under this rule is a separate site.
     #[serde(default)]
-    pub apart: bool,
-    /// Connections at one time.
+    pub separate_sites: bool,
+    /// Maximum of simultaneous connections.
     pub connections_max: Option<usize>,
-    /// Messages over one connection.
+    /// Maximum of messages over one connection.
     pub messages_per_connection_max: Option<u32>,
-    /// Messages in a minute.
+    /// Messages per minute.
     pub messages_per_minute: Option<u32>,
-    /// Connections begun in a minute.
+    /// New connections per minute.
     pub connections_per_minute: Option<u32>,
 }
 
-/// What is built in.
+/// The built-in rules.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KnownSites {
@@ -41,10 +41,10 @@ struct KnownSites {
 const KNOWN_SITES: &str = include_str!("../../config/shaping.toml");
 
 impl Relay {
-    /// What holds for sites, the first that covers a destination: the configuration's rules, then those that are built
-    /// in. One of the configuration without hosts and domains changes the built-in one of its name.
+    /// All rules in order of priority: those of the configuration, then the built-in ones; the first that covers a
+    /// destination applies. A configured rule without hosts and domains changes the built-in rule of the same name.
     pub fn site_rules(&self) -> Vec<SiteRule> {
-        // A test reads it.
+        // A test parses the built-in file.
         let known = toml::from_str::<KnownSites>(KNOWN_SITES).map_or_else(|_| Vec::new(), |known| known.rule);
         let mut rules = self.shaping.clone();
         for rule in &mut rules {
@@ -57,10 +57,10 @@ impl Relay {
     }
 }
 
-pub(super) fn find_fault(relay: &Relay) -> Option<Fault> {
+pub(super) fn find_invalid(relay: &Relay) -> Option<InvalidOption> {
     let known = Relay::default().site_rules();
-    relay.shaping.iter().any(|rule| rule.has_fault(&known)).then(|| {
-        Fault::new(
+    relay.shaping.iter().any(|rule| rule.is_invalid(&known)).then(|| {
+        InvalidOption::new(
             "relay.shaping",
             "each rule needs a name, mx or domains (or the name of a built-in rule), and limits of at least 1",
         )
@@ -72,7 +72,7 @@ impl SiteRule {
         if self.mx.is_empty() && self.domains.is_empty() {
             self.mx.clone_from(&built_in.mx);
             self.domains.clone_from(&built_in.domains);
-            self.apart |= built_in.apart;
+            self.separate_sites |= built_in.separate_sites;
         }
         self.connections_max = self.connections_max.or(built_in.connections_max);
         self.messages_per_connection_max =
@@ -81,8 +81,8 @@ impl SiteRule {
         self.connections_per_minute = self.connections_per_minute.or(built_in.connections_per_minute);
     }
 
-    /// Whether it says something that makes no sense.
-    fn has_fault(&self, known: &[Self]) -> bool {
+    /// Whether a value is invalid.
+    fn is_invalid(&self, known: &[Self]) -> bool {
         let covers_something = !self.mx.is_empty()
             || !self.domains.is_empty()
             || known.iter().any(|known| known.name == self.name);
@@ -106,6 +106,6 @@ mod tests {
         hosts.sort();
         hosts.dedup();
         assert!(known.len() >= 15 && hosts.len() == count);
-        assert!(!known.iter().any(|rule| rule.has_fault(&[])));
+        assert!(!known.iter().any(|rule| rule.is_invalid(&[])));
     }
 }

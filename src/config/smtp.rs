@@ -1,4 +1,4 @@
-//! Options of submission over SMTP.
+//! The table `[smtp]`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::duration;
-use super::error::{Fault, at_least_one, longer_than_nothing};
+use super::error::{InvalidOption, require_at_least_one, require_positive_durations};
 
-/// Submission over SMTP.
+/// `[smtp]`: submission over SMTP.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Smtp {
@@ -20,51 +20,51 @@ pub struct Smtp {
     pub submissions: Vec<SocketAddr>,
     /// The largest message, header included.
     pub message_size_max: ByteSize,
-    /// Recipients of one message. A session is closed when more than twice as many were named in vain without a message
-    /// being accepted.
+    /// Maximum of recipients of one message. A session is closed when more than twice as many were rejected without
+    /// an accepted message.
     pub recipients_max: usize,
-    /// Open connections in all; more are answered 421.
+    /// Maximum of open connections; beyond it clients get 421.
     pub connections_max: usize,
-    /// Open connections from one address.
+    /// Maximum of open connections from one address.
     pub connections_per_address_max: usize,
-    /// Open connections that are logged in for one tenant.
+    /// Maximum of authenticated connections of one tenant.
     pub connections_per_tenant_max: usize,
-    /// Octets of messages being received at one time in all; more are answered 451.
+    /// Memory for messages being received; beyond it clients get 451.
     pub inbound_buffer_max: ByteSize,
-    /// Errors after which a session is closed.
+    /// Errors before a session is closed.
     pub errors_max: u32,
-    /// Commands without a message, after which a session is closed; RCPT and DATA are counted apart.
+    /// Commands without an accepted message before a session is closed; RCPT and DATA are counted apart.
     pub commands_without_message_max: u32,
-    /// Octets in a second, on average, that a message must come with; 0 for any.
+    /// Minimum average rate of message data, in octets per second; 0 for none.
     pub data_rate_min: ByteSize,
-    /// How long a message may come more slowly.
+    /// How long a message may stay below the minimum rate.
     #[serde(with = "duration")]
     pub data_rate_grace: Duration,
-    /// Failed logins within the window; the next one bans the address, or the key's id.
+    /// Failed logins within the window before the address or the key id is banned.
     pub login_failures_max: u32,
     /// How long a failed login counts.
     #[serde(with = "duration")]
     pub login_failures_window: Duration,
-    /// How long a ban lasts.
+    /// The duration of a ban.
     #[serde(with = "duration")]
     pub login_ban: Duration,
-    /// Networks of proxies: each connection from there must begin with a PROXY header.
+    /// Networks of proxies: a connection from there must begin with a PROXY header.
     pub proxy_protocol_from: Vec<IpNet>,
-    /// How long a client may be silent.
+    /// How long a client may send nothing.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
-    /// How long a session may last in all.
+    /// The longest duration of a session.
     #[serde(with = "duration")]
     pub session_timeout: Duration,
-    /// What becomes of a lone CR or LF in a message.
+    /// The treatment of a bare CR or LF in a message.
     pub bare_newline: BareNewline,
-    /// Whether `MAIL FROM:<>` is taken from a tenant.
+    /// Whether tenants may send with `MAIL FROM:<>`.
     pub allow_null_sender: bool,
-    /// Whether `Received` names the client's address.
+    /// Whether `Received` contains the client's address.
     pub received_includes_client_address: bool,
 }
 
-/// What becomes of a lone CR or LF in a message.
+/// The treatment of a bare CR or LF in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BareNewline {
@@ -77,8 +77,8 @@ pub enum BareNewline {
 impl Default for Smtp {
     fn default() -> Self {
         Self {
-            submission: vec![everywhere(587)],
-            submissions: vec![everywhere(465)],
+            submission: vec![all_interfaces(587)],
+            submissions: vec![all_interfaces(465)],
             message_size_max: ByteSize::mib(25),
             recipients_max: 1000,
             connections_max: 12_000,
@@ -102,13 +102,13 @@ impl Default for Smtp {
     }
 }
 
-fn everywhere(port: u16) -> SocketAddr {
+fn all_interfaces(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 
 impl Smtp {
-    pub(super) fn find_fault(&self) -> Option<Fault> {
-        at_least_one(&[
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        require_at_least_one(&[
             ("smtp.recipients_max", self.recipients_max as u64),
             ("smtp.connections_max", self.connections_max as u64),
             ("smtp.connections_per_address_max", self.connections_per_address_max as u64),
@@ -118,22 +118,25 @@ impl Smtp {
             ("smtp.message_size_max", self.message_size_max.0),
         ])
         .or_else(|| {
-            longer_than_nothing(&[
+            require_positive_durations(&[
                 ("smtp.idle_timeout", self.idle_timeout),
                 ("smtp.session_timeout", self.session_timeout),
             ])
         })
         .or_else(|| {
-            // EHLO, STARTTLS, EHLO, AUTH and MAIL come before any message.
+            // A client sends EHLO, STARTTLS, EHLO, AUTH and MAIL before any message.
             if self.commands_without_message_max < 10 {
-                return Some(Fault::new("smtp.commands_without_message_max", "must be at least 10"));
+                return Some(InvalidOption::new("smtp.commands_without_message_max", "must be at least 10"));
             }
-            // SQLite holds at most a billion octets in one value; files would take more, memory would not.
+            // SQLite stores at most 10^9 octets in one value.
             if self.message_size_max > ByteSize::mib(512) {
-                return Some(Fault::new("smtp.message_size_max", "must be at most 512 MiB"));
+                return Some(InvalidOption::new("smtp.message_size_max", "must be at most 512 MiB"));
             }
             if self.inbound_buffer_max < self.message_size_max {
-                return Some(Fault::new("smtp.inbound_buffer_max", "must be at least smtp.message_size_max"));
+                return Some(InvalidOption::new(
+                    "smtp.inbound_buffer_max",
+                    "must be at least smtp.message_size_max",
+                ));
             }
             None
         })

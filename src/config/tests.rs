@@ -12,7 +12,7 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(parse("").unwrap(), Config::default());
 }
 
-/// Each section of the sample, `[a.b]` or `[[a.b]]`, with the keys that stand in it, shown or left out.
+/// Each section of the sample, `[a.b]` or `[[a.b]]`, with its keys, commented out or not.
 fn sections_of_the_sample() -> Vec<(String, Vec<&'static str>)> {
     let mut sections = vec![(String::new(), Vec::new())];
     for line in SAMPLE.lines().map(|line| line.trim_start_matches("# ")) {
@@ -25,7 +25,7 @@ fn sections_of_the_sample() -> Vec<(String, Vec<&'static str>)> {
     sections
 }
 
-/// The options of a section, as serde tells them to who names another.
+/// The options of a section, taken from serde's error message for an unknown field.
 fn options_of(section: &str) -> Vec<String> {
     let error = parse(&format!("{section}\nno_such_option = 1\n")).unwrap_err();
     let (_, names) = error.split_once("expected").unwrap_or_else(|| panic!("{section}: {error}"));
@@ -33,7 +33,7 @@ fn options_of(section: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_sample_leaves_no_option_out() {
+fn the_sample_has_every_option() {
     let sections = sections_of_the_sample();
     let mut seen = 0;
     for (section, keys) in &sections {
@@ -49,7 +49,7 @@ fn the_sample_leaves_no_option_out() {
 }
 
 #[test]
-fn what_the_sample_leaves_out_is_right_as_well() {
+fn the_commented_options_of_the_sample_are_valid() {
     let is_option = |line: &str| {
         let line = line.trim_start_matches("# ");
         line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
@@ -68,14 +68,14 @@ fn what_the_sample_leaves_out_is_right_as_well() {
 }
 
 #[test]
-fn a_fault_is_told_with_file_line_and_key() {
+fn an_error_names_file_line_and_key() {
     for (text, parts) in [
         ("[smtp]\nlisten = 1\n", ["test.toml", "line 2", "unknown field `listen`"]),
         ("[smtp]\nidle_timeout = \"soon\"\n", ["test.toml", "idle_timeout", "write it like 30s"]),
-        ("[relay]\nexpiry = \"99999999h\"\n", ["test.toml", "expiry", "at most 87600h"]),
+        ("[relay]\nmessage_lifetime = \"99999999h\"\n", ["test.toml", "message_lifetime", "at most 87600h"]),
         (
-            "[relay]\nexpiry = \"300h\"\n",
-            ["test.toml", "relay.message_lifetime_max", "at least relay.expiry"],
+            "[relay]\nmessage_lifetime = \"300h\"\n",
+            ["test.toml", "relay.message_lifetime_max", "at least relay.message_lifetime"],
         ),
         ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
         ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
@@ -105,7 +105,7 @@ fn a_fault_is_told_with_file_line_and_key() {
 }
 
 #[test]
-fn what_nothing_could_work_with_is_told_with_its_key() {
+fn an_unusable_value_is_reported_with_its_key() {
     for (section, line, key, part) in [
         ("smtp", "idle_timeout = \"0s\"", "smtp.idle_timeout", "longer"),
         ("smtp", "session_timeout = \"0s\"", "smtp.session_timeout", "longer"),
@@ -115,7 +115,7 @@ fn what_nothing_could_work_with_is_told_with_its_key() {
         ("api", "inbound_buffer_max = \"39 MiB\"", "api.inbound_buffer_max", "api.send_body_max"),
         ("api", "body_max = \"1 GiB\"", "api.inbound_buffer_max", "api.body_max"),
         ("relay", "port = 0", "relay.port", "at least 1"),
-        ("relay", "expiry = \"0s\"", "relay.expiry", "longer"),
+        ("relay", "message_lifetime = \"0s\"", "relay.message_lifetime", "longer"),
         ("relay.mta_sts", "port = 0", "relay.mta_sts.port", "at least 1"),
         ("relay.mta_sts", "fetch_timeout = \"0s\"", "relay.mta_sts.fetch_timeout", "longer"),
         ("relay.timeouts", "connect = \"0s\"", "relay.timeouts.connect", "longer"),

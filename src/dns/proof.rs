@@ -1,6 +1,6 @@
-//! What a validated answer proves of the name that was asked for. hickory proves each set of records by itself, so an
-//! answer may hold sets that are right in themselves and none of our business: anybody with a zone of their own between
-//! us and the name server can add some. Pure.
+//! Decides what a validated answer proves about the name that was asked for. hickory validates each record set
+//! separately, so an answer may contain valid sets of unrelated zones: anyone between us and the name server can add
+//! sets from a zone of their own. Pure.
 
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, RRSIG};
@@ -9,31 +9,36 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::DnsError;
 
-/// What the DNS says of one name.
+/// The DNSSEC result for one name.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
-    /// What there is.
+    /// The data.
     pub data: Data,
-    /// Whether the chain of signatures is whole, or else it is proved that nobody has signed the name.
+    /// Whether the chain of signatures is complete. False if the zone is proved to be unsigned.
     pub is_signed: bool,
 }
 
-/// What there is at one name.
+/// The data of one name.
 #[derive(Debug, PartialEq)]
 pub enum Data {
-    /// At least one record of the type that was asked for.
+    /// Records of the requested type, at least one.
     Records(Vec<RData>),
-    /// Another name that it stands for.
+    /// A CNAME target.
     Alias(Name),
-    /// No record of that type.
-    Nothing,
+    /// No record of the requested type.
+    Empty,
 }
 
-/// Reads what an answer says of a name. `verdict`: what hickory thinks of the absences that it tells.
+/// Evaluates the answer for a name. `verdict`: hickory's validation of the proof of non-existence.
 ///
 /// # Errors
-/// [`DnsError::Temporary`]: neither proved nor proved to be unsigned is no answer (RFC 4035 §4.3).
-pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -> Result<Answer, DnsError> {
+/// [`DnsError::Temporary`]: an answer neither validated nor proved to be unsigned is unusable (RFC 4035 §4.3).
+pub fn evaluate(
+    name: &Name,
+    kind: RecordType,
+    message: &Message,
+    verdict: Proof,
+) -> Result<Answer, DnsError> {
     let own = |kind: RecordType| -> Vec<&Record> {
         let of_name = message.answers.iter().filter(|record| record.name == *name);
         of_name.filter(|record| record.record_type() == kind).collect()
@@ -43,18 +48,18 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
         records = own(RecordType::CNAME);
     }
     if records.is_empty() {
-        return Ok(Answer { data: Data::Nothing, is_signed: judge_absence(name, message, verdict)? });
+        return Ok(Answer { data: Data::Empty, is_signed: check_nonexistence(name, message, verdict)? });
     }
     let all_are = |proof| records.iter().all(|record| record.proof == proof);
     let is_signed = all_are(Proof::Secure);
     if !is_signed && !all_are(Proof::Insecure) {
-        return Err(unproved(name));
+        return Err(validation_failed(name));
     }
-    // RFC 4035 §5.3.4: a wildcard says nothing of a name that exists.
+    // RFC 4035 §5.3.4: a wildcard answer needs a proof that the name itself does not exist.
     let is_expanded = signatures_of(&message.answers, records[0])
         .any(|signature| signature.input().num_labels < name.num_labels());
-    if is_signed && is_expanded && !judge_absence(name, message, verdict)? {
-        return Err(unproved(name));
+    if is_signed && is_expanded && !check_nonexistence(name, message, verdict)? {
+        return Err(validation_failed(name));
     }
     let data = match &records[0].data {
         RData::CNAME(target) if kind != RecordType::CNAME => Data::Alias(target.0.clone()),
@@ -63,9 +68,9 @@ pub fn judge(name: &Name, kind: RecordType, message: &Message, verdict: Proof) -
     Ok(Answer { data, is_signed })
 }
 
-/// Whether it is signed that something is absent, or else proved that nobody has signed the name. Only zones at or above
-/// a name can say either.
-fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
+/// Whether non-existence is signed (true), or the zone is proved to be unsigned (false). Only zones at or above the
+/// name can prove either.
+fn check_nonexistence(name: &Name, message: &Message, verdict: Proof) -> Result<bool, DnsError> {
     let authorities = &message.authorities;
     let mut denials = authorities
         .iter()
@@ -79,19 +84,19 @@ fn judge_absence(name: &Name, message: &Message, verdict: Proof) -> Result<bool,
         });
         return match verdict {
             Proof::Secure if is_own => Ok(true),
-            // RFC 9276 §3.2: NSEC3 with too many iterations is as good as no signature.
+            // RFC 9276 §3.2: NSEC3 with too many iterations counts as unsigned.
             Proof::Insecure if is_own => Ok(false),
-            _ => Err(unproved(name)),
+            _ => Err(validation_failed(name)),
         };
     }
-    // Where all of these records are unsigned hickory does not ask whether they are of the right zone; else it has.
+    // If all of these records are unsigned, hickory does not check that they belong to a zone of the name.
     let is_insecure = |record: &Record| record.proof.is_insecure();
-    let is_unasked = !authorities.is_empty() && authorities.iter().all(is_insecure);
-    let is_ours = !is_unasked || authorities.iter().any(|record| record.name.zone_of(name));
-    if verdict.is_secure() && is_ours { Ok(false) } else { Err(unproved(name)) }
+    let is_unchecked = !authorities.is_empty() && authorities.iter().all(is_insecure);
+    let is_ours = !is_unchecked || authorities.iter().any(|record| record.name.zone_of(name));
+    if verdict.is_secure() && is_ours { Ok(false) } else { Err(validation_failed(name)) }
 }
 
-/// The valid signature of the set that a record belongs to.
+/// The valid signatures of the record set of a record.
 fn signatures_of<'a>(records: &'a [Record], of: &'a Record) -> impl Iterator<Item = &'a RRSIG> {
     let signatures = records.iter().filter(|record| record.name == of.name && record.proof.is_secure());
     signatures.filter_map(|record| match &record.data {
@@ -104,7 +109,7 @@ fn signatures_of<'a>(records: &'a [Record], of: &'a Record) -> impl Iterator<Ite
     })
 }
 
-fn unproved(name: &Name) -> DnsError {
+fn validation_failed(name: &Name) -> DnsError {
     DnsError::Temporary(format!("the answer about {name} fails DNSSEC validation"))
 }
 
@@ -146,7 +151,7 @@ mod tests {
         record(owner, RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(name("z.x."), []))), Proof::Secure)
     }
 
-    /// A valid signature by a zone over as many labels of a name.
+    /// A valid signature by a zone over this number of labels.
     fn signature(owner: &str, type_covered: RecordType, num_labels: u8, zone: &str) -> Record {
         let input = SigInput {
             type_covered,
@@ -161,18 +166,18 @@ mod tests {
         record(owner, RData::DNSSEC(DNSSECRData::RRSIG(RRSIG::from_sig(input, vec![]))), Proof::Secure)
     }
 
-    /// What is judged of `mx.b.x` and its addresses: `signed` or `unsigned`, and what there is.
-    fn judged(answers: Vec<Record>, authorities: Vec<Record>, verdict: Proof) -> String {
+    /// The result for `mx.b.x` and its addresses: `signed` or `unsigned`, and the data.
+    fn result(answers: Vec<Record>, authorities: Vec<Record>, verdict: Proof) -> String {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.add_answers(answers);
         message.add_authorities(authorities);
-        match judge(&name("mx.b.x."), RecordType::A, &message, verdict) {
+        match evaluate(&name("mx.b.x."), RecordType::A, &message, verdict) {
             Err(_) => "no answer".to_owned(),
             Ok(Answer { data, is_signed }) => {
                 let data = match data {
                     Data::Records(records) => format!("{} records", records.len()),
                     Data::Alias(target) => format!("alias of {target}"),
-                    Data::Nothing => "nothing".to_owned(),
+                    Data::Empty => "nothing".to_owned(),
                 };
                 format!("{}: {data}", if is_signed { "signed" } else { "unsigned" })
             }
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_at_the_name_is_read_and_has_to_be_proved() {
+    fn only_records_of_the_name_are_used_and_must_be_validated() {
         use Proof::{Bogus, Indeterminate, Insecure, Secure};
         for (answers, expected) in [
             (vec![a("mx.b.x.", Secure)], "signed: 1 records"),
@@ -195,12 +200,12 @@ mod tests {
             (vec![alias("mx.b.x.", "real.y.", Insecure)], "unsigned: alias of real.y."),
             (vec![alias("mx.b.x.", "real.y.", Bogus), a("real.y.", Secure)], "no answer"),
         ] {
-            assert_eq!(judged(answers.clone(), vec![], Secure), expected, "{answers:?}");
+            assert_eq!(result(answers.clone(), vec![], Secure), expected, "{answers:?}");
         }
     }
 
     #[test]
-    fn what_is_absent_is_said_by_zones_at_or_above_the_name() {
+    fn nonexistence_is_proved_by_zones_at_or_above_the_name() {
         use Proof::{Bogus, Insecure, Secure};
         let signed = |owner: &str, zone: &str| vec![nsec(owner), signature(owner, RecordType::NSEC, 2, zone)];
         for (authorities, verdict, expected) in [
@@ -217,15 +222,15 @@ mod tests {
             (vec![soa("y.", Insecure)], Secure, "no answer"),
             (vec![soa("sub.mx.b.x.", Insecure)], Secure, "no answer"),
             (vec![soa("xb.x.", Insecure)], Secure, "no answer"),
-            // hickory has found out that the name is not signed.
+            // hickory has found that the name is unsigned.
             (vec![], Secure, "unsigned: nothing"),
             (vec![soa("b.x.", Secure)], Secure, "unsigned: nothing"),
             (vec![], Bogus, "no answer"),
         ] {
-            // What else is in the answer changes nothing.
+            // Other records in the answer change nothing.
             for answers in [vec![], vec![a("thief.y.", Secure)]] {
                 assert_eq!(
-                    judged(answers, authorities.clone(), verdict),
+                    result(answers, authorities.clone(), verdict),
                     expected,
                     "{authorities:?} {verdict}"
                 );
@@ -234,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_counts_for_names_that_are_proved_to_be_absent() {
+    fn a_wildcard_answer_needs_proof_that_the_name_does_not_exist() {
         use Proof::{Bogus, Insecure, Secure};
         let expanded =
             || vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 2, "b.x.")];
         let absent = || vec![nsec("a.b.x."), signature("a.b.x.", RecordType::NSEC, 3, "b.x.")];
-        assert_eq!(judged(expanded(), absent(), Secure), "signed: alias of y.");
-        assert_eq!(judged(expanded(), absent(), Bogus), "no answer");
-        assert_eq!(judged(expanded(), vec![soa("y.", Insecure)], Secure), "no answer");
-        assert_eq!(judged(expanded(), vec![soa("b.x.", Insecure)], Secure), "no answer");
-        assert_eq!(judged(expanded(), vec![], Secure), "no answer");
+        assert_eq!(result(expanded(), absent(), Secure), "signed: alias of y.");
+        assert_eq!(result(expanded(), absent(), Bogus), "no answer");
+        assert_eq!(result(expanded(), vec![soa("y.", Insecure)], Secure), "no answer");
+        assert_eq!(result(expanded(), vec![soa("b.x.", Insecure)], Secure), "no answer");
+        assert_eq!(result(expanded(), vec![], Secure), "no answer");
         let whole = vec![alias("mx.b.x.", "y.", Secure), signature("mx.b.x.", RecordType::CNAME, 3, "b.x.")];
-        assert_eq!(judged(whole, vec![soa("y.", Insecure)], Secure), "signed: alias of y.");
+        assert_eq!(result(whole, vec![soa("y.", Insecure)], Secure), "signed: alias of y.");
     }
 }

@@ -1,7 +1,7 @@
-//! Answers with proof (DNSSEC, RFC 4033), as DANE needs them. The chain of signatures is followed here, from the root's
-//! key down; what a name server says about its own checks is not believed.
+//! DNSSEC-validated lookups (RFC 4033), for DANE. Validates the chain of signatures locally from the root key; the AD
+//! bit of a name server is not trusted.
 //!
-//! A resolver of its own beside the plain one: a fault in validation then costs mail to signed domains at most.
+//! Separate from the plain resolver, so that a fault in validation affects signed domains only.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,59 +19,59 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, ResponseCache, TlsConfig, TtlConfig};
 use tokio::sync::Mutex;
 
-use super::proof::{Answer, Data, judge};
+use super::proof::{Answer, Data, evaluate};
 use super::{DnsError, LOOKUP_TIMEOUT, RECORDS_MAX, configuration, host_text};
 use crate::mail::{DomainName, Tlsa};
 
-/// How long the root's records may take.
+/// Timeout of the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at whether the name servers pass signatures on.
+/// Time between probes of whether the name servers return signatures.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Aliases that are followed from one name.
+/// Maximum of aliases followed from one name.
 const ALIASES_MAX: usize = 8;
-/// Answers that are remembered.
+/// Maximum of cached answers.
 const ANSWERS_MAX: u64 = 16_384;
 
-/// Asks the DNS and checks the signatures. hickory's own resolver is not used: it follows aliases of whoever has put them
-/// into an answer, and what it says then is not of the name that was asked for.
+/// A validating resolver. It does not use hickory's own resolver, which follows aliases inserted into an answer by
+/// anyone; its result is then not about the name that was asked for.
 pub struct SecureResolver {
     validator: DnssecDnsHandle<RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
-    /// What is there. What is not is asked for again: the name server remembers that.
+    /// Positive answers. Negative ones are left to the cache of the name server.
     cache: ResponseCache,
-    /// The name servers passed the root's signatures on; from then on they are held to it.
-    is_proved: AtomicBool,
-    /// When to look again.
+    /// The name servers have returned the root's signatures; from then on missing signatures are errors.
+    has_dnssec: AtomicBool,
+    /// The time of the next probe.
     next_probe: Mutex<Option<Instant>>,
 }
 
-/// Data, or that nobody has signed it.
+/// Validated data, or proof that the zone is unsigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signed<T> {
-    /// The chain of signatures is whole.
+    /// The chain of signatures is complete.
     Secure(T),
-    /// The zone is not signed, which is proved as well.
+    /// The zone is proved to be unsigned.
     Insecure,
 }
 
-/// Where a name led to.
-struct Trail {
-    /// The name at its end; the first one unless that is an alias.
+/// The result of following aliases from a name.
+struct AliasChain {
+    /// The final name; the original one if it is no alias.
     end: Name,
-    /// What is there.
+    /// The records of the final name.
     records: Vec<RData>,
-    /// Whether all of it is signed, the aliases too (RFC 7672 §2.1.3).
+    /// Whether everything is signed, aliases included (RFC 7672 §2.1.3).
     is_signed: bool,
-    /// Whether the first step is.
-    begins_signed: bool,
+    /// Whether the first step is signed.
+    first_is_signed: bool,
 }
 
 impl SecureResolver {
-    /// A resolver that asks the same servers as [`super::Resolver::new`] and trusts the root's keys, or the DNSKEY
-    /// records of the root in a file.
+    /// A resolver with the same name servers as [`super::Resolver::new`]. It trusts the built-in root keys, or the
+    /// DNSKEY records in a file.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if the file is of no use or no resolver can be built at all.
+    /// [`DnsError::Temporary`] if the file is unusable or no resolver can be created.
     pub fn new(name_servers: &[SocketAddr], trust_anchor_file: Option<&Path>) -> Result<Self, DnsError> {
         let anchors = match trust_anchor_file {
             None => Arc::default(),
@@ -87,19 +87,19 @@ impl SecureResolver {
         Ok(Self {
             validator: DnssecDnsHandle::with_trust_anchor(RetryDnsHandle::new(pool, attempts), anchors),
             cache: ResponseCache::new(ANSWERS_MAX, ttl),
-            is_proved: AtomicBool::new(false),
+            has_dnssec: AtomicBool::new(false),
             next_probe: Mutex::new(None),
         })
     }
 
-    /// Whether signatures come through to us at all. Behind name servers that strip them every signed domain would look
-    /// forged. Once they have come through their absence is an attack, or a fault that must not pass for insecurity.
+    /// Whether the name servers return signatures. Without them every signed domain would look forged. After they
+    /// once did, missing signatures are an attack or a fault, and not treated as unsigned.
     pub async fn is_available(&self) -> bool {
-        if self.is_proved.load(Ordering::Relaxed) {
+        if self.has_dnssec.load(Ordering::Relaxed) {
             return true;
         }
         let mut next_probe = self.next_probe.lock().await;
-        if self.is_proved.load(Ordering::Relaxed) {
+        if self.has_dnssec.load(Ordering::Relaxed) {
             return true;
         }
         if next_probe.is_some_and(|at| Instant::now() < at) {
@@ -108,24 +108,24 @@ impl SecureResolver {
         let root = Name::root();
         let probe = tokio::time::timeout(PROBE_TIMEOUT, self.ask(&root, RecordType::SOA));
         if let Ok(Ok(Answer { data: Data::Records(_), is_signed: true })) = probe.await {
-            self.is_proved.store(true, Ordering::Relaxed);
-            tracing::info!("the name servers pass DNSSEC on: DANE is in use");
+            self.has_dnssec.store(true, Ordering::Relaxed);
+            tracing::info!("the name servers support DNSSEC: DANE is active");
             return true;
         }
         if next_probe.is_none() {
             tracing::warn!(
-                "the name servers do not pass DNSSEC on: DANE is not in use; set relay.name_servers to ones that do"
+                "the name servers do not support DNSSEC: DANE is inactive; set relay.name_servers to servers that do"
             );
         }
         *next_probe = Some(Instant::now() + PROBE_INTERVAL);
         false
     }
 
-    /// The hosts that take a domain's mail, in no order. A signed domain without MX is its own host (RFC 5321 §5.1);
-    /// whether it is signed shows in its addresses.
+    /// The mail hosts of a domain, unordered. A signed domain without MX is its own mail host (RFC 5321 §5.1); its
+    /// addresses show whether it is signed.
     ///
     /// # Errors
-    /// [`DnsError::Temporary`] if the answer is forged or broken or none came.
+    /// [`DnsError::Temporary`] if validation failed or there was no answer.
     pub async fn mail_hosts(&self, domain: &DomainName) -> Result<Signed<Vec<String>>, DnsError> {
         let found = self.follow(name_of(domain.as_str())?, RecordType::MX).await?;
         if !found.is_signed {
@@ -141,29 +141,29 @@ impl SecureResolver {
         Ok(Signed::Secure(hosts.take(RECORDS_MAX).collect()))
     }
 
-    /// The names at which the TLSA records of a host may stand, in order of trial (RFC 7672 §2.2.2): what its aliases
-    /// lead to, then the host itself. Insecure if it is not signed, and no TLSA records can be.
+    /// The TLSA base domains of a host in order of trial (RFC 7672 §2.2.2): the target of its aliases, then the host
+    /// itself. `Insecure` if the host is unsigned and so has no usable TLSA records.
     ///
     /// # Errors
     /// As [`SecureResolver::mail_hosts`].
     pub async fn base_domains(&self, host: &str) -> Result<Signed<Vec<String>>, DnsError> {
         let name = name_of(host)?;
-        // Both families stand in one zone: the first that is there tells of both.
+        // A and AAAA records are in the same zone: the first type found decides for both.
         let mut found = self.follow(name.clone(), RecordType::A).await?;
         if found.records.is_empty() {
             found = self.follow(name.clone(), RecordType::AAAA).await?;
         }
         let own = host_text(&name);
         Ok(match found {
-            Trail { is_signed: true, end, .. } if end == name => Signed::Secure(vec![own]),
-            Trail { is_signed: true, end, .. } => Signed::Secure(vec![host_text(&end), own]),
-            // A signed alias of an unsigned name: only the alias itself can have records.
-            Trail { begins_signed: true, .. } => Signed::Secure(vec![own]),
-            Trail { .. } => Signed::Insecure,
+            AliasChain { is_signed: true, end, .. } if end == name => Signed::Secure(vec![own]),
+            AliasChain { is_signed: true, end, .. } => Signed::Secure(vec![host_text(&end), own]),
+            // A signed alias of an unsigned name: only the alias itself can have TLSA records.
+            AliasChain { first_is_signed: true, .. } => Signed::Secure(vec![own]),
+            AliasChain { .. } => Signed::Insecure,
         })
     }
 
-    /// The TLSA records for a port of a host; none if they are not signed (RFC 7672 §2.2).
+    /// The TLSA records of a port of a host; none if they are unsigned (RFC 7672 §2.2).
     ///
     /// # Errors
     /// As [`SecureResolver::mail_hosts`].
@@ -184,11 +184,11 @@ impl SecureResolver {
         Ok(records.take(RECORDS_MAX).collect())
     }
 
-    /// Asks for records of a name, and of what it is an alias of.
-    async fn follow(&self, name: Name, kind: RecordType) -> Result<Trail, DnsError> {
-        let trail = async {
+    /// Looks up records of a name, following aliases.
+    async fn follow(&self, name: Name, kind: RecordType) -> Result<AliasChain, DnsError> {
+        let chain = async {
             let Answer { mut data, mut is_signed } = self.ask(&name, kind).await?;
-            let (begins_signed, mut end) = (is_signed, name);
+            let (first_is_signed, mut end) = (is_signed, name);
             for _ in 0..ALIASES_MAX {
                 let Data::Alias(target) = data else { break };
                 end = target;
@@ -198,31 +198,31 @@ impl SecureResolver {
             }
             let records = match data {
                 Data::Records(records) => records,
-                Data::Nothing => Vec::new(),
+                Data::Empty => Vec::new(),
                 Data::Alias(_) => return Err(DnsError::Temporary("too many aliases".into())),
             };
-            Ok(Trail { end, records, is_signed, begins_signed })
+            Ok(AliasChain { end, records, is_signed, first_is_signed })
         };
-        let trail = tokio::time::timeout(LOOKUP_TIMEOUT, trail).await;
-        trail.unwrap_or_else(|_| Err(DnsError::Temporary("time-out".into())))
+        let chain = tokio::time::timeout(LOOKUP_TIMEOUT, chain).await;
+        chain.unwrap_or_else(|_| Err(DnsError::Temporary("timeout".into())))
     }
 
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, DnsError> {
         let query = Query::query(name.clone(), kind);
         if let Some(Ok(message)) = self.cache.get(&query, Instant::now()) {
-            return judge(name, kind, &message, Proof::Secure);
+            return evaluate(name, kind, &message, Proof::Secure);
         }
         let mut options = DnsRequestOptions::default();
         options.edns_set_dnssec_ok = true;
         match self.validator.lookup(query.clone(), options).first_answer().await {
             Ok(response) => {
                 let message = response.into_message();
-                let answer = judge(name, kind, &message, Proof::Secure)?;
+                let answer = evaluate(name, kind, &message, Proof::Secure)?;
                 self.cache.insert(query, Ok(message), Instant::now());
                 Ok(answer)
             }
             Err(NetError::Dns(AnswerError::Nsec { response, proof, .. })) => {
-                judge(name, kind, &response, proof)
+                evaluate(name, kind, &response, proof)
             }
             Err(error) => Err(DnsError::Temporary(error.to_string())),
         }
@@ -235,11 +235,11 @@ fn name_of(text: &str) -> Result<Name, DnsError> {
     Ok(name)
 }
 
-/// Reads the keys that validation begins with: DNSKEY records of the root in the form of a zone file.
+/// Reads the trust anchors: DNSKEY records of the root in zone file format.
 fn read_anchors(path: &Path) -> Result<Arc<TrustAnchors>, String> {
     let anchors = TrustAnchors::from_file(path).map_err(|error| error.to_string())?;
     if anchors.is_empty() {
-        return Err("there is no DNSKEY record of the root in it".into());
+        return Err("the file has no DNSKEY record of the root".into());
     }
     Ok(Arc::new(anchors))
 }

@@ -1,5 +1,5 @@
-//! Who fails to log in: each failure costs more time than the last, and too many of them a ban. Kept in memory, and
-//! bounded. A leaf: imports `mail` only; the time is an argument.
+//! Limits failed logins: each failure delays the reply longer than the one before, and too many cause a ban. In
+//! memory and bounded. Imports `mail` and `model`; the time is an argument.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,52 +12,52 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::mail::Timestamp;
 use crate::model::KeyId;
 
-/// Offenders that are remembered; beyond it the oldest are forgotten, those without a ban first.
-const OFFENDERS_MAX: usize = 10_000;
-/// What the first failure costs; each one after it twice as much as the one before.
+/// Maximum of subjects remembered; beyond it the oldest are removed, those without a ban first.
+const SUBJECTS_MAX: usize = 10_000;
+/// The delay after the first failure; each further failure doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(250);
 const DELAY_MAX: Duration = Duration::from_secs(8);
 
-/// When failures become a ban.
+/// Settings of the limiter.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthLimiterSettings {
-    /// Failures within the window; the next one bans.
+    /// Failures within the window before a ban.
     pub failures_max: u32,
-    /// How long failures count, from the first of them.
+    /// The window, counted from the first failure.
     pub window: Duration,
-    /// How long a ban lasts.
+    /// The duration of a ban.
     pub ban: Duration,
 }
 
-/// Whom failures are counted for.
+/// The subject that failures are counted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BanSubject {
     /// The client's network.
     Network(IpNet),
-    /// The key whose id is used as the user name. Who has its secret may log in all the same: a ban of the key holds
-    /// for wrong secrets only, or anybody who knows the id could shut its owner out.
+    /// The key whose id was the user name. A banned key still accepts its correct secret; otherwise anyone who knows
+    /// the id could lock its owner out.
     Key(KeyId),
 }
 
-/// An offender that is shut out.
+/// A ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ban {
-    /// Who.
-    pub offender: BanSubject,
-    /// Failures that led to it, and later ones.
+    /// The banned subject.
+    pub subject: BanSubject,
+    /// Failures before and during the ban.
     pub failures: u32,
-    /// When the failures began.
+    /// The time of the first failure.
     pub since: Timestamp,
-    /// When it ends.
+    /// The end of the ban.
     pub until: Timestamp,
 }
 
-/// What a failure leads to.
+/// The consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthDecision {
-    /// The answer is held back for so long.
+    /// Delay the reply.
     Delay(Duration),
-    /// No more is heard until then.
+    /// Refuse logins until this time.
     Ban(Timestamp),
 }
 
@@ -68,7 +68,7 @@ struct Record {
     banned_until: Option<Timestamp>,
 }
 
-/// The memory of failures.
+/// Counts failed logins.
 #[derive(Debug)]
 pub struct AuthLimiter {
     settings: AuthLimiterSettings,
@@ -76,21 +76,21 @@ pub struct AuthLimiter {
 }
 
 impl BanSubject {
-    /// The network that an address stands for. Who has one IPv6 address has its whole /64 (RFC 4291 §2.5.4).
-    pub fn of_address(address: IpAddr) -> Self {
+    /// The network of an address. An IPv6 client usually has a whole /64 (RFC 4291 §2.5.4).
+    pub fn of_client(address: IpAddr) -> Self {
         Self::Network(network_of(address))
     }
 
-    /// Reads an address or a key's id.
+    /// Parses an address or a key id.
     pub fn parse(text: &str) -> Option<Self> {
         match text.parse::<IpAddr>() {
-            Ok(address) => Some(Self::of_address(address)),
+            Ok(address) => Some(Self::of_client(address)),
             Err(_) => text.parse().ok().map(Self::Key),
         }
     }
 }
 
-/// An address of IPv4, or the /64 of one of IPv6.
+/// The IPv4 address, or the /64 of an IPv6 address.
 pub fn network_of(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(v4) => Ipv4Net::from(v4).into(),
@@ -102,7 +102,7 @@ pub fn network_of(address: IpAddr) -> IpNet {
 }
 
 impl fmt::Display for BanSubject {
-    /// What [`BanSubject::parse`] reads back.
+    /// The form that [`BanSubject::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(network) => write!(f, "{}", network.addr()),
@@ -112,69 +112,69 @@ impl fmt::Display for BanSubject {
 }
 
 impl AuthLimiter {
-    /// Nobody is banned.
+    /// A limiter without failures.
     pub fn new(settings: AuthLimiterSettings) -> Self {
         Self { settings, records: Mutex::default() }
     }
 
-    /// When the ban of an address ends, if there is one.
-    pub fn find(&self, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
-        let until = self.lock().get(&BanSubject::of_address(address))?.banned_until?;
+    /// The end of the ban of an address, if banned.
+    pub fn banned_until(&self, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
+        let until = self.lock().get(&BanSubject::of_client(address))?.banned_until?;
         (until > now).then_some(until)
     }
 
-    /// Counts a failure for the address, and for the key if the user name was the id of one, existing or not.
-    pub fn note_failure(&self, address: IpAddr, key: Option<KeyId>, now: Timestamp) -> AuthDecision {
+    /// Counts a failure for the address, and for the key if the user name was a key id, existing or not.
+    pub fn record_failure(&self, address: IpAddr, key: Option<KeyId>, now: Timestamp) -> AuthDecision {
         let mut records = self.lock();
-        let of_address = self.count(&mut records, BanSubject::of_address(address), now);
+        let of_client = self.count(&mut records, BanSubject::of_client(address), now);
         let of_key = key.map(|id| self.count(&mut records, BanSubject::Key(id), now));
-        [Some(of_address), of_key]
+        [Some(of_client), of_key]
             .into_iter()
             .flatten()
-            .fold(AuthDecision::Delay(Duration::ZERO), AuthDecision::or_worse)
+            .fold(AuthDecision::Delay(Duration::ZERO), AuthDecision::max)
     }
 
-    /// A login succeeded: what failed before is forgotten.
-    pub fn note_success(&self, address: IpAddr, key: KeyId) {
+    /// Resets the failures after a successful login.
+    pub fn record_success(&self, address: IpAddr, key: KeyId) {
         let mut records = self.lock();
-        records.remove(&BanSubject::of_address(address));
+        records.remove(&BanSubject::of_client(address));
         records.remove(&BanSubject::Key(key));
     }
 
-    /// All bans, newest first.
+    /// All bans, the longest first.
     pub fn list(&self, now: Timestamp) -> Vec<Ban> {
         let records = self.lock();
-        let ban = |(&offender, record): (&BanSubject, &Record)| {
+        let ban = |(&subject, record): (&BanSubject, &Record)| {
             let until = record.banned_until.filter(|&until| until > now)?;
-            Some(Ban { offender, failures: record.failures, since: record.since, until })
+            Some(Ban { subject, failures: record.failures, since: record.since, until })
         };
         let mut bans: Vec<Ban> = records.iter().filter_map(ban).collect();
         bans.sort_by_key(|ban| std::cmp::Reverse(ban.until));
         bans
     }
 
-    /// Forgets an offender. False if it was not banned.
-    pub fn lift(&self, offender: BanSubject, now: Timestamp) -> bool {
-        let record = self.lock().remove(&offender);
+    /// Removes a subject. Returns false if it was not banned.
+    pub fn lift(&self, subject: BanSubject, now: Timestamp) -> bool {
+        let record = self.lock().remove(&subject);
         record.and_then(|record| record.banned_until).is_some_and(|until| until > now)
     }
 
     fn count(
         &self,
         records: &mut HashMap<BanSubject, Record>,
-        offender: BanSubject,
+        subject: BanSubject,
         now: Timestamp,
     ) -> AuthDecision {
-        if records.get(&offender).is_none_or(|record| self.is_over(record, now)) {
-            records.remove(&offender);
-            self.make_room(records, now);
+        if records.get(&subject).is_none_or(|record| self.is_expired(record, now)) {
+            records.remove(&subject);
+            self.evict(records, now);
         }
         let fresh = Record { failures: 0, since: now, banned_until: None };
-        let record = records.entry(offender).or_insert(fresh);
+        let record = records.entry(subject).or_insert(fresh);
         record.failures = record.failures.saturating_add(1);
         if record.failures > self.settings.failures_max && record.banned_until.is_none() {
             record.banned_until = Some(after(now, self.settings.ban));
-            tracing::warn!(%offender, failures = record.failures, "banned for failed logins");
+            tracing::warn!(%subject, failures = record.failures, "banned for failed logins");
         }
         match record.banned_until {
             Some(until) => AuthDecision::Ban(until),
@@ -182,36 +182,36 @@ impl AuthLimiter {
         }
     }
 
-    fn is_over(&self, record: &Record, now: Timestamp) -> bool {
+    fn is_expired(&self, record: &Record, now: Timestamp) -> bool {
         let end = record.banned_until.unwrap_or(after(record.since, self.settings.window));
         end <= now
     }
 
-    /// Forgets what is over, then an eighth of the rest, so that the search for the oldest is rare.
-    fn make_room(&self, records: &mut HashMap<BanSubject, Record>, now: Timestamp) {
-        if records.len() < OFFENDERS_MAX {
+    /// Removes expired records, then the oldest eighth, so that the search for the oldest is rare.
+    fn evict(&self, records: &mut HashMap<BanSubject, Record>, now: Timestamp) {
+        if records.len() < SUBJECTS_MAX {
             return;
         }
-        records.retain(|_, record| !self.is_over(record, now));
-        if records.len() < OFFENDERS_MAX {
+        records.retain(|_, record| !self.is_expired(record, now));
+        if records.len() < SUBJECTS_MAX {
             return;
         }
         let age = |record: &Record| (record.banned_until.is_some(), record.since);
-        let mut oldest: Vec<_> = records.iter().map(|(offender, record)| (age(record), *offender)).collect();
+        let mut oldest: Vec<_> = records.iter().map(|(subject, record)| (age(record), *subject)).collect();
         oldest.sort_unstable_by_key(|(age, _)| *age);
-        for (_, offender) in &oldest[..OFFENDERS_MAX / 8] {
-            records.remove(offender);
+        for (_, subject) in &oldest[..SUBJECTS_MAX / 8] {
+            records.remove(subject);
         }
     }
 
-    /// Each change is one insertion or removal, so a poisoned lock is as good as another.
+    /// Each change is a single insertion or removal, so a poisoned lock is still consistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<BanSubject, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AuthDecision {
-    fn or_worse(self, other: Self) -> Self {
+    fn max(self, other: Self) -> Self {
         match (self, other) {
             (Self::Ban(a), Self::Ban(b)) => Self::Ban(a.max(b)),
             (Self::Ban(until), _) | (_, Self::Ban(until)) => Self::Ban(until),
@@ -220,7 +220,7 @@ impl AuthDecision {
     }
 }
 
-/// A configured time may be longer than time is.
+/// A configured duration may exceed the range of time.
 fn after(begin: Timestamp, time: Duration) -> Timestamp {
     begin.checked_add(time).unwrap_or(Timestamp::MAX)
 }
@@ -254,56 +254,59 @@ mod tests {
     }
 
     #[test]
-    fn failures_cost_more_and_more_and_then_all() {
+    fn failures_delay_more_and_more_and_then_ban() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
-        let delays: Vec<_> = (0..7).map(|_| bans.note_failure(client, None, now)).collect();
+        let delays: Vec<_> = (0..7).map(|_| bans.record_failure(client, None, now)).collect();
         let expected = [250, 500, 1000, 2000, 4000, 8000, 8000];
         assert_eq!(delays, expected.map(|ms| AuthDecision::Delay(Duration::from_millis(ms))));
-        assert_eq!(bans.find(client, now), None);
+        assert_eq!(bans.banned_until(client, now), None);
         let until = now + SETTINGS.ban;
-        assert_eq!(bans.note_failure(client, None, now), AuthDecision::Ban(until));
-        assert_eq!(bans.find(client, now + SECOND), Some(until));
-        assert_eq!(bans.find(address("192.0.2.2"), now), None);
-        assert_eq!(bans.find(client, until), None);
-        assert_eq!(bans.note_failure(client, None, until), AuthDecision::Delay(DELAY_FIRST));
+        assert_eq!(bans.record_failure(client, None, now), AuthDecision::Ban(until));
+        assert_eq!(bans.banned_until(client, now + SECOND), Some(until));
+        assert_eq!(bans.banned_until(address("192.0.2.2"), now), None);
+        assert_eq!(bans.banned_until(client, until), None);
+        assert_eq!(bans.record_failure(client, None, until), AuthDecision::Delay(DELAY_FIRST));
     }
 
     #[test]
-    fn old_failures_do_not_count_and_a_success_forgets_them() {
+    fn failures_expire_and_are_reset_by_a_success() {
         let (bans, client, now) = (AuthLimiter::new(SETTINGS), address("192.0.2.1"), start());
         let id = key();
         for _ in 0..7 {
-            bans.note_failure(client, Some(id), now);
+            bans.record_failure(client, Some(id), now);
         }
-        assert_eq!(bans.note_failure(client, None, now + SETTINGS.window), AuthDecision::Delay(DELAY_FIRST));
-        bans.note_failure(client, Some(id), now);
-        bans.note_success(client, id);
-        assert_eq!(bans.note_failure(client, Some(id), now), AuthDecision::Delay(DELAY_FIRST));
+        assert_eq!(
+            bans.record_failure(client, None, now + SETTINGS.window),
+            AuthDecision::Delay(DELAY_FIRST)
+        );
+        bans.record_failure(client, Some(id), now);
+        bans.record_success(client, id);
+        assert_eq!(bans.record_failure(client, Some(id), now), AuthDecision::Delay(DELAY_FIRST));
     }
 
     #[test]
-    fn guesses_at_one_key_from_everywhere_count_together() {
+    fn failures_of_one_key_count_from_all_addresses() {
         let (bans, id, now) = (AuthLimiter::new(SETTINGS), key(), start());
         for n in 0..8 {
-            bans.note_failure(address(&format!("192.0.2.{n}")), Some(id), now);
+            bans.record_failure(address(&format!("192.0.2.{n}")), Some(id), now);
         }
-        assert!(matches!(bans.note_failure(address("192.0.2.99"), Some(id), now), AuthDecision::Ban(_)));
-        assert_eq!(bans.note_failure(address("192.0.2.98"), None, now), AuthDecision::Delay(DELAY_FIRST));
-        assert_eq!(bans.find(address("192.0.2.99"), now), None);
-        assert_eq!(bans.list(now).iter().map(|ban| ban.offender).collect::<Vec<_>>(), [BanSubject::Key(id)]);
+        assert!(matches!(bans.record_failure(address("192.0.2.99"), Some(id), now), AuthDecision::Ban(_)));
+        assert_eq!(bans.record_failure(address("192.0.2.98"), None, now), AuthDecision::Delay(DELAY_FIRST));
+        assert_eq!(bans.banned_until(address("192.0.2.99"), now), None);
+        assert_eq!(bans.list(now).iter().map(|ban| ban.subject).collect::<Vec<_>>(), [BanSubject::Key(id)]);
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_offender_and_can_be_named_by_any_of_its_addresses() {
+    fn an_ipv6_network_is_one_subject_and_any_of_its_addresses_names_it() {
         let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
-        bans.note_failure(address("2001:db8::1"), None, now);
-        bans.note_failure(address("2001:db8::2"), None, now);
-        assert!(bans.find(address("2001:db8::ffff"), now).is_some());
+        bans.record_failure(address("2001:db8::1"), None, now);
+        bans.record_failure(address("2001:db8::2"), None, now);
+        assert!(bans.banned_until(address("2001:db8::ffff"), now).is_some());
         let listed = bans.list(now);
-        assert_eq!((listed.len(), listed[0].offender.to_string().as_str()), (1, "2001:db8::"));
+        assert_eq!((listed.len(), listed[0].subject.to_string().as_str()), (1, "2001:db8::"));
         assert!(bans.lift(BanSubject::parse("2001:db8::3").unwrap(), now));
         assert!(!bans.lift(BanSubject::parse("2001:db8::3").unwrap(), now));
-        assert_eq!(bans.find(address("2001:db8::1"), now), None);
+        assert_eq!(bans.banned_until(address("2001:db8::1"), now), None);
         assert_eq!(BanSubject::parse("::ffff:192.0.2.1"), BanSubject::parse("192.0.2.1"));
         let id = key();
         assert_eq!(BanSubject::parse(&id.to_string()), Some(BanSubject::Key(id)));
@@ -311,24 +314,24 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_takes_bounded_memory_and_frees_nobody() {
+    fn a_flood_of_addresses_is_bounded_and_keeps_bans() {
         let (bans, now) = (AuthLimiter::new(AuthLimiterSettings { failures_max: 1, ..SETTINGS }), start());
         let banned = address("192.0.2.1");
-        bans.note_failure(banned, None, now);
-        bans.note_failure(banned, None, now);
+        bans.record_failure(banned, None, now);
+        bans.record_failure(banned, None, now);
         for n in 0..25_000u32 {
-            bans.note_failure(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), None, now + SECOND);
-            assert!(bans.lock().len() <= OFFENDERS_MAX);
+            bans.record_failure(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), None, now + SECOND);
+            assert!(bans.lock().len() <= SUBJECTS_MAX);
         }
-        assert!(bans.find(banned, now + SECOND).is_some());
-        bans.note_failure(banned, None, now + SETTINGS.ban);
+        assert!(bans.banned_until(banned, now + SECOND).is_some());
+        bans.record_failure(banned, None, now + SETTINGS.ban);
         for n in 0..25_000u32 {
-            bans.note_failure(
+            bans.record_failure(
                 std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into(),
                 None,
                 now + SETTINGS.ban,
             );
         }
-        assert!(bans.lock().len() <= OFFENDERS_MAX);
+        assert!(bans.lock().len() <= SUBJECTS_MAX);
     }
 }

@@ -1,5 +1,5 @@
-//! How many connections are open: in all, from one address, of one tenant. Imports `bans`, which says what counts as one
-//! address, and `mail`.
+//! Limits open connections: in total, per client address and per tenant. Imports `auth_limiter` for the network of an
+//! address, and `model`.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,25 +11,25 @@ use ipnet::IpNet;
 use super::auth_limiter::network_of;
 use crate::model::TenantId;
 
-/// Counts connections against their limits.
+/// Counts open connections against limits.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     limits: Limits,
     open: Mutex<Open>,
 }
 
-/// Connections that may be open at one time.
+/// Maximum of open connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all.
+    /// In total.
     pub total_max: usize,
     /// From one address.
     pub per_address_max: usize,
-    /// Logged in for one tenant.
+    /// Authenticated for one tenant.
     pub per_tenant_max: usize,
 }
 
-/// The counts in the maps are never zero, so the maps are no larger than `total`.
+/// Counts in the maps are never zero, so a map is never larger than `total`.
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
@@ -39,59 +39,59 @@ struct Open {
 
 /// A limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub struct LimitReached;
 
-/// The right to one connection, given back when dropped.
+/// The admission of one connection; released on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
-    admission: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     network: Option<IpNet>,
     tenant: Option<TenantId>,
 }
 
 impl ConnectionLimiter {
-    /// None is open.
+    /// A limiter without open connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a place among all, unless there is none.
-    pub fn enter(self: &Arc<Self>) -> Result<ConnectionSlot, Full> {
+    /// Admits a connection under the total limit.
+    pub fn admit(self: &Arc<Self>) -> Result<ConnectionSlot, LimitReached> {
         let mut open = self.lock();
         if open.total >= self.limits.total_max {
-            return Err(Full);
+            return Err(LimitReached);
         }
         open.total += 1;
-        Ok(ConnectionSlot { admission: self.clone(), network: None, tenant: None })
+        Ok(ConnectionSlot { limiter: self.clone(), network: None, tenant: None })
     }
 
-    /// How many are open.
+    /// Open connections.
     pub fn open_count(&self) -> usize {
         self.lock().total
     }
 
-    /// The counts are whole at every await and panic point, so a poisoned lock is as good as another.
+    /// The counts are consistent at every panic point, so a poisoned lock is still usable.
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionSlot {
-    /// Takes one of the places of the client's address as well.
-    pub fn set_address(&mut self, address: IpAddr) -> Result<(), Full> {
+    /// Counts the connection for the client's address.
+    pub fn set_address(&mut self, address: IpAddr) -> Result<(), LimitReached> {
         let network = network_of(address);
-        let mut open = self.admission.lock();
-        add(&mut open.by_network, network, self.admission.limits.per_address_max)?;
+        let mut open = self.limiter.lock();
+        add(&mut open.by_network, network, self.limiter.limits.per_address_max)?;
         if let Some(earlier) = self.network.replace(network) {
             remove(&mut open.by_network, earlier);
         }
         Ok(())
     }
 
-    /// Takes one of the tenant's places as well.
-    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), Full> {
-        let mut open = self.admission.lock();
-        add(&mut open.by_tenant, tenant, self.admission.limits.per_tenant_max)?;
+    /// Counts the connection for a tenant.
+    pub fn set_tenant(&mut self, tenant: TenantId) -> Result<(), LimitReached> {
+        let mut open = self.limiter.lock();
+        add(&mut open.by_tenant, tenant, self.limiter.limits.per_tenant_max)?;
         if let Some(earlier) = self.tenant.replace(tenant) {
             remove(&mut open.by_tenant, earlier);
         }
@@ -101,7 +101,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.admission.lock();
+        let mut open = self.limiter.lock();
         open.total = open.total.saturating_sub(1);
         if let Some(network) = self.network {
             remove(&mut open.by_network, network);
@@ -112,9 +112,9 @@ impl Drop for ConnectionSlot {
     }
 }
 
-fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), Full> {
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> Result<(), LimitReached> {
     if counts.get(&key).copied().unwrap_or_default() >= max {
-        return Err(Full);
+        return Err(LimitReached);
     }
     *counts.entry(key).or_default() += 1;
     Ok(())
@@ -138,40 +138,40 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn admission(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<ConnectionLimiter> {
+    fn limiter(total_max: usize, per_address_max: usize, per_tenant_max: usize) -> Arc<ConnectionLimiter> {
         ConnectionLimiter::new(Limits { total_max, per_address_max, per_tenant_max })
     }
 
-    fn admit(admission: &Arc<ConnectionLimiter>, from: &str) -> Result<ConnectionSlot, Full> {
-        let mut place = admission.enter()?;
+    fn admit(limiter: &Arc<ConnectionLimiter>, from: &str) -> Result<ConnectionSlot, LimitReached> {
+        let mut place = limiter.admit()?;
         place.set_address(address(from))?;
         Ok(place)
     }
 
     #[test]
-    fn all_limits_hold_and_places_come_back() {
-        let admission = admission(3, 2, 1);
-        let mut first = admit(&admission, "192.0.2.1").unwrap();
-        let mut second = admit(&admission, "::ffff:192.0.2.1").unwrap();
-        assert_eq!(admit(&admission, "192.0.2.1").unwrap_err(), Full);
-        let third = admit(&admission, "192.0.2.2").unwrap();
-        assert_eq!(admission.enter().unwrap_err(), Full);
+    fn limits_are_enforced_and_dropped_slots_are_released() {
+        let limiter = limiter(3, 2, 1);
+        let mut first = admit(&limiter, "192.0.2.1").unwrap();
+        let mut second = admit(&limiter, "::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit(&limiter, "192.0.2.1").unwrap_err(), LimitReached);
+        let third = admit(&limiter, "192.0.2.2").unwrap();
+        assert_eq!(limiter.admit().unwrap_err(), LimitReached);
         let tenant = TenantId::generate(Timestamp::UNIX_EPOCH);
         first.set_tenant(tenant).unwrap();
-        assert_eq!(second.set_tenant(tenant), Err(Full));
+        assert_eq!(second.set_tenant(tenant), Err(LimitReached));
         drop(first);
         second.set_tenant(tenant).unwrap();
-        let fourth = admit(&admission, "192.0.2.1").unwrap();
+        let fourth = admit(&limiter, "192.0.2.1").unwrap();
         drop((second, third, fourth));
-        let open = admission.lock();
+        let open = limiter.lock();
         assert_eq!((open.total, open.by_network.len(), open.by_tenant.len()), (0, 0, 0));
     }
 
     #[test]
-    fn a_network_of_ipv6_counts_as_one_address() {
-        let admission = admission(10, 1, 1);
-        let _first = admit(&admission, "2001:db8::1").unwrap();
-        assert_eq!(admit(&admission, "2001:db8::2:1").unwrap_err(), Full);
-        assert!(admit(&admission, "2001:db8:0:1::1").is_ok());
+    fn an_ipv6_network_counts_as_one_address() {
+        let limiter = limiter(10, 1, 1);
+        let _first = admit(&limiter, "2001:db8::1").unwrap();
+        assert_eq!(admit(&limiter, "2001:db8::2:1").unwrap_err(), LimitReached);
+        assert!(admit(&limiter, "2001:db8:0:1::1").is_ok());
     }
 }

@@ -1,6 +1,5 @@
-//! Memory for what is being received and answered, shared between tenants: who holds some gets no more than it leaves
-//! free. So one alone holds half of it, and whoever comes next finds room however long the others take. Imports `mail`
-//! only.
+//! A memory budget for what is received and answered, shared between tenants: a holder gets no more than it leaves free. So
+//! one tenant alone holds at most half, and the next finds memory however long others hold theirs. Imports `model`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,121 +9,121 @@ use bytes::Bytes;
 
 use crate::model::TenantId;
 
-/// The room there is in all.
+/// The budget.
 #[derive(Debug)]
 pub struct MemoryBudget {
     octets_max: u64,
-    taken: Mutex<Taken>,
+    reserved: Mutex<Reserved>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Reserved {
     octets: u64,
-    /// Of those who hold some; the platform counts as one of them.
-    of_each: HashMap<Option<TenantId>, u64>,
+    /// Reserved octets by holder; the platform (`None`) is one of them.
+    by_holder: HashMap<Option<TenantId>, u64>,
 }
 
-/// What is held for one message, request or answer, given back when dropped.
+/// The memory reserved for one message, request or response; released on drop.
 #[derive(Debug)]
 pub struct MemoryReservation {
-    room: Arc<MemoryBudget>,
+    budget: Arc<MemoryBudget>,
     holder: Option<TenantId>,
     octets: u64,
-    /// Of all reservations for the same message or request. Changes under the lock of the room only.
+    /// Octets of all reservations for the same message or request. Changes only while the budget is locked.
     together: Arc<AtomicU64>,
 }
 
 impl MemoryBudget {
-    /// Nothing of it is taken.
+    /// A budget without reservations.
     pub fn new(octets_max: u64) -> Arc<Self> {
-        Arc::new(Self { octets_max, taken: Mutex::default() })
+        Arc::new(Self { octets_max, reserved: Mutex::default() })
     }
 
-    /// A reservation of nothing.
+    /// An empty reservation.
     pub fn reserve(self: &Arc<Self>, holder: Option<TenantId>) -> MemoryReservation {
-        MemoryReservation { room: self.clone(), holder, octets: 0, together: Arc::default() }
+        MemoryReservation { budget: self.clone(), holder, octets: 0, together: Arc::default() }
     }
 
-    /// Octets that there are in all.
+    /// The size of the budget.
     pub fn octets_max(&self) -> u64 {
         self.octets_max
     }
 
-    /// Octets that are taken.
-    pub fn octets_taken(&self) -> u64 {
-        self.taken().octets
+    /// Octets that are reserved now.
+    pub fn octets_reserved(&self) -> u64 {
+        self.reserved().octets
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl MemoryReservation {
-    /// Holds at least so many octets, or answers that there is no room; then it holds what it did.
+    /// Reserves at least this many octets. Returns false and changes nothing if the budget does not allow it.
     #[must_use]
     pub fn grow_to(&mut self, octets: u64) -> bool {
         let Some(more) = octets.checked_sub(self.octets).filter(|&more| more > 0) else { return true };
-        let mut taken = self.room.taken();
-        let Some(left) = (self.room.octets_max - taken.octets).checked_sub(more) else { return false };
-        let own = taken.of_each.get(&self.holder).copied().unwrap_or(0);
-        // All that there is may be room for one message only: then one it shall be.
-        let is_only_one = own == self.together.load(Relaxed);
-        if !is_only_one && own + more > left {
+        let mut reserved = self.budget.reserved();
+        let Some(left) = (self.budget.octets_max - reserved.octets).checked_sub(more) else { return false };
+        let held = reserved.by_holder.get(&self.holder).copied().unwrap_or(0);
+        // A holder's only message may use the whole budget, which may be no larger than one message.
+        let is_only_one = held == self.together.load(Relaxed);
+        if !is_only_one && held + more > left {
             return false;
         }
-        taken.octets += more;
-        taken.of_each.insert(self.holder, own + more);
+        reserved.octets += more;
+        reserved.by_holder.insert(self.holder, held + more);
         self.together.fetch_add(more, Relaxed);
         self.octets = octets;
         true
     }
 
-    /// A reservation of nothing for the same message or request.
+    /// An empty reservation for the same message or request.
     pub fn beside(&self) -> Self {
-        let (room, together) = (self.room.clone(), self.together.clone());
-        Self { room, holder: self.holder, octets: 0, together }
+        let (budget, together) = (self.budget.clone(), self.together.clone());
+        Self { budget, holder: self.holder, octets: 0, together }
     }
 
-    /// Octets that it holds.
+    /// Octets that are reserved.
     pub fn octets(&self) -> u64 {
         self.octets
     }
 
-    /// Gives back what it holds beyond so many octets.
+    /// Releases what is reserved beyond this many octets.
     pub fn shrink_to(&mut self, octets: u64) {
         let Some(less) = self.octets.checked_sub(octets).filter(|&less| less > 0) else { return };
         self.octets = octets;
-        let mut taken = self.room.taken();
-        taken.octets -= less;
+        let mut reserved = self.budget.reserved();
+        reserved.octets -= less;
         self.together.fetch_sub(less, Relaxed);
-        if let Some(own) = taken.of_each.get_mut(&self.holder) {
-            *own -= less;
-            if *own == 0 {
-                taken.of_each.remove(&self.holder);
+        if let Some(held) = reserved.by_holder.get_mut(&self.holder) {
+            *held -= less;
+            if *held == 0 {
+                reserved.by_holder.remove(&self.holder);
             }
         }
     }
 
-    /// The same octets as `Bytes` that hold the room for as long as any slice of them exists, such as one that a
-    /// connection has yet to send.
+    /// The octets as `Bytes` that stay reserved as long as any slice of them exists, such as one that a connection has not
+    /// sent yet.
     pub fn hold(self, octets: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Held { octets, _room: self })
+        Bytes::from_owner(ReservedBytes { octets, _reservation: self })
     }
 
-    /// The same for a piece of what the room was reserved for: the last piece gives it back.
+    /// A piece of what the memory was reserved for, as `Bytes`; dropping the last piece releases it.
     pub fn hold_piece(self: &Arc<Self>, octets: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Held { octets, _room: self.clone() })
+        Bytes::from_owner(ReservedBytes { octets, _reservation: self.clone() })
     }
 }
 
-/// Octets and the room that they take.
-struct Held<R> {
+/// Octets and the reservation for them.
+struct ReservedBytes<R> {
     octets: Vec<u8>,
-    _room: R,
+    _reservation: R,
 }
 
-impl<R> AsRef<[u8]> for Held<R> {
+impl<R> AsRef<[u8]> for ReservedBytes<R> {
     fn as_ref(&self) -> &[u8] {
         &self.octets
     }
@@ -148,27 +147,27 @@ mod tests {
     }
 
     #[test]
-    fn room_is_taken_once_and_comes_back() {
-        let room = MemoryBudget::new(100);
-        let (mut first, mut second) = (room.reserve(tenant(1)), room.reserve(tenant(2)));
+    fn memory_is_reserved_once_and_released() {
+        let budget = MemoryBudget::new(100);
+        let (mut first, mut second) = (budget.reserve(tenant(1)), budget.reserve(tenant(2)));
         assert!(first.grow_to(60) && first.grow_to(50) && first.grow_to(60));
         assert!(second.grow_to(40) && !second.grow_to(41) && !first.grow_to(u64::MAX));
         drop(first);
         assert!(second.grow_to(100));
         drop(second);
-        let taken = room.taken();
-        assert_eq!((taken.octets, taken.of_each.len()), (0, 0));
+        let reserved = budget.reserved();
+        assert_eq!((reserved.octets, reserved.by_holder.len()), (0, 0));
     }
 
     #[test]
-    fn who_takes_all_it_can_get_leaves_room_for_the_next() {
-        let room = MemoryBudget::new(1024);
+    fn a_holder_of_the_maximum_leaves_memory_for_the_next() {
+        let budget = MemoryBudget::new(1024);
         let mut held = Vec::new();
         let mut shares = Vec::new();
         for number in 0..5 {
             let (holder, before) = (tenant(number), held.len());
             loop {
-                let mut reservation = room.reserve(holder);
+                let mut reservation = budget.reserve(holder);
                 if !reservation.grow_to(1) {
                     break;
                 }
@@ -180,42 +179,42 @@ mod tests {
     }
 
     #[test]
-    fn one_message_may_have_all_the_room_there_is() {
-        let room = MemoryBudget::new(100);
+    fn a_single_message_may_use_the_whole_budget() {
+        let budget = MemoryBudget::new(100);
         let holder = tenant(1);
-        let (mut first, mut second) = (room.reserve(holder), room.reserve(holder));
+        let (mut first, mut second) = (budget.reserve(holder), budget.reserve(holder));
         assert!(first.grow_to(90) && first.grow_to(95) && !second.grow_to(1));
-        let mut answer = first.beside();
-        assert!(answer.grow_to(5) && !answer.grow_to(6), "with what it is answered");
+        let mut response = first.beside();
+        assert!(response.grow_to(5) && !response.grow_to(6), "a request and its response count as one");
         drop(first);
-        assert!(answer.grow_to(100) && !second.grow_to(1));
+        assert!(response.grow_to(100) && !second.grow_to(1));
     }
 
     #[test]
-    fn octets_hold_their_room_until_the_last_slice_of_them_is_gone() {
-        let room = MemoryBudget::new(100);
-        let mut reservation = room.reserve(tenant(1));
+    fn octets_stay_reserved_until_their_last_slice_is_dropped() {
+        let budget = MemoryBudget::new(100);
+        let mut reservation = budget.reserve(tenant(1));
         assert!(reservation.grow_to(70));
         reservation.shrink_to(60);
         let mut whole = reservation.hold(vec![7; 60]);
         let piece = whole.split_to(1);
         drop(whole);
-        assert_eq!((&piece[..], room.octets_taken()), (&[7][..], 60));
+        assert_eq!((&piece[..], budget.octets_reserved()), (&[7][..], 60));
         drop(piece);
-        assert_eq!(room.octets_taken(), 0);
+        assert_eq!(budget.octets_reserved(), 0);
     }
 
     proptest! {
         #[test]
-        fn what_is_held_is_what_was_granted(
+        fn reserved_memory_equals_granted_memory(
             steps in prop::collection::vec((0usize..6, 0u64..80, any::<bool>()), 0..200),
         ) {
-            let room = MemoryBudget::new(100);
+            let budget = MemoryBudget::new(100);
             let holders: Vec<Option<TenantId>> = (0..3).map(tenant).collect();
-            let mut held: Vec<MemoryReservation> = (0..6).map(|n| room.reserve(holders[n % 3])).collect();
+            let mut held: Vec<MemoryReservation> = (0..6).map(|n| budget.reserve(holders[n % 3])).collect();
             for (place, octets, is_released) in steps {
                 if is_released {
-                    held[place] = room.reserve(holders[place % 3]);
+                    held[place] = budget.reserve(holders[place % 3]);
                 } else {
                     let before = held[place].octets;
                     let expected = if held[place].grow_to(octets) { before.max(octets) } else { before };
@@ -223,11 +222,11 @@ mod tests {
                 }
                 let sum: u64 = held.iter().map(|reservation| reservation.octets).sum();
                 prop_assert!(sum <= 100);
-                prop_assert_eq!(room.taken().octets, sum);
-                prop_assert_eq!(room.taken().of_each.values().sum::<u64>(), sum);
+                prop_assert_eq!(budget.reserved().octets, sum);
+                prop_assert_eq!(budget.reserved().by_holder.values().sum::<u64>(), sum);
             }
             held.clear();
-            prop_assert!(room.taken().of_each.is_empty());
+            prop_assert!(budget.reserved().by_holder.is_empty());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Budgets that many share, and what one of them may have of each: turns, memory, connections, logins; and a cache of what
-//! the directory says. Imports `model`.
+//! Shared resources with a limit for each tenant: semaphore, memory, connections, failed logins; and a cache keyed by
+//! the version of the directory. Imports `mail` and `model`.
 
 pub mod auth_limiter;
 pub mod connection_limiter;

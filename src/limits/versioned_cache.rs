@@ -1,11 +1,11 @@
-//! A small memory of answers of the store, each good until the directory changes or some time has passed.
+//! A cache of store queries; an entry is valid until the directory changes or its lifetime ends.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Answers by question.
+/// Cached values by key.
 pub struct VersionedCache<K, V> {
     entries: Mutex<HashMap<K, Entry<V>>>,
     lifetime: Duration,
@@ -19,13 +19,13 @@ struct Entry<V> {
 }
 
 impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
-    /// A memory of at most `entries_max` answers.
+    /// A cache of at most `entries_max` values.
     pub fn new(lifetime: Duration, entries_max: usize) -> Self {
         Self { entries: Mutex::new(HashMap::new()), lifetime, entries_max }
     }
 
-    /// The answer of `load`, or the one it gave before if that is still good for this version of the directory.
-    /// The version is taken before loading, so that a change meanwhile makes the new answer old.
+    /// The cached value if valid for this version of the directory, else the result of `load`. The version is read
+    /// before loading, so a concurrent change invalidates the new entry.
     pub async fn get<E>(
         &self,
         key: K,
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_good_until_the_directory_changes() {
+    async fn a_value_is_cached_until_the_directory_changes() {
         let recent = VersionedCache::new(Duration::from_secs(3600), 2);
         let ask = |version, value| recent.get("key", version, async move { Ok::<_, ()>(value) });
         assert_eq!(ask(1, "old").await, Ok("old"));
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lifetime_of_nothing_asks_each_time_and_failures_are_not_kept() {
+    async fn a_zero_lifetime_caches_nothing_and_errors_are_not_cached() {
         let recent = VersionedCache::new(Duration::ZERO, 2);
         assert_eq!(recent.get(1, 1, async { Err::<u8, _>("down") }).await, Err("down"));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(1) }).await, Ok(1));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_never_holds_more_than_its_limit() {
+    async fn the_cache_is_bounded() {
         let recent = VersionedCache::new(Duration::from_secs(3600), 2);
         for key in 0..10 {
             let _ = recent.get(key, 1, async move { Ok::<_, ()>(key) }).await;

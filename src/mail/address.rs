@@ -1,4 +1,4 @@
-//! Mailboxes as RFC 5321 §4.1.2 spells them. The wire form survives a round trip.
+//! Addresses (RFC 5321 §4.1.2 `Mailbox`). Parsing and Display preserve the wire form.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,18 +6,18 @@ use std::str::FromStr;
 
 use super::{DomainError, DomainName};
 
-/// A mailbox: local part and host.
+/// An email address: local part and host.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     local: LocalPart,
     host: Host,
 }
 
-/// A local part by its meaning, unquoted; written back quoted only where the grammar needs it.
+/// A local part, unquoted. Display quotes it only where the grammar requires.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct LocalPart(String);
 
-/// What stands behind the `@`.
+/// The host after the `@`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A domain name.
@@ -26,28 +26,28 @@ pub enum Host {
     Literal(IpAddr),
 }
 
-/// Why a text is not a mailbox.
+/// Why a text is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// No `@`, or nothing in front of it.
-    #[error("an address has the form local@domain")]
+    /// No `@`, or nothing before it.
+    #[error("an address must have the form local@domain")]
     Shape,
     /// RFC 5321 §4.5.3.1.1.
-    #[error("the part before the @ has at most 64 octets")]
+    #[error("the part before the @ is longer than 64 octets")]
     LocalTooLong,
-    /// Not an atom, dots and atoms, or a quoted string.
+    /// Not a dot-atom or quoted string.
     #[error("the part before the @ is not valid; quote it if it has special characters")]
     LocalSyntax,
-    /// The host is neither a name nor a literal that we know.
+    /// The host is neither a domain name nor an address literal.
     #[error("the domain is not valid: {0}")]
     Domain(#[from] DomainError),
-    /// `[…]` without an IPv4 or `IPv6:` address.
-    #[error("an address literal holds an IPv4 address, or IPv6: and an IPv6 address")]
+    /// The literal contains no IPv4 or `IPv6:` address.
+    #[error("an address literal must be [IPv4 address] or [IPv6:address]")]
     Literal,
 }
 
 impl Address {
-    /// Reads `local@host`, the local part plain or quoted.
+    /// Parses `local@host`, with a plain or quoted local part.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let at = find_at(text).ok_or(AddressError::Shape)?;
         let local = LocalPart::parse(&text[..at])?;
@@ -55,7 +55,7 @@ impl Address {
         Ok(Self { local, host })
     }
 
-    /// The mailbox of a known host.
+    /// An address from its parts.
     pub fn new(local: LocalPart, host: Host) -> Self {
         Self { local, host }
     }
@@ -65,7 +65,7 @@ impl Address {
         &self.local
     }
 
-    /// The part behind the `@`.
+    /// The part after the `@`.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -78,19 +78,19 @@ impl Address {
         }
     }
 
-    /// Whether it can only be sent to a server with SMTPUTF8 (RFC 6531 §3.3). The host is always ASCII.
+    /// Whether the address needs SMTPUTF8 (RFC 6531 §3.3). The host is always ASCII.
     pub fn needs_smtputf8(&self) -> bool {
         !self.local.0.is_ascii()
     }
 
-    /// The form under which suppressions are kept: lower case throughout, because no mailbox
-    /// provider of note tells `Bob` from `bob` and a miss would mail someone who asked not to be.
+    /// The key for suppressions: all in lower case. No relevant mailbox provider distinguishes `Bob` from `bob`, and
+    /// a missed suppression would send unwanted mail.
     pub fn folded(&self) -> String {
         self.to_string().to_lowercase()
     }
 }
 
-/// The `@` that ends the local part: the first outside a quoted string.
+/// The `@` that ends the local part: the first one outside a quoted string.
 fn find_at(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (i, b) in text.bytes().enumerate() {
@@ -106,13 +106,13 @@ fn find_at(text: &str) -> Option<usize> {
 }
 
 impl LocalPart {
-    /// Reads a dot-string or a quoted string. Dots at the ends or doubled are taken as well:
-    /// such mailboxes exist, and the form that we send is quoted where the grammar needs it.
+    /// Parses a dot-string or quoted string. Leading, trailing and double dots are accepted: such addresses exist,
+    /// and Display quotes them as the grammar requires.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() {
             return Err(AddressError::Shape);
         }
-        // RFC 5321 §4.5.3.1.1 counts the wire form.
+        // RFC 5321 §4.5.3.1.1 limits the wire form.
         if text.len() > 64 {
             return Err(AddressError::LocalTooLong);
         }
@@ -128,7 +128,7 @@ impl LocalPart {
         Ok(local)
     }
 
-    /// The local part by its meaning, without quotes.
+    /// The local part without quotes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -138,7 +138,7 @@ impl LocalPart {
     }
 }
 
-/// RFC 5321 §4.1.2 `Quoted-string` behind its first quote, extended by RFC 6531 §3.3.
+/// RFC 5321 §4.1.2 `Quoted-string` after its first quote, extended by RFC 6531 §3.3.
 fn unquote(text: &str) -> Option<String> {
     let mut meaning = String::new();
     let mut chars = text.chars();
@@ -163,7 +163,7 @@ fn is_atext(c: char) -> bool {
 }
 
 impl Host {
-    /// Reads a domain name or an address literal.
+    /// Parses a domain name or an address literal.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let Some(rest) = text.strip_prefix('[') else {
             return Ok(Self::Domain(DomainName::parse(text)?));
@@ -233,7 +233,7 @@ impl schemars::JsonSchema for Address {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "description": "A mailbox: `local@domain`.", "examples": ["bob@example.com"] })
+        schemars::json_schema!({ "type": "string", "description": "An email address: `local@domain`.", "examples": ["bob@example.com"] })
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         for bad in [
             "",
             "@",

@@ -1,36 +1,36 @@
-//! The bytes of a message: what we put in front, and what the client sent.
+//! Message content: our header fields, and the submitted message.
 
 use bytes::Bytes;
 
 use super::header::find_end;
 
-/// A message as it goes on the wire: our header fields, then the submitted message, CRLF throughout.
-/// The two are kept apart so that the client's bytes are never copied to make room for ours.
+/// A message as sent: our header fields followed by the submitted message, with CRLF line ends. The parts are
+/// separate, so that the submitted octets are never copied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Content {
-    /// Whole header fields, each ending in CRLF; may be empty.
+    /// Complete header fields, each ending with CRLF; may be empty.
     pub prefix: Bytes,
-    /// The message as submitted, less the fields that are removed.
+    /// The submitted message without the removed fields.
     pub submitted: Bytes,
 }
 
 impl Content {
-    /// Octets of the whole message.
+    /// The size of the whole message.
     pub fn len(&self) -> usize {
         self.prefix.len() + self.submitted.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the message is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The header of the message as submitted, up to the empty line.
+    /// The header of the submitted message, up to the empty line.
     pub fn header(&self) -> &[u8] {
         &self.submitted[..find_end(&self.submitted)]
     }
 
-    /// The message in one piece.
+    /// The whole message as one vector.
     pub fn to_vec(&self) -> Vec<u8> {
         [&self.prefix[..], &self.submitted[..]].concat()
     }

@@ -1,30 +1,30 @@
-//! Domain names, always held as lower-case A-labels so that equal names are equal bytes.
+//! Domain names, stored as lower-case A-labels, so that equal names have equal octets.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A domain name in A-label form, lower case, without a final dot. RFC 5321 §4.1.2, RFC 5890.
+/// A domain name as A-labels in lower case, without a final dot (RFC 5321 §4.1.2, RFC 5890).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomainName(String);
 
 /// Why a text is not a domain name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DomainError {
-    /// Nothing, or an empty label.
-    #[error("a domain name has no empty label")]
+    /// The text or a label is empty.
+    #[error("a domain name cannot have an empty label")]
     Empty,
     /// RFC 5321 §4.5.3.1.2: 255 octets; RFC 1035 §2.3.4: 63 for a label.
-    #[error("a domain name has at most 255 octets and 63 in a label")]
+    #[error("a domain name can have at most 255 octets, and 63 in a label")]
     TooLong,
-    /// Something other than letters, digits and inner hyphens, or not valid IDNA.
-    #[error("a domain name has letters, digits and inner hyphens only")]
+    /// Other characters than letters, digits and inner hyphens, or invalid IDNA.
+    #[error("a domain name can have letters, digits and inner hyphens only")]
     Syntax,
 }
 
 impl DomainName {
-    /// Reads a name of A- or U-labels. A final dot is not taken (RFC 5321 §2.3.5).
+    /// Parses a name of A-labels or U-labels. A final dot is not accepted (RFC 5321 §2.3.5).
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        // A U-label is shorter than its A-label, never more than four octets a character longer.
+        // A bound before IDNA conversion: no longer text gives a valid name.
         if text.len() > 1024 {
             return Err(DomainError::TooLong);
         }
@@ -39,7 +39,7 @@ impl DomainName {
         for label in ascii.split('.') {
             check_label(label)?;
         }
-        // "1.2.3.4" is an address, not a name: RFC 3696 §2 forbids an all-numeric top-level label.
+        // `1.2.3.4` is an address: RFC 3696 §2 forbids an all-numeric top-level label.
         let top = ascii.rsplit('.').next().unwrap_or_default();
         if top.bytes().all(|b| b.is_ascii_digit()) {
             return Err(DomainError::Syntax);
@@ -47,12 +47,12 @@ impl DomainName {
         Ok(Self(ascii))
     }
 
-    /// The name in A-labels.
+    /// The name as A-labels.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name in U-labels where it has any, for people.
+    /// The name as U-labels, for display.
     pub fn to_unicode(&self) -> String {
         idna::domain_to_unicode(&self.0).0
     }
@@ -62,7 +62,7 @@ impl DomainName {
         self.0.contains('.')
     }
 
-    /// Whether this name is `parent` or below it, decided on whole labels.
+    /// Whether this name equals `parent` or is below it, by whole labels.
     pub fn is_at_or_under(&self, parent: &DomainName) -> bool {
         self.0.strip_suffix(parent.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
@@ -80,7 +80,7 @@ fn check_label(label: &str) -> Result<(), DomainError> {
     if label.len() > 63 {
         return Err(DomainError::TooLong);
     }
-    // The underscore is outside RFC 5321's grammar but lives in real host names; DNS takes it.
+    // RFC 5321 does not allow underscores, but real host names have them, and DNS allows them.
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !label.bytes().all(inner) || label.starts_with('-') || label.ends_with('-') {
         return Err(DomainError::Syntax);

@@ -1,68 +1,68 @@
-//! The envelope of a message: who it is from and to, as SMTP says it, and what was asked for along with that.
+//! The SMTP envelope of a message: reverse path, recipients and parameters.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{Address, AddressError, EnvelopeId, OriginalRecipient, Timestamp};
 
-/// The reverse path: where reports go (RFC 5321 §4.1.1.2).
+/// The reverse path, which DSNs are sent to (RFC 5321 §4.1.1.2).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReversePath {
-    /// `<>`: nobody wants a report. RFC 5321 §4.5.5.
+    /// `<>`: no DSNs (RFC 5321 §4.5.5).
     Null,
-    /// A mailbox.
+    /// An address.
     Mailbox(Address),
 }
 
-/// What MAIL's `BODY` parameter declared (RFC 6152).
+/// The `BODY` parameter of MAIL (RFC 6152).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyType {
-    /// Seven-bit, or undeclared.
+    /// `BODY=7BIT`, or absent.
     #[default]
     SevenBit,
     /// `BODY=8BITMIME`.
     EightBitMime,
 }
 
-/// How much of a message that failed comes back with the report: MAIL's `RET` (RFC 3461 §4.3).
+/// The `RET` parameter of MAIL: how much of the message a failure DSN returns (RFC 3461 §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReturnContent {
-    /// All of it.
+    /// The whole message.
     Full,
-    /// The header.
+    /// The header only.
     Headers,
 }
 
-/// What a recipient's sender wants to hear of: RCPT's `NOTIFY` (RFC 3461 §4.1). None of the three is `NEVER`.
+/// The `NOTIFY` parameter of RCPT: which DSNs the sender wants (RFC 3461 §4.1). All false means `NEVER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Notify {
-    /// That it arrived.
+    /// On delivery.
     pub success: bool,
-    /// That it will not arrive.
+    /// On failure.
     pub failure: bool,
-    /// That it takes long.
+    /// On delay.
     pub delay: bool,
 }
 
-/// What MAIL asked for beside the path, as far as it outlives the session.
+/// The parameters of MAIL that are stored with the message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailParameters {
     /// `RET`.
     pub return_content: Option<ReturnContent>,
     /// `ENVID`.
     pub envelope_id: Option<EnvelopeId>,
-    /// `REQUIRETLS` (RFC 8689): over verified TLS to servers that promise the same, or not at all.
+    /// `REQUIRETLS` (RFC 8689): verified TLS to servers that support it, or no delivery.
     pub require_tls: bool,
-    /// `HOLDFOR` and `HOLDUNTIL` (RFC 4865): not before this time.
+    /// `HOLDFOR` and `HOLDUNTIL` (RFC 4865): the time of release.
     pub release_at: Option<Timestamp>,
-    /// The seconds that `HOLDFOR` said, of which `release_at` is made. Not kept.
-    pub held_for_s: Option<u32>,
-    /// When delivery is to be given up, if the submitter chose it. It ends in the message's own lifetime and is not
-    /// kept beside that.
+    /// The seconds of `HOLDFOR`, from which `release_at` was computed. Not stored.
+    pub hold_for_s: Option<u32>,
+    /// The deadline of delivery, if the submitter chose one. It limits the message's lifetime and is not stored
+    /// separately.
     pub deliver_by: Option<Timestamp>,
 }
 
-/// What RCPT asked for beside the path.
+/// The parameters of RCPT.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RcptParameters {
     /// `NOTIFY`.
@@ -71,33 +71,33 @@ pub struct RcptParameters {
     pub original_recipient: Option<OriginalRecipient>,
 }
 
-/// One recipient of an envelope.
+/// A recipient of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// Where to.
+    /// The address.
     pub address: Address,
-    /// What RCPT asked for.
+    /// The parameters of RCPT.
     pub parameters: RcptParameters,
 }
 
-/// Everything that MAIL and RCPT said, once they were admitted.
+/// The envelope of an admitted message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// Where reports go.
+    /// The reverse path.
     pub reverse_path: ReversePath,
-    /// At least one, in the order of the RCPT commands, each once.
+    /// At least one recipient, in the order of RCPT, without duplicates.
     pub recipients: Vec<Recipient>,
-    /// What MAIL declared of the body.
+    /// The declared body type.
     pub body: BodyType,
-    /// Whether MAIL asked for SMTPUTF8 (RFC 6531).
+    /// Whether MAIL had SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// What else MAIL asked for.
+    /// The other parameters of MAIL.
     pub parameters: MailParameters,
 }
 
-/// The text names no member of the vocabulary.
+/// The text is not a valid value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a value of this parameter")]
+#[error("not a valid value of this parameter")]
 pub struct ParameterError;
 
 impl From<Address> for Recipient {
@@ -107,7 +107,7 @@ impl From<Address> for Recipient {
 }
 
 impl RcptParameters {
-    /// RFC 3461 §4.1: who asked for nothing hears of failure and, as we do it, of delay.
+    /// The DSNs to send. RFC 3461 §4.1: by default on failure and, by our choice, on delay.
     pub fn wants(&self) -> Notify {
         self.notify.unwrap_or(Notify { success: false, failure: true, delay: true })
     }
@@ -143,7 +143,7 @@ impl fmt::Display for Notify {
 impl FromStr for Notify {
     type Err = ParameterError;
 
-    /// RFC 3461 §4.1: `NEVER` stands alone.
+    /// RFC 3461 §4.1: `NEVER` excludes other values.
     fn from_str(text: &str) -> Result<Self, ParameterError> {
         let mut notify = Self::default();
         if text.eq_ignore_ascii_case("NEVER") {
@@ -164,7 +164,7 @@ impl FromStr for Notify {
     }
 }
 impl ReversePath {
-    /// The mailbox, if there is one.
+    /// The address, unless the path is null.
     pub fn mailbox(&self) -> Option<&Address> {
         match self {
             Self::Null => None,
@@ -172,7 +172,7 @@ impl ReversePath {
         }
     }
 
-    /// Reads the text form of [`fmt::Display`]: empty is the null path.
+    /// Parses the Display form; empty is the null path.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() { Ok(Self::Null) } else { Address::parse(text).map(Self::Mailbox) }
     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_sender_wants_to_hear_of_survives_its_text_form() {
+    fn notify_survives_its_text_form() {
         for (text, written) in
             [("never", "NEVER"), ("failure,SUCCESS", "SUCCESS,FAILURE"), ("Delay", "DELAY")]
         {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn how_much_comes_back_survives_its_text_form() {
+    fn return_content_survives_its_text_form() {
         assert_eq!("full".parse(), Ok(ReturnContent::Full));
         assert_eq!(ReturnContent::Headers.as_str().parse(), Ok(ReturnContent::Headers));
         assert_eq!("HEADERS".parse::<ReturnContent>(), Err(ParameterError));

@@ -1,43 +1,43 @@
-//! The header block of a message: where it ends and where its fields lie, byte for byte (RFC 5322 §2.2).
+//! The header block of a message: its end, and the exact positions of its fields (RFC 5322 §2.2).
 
 use std::ops::Range;
 
 use memchr::memmem;
 
-/// One field of a header block.
+/// One header field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     /// The name as written, without the colon.
     pub name: String,
-    /// The whole field with its folded lines and final CRLF.
+    /// The whole field with folded lines and final CRLF.
     pub span: Range<usize>,
-    /// What follows the colon, folded lines and final CRLF included.
+    /// The value after the colon, with folded lines and final CRLF.
     pub value: Range<usize>,
 }
 
-/// The fields in front of a message's first empty line.
+/// The fields before the first empty line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderBlock {
-    /// In the order in which they stand.
+    /// The fields in order.
     pub fields: Vec<Field>,
-    /// Where the fields end: at the empty line, or at the end of a message without a body.
+    /// The end of the fields: the empty line, or the end of a message without a body.
     pub end: usize,
 }
 
-/// Why the front of a message is not a header block that has exactly one reading.
+/// Why the header block cannot be interpreted in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The first line begins with white space: it would continue whatever field we put before it.
-    #[error("the message begins with white space")]
+    /// The first line starts with white space: it would continue any field added before it.
+    #[error("the message starts with white space")]
     LeadingWhiteSpace,
-    /// A line is neither `Name: value` nor the continuation of one.
-    #[error("line {line} of the header is not a field and not the continuation of one")]
+    /// A line is neither a field nor a continuation.
+    #[error("line {line} of the header is neither a field nor a continuation line")]
     NotAField {
-        /// Counted from 1.
+        /// The line number from 1.
         line: usize,
     },
-    /// More octets than the limit before the empty line.
-    #[error("the header has more than {octets_max} octets")]
+    /// The header is larger than the limit.
+    #[error("the header is larger than {octets_max} octets")]
     TooLong {
         /// The limit.
         octets_max: usize,
@@ -45,7 +45,7 @@ pub enum HeaderError {
 }
 
 impl HeaderBlock {
-    /// Finds the fields of a message whose lines all end in CRLF.
+    /// Scans the header of a message with CRLF line ends.
     pub fn scan(message: &[u8], octets_max: usize) -> Result<Self, HeaderError> {
         let end = find_end(message);
         if end > octets_max {
@@ -68,13 +68,13 @@ impl HeaderBlock {
         Ok(Self { fields, end })
     }
 
-    /// The fields of a name, in order; names compare without case.
+    /// The fields with a name, in order, ignoring case.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Field> + 'a {
         self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name))
     }
 }
 
-/// Where the header ends: before the empty line.
+/// The end of the header, before the empty line.
 pub(super) fn find_end(message: &[u8]) -> usize {
     if message.starts_with(b"\r\n") {
         return 0;
@@ -86,8 +86,8 @@ fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     block.split_inclusive(|&b| b == b'\n')
 }
 
-/// The field name and the place of the colon. RFC 5322 §2.2: printable ASCII but the colon. The white space that
-/// §4.5 allows obsolete messages before it is refused: readers and signers differ over what such a field is called.
+/// The field name and the position of the colon. RFC 5322 §2.2: printable ASCII without colon. The obsolete white
+/// space before the colon (§4.5) is refused: readers and signers disagree about the name of such a field.
 fn split_name(line: &[u8]) -> Option<(String, usize)> {
     let colon = memchr::memchr(b':', line)?;
     let name = &line[..colon];
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_with_two_readings_is_refused() {
+    fn an_ambiguous_header_block_is_refused() {
         assert_eq!(scan(" a: b\r\n\r\n"), Err(HeaderError::LeadingWhiteSpace));
         assert_eq!(scan("A: b\r\nno field\r\n\r\n"), Err(HeaderError::NotAField { line: 2 }));
         assert_eq!(scan("A\u{e9}: b\r\n\r\n"), Err(HeaderError::NotAField { line: 1 }));

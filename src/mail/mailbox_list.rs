@@ -1,60 +1,60 @@
-//! The addresses of a From field, read strictly (RFC 5322 §3.4, RFC 6854 left out).
+//! Parses the addresses of a From field strictly (RFC 5322 §3.4, without RFC 6854).
 //!
-//! Who a message is from decides whose domain it may use, so a field is taken only if every reader finds the same
-//! addresses in it. Display names may hold any octets; an address may not be spelt with comments or folds inside.
+//! The author decides which domain is used, so a field is accepted only if every reader finds the same addresses in
+//! it. Display names may contain any octets; addresses must not contain comments or folds.
 
 use super::{Address, AddressError};
 
-/// Why a field does not have exactly one reading.
+/// Why a field cannot be interpreted in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MailboxListError {
-    /// There is no address in it.
-    #[error("it holds no address")]
+    /// No address.
+    #[error("it has no address")]
     Empty,
     /// `Group: …;`
-    #[error("it holds a group")]
+    #[error("it has a group")]
     Group,
-    /// A comment or quoted string that does not end, or comments in comments beyond reason.
-    #[error("a quoted string or comment in it does not end")]
+    /// An unterminated comment or quoted string, or too deeply nested comments.
+    #[error("a quoted string or comment is not terminated")]
     Open,
-    /// A name with a character that must be quoted, or something after an address.
-    #[error("a display name must be quoted if it has special characters, and nothing may follow an address")]
+    /// A name with unquoted special characters, or text after an address.
+    #[error("a display name with special characters must be quoted, and nothing may follow an address")]
     Phrase,
-    /// An address is wrong.
+    /// An invalid address.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// More addresses than anyone needs.
-    #[error("it holds more than {MAILBOXES_MAX} addresses")]
+    /// More addresses than supported.
+    #[error("it has more than {MAILBOXES_MAX} addresses")]
     TooMany,
 }
 
 const MAILBOXES_MAX: usize = 50;
 const COMMENT_DEPTH_MAX: usize = 8;
 
-/// A token of RFC 5322 §3.2, white space and comments left out.
+/// A token of RFC 5322 §3.2, without white space and comments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
-    /// Atoms with their dots and `@`, or a domain literal.
+    /// Atoms with dots and `@`, or a domain literal.
     Word(String),
-    /// A quoted string, with its quotes.
+    /// A quoted string with its quotes.
     Quoted(String),
     /// `<`, `>`, `,`, `:` or `;`.
     Special(char),
 }
 
-/// A token, and whether it touches the one before.
-struct Placed {
+/// A token, and whether it directly follows the one before.
+struct PositionedToken {
     token: Token,
     joined: bool,
 }
 
-/// The addresses of a field's value, in order. Octets above 127 that are not UTF-8 are fine in a name.
+/// The addresses of a field value, in order. Invalid UTF-8 is accepted in display names.
 pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError> {
     let text = String::from_utf8_lossy(value);
     let tokens = tokenize(&text)?;
     let mut mailboxes = Vec::new();
     for group in tokens.split(|placed| placed.token == Token::Special(',')) {
-        // RFC 5322 §4.4 lets obsolete lists have empty members.
+        // RFC 5322 §4.4: obsolete lists may have empty members.
         if group.is_empty() {
             continue;
         }
@@ -66,7 +66,7 @@ pub fn parse_mailbox_list(value: &[u8]) -> Result<Vec<Address>, MailboxListError
     if mailboxes.is_empty() { Err(MailboxListError::Empty) } else { Ok(mailboxes) }
 }
 
-fn parse_mailbox(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+fn parse_mailbox(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
     if tokens.iter().any(|p| matches!(p.token, Token::Special(':' | ';'))) {
         return Err(MailboxListError::Group);
     }
@@ -74,20 +74,20 @@ fn parse_mailbox(tokens: &[Placed]) -> Result<Address, MailboxListError> {
         return parse_spec(tokens);
     };
     let (name, rest) = tokens.split_at(open);
-    // A bare `@` in a name would be a second address to a lenient reader.
+    // A lenient reader would take a bare `@` in a name as a second address.
     let is_phrase = name.iter().all(|p| match &p.token {
         Token::Word(word) => !word.contains(['@', '[', ']']),
         Token::Quoted(_) => true,
         Token::Special(_) => false,
     });
     match rest {
-        [_, spec @ .., Placed { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
+        [_, spec @ .., PositionedToken { token: Token::Special('>'), .. }] if is_phrase => parse_spec(spec),
         _ => Err(MailboxListError::Phrase),
     }
 }
 
-/// `local@domain` in one piece.
-fn parse_spec(tokens: &[Placed]) -> Result<Address, MailboxListError> {
+/// Joins the tokens of `local@domain`.
+fn parse_spec(tokens: &[PositionedToken]) -> Result<Address, MailboxListError> {
     let mut text = String::new();
     for (index, placed) in tokens.iter().enumerate() {
         if index > 0 && !placed.joined {
@@ -98,14 +98,14 @@ fn parse_spec(tokens: &[Placed]) -> Result<Address, MailboxListError> {
             Token::Special(_) => return Err(MailboxListError::Phrase),
         }
     }
-    // What was not UTF-8 may stand in a name, never in an address.
+    // Invalid UTF-8 is not accepted in an address.
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err(AddressError::LocalSyntax.into());
     }
     Ok(Address::parse(&text)?)
 }
 
-fn tokenize(text: &str) -> Result<Vec<Placed>, MailboxListError> {
+fn tokenize(text: &str) -> Result<Vec<PositionedToken>, MailboxListError> {
     let mut tokens = Vec::new();
     let mut rest = text;
     let mut joined = false;
@@ -132,7 +132,7 @@ fn tokenize(text: &str) -> Result<Vec<Placed>, MailboxListError> {
             if c == ')' || matches!(&token, Token::Word(w) if w.chars().any(char::is_control)) {
                 return Err(MailboxListError::Phrase);
             }
-            tokens.push(Placed { token, joined });
+            tokens.push(PositionedToken { token, joined });
         }
         joined = !is_gap;
         rest = &rest[length.max(1)..];
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_differently_is_refused() {
+    fn ambiguous_fields_are_refused() {
         for value in [
             "",
             " \r\n",

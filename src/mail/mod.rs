@@ -1,6 +1,6 @@
-//! The words of the RFCs: addresses, domains, envelopes, header blocks, status codes and message bytes.
+//! RFC vocabulary: addresses, domains, envelopes, header blocks, status codes and message content.
 //!
-//! Pure values: no I/O, no clock, no other module of this crate. Everything else builds on these.
+//! Pure values: no I/O, no clock, no imports from other modules.
 
 mod address;
 mod content;

@@ -1,21 +1,21 @@
-//! Enhanced status codes (RFC 3463). Detail has three digits: large providers use 5.7.5xx.
+//! Enhanced status codes (RFC 3463). The detail has up to three digits: large providers use 5.7.5xx.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// `class.subject.detail`.
+/// An enhanced status code: `class.subject.detail`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedStatus {
     /// 2, 4 or 5.
     pub class: u8,
-    /// What the status is about, 0–999.
+    /// The subject, 0–999.
     pub subject: u16,
-    /// The exact status, 0–999.
+    /// The detail, 0–999.
     pub detail: u16,
 }
 
 impl EnhancedStatus {
-    /// A known code.
+    /// A status from its numbers.
     pub const fn new(class: u8, subject: u16, detail: u16) -> Self {
         Self { class, subject, detail }
     }
@@ -33,7 +33,7 @@ impl fmt::Debug for EnhancedStatus {
     }
 }
 
-/// The text is not `[245].n.n` with at most three digits in a number.
+/// The text is not an enhanced status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an enhanced status code")]
 pub struct StatusError;

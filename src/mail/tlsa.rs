@@ -1,27 +1,27 @@
-//! TLSA records (RFC 6698 §2.1): what a domain says about the certificates of its servers.
+//! TLSA records (RFC 6698 §2.1): which certificates the servers of a domain use.
 
 use std::fmt;
 
-/// One record. Its text form is that of a zone file without the data, like `3 1 1`.
+/// A TLSA record. Display shows it as in a zone file without the data, such as `3 1 1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tlsa {
     /// Certificate usage: 2 is DANE-TA, 3 is DANE-EE.
     pub usage: u8,
-    /// 0 the certificate, 1 its public key.
+    /// Selector: 0 the certificate, 1 its public key.
     pub selector: u8,
-    /// 0 as it is, 1 SHA-256, 2 SHA-512.
+    /// Matching type: 0 exact, 1 SHA-256, 2 SHA-512.
     pub matching: u8,
-    /// What is to be matched.
+    /// The certificate association data.
     pub data: Vec<u8>,
 }
 
 impl Tlsa {
-    /// The issuer of the server's certificate is named.
+    /// DANE-TA: matches the issuer of the server's certificate.
     pub const TRUST_ANCHOR: u8 = 2;
-    /// The server's certificate itself is named.
+    /// DANE-EE: matches the server's certificate itself.
     pub const END_ENTITY: u8 = 3;
 
-    /// Whether a mail server can be held to it. RFC 7672 §3.1.3: usages 0 and 1 are of no use to SMTP.
+    /// Whether SMTP can use the record. RFC 7672 §3.1.3: usages 0 and 1 do not apply to SMTP.
     pub fn is_usable(&self) -> bool {
         let octets = self.data.len();
         let is_whole = match self.matching {

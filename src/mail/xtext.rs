@@ -1,22 +1,22 @@
-//! xtext (RFC 3461 §4): printable ASCII in which `+`, `=` and everything else is a hexadecimal code.
+//! xtext (RFC 3461 §4): printable ASCII with hexadecimal escapes.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The text is not xtext, is too long, or hides what is not printable.
+/// The text is not xtext, too long, or encodes characters that are not printable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not xtext of printable characters within its length")]
+#[error("not valid xtext, or too long")]
 pub struct XtextError;
 
-/// What MAIL's `ENVID` gave, as it stood on the wire (RFC 3461 §4.4).
+/// The value of MAIL's `ENVID` as sent (RFC 3461 §4.4).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EnvelopeId(String);
 
-/// What RCPT's `ORCPT` gave, as it stood on the wire (RFC 3461 §4.2): a type, a semicolon, xtext.
+/// The value of RCPT's `ORCPT` as sent (RFC 3461 §4.2): address type, semicolon, xtext.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient(String);
 
-/// The octets behind xtext. RFC 3461 §4: hexadecimal digits are upper case.
+/// Decodes xtext. RFC 3461 §4: hexadecimal digits are upper case.
 pub fn decode_xtext(text: &str) -> Result<Vec<u8>, XtextError> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -43,7 +43,7 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// What may stand in a field of a report: anything else could become a field of its own.
+/// Decodes xtext to printable ASCII only: line ends could inject fields into a DSN.
 fn decode_printable(text: &str) -> Result<String, XtextError> {
     let octets = decode_xtext(text)?;
     let printable = octets.iter().all(|octet| (b' '..=b'~').contains(octet));
@@ -51,10 +51,10 @@ fn decode_printable(text: &str) -> Result<String, XtextError> {
 }
 
 impl EnvelopeId {
-    /// RFC 3461 §4.4.
+    /// RFC 3461 §4.4: maximum length.
     pub const OCTETS_MAX: usize = 100;
 
-    /// The text that the client encoded: printable ASCII.
+    /// The decoded value: printable ASCII.
     pub fn decoded(&self) -> String {
         decode_printable(&self.0).unwrap_or_default()
     }
@@ -70,10 +70,10 @@ impl FromStr for EnvelopeId {
 }
 
 impl OriginalRecipient {
-    /// RFC 3461 §4.2.
+    /// RFC 3461 §4.2: maximum length.
     pub const OCTETS_MAX: usize = 500;
 
-    /// The type and the address that the client encoded, as a report writes them: printable ASCII.
+    /// Address type and decoded address, as in a DSN: printable ASCII.
     pub fn decoded(&self) -> String {
         let (kind, address) = self.0.split_once(';').unwrap_or((&self.0, ""));
         format!("{kind};{}", decode_printable(address).unwrap_or_default())
@@ -85,9 +85,9 @@ impl FromStr for OriginalRecipient {
 
     fn from_str(text: &str) -> Result<Self, XtextError> {
         let (kind, address) = text.split_once(';').ok_or(XtextError)?;
-        // RFC 3461 §4.2: the type is an atom.
+        // RFC 3461 §4.2: the address type is an atom.
         let is_atom = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        // RFC 6533 §3: beyond ASCII there is a form that ASCII holds; it is kept in that one.
+        // RFC 6533 §3: the address type `utf-8` has an ASCII form, which is stored.
         let text = match kind.eq_ignore_ascii_case("utf-8") {
             true => format!("{kind};{}", escape_beyond_ascii(address)),
             false => text.to_owned(),
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_taken_is_printable_when_decoded_and_reads_back(text in "[ -~é]{0,12};?[ -~é\\r]{0,20}") {
+        fn accepted_values_decode_to_printable_text_and_parse_again(text in "[ -~é]{0,12};?[ -~é\\r]{0,20}") {
             if let Ok(original) = text.parse::<OriginalRecipient>() {
                 prop_assert!(original.decoded().bytes().all(|b| (b' '..=b'~').contains(&b)));
                 prop_assert_eq!(original.to_string().parse(), Ok(original));

@@ -1,4 +1,4 @@
-//! What runs beside mail: retention, and the index that messages are searched by. Imports `store`.
+//! Background maintenance: retention and the search index. Imports `store`.
 
 pub mod retention;
 pub mod search_indexer;

@@ -1,4 +1,4 @@
-//! Makes accepted messages known to the search, about a second behind. Imports `store`.
+//! Adds accepted messages to the search index, about a second after acceptance. Imports `store`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use crate::store::{Journal, Store};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows the journal until told to stop.
+/// Follows the journal until `stop`.
 pub async fn run(store: Arc<Store>, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(INTERVAL);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = rounds.tick() => {}
+            _ = ticks.tick() => {}
         }
         while !stop.is_cancelled() {
             match store.index_messages().await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "what was accepted is not known to the search yet; trying again");
+                    tracing::warn!(%error, "cannot index messages for search; retrying");
                     break;
                 }
             }

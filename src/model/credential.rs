@@ -1,5 +1,5 @@
-//! The secret of a key: `pb_live_` or `pb_test_`, 256 random bits in base 62, then a checksum, so that
-//! a mistyped secret is told from an unknown one without a look-up.
+//! The secret of a key: `pb_live_` or `pb_test_`, 256 random bits in base 62, and a checksum that detects typing
+//! errors without a lookup.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,37 +11,37 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{Environment, ScramVerifier};
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// 62^43 is the first power above 2^256.
+/// 62^43 is the smallest power above 2^256.
 const RANDOM_DIGITS: usize = 43;
-/// 62^6 is the first power above 2^32, the size of the checksum.
+/// 62^6 is the smallest power above 2^32, for the CRC-32.
 const CHECK_DIGITS: usize = 6;
 
-/// A secret in clear, for the moment between its creation or arrival and its digest.
+/// A secret in clear text, zeroed on drop.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct KeySecret(String);
 
-/// SHA-256 of a secret. A plain hash is enough for 256 random bits.
+/// SHA-256 of a secret. A plain hash suffices for 256 random bits.
 #[derive(Clone, Copy)]
 pub struct SecretDigest([u8; 32]);
 
-/// Everything that is kept of a secret.
+/// What is stored of a secret.
 #[derive(Debug, Clone)]
-pub struct Imprint {
-    /// Finds the key when the secret is sent.
+pub struct StoredSecret {
+    /// Finds the key when the client sends the secret.
     pub digest: SecretDigest,
-    /// Checks a proof when it is not.
+    /// Verifies a SCRAM proof.
     pub scram: ScramVerifier,
-    /// By which people tell keys apart.
+    /// The last four characters, for display.
     pub last_four: String,
 }
 
-/// The text cannot be a secret of ours: cut short, or mistyped.
+/// The text is not a valid secret: truncated or mistyped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a key secret: expected pb_live_ or pb_test_ and 49 letters and digits whose checksum is right")]
+#[error("not a key secret: expected pb_live_ or pb_test_ and 49 letters and digits with a valid checksum")]
 pub struct KeySecretError;
 
 impl KeySecret {
-    /// A new secret from the system's random source.
+    /// Generates a secret.
     pub fn generate(environment: Environment) -> Self {
         let mut random: [u8; 32] = rand::random();
         let mut digits = [0; RANDOM_DIGITS];
@@ -55,7 +55,7 @@ impl KeySecret {
         Self(text)
     }
 
-    /// Reads a secret as a client sent it.
+    /// Parses a secret sent by a client.
     pub fn parse(text: &str) -> Result<Self, KeySecretError> {
         let digits = text
             .strip_prefix("pb_live_")
@@ -69,36 +69,36 @@ impl KeySecret {
         if checksum(body) == check { Ok(Self(text.to_owned())) } else { Err(KeySecretError) }
     }
 
-    /// What is kept of it. Takes about a millisecond.
-    pub fn imprint(&self) -> Imprint {
-        Imprint {
+    /// What to store of the secret. Takes about a millisecond.
+    pub fn stored_secret(&self) -> StoredSecret {
+        StoredSecret {
             digest: self.digest(),
             scram: ScramVerifier::new(&self.0),
             last_four: self.last_four().to_owned(),
         }
     }
 
-    /// What it is found by.
+    /// The digest of the secret.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest(Sha256::digest(self.0.as_bytes()).into())
     }
 
-    /// The last four characters, by which people tell keys apart.
+    /// The last four characters, for display.
     fn last_four(&self) -> &str {
         &self.0[self.0.len() - 4..]
     }
 
-    /// The secret itself, to be shown once.
+    /// The secret itself, to show once.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// Divides a big-endian number in place and answers the remainder.
+/// Divides a big-endian number in place and returns the remainder.
 fn divide(number: &mut [u8; 32], divisor: usize) -> usize {
     number.iter_mut().fold(0, |remainder, byte| {
         let value = remainder * 256 + usize::from(*byte);
-        // The remainder is below the divisor, so the quotient fits a byte.
+        // The remainder is less than the divisor, so the quotient fits into a byte.
         *byte = (value / divisor) as u8;
         value % divisor
     })
@@ -121,7 +121,7 @@ impl fmt::Debug for KeySecret {
 }
 
 impl SecretDigest {
-    /// The 32 octets.
+    /// The digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -134,7 +134,7 @@ impl From<[u8; 32]> for SecretDigest {
 }
 
 impl PartialEq for SecretDigest {
-    /// In constant time, so that a comparison tells nothing of the other side.
+    /// In constant time, against timing attacks.
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_can_be_read_back_and_a_mistyped_one_is_told() {
+    fn a_secret_parses_and_a_mistyped_one_is_detected() {
         let secret = KeySecret::generate(Environment::Live);
         let text = secret.expose().to_owned();
         assert_eq!(text.len(), "pb_live_".len() + 49);

@@ -1,24 +1,24 @@
-//! Which destinations a way is for: named domains, what lies below them, or all.
+//! Patterns of destinations: a domain, its subdomains, or everything.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::mail::{DomainError, DomainName, Host};
 
-/// One entry of a list of destinations. The order of the variants is that of their closeness.
+/// A destination pattern. Variants are ordered from specific to general.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationPattern {
-    /// `example.com`: this domain.
+    /// `example.com`: this domain only.
     Exactly(DomainName),
-    /// `.example.com`: every domain below it, and not itself.
+    /// `.example.com`: every subdomain, not the domain itself.
     Below(DomainName),
     /// `*`: every destination, address literals included.
     Any,
 }
 
 impl DestinationPattern {
-    /// How closely the entry fits a destination; more is closer, `None` if it does not fit.
-    pub fn closeness_to(&self, destination: &Host) -> Option<usize> {
+    /// How specifically the pattern matches a destination: higher is more specific, `None` for no match.
+    pub fn specificity(&self, destination: &Host) -> Option<usize> {
         match (self, destination) {
             (Self::Any, _) => Some(0),
             (_, Host::Literal(_)) => None,
@@ -73,7 +73,7 @@ impl schemars::JsonSchema for DestinationPattern {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "A domain, `.example.com` for every domain below it, or `*` for every destination.",
+            "description": "A domain, `.example.com` for its subdomains, or `*` for every destination.",
             "examples": ["example.com", ".example.com", "*"],
         })
     }
@@ -84,11 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_fits_its_domain_what_is_below_or_everything() {
+    fn a_pattern_matches_a_domain_its_subdomains_or_everything() {
         let fits = |entry: &str, host: &str| {
             let entry: DestinationPattern = entry.parse().unwrap();
             assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
-            entry.closeness_to(&Host::parse(host).unwrap()).is_some()
+            entry.specificity(&Host::parse(host).unwrap()).is_some()
         };
         for (entry, host, expected) in [
             ("example.com", "example.com", true),
@@ -109,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn the_domain_itself_is_closest_and_everything_least_close() {
+    fn the_domain_itself_is_most_specific_and_everything_least() {
         let host = Host::parse("a.b.example.com").unwrap();
         let closeness = ["*", ".com", ".example.com", ".b.example.com", "a.b.example.com"]
-            .map(|entry| entry.parse::<DestinationPattern>().unwrap().closeness_to(&host).unwrap());
+            .map(|entry| entry.parse::<DestinationPattern>().unwrap().specificity(&host).unwrap());
         assert!(closeness.is_sorted_by(|a, b| a < b), "{closeness:?}");
     }
 }

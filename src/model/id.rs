@@ -1,4 +1,4 @@
-//! Identifiers: a prefix that names the kind of object, then a ULID, so that ids sort by creation.
+//! Identifiers: a prefix for the kind of object and a ULID, so that ids sort by creation time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ pub struct IdError {
 }
 
 fn generate_at(now: Timestamp) -> Ulid {
-    // A ULID holds 48 bits of milliseconds; a clock before 1970 is not worth a failure here.
+    // A ULID has 48 bits of milliseconds; a clock before 1970 is not worth an error.
     let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
     Ulid::from_parts(milliseconds, rand::random::<u128>())
 }
@@ -40,15 +40,15 @@ macro_rules! ids {
         pub struct $name(Ulid);
 
         impl $name {
-            /// What every id of this kind starts with.
+            /// The prefix of every id of this kind.
             pub const PREFIX: &'static str = $prefix;
 
-            /// A new id that sorts after those of earlier milliseconds.
+            /// A new id that sorts after ids of earlier milliseconds.
             pub fn generate(now: Timestamp) -> Self {
                 Self(generate_at(now))
             }
 
-            /// When it was made, in whole milliseconds.
+            /// The creation time, in whole milliseconds.
             pub fn created_at(self) -> Timestamp {
                 time_of(self.0)
             }
@@ -116,31 +116,31 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A customer of the platform.
+    /// A tenant of the platform.
     TenantId = "tnt_";
     /// A sending domain of one tenant.
     DomainId = "dom_";
-    /// A credential.
+    /// An API key or SMTP credential.
     KeyId = "key_";
     /// A DKIM key pair of a domain.
     DkimKeyId = "dkm_";
-    /// One accepted submission.
+    /// An accepted message.
     MessageId = "msg_";
-    /// One recipient of one message.
+    /// The delivery of a message to one recipient.
     DeliveryId = "dlv_";
-    /// One try of one delivery.
+    /// One attempt of a delivery.
     AttemptId = "att_";
-    /// One entry of the journal.
+    /// An event in the journal.
     EventId = "evt_";
-    /// An address that must not be sent to.
+    /// A suppressed address.
     SuppressionId = "sup_";
-    /// A template of messages.
+    /// A message template.
     TemplateId = "tpl_";
-    /// Where events are to be told.
+    /// A webhook endpoint.
     WebhookId = "whk_";
-    /// One event for one webhook.
+    /// The delivery of an event to a webhook.
     WebhookDeliveryId = "whd_";
-    /// One API request or one refused SMTP command.
+    /// An API request or a refused SMTP command.
     RequestId = "req_";
 }
 

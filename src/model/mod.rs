@@ -1,4 +1,4 @@
-//! The product's own words: ids, states, scopes, refusals, credentials, periods, parts of the queue.
+//! Product vocabulary: ids, states, scopes, refusals, credentials, periods, queue filters.
 //!
 //! Pure values: no I/O, no clock. Imports `mail`.
 
@@ -12,7 +12,7 @@ mod scram;
 mod state;
 mod weight;
 
-pub use credential::{Imprint, KeySecret, KeySecretError, SecretDigest};
+pub use credential::{KeySecret, KeySecretError, SecretDigest, StoredSecret};
 pub use destination_pattern::DestinationPattern;
 pub use id::{
     AttemptId, DeliveryId, DkimKeyId, DomainId, EventId, IdError, KeyId, MessageId, RequestId, SuppressionId,
@@ -24,7 +24,7 @@ pub use scram::{ScramProof, ScramVerifier};
 pub use state::{
     BounceClass, DeliveryReports, DeliveryState, DisabledReason, DkimAlgorithm, DkimKeyState, DkimPolicy,
     DomainStatus, Environment, EventKind, LimitPeriod, Scope, Stage, SuppressionReason, TenantStatus,
-    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownName, UsageInterval, Verification, WaitReason,
+    TlsFailure, TlsMinimum, TlsMode, TlsPolicyType, UnknownValue, UsageInterval, Verification, WaitReason,
     WebhookDeliveryState, WebhookStatus,
 };
 pub use weight::{Weight, WeightError};

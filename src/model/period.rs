@@ -1,4 +1,4 @@
-//! Spans of time that begin for everybody at once, in UTC: of usage and of limits.
+//! Periods of usage and limits, aligned in UTC.
 
 use super::{LimitPeriod, UsageInterval};
 use crate::mail::Timestamp;
@@ -8,7 +8,7 @@ const HOUR_S: i64 = 60 * MINUTE_S;
 const DAY_S: i64 = 24 * HOUR_S;
 
 impl UsageInterval {
-    /// Seconds of one.
+    /// Its length in seconds.
     pub const fn seconds(self) -> i64 {
         match self {
             Self::Hour => HOUR_S,
@@ -16,14 +16,14 @@ impl UsageInterval {
         }
     }
 
-    /// The beginning of the one in which a time is.
+    /// The start of the interval that contains a time.
     pub fn start_of(self, time: Timestamp) -> Timestamp {
         second(start_s(time, self.seconds()))
     }
 }
 
 impl LimitPeriod {
-    /// Seconds of one.
+    /// Its length in seconds.
     pub const fn seconds(self) -> i64 {
         match self {
             Self::Minute => MINUTE_S,
@@ -31,18 +31,18 @@ impl LimitPeriod {
         }
     }
 
-    /// The beginning of the one in which a time is.
+    /// The start of the period that contains a time.
     pub fn start_of(self, time: Timestamp) -> Timestamp {
         second(start_s(time, self.seconds()))
     }
 
-    /// The end of the one in which a time is, which is the beginning of the next.
+    /// The end of the period that contains a time, which is the start of the next.
     pub fn end_of(self, time: Timestamp) -> Timestamp {
         second(start_s(time, self.seconds()) + self.seconds())
     }
 }
 
-/// There are no leap seconds in Unix time, so every span has the same length.
+/// Unix time has no leap seconds, so every period has the same length.
 fn start_s(time: Timestamp, span_s: i64) -> i64 {
     time.as_second().div_euclid(span_s) * span_s
 }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_begin_with_the_full_minute_hour_and_day_in_utc() {
+    fn periods_are_aligned_in_utc() {
         let time: Timestamp = "2026-11-22T05:42:27.5Z".parse().unwrap();
         let is = |found: Timestamp, expected: &str| assert_eq!(found.to_string(), expected);
         is(UsageInterval::Hour.start_of(time), "2026-11-22T05:00:00Z");

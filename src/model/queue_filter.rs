@@ -1,29 +1,29 @@
-//! A part of the queue, as people name it: a tenant's mail, mail for a destination, or both.
+//! A filter of queued mail: by tenant, by destination, or both.
 
 use super::TenantId;
 use crate::mail::Host;
 
-/// Which of the waiting mail is meant. Empty is all of it.
+/// Selects queued mail; the default selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct QueueFilter {
-    /// Only this tenant's.
+    /// Only this tenant's mail.
     pub tenant_id: Option<TenantId>,
-    /// Only what goes to this destination.
+    /// Only mail for this destination.
     pub destination: Option<Host>,
 }
 
 impl QueueFilter {
-    /// All for a destination.
+    /// All mail for a destination.
     pub fn destination(host: Host) -> Self {
         Self { tenant_id: None, destination: Some(host) }
     }
 
-    /// All of a tenant.
+    /// All mail of a tenant.
     pub fn tenant(id: TenantId) -> Self {
         Self { tenant_id: Some(id), destination: None }
     }
 
-    /// Whether a tenant's mail for a destination is meant.
+    /// Whether the filter matches a tenant's mail for a destination.
     pub fn covers(&self, tenant: TenantId, destination: &Host) -> bool {
         self.tenant_id.is_none_or(|own| own == tenant)
             && self.destination.as_ref().is_none_or(|own| own == destination)
@@ -36,7 +36,7 @@ mod tests {
     use crate::mail::Timestamp;
 
     #[test]
-    fn a_part_covers_what_it_does_not_exclude() {
+    fn a_filter_matches_what_it_does_not_exclude() {
         let (own, other) =
             (TenantId::generate(Timestamp::UNIX_EPOCH), TenantId::generate(Timestamp::UNIX_EPOCH));
         let host = Host::parse("a.example").unwrap();

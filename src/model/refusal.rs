@@ -1,21 +1,21 @@
-//! Refusals: what a tenant or a client may not do, with a stable code, and what to do about it.
+//! Refusals: what was refused and what to do about it, with a stable code.
 
 use std::fmt;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
-        /// The stable code of a refusal, the same in an SMTP reply and in a JSON answer. Some codes have several
-        /// causes, each with an SMTP reply of its own; they share one text.
+        /// The stable code of a refusal, the same in SMTP replies and JSON responses. Causes with different SMTP
+        /// replies may share one text.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum RefusalCode {
             $($(#[$doc])* $name,)*
         }
 
         impl RefusalCode {
-            /// Every code there is.
+            /// All codes.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The code as written in replies, answers and the journal.
+            /// The text form, as in replies, responses and the journal.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -26,57 +26,57 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The platform suspended the tenant.
+    /// The platform has suspended the tenant.
     TenantSuspended = "tenant_suspended";
-    /// The sender's domain belongs to nobody or to someone else.
+    /// The sender's domain is not a domain of the tenant.
     SenderDomainNotOwned = "sender_domain_not_owned";
-    /// The sender's domain is the tenant's, but its DNS proof is missing.
+    /// The sender's domain is the tenant's, but is not verified.
     SenderDomainNotVerified = "sender_domain_not_verified";
-    /// The key is bound to other domains.
+    /// The key is restricted to other domains.
     DomainNotAllowedForKey = "domain_not_allowed_for_key";
-    /// The key lacks the scope.
+    /// The key does not have the scope.
     InsufficientScope = "insufficient_scope";
-    /// The client's address is outside the key's networks.
+    /// The client's address is not in the key's networks.
     IpNotAllowed = "ip_not_allowed";
-    /// The reverse path is `<>` and the server does not take that.
+    /// The server does not accept `MAIL FROM:<>`.
     NullSenderRefused = "null_sender_refused";
-    /// What the tenant may send in a minute is used up.
+    /// The tenant's send limit per minute is used up.
     SendLimitExceeded = "send_limit_exceeded";
-    /// What the tenant may send in a day is used up.
+    /// The tenant's send limit per day is used up.
     DailySendLimitExceeded = "send_limit_exceeded";
-    /// More octets than the server takes.
+    /// The message is larger than the limit.
     MessageTooLarge = "message_too_large";
-    /// The recipient is on a suppression list.
+    /// The recipient is suppressed.
     RecipientSuppressed = "recipient_suppressed";
-    /// The recipient is not an address that mail can go to.
+    /// The recipient is not a valid address.
     RecipientInvalid = "recipient_invalid";
-    /// The recipient's local part is not ASCII and SMTPUTF8 was not declared.
+    /// The recipient's local part is not ASCII, and SMTPUTF8 was not declared.
     RecipientNeedsSmtputf8 = "recipient_invalid";
     /// The recipient's domain is a single label.
     RecipientNotQualified = "recipient_invalid";
-    /// More recipients than one message may have.
+    /// The message has too many recipients.
     TooManyRecipients = "too_many_recipients";
-    /// No From field.
+    /// The message has no From field.
     FromHeaderMissing = "from_header_missing";
-    /// More than one From field, or one that does not have exactly one reading.
+    /// The message has several From fields, or one that is ambiguous.
     FromHeaderAmbiguous = "from_header_ambiguous";
-    /// An address in From is not under the tenant's domains.
+    /// An address in From is not under a domain of the tenant.
     FromDomainNotOwned = "from_domain_not_owned";
-    /// The header block does not have exactly one reading.
+    /// The header block is malformed or ambiguous.
     HeaderMalformed = "header_malformed";
-    /// A NUL octet.
+    /// The message contains a NUL octet.
     NulInContent = "nul_in_content";
-    /// A lone CR or LF, where the server is set to refuse them.
+    /// The message contains a bare CR or LF, and the server refuses them.
     BareNewline = "bare_newline";
-    /// A line above the hard limit.
+    /// A line is longer than the limit.
     LineTooLong = "line_too_long";
-    /// Binary content that has no form other servers take.
+    /// Binary content that cannot be relayed as 8BITMIME.
     ConversionRequired = "conversion_required";
-    /// The key of this submission stands for another one.
+    /// The Idempotency-Key was used for different content.
     IdempotencyKeyReused = "idempotency_key_reused";
-    /// More than a hundred Received fields.
+    /// The message has too many Received fields.
     MailLoop = "mail_loop";
-    /// The spool cannot be written.
+    /// The database cannot be written.
     StorageUnavailable = "storage_unavailable";
     /// The stored content of the message is not what was accepted.
     ContentDamaged = "content_damaged";
@@ -84,53 +84,53 @@ codes! {
     DiskLow = "disk_low";
     /// A limit of the whole server is reached.
     Overloaded = "overloaded";
-    /// The server is stopping.
+    /// The server is shutting down.
     ShuttingDown = "shutting_down";
-    /// No credential in the request.
+    /// The request has no credential.
     AuthenticationRequired = "authentication_required";
     /// The credential is malformed or unknown.
     InvalidApiKey = "invalid_api_key";
     /// The credential is expired or revoked.
     ExpiredApiKey = "expired_api_key";
-    /// Only the platform may do this.
+    /// The request needs a platform key.
     PlatformKeyRequired = "platform_key_required";
-    /// There is no such object, or not for this key.
+    /// The object does not exist or is not visible to this key.
     NotFound = "not_found";
-    /// The path exists, the method does not.
+    /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed";
-    /// A field of the request is wrong.
+    /// A field of the request is invalid.
     ValidationFailed = "validation_failed";
     /// A field of the request is unknown.
     UnknownField = "unknown_field";
-    /// The body is not JSON.
+    /// The body is not valid JSON.
     InvalidJson = "invalid_json";
-    /// The body is of another type than JSON.
+    /// The media type of the body is not supported.
     UnsupportedMediaType = "unsupported_media_type";
-    /// The body is over the limit.
+    /// The body is larger than the limit.
     PayloadTooLarge = "payload_too_large";
-    /// The body did not arrive in time.
+    /// The request did not arrive in time.
     RequestTimeout = "request_timeout";
-    /// Another tenant has proved the domain or one above or below it.
+    /// Another tenant has verified the domain, or one above or below it.
     DomainTaken = "domain_taken";
-    /// An object of that name exists.
+    /// An object with this name exists.
     AlreadyExists = "already_exists";
-    /// The tenant has as many of these objects as a tenant may.
+    /// The tenant's limit of these objects is reached.
     LimitReached = "limit_reached";
-    /// The key is the one that the request is made with.
+    /// The request authenticates with the key that it changes.
     KeyInUse = "key_in_use";
-    /// A template cannot be made with the data of a message.
+    /// The template cannot be rendered with the message's data.
     TemplateFailed = "template_failed";
-    /// A request with the same Idempotency-Key is still being worked on.
+    /// A request with the same Idempotency-Key is in progress.
     IdempotencyInProgress = "idempotency_in_progress";
-    /// The object is not the one that the request is meant for.
+    /// `If-Match` does not match the current ETag.
     PreconditionFailed = "precondition_failed";
-    /// Nothing of the message is on its way any more.
+    /// All deliveries of the message are finished.
     MessageFinished = "message_finished";
-    /// The key or its tenant makes more requests than it may.
+    /// The key or its tenant exceeds its request limit.
     RateLimited = "rate_limited";
-    /// The webhook is disabled, and nothing is told there.
+    /// The webhook is disabled.
     WebhookDisabled = "webhook_disabled";
-    /// A fault of ours.
+    /// An internal error.
     Internal = "internal_error";
 }
 
@@ -145,7 +145,7 @@ impl schemars::JsonSchema for RefusalCode {
         codes.dedup();
         schemars::json_schema!({
             "type": "string",
-            "description": "Why something was refused: the same code as in the replies over SMTP.",
+            "description": "The reason of a refusal: the same code as in SMTP replies.",
             "enum": codes,
         })
     }
@@ -157,20 +157,20 @@ impl fmt::Display for RefusalCode {
     }
 }
 
-/// One refusal: the code for programs, the message and the hint for people.
+/// A refusal: code, message and hint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("[{code}] {message}; {hint}")]
 pub struct Refusal {
     /// The stable code.
     pub code: RefusalCode,
-    /// What is wrong, naming the thing; no secret and none of the client's raw bytes.
+    /// What was refused and why; without secrets and raw client input.
     pub message: String,
-    /// What to do about it.
+    /// What to do.
     pub hint: String,
 }
 
 impl Refusal {
-    /// A refusal in words.
+    /// A refusal with its texts.
     pub fn new(code: RefusalCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: hint.into() }
     }

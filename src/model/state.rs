@@ -1,13 +1,13 @@
-//! The small closed vocabularies of the product: states, kinds, scopes. Each has one text form,
-//! which is the same in SQL, in JSON and in logs.
+//! The closed vocabularies of the product: states, kinds, scopes. Each value has one text form, used in SQL, JSON and
+//! logs.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The text names no member of the vocabulary.
+/// The text is not a value of the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what}: expected one of {expected}")]
-pub struct UnknownName {
+pub struct UnknownValue {
     what: &'static str,
     expected: String,
 }
@@ -21,7 +21,7 @@ macro_rules! vocabulary {
         }
 
         impl $name {
-            /// Every member.
+            /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The text form.
@@ -45,11 +45,11 @@ macro_rules! vocabulary {
         }
 
         impl FromStr for $name {
-            type Err = UnknownName;
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
+            type Err = UnknownValue;
+            fn from_str(text: &str) -> Result<Self, UnknownValue> {
                 match text {
                     $($text => Ok(Self::$variant),)*
-                    _ => Err(UnknownName { what: $what, expected: [$($text),*].join(", ") }),
+                    _ => Err(UnknownValue { what: $what, expected: [$($text),*].join(", ") }),
                 }
             }
         }
@@ -85,15 +85,15 @@ macro_rules! vocabulary {
 }
 
 vocabulary! {
-    /// Whether mail of a key leaves the machine.
+    /// Whether mail of a key is really delivered.
     Environment("environment") {
-        /// Mail is relayed.
+        /// Mail is delivered.
         Live = "live",
-        /// Mail goes to the sandbox.
+        /// Mail is captured in the sandbox.
         Test = "test",
     }
 
-    /// What a key may do.
+    /// A permission of a key.
     Scope("scope") {
         /// Submit over SMTP.
         SmtpSend = "smtp:send",
@@ -119,29 +119,29 @@ vocabulary! {
 
     /// Whether a tenant may send.
     TenantStatus("tenant status") {
-        /// It may.
+        /// The tenant may send.
         Active = "active",
-        /// Its keys are refused and its queued mail is held.
+        /// Its keys are refused and its queued mail waits.
         Suspended = "suspended",
     }
 
-    /// How far the proof of a domain is.
+    /// The verification status of a domain.
     DomainStatus("domain status") {
-        /// Claimed, not yet proved.
+        /// Not verified yet.
         Pending = "pending",
-        /// Proved; senders may use it.
+        /// Verified; the tenant may send from it.
         Verified = "verified",
-        /// Was proved; its records have been wrong for 72 hours.
+        /// Was verified; its DNS records have been wrong for longer than the grace period.
         Failing = "failing",
-        /// Another tenant proved it first.
+        /// Another tenant has verified it first.
         Taken = "taken",
     }
 
-    /// How a domain is proved.
+    /// How a domain is verified.
     Verification("verification") {
         /// By DNS records.
         Dns = "dns",
-        /// The platform vouches for it.
+        /// By the platform, without DNS.
         Manual = "manual",
     }
 
@@ -153,209 +153,209 @@ vocabulary! {
         Ed25519 = "ed25519-sha256",
     }
 
-    /// Which of our DKIM signatures go over a route.
+    /// Which of our DKIM signatures the message carries on a route.
     DkimPolicy("DKIM policy") {
-        /// All of them.
-        Dual = "dual",
-        /// Those by RSA: for receivers that make mistakes over a second one.
+        /// All signatures.
+        All = "all",
+        /// RSA only, for receivers that fail on a second signature.
         Rsa = "rsa",
-        /// None: the smart host signs.
+        /// None; the smart host signs.
         None = "none",
     }
 
-    /// Whether a DKIM key signs.
+    /// The state of a DKIM key.
     DkimKeyState("DKIM key state") {
-        /// Its record has not been seen yet.
+        /// Its DNS record has not been found yet.
         Pending = "pending",
-        /// It signs.
+        /// It signs messages.
         Active = "active",
-        /// Replaced; its record must stay while queued mail may carry its signature.
+        /// Replaced. Its record must stay published while queued mail may carry its signature.
         Retiring = "retiring",
     }
 
     /// Why an address is suppressed.
     SuppressionReason("suppression reason") {
-        /// A receiver said that the address does not exist.
+        /// A receiver reported that the address does not exist.
         Bounce = "bounce",
         /// The recipient complained.
         Complaint = "complaint",
         /// The recipient unsubscribed.
         Unsubscribe = "unsubscribe",
-        /// Someone entered it.
+        /// Added by a user.
         Manual = "manual",
     }
 
-    /// How far one recipient's mail is.
+    /// The state of one delivery.
     DeliveryState("delivery state") {
-        /// Waiting for its first attempt.
+        /// Waits for its first attempt.
         Queued = "queued",
-        /// Tried, and to be tried again.
+        /// Attempted; will be retried.
         Deferred = "deferred",
-        /// A receiver took it.
+        /// A receiving server accepted it.
         Delivered = "delivered",
-        /// Refused for good.
+        /// Permanently refused.
         Bounced = "bounced",
         /// Not delivered within its lifetime.
         Expired = "expired",
-        /// Taken back by the tenant.
+        /// Cancelled by the tenant.
         Cancelled = "cancelled",
     }
 
-    /// Why mail in the queue waits.
+    /// Why queued mail waits.
     WaitReason("reason to wait") {
-        /// Due, and waits for its turn.
+        /// Due; waits for a free connection.
         Due = "due",
         /// Being delivered now.
         InFlight = "in_flight",
-        /// Tried, and to be tried again.
+        /// Waits for a retry.
         Deferred = "deferred",
-        /// The sender wants it to leave later.
+        /// Scheduled by the sender for later.
         Scheduled = "scheduled",
-        /// The platform paused it.
+        /// Paused by the platform.
         Paused = "paused",
-        /// The platform suspended its tenant.
+        /// The tenant is suspended.
         TenantSuspended = "tenant_suspended",
-        /// The receiving site asked for a rest.
+        /// The receiving site backs off.
         SiteBackoff = "site_backoff",
-        /// The receiving site has as many connections or messages as it gets.
+        /// The receiving site is at its limit of connections or rate.
         SiteThrottled = "site_throttled",
-        /// A smart host refuses the tenant's account.
+        /// The smart host rejects the tenant's credentials.
         SmartHostAuthFailed = "smart_host_auth_failed",
     }
 
-    /// How a connection to a smart host is secured.
+    /// The TLS mode of a smart host.
     TlsMode("TLS mode") {
-        /// TLS from the first octet, certificate checked.
+        /// TLS from the first octet, certificate verified.
         Implicit = "implicit",
-        /// STARTTLS required, certificate checked.
+        /// STARTTLS required, certificate verified.
         Starttls = "starttls",
-        /// STARTTLS if offered, certificate not checked. Never with a password.
+        /// STARTTLS if offered, certificate not verified. Never with a password.
         Opportunistic = "opportunistic",
         /// No TLS. Never with a password, except to a loopback address.
         None = "none",
     }
 
-    /// The least that connections to a destination must have; each includes those before it.
+    /// The minimum TLS of connections to a destination; each level includes those before it.
     TlsMinimum("TLS minimum") {
-        /// Nothing: TLS if it is offered, certificate not checked.
+        /// TLS if offered, certificate not verified.
         Opportunistic = "opportunistic",
-        /// TLS with anybody.
+        /// TLS with any certificate.
         Encrypted = "encrypted",
-        /// TLS with a certificate for the host's name, or one that DANE vouches for.
+        /// TLS with a valid certificate for the host name, or one that matches DANE.
         Verified = "verified",
-        /// TLS with a certificate that DANE vouches for.
+        /// TLS with a certificate that matches DANE.
         Dane = "dane",
     }
 
-    /// Where a submission was refused.
+    /// The stage at which a submission was refused.
     Stage("stage") {
         /// At MAIL.
         Mail = "mail",
         /// At RCPT.
         Rcpt = "rcpt",
-        /// At the end of the data.
+        /// After the message data.
         Data = "data",
-        /// In a request of the API.
+        /// In an API request.
         Api = "api",
     }
 
-    /// The steps in which usage is counted, in UTC.
+    /// The intervals of usage counters, in UTC.
     UsageInterval("interval") {
-        /// From the full hour.
+        /// One hour.
         Hour = "hour",
-        /// From midnight.
+        /// One day.
         Day = "day",
     }
 
-    /// A time for which a limit holds; it begins for everybody at once, in UTC.
+    /// The period of a limit; it starts for all tenants at the same time, in UTC.
     LimitPeriod("period of a limit") {
-        /// From the full minute.
+        /// One minute.
         Minute = "minute",
-        /// From midnight.
+        /// One day.
         Day = "day",
     }
 
-    /// Whether a webhook is told of events.
+    /// Whether a webhook receives events.
     WebhookStatus("webhook status") {
-        /// It is.
+        /// It receives events.
         Enabled = "enabled",
-        /// It is not, until somebody enables it again.
+        /// It receives no events until it is enabled again.
         Disabled = "disabled",
     }
 
-    /// Why a webhook is not told of events.
+    /// Why a webhook is disabled.
     DisabledReason("reason of a disabled webhook") {
-        /// Somebody disabled it.
+        /// By a user.
         Manual = "manual",
-        /// It answered 410.
+        /// It responded with 410.
         Gone = "gone",
         /// It failed for days.
         Failing = "failing",
-        /// It took events more slowly than they came, until too many waited.
+        /// Its backlog exceeded the limit.
         BacklogFull = "backlog_full",
     }
 
-    /// How far the telling of an event is.
+    /// The state of a webhook delivery.
     WebhookDeliveryState("webhook delivery state") {
-        /// To be tried, or tried again.
+        /// Pending its first attempt or a retry.
         Pending = "pending",
-        /// The endpoint took it.
+        /// The endpoint accepted it.
         Delivered = "delivered",
-        /// Given up.
+        /// Given up after the last retry.
         Failed = "failed",
     }
 
-    /// How a tenant hears what became of its mail, beside the events of the journal.
+    /// How a tenant is informed of the fate of its mail, besides events.
     DeliveryReports("way of reporting", default Mail) {
-        /// Reports go to the reverse path, as RFC 3461 has it.
+        /// DSNs are sent to the reverse path (RFC 3461).
         Mail = "mail",
-        /// Nothing but the events.
+        /// Events only.
         Event = "event",
     }
 
-    /// Why a try did not deliver, as far as what was said tells.
+    /// The class of a failed attempt.
     BounceClass("outcome class") {
-        /// There is no such mailbox, or its domain takes no mail.
+        /// The mailbox does not exist, or its domain accepts no mail.
         RecipientUnknown = "recipient_unknown",
-        /// There was such a mailbox; it is closed.
+        /// The mailbox exists no longer or is disabled.
         RecipientInactive = "recipient_inactive",
-        /// The mailbox has no room.
+        /// The mailbox is full.
         MailboxFull = "mailbox_full",
-        /// A rule of the receiver's: relaying, proof of the sender, who may write to whom.
+        /// A policy of the receiver: relaying, sender authentication, access.
         Policy = "policy",
-        /// What the receiver thinks of our address or of the sender's domain.
+        /// The reputation of our address or the sender's domain.
         Reputation = "reputation",
-        /// The message itself: spam, a virus, its size, its form.
+        /// The message itself: spam, virus, size, format.
         Content = "content",
-        /// Too much, too fast, or too many at one time.
-        Rate = "rate",
-        /// Trouble at the receiver's that passes, greylisting among it.
+        /// A rate or connection limit of the receiver.
+        RateLimited = "rate_limited",
+        /// A temporary condition of the receiver, greylisting included.
         Temporary = "temporary",
-        /// The server cannot be reached, or the connection was lost.
+        /// The server is unreachable, or the connection was lost.
         Network = "network",
-        /// No TLS where it is needed, or none that holds.
+        /// Required TLS is missing or invalid.
         Tls = "tls",
-        /// The domain does not exist, or its records lead nowhere.
+        /// The domain does not exist, or its records are unusable.
         Dns = "dns",
-        /// The smart host does not take our credentials.
+        /// The smart host rejects our credentials.
         Authentication = "authentication",
-        /// One side does not understand the other.
+        /// An SMTP protocol error.
         Protocol = "protocol",
-        /// The lifetime ended before anything else was in the way.
+        /// The lifetime ended without another failure.
         Expired = "expired",
-        /// A refusal that says nothing.
+        /// A refusal without a recognizable reason.
         Unclassified = "unclassified",
     }
 
-    /// What an event says.
+    /// The type of an event.
     EventKind("event type") {
         /// A message was accepted.
         MessageAccepted = "message.accepted",
-        /// A recipient's server took the message.
+        /// The recipient's server accepted the message.
         MessageDelivered = "message.delivered",
-        /// An attempt failed and another will follow.
+        /// An attempt failed and will be retried.
         MessageDeferred = "message.deferred",
-        /// A recipient was refused for good.
+        /// A recipient was permanently refused.
         MessageBounced = "message.bounced",
         /// A recipient complained.
         MessageComplained = "message.complained",
@@ -363,106 +363,106 @@ vocabulary! {
         MessageSuppressed = "message.suppressed",
         /// A submission was refused.
         MessageRejected = "message.rejected",
-        /// A recipient's lifetime ended.
+        /// The lifetime of a delivery ended.
         MessageExpired = "message.expired",
-        /// The stored content of a message is damaged; what is open of it waits for the operator to restore it.
+        /// The stored content of a message is damaged; its open deliveries wait until the operator restores it.
         MessageContentDamaged = "message.content_damaged",
-        /// A recipient was taken back.
+        /// A delivery was cancelled.
         MessageCancelled = "message.cancelled",
-        /// A domain's proof was found.
+        /// A domain was verified.
         DomainVerified = "domain.verified",
-        /// A domain's proof has been missing for 72 hours.
+        /// The DNS records of a domain have been wrong for longer than the grace period.
         DomainFailing = "domain.failing",
         /// An address was suppressed.
         SuppressionCreated = "suppression.created",
-        /// A suppression was lifted.
+        /// A suppression was removed.
         SuppressionDeleted = "suppression.deleted",
         /// A tenant was suspended.
         TenantSuspended = "tenant.suspended",
         /// A tenant was resumed.
         TenantActivated = "tenant.activated",
-        /// A tenant has sent 80 % of what it may in a minute or a day.
+        /// A tenant has used 80 % of a send limit.
         SendLimitApproaching = "send_limit.approaching",
-        /// A tenant has sent all that it may in a minute or a day.
+        /// A tenant has used up a send limit.
         SendLimitExceeded = "send_limit.exceeded",
-        /// A smart host refused our login; what goes there is on hold.
+        /// A smart host rejected our login; its mail waits.
         SmartHostLoginFailed = "smart_host.login_failed",
-        /// It takes our login again, or was changed: what was on hold goes on.
+        /// The smart host accepts our login again, or was changed: its mail continues.
         SmartHostResumed = "smart_host.resumed",
-        /// A webhook is not served any more.
+        /// A webhook was disabled.
         WebhookDisabled = "webhook.disabled",
-        /// Somebody asked for a try of a webhook; in no journal, and nothing to subscribe to.
+        /// A test event of a webhook; not in the journal and not subscribable.
         WebhookTest = "webhook.test",
     }
 
-    /// Under which policy a TLS session stood, for reports on TLS (RFC 8460 §4.2).
+    /// The policy type of a TLS session, for TLS reports (RFC 8460 §4.2).
     TlsPolicyType("TLS policy type") {
         /// Validated TLSA records.
         Tlsa = "tlsa",
         /// An MTA-STS policy.
         Sts = "sts",
-        /// Neither.
+        /// No policy.
         NoPolicyFound = "no-policy-found",
     }
 
-    /// What was wrong with a TLS session, for reports on TLS (RFC 8460 §4.3).
+    /// The failure of a TLS session, for TLS reports (RFC 8460 §4.3).
     TlsFailure("TLS failure") {
         /// The host does not offer STARTTLS.
         StarttlsNotSupported = "starttls-not-supported",
         /// The certificate is for other names.
         CertificateHostMismatch = "certificate-host-mismatch",
-        /// The certificate has expired, or is not valid yet.
+        /// The certificate has expired or is not valid yet.
         CertificateExpired = "certificate-expired",
-        /// The certificate leads to nobody who is trusted.
+        /// The certificate is not issued by a trusted authority.
         CertificateNotTrusted = "certificate-not-trusted",
-        /// Anything else.
+        /// Any other failure.
         ValidationFailure = "validation-failure",
         /// No TLSA record is usable.
         TlsaInvalid = "tlsa-invalid",
-        /// The answer of the DNS could not be validated.
+        /// The DNS answer could not be validated.
         DnssecInvalid = "dnssec-invalid",
-        /// DANE is demanded here and the host has none.
+        /// DANE is required here and the host has no TLSA records.
         DaneRequired = "dane-required",
         /// The MTA-STS policy could not be fetched.
         StsPolicyFetchError = "sts-policy-fetch-error",
-        /// What was fetched is no MTA-STS policy.
+        /// The fetched MTA-STS policy is invalid.
         StsPolicyInvalid = "sts-policy-invalid",
-        /// The certificate of the MTA-STS policy's server is not right.
+        /// The certificate of the MTA-STS policy host is invalid.
         StsWebpkiInvalid = "sts-webpki-invalid",
     }
 }
 
 impl EventKind {
-    /// Whether a webhook can ask for events of this kind.
+    /// Whether webhooks can subscribe to this type.
     pub fn is_subscribable(self) -> bool {
         self != Self::WebhookTest
     }
 }
 
 impl BounceClass {
-    /// Whether mail to this address cannot arrive at any time.
+    /// Whether the address permanently cannot receive mail.
     pub fn is_address_gone(self) -> bool {
         matches!(self, Self::RecipientUnknown | Self::RecipientInactive)
     }
 }
 
-/// With STARTTLS (RFC 6409), and with TLS from the first octet (RFC 8314 §7.3).
+/// Ports of submission with STARTTLS (RFC 6409) and with implicit TLS (RFC 8314 §7.3).
 const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
 impl TlsMode {
-    /// The mode of a smart host for which none is given.
+    /// The default mode of a smart host on a port.
     pub fn of_port(port: Option<u16>) -> Self {
         if port == Some(SUBMISSIONS_PORT) { Self::Implicit } else { Self::Starttls }
     }
 
-    /// The port of a smart host for which none is given.
+    /// The default port of a smart host.
     pub fn port(self) -> u16 {
         if self == Self::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT }
     }
 
-    /// Whether a password may be sent to such a host: nobody between reads it, and the certificate was checked.
-    pub fn guards_password(self, is_loopback: bool) -> bool {
+    /// Whether a password may be sent: encrypted and with a verified certificate, or to loopback.
+    pub fn protects_password(self, is_loopback: bool) -> bool {
         match self {
             Self::Implicit | Self::Starttls => true,
             Self::Opportunistic => false,
@@ -472,7 +472,7 @@ impl TlsMode {
 }
 
 impl DeliveryState {
-    /// Whether more will happen.
+    /// Whether the delivery is unfinished.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Queued | Self::Deferred)
     }

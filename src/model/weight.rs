@@ -1,15 +1,15 @@
-//! A tenant's part of what there is, against those of others.
+//! The weight of a tenant in fair sharing.
 
 use serde::{Deserialize, Serialize};
 
-/// From 1 to 100; 10 unless the platform says otherwise. Who has twice as much gets twice as much where it is scarce.
+/// From 1 to 100; 10 by default. Twice the weight means twice the share of a scarce resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Weight(u32);
 
-/// A weight that is none.
+/// The number is out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a weight is from 1 to 100")]
+#[error("a weight must be from 1 to 100")]
 pub struct WeightError;
 
 impl Default for Weight {
@@ -40,7 +40,7 @@ impl schemars::JsonSchema for Weight {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "integer",
-            "description": "A tenant's part of what is scarce: who has twice as much gets twice as much.",
+            "description": "A tenant's share of scarce resources: twice the weight means twice the share.",
             "minimum": 1,
             "maximum": 100,
             "default": 10,

@@ -1,24 +1,24 @@
-//! Which class a reply belongs to that is no success: a table of what real servers say.
+//! Classifies replies that are no success: a table of texts that real servers send.
 //!
-//! The words decide first, for large providers say in words what their codes do not; then the enhanced status
-//! (RFC 3463), then the code (RFC 5321 §4.2.3). To teach it a new reply, add a line here and one to its tests.
+//! The text decides first, because large providers say in text what their codes do not; then the enhanced status (RFC
+//! 3463), then the code (RFC 5321 §4.2.3). To support a new reply, add a line here and one to the tests.
 
 use std::ops::RangeInclusive;
 
 use crate::model::BounceClass::{
-    self, Authentication, Content, Dns, Expired, MailboxFull, Network, Policy, Protocol, Rate,
+    self, Authentication, Content, Dns, Expired, MailboxFull, Network, Policy, Protocol, RateLimited,
     RecipientInactive, RecipientUnknown, Reputation, Temporary, Tls, Unclassified,
 };
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 
-/// Octets of a reply that are looked at: a reply may have 64 KiB, and says what it means at once.
+/// Octets of a reply that are searched: a reply may have 64 KiB, but its meaning is at the beginning.
 const TEXT_OCTETS_MAX: usize = 2048;
 
-/// Lower-case words; `*` stands for anything between two parts. The first line that fits counts, so what is said
-/// more exactly stands above what may be said of several things.
-const WORDS: &[(&str, BounceClass)] = &[
-    // What looks like something else further down.
+/// Patterns in lower case; `*` matches anything. The first match counts, so specific patterns come before general
+/// ones.
+const PATTERNS: &[(&str, BounceClass)] = &[
+    // Would match a more general pattern below.
     ("sender verify failed", Policy),
     ("sender address rejected", Policy),
     ("sender address*blocked using", Reputation),
@@ -34,45 +34,45 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("requires tls", Tls),
     ("encryption required", Tls),
     ("not received over a tls connection", Tls),
-    ("maximum credits exceeded", Rate),
+    ("maximum credits exceeded", RateLimited),
     ("authentication credentials invalid", Authentication),
     ("authentication failed", Authentication),
     ("username and password not accepted", Authentication),
     ("please log in", Authentication),
-    // Too much, too fast. Gmail, Yahoo, Microsoft, Comcast, Orange, QQ, IronPort, Postfix, Exim, sendmail.
-    ("unusual rate", Rate),
-    ("unusual amount of mail", Rate),
-    ("receiving mail at a rate", Rate),
-    ("receiving mail too quickly", Rate),
-    ("sending limit exceeded", Rate),
-    ("limits for how many messages can be sent", Rate),
+    // Rate limits. Gmail, Yahoo, Microsoft, Comcast, Orange, QQ, IronPort, Postfix, Exim, sendmail.
+    ("unusual rate", RateLimited),
+    ("unusual amount of mail", RateLimited),
+    ("receiving mail at a rate", RateLimited),
+    ("receiving mail too quickly", RateLimited),
+    ("sending limit exceeded", RateLimited),
+    ("limits for how many messages can be sent", RateLimited),
     ("rate limited due to ip reputation", Reputation),
-    ("rate limit", Rate),
-    ("rate-limit", Rate),
-    ("ratelimit", Rate),
-    ("connection rate", Rate),
-    ("connection limit", Rate),
-    ("concurrent connection", Rate),
-    ("sending too fast", Rate),
-    ("try again later from", Rate),
-    ("frequency limited", Rate),
-    ("server busy", Rate),
-    ("throttl", Rate),
-    ("slow down", Rate),
-    ("thread limit exceeded", Rate),
-    ("too many connections", Rate),
-    ("too many concurrent", Rate),
-    ("too many sessions", Rate),
-    ("too many tls sessions", Rate),
-    ("too many messages", Rate),
-    ("too many recipients", Rate),
-    ("too many invalid recipients", Rate),
-    ("too many bad recipients", Rate),
-    ("too much mail from", Rate),
-    ("exceeded permitted limits", Rate),
-    ("exceeded your messaging limits", Rate),
-    ("maximum sending rate exceeded", Rate),
-    // No room.
+    ("rate limit", RateLimited),
+    ("rate-limit", RateLimited),
+    ("ratelimit", RateLimited),
+    ("connection rate", RateLimited),
+    ("connection limit", RateLimited),
+    ("concurrent connection", RateLimited),
+    ("sending too fast", RateLimited),
+    ("try again later from", RateLimited),
+    ("frequency limited", RateLimited),
+    ("server busy", RateLimited),
+    ("throttl", RateLimited),
+    ("slow down", RateLimited),
+    ("thread limit exceeded", RateLimited),
+    ("too many connections", RateLimited),
+    ("too many concurrent", RateLimited),
+    ("too many sessions", RateLimited),
+    ("too many tls sessions", RateLimited),
+    ("too many messages", RateLimited),
+    ("too many recipients", RateLimited),
+    ("too many invalid recipients", RateLimited),
+    ("too many bad recipients", RateLimited),
+    ("too much mail from", RateLimited),
+    ("exceeded permitted limits", RateLimited),
+    ("exceeded your messaging limits", RateLimited),
+    ("maximum sending rate exceeded", RateLimited),
+    // Mailbox full.
     ("over quota", MailboxFull),
     ("overquota", MailboxFull),
     ("over the quota", MailboxFull),
@@ -89,7 +89,7 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("blocks limit exceeded", MailboxFull),
     ("inode limit exceeded", MailboxFull),
     ("boite du destinataire pleine", MailboxFull),
-    // What is thought of us. Spamhaus and its like, Microsoft, Yahoo, Gmail, Apple, Comcast, AT&T, Free, T-Online.
+    // Reputation. Spamhaus and similar lists, Microsoft, Yahoo, Gmail, Apple, Comcast, AT&T, Free, T-Online.
     ("low reputation of the sending", Reputation),
     ("poor reputation", Reputation),
     ("bad reputation", Reputation),
@@ -125,7 +125,7 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("will not accept delivery of this message", Reputation),
     ("hl:rep", Reputation),
     ("your ip blocked", Reputation),
-    // Rules. Proof of the sender first, then who may write to whom.
+    // Policy: authentication of the sender first, then permission to send.
     ("unauthenticated", Policy),
     ("dmarc", Policy),
     ("mi:spf", Policy),
@@ -159,7 +159,7 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("mailbox unavailable or access denied", Policy),
     ("rejected due to the sending mta", Reputation),
     ("access to submit messages*rejected", Policy),
-    // The message.
+    // Content.
     ("likely unsolicited mail", Content),
     ("potential security issue", Content),
     ("message size", Content),
@@ -194,7 +194,7 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("content filter", Content),
     ("message filtered", Content),
     ("permanent failure for one or more recipients*blocked", Content),
-    // A closed mailbox.
+    // Disabled mailboxes.
     ("account that you tried to reach is disabled", RecipientInactive),
     ("account is disabled", RecipientInactive),
     ("account has been disabled", RecipientInactive),
@@ -212,7 +212,7 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("no longer valid", RecipientInactive),
     ("no longer accepts mail", RecipientInactive),
     ("boite du destinataire archivee", RecipientInactive),
-    // No such mailbox. Yahoo, Microsoft, Apple, Orange, Mimecast, IronPort, mail.ru, QQ, 163 and common servers.
+    // Unknown mailboxes. Yahoo, Microsoft, Apple, Orange, Mimecast, IronPort, mail.ru, QQ, 163 and common servers.
     ("does not exist here", RecipientUnknown),
     ("account that you tried to reach does not exist", RecipientUnknown),
     ("user doesn't have a", RecipientUnknown),
@@ -248,13 +248,13 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("not our customer", RecipientUnknown),
     ("#5.1.0 address rejected", RecipientUnknown),
     ("(#5.1.1)", RecipientUnknown),
-    // Where mail goes nowhere, or round in circles.
+    // Routing and loops.
     ("mail loop", Dns),
     ("hop count exceeded", Dns),
     ("too many hops", Dns),
     ("domain does not exist", Dns),
     ("dns query failed", Dns),
-    // What passes.
+    // Temporary conditions.
     ("greylist", Temporary),
     ("graylist", Temporary),
     ("[gl01]", Temporary),
@@ -263,66 +263,66 @@ const WORDS: &[(&str, BounceClass)] = &[
     ("temporarily unavailable", Temporary),
 ];
 
-/// Either 4 or 5 in front.
-const EITHER: RangeInclusive<u8> = 4..=5;
-const FOR_NOW: RangeInclusive<u8> = 4..=4;
-const FOR_GOOD: RangeInclusive<u8> = 5..=5;
+/// Both classes, 4 and 5.
+const ANY_CLASS: RangeInclusive<u8> = 4..=5;
+const TEMPORARY_CLASS: RangeInclusive<u8> = 4..=4;
+const PERMANENT_CLASS: RangeInclusive<u8> = 5..=5;
 
 type Range = RangeInclusive<u16>;
 
-/// Class, subject and details of a status (RFC 3463 and what IANA registered since), and of the large providers' own.
-/// The first line that fits counts; what is not here says no more than its code.
+/// Class, subject and details of enhanced codes (RFC 3463 and the IANA registry), with those of large providers. The
+/// first match counts; codes not listed here fall back to the reply code.
 const STATUSES: &[(RangeInclusive<u8>, u16, Range, BounceClass)] = &[
-    (EITHER, 1, 1..=1, RecipientUnknown),
-    (EITHER, 1, 2..=2, Dns),
-    (EITHER, 1, 3..=5, Protocol),
-    // RFC 3463 §3.2: was valid once, and takes no more mail.
-    (EITHER, 1, 6..=6, RecipientInactive),
-    (EITHER, 1, 7..=8, Policy),
-    (EITHER, 1, 9..=9, Protocol),
+    (ANY_CLASS, 1, 1..=1, RecipientUnknown),
+    (ANY_CLASS, 1, 2..=2, Dns),
+    (ANY_CLASS, 1, 3..=5, Protocol),
+    // RFC 3463 §3.2: was valid once and no longer accepts mail.
+    (ANY_CLASS, 1, 6..=6, RecipientInactive),
+    (ANY_CLASS, 1, 7..=8, Policy),
+    (ANY_CLASS, 1, 9..=9, Protocol),
     // RFC 7505 §4.2: a null MX.
-    (EITHER, 1, 10..=10, RecipientUnknown),
-    (FOR_GOOD, 2, 1..=1, RecipientInactive),
-    (EITHER, 2, 2..=2, MailboxFull),
-    (EITHER, 2, 3..=3, Content),
-    (EITHER, 3, 1..=2, Temporary),
-    (EITHER, 3, 3..=3, Protocol),
-    (EITHER, 3, 4..=4, Content),
-    (EITHER, 4, 1..=2, Network),
-    (EITHER, 4, 3..=4, Dns),
-    (EITHER, 4, 5..=5, Temporary),
-    (EITHER, 4, 6..=6, Dns),
-    (EITHER, 4, 7..=7, Expired),
-    // Microsoft: names that cannot be resolved.
-    (EITHER, 4, 310..=319, Dns),
-    (EITHER, 5, 3..=3, Rate),
-    (EITHER, 5, 1..=6, Protocol),
-    // RFC 6531 §3.5: addresses or headers beyond ASCII.
-    (EITHER, 6, 7..=10, Protocol),
-    (EITHER, 6, 0..=999, Content),
-    (FOR_GOOD, 7, 8..=9, Authentication),
-    // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail's for mail without TLS.
-    (EITHER, 7, 10..=11, Tls),
-    (EITHER, 7, 29..=30, Tls),
-    (EITHER, 7, 20..=27, Policy),
-    // RFC 7372 §3.4 registered it for floods; Gmail uses it so.
-    (EITHER, 7, 28..=28, Rate),
+    (ANY_CLASS, 1, 10..=10, RecipientUnknown),
+    (PERMANENT_CLASS, 2, 1..=1, RecipientInactive),
+    (ANY_CLASS, 2, 2..=2, MailboxFull),
+    (ANY_CLASS, 2, 3..=3, Content),
+    (ANY_CLASS, 3, 1..=2, Temporary),
+    (ANY_CLASS, 3, 3..=3, Protocol),
+    (ANY_CLASS, 3, 4..=4, Content),
+    (ANY_CLASS, 4, 1..=2, Network),
+    (ANY_CLASS, 4, 3..=4, Dns),
+    (ANY_CLASS, 4, 5..=5, Temporary),
+    (ANY_CLASS, 4, 6..=6, Dns),
+    (ANY_CLASS, 4, 7..=7, Expired),
+    // Microsoft: names that do not resolve.
+    (ANY_CLASS, 4, 310..=319, Dns),
+    (ANY_CLASS, 5, 3..=3, RateLimited),
+    (ANY_CLASS, 5, 1..=6, Protocol),
+    // RFC 6531 §3.5: addresses or headers that are not ASCII.
+    (ANY_CLASS, 6, 7..=10, Protocol),
+    (ANY_CLASS, 6, 0..=999, Content),
+    (PERMANENT_CLASS, 7, 8..=9, Authentication),
+    // RFC 5248 §2.4, RFC 8689 §4.2.1, and Gmail for mail without TLS.
+    (ANY_CLASS, 7, 10..=11, Tls),
+    (ANY_CLASS, 7, 29..=30, Tls),
+    (ANY_CLASS, 7, 20..=27, Policy),
+    // RFC 7372 §3.4 registered it for mail floods; Gmail uses it so.
+    (ANY_CLASS, 7, 28..=28, RateLimited),
     // Microsoft 365.
-    (EITHER, 7, 320..=329, Tls),
-    (FOR_GOOD, 7, 501..=503, Reputation),
-    (FOR_GOOD, 7, 508..=508, Rate),
-    (FOR_GOOD, 7, 511..=511, Reputation),
-    (FOR_GOOD, 7, 512..=512, Content),
-    (FOR_GOOD, 7, 606..=649, Reputation),
-    (FOR_GOOD, 7, 700..=749, Reputation),
-    (FOR_NOW, 7, 500..=699, Reputation),
-    (FOR_NOW, 7, 850..=899, Reputation),
-    // For now it is what servers say that greylist or are busy.
-    (FOR_GOOD, 7, 0..=999, Policy),
+    (ANY_CLASS, 7, 320..=329, Tls),
+    (PERMANENT_CLASS, 7, 501..=503, Reputation),
+    (PERMANENT_CLASS, 7, 508..=508, RateLimited),
+    (PERMANENT_CLASS, 7, 511..=511, Reputation),
+    (PERMANENT_CLASS, 7, 512..=512, Content),
+    (PERMANENT_CLASS, 7, 606..=649, Reputation),
+    (PERMANENT_CLASS, 7, 700..=749, Reputation),
+    (TEMPORARY_CLASS, 7, 500..=699, Reputation),
+    (TEMPORARY_CLASS, 7, 850..=899, Reputation),
+    // With class 4, servers that greylist or are busy send it.
+    (PERMANENT_CLASS, 7, 0..=999, Policy),
 ];
 
-/// What remains where neither words nor status tell.
-fn of_code(code: u16) -> BounceClass {
+/// The class by reply code alone.
+fn by_code(code: u16) -> BounceClass {
     match code {
         421 | 450..=452 => Temporary,
         // RFC 4954 §6.
@@ -333,7 +333,7 @@ fn of_code(code: u16) -> BounceClass {
         500..=504 | 555 => Protocol,
         400..=499 => Temporary,
         500..=599 => Unclassified,
-        // Success where none was asked for, 3xx out of place.
+        // 2xx or 3xx out of sequence.
         _ => Protocol,
     }
 }
@@ -345,12 +345,12 @@ pub fn classify(phase: Phase, reply: &Reply) -> BounceClass {
         (Phase::Auth, 432 | 500..=599) => return Authentication,
         _ => {}
     }
-    let text = opening_of(reply);
-    let said = WORDS.iter().find(|(words, _)| says(&text, words)).map(|(_, class)| *class);
-    said.or_else(|| of_status(reply)).unwrap_or_else(|| of_code(reply.code))
+    let text = search_text(reply);
+    let said = PATTERNS.iter().find(|(words, _)| matches_pattern(&text, words)).map(|(_, class)| *class);
+    said.or_else(|| by_status(reply)).unwrap_or_else(|| by_code(reply.code))
 }
 
-fn of_status(reply: &Reply) -> Option<BounceClass> {
+fn by_status(reply: &Reply) -> Option<BounceClass> {
     let status = reply.enhanced?;
     let fits = |(class, subject, details, _): &&(RangeInclusive<u8>, u16, Range, BounceClass)| {
         class.contains(&status.class) && *subject == status.subject && details.contains(&status.detail)
@@ -358,9 +358,9 @@ fn of_status(reply: &Reply) -> Option<BounceClass> {
     STATUSES.iter().find(fits).map(|(.., class)| *class)
 }
 
-/// The text without case and addresses, its lines joined: servers break sentences where they like, and repeat addresses
+/// The text in lower case without addresses, lines joined: servers break sentences anywhere, and repeat addresses
 /// that tenants choose.
-fn opening_of(reply: &Reply) -> String {
+fn search_text(reply: &Reply) -> String {
     let mut text = String::new();
     for line in &reply.lines {
         text.push_str(line.trim());
@@ -371,12 +371,12 @@ fn opening_of(reply: &Reply) -> String {
         }
     }
     text.make_ascii_lowercase();
-    without_addresses(&text)
+    remove_addresses(&text)
 }
 
-/// Leaves out addresses, in angle brackets or not. A quoted local part may hold anything (RFC 5321 §4.1.2), so what begins
-/// like one ends with the last bracket, or with the last quote before an `@`.
-fn without_addresses(text: &str) -> String {
+/// Removes addresses, with or without angle brackets. A quoted local part may contain anything (RFC 5321 §4.1.2), so
+/// one ends at the last bracket, or at the last quote before an `@`.
+fn remove_addresses(text: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -390,7 +390,7 @@ fn without_addresses(text: &str) -> String {
             }
             "<" if from.starts_with("<\"") => from.rfind('>').map_or(1, |end| end + 1),
             "<" => from.find(['>', ' ']).filter(|&end| from[end..].starts_with('>')).map_or(1, |end| end + 1),
-            // What follows the last quote begins with an `@`.
+            // The text after the last quote starts with `@`.
             _ => from.rfind("\"@").map_or(1, |end| end + 1),
         };
         rest = &from[length..];
@@ -400,7 +400,7 @@ fn without_addresses(text: &str) -> String {
     kept
 }
 
-fn says(text: &str, words: &str) -> bool {
+fn matches_pattern(text: &str, words: &str) -> bool {
     words.split('*').try_fold(text, |rest, part| rest.split_once(part).map(|(_, after)| after)).is_some()
 }
 

@@ -1,7 +1,7 @@
-//! What real servers say, with what follows from it. Addresses are made up, the words are theirs.
+//! Replies of real servers with the expected result. Addresses are invented, texts are real.
 
 use super::*;
-use crate::policy::reply_verdict::{Verdict, judge};
+use crate::policy::reply_verdict::{Verdict, verdict_on_reply};
 use crate::smtp::client::ReplyReader;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -10,7 +10,7 @@ enum End {
     Gone,
     /// Refused.
     No,
-    /// To be tried again.
+    /// Deferred.
     Later,
 }
 use End::{Gone, Later, No};
@@ -48,26 +48,26 @@ const GMAIL: &[Said] = &[
         Rcpt,
         "450-4.2.1 The user you are trying to contact is receiving mail at a rate that|450 4.2.1 prevents",
         Later,
-        Rate,
+        RateLimited,
     ),
     (
         Rcpt,
         "550-5.2.1 The user you are trying to contact is receiving mail at a rate that|550 5.2.1 prevents",
         No,
-        Rate,
+        RateLimited,
     ),
     (
         Message,
         "421-4.7.0 [192.0.2.1 15] Our system has detected an unusual rate of|421-4.7.0 unsolicited mail \
          originating from your IP address. To protect our|421 4.7.0 users from spam",
         Later,
-        Rate,
+        RateLimited,
     ),
     (
         Message,
         "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail originating|421 4.7.28 from your SPF domain",
         Later,
-        Rate,
+        RateLimited,
     ),
     (
         Message,
@@ -113,7 +113,7 @@ const GMAIL: &[Said] = &[
         Message,
         "421-4.7.26 Your email has been rate limited because it is unauthenticated. Gmail|421 4.7.26 requires all",
         Later,
-        Rate,
+        RateLimited,
     ),
     (
         Message,
@@ -150,7 +150,7 @@ const GMAIL: &[Said] = &[
         Message,
         "550-5.4.5 Daily user sending limit exceeded. For more information on Gmail|550 5.4.5 sending limits",
         No,
-        Rate,
+        RateLimited,
     ),
     (
         Rcpt,
@@ -218,7 +218,7 @@ const MICROSOFT: &[Said] = &[
         Mail,
         "421 RP-001 (BAY0) Unfortunately, some messages from 192.0.2.1 weren't sent. Please try again. We have limits for how many messages can be sent per hour and per day.",
         Later,
-        Rate,
+        RateLimited,
     ),
     (
         Mail,
@@ -226,7 +226,7 @@ const MICROSOFT: &[Said] = &[
         Later,
         Reputation,
     ),
-    (Mail, "451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (S77719)", Later, Rate),
+    (Mail, "451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (S77719)", Later, RateLimited),
     (Mail, "451 4.7.501 Access denied", Later, Reputation),
     (
         Rcpt,
@@ -247,7 +247,7 @@ const MICROSOFT: &[Said] = &[
         Rcpt,
         "550 5.7.508 Access denied, [192.0.2.1] has exceeded permitted limits within [192.0.2.0] range",
         No,
-        Rate,
+        RateLimited,
     ),
     (
         Rcpt,
@@ -290,8 +290,8 @@ const MICROSOFT: &[Said] = &[
         No,
         MailboxFull,
     ),
-    (Message, "432 4.3.2 STOREDRV.Deliver; recipient thread limit exceeded", Later, Rate),
-    (Rcpt, "452 4.5.3 Too many recipients (AS780090)", Later, Rate),
+    (Message, "432 4.3.2 STOREDRV.Deliver; recipient thread limit exceeded", Later, RateLimited),
+    (Rcpt, "452 4.5.3 Too many recipients (AS780090)", Later, RateLimited),
     (Mail, "452 4.3.1 Insufficient system resources (UsedDiskSpace)", Later, Temporary),
     (Message, "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route", No, Content),
     (Message, "550 5.7.512 Access denied, message must be RFC 5322 section 3.6.2 compliant", No, Content),
@@ -418,7 +418,7 @@ const OTHER_PROVIDERS: &[Said] = &[
         Greeting,
         "421 mwinf5c04 ME Trop de connexions, veuillez verifier votre configuration. Too many connections, slow down. OFR004_104 [104]",
         Later,
-        Rate,
+        RateLimited,
     ),
     (Message, "550 5.2.0 Mail rejete. Mail rejected. ofr_506 [506]", No, Content),
     (Message, "550 spam detected", No, Content),
@@ -437,7 +437,7 @@ const OTHER_PROVIDERS: &[Said] = &[
     ),
     (Rcpt, "550 5.1.1 Not our Customer", Gone, RecipientUnknown),
     (Rcpt, "550 5.1.0 <b@comcast.net> Account not available", Gone, RecipientInactive),
-    (Mail, "421 4.1.0 192.0.2.1 Throttled - try again later. Please see RL000001", Later, Rate),
+    (Mail, "421 4.1.0 192.0.2.1 Throttled - try again later. Please see RL000001", Later, RateLimited),
     (Rcpt, "452 4.1.1 <b@comcast.net> mailbox full", Later, MailboxFull),
     (
         Mail,
@@ -477,7 +477,7 @@ const OTHER_PROVIDERS: &[Said] = &[
         No,
         Content,
     ),
-    (Rcpt, "451 Ratelimit exceeded for mailbox b@mail.ru. Try again later.", Later, Rate),
+    (Rcpt, "451 Ratelimit exceeded for mailbox b@mail.ru. Try again later.", Later, RateLimited),
     (Rcpt, "550 5.7.1 No such user!", No, RecipientUnknown),
     (Message, "554 5.7.1 [2] Message rejected under suspicion of SPAM; https://ya.cc/1IrBc", No, Content),
     (
@@ -494,8 +494,8 @@ const OTHER_PROVIDERS: &[Said] = &[
         RecipientUnknown,
     ),
     (Rcpt, "550 Mailbox unavailable or access denied [MODQ]", No, Policy),
-    (Mail, "550 Domain frequency limited [M0]. https://service.mail.qq.com/detail/0/1", No, Rate),
-    (Mail, "550 Ip frequency limited", No, Rate),
+    (Mail, "550 Domain frequency limited [M0]. https://service.mail.qq.com/detail/0/1", No, RateLimited),
+    (Mail, "550 Ip frequency limited", No, RateLimited),
     (Message, "550 Mail content denied. http://service.mail.qq.com/cgi-bin/help?subtype=1", No, Content),
     (Rcpt, "550 User not found: b@163.com", Gone, RecipientUnknown),
     (Rcpt, "550 User suspended, 163 mx", Gone, RecipientInactive),
@@ -516,8 +516,8 @@ const OTHER_PROVIDERS: &[Said] = &[
         No,
         Policy,
     ),
-    (Mail, "454 Throttling failure: Maximum sending rate exceeded.", Later, Rate),
-    (Mail, "451 You've exceeded your messaging limits", Later, Rate),
+    (Mail, "454 Throttling failure: Maximum sending rate exceeded.", Later, RateLimited),
+    (Mail, "451 You've exceeded your messaging limits", Later, RateLimited),
     (Mail, "530 Authentication required", No, Authentication),
     (Auth, "535 5.7.3 Authentication unsuccessful", Later, Authentication),
     (Auth, "454 4.7.0 Temporary authentication failure", Later, Temporary),
@@ -585,9 +585,9 @@ const FILTERS: &[Said] = &[
         Reputation,
     ),
     (Rcpt, "550 #5.1.0 Address rejected.", Gone, RecipientUnknown),
-    (Rcpt, "452 Too many recipients received this hour", Later, Rate),
+    (Rcpt, "452 Too many recipients received this hour", Later, RateLimited),
     (Mail, "550 #5.7.1 Your access to submit messages to this e-mail system has been rejected.", No, Policy),
-    (Greeting, "421 #4.4.5 Too many connections from your host.", Later, Rate),
+    (Greeting, "421 #4.4.5 Too many connections from your host.", Later, RateLimited),
     (Mail, "554 5.7.1 Blocked, see https://csi.cloudmark.com/reset-request/?ip=192.0.2.1", No, Reputation),
     (
         Mail,
@@ -684,8 +684,8 @@ const SERVERS: &[Said] = &[
         Policy,
     ),
     (Mail, "552 5.3.4 Message size exceeds fixed limit", No, Content),
-    (Greeting, "421 4.7.0 mx.b.example Error: too many connections from 192.0.2.1", Later, Rate),
-    (Mail, "450 4.7.1 Error: too much mail from 192.0.2.1", Later, Rate),
+    (Greeting, "421 4.7.0 mx.b.example Error: too many connections from 192.0.2.1", Later, RateLimited),
+    (Mail, "450 4.7.1 Error: too much mail from 192.0.2.1", Later, RateLimited),
     (Mail, "452 4.3.1 Insufficient system storage", Later, Temporary),
     (Mail, "530 5.7.0 Must issue a STARTTLS command first", No, Tls),
     (StartTls, "454 4.7.0 TLS not available due to local problem", Later, Tls),
@@ -724,7 +724,7 @@ const SERVERS: &[Said] = &[
         Greeting,
         "421 mx.b.example: Too many concurrent SMTP connections; please try again later.",
         Later,
-        Rate,
+        RateLimited,
     ),
     (Rcpt, "451 Temporary local problem - please try later", Later, Temporary),
     (Rcpt, "550 Mailbox is full / Blocks limit exceeded / Inode limit exceeded", No, MailboxFull),
@@ -739,7 +739,7 @@ const SERVERS: &[Said] = &[
     (Mail, "553 5.1.8 <a@a.example>... Domain of sender address a@a.example does not exist", No, Policy),
     (Rcpt, "550 5.7.1 <b@b.example>... Relaying denied", No, Policy),
     (Mail, "452 4.4.5 Insufficient disk space; try again later", Later, Temporary),
-    (Greeting, "421 4.3.2 Connection rate limit exceeded.", Later, Rate),
+    (Greeting, "421 4.3.2 Connection rate limit exceeded.", Later, RateLimited),
     (Rcpt, "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", No, Policy),
     (Rcpt, "550 sorry, no mailbox here by that name. (#5.1.1)", Gone, RecipientUnknown),
     (Message, "552 sorry, that message size exceeds my databytes limit (#5.3.4)", No, Content),
@@ -750,7 +750,7 @@ const SERVERS: &[Said] = &[
         Gone,
         RecipientUnknown,
     ),
-    // Ours, and what says nothing.
+    // Our own replies, and texts that match no pattern.
     (Rcpt, "556 5.1.10 b.example takes no mail: it has a null MX", Gone, RecipientUnknown),
     (Rcpt, "550 5.1.2 the domain b.example does not exist", No, Dns),
     (Rcpt, "550 5.4.4 the domain b.example has neither mail hosts nor addresses", No, Dns),
@@ -765,7 +765,7 @@ const SERVERS: &[Said] = &[
 
 fn reply(text: &str) -> Reply {
     let mut reader = ReplyReader::new();
-    // A text that breaks off in a reply of several lines is one of a single line.
+    // A text that ends within a reply of several lines.
     let lines: Vec<&str> = text.split('|').collect();
     for (number, line) in lines.iter().enumerate() {
         let mark = if number + 1 == lines.len() { " " } else { "-" };
@@ -779,7 +779,7 @@ fn what_real_servers_say_has_a_class_and_only_unknown_addresses_are_suppressed()
     let mut wrong = Vec::new();
     let all = [GMAIL, MICROSOFT, YAHOO, OTHER_PROVIDERS, FILTERS, SERVERS].concat();
     for (phase, text, end, class) in &all {
-        let verdict = judge(*phase, &reply(text), true);
+        let verdict = verdict_on_reply(*phase, &reply(text), true);
         let found = match verdict {
             Verdict::Bounced { suppress: true, .. } => Gone,
             Verdict::Bounced { .. } => No,
@@ -797,25 +797,28 @@ fn what_real_servers_say_has_a_class_and_only_unknown_addresses_are_suppressed()
 #[test]
 fn every_line_of_the_table_can_be_reached() {
     let mut dead = Vec::new();
-    for (at, (words, _)) in WORDS.iter().enumerate() {
+    for (at, (words, _)) in PATTERNS.iter().enumerate() {
         dead.extend(
-            WORDS[..at].iter().filter(|(earlier, _)| says(words, earlier)).map(|found| (words, found)),
+            PATTERNS[..at]
+                .iter()
+                .filter(|(earlier, _)| matches_pattern(words, earlier))
+                .map(|found| (words, found)),
         );
     }
     assert!(dead.is_empty(), "{dead:?}");
-    assert!(WORDS.iter().all(|(words, _)| *words == words.to_ascii_lowercase()));
+    assert!(PATTERNS.iter().all(|(words, _)| *words == words.to_ascii_lowercase()));
 }
 
 #[test]
-fn a_reply_without_end_is_read_at_its_beginning() {
+fn only_the_beginning_of_a_long_reply_is_searched() {
     let mut long = reply("550 5.7.1 blacklisted");
     long.lines.extend(std::iter::repeat_n("é".repeat(4000), 20));
     assert_eq!(classify(Rcpt, &long), Reputation);
-    assert!(opening_of(&long).len() <= TEXT_OCTETS_MAX);
+    assert!(search_text(&long).len() <= TEXT_OCTETS_MAX);
 }
 
 #[test]
-fn addresses_that_tenants_choose_have_no_say() {
+fn addresses_in_a_reply_are_ignored() {
     for (text, kept) in [
         ("<ratelimit@b.test>: not yet", " : not yet"),
         ("no reply from rate-limit@b.test, yet", "no reply from  , yet"),
@@ -827,7 +830,7 @@ fn addresses_that_tenants_choose_have_no_say() {
         ("@", " "),
         ("<", " "),
     ] {
-        let found = without_addresses(text);
+        let found = remove_addresses(text);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&found), words(kept), "{text}: {found}");
     }
@@ -836,6 +839,6 @@ fn addresses_that_tenants_choose_have_no_say() {
 proptest::proptest! {
     #[test]
     fn any_text_can_be_read(text in "[<>\"@ a.é]{0,40}") {
-        assert!(!without_addresses(&text).contains('@'));
+        assert!(!remove_addresses(&text).contains('@'));
     }
 }

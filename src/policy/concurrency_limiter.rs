@@ -1,89 +1,90 @@
-//! How much a site may be sent at one time: a limit of connections that grows while it goes well and shrinks when the
-//! site says so, a rate, and a hold for a site that wants to be left alone.
+//! Limits how much mail is sent to a site concurrently: a connection limit that grows with success and shrinks with
+//! trouble, rates, and a back-off for a site that refuses mail.
 //!
-//! The limit starts at two, and each message that a full lane gets rid of adds one until the first trouble (slow start);
-//! after it, a whole round of messages adds one. Trouble halves it, once for all tries that were under way. A host that
-//! refuses every connection, says that it is too much, or makes trouble although it has one connection only is left
-//! alone for a time, which doubles until something is taken: mail waits meanwhile without being tried.
+//! The limit starts at two. Each message that the site answers while all connections are in use adds one, until the
+//! first trouble (slow start); after that, a full round of messages adds one. Trouble halves the limit, once for all
+//! attempts in progress. A site backs off when it refuses every connection, says that it gets too much, or makes
+//! trouble with only one connection. The back-off doubles until the site accepts something; meanwhile its mail waits
+//! without attempts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::site_feedback::SiteFeedback;
 
-/// Where the limit of a site begins that nothing is known of.
+/// The initial connection limit of an unknown site.
 const CONNECTIONS_FIRST: usize = 2;
-/// Deferrals without a success between them that count as trouble.
+/// Consecutive deferrals that count as trouble.
 const DEFERRALS_MAX: u32 = 10;
-const HOLD_MIN: Duration = Duration::from_secs(30);
-const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
-/// Hosts of one site that are remembered for having taken mail.
+const BACKOFF_MIN: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(10 * 60);
+/// Hosts of one site remembered for having accepted mail.
 const HOSTS_MAX: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
-/// A rate may be ahead of itself by what it allows in this time.
+/// A burst may use the rate of this much time in advance.
 const BURST: Duration = Duration::from_secs(1);
-/// Characters of a reply that are shown as the reason of a hold.
+/// Characters of a reply stored as the reason of a back-off.
 const REASON_CHARS_MAX: usize = 200;
 
-/// What a site takes at most.
+/// The limits of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Connections at one time: at least one.
+    /// Maximum of connections, at least one.
     pub connections_max: usize,
-    /// Messages over one connection.
+    /// Maximum of messages over one connection.
     pub messages_per_connection_max: u32,
-    /// Messages in a minute; as many as go if absent.
+    /// Messages per minute; unlimited if absent.
     pub messages_per_minute: Option<u32>,
-    /// Connections begun in a minute; as many as go if absent.
+    /// New connections per minute; unlimited if absent.
     pub connections_per_minute: Option<u32>,
-    /// Whether the site is ours: it gets its most from the start, and is never on hold.
+    /// The operator's own host: starts at its maximum and never backs off.
     pub trusted: bool,
-    /// Whether hosts belong to it by the end of their names: then anybody's domain can name one that is none, and only
-    /// hosts that were seen to take mail speak for the site before they take some.
+    /// Hosts match by suffix. Any domain can then claim a host under the suffix, so before MAIL only hosts that
+    /// accepted mail before count for the site.
     pub by_suffix: bool,
 }
 
-/// Whether the site may be sent something now.
+/// Whether mail may be sent to the site now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Over so many connections.
-    Open(usize),
+pub enum Allowance {
+    /// Over at most this many connections.
+    UpTo(usize),
     /// Not before this time.
-    Closed(Instant),
+    NotBefore(Instant),
 }
 
-/// A site that is left alone.
+/// A back-off of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteBackoff {
-    /// Until when.
+    /// The end.
     pub until: Instant,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// What is known of one site.
+/// The state of one site.
 #[derive(Debug)]
 pub struct ConcurrencyLimiter {
     rule: Rule,
     limit: usize,
-    /// Below it the limit grows with each message, above it with each round of them.
+    /// Below this the limit grows with each message, above it with each round of messages.
     slow_start_max: usize,
     served_since_growth: usize,
     deferrals: u32,
-    /// Who took something, the last one last, where that counts.
+    /// Hosts that accepted mail, the latest last; used with `by_suffix` only.
     hosts: VecDeque<String>,
     served_at: Option<Instant>,
-    /// Tries that began before it tell nothing new.
+    /// Results of attempts that began before this add nothing new.
     changed_at: Option<Instant>,
-    hold: Option<SiteBackoff>,
-    holds_in_row: u32,
-    messages: Option<Pace>,
-    connections: Option<Pace>,
+    backoff: Option<SiteBackoff>,
+    consecutive_backoffs: u32,
+    messages: Option<RateLimiter>,
+    connections: Option<RateLimiter>,
     used_at: Instant,
 }
 
 impl ConcurrencyLimiter {
-    /// Of a site that nothing is known of.
+    /// A site without history.
     pub fn new(rule: Rule, now: Instant) -> Self {
         let connections_max = rule.connections_max.max(1);
         let limit = if rule.trusted { connections_max } else { connections_max.min(CONNECTIONS_FIRST) };
@@ -95,96 +96,102 @@ impl ConcurrencyLimiter {
             hosts: VecDeque::new(),
             served_at: None,
             changed_at: None,
-            hold: None,
-            holds_in_row: 0,
-            messages: rule.messages_per_minute.map(|rate| Pace::new(rate, now)),
-            connections: rule.connections_per_minute.map(|rate| Pace::new(rate, now)),
+            backoff: None,
+            consecutive_backoffs: 0,
+            messages: rule.messages_per_minute.map(|rate| RateLimiter::new(rate, now)),
+            connections: rule.connections_per_minute.map(|rate| RateLimiter::new(rate, now)),
             used_at: now,
             rule: Rule { connections_max, ..rule },
         }
     }
 
-    /// What it takes at most.
+    /// The limits of the site.
     pub fn rule(&self) -> &Rule {
         &self.rule
     }
 
-    /// How many connections it may have when nothing else is in the way.
+    /// The present connection limit, apart from rates and back-off.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether and over how many connections it may be sent something, `in_use` of which there are.
-    pub fn gate(&self, in_use: usize, now: Instant) -> Gate {
-        if let Some(hold) = self.hold(now) {
-            return Gate::Closed(hold.until);
+    /// Whether mail may be sent now and over how many connections, of which `in_use` are in use.
+    pub fn allowance(&self, in_use: usize, now: Instant) -> Allowance {
+        if let Some(backoff) = self.backoff(now) {
+            return Allowance::NotBefore(backoff.until);
         }
-        if let Some(at) = self.messages.as_ref().and_then(|pace| pace.waits_until(now)) {
-            return Gate::Closed(at);
+        if let Some(at) = self.messages.as_ref().and_then(|limiter| limiter.next_allowed_at(now)) {
+            return Allowance::NotBefore(at);
         }
-        match self.connections.as_ref().and_then(|pace| pace.waits_until(now)) {
-            Some(at) if in_use == 0 => Gate::Closed(at),
-            Some(_) => Gate::Open(in_use.min(self.limit)),
-            None => Gate::Open(self.limit),
+        match self.connections.as_ref().and_then(|limiter| limiter.next_allowed_at(now)) {
+            Some(at) if in_use == 0 => Allowance::NotBefore(at),
+            Some(_) => Allowance::UpTo(in_use.min(self.limit)),
+            None => Allowance::UpTo(self.limit),
         }
     }
 
-    /// The hold that is in force.
-    pub fn hold(&self, now: Instant) -> Option<&SiteBackoff> {
-        self.hold.as_ref().filter(|hold| now < hold.until)
+    /// The active back-off.
+    pub fn backoff(&self, now: Instant) -> Option<&SiteBackoff> {
+        self.backoff.as_ref().filter(|backoff| now < backoff.until)
     }
 
-    /// Ends a hold before its time. True if there was one.
-    pub fn lift(&mut self) -> bool {
-        self.hold.take().is_some()
+    /// Ends the back-off early. Returns true if there was one.
+    pub fn end_backoff(&mut self) -> bool {
+        self.backoff.take().is_some()
     }
 
-    /// A message is about to be sent.
+    /// Call before sending a message.
     pub fn begin_message(&mut self, now: Instant) {
         self.used_at = now;
-        if let Some(pace) = &mut self.messages {
-            pace.spend(now);
+        if let Some(limiter) = &mut self.messages {
+            limiter.record(now);
         }
     }
 
-    /// A connection is about to be opened.
+    /// Call before opening a connection.
     pub fn begin_connection(&mut self, now: Instant) {
-        if let Some(pace) = &mut self.connections {
-            pace.spend(now);
+        if let Some(limiter) = &mut self.connections {
+            limiter.record(now);
         }
     }
 
-    /// Learns from a try that began at `began`, when `in_use` connections were in use. True if the site is on hold
-    /// from now on and was not before.
-    pub fn learn(&mut self, lesson: &SiteFeedback, began: Instant, in_use: usize, now: Instant) -> bool {
+    /// Records the result of an attempt that began at `began` with `in_use` connections in use. Returns true if the
+    /// site backs off from now on and did not before.
+    pub fn record_feedback(
+        &mut self,
+        feedback: &SiteFeedback,
+        began: Instant,
+        in_use: usize,
+        now: Instant,
+    ) -> bool {
         self.used_at = now;
-        match lesson {
+        match feedback {
             SiteFeedback::Served { host } => {
                 self.deferrals = 0;
-                self.holds_in_row = 0;
+                self.consecutive_backoffs = 0;
                 self.served_at = Some(now);
-                self.note_host(host);
+                self.remember_host(host);
                 self.grow(in_use);
                 false
             }
             SiteFeedback::Deferred => {
                 self.deferrals += 1;
-                if self.deferrals >= DEFERRALS_MAX && self.is_news(began) {
+                if self.deferrals >= DEFERRALS_MAX && self.began_after_change(began) {
                     self.deferrals = 0;
                     self.shrink(now);
                 }
                 false
             }
             SiteFeedback::Refused { host, .. } | SiteFeedback::Unreachable { host, .. }
-                if !self.speaks(host) =>
+                if !self.represents_site(host) =>
             {
                 false
             }
-            // What was served meanwhile says more than a host that did not answer.
+            // Messages accepted meanwhile outweigh one unreachable host.
             SiteFeedback::Unreachable { .. } if self.served_at.is_some_and(|served_at| served_at > began) => {
                 false
             }
-            _ if !self.is_news(began) => false,
+            _ if !self.began_after_change(began) => false,
             SiteFeedback::Trouble { .. } if self.limit > 1 => {
                 self.shrink(now);
                 false
@@ -198,18 +205,19 @@ impl ConcurrencyLimiter {
             | SiteFeedback::Refused { reason, .. }
             | SiteFeedback::Unreachable { reason, .. } => {
                 self.shrink(now);
-                let length = HOLD_MIN.saturating_mul(1 << self.holds_in_row.min(16)).min(HOLD_MAX);
-                self.holds_in_row += 1;
+                let length =
+                    BACKOFF_MIN.saturating_mul(1 << self.consecutive_backoffs.min(16)).min(BACKOFF_MAX);
+                self.consecutive_backoffs += 1;
                 let reason = reason.chars().take(REASON_CHARS_MAX).collect();
-                self.hold = Some(SiteBackoff { until: now + length, reason });
-                // With one connection, to see whether it takes something again.
+                self.backoff = Some(SiteBackoff { until: now + length, reason });
+                // One connection tests whether the site accepts mail again.
                 self.limit = 1;
                 true
             }
         }
     }
 
-    fn note_host(&mut self, host: &str) {
+    fn remember_host(&mut self, host: &str) {
         if !self.rule.by_suffix || self.hosts.back().is_some_and(|last| last == host) {
             return;
         }
@@ -220,17 +228,17 @@ impl ConcurrencyLimiter {
         self.hosts.push_back(host.to_owned());
     }
 
-    /// Whether what a host says or does before it takes mail is the site's.
-    fn speaks(&self, host: &str) -> bool {
+    /// Whether refusals of this host before MAIL count for the site.
+    fn represents_site(&self, host: &str) -> bool {
         !self.rule.by_suffix || self.hosts.iter().any(|known| known == host)
     }
 
-    /// Whether a try began after what was learnt last.
-    fn is_news(&self, began: Instant) -> bool {
+    /// Whether the attempt began after the last change.
+    fn began_after_change(&self, began: Instant) -> bool {
         self.changed_at.is_none_or(|changed_at| began >= changed_at)
     }
 
-    /// Only a limit that is reached has proved anything.
+    /// The limit grows only when it is fully used.
     fn grow(&mut self, in_use: usize) {
         if in_use < self.limit || self.limit >= self.rule.connections_max {
             return;
@@ -244,35 +252,35 @@ impl ConcurrencyLimiter {
 
     fn shrink(&mut self, now: Instant) {
         self.limit = (self.limit / 2).max(1);
-        // After a hold: quickly up to half of what was too much, from there slowly.
+        // After a back-off: grow fast to half of the earlier limit, then slowly.
         self.slow_start_max = self.limit;
         self.served_since_growth = 0;
         self.changed_at = Some(now);
     }
 
-    /// How long nothing was sent there, if nothing is held against it.
+    /// How long nothing was sent to the site; `None` during a back-off.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        self.hold(now).is_none().then(|| now.saturating_duration_since(self.used_at))
+        self.backoff(now).is_none().then(|| now.saturating_duration_since(self.used_at))
     }
 }
 
-/// A rate, as the time at which the next one would be due if all came evenly (GCRA).
+/// A rate limiter (GCRA): the time at which the next event is due at an even rate.
 #[derive(Debug)]
-struct Pace {
+struct RateLimiter {
     interval: Duration,
     next_due: Instant,
 }
 
-impl Pace {
+impl RateLimiter {
     fn new(per_minute: u32, now: Instant) -> Self {
         Self { interval: MINUTE / per_minute.max(1), next_due: now }
     }
 
-    fn spend(&mut self, now: Instant) {
+    fn record(&mut self, now: Instant) {
         self.next_due = self.next_due.max(now) + self.interval;
     }
 
-    fn waits_until(&self, now: Instant) -> Option<Instant> {
+    fn next_allowed_at(&self, now: Instant) -> Option<Instant> {
         let earliest = self.next_due.checked_sub(BURST.saturating_sub(self.interval))?;
         (earliest > now).then_some(earliest)
     }
@@ -316,26 +324,26 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A full lane that gets rid of so many messages.
+    /// Reports this many accepted messages with all connections in use.
     fn serve(shaper: &mut ConcurrencyLimiter, messages: usize, now: Instant) {
         for _ in 0..messages {
-            shaper.learn(&served(), now, shaper.limit(), now);
+            shaper.record_feedback(&served(), now, shaper.limit(), now);
         }
     }
 
     #[test]
-    fn the_limit_doubles_with_each_round_until_the_first_trouble_and_grows_slowly_after_it() {
+    fn the_limit_doubles_each_round_until_the_first_trouble_and_then_grows_slowly() {
         let start = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(40), start);
-        assert_eq!(shaper.gate(0, start), Gate::Open(2));
+        assert_eq!(shaper.allowance(0, start), Allowance::UpTo(2));
         serve(&mut shaper, 2, start);
         assert_eq!(shaper.limit(), 4);
         serve(&mut shaper, 16, start);
         assert_eq!(shaper.limit(), 20);
-        shaper.learn(&trouble(), start, 20, start + SECOND);
+        shaper.record_feedback(&trouble(), start, 20, start + SECOND);
         assert_eq!(shaper.limit(), 10);
-        // The others that were under way say the same.
-        shaper.learn(&trouble(), start, 20, start + SECOND);
+        // Results of attempts in progress at the same time.
+        shaper.record_feedback(&trouble(), start, 20, start + SECOND);
         assert_eq!(shaper.limit(), 10);
         serve(&mut shaper, 10, start + 2 * SECOND);
         assert_eq!(shaper.limit(), 11);
@@ -344,108 +352,115 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_not_reached_does_not_grow() {
+    fn a_limit_that_is_not_used_does_not_grow() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         for _ in 0..50 {
-            shaper.learn(&served(), now, 1, now);
+            shaper.record_feedback(&served(), now, 1, now);
         }
         assert_eq!(shaper.limit(), 2);
     }
 
     #[test]
-    fn a_site_of_ours_starts_at_its_most_and_is_never_on_hold() {
+    fn a_trusted_site_starts_at_its_maximum_and_never_backs_off() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(Rule { trusted: true, ..rule(200) }, now);
         assert_eq!(shaper.limit(), 200);
-        for lesson in [closed(), trouble(), refused("mx"), unreachable("mx")].iter().cycle().take(20) {
+        for feedback in [closed(), trouble(), refused("mx"), unreachable("mx")].iter().cycle().take(20) {
             now += SECOND;
-            assert!(!shaper.learn(lesson, now, 1, now));
+            assert!(!shaper.record_feedback(feedback, now, 1, now));
         }
-        assert_eq!(shaper.gate(0, now), Gate::Open(1));
+        assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
     }
 
     #[test]
-    fn where_anybody_can_name_a_host_only_hosts_that_took_mail_close_the_site() {
+    fn with_suffix_rules_only_hosts_that_accepted_mail_cause_a_back_off() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(Rule { by_suffix: true, ..rule(20) }, now);
         for known in [false, true] {
             for host in ["www", "mx"] {
-                for lesson in [unreachable(host), refused(host)] {
+                for feedback in [unreachable(host), refused(host)] {
                     now += SECOND;
-                    shaper.lift();
-                    assert_eq!(shaper.learn(&lesson, now, 1, now), known && host == "mx", "{lesson:?}");
+                    shaper.end_backoff();
+                    assert_eq!(
+                        shaper.record_feedback(&feedback, now, 1, now),
+                        known && host == "mx",
+                        "{feedback:?}"
+                    );
                 }
             }
-            shaper.lift();
+            shaper.end_backoff();
             serve(&mut shaper, 9, now);
         }
-        // What a host says that had taken mail counts, whichever it is.
+        // Feedback of any host that accepted mail before counts.
         now += SECOND;
-        assert!(shaper.learn(&closed(), now, 1, now));
-        // So many others take mail that it is forgotten.
+        assert!(shaper.record_feedback(&closed(), now, 1, now));
+        // Other hosts accept mail until this one is evicted.
         for other in 0..HOSTS_MAX {
             now += SECOND;
-            shaper.learn(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
+            shaper.record_feedback(&SiteFeedback::Served { host: other.to_string() }, now, 1, now);
         }
-        assert!(!shaper.learn(&unreachable("mx"), now, 1, now) && shaper.hosts.len() == HOSTS_MAX);
+        assert!(!shaper.record_feedback(&unreachable("mx"), now, 1, now) && shaper.hosts.len() == HOSTS_MAX);
     }
 
     #[test]
-    fn a_host_that_does_not_answer_closes_no_site_that_served_meanwhile() {
+    fn an_unreachable_host_causes_no_back_off_if_others_accepted_mail_meanwhile() {
         let start = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), start);
         serve(&mut shaper, 1, start + SECOND);
-        assert!(!shaper.learn(&unreachable("mx"), start, 1, start + 2 * SECOND));
-        assert!(shaper.learn(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
+        assert!(!shaper.record_feedback(&unreachable("mx"), start, 1, start + 2 * SECOND));
+        assert!(shaper.record_feedback(&unreachable("mx"), start + 2 * SECOND, 1, start + 3 * SECOND));
     }
 
     #[test]
-    fn deferrals_count_when_nothing_else_comes() {
+    fn deferrals_without_success_count_as_trouble() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         serve(&mut shaper, 100, now);
         for n in 0..30 {
-            shaper.learn(&if n % 9 == 0 { served() } else { SiteFeedback::Deferred }, now, 20, now);
+            shaper.record_feedback(&if n % 9 == 0 { served() } else { SiteFeedback::Deferred }, now, 20, now);
         }
         assert_eq!(shaper.limit(), 20);
         for _ in 0..10 {
-            shaper.learn(&SiteFeedback::Deferred, now, 20, now);
+            shaper.record_feedback(&SiteFeedback::Deferred, now, 20, now);
         }
         assert_eq!(shaper.limit(), 10);
-        assert!(shaper.hold(now).is_none());
+        assert!(shaper.backoff(now).is_none());
     }
 
     #[test]
-    fn a_hold_grows_until_something_is_taken() {
+    fn a_back_off_doubles_until_mail_is_accepted() {
         let mut now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
         serve(&mut shaper, 100, now);
         let mut lengths = Vec::new();
         for _ in 0..7 {
-            assert!(shaper.learn(&closed(), now, 1, now));
-            assert!(!shaper.learn(&closed(), now - SECOND, 1, now), "the others that were under way");
-            let hold = shaper.hold(now).unwrap().clone();
-            assert_eq!(shaper.gate(0, now), Gate::Closed(hold.until));
-            assert_eq!(hold.reason, "421 4.7.0 too many connections");
-            lengths.push((hold.until - now).as_secs());
-            now = hold.until;
-            assert_eq!(shaper.gate(0, now), Gate::Open(1));
+            assert!(shaper.record_feedback(&closed(), now, 1, now));
+            assert!(
+                !shaper.record_feedback(&closed(), now - SECOND, 1, now),
+                "the others that were under way"
+            );
+            let backoff = shaper.backoff(now).unwrap().clone();
+            assert_eq!(shaper.allowance(0, now), Allowance::NotBefore(backoff.until));
+            assert_eq!(backoff.reason, "421 4.7.0 too many connections");
+            lengths.push((backoff.until - now).as_secs());
+            now = backoff.until;
+            assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
         }
         assert_eq!(lengths, [30, 60, 120, 240, 480, 600, 600]);
         serve(&mut shaper, 1, now);
-        assert!(shaper.learn(&closed(), now, 1, now));
-        assert_eq!(shaper.hold(now).unwrap().until - now, HOLD_MIN);
-        shaper.lift();
-        assert_eq!(shaper.gate(0, now), Gate::Open(1));
+        assert!(shaper.record_feedback(&closed(), now, 1, now));
+        assert_eq!(shaper.backoff(now).unwrap().until - now, BACKOFF_MIN);
+        shaper.end_backoff();
+        assert_eq!(shaper.allowance(0, now), Allowance::UpTo(1));
     }
 
     #[test]
-    fn trouble_with_a_single_connection_is_a_hold() {
+    fn trouble_with_a_single_connection_is_a_back_off() {
         let now = Instant::now();
         let mut shaper = ConcurrencyLimiter::new(rule(20), now);
-        assert!(!shaper.learn(&trouble(), now, 2, now));
-        assert!(shaper.learn(&trouble(), now, 1, now));
+        assert!(!shaper.record_feedback(&trouble(), now, 2, now));
+        assert!(shaper.record_feedback(&trouble(), now, 1, now));
     }
 
     #[test]
@@ -456,23 +471,23 @@ mod tests {
                 ConcurrencyLimiter::new(Rule { messages_per_minute: Some(per_minute), ..rule(20) }, start);
             let (mut now, mut sent) = (start, 0);
             while now < start + MINUTE {
-                match shaper.gate(0, now) {
-                    Gate::Open(_) => {
+                match shaper.allowance(0, now) {
+                    Allowance::UpTo(_) => {
                         shaper.begin_message(now);
                         sent += 1;
                     }
-                    Gate::Closed(at) => now = at,
+                    Allowance::NotBefore(at) => now = at,
                 }
             }
             assert!(expected.contains(&sent), "{sent} of {per_minute}");
         }
         let mut shaper = ConcurrencyLimiter::new(Rule { connections_per_minute: Some(6), ..rule(20) }, start);
         shaper.begin_connection(start);
-        assert_eq!(shaper.gate(0, start), Gate::Closed(start + 10 * SECOND));
-        assert_eq!(shaper.gate(1, start), Gate::Open(1), "what is open goes on");
+        assert_eq!(shaper.allowance(0, start), Allowance::NotBefore(start + 10 * SECOND));
+        assert_eq!(shaper.allowance(1, start), Allowance::UpTo(1), "what is open goes on");
     }
 
-    fn lesson() -> impl Strategy<Value = SiteFeedback> {
+    fn feedback() -> impl Strategy<Value = SiteFeedback> {
         prop_oneof![
             4 => Just(served()),
             2 => Just(SiteFeedback::Deferred),
@@ -484,24 +499,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_limit_stays_between_one_and_the_most_and_recovers(
+        fn the_limit_stays_within_bounds_and_recovers(
             most in 1usize..50,
-            lessons in prop::collection::vec((lesson(), 0u64..100, 0usize..50), 0..300),
+            lessons in prop::collection::vec((feedback(), 0u64..100, 0usize..50), 0..300),
         ) {
             let mut now = Instant::now();
             let mut shaper = ConcurrencyLimiter::new(rule(most), now);
-            for (lesson, seconds, in_use) in lessons {
+            for (feedback, seconds, in_use) in lessons {
                 let began = now;
                 now += Duration::from_secs(seconds);
-                shaper.learn(&lesson, began, in_use, now);
+                shaper.record_feedback(&feedback, began, in_use, now);
                 prop_assert!((1..=most).contains(&shaper.limit()));
-                if let Gate::Closed(until) = shaper.gate(0, now) {
-                    prop_assert!(until > now && until <= now + HOLD_MAX);
+                if let Allowance::NotBefore(until) = shaper.allowance(0, now) {
+                    prop_assert!(until > now && until <= now + BACKOFF_MAX);
                 }
             }
-            now += HOLD_MAX;
+            now += BACKOFF_MAX;
             serve(&mut shaper, most * most, now);
-            prop_assert_eq!(shaper.gate(0, now), Gate::Open(most));
+            prop_assert_eq!(shaper.allowance(0, now), Allowance::UpTo(most));
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Deficit round robin with its rounds counted instead of walked.
+//! Deficit round robin that computes rounds instead of iterating over them.
 //!
-//! In each round everyone in line may have a tenth of its weight in deliveries. Who takes a batch takes it whole and is overdrawn: it comes up again as many rounds later as the batch was worth. So a batch of a hundred
-//! recipients waits no longer for its turn than one of one, and a round without work costs nothing.
+//! In each round every key may use a tenth of its weight in deliveries. A batch is always taken whole and may
+//! overdraw the account; the key's next turn comes as many rounds later as the batch was worth. So a batch of a
+//! hundred recipients does not wait longer for its turn than a batch of one, and rounds without work cost nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -10,84 +11,89 @@ use crate::model::Weight;
 
 /// Parts of a round, so that every weight makes a difference.
 const PARTS: u64 = 1000;
-/// Accounts of those who left that are kept before the settled ones are forgotten.
+/// Accounts of absent keys that are kept before settled ones are removed.
 const ACCOUNTS_SPARE: usize = 64;
 
-/// Those who take turns.
+/// The keys that take turns.
 #[derive(Debug)]
 pub struct DeficitRoundRobin<K> {
-    /// How far the rounds have come, in parts.
+    /// The current position, in parts of rounds.
     now: u64,
-    /// Who is in line, by the part of a round that is theirs, then as they came.
-    line: BTreeMap<(u64, u64), K>,
-    places: HashMap<K, (u64, u64)>,
-    /// Up to where each has had its due, where that is past `now`.
+    /// Waiting keys, by their turn and then by arrival.
+    waiting: BTreeMap<(u64, u64), K>,
+    positions: HashMap<K, (u64, u64)>,
+    /// The turn up to which each key has been served, if later than `now`.
     served_until: HashMap<K, u64>,
     arrivals: u64,
 }
 
 impl<K> Default for DeficitRoundRobin<K> {
     fn default() -> Self {
-        let (line, places, served_until) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        Self { now: 0, line, places, served_until, arrivals: 0 }
+        let (waiting, positions, served_until) = (BTreeMap::new(), HashMap::new(), HashMap::new());
+        Self { now: 0, waiting, positions, served_until, arrivals: 0 }
     }
 }
 
 impl<K: Clone + Eq + Hash> DeficitRoundRobin<K> {
-    /// Gets into line, if it is not there: in the running round, or as many rounds later as it is overdrawn.
+    /// Adds a key, if absent: in the current round, or later if its account is overdrawn.
     pub fn join(&mut self, key: K) {
-        if !self.places.contains_key(&key) {
+        if !self.positions.contains_key(&key) {
             let at = self.served_until.get(&key).map_or(self.now, |&until| until.max(self.now));
-            self.place(key, at);
+            self.position(key, at);
         }
     }
 
-    fn place(&mut self, key: K, at: u64) {
+    fn position(&mut self, key: K, at: u64) {
         self.arrivals += 1;
-        self.line.insert((at, self.arrivals), key.clone());
-        self.places.insert(key, (at, self.arrivals));
+        self.waiting.insert((at, self.arrivals), key.clone());
+        self.positions.insert(key, (at, self.arrivals));
     }
 
-    /// Gets out of line; what it is overdrawn stays on its account.
+    /// Removes a key; an overdrawn account is kept.
     pub fn leave(&mut self, key: &K) {
-        if let Some(place) = self.places.remove(key) {
-            self.line.remove(&place);
+        if let Some(position) = self.positions.remove(key) {
+            self.waiting.remove(&position);
         }
     }
 
-    /// Has taken so many deliveries: its next turn is later.
+    /// Charges deliveries to a key: its next turn comes later.
     pub fn charge(&mut self, key: &K, cost: u32, weight: Weight) {
-        let place = self.places.get(key).map(|place| place.0);
-        let begin = place
+        let position = self.positions.get(key).map(|position| position.0);
+        let begin = position
             .unwrap_or_else(|| self.served_until.get(key).map_or(self.now, |&until| until.max(self.now)));
-        // The running round is that of the first in line, even if another one is served.
-        let first = self.line.first_key_value().map_or(begin, |((at, _), _)| *at);
+        // The current round is that of the first waiting key, even if another one is served.
+        let first = self.waiting.first_key_value().map_or(begin, |((at, _), _)| *at);
         self.now = self.now.max(begin.min(first));
         let until = begin + u64::from(cost.max(1)) * PARTS / u64::from(u32::from(weight));
         self.served_until.insert(key.clone(), until);
-        if place.is_some() {
+        if position.is_some() {
             self.leave(key);
-            self.place(key.clone(), until);
+            self.position(key.clone(), until);
         }
-        if self.served_until.len() > 2 * self.places.len() + ACCOUNTS_SPARE {
+        if self.served_until.len() > 2 * self.positions.len() + ACCOUNTS_SPARE {
             let now = self.now;
             self.served_until.retain(|_, until| *until > now);
         }
     }
 
-    /// Whose turn it is.
+    /// The key whose turn it is.
     pub fn first(&self) -> Option<&K> {
-        self.line.values().next()
+        self.waiting.values().next()
     }
 
-    /// Those in line, the next one first.
+    /// Waiting keys in order of turns.
     pub fn in_order(&self) -> impl Iterator<Item = &K> {
-        self.line.values()
+        self.waiting.values()
     }
 
-    /// Whether nobody is in line.
+    /// Number of waiting keys.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether no key waits.
     pub fn is_empty(&self) -> bool {
-        self.line.is_empty()
+        self.waiting.is_empty()
     }
 }
 
@@ -96,7 +102,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Who is served in so many turns, each taking what `costs` says.
+    /// The keys served in this many turns, each with its cost.
     fn serve(
         rounds: &mut DeficitRoundRobin<usize>,
         weights: &[u32],
@@ -113,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_a_hundred_is_paid_for_by_a_hundred_rounds() {
+    fn a_batch_of_a_hundred_costs_a_hundred_rounds() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         assert_eq!(serve(&mut rounds, &[10, 10], &[100, 1], 202), [200, 200]);
     }
 
     #[test]
-    fn who_comes_back_is_owed_nothing_and_owes_what_it_overdrew() {
+    fn a_returning_key_keeps_its_debt_and_gains_no_credit() {
         let mut rounds = DeficitRoundRobin::default();
         (0..2).for_each(|key| rounds.join(key));
         rounds.leave(&1);
@@ -134,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_those_who_are_gone_are_forgotten() {
+    fn accounts_of_absent_keys_are_removed() {
         let mut rounds = DeficitRoundRobin::default();
         for key in 0..10_000 {
             rounds.join(key);
@@ -146,7 +152,7 @@ mod tests {
     }
 
     proptest! {
-        /// In deliveries for each unit of weight nobody is further from another than two batches.
+        /// In deliveries per unit of weight, keys differ by at most two batches.
         #[test]
         fn everybody_has_what_its_weight_says(
             members in prop::collection::vec((1u32..=100, 1u32..=100), 2..6),
@@ -159,7 +165,7 @@ mod tests {
             let per_weight = |key: usize| served[key] as f64 / f64::from(weights[key]);
             let batch = |key: usize| f64::from(costs[key]) / f64::from(weights[key]);
             for (a, b) in (0..weights.len()).flat_map(|a| (0..weights.len()).map(move |b| (a, b))) {
-                // Parts of a round are whole numbers: a thousandth for each batch is lost.
+                // Rounds are divided into whole parts: each batch may lose a thousandth.
                 let slack = batch(a) + batch(b) + turns as f64 / 1000.0;
                 prop_assert!((per_weight(a) - per_weight(b)).abs() <= slack, "{served:?} {weights:?} {costs:?}");
             }

@@ -1,83 +1,82 @@
-//! Whose turn it is: work of many tenants for many destinations, and how many connections each may have.
+//! Shares connections fairly: work of many tenants for many destinations.
 //!
-//! Tenants take turns, whatever their backlog, and so do the destinations of one tenant: deficit round robin
-//! ([`super::deficit_round_robin`]), in which a piece of work costs as many deliveries as it has and a tenant's weight says how many
-//! it may have in one round. A *lane* is what a limit of connections holds for: a site, or a smart host with its
-//! account. A connection is a *slot*: it is given out with [`FairQueue::take_turn`], may be kept with
-//! [`FairQueue::keep_turn`], and goes back with [`FairQueue::free`]. How many a lane may have is the caller's to say, each
-//! time anew.
+//! Tenants take turns whatever their backlog, and so do the destinations of one tenant: deficit round robin
+//! ([`super::deficit_round_robin`]), where work costs its number of deliveries, and the weight of a tenant is its
+//! share of a round. A *lane* is the unit of a connection limit: a site, or a smart host with its login. A *slot* is
+//! the right to one connection: [`FairQueue::take_turn`] grants it, [`FairQueue::keep_turn`] keeps it for more work,
+//! [`FairQueue::free`] returns it. The caller passes the slot limit of a lane at each call.
 //!
-//! A few slots are kept for tenants that have none, and of the rest a tenant that has some gets no more once it has three
-//! times what is free. So one alone has at most three quarters of them, and whoever comes next finds one free, however
-//! long the others hold theirs. The same within a lane that has many: a few of its slots are for tenants that have none
-//! there.
+//! Some slots are reserved for tenants without any. Of the rest, a tenant gets another slot only while it has less
+//! than three times the free ones. So one tenant alone has at most three quarters of them, and a new tenant finds a
+//! free one however long others hold theirs. Likewise, a lane with many slots reserves a few for tenants without any
+//! in it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
 use super::deficit_round_robin::DeficitRoundRobin;
-use super::slots::Slots;
+use super::slot_counts::SlotCounts;
 use crate::model::Weight;
 
-/// A tenant that has slots gets no more once it has so many times what is free.
+/// A tenant gets no more slots once it has this many times the free ones.
 const SLOTS_PER_FREE: usize = 3;
-/// One slot of so many is for tenants that have none, among all and in a lane.
+/// One slot of this many is reserved for tenants without any, overall and in a lane.
 const SLOTS_PER_RESERVED: usize = 16;
-/// In a lane no more are kept: each that is free is one that a host would serve.
+/// Upper bound of reserved slots in a lane: a free slot is unused capacity of a host.
 const RESERVED_IN_LANE_MAX: usize = 4;
 
-/// Work that waits, in turns. `T` names a tenant, `L` a lane, `J` is a piece of work.
+/// Waiting work. `T` names a tenant, `L` a lane, `J` is a unit of work.
 #[derive(Debug)]
 pub struct FairQueue<T, L, J> {
     slots_max: usize,
-    slots: Slots<T>,
+    slots: SlotCounts<T>,
     lanes: HashMap<L, Lane<T, J>>,
-    /// For each tenant the lanes where it has work, save those that have it parked.
+    /// For each tenant the lanes with work, except those that have it parked.
     tenants: HashMap<T, DeficitRoundRobin<L>>,
-    /// Tenants with an entry in `tenants`, save those in `sated`.
+    /// The tenants in `tenants`, except those in `at_share`.
     turns: DeficitRoundRobin<T>,
-    /// Tenants whose turn came while they had their share of slots: they get back into `turns` when slots come free.
-    sated: HashSet<T>,
+    /// Tenants that have their share of slots; they return to `turns` when slots become free.
+    at_share: HashSet<T>,
 }
 
-/// What is to be done, for whom and where.
+/// Work for a tenant and lane.
 #[derive(Debug)]
 pub struct Job<T, L, J> {
-    /// Whose it is.
+    /// The tenant.
     pub tenant: T,
-    /// The tenant's part of what there is, against the weights of others.
+    /// The tenant's weight against other tenants.
     pub weight: Weight,
-    /// Where.
+    /// The lane.
     pub lane: L,
-    /// Deliveries.
+    /// The number of deliveries.
     pub cost: u32,
-    /// What to do.
+    /// The work.
     pub work: J,
 }
 
-/// Work, and whose slot it was given.
+/// Work with the slot granted for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn<T, L, J> {
-    /// Who has the slot.
+    /// The tenant that holds the slot.
     pub tenant: T,
-    /// Where.
+    /// The lane.
     pub lane: L,
-    /// What to do.
+    /// The work.
     pub job: J,
 }
 
-/// What waits for one destination.
+/// The work and slots of one lane.
 #[derive(Debug)]
 struct Lane<T, J> {
-    slots: Slots<T>,
+    slots: SlotCounts<T>,
     queues: HashMap<T, Queue<J>>,
-    /// Tenants whose queue is not empty.
+    /// Tenants with work in this lane.
     turns: DeficitRoundRobin<T>,
-    /// Tenants whose turn came while the lane had no slot for them: they get back into the round when one is free.
+    /// Tenants whose turn came while the lane had no slot for them; they return when one is free.
     parked: Vec<T>,
 }
 
-/// What a tenant has waiting in a lane, at least one job: its round has the lane, or the lane has it parked.
+/// The work of a tenant in a lane, at least one job.
 #[derive(Debug)]
 struct Queue<J> {
     jobs: VecDeque<(u32, J)>,
@@ -87,19 +86,19 @@ struct Queue<J> {
 }
 
 impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
-    /// Nothing waits, every one of so many slots is free.
+    /// An empty queue with this many slots.
     pub fn new(slots_max: usize) -> Self {
         Self {
             slots_max,
-            slots: Slots::default(),
+            slots: SlotCounts::default(),
             lanes: HashMap::new(),
             tenants: HashMap::new(),
             turns: DeficitRoundRobin::default(),
-            sated: HashSet::new(),
+            at_share: HashSet::new(),
         }
     }
 
-    /// Adds work behind the tenant's other work for the lane.
+    /// Adds work after the tenant's other work for the lane.
     pub fn push(&mut self, job: Job<T, L, J>) {
         let Job { tenant, weight, lane, cost, work } = job;
         let entry = self.lanes.entry(lane.clone()).or_insert_with(Lane::new);
@@ -109,19 +108,19 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         queue.jobs.push_back((cost, work));
         if queue.jobs.len() == 1 {
             entry.turns.join(tenant.clone());
-            self.list(tenant, lane);
+            self.join_rounds(tenant, lane);
         }
     }
 
-    fn list(&mut self, tenant: T, lane: L) {
-        if !self.sated.contains(&tenant) {
+    fn join_rounds(&mut self, tenant: T, lane: L) {
+        if !self.at_share.contains(&tenant) {
             self.turns.join(tenant.clone());
         }
         self.tenants.entry(tenant).or_default().join(lane);
     }
 
-    /// Takes a slot and the work whose turn it is; `None` if no slot is free for anything that waits. `slots_max_of`
-    /// says how many slots a lane may have now; what waits for a lane that may have no more waits until
+    /// Grants a slot and returns the work whose turn it is; `None` if no slot is free for any waiting work.
+    /// `slots_max_of` returns the present slot limit of a lane; work for a lane at its limit waits for
     /// [`FairQueue::free`] or [`FairQueue::reopen`].
     pub fn take_turn(&mut self, mut slots_max_of: impl FnMut(&L, usize) -> usize) -> Option<Turn<T, L, J>> {
         if self.slots_free() == 0 {
@@ -138,18 +137,18 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         self.slots_max.saturating_sub(self.slots.taken())
     }
 
-    /// Whether a tenant that has so many slots may have another one of those that are free.
+    /// Whether a tenant with `has` slots may get one of the `free` ones.
     fn may_take(&self, has: usize, free: usize) -> bool {
         let reserve = (self.slots_max / SLOTS_PER_RESERVED).max(1);
         if has == 0 { free > 0 } else { has < SLOTS_PER_FREE * free.saturating_sub(reserve) }
     }
 
-    /// Turns the round until a lane with work and a free slot comes up.
+    /// Advances the rounds to a lane with work and a free slot.
     fn next_turn(&mut self, slots_max_of: &mut impl FnMut(&L, usize) -> usize) -> Option<(T, L)> {
         while let Some(tenant) = self.turns.first().cloned() {
             if !self.may_take(self.slots.of(&tenant), self.slots_free()) {
                 self.turns.leave(&tenant);
-                self.sated.insert(tenant);
+                self.at_share.insert(tenant);
                 continue;
             }
             let Some(lane) = self.tenants.get(&tenant).and_then(DeficitRoundRobin::first).cloned() else {
@@ -168,28 +167,28 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         None
     }
 
-    /// The tenant's round has the lane no longer.
+    /// Removes the lane from the tenant's round.
     fn leave_round(&mut self, tenant: &T, lane: &L) {
         let Some(round) = self.tenants.get_mut(tenant) else { return };
         round.leave(lane);
         if round.is_empty() {
             self.tenants.remove(tenant);
             self.turns.leave(tenant);
-            self.sated.remove(tenant);
+            self.at_share.remove(tenant);
         }
     }
 
-    /// The next work for a slot that this tenant has in this lane, in turns of the lane's tenants: the slot is then
-    /// the answered tenant's. `None` if nothing waits there, if the lane has more slots than `slots_max`, or if the slot
-    /// should go back because work elsewhere has no slot: then [`FairQueue::free`] it.
+    /// The next work in the lane for a slot that `holder` has in it, by turns of the lane's tenants; the slot passes
+    /// to the returned tenant. `None` if no work waits in the lane, if the lane is above `slots_max`, or if other
+    /// work needs the slot: then call [`FairQueue::free`].
     pub fn keep_turn(&mut self, lane: &L, holder: &T, slots_max: usize) -> Option<(T, J)> {
         let (held, free) = (self.slots.of(holder), self.slots_free());
         let entry = self.lanes.get(lane)?;
-        // As if the slot were free already.
+        // Counted as if the slot were free.
         let needed = if free == 0 {
-            self.someone_else_waits(lane)
+            self.other_lane_waits(lane)
         } else {
-            !self.may_take(held.saturating_sub(1), free + 1) && self.another_waits(holder)
+            !self.may_take(held.saturating_sub(1), free + 1) && self.other_tenant_waits(holder)
         };
         let in_lane = entry.slots.taken().saturating_sub(1);
         if needed || in_lane >= slots_max {
@@ -204,38 +203,42 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         let job = self.take(lane, &tenant)?;
         if tenant != *holder {
             if let Some(entry) = self.lanes.get_mut(lane) {
-                entry.slots.give_back(holder);
+                entry.slots.release(holder);
                 entry.slots.take(tenant.clone());
             }
-            self.slots.give_back(holder);
+            self.slots.release(holder);
             self.slots.take(tenant.clone());
-            self.wake_sated();
+            self.resume_tenants();
         }
         Some((tenant, job))
     }
 
-    /// Whether a tenant other than this one has something in the round.
-    fn another_waits(&self, holder: &T) -> bool {
+    /// Whether another tenant has work.
+    fn other_tenant_waits(&self, holder: &T) -> bool {
         self.tenants.keys().any(|tenant| tenant != holder)
     }
 
-    /// Those that may have a slot again take turns again.
-    fn wake_sated(&mut self) {
+    /// Returns tenants to the round that may have another slot.
+    fn resume_tenants(&mut self) {
         let free = self.slots_free();
-        let woken: Vec<T> =
-            self.sated.iter().filter(|tenant| self.may_take(self.slots.of(tenant), free)).cloned().collect();
+        let woken: Vec<T> = self
+            .at_share
+            .iter()
+            .filter(|tenant| self.may_take(self.slots.of(tenant), free))
+            .cloned()
+            .collect();
         for tenant in woken {
-            self.sated.remove(&tenant);
+            self.at_share.remove(&tenant);
             self.turns.join(tenant);
         }
     }
 
-    /// Whether the round has another lane. It may prove full: then a slot goes round once for nothing.
-    fn someone_else_waits(&self, lane: &L) -> bool {
+    /// Whether another lane has work. That lane may be full; then a slot is returned in vain once.
+    fn other_lane_waits(&self, lane: &L) -> bool {
         self.tenants.values().any(|round| round.in_order().any(|other| other != lane))
     }
 
-    /// Takes the tenant's first work off the lane, on the account of both.
+    /// Removes the tenant's first work from the lane and charges both accounts.
     fn take(&mut self, lane: &L, tenant: &T) -> Option<J> {
         let entry = self.lanes.get_mut(lane)?;
         let queue = entry.queues.get_mut(tenant)?;
@@ -256,21 +259,21 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         Some(job)
     }
 
-    /// Gives back a slot that the tenant has in the lane.
+    /// Returns a slot that the tenant holds in the lane.
     pub fn free(&mut self, lane: &L, holder: &T) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
-        entry.slots.give_back(holder);
-        self.slots.give_back(holder);
-        self.wake_sated();
+        entry.slots.release(holder);
+        self.slots.release(holder);
+        self.resume_tenants();
         self.reopen(lane);
         self.forget_if_unused(lane);
     }
 
-    /// A lane may have more slots than when it was last asked for.
+    /// Call when the slot limit of a lane may have grown.
     pub fn reopen(&mut self, lane: &L) {
         let Some(entry) = self.lanes.get_mut(lane) else { return };
         for tenant in std::mem::take(&mut entry.parked) {
-            self.list(tenant, lane.clone());
+            self.join_rounds(tenant, lane.clone());
         }
     }
 
@@ -280,28 +283,28 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         }
     }
 
-    /// Deliveries that wait for a lane: all of them, and the tenant's.
+    /// Waiting deliveries of a lane: in total, and of the tenant.
     pub fn waiting(&self, lane: &L, tenant: &T) -> (usize, usize) {
         let Some(entry) = self.lanes.get(lane) else { return (0, 0) };
         (entry.waiting(), entry.queues.get(tenant).map_or(0, |queue| queue.waiting))
     }
 
-    /// Slots of a lane that a tenant has.
+    /// Slots that a tenant holds in a lane.
     pub fn slots_of(&self, lane: &L, tenant: &T) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.of(tenant))
     }
 
-    /// Slots that a lane has.
+    /// Slots in use in a lane.
     pub fn slots_taken(&self, lane: &L) -> usize {
         self.lanes.get(lane).map_or(0, |entry| entry.slots.taken())
     }
 
-    /// Every lane that has slots or work, with its slots and the deliveries that wait.
+    /// Every lane with slots in use or work, with its slots and waiting deliveries.
     pub fn lanes(&self) -> impl Iterator<Item = (&L, usize, usize)> {
         self.lanes.iter().map(|(lane, entry)| (lane, entry.slots.taken(), entry.waiting()))
     }
 
-    /// Takes out what waits for a lane; its slots stay taken.
+    /// Removes all work of a lane; its slots stay in use.
     pub fn evict(&mut self, lane: &L) -> Vec<J> {
         let Some(entry) = self.lanes.get_mut(lane) else { return Vec::new() };
         let mut jobs = Vec::new();
@@ -319,19 +322,19 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         jobs
     }
 
-    /// Takes out everything that waits; slots stay taken.
+    /// Removes all work; slots stay in use.
     pub fn drain(&mut self) -> Vec<J> {
         let lanes: Vec<L> = self.lanes.keys().cloned().collect();
         lanes.iter().flat_map(|lane| self.evict(lane)).collect()
     }
 }
 
-/// How many of so many slots of a lane are kept for tenants that have none there.
+/// Slots of a lane reserved for tenants without any in it.
 pub fn reserved_in_lane(slots_max: usize) -> usize {
     (slots_max / SLOTS_PER_RESERVED).min(RESERVED_IN_LANE_MAX)
 }
 
-/// Whether a tenant that has so many slots of a lane may have another one of those that are free.
+/// Whether a tenant with `has` slots in a lane may get one of its `free` ones.
 fn may_take_in_lane(has: usize, free: usize, slots_max: usize) -> bool {
     if has == 0 { free > 0 } else { free > reserved_in_lane(slots_max) }
 }
@@ -339,7 +342,7 @@ fn may_take_in_lane(has: usize, free: usize, slots_max: usize) -> bool {
 impl<T: Clone + Eq + Hash, J> Lane<T, J> {
     fn new() -> Self {
         Self {
-            slots: Slots::default(),
+            slots: SlotCounts::default(),
             queues: HashMap::new(),
             turns: DeficitRoundRobin::default(),
             parked: Vec::new(),
@@ -368,7 +371,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// A lane may have so many slots each.
+    /// A queue in which each lane has this many slots.
     struct Fair {
         fair: FairQueue<u8, u8, u32>,
         per_lane: usize,
@@ -406,7 +409,7 @@ mod tests {
         Fair { fair: FairQueue::new(total), per_lane }
     }
 
-    /// The lane and the work of the next turn.
+    /// Lane and work of the next turn.
     fn turn(fair: &mut Fair) -> Option<(u8, u32)> {
         fair.take_turn().map(|turn| (turn.lane, turn.job))
     }
@@ -433,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_to_a_crowded_lane_finds_a_slot_there_and_leaves_it_to_the_next() {
+    fn a_new_tenant_finds_a_slot_in_a_crowded_lane_and_returns_it() {
         let mut fair = fairness(500, 20);
         (0..100).for_each(|job| fair.push(1, 1, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 19);
@@ -450,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_destination_does_not_stand_in_the_way_of_another() {
+    fn a_full_destination_does_not_block_another() {
         let mut fair = fairness(100, 1);
         fair.push(1, 1, 0);
         fair.push(1, 1, 1);
@@ -461,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_back_when_others_have_none() {
+    fn a_slot_is_returned_when_others_have_none() {
         let mut fair = fairness(1, 1);
         (0..50).for_each(|job| fair.push(1, 1, job));
         assert_eq!(turn(&mut fair), Some((1, 0)));
@@ -478,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_next_finds_a_slot_however_long_others_hold_theirs() {
+    fn a_new_tenant_finds_a_slot_however_long_others_hold_theirs() {
         let mut fair = fairness(500, 20);
         for (tenant, slots_expected) in [(1, 352), (2, 88), (3, 22), (4, 6)] {
             (0..10_000u32).for_each(|n| fair.push(tenant, (n % 250) as u8, n));
@@ -490,13 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_more_than_its_share_lets_another_have_it() {
+    fn a_tenant_above_its_share_yields_its_slot() {
         let mut fair = fairness(16, 16);
         (0..50).for_each(|job| fair.push(1, 1, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 12);
         (0..50).for_each(|job| fair.push(2, 2, job));
         assert_eq!(std::iter::from_fn(|| fair.take_turn()).count(), 3);
-        // Until none has too much.
+        // Until no tenant is above its share.
         for _ in 0..20 {
             if fair.keep_turn(&1, &1).is_none() {
                 fair.free(&1, &1);
@@ -508,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_is_a_part_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
+    fn a_weight_is_a_share_of_a_crowded_lane_and_a_batch_costs_its_deliveries() {
         let mut fair = fairness(100, 1);
         for (tenant, weight, cost) in [(1, 10u32, 1), (2, 40, 1), (3, 10, 5)] {
             (0..500).for_each(|work| {
@@ -549,7 +552,7 @@ mod tests {
         Next,
         Keep(usize),
         Free(usize),
-        /// How many slots each lane may have from now on.
+        /// The slot limit of each lane from now on.
         Limit(usize),
         Evict(u8),
     }
@@ -567,10 +570,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_limit_is_passed_and_nothing_is_forgotten(acts in prop::collection::vec(act(), 0..200)) {
+        fn no_limit_is_exceeded_and_no_work_is_lost(acts in prop::collection::vec(act(), 0..200)) {
             let mut fair = fairness(5, 2);
             let (mut pushed, mut out) = (0u32, BTreeSet::new());
-            // The lane and the tenant of each slot.
+            // Lane and tenant of each slot.
             let mut slots: Vec<(u8, u8)> = Vec::new();
             for act in acts {
                 match act {
@@ -606,12 +609,12 @@ mod tests {
                 let most = |key: fn(&(u8, u8)) -> u8| {
                     (0..5).map(|name| slots.iter().filter(|slot| key(slot) == name).count()).max()
                 };
-                // Three of five leave one for the next tenant, and one to share.
+                // Three of five slots leave one for the next tenant and one to share.
                 prop_assert!(slots.len() <= 5 && most(|s| s.0) <= Some(2) && most(|s| s.1) <= Some(3));
                 let waiting: usize = fair.lanes().map(|(_, _, waiting)| waiting).sum();
                 prop_assert_eq!(waiting, pushed as usize - out.len());
             }
-            // With slots coming free, everything comes out.
+            // As slots become free, all work is returned.
             fair.per_lane = 2;
             (0..4).for_each(|lane| fair.reopen(&lane));
             for (lane, tenant) in slots {
@@ -623,7 +626,7 @@ mod tests {
             }
             prop_assert_eq!(out.len(), pushed as usize);
             prop_assert!(fair.lanes.is_empty() && fair.tenants.is_empty() && fair.turns.is_empty());
-            prop_assert!(fair.sated.is_empty() && fair.slots.taken() == 0);
+            prop_assert!(fair.at_share.is_empty() && fair.slots.taken() == 0);
         }
 
         #[test]
@@ -633,7 +636,7 @@ mod tests {
                 (0..backlog).for_each(|n| fair.push(tenant as u8, (n % u32::from(lanes)) as u8, 0));
             }
             fair.push(99, 0, 1);
-            // Each of the others has its turn at most once before, in the round and in each lane.
+            // Every other tenant has at most one turn before, in the round and in each lane.
             let turns_max = (backlogs.len() + 1) * (usize::from(lanes) + 1);
             let served = (0..turns_max).any(|_| {
                 let Turn { tenant, lane, job } = fair.take_turn().unwrap();
@@ -644,7 +647,7 @@ mod tests {
         }
 
         #[test]
-        fn what_waits_can_be_taken_out_at_once(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
+        fn all_waiting_work_can_be_removed(pushes in prop::collection::vec((0u8..4, 0u8..4), 0..50)) {
             let mut fair = fairness(5, 2);
             for (job, (tenant, lane)) in pushes.iter().enumerate() {
                 fair.push(*tenant, *lane, job as u32);

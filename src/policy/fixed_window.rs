@@ -1,5 +1,5 @@
-//! How much each of many may use in the period that runs: messages, requests, notes. A period begins for everybody at
-//! once, so its end is known to the second, and with it everything that was counted is forgotten.
+//! Counts usage per key in fixed windows, such as minutes or days. A window starts for all keys at the same time, so
+//! its end is known exactly; at its end all counts are discarded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use crate::mail::Timestamp;
 use crate::model::LimitPeriod;
 
-/// What was used in the period that runs, by user. The limits are the caller's and may change at any time.
+/// Usage in the current window, by key. Limits are passed by the caller and may change at any time.
 #[derive(Debug)]
 pub struct FixedWindow<K> {
     period: LimitPeriod,
@@ -16,18 +16,18 @@ pub struct FixedWindow<K> {
     used: HashMap<K, u64>,
 }
 
-/// How a limit stands.
+/// The state of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaStatus {
-    /// What may be used in the period.
+    /// The limit per window.
     pub limit: u64,
-    /// What was used.
+    /// The usage.
     pub used: u64,
-    /// When the period ends and counting begins anew.
+    /// The end of the window.
     pub resets_at: Timestamp,
 }
 
-/// Whole seconds until a time has come, at least one.
+/// Whole seconds until a time, at least one.
 pub fn seconds_until(time: Timestamp, now: Timestamp) -> NonZeroU32 {
     let left_ms = u64::try_from(time.duration_since(now).as_millis()).unwrap_or(0);
     let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
@@ -35,74 +35,74 @@ pub fn seconds_until(time: Timestamp, now: Timestamp) -> NonZeroU32 {
 }
 
 impl QuotaStatus {
-    /// What may still be used.
+    /// The remaining quota.
     pub fn remaining(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Whole seconds until the period has ended, at least one.
-    pub fn wait_s(&self, now: Timestamp) -> NonZeroU32 {
+    /// Whole seconds until the window ends, at least one.
+    pub fn seconds_to_reset(&self, now: Timestamp) -> NonZeroU32 {
         seconds_until(self.resets_at, now)
     }
 
-    /// Percent of the limit that were used, rounded down.
+    /// Used percentage of the limit, rounded down.
     pub fn percent(&self) -> u64 {
         self.used.saturating_mul(100).checked_div(self.limit).unwrap_or(100)
     }
 }
 
 impl<K: Eq + Hash> FixedWindow<K> {
-    /// Nothing was used yet.
+    /// No usage.
     pub fn new(period: LimitPeriod) -> Self {
         Self { period, ends_at: Timestamp::MIN, used: HashMap::new() }
     }
 
-    /// How a limit of `limit` stands for a user.
-    pub fn standing(&mut self, user: &K, limit: u64, now: Timestamp) -> QuotaStatus {
-        self.turn(now);
+    /// The state of a limit for a key.
+    pub fn status(&mut self, user: &K, limit: u64, now: Timestamp) -> QuotaStatus {
+        self.roll_over(now);
         QuotaStatus { limit, used: self.used.get(user).copied().unwrap_or(0), resets_at: self.ends_at }
     }
 
-    /// Counts a use, whatever the limit.
+    /// Adds usage, whatever the limit.
     pub fn take(&mut self, user: K, count: u64, now: Timestamp) {
-        self.turn(now);
+        self.roll_over(now);
         let used = self.used.entry(user).or_default();
         *used = used.saturating_add(count);
     }
 
-    /// Takes back what was counted at a time, unless that period is over.
-    pub fn give_back(&mut self, user: &K, count: u64, taken_at: Timestamp) {
-        if self.runs_at(taken_at)
+    /// Subtracts usage that was added at a time, unless that window is over.
+    pub fn release(&mut self, user: &K, count: u64, taken_at: Timestamp) {
+        if self.is_current(taken_at)
             && let Some(used) = self.used.get_mut(user)
         {
             *used = used.saturating_sub(count);
         }
     }
 
-    /// Whether anything is known of a user in this period.
-    pub fn knows(&mut self, user: &K, now: Timestamp) -> bool {
-        self.turn(now);
+    /// Whether any usage of a key is known in this window.
+    pub fn contains(&mut self, user: &K, now: Timestamp) -> bool {
+        self.roll_over(now);
         self.used.contains_key(user)
     }
 
-    /// Begins with what a user used before this process counted, unless it is known already.
-    pub fn learn(&mut self, user: K, used: u64, now: Timestamp) {
-        self.turn(now);
+    /// Sets the initial usage of a key from before this process, unless known already.
+    pub fn preload(&mut self, user: K, used: u64, now: Timestamp) {
+        self.roll_over(now);
         self.used.entry(user).or_insert(used);
     }
 
-    /// Forgets what was counted for a user.
+    /// Removes the usage of a key.
     pub fn forget(&mut self, user: &K) {
         self.used.remove(user);
     }
 
-    fn runs_at(&self, time: Timestamp) -> bool {
+    fn is_current(&self, time: Timestamp) -> bool {
         self.period.end_of(time) == self.ends_at
     }
 
-    /// Begins the period of a time, if that is another. Who looked at the clock just before the period began is late
-    /// and counts in it; a time further back is that of a clock that was set.
-    fn turn(&mut self, now: Timestamp) {
+    /// Starts the window of `now`, if it differs. A caller that read the clock just before the window started counts
+    /// in the new one; a time further back means that the clock was set.
+    fn roll_over(&mut self, now: Timestamp) {
         let ends_at = self.period.end_of(now);
         let late_s = self.ends_at.duration_since(ends_at).as_secs();
         if late_s != 0 && late_s != self.period.seconds() {
@@ -120,55 +120,55 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_own_count_and_all_begin_anew_with_the_period() {
+    fn each_key_is_counted_separately_and_all_reset_with_the_window() {
         let now = at("2026-11-22T05:42:27Z");
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
-        let standing = minute.standing(&"a", 5, now);
-        assert_eq!((standing.used, standing.remaining()), (3, 2));
-        assert_eq!(standing.resets_at, at("2026-11-22T05:43:00Z"));
-        assert_eq!(standing.wait_s(at("2026-11-22T05:42:27.5Z")).get(), 33);
-        assert_eq!(minute.standing(&"b", 5, now).remaining(), 5);
-        assert_eq!(minute.standing(&"a", 2, now).remaining(), 0);
+        let status = minute.status(&"a", 5, now);
+        assert_eq!((status.used, status.remaining()), (3, 2));
+        assert_eq!(status.resets_at, at("2026-11-22T05:43:00Z"));
+        assert_eq!(status.seconds_to_reset(at("2026-11-22T05:42:27.5Z")).get(), 33);
+        assert_eq!(minute.status(&"b", 5, now).remaining(), 5);
+        assert_eq!(minute.status(&"a", 2, now).remaining(), 0);
         let next = at("2026-11-22T05:43:00Z");
-        assert_eq!(minute.standing(&"a", 5, next).remaining(), 5);
-        assert!(!minute.knows(&"a", next));
+        assert_eq!(minute.status(&"a", 5, next).remaining(), 5);
+        assert!(!minute.contains(&"a", next));
     }
 
     #[test]
-    fn what_is_given_back_counts_for_its_own_period_only() {
+    fn a_release_counts_for_its_own_window_only() {
         let (first, second) = (at("2026-11-22T23:59:59Z"), at("2026-11-23T00:00:00Z"));
         let mut day = FixedWindow::new(LimitPeriod::Day);
         day.take("a", 3, first);
-        day.give_back(&"a", 2, first);
-        assert_eq!(day.standing(&"a", 5, first).used, 1);
+        day.release(&"a", 2, first);
+        assert_eq!(day.status(&"a", 5, first).used, 1);
         day.take("a", 4, second);
-        day.give_back(&"a", 1, first);
-        assert_eq!(day.standing(&"a", 5, second).used, 4);
+        day.release(&"a", 1, first);
+        assert_eq!(day.status(&"a", 5, second).used, 4);
     }
 
     #[test]
-    fn who_is_late_does_not_turn_the_period_back_but_a_clock_that_was_set_does() {
+    fn a_late_caller_does_not_restore_the_old_window_but_a_clock_change_does() {
         let (late, now) = (at("2026-11-22T05:42:59.9Z"), at("2026-11-22T05:43:00Z"));
         let mut minute = FixedWindow::new(LimitPeriod::Minute);
         minute.take("a", 3, now);
         minute.take("a", 1, late);
-        assert_eq!(minute.standing(&"a", 5, now).used, 4);
-        assert_eq!(minute.standing(&"a", 5, at("2026-11-22T04:00:00Z")).used, 0);
+        assert_eq!(minute.status(&"a", 5, now).used, 4);
+        assert_eq!(minute.status(&"a", 5, at("2026-11-22T04:00:00Z")).used, 0);
     }
 
     #[test]
-    fn what_was_used_before_is_learnt_once() {
+    fn earlier_usage_is_preloaded_once() {
         let now = at("2026-11-22T05:42:27Z");
         let mut day = FixedWindow::new(LimitPeriod::Day);
-        assert!(!day.knows(&"a", now));
-        day.learn("a", 7, now);
+        assert!(!day.contains(&"a", now));
+        day.preload("a", 7, now);
         day.take("a", 1, now);
-        day.learn("a", 7, now);
+        day.preload("a", 7, now);
         assert_eq!(
-            day.standing(&"a", 10, now),
+            day.status(&"a", 10, now),
             QuotaStatus { limit: 10, used: 8, resets_at: at("2026-11-23T00:00:00Z") }
         );
-        assert_eq!(day.standing(&"a", 10, now).percent(), 80);
+        assert_eq!(day.status(&"a", 10, now).percent(), 80);
     }
 }

@@ -1,7 +1,7 @@
-//! Decisions on facts: what a tenant may send, what a reply means, when to try again, whose turn it is, what
-//! TLS a mail host must have.
+//! Pure decisions: what a tenant may send, what a reply means, when to retry, fair sharing, TLS requirements of a
+//! host.
 //!
-//! Pure: no I/O, no clock. Imports `mail`, and of `smtp` the reply and the phase that it belongs to.
+//! No I/O, no clock. Imports `mail` and `model`, and of `smtp` the reply and its phase.
 
 pub mod bounce_classifier;
 pub mod concurrency_limiter;
@@ -13,6 +13,6 @@ pub mod reply_verdict;
 pub mod retry;
 pub mod site;
 pub mod site_feedback;
-pub mod slots;
+pub mod slot_counts;
 pub mod submission;
 pub mod tls;

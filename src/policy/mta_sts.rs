@@ -1,54 +1,54 @@
-//! MTA-STS policies (RFC 8461): what the TXT record and the policy file of a domain say, and which hosts they mean.
+//! MTA-STS (RFC 8461): parses the TXT record and the policy file, and matches hosts.
 
-/// Octets of a policy file that are read (RFC 8461 §3.2 has no limit, §3.3 suggests this one).
+/// Maximum octets of a policy file (RFC 8461 §3.2 sets no limit, §3.3 suggests this one).
 pub const POLICY_OCTETS_MAX: usize = 64 * 1024;
-/// RFC 8461 §3.2: a year and a little.
+/// RFC 8461 §3.2: about a year.
 const MAX_AGE_S_MAX: u64 = 31_557_600;
 
-/// What a domain asks of those who send to it.
+/// The policy of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StsPolicy {
-    /// How it is to be taken.
+    /// The mode.
     pub mode: StsMode,
-    /// The hosts that take its mail, with `*.` for any one label. Not empty unless the mode is `none`.
+    /// The MX host patterns, where `*.` stands for one label. Not empty unless the mode is `none`.
     mx: Vec<String>,
-    /// How long it holds, in seconds.
+    /// The lifetime in seconds.
     pub max_age_s: u64,
 }
 
-/// RFC 8461 §5.
+/// The policy mode (RFC 8461 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StsMode {
-    /// Hosts that fail it get no mail.
+    /// Hosts that fail the policy get no mail.
     Enforce,
-    /// Hosts that fail it get their mail; who asks for reports is told.
+    /// Hosts that fail the policy get mail; failures are reported.
     Testing,
-    /// As if there were none.
+    /// As without a policy.
     None,
 }
 
-/// Why a text is no policy.
+/// Why a policy file is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StsPolicyError {
-    /// Its first field is not `version: STSv1`.
+    /// The first field is not `version: STSv1`.
     #[error("the policy does not begin with version: STSv1")]
     Version,
-    /// A line without a colon, or with something that is no field's name.
-    #[error("a line of the policy is no field")]
+    /// A line without a colon, or with an invalid field name.
+    #[error("the policy has a line that is not a field")]
     Syntax,
-    /// It is absent or unknown.
-    #[error("the policy has no mode of enforce, testing or none")]
+    /// The mode is missing or unknown.
+    #[error("the policy mode is not enforce, testing or none")]
     Mode,
-    /// It is absent or no number of seconds up to a year.
-    #[error("the policy has no max_age in seconds")]
+    /// `max_age` is missing or invalid.
+    #[error("the policy has no valid max_age")]
     MaxAge,
-    /// None, or one that is no host name.
-    #[error("the policy names no mail host")]
+    /// No `mx` field, or an invalid one.
+    #[error("the policy has no valid mx field")]
     Mx,
 }
 
 impl StsPolicy {
-    /// Reads a policy file.
+    /// Parses a policy file.
     pub fn parse(text: &str) -> Result<Self, StsPolicyError> {
         let (mut version, mut mode, mut max_age, mut mx) = (None, None, None, Vec::new());
         for line in text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
@@ -60,7 +60,7 @@ impl StsPolicy {
             if !is_field_name(name) {
                 return Err(StsPolicyError::Syntax);
             }
-            // RFC 8461 §3.2: of fields that may stand once the first one counts, unknown ones are ignored.
+            // RFC 8461 §3.2: of repeated fields the first counts; unknown fields are ignored.
             match name {
                 _ if version.is_none() && name != "version" => return Err(StsPolicyError::Version),
                 "version" => drop(version.get_or_insert(value)),
@@ -81,7 +81,7 @@ impl StsPolicy {
         Ok(Self { mode, mx, max_age_s })
     }
 
-    /// Whether the policy means this host (RFC 8461 §4.1), given in lower-case A-labels without a final dot.
+    /// Whether a pattern matches the host (RFC 8461 §4.1), given in lower-case A-labels without a final dot.
     pub fn names(&self, host: &str) -> bool {
         self.mx.iter().any(|pattern| match pattern.strip_prefix("*.") {
             Some(parent) => {
@@ -102,7 +102,7 @@ impl StsMode {
         }
     }
 
-    /// As it stands in the file.
+    /// The mode as in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -112,7 +112,7 @@ impl StsMode {
     }
 }
 
-/// RFC 8461 §3.2, sts-policy-ext-name: at most 32 characters, of which the first is a letter or a digit.
+/// RFC 8461 §3.2, sts-policy-ext-name: at most 32 characters, the first a letter or digit.
 fn is_field_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     name.len() <= 32 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(inner)
@@ -121,7 +121,7 @@ fn is_field_name(name: &str) -> bool {
 fn read_max_age(text: &str) -> Option<u64> {
     let is_number = (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let seconds: u64 = is_number.then(|| text.parse().ok()).flatten()?;
-    // More than the RFC allows is asked for by nobody who means less.
+    // A larger value than allowed means the maximum.
     Some(seconds.min(MAX_AGE_S_MAX))
 }
 
@@ -132,8 +132,8 @@ fn read_pattern(text: &str) -> Option<String> {
     Some(text)
 }
 
-/// The id in the one `_mta-sts` record among the texts of that name. RFC 8461 §3.1: what does not begin with the
-/// version is not one, and of several none counts.
+/// The id of the `_mta-sts` record among the TXT records. RFC 8461 §3.1: other records are ignored, and several
+/// records count as none.
 pub fn read_record<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<String> {
     use mail_auth::common::parse::TxtRecordParser;
     let is_ours = |text: &&str| {
@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic_and_what_it_takes_is_complete(text in "(?s)(version: STSv1\n)?.{0,200}") {
+        fn no_text_makes_the_parser_panic_and_parsed_policies_are_complete(text in "(?s)(version: STSv1\n)?.{0,200}") {
             if let Ok(policy) = StsPolicy::parse(&text) {
                 prop_assert!(policy.mode == StsMode::None || !policy.mx.is_empty());
                 prop_assert!(policy.max_age_s <= MAX_AGE_S_MAX);

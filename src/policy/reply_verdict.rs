@@ -1,4 +1,4 @@
-//! What a reply means for a recipient: delivered, to be tried again, refused, and whether the address is gone.
+//! The meaning of a reply for a recipient: delivered, deferred or bounced, and whether to suppress the address.
 
 use super::bounce_classifier::classify;
 use super::retry::RetryPace;
@@ -7,29 +7,29 @@ use crate::model::BounceClass;
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 
-/// What follows for one recipient.
+/// The result for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The server took the message for this recipient.
+    /// The server accepted the message for this recipient.
     Delivered,
-    /// Another host, or another time, may do better.
+    /// Another host or a later attempt may succeed.
     Deferred {
-        /// Why.
+        /// The class of the failure.
         class: BounceClass,
-        /// How soon the cause may pass.
+        /// How soon to retry.
         pace: RetryPace,
     },
-    /// Refused for good.
+    /// Permanently refused.
     Bounced {
-        /// Why.
+        /// The class of the failure.
         class: BounceClass,
-        /// Whether the address does not exist, so that mailing it again would harm the sender's name.
+        /// Whether the address does not exist, so that more mail to it would harm the sender's reputation.
         suppress: bool,
     },
 }
 
 impl Verdict {
-    /// Why it is no success.
+    /// The class of a failure.
     pub fn class(&self) -> Option<BounceClass> {
         match *self {
             Self::Delivered => None,
@@ -38,8 +38,8 @@ impl Verdict {
     }
 }
 
-/// Judges the reply to `phase`. `alone`: whether it speaks of this recipient only.
-pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
+/// The verdict on a reply to `phase`. `alone`: whether it concerns this recipient only.
+pub fn verdict_on_reply(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
     match (phase, reply.code / 100) {
         (Phase::Content, 2) => Verdict::Delivered,
         // RFC 5321 §4.5.3.1.10: a client treats 552 to RCPT as 452, too many recipients.
@@ -47,19 +47,20 @@ pub fn judge(phase: Phase, reply: &Reply, alone: bool) -> Verdict {
         (Phase::Rcpt, 5) => bounce(phase, reply, true),
         (Phase::Content, 5) => bounce(phase, reply, alone),
         (Phase::Mail | Phase::Data, 5) => bounce(phase, reply, false),
-        // Before MAIL a refusal is about us or the host and not about the message (RFC 5321 §3.1: 554 greeting).
-        // Success where none was asked for, 3xx out of place: whatever it is, it is no answer.
+        // Before MAIL a refusal concerns us or the host, not the message (RFC 5321 §3.1: 554 greeting). 2xx or 3xx
+        // out of sequence is no valid answer.
         _ => defer(phase, reply),
     }
 }
 
-/// What the refusal for good is that we answer in a server's place, before there is one to ask: of this recipient.
-pub fn judge_own(reply: &Reply) -> Verdict {
+/// The verdict on a permanent refusal that we decide ourselves for a recipient, without asking a server.
+pub fn verdict_on_own_refusal(reply: &Reply) -> Verdict {
     bounce(Phase::Rcpt, reply, true)
 }
 
-/// What trouble without a reply means. A lost connection may be better at once, a message that may have been taken not.
-pub fn judge_trouble(phase: Phase, class: BounceClass) -> Verdict {
+/// The verdict on a failure without a reply. A lost connection may be retried soon; a message that may have been
+/// accepted, later.
+pub fn verdict_on_transport_error(phase: Phase, class: BounceClass) -> Verdict {
     let is_brief = phase != Phase::Content;
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
 }
@@ -72,28 +73,28 @@ fn defer(phase: Phase, reply: &Reply) -> Verdict {
     Verdict::Deferred { class, pace: pace_of(class, is_brief) }
 }
 
-/// `is_brief`: whether nothing but the class is against a second try at once.
+/// `is_brief`: whether an early retry makes sense, apart from the class.
 fn pace_of(class: BounceClass, is_brief: bool) -> RetryPace {
     match class {
-        // Nobody empties a mailbox, lifts a listing or mends a password within minutes.
+        // Full mailboxes, block lists and passwords do not change within minutes.
         BounceClass::MailboxFull | BounceClass::Reputation | BounceClass::Authentication => RetryPace::Slow,
-        // Who is told that it is too fast does not come back in a minute.
-        BounceClass::Rate => RetryPace::Usual,
+        // A server that limits our rate must not be retried within a minute.
+        BounceClass::RateLimited => RetryPace::Usual,
         _ if is_brief => RetryPace::Brief,
         _ => RetryPace::Usual,
     }
 }
 
-/// `of_recipient`: whether it speaks of one recipient only.
+/// `of_recipient`: whether the reply concerns one recipient only.
 fn bounce(phase: Phase, reply: &Reply, of_recipient: bool) -> Verdict {
     let class = classify(phase, reply);
-    let suppress = of_recipient && class.is_address_gone() && !contradicts(reply.enhanced);
+    let suppress = of_recipient && class.is_address_gone() && !contradicts_unknown_address(reply.enhanced);
     Verdict::Bounced { class, suppress }
 }
 
-/// Whether the status says that it is not the address, whatever the words say: policy (5.7.x), content (5.6.x),
-/// a full mailbox (5.2.2), a way to the host (5.4.x, but for the one that Microsoft 365 gives unknown addresses).
-fn contradicts(status: Option<EnhancedStatus>) -> bool {
+/// Whether the enhanced status contradicts an unknown address, whatever the text says: policy (5.7.x), content
+/// (5.6.x), full mailbox (5.2.2), routing (5.4.x, except the one that Microsoft 365 uses for unknown addresses).
+fn contradicts_unknown_address(status: Option<EnhancedStatus>) -> bool {
     status.is_some_and(|status| match (status.subject, status.detail) {
         (0, _) | (5, 0) | (4, 1) => false,
         (1, detail) => detail == 2,
@@ -112,7 +113,7 @@ mod tests {
         Reply { code: code.parse().unwrap(), enhanced: status, lines: vec![rest.to_owned()] }
     }
 
-    /// `ok`, `no`, or how soon again.
+    /// `ok`, `no`, or the retry pace.
     fn said(verdict: Verdict) -> &'static str {
         match verdict {
             Verdict::Delivered => "ok",
@@ -153,12 +154,12 @@ mod tests {
             (Phase::Auth, "454 4.7.0 later", "brief"),
             (Phase::StartTls, "454 no", "brief"),
         ] {
-            assert_eq!(said(judge(phase, &reply(text), true)), verdict, "{phase:?} {text}");
+            assert_eq!(said(verdict_on_reply(phase, &reply(text), true)), verdict, "{phase:?} {text}");
         }
     }
 
     #[test]
-    fn only_what_says_that_the_mailbox_is_gone_suppresses() {
+    fn only_replies_about_an_unknown_mailbox_suppress() {
         for (text, gone) in [
             ("550 5.1.1 no", true),
             ("556 5.1.10 null MX", true),
@@ -179,25 +180,25 @@ mod tests {
             ("550 rejected for spam", false),
             ("554 5.0.0 service unavailable", false),
         ] {
-            let verdict = judge(Phase::Rcpt, &reply(text), false);
+            let verdict = verdict_on_reply(Phase::Rcpt, &reply(text), false);
             assert_eq!(matches!(verdict, Verdict::Bounced { suppress: true, .. }), gone, "{text}");
         }
     }
 
     #[test]
-    fn a_refusal_of_the_message_suppresses_only_a_recipient_who_was_alone() {
+    fn a_refusal_after_data_suppresses_only_a_single_recipient() {
         let gone = reply("550 5.1.1 no");
         let bounced = |suppress| Verdict::Bounced { class: BounceClass::RecipientUnknown, suppress };
-        assert_eq!(judge(Phase::Content, &gone, true), bounced(true));
-        assert_eq!(judge(Phase::Content, &gone, false), bounced(false));
-        assert_eq!(judge(Phase::Mail, &gone, true), bounced(false));
-        assert_eq!(judge_own(&gone), bounced(true));
+        assert_eq!(verdict_on_reply(Phase::Content, &gone, true), bounced(true));
+        assert_eq!(verdict_on_reply(Phase::Content, &gone, false), bounced(false));
+        assert_eq!(verdict_on_reply(Phase::Mail, &gone, true), bounced(false));
+        assert_eq!(verdict_on_own_refusal(&gone), bounced(true));
     }
 
     #[test]
     fn trouble_without_a_reply_defers_and_a_doubtful_message_waits_longer() {
-        assert_eq!(said(judge_trouble(Phase::Connect, BounceClass::Network)), "brief");
-        assert_eq!(said(judge_trouble(Phase::Content, BounceClass::Network)), "usual");
-        assert_eq!(said(judge_trouble(Phase::Auth, BounceClass::Authentication)), "slow");
+        assert_eq!(said(verdict_on_transport_error(Phase::Connect, BounceClass::Network)), "brief");
+        assert_eq!(said(verdict_on_transport_error(Phase::Content, BounceClass::Network)), "usual");
+        assert_eq!(said(verdict_on_transport_error(Phase::Auth, BounceClass::Authentication)), "slow");
     }
 }

@@ -1,42 +1,42 @@
-//! When to try again.
+//! The retry schedule of deliveries.
 
 use std::time::Duration;
 
 use crate::mail::Timestamp;
 
 const MINUTE_S: u64 = 60;
-/// After the first failure, the second and so on; the last one repeats.
+/// Delay after the first failure, the second and so on; the last one repeats.
 const DELAYS_S: [u64; 7] =
     [MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S, 30 * MINUTE_S, 60 * MINUTE_S, 120 * MINUTE_S, 180 * MINUTE_S];
-/// So that what failed together does not return together.
+/// Random variation, so that deliveries that failed together are not retried together.
 const JITTER: f64 = 0.1;
 
-/// How soon the cause of a failure may pass, and so where in the row of delays the tries begin.
+/// How soon a failure may pass, which decides the first delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryPace {
-    /// Within a minute: the connection, greylisting, load.
+    /// Within a minute: connection errors, greylisting, load.
     Brief,
-    /// Some minutes.
+    /// Within minutes.
     Usual,
-    /// Not before half an hour: a full mailbox, a block list, a wrong password.
+    /// Not within half an hour: full mailbox, block list, wrong password.
     Slow,
 }
 
-/// A failed delivery that may be tried again.
+/// A failed delivery that may be retried.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure {
-    /// Attempts made, this one included: 1 and more.
+    /// Attempts so far, including this one.
     pub attempts: u32,
-    /// How soon the cause may pass.
+    /// How soon to retry.
     pub pace: RetryPace,
-    /// When it failed.
+    /// The time of the failure.
     pub at: Timestamp,
-    /// When the delivery is given up.
+    /// The end of the delivery's lifetime.
     pub expires_at: Timestamp,
 }
 
 impl Failure {
-    /// When to try again; `None` if that would be past the lifetime. `jitter` is a random number from -1 to 1.
+    /// The time of the next attempt; `None` if it would be after the lifetime. `jitter` is random, from -1 to 1.
     pub fn next_attempt_at(&self, jitter: f64) -> Option<Timestamp> {
         let seconds = self.delay_s() as f64 * (1.0 + JITTER * jitter.clamp(-1.0, 1.0));
         let next = self.at.checked_add(Duration::from_secs_f64(seconds)).ok()?;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_tried_past_its_lifetime() {
+    fn no_retry_is_scheduled_after_the_lifetime() {
         let mut late = failure(3, RetryPace::Usual);
         late.expires_at = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(30);
         assert_eq!(late.next_attempt_at(0.0), None);

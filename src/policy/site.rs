@@ -1,10 +1,10 @@
-//! Which destinations are one site: domains whose mail the same hosts take share a limit, whatever they are called.
+//! Sites: destinations with the same mail hosts share limits, whatever their domain names.
 
 use std::collections::BTreeSet;
 
-/// The hosts of a site in one name: sorted, the labels in which they differ side by side. The four and one hosts of
-/// Google Workspace are `(alt1|alt2|alt3|alt4)?.aspmx.l.google.com`. The order and the preferences do not matter. For people:
-/// other hosts may have the same name.
+/// A name for a set of hosts: sorted, with differing labels grouped. The hosts of Google Workspace are
+/// `(alt1|alt2|alt3|alt4)?.aspmx.l.google.com`. Order and preferences do not matter. For display only: other sets may
+/// have the same name.
 pub fn name_of<S: AsRef<str>>(hosts: &[S]) -> String {
     let hosts: Vec<Vec<&str>> = hosts.iter().map(|host| host.as_ref().rsplit('.').collect()).collect();
     let depth = hosts.iter().map(Vec::len).max().unwrap_or(0);
@@ -21,7 +21,7 @@ pub fn name_of<S: AsRef<str>>(hosts: &[S]) -> String {
     (0..depth).rev().map(label).collect::<Vec<_>>().join(".")
 }
 
-/// Whether a host is the one that a suffix names, or under it: `mx.microsoft`, `.mx.microsoft`.
+/// Whether a host equals a suffix or is below it: `mx.microsoft`, `.mx.microsoft`.
 pub fn is_under(host: &str, suffix: &str) -> bool {
     let suffix = suffix.trim_start_matches('.');
     let Some(rest) =

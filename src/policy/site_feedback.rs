@@ -1,46 +1,46 @@
-//! What a try teaches about the site that it went to. Imports `mail`.
+//! What the result of an attempt says about its site. Imports `mail` and `model`.
 
 use crate::mail::EnhancedStatus;
 use crate::model::BounceClass;
 
-/// What a try taught about the site.
+/// What an attempt says about the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SiteFeedback {
-    /// It worked: the message was taken, or refused for good.
+    /// The message was accepted, or permanently refused.
     Served {
-        /// Who took it.
+        /// The host.
         host: String,
     },
-    /// It was put off, for reasons of the message or the recipient.
+    /// Deferred for reasons of the message or the recipient.
     Deferred,
-    /// Too much: less from now on.
+    /// Overload: reduce concurrency.
     Trouble {
-        /// The reply, or what happened.
+        /// The reply, or the error.
         reason: String,
     },
-    /// A host says, of a message, to come back later.
+    /// A host defers a message for reasons of our address or rate.
     Closed {
         /// The reply.
         reason: String,
     },
-    /// A host wants nothing of us, or nothing now.
+    /// A host refuses us before MAIL.
     Refused {
-        /// Which.
+        /// The host.
         host: String,
         /// The reply.
         reason: String,
     },
-    /// No dialogue with any host.
+    /// No host could be reached.
     Unreachable {
-        /// The last one.
+        /// The last host.
         host: String,
-        /// What happened.
+        /// The error.
         reason: String,
     },
 }
 
 impl SiteFeedback {
-    /// How bad it is.
+    /// Orders feedback by severity.
     pub fn severity(&self) -> u8 {
         match self {
             Self::Served { .. } => 0,
@@ -51,41 +51,43 @@ impl SiteFeedback {
     }
 }
 
-/// A reply, as far as it may teach something.
+/// A reply, as input for the feedback.
 #[derive(Debug)]
 pub struct SmtpResponse<'a> {
-    /// Who said it.
+    /// The host.
     pub host: &'a str,
-    /// The code.
+    /// The reply code.
     pub code: u16,
     /// The enhanced status.
     pub status: Option<EnhancedStatus>,
-    /// The words.
+    /// The text.
     pub text: &'a str,
-    /// What they mean, if it is no success.
+    /// The class, if it is no success.
     pub class: Option<BounceClass>,
-    /// Whether a host had taken a MAIL command in this try.
-    pub opened: bool,
+    /// Whether a host had accepted MAIL in this attempt.
+    pub mail_accepted: bool,
 }
 
 impl SmtpResponse<'_> {
-    /// What it teaches.
-    pub fn lesson(&self) -> SiteFeedback {
+    /// What the reply says about the site.
+    pub fn feedback(&self) -> SiteFeedback {
         match self.code {
-            // A limit of one sender or recipient is no matter of others.
-            400..500 if self.opened && self.is_about_one() => SiteFeedback::Deferred,
-            421 if !self.opened || self.is_policy() || self.is_about_us() => self.closed(),
+            // Limits of one sender or recipient do not affect others.
+            400..500 if self.mail_accepted && self.concerns_one_sender_or_recipient() => {
+                SiteFeedback::Deferred
+            }
+            421 if !self.mail_accepted || self.is_policy() || self.concerns_us() => self.site_refused(),
             421 => SiteFeedback::Trouble { reason: self.reason() },
-            400..500 if self.is_too_much() => self.closed(),
+            400..500 if self.is_rate_limit() => self.site_refused(),
             400..500 => SiteFeedback::Deferred,
-            // Refused before MAIL: about us or the host, whatever the class of the code (RFC 5321 §3.1).
-            500.. if !self.opened => self.closed(),
+            // Refused before MAIL: concerns us or the host, whatever the class of the code (RFC 5321 §3.1).
+            500.. if !self.mail_accepted => self.site_refused(),
             _ => SiteFeedback::Served { host: self.host.to_owned() },
         }
     }
 
-    fn closed(&self) -> SiteFeedback {
-        match self.opened {
+    fn site_refused(&self) -> SiteFeedback {
+        match self.mail_accepted {
             true => SiteFeedback::Closed { reason: self.reason() },
             false => SiteFeedback::Refused { host: self.host.to_owned(), reason: self.reason() },
         }
@@ -103,21 +105,21 @@ impl SmtpResponse<'_> {
         self.status.is_some_and(|status| status.class == 4 && status.subject == 7)
     }
 
-    fn is_about_us(&self) -> bool {
-        self.is_too_much() || self.class == Some(BounceClass::Reputation)
+    fn concerns_us(&self) -> bool {
+        self.is_rate_limit() || self.class == Some(BounceClass::Reputation)
     }
 
-    /// The statuses are Gmail's unusual rate (RFC 7372 §3.4 registered it for floods) and Microsoft's.
-    fn is_too_much(&self) -> bool {
+    /// Gmail's status for unusual rates (RFC 7372 §3.4 registered it for floods), and Microsoft's.
+    fn is_rate_limit(&self) -> bool {
         let is_rate = |status: EnhancedStatus| {
             matches!((status.class, status.subject, status.detail), (4, 7, 28 | 500..=599 | 650..=652))
         };
-        self.status.is_some_and(is_rate) || self.class == Some(BounceClass::Rate)
+        self.status.is_some_and(is_rate) || self.class == Some(BounceClass::RateLimited)
     }
 
-    /// Providers limit the domains of senders, mailboxes and the recipients of a message as well as our address: what a
-    /// tenant can bring about alone must not close a site to all.
-    fn is_about_one(&self) -> bool {
+    /// Providers limit sender domains, mailboxes and recipients per message as well as our address. What one tenant
+    /// can cause must not affect the site for all.
+    fn concerns_one_sender_or_recipient(&self) -> bool {
         const WORDS: &[&str] = &[
             "dkim domain",
             "spf domain",
@@ -134,9 +136,9 @@ impl SmtpResponse<'_> {
             "the user you",
         ];
         let is_one = |status: EnhancedStatus| match (status.subject, status.detail) {
-            // RFC 7372 §3, and Gmail's: proofs of the sender.
+            // RFC 7372 §3, and Gmail's: sender authentication.
             (7, 20..=27 | 30 | 32 | 40) => true,
-            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. Who hangs up means more than these.
+            // RFC 3463 §3.2, §3.3, §3.6: address, mailbox, too many recipients. 421 concerns more than these.
             (1 | 2, _) | (5, 3) => self.code != 421,
             _ => false,
         };
@@ -151,20 +153,20 @@ mod tests {
     use crate::policy::bounce_classifier::classify;
     use crate::smtp::client::{Phase, ReplyReader};
 
-    /// A reply of `mx`, to MAIL if the dialogue was opened.
-    fn lesson_of(text: &str, opened: bool) -> SiteFeedback {
+    /// A reply of `mx`, to MAIL if MAIL was accepted before.
+    fn feedback_of(text: &str, mail_accepted: bool) -> SiteFeedback {
         let mut reader = ReplyReader::new();
         reader.buffer().extend_from_slice(format!("{text}\r\n").as_bytes());
         let reply = reader.next_reply().unwrap().unwrap();
-        let phase = if opened { Phase::Mail } else { Phase::Greeting };
+        let phase = if mail_accepted { Phase::Mail } else { Phase::Greeting };
         let class = (reply.code >= 400).then(|| classify(phase, &reply));
         let (code, status, text) = (reply.code, reply.enhanced, reply.lines.join(" "));
-        SmtpResponse { host: "mx", code, status, text: &text, class, opened }.lesson()
+        SmtpResponse { host: "mx", code, status, text: &text, class, mail_accepted }.feedback()
     }
 
     #[test]
-    fn replies_teach() {
-        for (text, lesson) in [
+    fn replies_give_feedback() {
+        for (text, expected) in [
             ("250 2.0.0 ok", Some(SiteFeedback::Served { host: "mx".into() })),
             ("550 5.1.1 nobody", Some(SiteFeedback::Served { host: "mx".into() })),
             ("450 4.7.1 greylisted", Some(SiteFeedback::Deferred)),
@@ -186,15 +188,15 @@ mod tests {
             ("421 4.3.2 shutting down", None),
             ("421 4.2.1 closing transmission channel", None),
         ] {
-            let found = lesson_of(text, true);
-            match lesson {
-                Some(lesson) => assert_eq!(found, lesson, "{text}"),
+            let found = feedback_of(text, true);
+            match expected {
+                Some(expected) => assert_eq!(found, expected, "{text}"),
                 None => assert!(matches!(found, SiteFeedback::Trouble { .. }), "{text}"),
             }
         }
         for text in ["421 4.3.2 not now", "554 5.7.1 you are listed", "450 4.7.1 too many connections"] {
             let refused = SiteFeedback::Refused { host: "mx".into(), reason: text.into() };
-            assert_eq!(lesson_of(text, false), refused);
+            assert_eq!(feedback_of(text, false), refused);
         }
         for text in [
             "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred",
@@ -206,7 +208,7 @@ mod tests {
             "450 4.3.2 Connection rate limit exceeded",
             "451 4.3.2 You are sending too fast",
         ] {
-            assert_eq!(lesson_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
+            assert_eq!(feedback_of(text, true), SiteFeedback::Closed { reason: text.to_owned() });
         }
     }
 }

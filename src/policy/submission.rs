@@ -1,78 +1,78 @@
-//! May this tenant send this? Each question at the stage of the transaction where its answer is known.
+//! Whether a tenant may send: one function for each stage of the transaction.
 
 use crate::mail::{Address, DomainName, Host, MailboxListError, ReversePath, Timestamp};
 use crate::model::{DomainId, DomainStatus, Refusal, RefusalCode, Scope, SuppressionReason, TenantStatus};
 
-/// A tenant and the key it uses, as far as the decisions need them.
+/// The tenant and its key, as the decisions need them.
 #[derive(Debug, Clone, Copy)]
 pub struct Sender<'a> {
-    /// The name that refusals call the tenant by.
+    /// The tenant's slug, for refusal texts.
     pub tenant_slug: &'a str,
-    /// Whether it may send at all.
+    /// Whether the tenant may send.
     pub tenant_status: TenantStatus,
-    /// What the key may do.
+    /// The scopes of the key.
     pub scopes: &'a [Scope],
-    /// Domains that the key is bound to; empty means all of the tenant's.
+    /// The domains that the key is restricted to; empty for all of the tenant's.
     pub allowed_domain_ids: &'a [DomainId],
 }
 
-/// A domain of the tenant at or above a name in question.
+/// A domain of the tenant equal to or above a name.
 #[derive(Debug, Clone)]
 pub struct SendingDomain {
-    /// For comparing with what a key may use.
+    /// For comparison with the key's restriction.
     pub id: DomainId,
-    /// The domain.
+    /// The domain name.
     pub name: DomainName,
-    /// Only a verified one may send.
+    /// Only a verified domain may send.
     pub status: DomainStatus,
-    /// Whether it stands for what is below it.
+    /// Whether it covers its subdomains.
     pub subdomains: bool,
 }
 
-/// A suppression that holds for a recipient.
+/// The suppression of a recipient.
 #[derive(Debug, Clone)]
 pub struct SuppressionFacts {
-    /// Why.
+    /// The reason.
     pub reason: SuppressionReason,
-    /// Since when.
+    /// The time of suppression.
     pub created_at: Timestamp,
-    /// Whether it is the platform's, which the tenant cannot lift.
+    /// Whether it is the platform's, which the tenant cannot remove.
     pub is_platform: bool,
 }
 
-/// Whether the tenant's key may submit with this scope now.
+/// Whether the tenant's key may submit with this scope.
 pub fn admit_tenant(sender: &Sender<'_>, scope: Scope) -> Result<(), Refusal> {
     if sender.tenant_status == TenantStatus::Suspended {
         return Err(Refusal::new(
             RefusalCode::TenantSuspended,
             format!("tenant {} is suspended", sender.tenant_slug),
-            "ask the platform to resume it; queued mail is held until then",
+            "ask the operator to resume it; queued mail waits until then",
         ));
     }
     if !sender.scopes.contains(&scope) {
         return Err(Refusal::new(
             RefusalCode::InsufficientScope,
-            format!("this key lacks the scope {scope}"),
-            format!("use a key of tenant {} that has it", sender.tenant_slug),
+            format!("this key does not have the scope {scope}"),
+            format!("use a key of tenant {} that has this scope", sender.tenant_slug),
         ));
     }
     Ok(())
 }
 
-/// The domain under which the tenant may send from a reverse path; `None` for the null path.
-/// `covering` are the tenant's domains at or above the path's domain, the closest first.
+/// The domain under which the tenant may send from a reverse path; `None` for the null path. `covering` are the
+/// tenant's domains equal to or above the path's domain, the most specific first.
 pub fn admit_sender<'d>(
     sender: &Sender<'_>,
     path: &ReversePath,
     covering: &'d [SendingDomain],
-    takes_null: bool,
+    allow_null_sender: bool,
 ) -> Result<Option<&'d SendingDomain>, Refusal> {
     match path {
-        ReversePath::Null if takes_null => Ok(None),
+        ReversePath::Null if allow_null_sender => Ok(None),
         ReversePath::Null => Err(Refusal::new(
             RefusalCode::NullSenderRefused,
-            "the null reverse path <> is not taken here",
-            "give an address of one of your domains in MAIL FROM",
+            "the null sender MAIL FROM:<> is not accepted",
+            "use an address of one of your domains in MAIL FROM",
         )),
         ReversePath::Mailbox(address) => {
             admit_domain(sender, address, covering, RefusalCode::SenderDomainNotOwned).map(Some)
@@ -80,7 +80,7 @@ pub fn admit_sender<'d>(
     }
 }
 
-/// The domain under which the tenant may use an address of the From field.
+/// The domain under which the tenant may use a From address.
 pub fn admit_from<'d>(
     sender: &Sender<'_>,
     address: &Address,
@@ -98,8 +98,8 @@ fn admit_domain<'d>(
     let Host::Domain(name) = address.host() else {
         return Err(Refusal::new(
             not_owned,
-            format!("{} is an address literal and no domain", address.host()),
-            "send from an address of one of your verified domains",
+            format!("{} is an address literal, not a domain", address.host()),
+            "use an address of one of your verified domains",
         ));
     };
     let owned: Vec<_> = covering
@@ -111,7 +111,7 @@ fn admit_domain<'d>(
         return Err(Refusal::new(
             not_owned,
             format!("{name} is not a domain of tenant {}", sender.tenant_slug),
-            "add and verify it, or send from a domain of yours",
+            "add and verify the domain, or send from one of your domains",
         ));
     };
     let mut verified = owned.iter().filter(|d| d.status == DomainStatus::Verified).peekable();
@@ -119,7 +119,7 @@ fn admit_domain<'d>(
         return Err(Refusal::new(
             RefusalCode::SenderDomainNotVerified,
             format!("domain {} of tenant {} is {}", closest.name, sender.tenant_slug, closest.status),
-            "publish the DNS records of the domain, then verify it",
+            "publish the DNS records of the domain, then verify the domain",
         ));
     }
     let is_allowed = |d: &&&'d SendingDomain| {
@@ -128,13 +128,13 @@ fn admit_domain<'d>(
     verified.find(is_allowed).copied().ok_or_else(|| {
         Refusal::new(
             RefusalCode::DomainNotAllowedForKey,
-            format!("this key may not send from {name}"),
-            "use a key without a domain restriction, or one for this domain",
+            format!("this key is restricted to other domains than {name}"),
+            "use a key for this domain, or one without a domain restriction",
         )
     })
 }
 
-/// Whether mail may go to a recipient, from what the address itself says and from the suppressions.
+/// Whether mail may be sent to a recipient, by the form of the address and by suppressions.
 pub fn admit_recipient(
     recipient: &Address,
     smtputf8: bool,
@@ -143,22 +143,22 @@ pub fn admit_recipient(
     if recipient.needs_smtputf8() && !smtputf8 {
         return Err(Refusal::new(
             RefusalCode::RecipientNeedsSmtputf8,
-            "the recipient's local part is not ASCII",
-            "declare SMTPUTF8 in MAIL",
+            "the local part of the recipient address is not ASCII",
+            "use the SMTPUTF8 parameter of MAIL",
         ));
     }
     if recipient.domain().is_some_and(|domain| !domain.is_fully_qualified()) {
         return Err(Refusal::new(
             RefusalCode::RecipientNotQualified,
             format!("the domain {} is not fully qualified", recipient.host()),
-            "give the whole domain name",
+            "use the full domain name",
         ));
     }
     let Some(suppression) = suppression else { return Ok(()) };
     let (whose, hint) = if suppression.is_platform {
-        ("by the platform", "ask the platform if mail to it is wanted again")
+        ("by the platform", "ask the operator to remove the suppression if the recipient wants mail again")
     } else {
-        ("", "lift the suppression if the recipient wants your mail again")
+        ("", "remove the suppression if the recipient wants your mail again")
     };
     let day = suppression.created_at.strftime("%Y-%m-%d");
     let reason = suppression.reason;
@@ -167,28 +167,28 @@ pub fn admit_recipient(
     Err(Refusal::new(RefusalCode::RecipientSuppressed, message, hint))
 }
 
-/// The refusal of a field that says who a message is from and does not have exactly one reading.
+/// The refusal of an author or sender field that cannot be interpreted in exactly one way.
 pub fn refuse_from(field: &str, error: MailboxListError) -> Refusal {
     Refusal::new(
         RefusalCode::FromHeaderAmbiguous,
-        format!("the {field} field cannot be read: {error}"),
+        format!("the {field} field is not valid: {error}"),
         format!("write it as {field}: \"Name\" <address>"),
     )
 }
 
-/// The refusal of a message whose number of From fields is not one.
+/// The refusal of a message without exactly one From field.
 pub fn refuse_from_count(count: usize) -> Refusal {
     if count == 0 {
         return Refusal::new(
             RefusalCode::FromHeaderMissing,
             "the message has no From field",
-            "add one with an address of a domain of yours",
+            "add a From field with an address of one of your domains",
         );
     }
     Refusal::new(
         RefusalCode::FromHeaderAmbiguous,
         format!("the message has {count} From fields"),
-        "send exactly one",
+        "send exactly one From field",
     )
 }
 

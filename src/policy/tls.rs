@@ -1,5 +1,5 @@
-//! What TLS a mail host must have before it gets mail, and why: facts from the DNS, from MTA-STS and from the
-//! configuration lead to one requirement. What was required is shown with each attempt.
+//! The TLS that a mail host must have, and why: DNSSEC, DANE, MTA-STS and the configuration together give one
+//! requirement. It is shown with each attempt.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,150 +8,150 @@ use super::mta_sts::{StsMode, StsPolicy};
 use crate::mail::{DomainName, EnhancedStatus, Tlsa};
 use crate::model::{TlsFailure, TlsMinimum, TlsPolicyType};
 
-/// RFC 3463 §3.8: a security feature is not supported; a cryptographic failure.
+/// RFC 3463 §3.8: 4.7.4 security features not supported; 4.7.5 cryptographic failure.
 pub const NO_TLS: EnhancedStatus = EnhancedStatus::new(4, 7, 4);
 /// See [`NO_TLS`].
 pub const NOT_TRUSTED: EnhancedStatus = EnhancedStatus::new(4, 7, 5);
 
-/// What is known of the domain that mail goes to.
+/// What is known of the recipient domain.
 #[derive(Debug, Clone)]
 pub struct DomainFacts {
-    /// The domain of the recipients.
+    /// The recipient domain.
     pub domain: DomainName,
-    /// Who says which hosts take its mail.
+    /// What DNSSEC says about its MX records.
     pub mx: MxProof,
     /// Its MTA-STS policy.
-    pub sts: StsAnswer,
-    /// What the configuration demands.
+    pub sts: StsLookup,
+    /// The configured minimum.
     pub minimum: TlsMinimum,
 }
 
-/// What DNSSEC says about the MX records of a domain.
+/// The DNSSEC state of the MX records of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MxProof {
-    /// It is not asked.
+    /// DNSSEC is off.
     Off,
-    /// They are not signed.
+    /// The records are unsigned.
     Insecure,
-    /// They are signed and name these hosts; of a domain without any that it is its own host.
+    /// The records are signed and name these hosts; a domain without MX is its own host.
     Secure(Vec<String>),
-    /// The answer is forged or broken, or there is none.
+    /// Validation failed, or there was no answer.
     Failed(String),
 }
 
-/// What is known of a domain's MTA-STS policy.
+/// The MTA-STS policy of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StsAnswer {
-    /// There is none, or nobody asks.
+pub enum StsLookup {
+    /// No policy, or MTA-STS is off.
     Absent,
-    /// This one.
+    /// The policy.
     Policy(Arc<StsPolicy>),
-    /// It says that it has one, which cannot be had.
-    Unavailable(StsFault),
-    /// We cannot tell whether we know one: our own fault, in words.
+    /// The domain announces a policy that cannot be fetched.
+    Unavailable(StsLookupError),
+    /// Our store failed, so a cached policy may be unknown.
     Unknown(String),
 }
 
-/// Why a domain's MTA-STS policy cannot be had.
+/// Why the MTA-STS policy of a domain is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StsFault {
-    /// In words.
+pub struct StsLookupError {
+    /// The reason as text.
     pub reason: String,
-    /// What reports on TLS call it; `None` if it may well be our own fault.
+    /// The failure type for TLS reports; `None` if it may be our own fault.
     pub failure: Option<TlsFailure>,
 }
 
-/// What DNSSEC says about the TLSA records of a host.
+/// The TLSA records of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TlsaAnswer {
-    /// The host's addresses are not signed, so there can be none.
+pub enum TlsaLookup {
+    /// The host's addresses are unsigned, so no records count.
     Insecure,
-    /// There are none.
+    /// No records.
     Absent,
-    /// These, at this name.
+    /// These records.
     Found {
-        /// The host name that they hold for, which the server is asked for in the handshake (RFC 7672 §8.1).
+        /// The TLSA base domain, which is also the SNI of the handshake (RFC 7672 §8.1).
         base: String,
-        /// Usable or not.
+        /// All records, usable or not.
         records: Vec<Tlsa>,
     },
-    /// The answer is forged or broken, or there is none.
+    /// Validation failed, or there was no answer.
     Failed(String),
 }
 
-/// What must be true of a connection before it gets mail.
+/// The TLS requirement of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requirement {
-    /// Nothing; TLS if it is offered.
+    /// None; TLS if offered.
     Opportunistic,
-    /// Nothing, but TLS with the right certificate is tried first, and its failure noted.
+    /// None; TLS with a valid certificate is tried first and its failure reported.
     Tested,
-    /// TLS with anybody.
+    /// TLS with any certificate.
     Encrypted,
-    /// TLS with a certificate for the host's name from an authority we trust.
+    /// TLS with a certificate for the host name from a trusted authority.
     Verified,
-    /// TLS with a certificate that the records vouch for.
+    /// TLS with a certificate that matches the TLSA records.
     Dane(Arc<DaneSet>),
 }
 
 /// The usable TLSA records of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaneSet {
-    /// The name for the handshake.
+    /// The SNI of the handshake.
     pub base: String,
-    /// Names of which a certificate under a trust anchor must have one (RFC 7672 §3.2.2).
+    /// The names of which a certificate under a trust anchor must have one (RFC 7672 §3.2.2).
     pub names: Vec<String>,
-    /// At least one.
+    /// At least one record.
     pub records: Vec<Tlsa>,
 }
 
-/// What holds for one host.
+/// The TLS policy of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPolicy {
-    /// What must be true.
+    /// The requirement.
     pub requirement: Requirement,
-    /// Which rule says so, and on what ground: for people.
+    /// The rule that decided and its basis, as text.
     pub ground: String,
-    /// What is counted for the domain; `None` where the host is not the domain's choice.
-    pub reported: Option<Reported>,
+    /// How sessions are counted in TLS reports; `None` if the domain did not choose the host.
+    pub reported: Option<ReportedPolicy>,
 }
 
-/// As what a session is counted for the report to the domain (RFC 8460 §4).
+/// How a session is counted in the TLS report (RFC 8460 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reported {
-    /// The domain's policy.
+pub struct ReportedPolicy {
+    /// The type of the domain's policy.
     pub policy: TlsPolicyType,
-    /// What is wrong already before the session begins.
-    pub flaw: Option<TlsFailure>,
+    /// A failure known before the session begins.
+    pub failure: Option<TlsFailure>,
 }
 
-impl Reported {
-    const fn sound(policy: TlsPolicyType) -> Option<Self> {
-        Some(Self { policy, flaw: None })
+impl ReportedPolicy {
+    const fn without_failure(policy: TlsPolicyType) -> Option<Self> {
+        Some(Self { policy, failure: None })
     }
 
-    const fn flawed(policy: TlsPolicyType, flaw: TlsFailure) -> Option<Self> {
-        Some(Self { policy, flaw: Some(flaw) })
+    const fn with_failure(policy: TlsPolicyType, failure: TlsFailure) -> Option<Self> {
+        Some(Self { policy, failure: Some(failure) })
     }
 }
 
-/// Why a host gets no mail now, whatever it offers.
+/// Why a host must not get mail now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unmet {
-    /// With a stable code in brackets.
+pub struct TlsRefusal {
+    /// The text with a stable code in brackets.
     pub text: String,
-    /// The enhanced status that goes with it.
+    /// The enhanced status.
     pub status: EnhancedStatus,
-    /// Whether another time would change nothing of what REQUIRETLS asks for.
+    /// Whether waiting cannot fulfil REQUIRETLS.
     pub lasting: bool,
-    /// As in [`HostPolicy`].
+    /// The rule that decided, as in [`HostPolicy`].
     pub ground: String,
-    /// What is counted for the domain, if it is the domain's fault.
-    pub reported: Option<Reported>,
+    /// How it is counted in TLS reports, if it is the domain's fault.
+    pub reported: Option<ReportedPolicy>,
 }
 
-impl Unmet {
-    fn passing(code: &str, ground: &str, text: impl fmt::Display) -> Self {
+impl TlsRefusal {
+    fn temporary(code: &str, ground: &str, text: impl fmt::Display) -> Self {
         Self {
             text: format!("[{code}] {text}"),
             status: NOT_TRUSTED,
@@ -161,72 +161,72 @@ impl Unmet {
         }
     }
 
-    fn counted(self, policy: TlsPolicyType, failure: TlsFailure) -> Self {
-        Self { reported: Reported::flawed(policy, failure), ..self }
+    fn reported_as(self, policy: TlsPolicyType, failure: TlsFailure) -> Self {
+        Self { reported: ReportedPolicy::with_failure(policy, failure), ..self }
     }
 }
 
-/// Whether a host belongs to the domain at all, before anything is asked about the host itself. RFC 7672 §2.2.1: the
-/// hosts of a signed domain are those that the validated answer names, and no answer means no mail for now.
-pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), Unmet> {
+/// Whether a host is an MX of the domain, before any lookup of the host itself. RFC 7672 §2.2.1: the MX hosts of a
+/// signed domain are those of the validated answer; without an answer no mail is sent for now.
+pub fn admit(facts: &DomainFacts, host: &str) -> Result<(), TlsRefusal> {
     let domain = &facts.domain;
     match &facts.mx {
-        MxProof::Failed(error) => Err(Unmet::passing(
+        MxProof::Failed(error) => Err(TlsRefusal::temporary(
             "dnssec_mx_lookup",
             "dane: the MX records could not be validated",
             format_args!("MX of {domain}: {error}"),
         )
-        .counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
-        MxProof::Secure(hosts) if !hosts.iter().any(|named| named == host) => Err(Unmet::passing(
+        .reported_as(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
+        MxProof::Secure(hosts) if !hosts.iter().any(|named| named == host) => Err(TlsRefusal::temporary(
             "dnssec_mx_host",
             "dane: the validated MX records do not name the host",
             format_args!("{host} is not among the validated mail hosts of {domain}"),
         )
-        .counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
+        .reported_as(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid)),
         MxProof::Off | MxProof::Insecure | MxProof::Secure(_) => Ok(()),
     }
 }
 
-/// What must be true of a host that [`admit`] let pass. `require_tls`: the message came with REQUIRETLS.
+/// The TLS policy of a host that [`admit`] accepted. `require_tls`: the message has REQUIRETLS.
 ///
 /// # Errors
-/// The host must not get the message at all.
+/// The host must not get the message.
 pub fn decide(
     facts: &DomainFacts,
     host: &str,
-    tlsa: &TlsaAnswer,
+    tlsa: &TlsaLookup,
     require_tls: bool,
-) -> Result<HostPolicy, Unmet> {
-    // RFC 8461 §2: what DANE says is never overridden by MTA-STS.
-    let found = match by_dane(facts, host, tlsa)? {
+) -> Result<HostPolicy, TlsRefusal> {
+    // RFC 8461 §2: MTA-STS never overrides DANE.
+    let found = match dane_policy(facts, host, tlsa)? {
         Some(policy) if policy.requirement != Requirement::Encrypted => policy,
-        unauthenticated => match (by_sts(facts, host)?, unauthenticated) {
+        unauthenticated => match (sts_policy(facts, host)?, unauthenticated) {
             (Some(sts), Some(dane)) if sts.requirement.strength() < dane.requirement.strength() => dane,
             (Some(policy), _) | (None, Some(policy)) => policy,
             (None, None) => without_policy(facts, tlsa),
         },
     };
-    let policy = raise_to_minimum(facts, host, found)?;
-    if require_tls { raise_for_message(facts, host, policy) } else { Ok(policy) }
+    let policy = apply_minimum(facts, host, found)?;
+    if require_tls { apply_requiretls(facts, host, policy) } else { Ok(policy) }
 }
 
-fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<HostPolicy>, Unmet> {
+fn dane_policy(facts: &DomainFacts, host: &str, tlsa: &TlsaLookup) -> Result<Option<HostPolicy>, TlsRefusal> {
     let (base, records) = match tlsa {
-        TlsaAnswer::Insecure | TlsaAnswer::Absent => return Ok(None),
-        // RFC 7672 §2.1.2: what is not known may be what protects the host.
-        TlsaAnswer::Failed(error) => {
+        TlsaLookup::Insecure | TlsaLookup::Absent => return Ok(None),
+        // RFC 7672 §2.1.2: the records that could not be read may be the ones that protect the host.
+        TlsaLookup::Failed(error) => {
             let ground = "dane: the TLSA records could not be validated";
-            let unmet = Unmet::passing("dane_lookup", ground, format_args!("TLSA of {host}: {error}"));
-            return Err(unmet.counted(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid));
+            let refusal =
+                TlsRefusal::temporary("dane_lookup", ground, format_args!("TLSA of {host}: {error}"));
+            return Err(refusal.reported_as(TlsPolicyType::Tlsa, TlsFailure::DnssecInvalid));
         }
-        TlsaAnswer::Found { base, records } => (base, records),
+        TlsaLookup::Found { base, records } => (base, records),
     };
     let usable = strongest(records);
     if usable.is_empty() {
-        // RFC 7672 §2.2: it has TLS, but nothing to know it by.
-        let ground =
-            format!("dane: none of the TLSA records of {base} is usable, so any certificate will do");
-        let reported = Reported::flawed(TlsPolicyType::Tlsa, TlsFailure::TlsaInvalid);
+        // RFC 7672 §2.2: TLS is required, but no certificate can be verified.
+        let ground = format!("dane: no TLSA record of {base} is usable, so any certificate is accepted");
+        let reported = ReportedPolicy::with_failure(TlsPolicyType::Tlsa, TlsFailure::TlsaInvalid);
         return Ok(Some(HostPolicy { requirement: Requirement::Encrypted, ground, reported }));
     }
     let kinds: Vec<String> = usable.iter().map(Tlsa::to_string).collect();
@@ -238,31 +238,31 @@ fn by_dane(facts: &DomainFacts, host: &str, tlsa: &TlsaAnswer) -> Result<Option<
         }
     }
     let set = DaneSet { base: base.clone(), names, records: usable };
-    let reported = Reported::sound(TlsPolicyType::Tlsa);
+    let reported = ReportedPolicy::without_failure(TlsPolicyType::Tlsa);
     Ok(Some(HostPolicy { requirement: Requirement::Dane(Arc::new(set)), ground, reported }))
 }
 
-/// The usable records; RFC 7671 §9: of the digests of one usage and selector only the strongest.
+/// The usable records; RFC 7671 §9: for each usage and selector only the strongest digest.
 fn strongest(records: &[Tlsa]) -> Vec<Tlsa> {
     let usable = || records.iter().filter(|record| record.is_usable());
-    let is_outdone = |record: &Tlsa| {
+    let has_stronger = |record: &Tlsa| {
         record.matching == 1
             && usable().any(|other| {
                 other.matching == 2 && (other.usage, other.selector) == (record.usage, record.selector)
             })
     };
-    usable().filter(|record| !is_outdone(record)).cloned().collect()
+    usable().filter(|record| !has_stronger(record)).cloned().collect()
 }
 
-fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> {
+fn sts_policy(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, TlsRefusal> {
     let policy = match &facts.sts {
-        StsAnswer::Absent | StsAnswer::Unavailable(_) => return Ok(None),
-        StsAnswer::Policy(policy) => policy,
-        // RFC 8461 §5.1: a policy that is known holds, and there may be one.
-        StsAnswer::Unknown(error) => {
-            let ground = "mta-sts: what is known of policies cannot be read";
+        StsLookup::Absent | StsLookup::Unavailable(_) => return Ok(None),
+        StsLookup::Policy(policy) => policy,
+        // RFC 8461 §5.1: a cached policy stays in force, and there may be one.
+        StsLookup::Unknown(error) => {
+            let ground = "mta-sts: cached policies cannot be read";
             let text = format_args!("the MTA-STS policy of {}: {error}", facts.domain);
-            return Err(Unmet::passing("mta_sts_unknown", ground, text));
+            return Err(TlsRefusal::temporary("mta_sts_unknown", ground, text));
         }
     };
     let (domain, named) = (&facts.domain, policy.names(host));
@@ -270,41 +270,41 @@ fn by_sts(facts: &DomainFacts, host: &str) -> Result<Option<HostPolicy>, Unmet> 
     let ground = format!("mta-sts {}: the policy of {domain} {place}", policy.mode.as_str());
     let requirement = match policy.mode {
         StsMode::None => return Ok(None),
-        // RFC 8461 §5: mail goes on whatever fails.
+        // RFC 8461 §5: mail is sent whatever fails.
         StsMode::Testing if named => Requirement::Tested,
         StsMode::Testing => Requirement::Opportunistic,
         StsMode::Enforce if named => Requirement::Verified,
         // RFC 8461 §4.1, §5.
         StsMode::Enforce => {
             let text = format_args!("the MTA-STS policy of {domain} does not name {host}");
-            let unmet = Unmet::passing("mta_sts_host", &ground, text);
-            return Err(unmet.counted(TlsPolicyType::Sts, TlsFailure::ValidationFailure));
+            let refusal = TlsRefusal::temporary("mta_sts_host", &ground, text);
+            return Err(refusal.reported_as(TlsPolicyType::Sts, TlsFailure::ValidationFailure));
         }
     };
-    let flaw = (!named).then_some(TlsFailure::ValidationFailure);
-    let reported = Some(Reported { policy: TlsPolicyType::Sts, flaw });
+    let failure = (!named).then_some(TlsFailure::ValidationFailure);
+    let reported = Some(ReportedPolicy { policy: TlsPolicyType::Sts, failure });
     Ok(Some(HostPolicy { requirement, ground, reported }))
 }
 
-fn without_policy(facts: &DomainFacts, tlsa: &TlsaAnswer) -> HostPolicy {
+fn without_policy(facts: &DomainFacts, tlsa: &TlsaLookup) -> HostPolicy {
     let dane = match (&facts.mx, tlsa) {
         (MxProof::Off, _) => "DNSSEC is not used",
-        (MxProof::Secure(_), TlsaAnswer::Absent) => "no TLSA records",
+        (MxProof::Secure(_), TlsaLookup::Absent) => "no TLSA records",
         (MxProof::Secure(_), _) => "the host is not signed",
         _ => "the MX records are not signed",
     };
     let sts = match &facts.sts {
-        StsAnswer::Unavailable(fault) => format!("the MTA-STS policy cannot be had: {}", fault.reason),
-        StsAnswer::Absent | StsAnswer::Policy(_) | StsAnswer::Unknown(_) => "no MTA-STS policy".to_owned(),
+        StsLookup::Unavailable(fault) => format!("the MTA-STS policy is unavailable: {}", fault.reason),
+        StsLookup::Absent | StsLookup::Policy(_) | StsLookup::Unknown(_) => "no MTA-STS policy".to_owned(),
     };
     HostPolicy {
         requirement: Requirement::Opportunistic,
         ground: format!("opportunistic: {dane}; {sts}"),
-        reported: Reported::sound(TlsPolicyType::NoPolicyFound),
+        reported: ReportedPolicy::without_failure(TlsPolicyType::NoPolicyFound),
     }
 }
 
-fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
+fn apply_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, TlsRefusal> {
     let reached = policy.requirement.strength();
     if reached >= facts.minimum {
         return Ok(policy);
@@ -316,27 +316,28 @@ fn raise_to_minimum(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Resu
         TlsMinimum::Verified => Requirement::Verified,
         TlsMinimum::Dane => {
             let text = format_args!("the configuration demands DANE, and {host} has no usable TLSA records");
-            let unmet = Unmet::passing("dane_missing", &ground, text);
-            return Err(unmet.counted(TlsPolicyType::Tlsa, TlsFailure::DaneRequired));
+            let refusal = TlsRefusal::temporary("dane_missing", &ground, text);
+            return Err(refusal.reported_as(TlsPolicyType::Tlsa, TlsFailure::DaneRequired));
         }
     };
     Ok(HostPolicy { requirement, ground, ..policy })
 }
 
-/// RFC 8689 §4.2.1: the host must be the domain's by DNSSEC or by MTA-STS, and its certificate must be right.
-fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, Unmet> {
+/// RFC 8689 §4.2.1: DNSSEC or MTA-STS must prove that the host is an MX of the domain, and its certificate must be
+/// valid.
+fn apply_requiretls(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Result<HostPolicy, TlsRefusal> {
     let domain = &facts.domain;
     let proof = match (&facts.mx, &facts.sts) {
         (MxProof::Secure(_), _) => "the MX records are signed",
-        (_, StsAnswer::Policy(sts)) if sts.mode != StsMode::None && sts.names(host) => {
+        (_, StsLookup::Policy(sts)) if sts.mode != StsMode::None && sts.names(host) => {
             "the MTA-STS policy names the host"
         }
         (_, sts) => {
             let text =
                 format_args!("neither DNSSEC nor MTA-STS proves that {host} takes the mail of {domain}");
-            let unmet = Unmet::passing("requiretls_mx", "requiretls: the MX is not proved", text);
-            let lasting = !matches!(sts, StsAnswer::Unavailable(_));
-            return Err(Unmet { lasting, ..unmet });
+            let refusal = TlsRefusal::temporary("requiretls_mx", "requiretls: the MX is not proved", text);
+            let lasting = !matches!(sts, StsLookup::Unavailable(_));
+            return Err(TlsRefusal { lasting, ..refusal });
         }
     };
     if policy.requirement.strength() >= TlsMinimum::Verified {
@@ -346,22 +347,22 @@ fn raise_for_message(facts: &DomainFacts, host: &str, policy: HostPolicy) -> Res
 }
 
 impl DaneSet {
-    /// Whether what was found right by this set is right by another one. RFC 7672 §3.1.2: names count only where an
-    /// authority is trusted, and one of them is that of the recipients.
+    /// Whether a connection verified with this set also satisfies another one. RFC 7672 §3.1.2: names matter only
+    /// with trust anchors.
     pub fn is_as_good_as(&self, other: &Self) -> bool {
         let is_same = self.records.len() == other.records.len()
             && self.records.iter().all(|record| other.records.contains(record));
         self.base == other.base && is_same && (self.names_end_entities() || self.names == other.names)
     }
 
-    /// Whether all of its records name the server's own certificate or key.
+    /// Whether all records identify the server's own certificate or key.
     pub fn names_end_entities(&self) -> bool {
         self.records.iter().all(|record| record.usage == Tlsa::END_ENTITY)
     }
 }
 
 impl Requirement {
-    /// The least that a connection has which meets it.
+    /// The minimum level that meets the requirement.
     pub fn strength(&self) -> TlsMinimum {
         match self {
             Self::Opportunistic | Self::Tested => TlsMinimum::Opportunistic,
@@ -380,41 +381,41 @@ mod tests {
         DomainFacts {
             domain: DomainName::parse("b.test").unwrap(),
             mx: MxProof::Off,
-            sts: StsAnswer::Absent,
+            sts: StsLookup::Absent,
             minimum: TlsMinimum::Opportunistic,
         }
     }
 
-    fn sts(mode: &str, mx: &str) -> StsAnswer {
+    fn sts(mode: &str, mx: &str) -> StsLookup {
         let text = format!("version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: 1\n");
-        StsAnswer::Policy(Arc::new(StsPolicy::parse(&text).unwrap()))
+        StsLookup::Policy(Arc::new(StsPolicy::parse(&text).unwrap()))
     }
 
     fn secure() -> MxProof {
         MxProof::Secure(vec!["mx.b.test".into()])
     }
 
-    fn found(kinds: &[(u8, u8, u8)]) -> TlsaAnswer {
+    fn found(kinds: &[(u8, u8, u8)]) -> TlsaLookup {
         let record = |&(usage, selector, matching)| Tlsa {
             usage,
             selector,
             matching,
             data: vec![0; if matching == 2 { 64 } else { 32 }],
         };
-        TlsaAnswer::Found { base: "mx.b.test".into(), records: kinds.iter().map(record).collect() }
+        TlsaLookup::Found { base: "mx.b.test".into(), records: kinds.iter().map(record).collect() }
     }
 
-    /// The requirement and the rule, or the code of what is in the way.
-    fn told(facts: &DomainFacts, tlsa: &TlsaAnswer, require_tls: bool) -> String {
+    /// The requirement and the rule, or the code of the refusal.
+    fn outcome(facts: &DomainFacts, tlsa: &TlsaLookup, require_tls: bool) -> String {
         let decided = admit(facts, "mx.b.test").and_then(|()| decide(facts, "mx.b.test", tlsa, require_tls));
         match decided {
             Ok(policy) => {
                 format!("{} by {}", policy.requirement.strength(), policy.ground.split(':').next().unwrap())
             }
-            Err(unmet) => {
-                assert_eq!(unmet.status, NOT_TRUSTED);
-                let code = unmet.text.split(']').next().unwrap().trim_start_matches('[').to_owned();
-                if unmet.lasting { format!("{code} for good") } else { code }
+            Err(refusal) => {
+                assert_eq!(refusal.status, NOT_TRUSTED);
+                let code = refusal.text.split(']').next().unwrap().trim_start_matches('[').to_owned();
+                if refusal.lasting { format!("{code} for good") } else { code }
             }
         }
     }
@@ -422,16 +423,16 @@ mod tests {
     #[test]
     fn the_rule_that_applies() {
         use TlsMinimum::{Dane, Encrypted, Opportunistic, Verified};
-        let (none, ee) = (TlsaAnswer::Insecure, found(&[(3, 1, 1)]));
-        let (useless, broken) = (found(&[(1, 1, 1)]), TlsaAnswer::Failed("bogus".into()));
+        let (none, ee) = (TlsaLookup::Insecure, found(&[(3, 1, 1)]));
+        let (useless, broken) = (found(&[(1, 1, 1)]), TlsaLookup::Failed("bogus".into()));
         let (yes, no) = (sts("enforce", "mx.b.test"), sts("enforce", "other.test"));
-        let absent = || StsAnswer::Absent;
-        let lost = || StsAnswer::Unavailable(StsFault { reason: "404".into(), failure: None });
-        let unknown = || StsAnswer::Unknown("the disk".into());
+        let absent = || StsLookup::Absent;
+        let lost = || StsLookup::Unavailable(StsLookupError { reason: "404".into(), failure: None });
+        let unknown = || StsLookup::Unknown("the disk".into());
         for (mx, tlsa, sts, minimum, expected) in [
             (MxProof::Off, &none, absent(), Opportunistic, "opportunistic by opportunistic"),
             (MxProof::Insecure, &none, lost(), Opportunistic, "opportunistic by opportunistic"),
-            (secure(), &TlsaAnswer::Absent, absent(), Opportunistic, "opportunistic by opportunistic"),
+            (secure(), &TlsaLookup::Absent, absent(), Opportunistic, "opportunistic by opportunistic"),
             (secure(), &ee, absent(), Opportunistic, "dane by dane"),
             (secure(), &useless, absent(), Opportunistic, "encrypted by dane"),
             (secure(), &broken, absent(), Opportunistic, "dane_lookup"),
@@ -454,7 +455,7 @@ mod tests {
                 "opportunistic by mta-sts testing",
             ),
             (MxProof::Off, &none, sts("none", "other.test"), Opportunistic, "opportunistic by opportunistic"),
-            // DANE goes first, whatever MTA-STS says.
+            // DANE has priority over MTA-STS.
             (secure(), &ee, no.clone(), Opportunistic, "dane by dane"),
             (secure(), &broken, yes.clone(), Opportunistic, "dane_lookup"),
             (secure(), &useless, yes.clone(), Opportunistic, "verified by mta-sts enforce"),
@@ -470,35 +471,35 @@ mod tests {
             (MxProof::Off, &none, yes.clone(), Dane, "dane_missing"),
         ] {
             let facts = DomainFacts { mx, sts, minimum, ..facts() };
-            assert_eq!(told(&facts, tlsa, false), expected, "{facts:?} {tlsa:?}");
+            assert_eq!(outcome(&facts, tlsa, false), expected, "{facts:?} {tlsa:?}");
         }
     }
 
     #[test]
-    fn requiretls_wants_the_mx_proved_and_the_certificate_checked() {
-        let (none, ee, useless) = (TlsaAnswer::Insecure, found(&[(3, 1, 1)]), found(&[(1, 1, 1)]));
-        let lost = || StsAnswer::Unavailable(StsFault { reason: "time-out".into(), failure: None });
+    fn requiretls_needs_a_proved_mx_and_a_verified_certificate() {
+        let (none, ee, useless) = (TlsaLookup::Insecure, found(&[(3, 1, 1)]), found(&[(1, 1, 1)]));
+        let lost = || StsLookup::Unavailable(StsLookupError { reason: "time-out".into(), failure: None });
         for (mx, tlsa, sts, expected) in [
-            (MxProof::Off, &none, StsAnswer::Absent, "requiretls_mx for good"),
+            (MxProof::Off, &none, StsLookup::Absent, "requiretls_mx for good"),
             (MxProof::Insecure, &none, lost(), "requiretls_mx"),
             (MxProof::Insecure, &none, sts("none", "mx.b.test"), "requiretls_mx for good"),
             (MxProof::Insecure, &none, sts("testing", "other.test"), "requiretls_mx for good"),
             (MxProof::Insecure, &none, sts("testing", "mx.b.test"), "verified by requiretls"),
             (MxProof::Insecure, &none, sts("enforce", "*.b.test"), "verified by mta-sts enforce"),
-            (secure(), &none, StsAnswer::Absent, "verified by requiretls"),
-            (secure(), &useless, StsAnswer::Absent, "verified by requiretls"),
-            (secure(), &ee, StsAnswer::Absent, "dane by dane"),
-            (secure(), &TlsaAnswer::Failed("x".into()), StsAnswer::Absent, "dane_lookup"),
+            (secure(), &none, StsLookup::Absent, "verified by requiretls"),
+            (secure(), &useless, StsLookup::Absent, "verified by requiretls"),
+            (secure(), &ee, StsLookup::Absent, "dane by dane"),
+            (secure(), &TlsaLookup::Failed("x".into()), StsLookup::Absent, "dane_lookup"),
         ] {
             let facts = DomainFacts { mx, sts, ..facts() };
-            assert_eq!(told(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
+            assert_eq!(outcome(&facts, tlsa, true), expected, "{facts:?} {tlsa:?}");
         }
     }
 
     #[test]
-    fn what_one_set_of_records_finds_right_another_one_may_not() {
+    fn a_connection_verified_by_one_record_set_may_fail_another() {
         let set = |base: &str, domain: &str, kinds: &[(u8, u8, u8)]| {
-            let TlsaAnswer::Found { records, .. } = found(kinds) else { unreachable!() };
+            let TlsaLookup::Found { records, .. } = found(kinds) else { unreachable!() };
             DaneSet { base: base.to_owned(), names: vec![base.to_owned(), domain.to_owned()], records }
         };
         let ee = set("mx.b.test", "b.test", &[(3, 1, 1), (3, 0, 2)]);

@@ -88,14 +88,6 @@ pub struct SiteStatus {
     pub reason: Option<String>,
 }
 
-/// Where mail goes, as the relay knows it.
-pub trait Sites: Send + Sync {
-    /// Every site that is in use, waited for, or on hold, by name.
-    fn statuses(&self) -> Vec<SiteStatus>;
-    /// Ends the holds of sites in the way of a part of the queue, before their time.
-    fn release(&self, part: &QueueFilter);
-}
-
 impl WaitRecord {
     fn holds_at(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)

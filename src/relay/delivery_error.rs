@@ -4,7 +4,7 @@ use crate::mail::EnhancedStatus;
 use crate::model::{BounceClass, TlsFailure};
 use crate::policy::tls::NO_TLS;
 use crate::smtp::Reply;
-use crate::smtp::client::{OpeningError, Phase};
+use crate::smtp::client::{HandshakeError, Phase};
 
 /// The text when the whole attempt, not a single step, took too long.
 pub const ATTEMPT_TIMED_OUT: &str = "the time for one attempt was used up";
@@ -60,10 +60,10 @@ impl DeliveryError {
     }
 }
 
-impl From<OpeningError> for DeliveryError {
-    fn from(error: OpeningError) -> Self {
+impl From<HandshakeError> for DeliveryError {
+    fn from(error: HandshakeError) -> Self {
         let mut failed = Self::new(error.phase(), error.text().into_owned());
-        if matches!(error, OpeningError::NoTls) {
+        if matches!(error, HandshakeError::NoTls) {
             failed.lacks_tls = true;
             failed.tls_failure = Some(TlsFailure::StarttlsNotSupported);
             failed.status = Some(NO_TLS);
@@ -71,15 +71,17 @@ impl From<OpeningError> for DeliveryError {
         }
         // RFC 4954 §6: 4xx is a temporary fault of the server, 5xx is about the account.
         failed.is_login = match &error {
-            OpeningError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
-            OpeningError::NoMechanism | OpeningError::Scram(_) => true,
+            HandshakeError::Refused(Phase::Auth, reply) => reply.code / 100 == 5,
+            HandshakeError::NoMechanism | HandshakeError::Scram(_) => true,
             _ => false,
         };
         match error {
-            OpeningError::Refused(_, reply) => failed.reply = Some(reply),
-            OpeningError::NoMechanism | OpeningError::Scram(_) => failed.class = BounceClass::Authentication,
-            OpeningError::LoginInClear => failed.class = BounceClass::Tls,
-            OpeningError::NoTls | OpeningError::Injection => {}
+            HandshakeError::Refused(_, reply) => failed.reply = Some(reply),
+            HandshakeError::NoMechanism | HandshakeError::Scram(_) => {
+                failed.class = BounceClass::Authentication
+            }
+            HandshakeError::LoginInClear => failed.class = BounceClass::Tls,
+            HandshakeError::NoTls | HandshakeError::Injection => {}
         }
         failed
     }

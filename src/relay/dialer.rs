@@ -19,8 +19,8 @@ use super::tls::client::{self, ClientTls, Trust};
 use super::transcript::Transcript;
 use crate::config::Timeouts;
 use crate::model::TlsFailure;
-use crate::policy::tls::{NOT_TRUSTED, Reported};
-use crate::smtp::client::{Capabilities, Login, Opening, OpeningOptions, Phase, StartTls, Step};
+use crate::policy::tls::{NOT_TRUSTED, ReportedPolicy};
+use crate::smtp::client::{Capabilities, Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
 
 /// How to open a connection.
 #[derive(Debug, Clone)]
@@ -38,9 +38,9 @@ pub struct ConnectPlan {
     /// The TLS policy that applies, and why, for people.
     pub tls_policy: String,
     /// How the session is counted in TLS reports, if it is.
-    pub reported: Option<Reported>,
+    pub reported: Option<ReportedPolicy>,
     /// Our name in EHLO.
-    pub hello_name: String,
+    pub ehlo_name: String,
     /// Our account.
     pub login: Option<Login>,
 }
@@ -98,8 +98,8 @@ impl Dialer {
             Socket::Plain(stream)
         };
         let mut stream = SmtpStream::new(socket, self.timeouts.clone());
-        let (mut opening, mut step) = Opening::begin(OpeningOptions {
-            hello_name: plan.hello_name.clone(),
+        let (mut opening, mut step) = Handshake::begin(HandshakeOptions {
+            ehlo_name: plan.ehlo_name.clone(),
             starttls: plan.starttls,
             secured: plan.implicit_tls,
             local: address.ip().is_loopback(),

@@ -1,23 +1,22 @@
-//! Delivery: takes due mail out of the spool, finds the way, speaks to other servers and writes down what came of it.
+//! Delivery agents: they route the batches that the queue manager hands out, deliver them to other servers and record
+//! the results.
 //!
-//! * `scheduler` claims what is due and hands it out in fair `turns`, under the limits of each `site`, which `lookup`
-//!   finds and `status` shows,
-//! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
-//!   `reach`es from a `source`, and kept in `pool`,
-//! * `login` and `holds` keep back what a smart host does not take from our account,
-//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it, `mta_sts` keeps policies,
-//! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
-//! * `sandbox` stands in for the world in the test environment.
+//! * `agents` answers the queue manager and starts a worker for each slot,
+//! * `worker` holds a slot and delivers batch after batch of one queue over one connection,
+//! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
+//!   `route`, from a `source`, and that the `pool` keeps,
+//! * `smart_host_login` and `smart_host_backoff` hold mail back for a smart host that refuses our account,
+//! * `tls` decides which TLS a host must offer, and verifies it,
+//! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
+//! * `sandbox` answers mail of the test environment.
 //!
-//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, the crate's `turns` and the configuration.
+//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
 
+mod agents;
 mod attempt;
-mod claim_filter;
 mod connection;
 mod delivery_error;
 mod dialer;
-mod dispatch;
 mod dsn;
 mod happy_eyeballs;
 mod peer;
@@ -27,10 +26,6 @@ mod result_record;
 mod result_writer;
 mod route;
 mod sandbox;
-mod scheduler;
-mod site;
-mod site_resolution;
-mod site_status;
 mod smart_host_backoff;
 mod smart_host_login;
 mod smtp_stream;
@@ -44,29 +39,25 @@ mod transcript;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::dispatch::Dispatcher;
-use self::site_resolution::SiteResolution;
-use self::site_status::SiteControl;
+use self::agents::Agents;
 use self::smart_host_backoff::SmartHostBackoffs;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
-use crate::queue::wait_reasons::{self, WaitRegistry};
+use crate::queue::QueueManager;
 use crate::store::Store;
 use crate::tls::TlsError;
 use dialer::Dialer;
 use pool::ConnectionPool;
 use route::Router;
-use site::Sites;
 use source::Sources;
 use tasks::Tasks;
 use tls::policy::TlsPolicies;
@@ -121,6 +112,7 @@ impl Recording {
 struct RelayContext {
     settings: RelaySettings,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     resolver: Resolver,
     router: Router,
     sources: Arc<Sources>,
@@ -129,22 +121,13 @@ struct RelayContext {
     /// What is counted for reports on TLS, if anybody wants them.
     tls_results: Option<Arc<TlsSessionCounts>>,
     pool: ConnectionPool,
-    sites: Arc<Sites>,
-    lookups: SiteResolution,
-    turns: Arc<Mutex<Dispatcher>>,
-    /// Tells the scheduler that something may have its turn that could not before.
-    wake: Arc<Notify>,
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
     loaded: crate::limits::tenant_semaphore::TenantSemaphore,
-    /// Deliveries that are claimed: waiting, being tried or being written.
-    in_flight: AtomicUsize,
     tasks: Tasks,
     /// Accounts at smart hosts that were refused.
     smart_host_backoffs: SmartHostBackoffs,
-    /// What is held back, and why.
-    waiting: Arc<WaitRegistry>,
     stop: CancellationToken,
 }
 
@@ -154,8 +137,7 @@ struct End(Arc<RelayContext>);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.tasks.abort();
-        // Outside of the lock, which a claim may need.
-        self.0.give_back();
+        self.0.queue.give_back_waiting();
         drop(self.0.pool.take_all());
     }
 }
@@ -186,17 +168,16 @@ impl Relay {
     pub fn new(
         config: &config::Relay,
         hostname: &DomainName,
-        store: Arc<Store>,
+        queue: Arc<QueueManager>,
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
+        let store = queue.store().clone();
         let settings = RelaySettings {
             hostname: hostname.clone(),
             port: config.port,
             allowed_private_networks: config.allowed_private_networks.clone(),
-            expiry: config.expiry,
+            expiry: config.message_lifetime,
         };
-        let sites = Sites::new(config, resolver.clone());
-        let turns = Dispatcher::new(config.connections_max, sites.default_rule().clone());
         let dialer = Dialer {
             tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
@@ -209,22 +190,17 @@ impl Relay {
             router: Router::new(store.clone(), config, sources.clone())?,
             sources,
             store,
+            queue,
             resolver,
             dialer,
             pool: ConnectionPool::new(config.idle_connection_timeout),
-            sites: Arc::new(sites),
-            lookups: SiteResolution::new(),
-            turns: Arc::new(Mutex::new(turns)),
-            wake: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: crate::limits::tenant_semaphore::TenantSemaphore::new(
                 LOADED_KIB_MAX,
                 LOADED_KIB_PER_TENANT_MAX,
             ),
-            in_flight: AtomicUsize::new(0),
             tasks: Tasks::default(),
             smart_host_backoffs: SmartHostBackoffs::default(),
-            waiting: Arc::default(),
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
@@ -239,22 +215,6 @@ impl Relay {
     /// To wait for after [`Relay::run`], also if that was dropped.
     pub fn recording(&self) -> Recording {
         self.recording.clone()
-    }
-
-    /// To see how it does, and to end holds, while it runs.
-    pub fn sites(&self) -> Arc<dyn wait_reasons::Sites> {
-        let RelayContext { turns, sites, wake, waiting, .. } = &self.core;
-        Arc::new(SiteControl {
-            turns: turns.clone(),
-            sites: sites.clone(),
-            wake: wake.clone(),
-            waiting: waiting.clone(),
-        })
-    }
-
-    /// Where it posts what it holds back.
-    pub fn waiting(&self) -> Arc<WaitRegistry> {
-        self.core.waiting.clone()
     }
 
     /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.
@@ -272,8 +232,8 @@ impl Relay {
             let task = tls::results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
             core.tasks.spawn(task);
         }
-        scheduler::run(&core, &recordings).await;
-        core.give_back();
+        let agents = Arc::new(Agents { core: core.clone(), recordings });
+        core.queue.run(&agents, &core.stop).await;
         for connection in core.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
@@ -281,28 +241,9 @@ impl Relay {
         if let Some(results) = &core.tls_results {
             results.flush(&core.store).await;
         }
-        drop(recordings);
+        drop(agents);
         if recorder.await.is_err() {
             tracing::error!("the task that writes outcomes ended by a panic");
         }
-    }
-}
-
-impl RelayContext {
-    fn turns(&self) -> MutexGuard<'_, Dispatcher> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives back what waits: dropping a claim does, which must not be under a lock that the store may want.
-    fn give_back(&self) {
-        let waiting = self.turns().drain();
-        drop(waiting);
-        let unplaced = self.lookups.drain();
-        drop(unplaced);
-    }
-
-    /// So many claims have ended.
-    fn forget(&self, deliveries: usize) {
-        self.in_flight.fetch_sub(deliveries, Ordering::AcqRel);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::route::QueueKey;
 use crate::model::TenantId;
+use crate::queue::QueueKey;
 
 /// Idle connections by queue, whose key includes the site, or the smart host with its account.
 pub struct ConnectionPool<K = QueueKey, C = Connection> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use crate::mail::EnhancedStatus;
-use crate::policy::reply_verdict::{Verdict, judge, judge_own, judge_trouble};
+use crate::policy::reply_verdict::{
+    Verdict, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
+};
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
 
@@ -31,7 +33,7 @@ pub struct RecipientResult {
 impl RecipientResult {
     /// From a reply. `only_recipient`: whether the message had no other recipient.
     pub fn from_outcome(outcome: Outcome, only_recipient: bool, peer: &Arc<Peer>) -> Self {
-        let verdict = judge(outcome.phase, &outcome.reply, only_recipient);
+        let verdict = verdict_on_reply(outcome.phase, &outcome.reply, only_recipient);
         Self::from_reply(verdict, &outcome.reply, peer)
     }
 
@@ -50,9 +52,9 @@ impl RecipientResult {
     /// From an error: a retry may succeed.
     pub fn from_error(error: &DeliveryError, peer: &Arc<Peer>) -> Self {
         match &error.reply {
-            Some(reply) => Self::from_reply(judge(error.phase, reply, false), reply, peer),
+            Some(reply) => Self::from_reply(verdict_on_reply(error.phase, reply, false), reply, peer),
             None => Self {
-                verdict: judge_trouble(error.phase, error.class),
+                verdict: verdict_on_transport_error(error.phase, error.class),
                 code: None,
                 enhanced: error.status,
                 text: error.text.clone(),
@@ -68,7 +70,7 @@ impl RecipientResult {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
         let peer = Arc::new(Peer::default());
         // RFC 7505 §4.2: with a null MX no address of the domain exists.
-        Self::from_reply(judge_own(&reply), &reply, &peer)
+        Self::from_reply(verdict_on_own_refusal(&reply), &reply, &peer)
     }
 
     /// Code, status and text, formatted as a reply.

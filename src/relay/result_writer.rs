@@ -45,7 +45,7 @@ pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatc
         if !group.records.is_empty() {
             let written = core.store.record(group.clone()).await;
             match written {
-                Ok(()) => core.forget(group.records.len()),
+                Ok(()) => {}
                 // A failed write must not delay the ones after it.
                 Err(error) => {
                     warn(&error);
@@ -75,13 +75,12 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
                     "cannot write the result of an attempt; the message may be delivered twice");
             }
             let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
-            core.store.release(&ids);
+            core.queue.release(ids);
             break;
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_DELAY_MAX);
     }
-    core.forget(batch.records.len());
 }
 
 fn warn(error: &StoreError) {

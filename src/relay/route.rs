@@ -8,82 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::RelayError;
-use super::site::Site;
 use super::smart_host_backoff::SmartHostAccount;
-use super::source::{SourcePoolId, Sources};
+use super::source::Sources;
 use crate::config::{self, Endpoint};
 use crate::mail::Host;
 use crate::model::{DestinationPattern, DkimPolicy, Environment, TenantId, TenantStatus, TlsMode, Weight};
+use crate::queue::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
 /// Tenants in the cache; at this limit it is cleared. A miss costs one read of the store.
 const TENANTS_MAX: usize = 10_000;
-
-/// Identifies a delivery queue, which has its own connections and limits. Mail of two queues never shares a connection,
-/// so a tenant's account never carries another's mail, and no mail leaves from another tenant's source address.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct QueueKey {
-    /// Where the mail goes.
-    pub next_hop: NextHop,
-    /// The source pool; `None` if the tenant's pool is not in the configuration (any more).
-    pub sources: Option<SourcePoolId>,
-}
-
-/// Where the mail of a queue goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum NextHop {
-    /// Nowhere: the sandbox answers mail of the test environment.
-    Sandbox(TenantId),
-    /// The mail hosts of a site, with the settings of a route.
-    Mx(Arc<Site>, RouteId),
-    /// The hosts of a route.
-    Hosts(RouteId),
-    /// A tenant's own smart host with its account.
-    TenantSmartHost(TenantId, Arc<SmartHost>),
-}
-
-/// A route of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RouteId(usize);
-
-/// The route of a batch.
-#[derive(Debug, Clone)]
-pub struct Routed {
-    /// Its queue, or how to find it.
-    pub decision: RouteDecision,
-    /// The tenant's weight in the fair queue.
-    pub weight: Weight,
-}
-
-/// The queue of a batch, as far as it is known without the DNS.
-#[derive(Debug, Clone)]
-pub enum RouteDecision {
-    /// This queue, whatever the destination's MX.
-    Known(QueueKey),
-    /// The queue of the destination's site.
-    Mx(MxRoute),
-}
-
-/// The route and source pool for mail to a site that is still to be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MxRoute {
-    route: RouteId,
-    sources: Option<SourcePoolId>,
-}
-
-impl MxRoute {
-    /// The queue for a site.
-    pub fn queue_to(self, site: Arc<Site>) -> QueueKey {
-        QueueKey { next_hop: NextHop::Mx(site, self.route), sources: self.sources }
-    }
-}
-
-impl std::fmt::Display for RouteId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "route {} of the configuration", self.0 + 1)
-    }
-}
 
 /// How hosts are found and connected to.
 #[derive(Debug, Clone)]
@@ -97,7 +32,7 @@ pub struct Route {
     /// Which of our DKIM signatures are kept.
     pub dkim: DkimPolicy,
     /// The name in EHLO; overrides the source's.
-    pub hello_name: Option<String>,
+    pub ehlo_name: Option<String>,
     /// Whether the hosts may be in a private network: true only for hosts of the configuration.
     pub trusted: bool,
 }
@@ -247,7 +182,7 @@ impl Router {
     fn route_to(&self, destination: &Host) -> RouteId {
         let closeness = |configured: &ConfiguredRoute| {
             let patterns = configured.destinations.iter();
-            patterns.filter_map(|pattern| pattern.closeness_to(destination)).max()
+            patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
         let fitting = self.configured.iter().enumerate().rev();
         let fitting = fitting.filter_map(|(at, configured)| Some((closeness(configured)?, at)));
@@ -281,7 +216,7 @@ impl Router {
     /// Which of our DKIM signatures are kept towards a next hop.
     pub fn dkim_policy(&self, next_hop: &NextHop) -> DkimPolicy {
         match next_hop {
-            NextHop::Sandbox(_) => DkimPolicy::Dual,
+            NextHop::Sandbox(_) => DkimPolicy::All,
             NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
             NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
@@ -313,7 +248,7 @@ impl Router {
             tls: smart_host.tls,
             login,
             dkim: smart_host.dkim,
-            hello_name: None,
+            ehlo_name: None,
             trusted: false,
         }))
     }
@@ -337,8 +272,8 @@ impl Route {
             hosts: Vec::new(),
             tls: TlsMode::Opportunistic,
             login: None,
-            dkim: DkimPolicy::Dual,
-            hello_name: None,
+            dkim: DkimPolicy::All,
+            ehlo_name: None,
             trusted: false,
         }
     }
@@ -359,7 +294,7 @@ fn read_route(route: &config::Route) -> Result<Route, RelayError> {
         tls: route.tls(),
         login: read_login(route.user.as_ref(), route.password_file.as_ref())?,
         dkim: route.dkim,
-        hello_name: route.ehlo_name.as_ref().map(ToString::to_string),
+        ehlo_name: route.ehlo_name.as_ref().map(ToString::to_string),
         trusted: !route.hosts.is_empty(),
     })
 }

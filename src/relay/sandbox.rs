@@ -131,13 +131,13 @@ pub fn dialogue(batch: &Batch, delivery: &Delivery, outcome: &Outcome) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::reply_verdict::{Verdict, judge};
+    use crate::policy::reply_verdict::{Verdict, verdict_on_reply};
 
     fn verdict(local: &str, attempts: u32) -> (&'static str, String) {
         let recipient = Address::parse(&format!("{local}@x.example")).unwrap();
         let outcome = SandboxScenario::of(&recipient).outcome(attempts);
         let status = outcome.reply.enhanced.map(|status| status.to_string()).unwrap_or_default();
-        let verdict = match judge(outcome.phase, &outcome.reply, true) {
+        let verdict = match verdict_on_reply(outcome.phase, &outcome.reply, true) {
             Verdict::Delivered => "delivered",
             Verdict::Deferred { .. } => "deferred",
             Verdict::Bounced { suppress: true, .. } => "suppressed",

@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use super::RelayContext;
-use super::route::NextHop;
 use super::smart_host_backoff::{SmartHostAccount, SmartHostBackoff};
 use crate::mail::Timestamp;
 use crate::model::{EventKind, QueueFilter, TenantId, WaitReason};
+use crate::queue::NextHop;
 use crate::queue::wait_reasons::WaitRecord;
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
@@ -76,7 +76,7 @@ impl RelayContext {
 
     async fn end_backoff(&self, backoff: &SmartHostBackoff, tenant: TenantId, cause: &str, now: Timestamp) {
         for subject in &backoff.subjects {
-            self.waiting.lift(subject, WaitReason::SmartHostAuthFailed);
+            self.queue.wait_reasons().lift(subject, WaitReason::SmartHostAuthFailed);
         }
         let SmartHostAccount { host, user, .. } = &backoff.account;
         tracing::info!(%host, %user, cause, "the back-off of a smart host ended");
@@ -109,7 +109,7 @@ impl RelayContext {
             since: backoff.since,
             until: Some(backoff.until),
         };
-        self.waiting.post(subject.clone(), record, now);
+        self.queue.wait_reasons().post(subject.clone(), record, now);
         self.smart_host_backoffs.add_subject(&backoff.account, subject);
     }
 

@@ -14,7 +14,7 @@ use crate::config::Timeouts;
 use crate::mail::Content;
 use crate::model::BounceClass;
 use crate::smtp::Reply;
-use crate::smtp::client::{Next, Phase, ReplyReader, Stuffing, Transaction};
+use crate::smtp::client::{DotStuffer, Next, Phase, ReplyReader, Transaction};
 
 /// Octets of a message that are encoded and written at a time.
 const BLOCK_OCTETS: usize = 64 * 1024;
@@ -120,7 +120,7 @@ impl SmtpStream {
     async fn write_content(&mut self, content: &Content) -> Result<(), DeliveryError> {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let mut stuffing = Stuffing::new();
+        let mut stuffing = DotStuffer::new();
         for piece in [&content.prefix, &content.submitted] {
             for block in piece.chunks(BLOCK_OCTETS) {
                 stuffing.push(block, &mut out);

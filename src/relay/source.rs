@@ -8,6 +8,7 @@ use rand::seq::IndexedRandom;
 
 use crate::config;
 use crate::mail::DomainName;
+use crate::queue::SourcePoolId;
 
 /// A source of connections: the addresses and the EHLO name. Without addresses the system chooses one.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Source {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
     /// The name in EHLO.
-    pub hello_name: String,
+    pub ehlo_name: String,
     weight: u32,
 }
 
@@ -35,10 +36,6 @@ impl Source {
     }
 }
 
-/// A source pool of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SourcePoolId(usize);
-
 /// All source pools of the configuration.
 pub struct Sources {
     pools: Vec<Vec<Arc<Source>>>,
@@ -49,20 +46,20 @@ pub struct Sources {
 impl Sources {
     /// The pools of a configuration; `source_address` is one without a name.
     pub fn new(config: &config::Relay, hostname: &DomainName) -> Self {
-        let hello_name = config.ehlo_name.as_ref().unwrap_or(hostname);
+        let ehlo_name = config.ehlo_name.as_ref().unwrap_or(hostname);
         let single = Source {
             ipv4: config.source_address.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None }),
             ipv6: config.source_address.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None }),
-            hello_name: hello_name.to_string(),
+            ehlo_name: ehlo_name.to_string(),
             weight: 1,
         };
         let named: HashMap<&str, Arc<Source>> = config
             .sources
             .iter()
             .map(|source| {
-                let hello_name = source.ehlo_name.as_ref().unwrap_or(hello_name).to_string();
+                let ehlo_name = source.ehlo_name.as_ref().unwrap_or(ehlo_name).to_string();
                 let config::Source { name, ipv4, ipv6, weight, .. } = source;
-                (name.as_str(), Arc::new(Source { ipv4: *ipv4, ipv6: *ipv6, hello_name, weight: *weight }))
+                (name.as_str(), Arc::new(Source { ipv4: *ipv4, ipv6: *ipv6, ehlo_name, weight: *weight }))
             })
             .collect();
         let mut pools = vec![vec![Arc::new(single)]];
@@ -125,7 +122,7 @@ mod tests {
         let four = targets(&["198.51.100.1:25"]);
         let source = sources.choose(pool, &four).unwrap();
         assert_eq!(source.address_towards(four[0].ip()), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(source.hello_name, "relay.example");
+        assert_eq!(source.ehlo_name, "relay.example");
         assert_eq!(sources.choose(pool, &targets(&["[2001:db8::1]:25"])), None);
         assert_eq!(sources.pool(Some("other")), None);
     }
@@ -145,7 +142,7 @@ mod tests {
         let names = |targets: &[SocketAddr]| {
             let mut counts = HashMap::new();
             for _ in 0..4000 {
-                *counts.entry(sources.choose(pool, targets).unwrap().hello_name.clone()).or_insert(0) += 1;
+                *counts.entry(sources.choose(pool, targets).unwrap().ehlo_name.clone()).or_insert(0) += 1;
             }
             counts
         };

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::RelayContext;
 use super::happy_eyeballs::interleave;
 use super::recipient_result::RecipientResult;
-use super::route::{NextHop, Route};
+use super::route::Route;
 use crate::config::Endpoint;
 use crate::dns::{DnsError, MailHosts};
 use crate::egress_guard;
 use crate::mail::{DomainName, EnhancedStatus, Host};
 use crate::model::BounceClass;
+use crate::queue::NextHop;
 
 /// The hosts of one destination, and how to connect to them.
 pub struct TargetHosts {

@@ -11,7 +11,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::Dispatcher;
 use super::dsn::message::sample_message;
 use super::{Recording, Relay};
 use crate::config;
@@ -20,9 +19,10 @@ use crate::mail::{Address, Content, DomainName, ReversePath, SignedDuration, Tim
 use crate::model::{
     DeliveryId, DeliveryState, DkimPolicy, Environment, MessageId, TenantId, TenantStatus, TlsMode,
 };
+use crate::queue::{ClaimRoom, QueueManager};
 use crate::store::{
-    ClaimRoom, Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost,
-    Spool, Store, StoreOptions, SuppressionFilter, Tenant, TenantPatch,
+    Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool, Store,
+    StoreOptions, SuppressionFilter, Tenant, TenantPatch,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -111,18 +111,18 @@ async fn converse(stream: tokio::net::TcpStream, script: Arc<Script>, seen: Arc<
 struct Stage {
     _dir: tempfile::TempDir,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     tenant: Tenant,
     stop: CancellationToken,
     relay: tokio::task::JoinHandle<()>,
     recording: Recording,
-    sites: Arc<dyn crate::queue::wait_reasons::Sites>,
-    turns: Arc<Mutex<Dispatcher>>,
 }
 
 /// A stage whose relay does not run yet.
 struct Built {
     dir: tempfile::TempDir,
     store: Arc<Store>,
+    queue: Arc<QueueManager>,
     tenant: Tenant,
     relay: Relay,
 }
@@ -145,17 +145,18 @@ impl Built {
         };
         change(&mut settings);
         let hostname = DomainName::parse("relay.example").unwrap();
+        let queue = Arc::new(QueueManager::new(store.clone(), &settings));
         let resolver = Resolver::new(&settings.name_servers).unwrap();
-        let relay = Relay::new(&settings, &hostname, store.clone(), resolver).unwrap();
-        Self { dir, store, tenant, relay }
+        let relay = Relay::new(&settings, &hostname, queue.clone(), resolver).unwrap();
+        Self { dir, store, queue, tenant, relay }
     }
 
     fn run(self) -> Stage {
-        let Self { dir, store, tenant, relay } = self;
+        let Self { dir, store, queue, tenant, relay } = self;
         let stop = CancellationToken::new();
-        let (recording, sites, turns) = (relay.recording(), relay.sites(), relay.core.turns.clone());
+        let recording = relay.recording();
         let relay = tokio::spawn(relay.run(stop.clone()));
-        Stage { _dir: dir, store, tenant, stop, relay, recording, sites, turns }
+        Stage { _dir: dir, store, queue, tenant, stop, relay, recording }
     }
 }
 
@@ -216,7 +217,7 @@ impl Stage {
     /// Waits until nothing is open.
     async fn expect_empty(&self) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while self.store.depth().await.unwrap().open > 0 {
+        while self.store.count_open().await.unwrap() > 0 {
             assert!(tokio::time::Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -225,7 +226,7 @@ impl Stage {
     /// Waits until all that is due is the relay's, which has nothing left to claim.
     async fn expect_all_claimed(&self) {
         let all = async {
-            while self.store.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
+            while self.queue.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at.is_some() {}
         };
         tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
     }
@@ -237,7 +238,7 @@ impl Stage {
     async fn end(self) {
         self.stop.cancel();
         self.relay.await.unwrap();
-        assert_eq!(self.store.depth().await.unwrap().claimed, 0);
+        assert_eq!(self.queue.depth().await.unwrap().claimed, 0);
     }
 }
 
@@ -297,7 +298,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
         ),
         (
             Script { replies: [("greeting", "hello")].into(), ..Script::default() },
-            "at the greeting: what the server",
+            "at the greeting: the server sent something",
         ),
         (Script { replies: [("MAIL", "421 busy")].into(), ..Script::default() }, "421 busy"),
         (Script { hang_up_at: Some("DATA"), ..Script::default() }, "connection lost at DATA"),
@@ -308,7 +309,7 @@ async fn what_goes_wrong_for_now_is_deferred_with_the_reason() {
                 replies: [("STARTTLS", "220 go\r\n250 injected")].into(),
                 ..Script::default()
             },
-            "the server sent data in clear",
+            "the server sent plain-text data",
         ),
     ] {
         let (server, _seen) = serve(script).await;
@@ -417,14 +418,14 @@ async fn a_relay_that_is_dropped_leaves_no_worker_behind() {
     while !seen.lock().unwrap().commands.iter().any(|command| command.starts_with("RCPT")) {
         tokio::task::yield_now().await;
     }
-    while stage.store.depth().await.unwrap().claimed < 2 {
+    while stage.queue.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
     stage.expect_all_claimed().await;
     stage.relay.abort();
     // The recorder ends when no worker is left that could give it something.
     tokio::time::timeout(Duration::from_secs(10), stage.recording.end()).await.unwrap();
-    assert_eq!(stage.store.depth().await.unwrap().claimed, 0);
+    assert_eq!(stage.queue.depth().await.unwrap().claimed, 0);
     stage.expect(id, &[DeliveryState::Queued]).await;
     stage.expect(second, &[DeliveryState::Queued]).await;
 }
@@ -498,7 +499,7 @@ async fn a_tenants_smart_host_in_a_private_network_is_not_dialled() {
         user: None,
         tls: TlsMode::None,
         destinations: Vec::new(),
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         password_revision: 0,
     };
     let patch = TenantPatch {
@@ -536,14 +537,14 @@ async fn what_waits_for_its_turn_is_held_when_its_tenant_is_suspended() {
         let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };
         stage.store.update_tenant(stage.tenant.id, patch, Timestamp::now()).await.unwrap();
     };
-    while stage.store.depth().await.unwrap().claimed < 2 {
+    while stage.queue.depth().await.unwrap().claimed < 2 {
         tokio::task::yield_now().await;
     }
     stage.expect_all_claimed().await;
     set_status(TenantStatus::Suspended).await;
     greet.send(()).unwrap();
     stage.expect(first, &[Delivered]).await;
-    while stage.store.depth().await.unwrap().claimed > 0 {
+    while stage.queue.depth().await.unwrap().claimed > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(stage.store.deliveries(second).await.unwrap()[0].state, DeliveryState::Queued);
@@ -558,14 +559,14 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
     let (server, seen) = serve(Script::default()).await;
     let built = Built::for_server(server, |_| {}).await;
     let (store, tenant) = (built.store.clone(), built.tenant.id);
-    let _full = built.relay.core.loaded.take_weighed(Some(tenant), u64::MAX).await.unwrap();
+    let _full = built.relay.core.loaded.acquire_weighted(Some(tenant), u64::MAX).await.unwrap();
     let other = store.create_tenant(NewTenant::named("other", "other"), Timestamp::now()).await.unwrap().id;
     let [own, others] = [tenant, other].map(|id| new_message(id, Environment::Live, &["a@x.example"]));
     let (own_id, other_id) = (own.message.id, others.message.id);
     for message in [own, others] {
         store.enqueue(message).await.unwrap();
     }
-    forget_content(&store).await;
+    forget_content(&built.queue).await;
     let stage = built.run();
     stage.expect(other_id, &[Delivered]).await;
     stage.expect_all_claimed().await;
@@ -576,11 +577,11 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
 }
 
 /// Takes out what was handed over in memory and gives it back, to be read.
-async fn forget_content(store: &Store) {
+async fn forget_content(queue: &QueueManager) {
     let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let claimed = store.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
     let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
-    store.release(&deliveries.map(|delivery| delivery.id).collect::<Vec<_>>());
+    queue.release(deliveries.map(|delivery| delivery.id).collect());
 }
 
 fn nothing() -> ClaimRoom {

@@ -1,11 +1,11 @@
 //! A worker holds a slot and delivers batch after batch, keeping its connection as long as its lane has work.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::RelayContext;
 use super::attempt::{Attempt, AttemptResult};
 use super::connection::Connection;
 use super::delivery_error::DeliveryError;
@@ -14,71 +14,17 @@ use super::dsn::recipient::DsnRecipient;
 use super::peer::Peer;
 use super::recipient_result::RecipientResult;
 use super::result_record::{CompletedAttempt, UnattemptedBatch};
-use super::route::{NextHop, QueueKey, RouteDecision};
 use super::sandbox::{self, SandboxScenario};
 use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
-use super::{RelayContext, site_status};
 use crate::dkim::filter_signatures;
 use crate::mail::{Content, ReversePath, Timestamp};
-use crate::model::{BounceClass, DeliveryId, DeliveryReports, TenantId};
-use crate::policy::fair_queue::Turn;
-use crate::policy::site_feedback::SiteFeedback;
+use crate::model::{BounceClass, DeliveryReports};
+use crate::queue::{Claim, NextHop, QueueKey, Slot};
 use crate::smtp::client::Phase;
 use crate::store::{
-    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, Queue, RecordBatch, Spool, StoreError,
+    AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
 };
-
-/// A claimed batch. Dropped without [`Claim::settle`] it goes back to the spool as it was.
-pub struct Claim {
-    core: Arc<RelayContext>,
-    /// What is claimed.
-    pub batch: Batch,
-    settled: bool,
-}
-
-impl Claim {
-    /// Counts a batch as in flight.
-    pub fn new(core: Arc<RelayContext>, batch: Batch) -> Self {
-        core.in_flight.fetch_add(batch.deliveries.len(), Ordering::AcqRel);
-        Self { core, batch, settled: false }
-    }
-
-    /// Its outcome is on its way to the spool.
-    fn settle(mut self) {
-        self.settled = true;
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if !self.settled {
-            let ids: Vec<DeliveryId> = self.batch.deliveries.iter().map(|delivery| delivery.id).collect();
-            self.core.store.release(&ids);
-            self.core.forget(ids.len());
-        }
-    }
-}
-
-/// A slot of a lane; free again when it is dropped.
-pub struct Slot {
-    core: Arc<RelayContext>,
-    lane: QueueKey,
-    holder: TenantId,
-}
-
-impl Slot {
-    /// For a lane whose slot was just taken.
-    pub fn new(core: Arc<RelayContext>, lane: QueueKey, holder: TenantId) -> Self {
-        Self { core, lane, holder }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.core.turns().free(&self.lane, &self.holder);
-    }
-}
 
 /// Delivers the claim, then whatever there is to deliver.
 pub async fn run(
@@ -94,10 +40,8 @@ pub async fn run(
         if core.stop.is_cancelled() {
             break;
         }
-        let next = core.turns().keep(&slot.lane, &slot.holder, Instant::now());
-        claim = match next {
-            Some((holder, next)) => {
-                slot.holder = holder;
+        claim = match core.queue.keep_turn(&mut slot) {
+            Some(next) => {
                 connection = fit(&core, &slot.lane, &next.batch, connection);
                 next
             }
@@ -108,12 +52,11 @@ pub async fn run(
                 }
                 drop(slot);
                 // This worker takes one turn at most; there may be more.
-                core.wake.notify_one();
-                let turn = core.turns().take(Instant::now());
-                let Some(Turn { tenant, lane, job }) = turn else { return };
-                slot = Slot::new(core.clone(), lane, tenant);
-                connection = find_idle(&core, &slot.lane, &job.batch);
-                job
+                core.queue.wake();
+                let Some((next_slot, next)) = core.queue.take_turn() else { return };
+                slot = next_slot;
+                connection = find_idle(&core, &slot.lane, &next.batch);
+                next
             }
         };
     }
@@ -140,14 +83,14 @@ fn fit(
 
 fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
-    let left_to_others = core.turns().left_to_others(lane, tenant);
+    let left_to_others = core.queue.left_to_others(lane, tenant);
     core.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
 fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
     match &lane.next_hop {
-        NextHop::Mx(..) => core.sites.is_mail_host(&connection.peer.host, &batch.destination),
+        NextHop::Mx(..) => core.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
         NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
 }
@@ -174,7 +117,7 @@ impl Worker {
     ) -> Option<Connection> {
         // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
         // it back, to be held or to be claimed for its new lane.
-        if is_out_of_place(&self.core, lane, &claim).await || is_paused(&self.core, &claim) {
+        if !self.is_in_place(&claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
         if has_expired(&claim.batch, Timestamp::now()) {
@@ -208,11 +151,11 @@ impl Worker {
             None => {
                 self.conclude(claim, Some(&content), &tried, started_at, started).await;
                 if let Some(lesson) = tried.site_feedback() {
-                    self.learn(lane, &lesson, started);
+                    self.core.queue.learn(lane, &lesson, started);
                 }
             }
         }
-        let messages_max = self.core.turns().messages_per_connection_max(lane);
+        let messages_max = self.core.queue.messages_per_connection_max(lane);
         let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
@@ -223,19 +166,8 @@ impl Worker {
         }
     }
 
-    /// What one try taught changes what the lane may have; what waits for a lane on hold is given back untried.
-    fn learn(&self, lane: &QueueKey, lesson: &SiteFeedback, began: Instant) {
-        let learned = self.core.turns().learn(lane, lesson, began, Instant::now());
-        if let Some(hold) = &learned.hold {
-            site_status::post(&self.core, lane, hold);
-            let seconds = hold.until.saturating_duration_since(Instant::now()).as_secs() + 1;
-            tracing::warn!(site = %site_status::name_of(lane), seconds, reason = %hold.reason, waiting = learned.evicted.len(),
-                "the site is left alone for a time");
-        }
-        drop(learned.evicted);
-        if learned.grew {
-            self.core.wake.notify_one();
-        }
+    async fn is_in_place(&self, claim: &Claim) -> bool {
+        self.core.queue.is_in_place(claim, self.core.router.route_batch(&claim.batch)).await
     }
 
     /// The hold that a batch falls under after what its try learnt of the account.
@@ -267,7 +199,7 @@ impl Worker {
             biased;
             () = self.core.stop.cancelled() => return Ok(None),
             // The turns are never closed.
-            memory = self.core.loaded.take_weighed(Some(tenant_id), size / 1024 + 1) => memory.ok(),
+            memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
         let content = self.core.store.content(id).await?;
         Ok(content.map(|content| Loaded { content, _memory: memory }))
@@ -338,17 +270,9 @@ impl Worker {
 
     /// The test environment.
     async fn play(&self, mut claim: Claim) {
-        let deliveries = std::mem::take(&mut claim.batch.deliveries);
-        let (slow, quick): (Vec<Delivery>, Vec<Delivery>) = deliveries
-            .into_iter()
-            .partition(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
+        let slow_claim =
+            claim.split_off(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
         let started_at = Timestamp::now();
-        let slow_claim = Claim {
-            core: claim.core.clone(),
-            batch: Batch { deliveries: slow, ..claim.batch.clone() },
-            settled: false,
-        };
-        claim.batch.deliveries = quick;
         self.play_now(claim, started_at).await;
         if slow_claim.batch.deliveries.is_empty() {
             return;
@@ -460,27 +384,9 @@ fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }
 
-/// Whether the lane is no longer the one that the claim belongs in.
-async fn is_out_of_place(core: &RelayContext, lane: &QueueKey, claim: &Claim) -> bool {
-    match core.router.route_batch(&claim.batch).await {
-        Ok(Some(placed)) => match (placed.decision, &lane.next_hop) {
-            (RouteDecision::Known(now), _) => now != *lane,
-            // Where the site is not known any more, what was right when it was placed is good enough.
-            (RouteDecision::Mx(course), NextHop::Mx(site, _)) => {
-                let now = core.sites.find(&claim.batch.destination).unwrap_or_else(|| site.clone());
-                course.queue_to(now) != *lane
-            }
-            (RouteDecision::Mx(_), _) => true,
-        },
-        Ok(None) => true,
-        // The same where the store cannot be asked.
-        Err(_) => false,
-    }
-}
-
 /// Whether it was paused while it waited here.
 fn is_paused(core: &RelayContext, claim: &Claim) -> bool {
-    core.store.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
+    core.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
 }
 
 /// From -1 to 1.

@@ -1,4 +1,4 @@
-//! One connection: bytes between the stream and the session.
+//! One SMTP connection: moves octets between the stream and the session.
 
 use std::io;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::limits::memory_budget::MemoryReservation;
 use crate::mail::Timestamp;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
-/// Room for commands: a group of them fits, and ten thousand idle connections stay small.
+/// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
 const COMMAND_READ_OCTETS: usize = 512;
-/// Room for content: as much as one TLS record holds.
+/// Read buffer for content: one TLS record.
 const BODY_READ_OCTETS: usize = 16 * 1024;
-/// Replies to a flood of pipelined commands are sent when there is more of them than this.
+/// Replies to pipelined commands are flushed above this size.
 const OUTPUT_OCTETS_MAX: usize = 16 * 1024;
-/// A handshake takes some round trips, and no thought.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the client has to read our last words before the connection is torn down.
+/// How long the client may read the last reply before the connection is torn down.
 const LINGER: Duration = Duration::from_secs(1);
-/// Room that a message takes which did not announce its size, and the most that an announcement takes in advance.
+/// Memory reserved for a message of undeclared size, and the most reserved for a declared size.
 const BODY_OCTETS_EXPECTED: u64 = 16 * 1024;
 const BODY_OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
 
@@ -36,20 +36,20 @@ pub struct Connection {
     stream: Stream,
     session: Session,
     lines: LineReader,
-    /// Received and not yet used.
+    /// Received, not yet processed.
     input: BytesMut,
-    /// Said and not yet sent.
+    /// Written by the session, not yet sent.
     output: Vec<u8>,
-    inquiry: SessionServices,
-    /// For the message that is being received.
-    room: Option<MemoryReservation>,
-    /// Of the message that is being received.
-    progress: min_rate::TransferProgress,
-    ends_at: Instant,
+    services: SessionServices,
+    /// The memory of the message being received.
+    memory: Option<MemoryReservation>,
+    /// The transfer of the message being received.
+    transfer: min_rate::TransferProgress,
+    session_deadline: Instant,
     stop: CancellationToken,
 }
 
-/// What ended a wait for octets.
+/// The result of waiting for octets.
 enum Received {
     Octets,
     Eof,
@@ -59,7 +59,7 @@ enum Received {
 }
 
 impl From<Received> for Input<'_> {
-    /// What the session is told when no octets come.
+    /// The input for the session if no octets arrived.
     fn from(ended: Received) -> Self {
         match ended {
             Received::Octets | Received::Eof => Self::Eof,
@@ -71,27 +71,27 @@ impl From<Received> for Input<'_> {
 }
 
 impl Connection {
-    pub fn new(server: Arc<Server>, stream: TcpStream, visitor: Peer, stop: CancellationToken) -> Self {
+    pub fn new(server: Arc<Server>, stream: TcpStream, peer: Peer, stop: CancellationToken) -> Self {
         Self {
             stream: Stream::Plain(stream),
             session: Session::new(server.session.clone(), false),
             lines: LineReader::default(),
             input: BytesMut::new(),
             output: Vec::new(),
-            inquiry: SessionServices::new(server.clone(), visitor, stop.clone()),
-            room: None,
-            progress: min_rate::TransferProgress::default(),
-            ends_at: Instant::now() + server.session_timeout,
+            services: SessionServices::new(server.clone(), peer, stop.clone()),
+            memory: None,
+            transfer: min_rate::TransferProgress::default(),
+            session_deadline: Instant::now() + server.session_timeout,
             stop,
             server,
         }
     }
 
-    /// Serves the client until either side ends it.
+    /// Serves the client until either side closes the connection.
     pub async fn run(mut self, security: Security) -> io::Result<()> {
         if security == Security::Implicit {
             self.session = Session::new(self.server.session.clone(), true);
-            Box::pin(self.shake_hands()).await?;
+            Box::pin(self.tls_handshake()).await?;
         }
         let mut step = self.session.step(Input::Start);
         loop {
@@ -106,7 +106,8 @@ impl Connection {
                 Next::ReadLine => self.read_line().await?,
                 Next::ReadBody => self.read_body().await?,
                 Next::Ask(question) => {
-                    // Boxed, for what a connection can become is allocated for all its life, and most of them idle.
+                    // Boxed: the largest future sets the size of every connection task, and most connections are
+                    // idle.
                     let verdict = Box::pin(self.answer(question)).await;
                     self.session.step(Input::Answer(verdict))
                 }
@@ -117,16 +118,16 @@ impl Connection {
     }
 
     async fn read_line(&mut self) -> io::Result<Step> {
-        // Between the chunks of a message its room stays taken and its time runs on.
+        // Between chunks the message keeps its memory and its timing.
         if !self.session.is_receiving() {
-            self.room = None;
-            self.progress = min_rate::TransferProgress::default();
+            self.memory = None;
+            self.transfer = min_rate::TransferProgress::default();
         }
         loop {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
                 Ok(line) => {
-                    self.session.tell_time(Timestamp::now());
+                    self.session.set_time(Timestamp::now());
                     self.session.step(Input::Line(line))
                 }
                 Err(error) => self.session.step(Input::LineError(error)),
@@ -150,7 +151,7 @@ impl Connection {
             }
         }
         let step = self.session.step(Input::Body(&self.input));
-        if !self.find_room(self.session.body_memory_octets() as u64) {
+        if !self.reserve_memory(self.session.body_memory_octets() as u64) {
             self.input.advance(step.consumed);
             let reply = refusal_replies::reply(&refusal_replies::overloaded(), None);
             return Ok(self.session.step(Input::BodyRefused(reply)));
@@ -158,51 +159,51 @@ impl Connection {
         Ok(step)
     }
 
-    fn find_room(&mut self, octets: u64) -> bool {
-        let reserve = || self.server.room.reserve(self.inquiry.tenant_id());
-        self.room.get_or_insert_with(reserve).grow_to(octets)
+    fn reserve_memory(&mut self, octets: u64) -> bool {
+        let reserve = || self.server.memory.reserve(self.services.tenant_id());
+        self.memory.get_or_insert_with(reserve).grow_to(octets)
     }
 
     async fn answer(&mut self, question: Question) -> Verdict {
         match question {
             Question::StartData { octets_declared } => {
                 let expected = octets_declared.unwrap_or(BODY_OCTETS_EXPECTED).min(BODY_OCTETS_EXPECTED_MAX);
-                if self.find_room(expected) {
+                if self.reserve_memory(expected) {
                     Verdict::Granted
                 } else {
                     Verdict::Refused(refusal_replies::reply(&refusal_replies::overloaded(), None))
                 }
             }
-            question => self.inquiry.put(question, self.session.helo()).await,
+            question => self.services.handle(question, self.session.helo()).await,
         }
     }
 
-    /// RFC 3207 §4.2, §6: what came in clear behind STARTTLS may be an attacker's and is never looked at.
+    /// RFC 3207 §4.2, §6: octets received after STARTTLS and before the handshake may be injected and are discarded.
     async fn upgrade(&mut self) -> io::Result<Step> {
         self.flush().await?;
         if !self.input.is_empty() {
-            tracing::warn!(octets = self.input.len(), "threw away what came in clear behind STARTTLS");
+            tracing::warn!(octets = self.input.len(), "discarded plain-text data after STARTTLS");
         }
         self.input = BytesMut::new();
         self.lines.reset();
-        self.shake_hands().await?;
+        self.tls_handshake().await?;
         Ok(self.session.step(Input::TlsDone))
     }
 
-    async fn shake_hands(&mut self) -> io::Result<()> {
+    async fn tls_handshake(&mut self) -> io::Result<()> {
         let config = self.server.tls.load_full();
         let limit = HANDSHAKE_TIMEOUT.min(self.server.idle_timeout);
-        let agreed = tokio::select! {
-            agreed = timeout(limit, self.stream.secure(config)) => agreed??,
+        let secured = tokio::select! {
+            secured = timeout(limit, self.stream.secure(config)) => secured??,
             () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        self.session.bind_channel(agreed.channel);
-        self.inquiry.set_tls(agreed.description);
+        self.session.bind_channel(secured.channel);
+        self.services.set_tls(secured.description);
         Ok(())
     }
 
-    /// Sends what is to be said, then waits for octets. Being here means that no complete line is left
-    /// (RFC 2920 §3.2: replies to a group of commands go out together).
+    /// Sends the output, then waits for octets. No complete line is left in the input at this point, so replies to a
+    /// pipelined group are sent together (RFC 2920 §3.2).
     async fn receive(&mut self, octets: usize) -> io::Result<Received> {
         self.flush().await?;
         let in_body = octets == BODY_READ_OCTETS;
@@ -212,9 +213,9 @@ impl Connection {
         self.input.reserve(octets);
         let now = Instant::now();
         let receiving = self.session.is_receiving();
-        let (patience, ended) = self.find_patience(now, receiving);
-        // A client that always has something to say would win every race below.
-        if now >= patience {
+        let (deadline, ended) = self.read_deadline(now, receiving);
+        // Checked first: a client that always has data ready would win every race below.
+        if now >= deadline {
             return Ok(ended);
         }
         if !in_body && self.stop.is_cancelled() {
@@ -225,19 +226,19 @@ impl Connection {
             read = self.stream.read(&mut self.input) => {
                 let octets = read?;
                 if receiving {
-                    self.progress.note(octets, now.elapsed());
+                    self.transfer.add(octets, now.elapsed());
                 }
                 Ok(if octets == 0 { Received::Eof } else { Received::Octets })
             }
             () = self.stop.cancelled(), if !in_body => Ok(Received::Stopping),
-            () = sleep_until(patience) => Ok(ended),
+            () = sleep_until(deadline) => Ok(ended),
         }
     }
 
-    /// How long to wait for octets, and what it means when none have come by then.
-    fn find_patience(&self, now: Instant, receiving: bool) -> (Instant, Received) {
-        let idle = (now + self.server.idle_timeout).min(self.ends_at);
-        let slow = self.server.pace.patience(&self.progress).map(|patience| now + patience);
+    /// Until when to wait for octets, and the result if none arrive.
+    fn read_deadline(&self, now: Instant, receiving: bool) -> (Instant, Received) {
+        let idle = (now + self.server.idle_timeout).min(self.session_deadline);
+        let slow = self.server.min_rate.time_left(&self.transfer).map(|left| now + left);
         match slow.filter(|&slow| receiving && slow < idle) {
             Some(slow) => (slow, Received::TooSlow),
             None => (idle, Received::Idle),
@@ -256,14 +257,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Says the last words and waits a little for the client to hang up: a socket closed with octets unread is reset,
-    /// and a reset can overtake the reply.
+    /// Sends the last reply and waits briefly for the client to close: closing a socket with unread octets sends RST,
+    /// which can overtake the reply.
     async fn close(mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return self.stream.finish().await;
         }
         self.flush().await?;
-        let last_words = async {
+        let drain = async {
             self.stream.finish().await?;
             loop {
                 self.input.clear();
@@ -273,6 +274,6 @@ impl Connection {
                 }
             }
         };
-        timeout(LINGER, last_words).await.unwrap_or(Ok(()))
+        timeout(LINGER, drain).await.unwrap_or(Ok(()))
     }
 }

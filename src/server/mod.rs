@@ -1,5 +1,5 @@
-//! Submission over SMTP: sockets in front of [`crate::smtp::Session`]. Bytes are moved here and questions carried to
-//! intake; what a command means is decided in `smtp`, what mail may pass in `policy`.
+//! Submission over SMTP: sockets around [`crate::smtp::Session`]. This module moves octets and passes questions to
+//! `submission`; `smtp` interprets commands, and `policy` decides what mail is accepted.
 
 mod connection;
 mod min_rate;
@@ -24,7 +24,7 @@ use self::min_rate::MinRate;
 use self::session_services::Peer;
 use crate::config;
 use crate::limits::auth_limiter::AuthLimiter;
-use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, Full, Limits};
+use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
 use crate::mail::{DomainName, Timestamp};
 use crate::smtp::server::replies;
@@ -33,77 +33,77 @@ use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
 use connection::Connection;
 
-/// Octets of a line of content that are passed on; RFC 5321 §4.5.3.1.6 lets a sender have 1000.
+/// Maximum octets of a content line; RFC 5321 §4.5.3.1.6 allows senders 1000.
 const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
 
-/// How long accepting rests after an error that another try would only repeat, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Delay after an error of accept that would repeat immediately, such as too many open files.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a proxy may take to say whom it speaks for; it knows that before it connects.
+/// Timeout of the PROXY header, which a proxy knows before it connects.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When a connection of a listener turns to TLS.
+/// When a listener's connections use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
-    /// When the client says STARTTLS (RFC 3207); before that it can neither log in nor send.
+    /// After STARTTLS (RFC 3207); before it a client can neither authenticate nor send.
     Starttls,
     /// From the first octet (RFC 8314 §3.3).
     Implicit,
 }
 
-/// What all listeners share.
+/// The state shared by all listeners.
 pub struct Server {
     session: Arc<smtp::SessionSettings>,
     idle_timeout: Duration,
     session_timeout: Duration,
-    intake: Arc<SubmissionService>,
+    submission: Arc<SubmissionService>,
     tls: SharedServerConfig,
     bans: Arc<AuthLimiter>,
-    admission: Arc<ConnectionLimiter>,
-    room: Arc<MemoryBudget>,
-    pace: MinRate,
+    connection_limiter: Arc<ConnectionLimiter>,
+    memory: Arc<MemoryBudget>,
+    min_rate: MinRate,
     proxies: Vec<IpNet>,
 }
 
-/// What a server works with.
+/// The services that the server uses.
 pub struct ServerDependencies {
-    /// Where mail goes.
-    pub intake: Arc<SubmissionService>,
+    /// Accepts mail.
+    pub submission: Arc<SubmissionService>,
     /// The certificate.
     pub tls: SharedServerConfig,
-    /// Who may not log in.
+    /// Limits failed logins.
     pub bans: Arc<AuthLimiter>,
 }
 
 impl Server {
-    /// A server under this name with these limits.
-    pub fn new(hostname: DomainName, limits: &config::Smtp, parts: ServerDependencies) -> Self {
-        let ServerDependencies { intake, tls, bans } = parts;
+    /// A server with this host name and these limits.
+    pub fn new(hostname: DomainName, limits: &config::Smtp, services: ServerDependencies) -> Self {
+        let ServerDependencies { submission, tls, bans } = services;
         Self {
-            session: Arc::new(describe(hostname, limits)),
+            session: Arc::new(session_settings(hostname, limits)),
             idle_timeout: limits.idle_timeout,
             session_timeout: limits.session_timeout,
-            intake,
+            submission,
             tls,
             bans,
-            pace: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
+            min_rate: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
-            admission: ConnectionLimiter::new(Limits {
+            connection_limiter: ConnectionLimiter::new(Limits {
                 total_max: limits.connections_max,
                 per_address_max: limits.connections_per_address_max,
                 per_tenant_max: limits.connections_per_tenant_max,
             }),
-            room: MemoryBudget::new(limits.inbound_buffer_max.0),
+            memory: MemoryBudget::new(limits.inbound_buffer_max.0),
         }
     }
 
-    /// How many connections are open.
+    /// The limiter that counts open connections.
     pub fn connections(&self) -> Arc<ConnectionLimiter> {
-        self.admission.clone()
+        self.connection_limiter.clone()
     }
 
-    /// Accepts connections until `stop`, then waits for those that are open: idle ones are told at once, a message that
-    /// is being received may finish.
+    /// Accepts connections until `stop`, then waits for open ones: idle ones are closed at once, a message being
+    /// received may complete.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, security: Security, stop: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
@@ -114,12 +114,12 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Some(place) = self.admit(&stream, peer, security) else { continue };
-                    let task = self.clone().converse(stream, peer, place, security, stop.clone());
+                    let Some(slot) = self.admit(&stream, peer, security) else { continue };
+                    let task = self.clone().serve_connection(stream, peer, slot, security, stop.clone());
                     let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
                     connections.spawn(task.instrument(span));
                 }
-                Err(error) => pause_after(error, &stop).await,
+                Err(error) => delay_after(error, &stop).await,
             }
         }
         drop(listener);
@@ -127,28 +127,28 @@ impl Server {
         connections.wait().await;
     }
 
-    /// Takes a place for the connection, or tells the client that there is none.
+    /// Admits a connection, or rejects it with a reply.
     fn admit(&self, stream: &TcpStream, peer: SocketAddr, security: Security) -> Option<ConnectionSlot> {
-        let refusal = match self.admission.enter() {
-            // Whom a proxy speaks for is not known yet.
-            Ok(place) if self.is_proxy(peer.ip()) => return Some(place),
-            Ok(mut place) => match self.welcome(&mut place, peer.ip()) {
-                Ok(()) => return Some(place),
+        let refusal = match self.connection_limiter.admit() {
+            // The client's address is known after the PROXY header.
+            Ok(slot) if self.is_proxy(peer.ip()) => return Some(slot),
+            Ok(mut slot) => match self.admit_client(&mut slot, peer.ip()) {
+                Ok(()) => return Some(slot),
                 Err(refusal) => refusal,
             },
-            Err(Full) => replies::too_many_connections_421(),
+            Err(LimitReached) => replies::too_many_connections_421(),
         };
-        tracing::warn!(%peer, reply = %refusal.lines.concat(), "not admitted");
-        turn_away(stream, &refusal, security);
+        tracing::warn!(%peer, reply = %refusal.lines.concat(), "connection rejected");
+        send_rejection(stream, &refusal, security);
         None
     }
 
-    /// Whether the client at this address may have one connection more.
-    fn welcome(&self, place: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
-        if let Some(until) = self.bans.find(client, Timestamp::now()) {
+    /// Checks bans and connection limits of a client address.
+    fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
+        if let Some(until) = self.bans.banned_until(client, Timestamp::now()) {
             return Err(replies::banned_421(until));
         }
-        place.set_address(client).map_err(|Full| replies::too_many_from_address_421())
+        slot.set_address(client).map_err(|LimitReached| replies::too_many_from_address_421())
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {
@@ -156,53 +156,53 @@ impl Server {
         self.proxies.iter().any(|network| network.contains(&peer))
     }
 
-    async fn converse(
+    async fn serve_connection(
         self: Arc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
-        mut place: ConnectionSlot,
+        mut slot: ConnectionSlot,
         security: Security,
         stop: CancellationToken,
     ) {
-        // Replies are small and waited for (RFC 2920 leaves it to the transport to be quick).
+        // Replies are small and the client waits for them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let mut client = peer.ip().to_canonical();
         if self.is_proxy(client) {
-            let told = tokio::select! {
-                told = timeout(PROXY_HEADER_TIMEOUT, read_proxy_header(&mut stream)) => told,
+            let header = tokio::select! {
+                header = timeout(PROXY_HEADER_TIMEOUT, read_proxy_header(&mut stream)) => header,
                 () = stop.cancelled() => return,
             };
-            match told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(told) => client = told.unwrap_or(client).to_canonical(),
-                Err(error) => return tracing::warn!(%error, "no PROXY header"),
+            match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(header) => client = header.unwrap_or(client).to_canonical(),
+                Err(error) => return tracing::warn!(%error, "invalid PROXY header"),
             }
             tracing::Span::current().record("client", tracing::field::display(client));
-            if let Err(refusal) = self.welcome(&mut place, client) {
-                tracing::warn!(reply = %refusal.lines.concat(), "not admitted");
-                return turn_away(&stream, &refusal, security);
+            if let Err(refusal) = self.admit_client(&mut slot, client) {
+                tracing::warn!(reply = %refusal.lines.concat(), "connection rejected");
+                return send_rejection(&stream, &refusal, security);
             }
         }
-        let connection = Connection::new(self, stream, Peer { client, place }, stop);
+        let connection = Connection::new(self, stream, Peer { client, slot }, stop);
         if let Err(error) = connection.run(security).await {
             tracing::debug!(%error, "connection broke");
         }
     }
 }
 
-/// Tells the client in clear why it is not heard; where TLS comes first, it sees the connection close.
-fn turn_away(stream: &TcpStream, refusal: &Reply, security: Security) {
+/// Sends the reply in plain text; with implicit TLS the connection is closed without one.
+fn send_rejection(stream: &TcpStream, refusal: &Reply, security: Security) {
     if security == Security::Starttls {
         let mut text = Vec::new();
         refusal.write_to(&mut text);
-        // A fresh socket has room for a line; whoever does not get it sees the connection close all the same.
+        // A new socket has buffer space for one line; if sending fails, the client still sees the connection close.
         let _ = socket2::SockRef::from(stream).send(&text);
     }
 }
 
-/// Reads a header to its end and not beyond, for what follows may be for TLS. Answers the client's address, if it is
-/// another than the proxy's.
+/// Reads the PROXY header and nothing after it, which may be TLS. Returns the client's address, if the header has
+/// one.
 async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let mut header = Vec::new();
     loop {
@@ -217,19 +217,19 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>>
     }
 }
 
-async fn pause_after(error: io::Error, stop: &CancellationToken) {
-    // The client gave up before we came to it; the next one has nothing to do with that.
+async fn delay_after(error: io::Error, stop: &CancellationToken) {
+    // The client closed the connection before it was accepted; others are not affected.
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
     tracing::error!(%error, "cannot accept connections");
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+        () = tokio::time::sleep(ACCEPT_RETRY_DELAY) => {}
     }
 }
 
-fn describe(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
+fn session_settings(hostname: DomainName, limits: &config::Smtp) -> smtp::SessionSettings {
     smtp::SessionSettings {
         hostname,
         data: DataLimits {

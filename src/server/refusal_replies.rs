@@ -1,17 +1,17 @@
-//! Refusals in words of SMTP: one code, one reply. The text has one form for all:
-//! `550 5.7.1 [sender_domain_not_owned] what is wrong; what to do (ref req_…)`.
+//! SMTP replies to refusals: one reply for each code. The text has one form: `550 5.7.1 [sender_domain_not_owned]
+//! what is wrong; what to do (ref req_…)`.
 
 use crate::mail::EnhancedStatus;
 use crate::model::{Refusal, RefusalCode, RequestId};
 use crate::smtp::Reply;
 
-/// The reply for a refusal, with the reference under which the tenant finds it.
+/// The reply to a refusal, with the id of the recorded rejection.
 pub fn reply(refusal: &Refusal, reference: Option<RequestId>) -> Reply {
     let (code, enhanced) = status(refusal.code);
     Reply::new(code, Some(enhanced), &text(refusal, reference))
 }
 
-/// The reply for a refusal at AUTH, where RFC 4954 §6 knows two outcomes: not this one, or not now.
+/// The reply to a refusal at AUTH, where RFC 4954 §6 defines only permanent and temporary failure.
 pub fn login_reply(refusal: &Refusal) -> Reply {
     let (code, enhanced) = if status(refusal.code).0 < 500 {
         (454, EnhancedStatus::new(4, 7, 0))
@@ -21,17 +21,17 @@ pub fn login_reply(refusal: &Refusal) -> Reply {
     Reply::new(code, Some(enhanced), &text(refusal, None))
 }
 
-/// The refusal of a message for which the whole server has no room now.
+/// The server has no memory for another message.
 pub fn overloaded() -> Refusal {
     Refusal::new(
         RefusalCode::Overloaded,
-        "the server receives as much mail as it can hold",
+        "the server has no memory for another message",
         "try again in a minute",
     )
 }
 
-/// Whether the tenant can do something about it; what is our fault is not noted as a refusal of its mail.
-pub fn concerns_tenant(code: RefusalCode) -> bool {
+/// Whether the tenant can act on the refusal. Faults of the server are not recorded as rejections of the tenant.
+pub fn is_recorded(code: RefusalCode) -> bool {
     use RefusalCode::*;
     !matches!(code, StorageUnavailable | ContentDamaged | DiskLow | Overloaded | ShuttingDown | Internal)
 }
@@ -43,7 +43,7 @@ fn text(refusal: &Refusal, reference: Option<RequestId>) -> String {
     }
 }
 
-/// Reply codes by RFC 5321 §4.2.3, enhanced ones by RFC 3463 and RFC 5248.
+/// Reply codes by RFC 5321 §4.2.3, enhanced codes by RFC 3463 and RFC 5248.
 fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
     use RefusalCode::*;
     let (code, subject, detail) = match code {
@@ -72,9 +72,9 @@ fn status(code: RefusalCode) -> (u16, EnhancedStatus) {
         DiskLow => (452, 3, 1),
         Overloaded => (451, 3, 2),
         ShuttingDown => (421, 3, 2),
-        // The key of the session is no longer good: it has to log in again, with another.
+        // The session's key is no longer valid: the client must authenticate with another.
         AuthenticationRequired | InvalidApiKey | ExpiredApiKey => (530, 7, 0),
-        // Of the API only; here for the day when one of them is asked over SMTP.
+        // Used by the HTTP API only.
         PlatformKeyRequired
         | NotFound
         | MethodNotAllowed
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_reads_the_same_way_whatever_it_is() {
+    fn every_refusal_has_the_same_text_form() {
         let id = RequestId::generate(Timestamp::UNIX_EPOCH);
         let refusal =
             Refusal::new(RefusalCode::SenderDomainNotOwned, "b.example is not yours", "use a.example");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_a_reply_that_a_client_can_take() {
+    fn every_code_has_a_valid_reply() {
         for &code in RefusalCode::ALL {
             let refusal = Refusal::new(code, "x".repeat(300) + "\r\n250 Ok é", "y ".repeat(400));
             let written = wire(&reply(&refusal, Some(RequestId::generate(Timestamp::UNIX_EPOCH))));

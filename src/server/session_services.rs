@@ -1,4 +1,4 @@
-//! The session's questions, put to intake, and its answers in words of SMTP.
+//! Answers the session's questions with the `submission` service, as SMTP verdicts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,56 +16,56 @@ use crate::model::{KeyId, Refusal, RequestId, Stage, TenantId};
 use crate::smtp::server::replies;
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict};
 use crate::store::ScramCredential;
-use crate::submission::{AuthenticationError, Extras, Submission, Submitter, Trace};
+use crate::submission::{AuthenticationError, Submission, SubmissionExtras, Submitter, Trace};
 
-/// Octets of randomness in the server's part of a SCRAM nonce.
+/// Octets of the SCRAM server nonce.
 const NONCE_OCTETS: usize = 24;
 
-/// What is known of the client of one connection.
+/// The services of one session, with what is known of its client.
 pub struct SessionServices {
     server: Arc<Server>,
-    visitor: Peer,
+    peer: Peer,
     stop: CancellationToken,
     tls: Option<String>,
     submitter: Option<Arc<Submitter>>,
-    /// Whom the client wants to prove to be.
-    claimed: Option<Box<Claim>>,
+    /// The user whose SCRAM proof is awaited.
+    scram: Option<Box<ScramExchange>>,
 }
 
-/// Who is at the other end.
+/// The client of a connection.
 pub struct Peer {
-    /// The address that limits and networks of keys hold for.
+    /// The client's address, for limits and for networks of keys.
     pub client: IpAddr,
-    /// The right to be here.
-    pub place: ConnectionSlot,
+    /// The admission of the connection.
+    pub slot: ConnectionSlot,
 }
 
-/// A user, and what a proof of being it is held against.
-struct Claim {
+/// A user, and the credential to verify its proof.
+struct ScramExchange {
     username: String,
     credential: ScramCredential,
 }
 
 impl SessionServices {
-    pub fn new(server: Arc<Server>, visitor: Peer, stop: CancellationToken) -> Self {
-        Self { server, visitor, stop, tls: None, submitter: None, claimed: None }
+    pub fn new(server: Arc<Server>, peer: Peer, stop: CancellationToken) -> Self {
+        Self { server, peer, stop, tls: None, submitter: None, scram: None }
     }
 
-    /// The connection is secured; RFC 3207 §4.2: whoever it was before, it is nobody now.
-    pub fn set_tls(&mut self, agreed: String) {
-        self.tls = Some(agreed);
+    /// After a TLS handshake. RFC 3207 §4.2: discards the authentication from before.
+    pub fn set_tls(&mut self, secured: String) {
+        self.tls = Some(secured);
         self.submitter = None;
     }
 
-    /// Answers one question. `helo` is the client's name for itself.
-    pub async fn put(&mut self, question: Question, helo: &str) -> Verdict {
+    /// Answers one question. `helo` is the client's EHLO name.
+    pub async fn handle(&mut self, question: Question, helo: &str) -> Verdict {
         let question = match question {
             Question::Authenticate(credentials) => return self.authenticate(&credentials).await,
             Question::FindUser(username) => return self.find_user(username).await,
             Question::CheckProof(proof) => return self.check_proof(&proof).await,
             question => question,
         };
-        // The session asks nothing else before a login.
+        // The session asks nothing else before authentication.
         let Some(submitter) = self.submitter.clone() else {
             return Verdict::Refused(replies::authentication_required_530());
         };
@@ -75,11 +75,11 @@ impl SessionServices {
                 return Verdict::Refused(replies::local_error_451());
             }
             Question::AdmitSender(path) => {
-                (Stage::Mail, self.server.intake.admit_sender(&submitter, &path, false).await)
+                (Stage::Mail, self.server.submission.admit_sender(&submitter, &path, false).await)
             }
             Question::AdmitRecipient { address, smtputf8, earlier } => {
                 let admitted =
-                    self.server.intake.admit_recipient(&submitter, &address, smtputf8, Some(earlier));
+                    self.server.submission.admit_recipient(&submitter, &address, smtputf8, Some(earlier));
                 (Stage::Rcpt, admitted.await)
             }
             Question::Accept { envelope, message, protocol } => {
@@ -89,9 +89,9 @@ impl SessionServices {
                     envelope: *envelope,
                     message,
                     trace,
-                    extras: Extras::default(),
+                    extras: SubmissionExtras::default(),
                 };
-                match self.server.intake.accept(submission).await {
+                match self.server.submission.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),
                     Err(refusal) => (Stage::Data, Err(refusal)),
                 }
@@ -105,21 +105,21 @@ impl SessionServices {
     }
 
     async fn authenticate(&mut self, credentials: &Credentials) -> Verdict {
-        if let Some(banned) = self.find_ban() {
+        if let Some(banned) = self.check_ban() {
             return banned;
         }
         let Credentials { username, password } = credentials;
-        match self.server.intake.authenticate(username, password, self.visitor.client).await {
+        match self.server.submission.authenticate(username, password, self.peer.client).await {
             Ok(submitter) => self.log_in(submitter, Verdict::Granted),
             Err(error) => self.refuse_login(username, error).await,
         }
     }
 
     async fn find_user(&mut self, username: String) -> Verdict {
-        if let Some(banned) = self.find_ban() {
+        if let Some(banned) = self.check_ban() {
             return banned;
         }
-        let credential = match self.server.intake.scram_credential(&username).await {
+        let credential = match self.server.submission.scram_credential(&username).await {
             Ok(credential) => credential,
             Err(error) => return self.refuse_login(&username, error).await,
         };
@@ -130,38 +130,38 @@ impl SessionServices {
             iterations: verifier.iterations(),
             nonce: STANDARD_NO_PAD.encode(nonce),
         };
-        self.claimed = Some(Box::new(Claim { username, credential }));
+        self.scram = Some(Box::new(ScramExchange { username, credential }));
         Verdict::Scram(parameters)
     }
 
     async fn check_proof(&mut self, proof: &ScramProof) -> Verdict {
-        // The session asks for a proof only after the user was found.
-        let Some(claim) = self.claimed.take() else { return Verdict::Refused(replies::local_error_451()) };
+        // The session passes a proof only after `FindUser`.
+        let Some(exchange) = self.scram.take() else { return Verdict::Refused(replies::local_error_451()) };
         let checked = self
             .server
-            .intake
-            .authenticate_by_proof(&claim.credential, &proof.auth_message, &proof.octets, self.visitor.client)
+            .submission
+            .authenticate_by_proof(&exchange.credential, &proof.auth_message, &proof.octets, self.peer.client)
             .await;
         match checked {
             Ok((submitter, signature)) => self.log_in(submitter, Verdict::Proven(signature)),
-            Err(error) => self.refuse_login(&claim.username, error).await,
+            Err(error) => self.refuse_login(&exchange.username, error).await,
         }
     }
 
-    /// Who is logged in.
+    /// The authenticated tenant.
     pub fn tenant_id(&self) -> Option<TenantId> {
         self.submitter.as_ref().map(|submitter| submitter.tenant.id)
     }
 
-    /// Of an address that is shut out nothing is looked up.
-    fn find_ban(&self) -> Option<Verdict> {
-        let until = self.server.bans.find(self.visitor.client, Timestamp::now())?;
+    /// For a banned address nothing is looked up.
+    fn check_ban(&self) -> Option<Verdict> {
+        let until = self.server.bans.banned_until(self.peer.client, Timestamp::now())?;
         Some(Verdict::Refused(replies::banned_421(until)))
     }
 
     fn log_in(&mut self, submitter: Submitter, granted: Verdict) -> Verdict {
-        self.server.bans.note_success(self.visitor.client, submitter.key.id);
-        if self.visitor.place.set_tenant(submitter.tenant.id).is_err() {
+        self.server.bans.record_success(self.peer.client, submitter.key.id);
+        if self.peer.slot.set_tenant(submitter.tenant.id).is_err() {
             tracing::warn!(tenant = %submitter.tenant.slug, "too many connections of a tenant");
             return Verdict::Refused(replies::too_many_of_tenant_421());
         }
@@ -171,21 +171,21 @@ impl SessionServices {
     }
 
     async fn refuse_login(&self, username: &str, error: AuthenticationError) -> Verdict {
-        // People type passwords into the wrong field, so only what is surely a name is counted and logged.
+        // Users type passwords into the wrong field, so only a valid key id is counted and logged.
         let key = username.parse::<KeyId>().ok();
         let refused = match error {
             AuthenticationError::Unavailable => replies::authentication_unavailable_454(),
             AuthenticationError::Refused(refusal) => refusal_replies::login_reply(&refusal),
-            AuthenticationError::Rejected => self.punish(key).await,
+            AuthenticationError::Rejected => self.fail_login(key).await,
         };
         let username = key.map_or_else(|| "(not a key id)".to_owned(), |id| id.to_string());
         tracing::warn!(username, code = refused.code, "login failed");
         Verdict::Refused(refused)
     }
 
-    /// The reply to credentials that are wrong, after the time that they cost.
-    async fn punish(&self, key: Option<KeyId>) -> Reply {
-        match self.server.bans.note_failure(self.visitor.client, key, Timestamp::now()) {
+    /// The reply to wrong credentials, after the delay imposed by the limiter.
+    async fn fail_login(&self, key: Option<KeyId>) -> Reply {
+        match self.server.bans.record_failure(self.peer.client, key, Timestamp::now()) {
             AuthDecision::Ban(until) => replies::banned_421(until),
             AuthDecision::Delay(delay) => {
                 tokio::select! {
@@ -197,12 +197,12 @@ impl SessionServices {
         }
     }
 
-    /// Words a refusal, and notes it for the tenant unless the fault is ours.
+    /// The reply to a refusal, which is recorded for the tenant unless it is a fault of the server.
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
-        let reference: Option<RequestId> = refusal_replies::concerns_tenant(refusal.code)
+        let reference: Option<RequestId> = refusal_replies::is_recorded(refusal.code)
             .then(|| {
                 let id = RequestId::generate(Timestamp::now());
-                self.server.intake.note_rejection(id, submitter, stage, refusal)
+                self.server.submission.record_rejection(id, submitter, stage, refusal)
             })
             .flatten();
         let reply = refusal_replies::reply(refusal, reference);

@@ -1,4 +1,4 @@
-//! A connection's stream, before and after TLS.
+//! The stream of a connection, before and after TLS.
 
 use std::io;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use tokio_rustls::server::TlsStream;
 
 use crate::smtp::ChannelBinding;
 
-/// What octets come from and go to.
+/// A plain or TLS stream.
 pub enum Stream {
-    /// In clear.
+    /// Plain text.
     Plain(TcpStream),
-    /// Secured; boxed, because most connections idle and its state is large.
+    /// TLS; boxed, because its state is large and most connections are idle.
     Tls(Box<TlsStream<TcpStream>>),
-    /// A handshake took the stream and failed.
+    /// A failed handshake consumed the stream.
     Gone,
 }
 
-/// What a handshake agreed on.
+/// The result of a TLS handshake.
 pub struct Secured {
-    /// Version and cipher, for `Received`.
+    /// Version and cipher suite, for `Received`.
     pub description: String,
-    /// What a login can be bound to.
+    /// The channel binding.
     pub channel: Option<ChannelBinding>,
 }
 
 impl Stream {
-    /// Appends what there is to the buffer's spare room; 0 is the end. Nothing is lost when cancelled.
+    /// Appends available octets to the buffer; 0 at the end of the stream. Safe to cancel.
     pub async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read_buf(buffer).await,
@@ -39,7 +39,7 @@ impl Stream {
         }
     }
 
-    /// Sends all of it.
+    /// Sends all octets.
     pub async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(octets).await,
@@ -51,7 +51,7 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending direction.
     pub async fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.shutdown().await,
@@ -60,20 +60,20 @@ impl Stream {
         }
     }
 
-    /// Shakes hands as the server.
+    /// Performs the TLS handshake as server.
     pub async fn secure(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<Secured> {
         let Self::Plain(plain) = std::mem::replace(self, Self::Gone) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let secured = TlsAcceptor::from(config).accept(plain).await?;
-        let tls = secured.get_ref().1;
-        let agreed = Secured { description: describe(tls), channel: export(tls) };
-        *self = Self::Tls(Box::new(secured));
-        Ok(agreed)
+        let stream = TlsAcceptor::from(config).accept(plain).await?;
+        let tls = stream.get_ref().1;
+        let secured = Secured { description: describe(tls), channel: export(tls) };
+        *self = Self::Tls(Box::new(stream));
+        Ok(secured)
     }
 }
 
-/// RFC 9266 §3: of TLS 1.3 only, for the material of TLS 1.2 is unique only with an extension that few have.
+/// RFC 9266 §3: TLS 1.3 only; under TLS 1.2 the exporter is unique only with an extension that few clients have.
 fn export(tls: &rustls::ServerConnection) -> Option<ChannelBinding> {
     if tls.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
         return None;

@@ -1,10 +1,11 @@
-//! Commands, shaped like the ABNF of RFC 5321 §4.1: first the verb, by which the session decides whether it may
-//! come now, then its arguments.
+//! Commands as in the ABNF of RFC 5321 §4.1. [`split`] reads the verb, by which the session decides whether the
+//! command is allowed; the other functions parse its arguments.
 
+use super::command_error::CommandError;
 use super::parameters::{self, MailOptions};
-use crate::mail::{Address, AddressError, Host, RcptParameters, ReversePath};
+use crate::mail::{Address, Host, RcptParameters, ReversePath};
 
-/// A verb that the server knows and offers.
+/// A verb that the server implements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Verb {
@@ -21,27 +22,6 @@ pub enum Verb {
     Help,
     Vrfy,
     Quit,
-}
-
-/// Why a line is not a command that can be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandError {
-    /// Control characters, or not UTF-8.
-    Malformed,
-    /// Longer than this command may be (RFC 5321 §4.5.3.1.4).
-    TooLong,
-    /// No such verb.
-    Unknown,
-    /// A verb of the protocol that is not offered here.
-    NotOffered,
-    /// HTTP; a browser was made to talk to us.
-    Http,
-    /// The arguments are not what the verb wants, which is this.
-    Argument(&'static str),
-    /// A parameter that no offered extension defines (RFC 5321 §4.1.1.11).
-    Parameter(&'static str),
-    /// The mailbox in a path is none.
-    Address(AddressError),
 }
 
 impl Verb {
@@ -62,7 +42,7 @@ impl Verb {
         Self::Quit,
     ];
 
-    /// The verb as written in a command.
+    /// The verb as written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ehlo => "EHLO",
@@ -81,7 +61,7 @@ impl Verb {
         }
     }
 
-    /// Octets of the command, CRLF included: RFC 5321 §4.5.3.1.4 and what each offered extension adds.
+    /// Maximum length of the command with CRLF: RFC 5321 §4.5.3.1.4, plus what each extension adds.
     fn octets_max(self) -> usize {
         match self {
             // RFC 4954 §4.
@@ -97,14 +77,14 @@ impl Verb {
     }
 }
 
-/// Verbs of RFC 5321 and its extensions that this server does not offer.
+/// Verbs of SMTP and its extensions that this server does not implement.
 const NOT_OFFERED: &[&str] =
     &["EXPN", "ETRN", "ATRN", "TURN", "SEND", "SAML", "SOML", "BURL", "LHLO", "XCLIENT", "XFORWARD"];
 
 const HTTP: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
 
-/// Takes the verb from a line without its CRLF; the rest is its arguments.
+/// Splits a line without CRLF into verb and arguments.
 pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
     let text = std::str::from_utf8(line).map_err(|_| CommandError::Malformed)?;
     if text.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
@@ -123,17 +103,17 @@ pub fn split(line: &[u8]) -> Result<(Verb, &str), CommandError> {
     }
 }
 
-/// What MAIL says (RFC 5321 §4.1.1.2).
+/// The arguments of MAIL (RFC 5321 §4.1.1.2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct MailArguments {
     pub path: ReversePath,
     pub options: MailOptions,
 }
 
-/// Reads what follows MAIL.
+/// Parses the arguments of MAIL.
 pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
-    const SHAPE: CommandError = CommandError::Argument("MAIL FROM:<address>");
-    let (path, parameters) = split_path(arguments, "FROM:", SHAPE)?;
+    const SYNTAX: CommandError = CommandError::Argument("MAIL FROM:<address>");
+    let (path, parameters) = split_path(arguments, "FROM:", SYNTAX)?;
     let path = match path {
         Path::Bracketed("") => ReversePath::Null,
         Path::Bracketed(text) => ReversePath::Mailbox(parse_mailbox(text)?),
@@ -142,16 +122,16 @@ pub fn parse_mail(arguments: &str) -> Result<MailArguments, CommandError> {
     Ok(MailArguments { path, options: parameters::parse_mail_options(parameters)? })
 }
 
-/// Where a RCPT goes (RFC 5321 §4.1.1.3).
+/// The path of RCPT (RFC 5321 §4.1.1.3).
 #[derive(Debug, PartialEq, Eq)]
 pub enum ForwardPath {
-    /// `<Postmaster>`, without a domain: that of this server.
+    /// `<Postmaster>` without a domain: the postmaster of this server.
     Postmaster,
-    /// A mailbox.
+    /// An address.
     Mailbox(Address),
 }
 
-/// Reads what follows RCPT.
+/// Parses the arguments of RCPT.
 pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), CommandError> {
     let (path, parameters) = split_path(arguments, "TO:", CommandError::Argument("RCPT TO:<address>"))?;
     let parameters = parameters::parse_rcpt_parameters(parameters)?;
@@ -166,60 +146,60 @@ pub fn parse_rcpt(arguments: &str) -> Result<(ForwardPath, RcptParameters), Comm
     Ok((ForwardPath::Mailbox(mailbox), parameters))
 }
 
-/// What BDAT announces (RFC 3030 §2).
+/// A chunk announced by BDAT (RFC 3030 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     pub octets: u64,
     pub last: bool,
 }
 
-/// Reads what follows BDAT.
+/// Parses the arguments of BDAT.
 pub fn parse_bdat(arguments: &str) -> Result<Chunk, CommandError> {
-    const SHAPE: CommandError = CommandError::Argument("BDAT octets, then LAST or nothing");
+    const SYNTAX: CommandError = CommandError::Argument("BDAT octets [LAST]");
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
-    let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SHAPE)?;
-    let octets = size.parse().map_err(|_| SHAPE)?;
+    let size = words.next().filter(|size| size.bytes().all(|b| b.is_ascii_digit())).ok_or(SYNTAX)?;
+    let octets = size.parse().map_err(|_| SYNTAX)?;
     let last = match words.next() {
         None => false,
         Some(word) if word.eq_ignore_ascii_case("LAST") => true,
-        Some(_) => return Err(SHAPE),
+        Some(_) => return Err(SYNTAX),
     };
-    if words.next().is_some() { Err(SHAPE) } else { Ok(Chunk { octets, last }) }
+    if words.next().is_some() { Err(SYNTAX) } else { Ok(Chunk { octets, last }) }
 }
 
-/// Reads what follows AUTH: a mechanism and an initial response (RFC 4954 §4).
+/// Parses the arguments of AUTH: mechanism and initial response (RFC 4954 §4).
 pub fn parse_auth(arguments: &str) -> Result<(&str, Option<&str>), CommandError> {
     let mut words = arguments.split(' ').filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next()) {
         (Some(mechanism), initial, None) => Ok((mechanism, initial)),
-        _ => Err(CommandError::Argument("AUTH mechanism, then an initial response or nothing")),
+        _ => Err(CommandError::Argument("AUTH mechanism [initial-response]")),
     }
 }
 
 enum Path<'a> {
     Bracketed(&'a str),
-    /// Without the brackets, as many clients of long ago and some of today write it.
+    /// Without angle brackets, as some clients send it.
     Bare(&'a str),
 }
 
-/// Splits `KEYWORD:path parameters`. White space behind the colon is common and harmless.
+/// Splits `KEYWORD:path parameters`. White space after the colon is tolerated.
 fn split_path<'a>(
     arguments: &'a str,
     keyword: &str,
-    shape: CommandError,
+    syntax: CommandError,
 ) -> Result<(Path<'a>, &'a str), CommandError> {
     let rest = match arguments.get(..keyword.len()) {
         Some(front) if front.eq_ignore_ascii_case(keyword) => {
             arguments[keyword.len()..].trim_start_matches(' ')
         }
-        _ => return Err(shape),
+        _ => return Err(syntax),
     };
     let (path, rest) = match rest.strip_prefix('<') {
         Some(inner) => {
-            let end = find_unquoted(inner, '>').ok_or(shape.clone())?;
+            let end = find_unquoted(inner, '>').ok_or(syntax.clone())?;
             (Path::Bracketed(&inner[..end]), &inner[end + 1..])
         }
-        None if rest.is_empty() => return Err(shape),
+        None if rest.is_empty() => return Err(syntax),
         None => {
             let end = find_unquoted(rest, ' ').unwrap_or(rest.len());
             (Path::Bare(&rest[..end]), &rest[end..])
@@ -228,11 +208,11 @@ fn split_path<'a>(
     match rest.strip_prefix(' ') {
         Some(parameters) => Ok((path, parameters.trim_start_matches(' '))),
         None if rest.is_empty() => Ok((path, "")),
-        None => Err(shape),
+        None => Err(syntax),
     }
 }
 
-/// The first such character outside a quoted string.
+/// The position of the first such character outside a quoted string.
 fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (i, c) in text.char_indices() {
@@ -247,22 +227,22 @@ fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     None
 }
 
-/// The inside of the brackets: a mailbox, behind a source route or not. RFC 5321 §4.1.2, Appendix C: the route
-/// must be accepted and should be ignored.
+/// Parses the text between the angle brackets: an address, with or without a source route. RFC 5321 §4.1.2 and
+/// Appendix C: a source route must be accepted and should be ignored.
 fn parse_mailbox(text: &str) -> Result<Address, CommandError> {
     let mailbox = if text.starts_with('@') { drop_route(text)? } else { text };
     Address::parse(mailbox).map_err(CommandError::Address)
 }
 
 fn drop_route(text: &str) -> Result<&str, CommandError> {
-    const FAULT: CommandError = CommandError::Argument("a source route of the form @host,@host:address");
+    const SYNTAX: CommandError = CommandError::Argument("a source route of the form @host,@host:address");
     let mut rest = text;
     loop {
-        let hop = rest.strip_prefix('@').ok_or(FAULT)?;
-        // The colons of an IPv6 literal end nothing.
-        let literal = if hop.starts_with('[') { hop.find(']').ok_or(FAULT)? } else { 0 };
-        let end = literal + hop[literal..].find([',', ':']).ok_or(FAULT)?;
-        Host::parse(&hop[..end]).map_err(|_| FAULT)?;
+        let hop = rest.strip_prefix('@').ok_or(SYNTAX)?;
+        // Colons inside an IPv6 literal do not end the route.
+        let literal = if hop.starts_with('[') { hop.find(']').ok_or(SYNTAX)? } else { 0 };
+        let end = literal + hop[literal..].find([',', ':']).ok_or(SYNTAX)?;
+        Host::parse(&hop[..end]).map_err(|_| SYNTAX)?;
         rest = &hop[end + 1..];
         if hop[end..].starts_with(':') {
             return Ok(rest);
@@ -273,6 +253,7 @@ fn drop_route(text: &str) -> Result<&str, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::AddressError;
     use proptest::prelude::*;
 
     fn sender(arguments: &str) -> String {
@@ -328,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_path_is_refused() {
+    fn invalid_paths_are_refused() {
         for bad in [
             "",
             "FROM",

@@ -1,69 +1,68 @@
-//! Content: with DATA, where it ends and what it is without the transparency dots (RFC 5321 §4.5.2); with BDAT, the
-//! octets of its chunks (RFC 3030), to which the same rules apply but the dots'.
+//! Decodes message content. With DATA: finds the end and removes transparency dots (RFC 5321 §4.5.2). With BDAT:
+//! takes the octets of the chunks (RFC 3030); the same rules apply, except for dots.
 //!
-//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends it, or `.CRLF` right after the command. Anything laxer lets one
-//! message hold another (SMTP smuggling). Whatever is wrong with a message, it is read to that end, so that none
-//! of it is ever taken for commands.
+//! RFC 5321 §4.1.1.4: only `CRLF.CRLF` ends DATA, or `.CRLF` right after the command. Accepting anything else allows
+//! SMTP smuggling. Faulty content is read to its end, so that its octets are never parsed as commands.
 
 use std::mem;
 
 use memchr::memchr3;
 
-/// What becomes of a carriage return or line feed that stands alone.
+/// The treatment of a bare carriage return or line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareNewline {
-    /// A line feed becomes CRLF, a carriage return a space.
+    /// LF becomes CRLF, CR becomes a space.
     Normalize,
-    /// The message is at fault.
+    /// The message is refused.
     Reject,
 }
 
-/// What a message may be.
+/// Limits of message content.
 #[derive(Debug, Clone, Copy)]
 pub struct DataLimits {
-    /// Octets without transparency dots (RFC 1870 §5).
+    /// Octets of the message, without transparency dots (RFC 1870 §5).
     pub message_octets_max: u64,
-    /// Octets between two line ends.
+    /// Octets of a line without its end.
     pub line_octets_max: usize,
-    /// About lone carriage returns and line feeds.
+    /// The treatment of a bare CR or LF.
     pub bare_newline: BareNewline,
 }
 
-/// Why a message cannot be taken as it is. Of several, the first in this order is reported.
+/// Why the content is refused. Of several reasons, the first in this order is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// More octets than the limit.
+pub enum ContentError {
+    /// Larger than the limit.
     TooLarge,
-    /// A NUL octet (RFC 5321 §4.5.2 forbids it in effect: it is not text).
+    /// A NUL octet (RFC 5321 §4.5.2 does not allow it in text).
     Nul,
-    /// A lone carriage return or line feed, in reject mode.
+    /// A bare CR or LF, with [`BareNewline::Reject`].
     BareNewline,
-    /// A line over the hard limit.
+    /// A line longer than the limit.
     LineTooLong,
 }
 
-/// How far a piece of input brought the decoder.
+/// The result of decoding one piece of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataProgress {
-    /// All of it was content.
+    /// The whole piece was content.
     Partial,
-    /// The end was found after so many octets; the rest are commands.
+    /// The end of the content was found; commands follow.
     Complete {
-        /// Octets of this piece that belong to DATA, the final dot included.
+        /// Octets of the piece that belong to DATA, with the final dot.
         consumed: usize,
     },
 }
 
-/// Who says where the content ends.
+/// How the end of the content is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// A dot on a line of its own; other dots there are doubled.
+    /// DATA: a line with a single dot; leading dots are doubled.
     Dots,
-    /// The lengths of chunks: dots mean nothing, and [`Decoder::end`] says when it is over.
+    /// BDAT: chunk lengths. Dots have no meaning, and the caller calls [`Decoder::end`].
     Chunks,
 }
 
-/// Takes the octets of content and builds the message in one piece.
+/// Builds the message from pieces of content.
 #[derive(Debug)]
 pub struct Decoder {
     limits: DataLimits,
@@ -71,25 +70,25 @@ pub struct Decoder {
     message: Vec<u8>,
     octets: u64,
     line_octets: usize,
-    at: At,
+    position: Position,
     seen: Seen,
 }
 
-/// Where in a line the next octet stands.
+/// The position in the current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    /// Behind a CRLF of the wire, or at the very start.
+enum Position {
+    /// After a CRLF on the wire, or at the start.
     LineStart,
-    /// Behind a dot at the line start.
+    /// After a dot at the line start.
     Dot,
-    /// Behind a dot and a CR at the line start.
+    /// After a dot and CR at the line start.
     DotCr,
     Inside,
-    /// Behind a CR.
+    /// After a CR.
     Cr,
 }
 
-/// Facts, not the first fault, so that the verdict does not depend on how the input was split.
+/// Everything found so far, so that the result does not depend on how the input was split.
 #[derive(Debug, Default, Clone, Copy)]
 struct Seen {
     nul: bool,
@@ -98,16 +97,16 @@ struct Seen {
 }
 
 impl Framing {
-    fn line_start(self) -> At {
+    fn line_start(self) -> Position {
         match self {
-            Self::Dots => At::LineStart,
-            Self::Chunks => At::Inside,
+            Self::Dots => Position::LineStart,
+            Self::Chunks => Position::Inside,
         }
     }
 }
 
 impl Decoder {
-    /// A decoder with room for a message of about `octets_expected`.
+    /// A decoder with a buffer of `octets_expected`.
     pub fn new(limits: DataLimits, framing: Framing, octets_expected: usize) -> Self {
         Self {
             limits,
@@ -115,14 +114,14 @@ impl Decoder {
             message: Vec::with_capacity(octets_expected),
             octets: 0,
             line_octets: 0,
-            at: framing.line_start(),
+            position: framing.line_start(),
             seen: Seen::default(),
         }
     }
 
-    /// The last chunk was decoded. What DATA cannot do without, a chunk may lack: the end of the last line.
+    /// Ends the content after the last chunk. A chunk may lack the final CRLF, which DATA always has.
     pub fn end(&mut self) {
-        if mem::replace(&mut self.at, At::Inside) == At::Cr {
+        if mem::replace(&mut self.position, Position::Inside) == Position::Cr {
             self.store_bare_cr();
         }
         if self.line_octets > 0 {
@@ -130,81 +129,81 @@ impl Decoder {
         }
     }
 
-    /// Octets of memory that the message holds.
+    /// Memory that the message uses.
     pub fn memory_octets(&self) -> usize {
         self.message.capacity()
     }
 
-    /// Frees what was stored; from here on only the end is looked for.
+    /// Frees the message; from now on only the end of the content is searched for.
     pub fn discard(&mut self) {
         self.message = Vec::new();
         self.limits.message_octets_max = 0;
     }
 
-    /// The message, once its end was found.
-    pub fn finish(self) -> Result<Vec<u8>, Fault> {
-        match self.fault() {
+    /// The message, after the end was found.
+    pub fn finish(self) -> Result<Vec<u8>, ContentError> {
+        match self.error() {
             None => Ok(self.message),
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
         }
     }
 
-    /// What is wrong with the content so far.
-    pub fn fault(&self) -> Option<Fault> {
+    /// The first reason to refuse the content received so far.
+    pub fn error(&self) -> Option<ContentError> {
         let reject = self.limits.bare_newline == BareNewline::Reject;
         match self.seen {
-            _ if self.octets > self.limits.message_octets_max => Some(Fault::TooLarge),
-            Seen { nul: true, .. } => Some(Fault::Nul),
-            Seen { bare_newline: true, .. } if reject => Some(Fault::BareNewline),
-            Seen { long_line: true, .. } => Some(Fault::LineTooLong),
+            _ if self.octets > self.limits.message_octets_max => Some(ContentError::TooLarge),
+            Seen { nul: true, .. } => Some(ContentError::Nul),
+            Seen { bare_newline: true, .. } if reject => Some(ContentError::BareNewline),
+            Seen { long_line: true, .. } => Some(ContentError::LineTooLong),
             _ => None,
         }
     }
 
-    /// Decodes a piece. `run` is the start of the octets that are content as they stand and are not stored yet:
-    /// a message without oddities is copied once, in pieces as large as they came.
+    /// Decodes one piece. `run` is the start of content octets that are not stored yet: ordinary content is copied
+    /// once, in pieces as large as they arrived.
     pub fn decode(&mut self, bytes: &[u8]) -> DataProgress {
         let (mut run, mut i) = (0, 0);
         while let Some(&octet) = bytes.get(i) {
-            match (self.at, octet) {
-                (At::LineStart, b'.') => {
+            match (self.position, octet) {
+                (Position::LineStart, b'.') => {
                     self.store(&bytes[run..i]);
-                    self.at = At::Dot;
+                    self.position = Position::Dot;
                     i += 1;
                     run = i;
                 }
-                (At::LineStart, _) => self.at = At::Inside,
-                (At::Dot, b'\r') => {
-                    self.at = At::DotCr;
+                (Position::LineStart, _) => self.position = Position::Inside,
+                (Position::Dot, b'\r') => {
+                    self.position = Position::DotCr;
                     i += 1;
                     run = i;
                 }
-                (At::Dot, b'\n') => {
-                    // The dot is all there is on the line, and the line does not end the message: so it is content.
+                (Position::Dot, b'\n') => {
+                    // A dot alone on a line that does not end with CRLF: content.
                     self.store(b".");
-                    self.at = At::Inside;
+                    self.position = Position::Inside;
                 }
-                // RFC 5321 §4.5.2: other characters follow on the line, so the dot goes.
-                (At::Dot, _) => self.at = At::Inside,
-                (At::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
-                (At::DotCr | At::Cr, _) if octet != b'\n' => {
+                // RFC 5321 §4.5.2: a leading dot followed by other characters is removed.
+                (Position::Dot, _) => self.position = Position::Inside,
+                (Position::DotCr, b'\n') => return DataProgress::Complete { consumed: i + 1 },
+                (Position::DotCr | Position::Cr, _) if octet != b'\n' => {
                     self.store_bare_cr();
-                    self.at = At::Inside;
+                    self.position = Position::Inside;
                 }
-                (At::Cr | At::DotCr, _) => {
+                (Position::Cr | Position::DotCr, _) => {
                     self.store(b"\r\n");
                     self.end_line(self.framing.line_start());
                     i += 1;
                     run = i;
                 }
-                (At::Inside, _) => (run, i) = self.decode_inside(bytes, run, i),
+                (Position::Inside, _) => (run, i) = self.decode_inside(bytes, run, i),
             }
         }
         self.store(&bytes[run..]);
         DataProgress::Partial
     }
 
-    /// Goes to the next octet that matters, from within a line; answers the new `run` and `i`.
+    /// Advances to the next special octet within a line; returns the new `run` and `i`.
     fn decode_inside(&mut self, bytes: &[u8], run: usize, i: usize) -> (usize, usize) {
         let Some(found) = memchr3(b'\r', b'\n', 0, &bytes[i..]) else {
             self.extend_line(bytes.len() - i);
@@ -228,11 +227,11 @@ impl Decoder {
             (b'\n', _) => {
                 self.seen.bare_newline = true;
                 self.store(b"\r\n");
-                // Not a line start of the wire: a dot behind it is content.
-                self.end_line(At::Inside);
+                // Not a line start on the wire: a dot after it is content.
+                self.end_line(Position::Inside);
             }
             (_, Some(_)) => self.store_bare_cr(),
-            (_, None) => self.at = At::Cr,
+            (_, None) => self.position = Position::Cr,
         }
         (at + 1, at + 1)
     }
@@ -248,14 +247,14 @@ impl Decoder {
         self.seen.long_line |= self.line_octets > self.limits.line_octets_max;
     }
 
-    fn end_line(&mut self, at: At) {
+    fn end_line(&mut self, position: Position) {
         self.line_octets = 0;
-        self.at = at;
+        self.position = position;
     }
 
     fn store(&mut self, run: &[u8]) {
         self.octets = self.octets.saturating_add(run.len() as u64);
-        if self.fault().is_none() {
+        if self.error().is_none() {
             self.message.extend_from_slice(run);
         } else if self.message.capacity() > 0 {
             self.message = Vec::new();
@@ -271,8 +270,8 @@ mod tests {
     const LIMITS: DataLimits =
         DataLimits { message_octets_max: 1000, line_octets_max: 100, bare_newline: BareNewline::Normalize };
 
-    /// The message or its fault, and the octets behind the end; nothing while the end is missing.
-    type Outcome = Option<(Result<Vec<u8>, Fault>, Vec<u8>)>;
+    /// The message or its error, and the octets after the end; `None` while the end is missing.
+    type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
 
     fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Outcome {
         let mut decoder = Decoder::new(limits, Framing::Dots, 0);
@@ -289,8 +288,8 @@ mod tests {
         decode(LIMITS, &[wire]).map(|(message, _)| message.unwrap())
     }
 
-    /// What RFC 5321 §4.5.2 says, written as slowly and plainly as possible: cut at the end, split at CRLF,
-    /// take the dots off, then mend what stands alone.
+    /// A plain reference implementation of RFC 5321 §4.5.2: cut at the end, split at CRLF, remove leading dots, then
+    /// normalize bare CR and LF.
     fn model(limits: DataLimits, wire: &[u8]) -> Outcome {
         let framed = [b"\r\n", wire].concat();
         let end = framed.windows(5).position(|w| w == b"\r\n.\r\n")?;
@@ -308,13 +307,13 @@ mod tests {
         let long = mended.split('\u{100}').any(|line| line.chars().count() > limits.line_octets_max);
         let mended: Vec<u8> = mended.replace('\u{100}', "\r\n").chars().map(|c| c as u8).collect();
         let verdict = if mended.len() as u64 > limits.message_octets_max {
-            Err(Fault::TooLarge)
+            Err(ContentError::TooLarge)
         } else if nul {
-            Err(Fault::Nul)
+            Err(ContentError::Nul)
         } else if bare && limits.bare_newline == BareNewline::Reject {
-            Err(Fault::BareNewline)
+            Err(ContentError::BareNewline)
         } else if long {
-            Err(Fault::LineTooLong)
+            Err(ContentError::LineTooLong)
         } else {
             Ok(mended)
         };
@@ -331,12 +330,12 @@ mod tests {
             (b"..a\r\n...\r\n.\r\n", b".a\r\n..\r\n"),
             (b".a\r\n.\r\n", b"a\r\n"),
             (b"a.\r\n.\r\n", b"a.\r\n"),
-            // What stands alone.
+            // Bare CR and LF.
             (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
             (b"a\rb\r\n.\r\n", b"a b\r\n"),
             (b"a\r\r\n.\r\n", b"a \r\n"),
             (b"a\n\r\n.\r\n", b"a\r\n\r\n"),
-            // Ends that are none: each is, or was, taken for one by some server.
+            // Not the end: each of these is or was accepted as the end by some server.
             (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
             (b"a\r\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
@@ -352,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_is_left_for_the_commands() {
+    fn octets_after_the_end_are_left_for_commands() {
         let (message, rest) = decode(LIMITS, &[b"a\r\n.\r\nQUIT\r\n.\r\n"]).unwrap();
         assert_eq!((message, &rest[..]), (Ok(b"a\r\n".to_vec()), &b"QUIT\r\n.\r\n"[..]));
     }
@@ -362,35 +361,35 @@ mod tests {
         let limits = DataLimits { message_octets_max: 5, ..LIMITS };
         assert_eq!(decode(limits, &[b"abc\r\n.\r\n"]).unwrap().0, Ok(b"abc\r\n".to_vec()));
         assert_eq!(decode(limits, &[b"..bc\r\n.\r\n"]).unwrap().0, Ok(b".bc\r\n".to_vec()));
-        assert_eq!(decode(limits, &[b"abcd\r\n.\r\n"]).unwrap().0, Err(Fault::TooLarge));
+        assert_eq!(decode(limits, &[b"abcd\r\n.\r\n"]).unwrap().0, Err(ContentError::TooLarge));
     }
 
     #[test]
-    fn a_message_over_the_limit_is_read_to_its_end_without_being_kept() {
+    fn a_message_over_the_limit_is_read_to_its_end_and_discarded() {
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, 0);
         for _ in 0..1000 {
             assert_eq!(decoder.decode(b"0123456789\r\n"), DataProgress::Partial);
         }
         assert_eq!(decoder.memory_octets(), 0);
         assert_eq!(decoder.decode(b"QUIT\r\n.\r\nNOOP\r\n"), DataProgress::Complete { consumed: 9 });
-        assert_eq!(decoder.finish(), Err(Fault::TooLarge));
+        assert_eq!(decoder.finish(), Err(ContentError::TooLarge));
     }
 
     #[test]
-    fn faults_are_found_and_only_in_the_mode_that_knows_them() {
+    fn content_errors_are_found_in_their_mode_only() {
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
-        assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
-        assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(Fault::BareNewline));
+        assert_eq!(decode(reject, &[b"a\nb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
+        assert_eq!(decode(reject, &[b"a\rb\r\n.\r\n"]).unwrap().0, Err(ContentError::BareNewline));
         assert_eq!(decode(reject, &[b"a\r\nb\r\n.\r\n"]).unwrap().0, Ok(b"a\r\nb\r\n".to_vec()));
-        assert_eq!(decode(LIMITS, &[b"a\0b\r\n.\r\n"]).unwrap().0, Err(Fault::Nul));
+        assert_eq!(decode(LIMITS, &[b"a\0b\r\n.\r\n"]).unwrap().0, Err(ContentError::Nul));
         let long = [&b"x".repeat(101)[..], b"\r\n.\r\n"].concat();
-        assert_eq!(decode(LIMITS, &[&long]).unwrap().0, Err(Fault::LineTooLong));
+        assert_eq!(decode(LIMITS, &[&long]).unwrap().0, Err(ContentError::LineTooLong));
         let long_after_lf = [b"a\n", &b"x".repeat(100)[..], b"\r\n.\r\n"].concat();
         assert!(decode(LIMITS, &[&long_after_lf]).unwrap().0.is_ok());
     }
 
     #[test]
-    fn an_ordinary_message_fills_the_room_it_announced_and_no_more() {
+    fn an_ordinary_message_uses_the_declared_memory() {
         let line = b"An ordinary line of ordinary text, about as long as most of them are.\r\n";
         let wire = [&line.repeat(10)[..], b".\r\n"].concat();
         let mut decoder = Decoder::new(LIMITS, Framing::Dots, line.len() * 10);
@@ -399,7 +398,7 @@ mod tests {
         assert_eq!(decoder.memory_octets(), room);
     }
 
-    fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, Fault> {
+    fn decode_chunks(limits: DataLimits, chunks: &[&[u8]]) -> Result<Vec<u8>, ContentError> {
         let mut decoder = Decoder::new(limits, Framing::Chunks, 0);
         for chunk in chunks {
             assert_eq!(decoder.decode(chunk), DataProgress::Partial);
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn in_chunks_dots_mean_nothing_and_the_other_rules_hold() {
+    fn chunks_have_no_dot_stuffing_and_follow_the_other_rules() {
         let decode = |text: &[u8]| decode_chunks(LIMITS, &[text]);
         for (text, expected) in [
             (&b""[..], &b""[..]),
@@ -422,9 +421,9 @@ mod tests {
         ] {
             assert_eq!(decode(text).as_deref(), Ok(expected), "{}", text.escape_ascii());
         }
-        assert_eq!(decode(b"a\0"), Err(Fault::Nul));
+        assert_eq!(decode(b"a\0"), Err(ContentError::Nul));
         let reject = DataLimits { bare_newline: BareNewline::Reject, ..LIMITS };
-        assert_eq!(decode_chunks(reject, &[b"a\r"]), Err(Fault::BareNewline));
+        assert_eq!(decode_chunks(reject, &[b"a\r"]), Err(ContentError::BareNewline));
         assert_eq!(decode_chunks(reject, &[b"a\r", b"\nb\r\n"]), Ok(b"a\r\nb\r\n".to_vec()));
     }
 

@@ -1,41 +1,41 @@
-//! Where a command line ends. RFC 5321 §2.3.8: at CRLF, and at nothing else.
+//! Reads command lines. RFC 5321 §2.3.8: a line ends with CRLF and nothing else.
 
 use memchr::{memchr, memmem};
 
-/// The longest line of any command, CRLF included: an AUTH exchange may need so much (RFC 4954 §4).
-/// What the other commands may have is checked once the verb is known.
+/// The longest command line with CRLF: AUTH responses need that much (RFC 4954 §4). Shorter limits of other commands
+/// are checked after the verb is parsed.
 pub const LINE_OCTETS_MAX: usize = 12_288;
 
-/// The first octet of a TLS record with a handshake (RFC 8446 §5.1); no command begins with it.
+/// The first octet of a TLS handshake record (RFC 8446 §5.1); no command begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Why there is no line. The rest of the faulty line, up to its CRLF, is then thrown away.
+/// Why there is no line. The rest of the faulty line, up to its CRLF, is discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineError {
-    /// No end within [`LINE_OCTETS_MAX`].
+    /// No CRLF within [`LINE_OCTETS_MAX`].
     TooLong,
-    /// A line feed without a carriage return before it. Told at once, because who types
-    /// it by hand never sends a CRLF; never taken as an end, because that is how commands are smuggled.
+    /// LF without CR. Reported at once, because a client that ends lines with LF never sends CRLF. Never treated as a
+    /// line end, which would allow command smuggling.
     BareLineFeed,
-    /// The client speaks TLS where plain text is expected.
+    /// The client starts a TLS handshake on a plain-text port.
     TlsHello,
 }
 
-/// What stands at the front of a buffer: a line without its CRLF, or a fault.
-pub type Found<'a> = Result<&'a [u8], LineError>;
+/// The first line of the buffer without its CRLF, or an error.
+pub type LineResult<'a> = Result<&'a [u8], LineError>;
 
-/// Finds lines in a buffer that grows behind and is consumed in front.
+/// Finds lines in a receive buffer.
 #[derive(Debug, Default)]
 pub struct LineReader {
-    /// Octets at the front of the buffer that are known to hold no line feed.
+    /// Octets at the start of the buffer without a line feed.
     scanned: usize,
     discarding: bool,
 }
 
 impl LineReader {
-    /// Looks for a line at the front of the buffer. Answers how many octets are done with, and the line without its
-    /// CRLF; no line means that more octets are needed.
-    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<Found<'a>>) {
+    /// Finds a line at the start of the buffer. Returns the octets consumed and the line without its CRLF; without a
+    /// line, more input is needed.
+    pub fn next<'a>(&mut self, buffer: &'a [u8]) -> (usize, Option<LineResult<'a>>) {
         let start = match self.discard(buffer) {
             Some(start) => start,
             None => return (buffer.len() - usize::from(buffer.ends_with(b"\r")), None),
@@ -50,7 +50,7 @@ impl LineReader {
                 self.scanned = window.len();
                 return (start, None);
             }
-            // A final CR stays, for it may be half of the CRLF that ends the line.
+            // A final CR stays in the buffer: it may be the first half of the CRLF.
             let consumed = self.fail(window.len() - usize::from(window.ends_with(b"\r")));
             return (start + consumed, Some(Err(LineError::TooLong)));
         };
@@ -62,7 +62,7 @@ impl LineReader {
         }
     }
 
-    /// Forgets what it knew of the buffer, which the caller has emptied.
+    /// Resets the state after the caller has emptied the buffer.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -73,7 +73,7 @@ impl LineReader {
         consumed
     }
 
-    /// Where the next line begins, or nothing if the faulty one goes on.
+    /// The start of the next line; `None` while the faulty line continues.
     fn discard(&mut self, buffer: &[u8]) -> Option<usize> {
         if !self.discarding {
             return Some(0);

@@ -1,19 +1,19 @@
-//! The SMTP protocol as values, in both roles. No I/O, no clock, no tokio: bytes come in, steps come out.
+//! The SMTP protocol without I/O, clock and tokio, for both roles.
 //!
-//! The server's side, for submission (RFC 6409), from the outside in:
-//! * [`Session`]: the whole state of one connection. `step` takes an [`Input`] and says what is [`Next`].
+//! The server role, for submission (RFC 6409):
 //! * [`LineReader`]: where a command line ends (RFC 5321 §2.3.8).
 //! * `command`: verbs and arguments, shaped like the ABNF of RFC 5321 §4.1; `parameters` those of MAIL and RCPT.
 //! * `sasl`: AUTH PLAIN, LOGIN and SCRAM-SHA-256 (RFC 4954).
-//! * `data`: where a message ends, and its bytes without the transparency dots (RFC 5321 §4.5.2).
-//! * [`proxy`]: what a load balancer says in front of all this.
-//! * `extension`: what EHLO offers.
-//! * `replies`: each reply of our own, once, by its number.
+//! * `data`: decodes message content and finds its end (RFC 5321 §4.5.2).
+//! * [`proxy`]: the PROXY protocol header of a load balancer.
+//! * `extension`: the EHLO response.
+//! * `replies`: the replies that the server writes itself.
 //!
-//! The client's side is [`client`]. Imports `mail` only.
+//! The client role is [`client`]. Imports `mail` only.
 
 pub mod client;
 mod command;
+mod command_error;
 mod data;
 mod line;
 mod parameters;
@@ -22,8 +22,9 @@ mod reply;
 mod sasl;
 pub mod server;
 
-pub use command::{CommandError, Verb};
-pub use data::{BareNewline, DataLimits, DataProgress, Decoder, Fault, Framing};
+pub use command::Verb;
+pub use command_error::CommandError;
+pub use data::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 pub use line::{LINE_OCTETS_MAX, LineError, LineReader};
 pub use reply::Reply;
 pub use sasl::{ChannelBinding, Credentials, Parameters as ScramParameters, Proof as ScramProof};

@@ -1,46 +1,46 @@
-//! The parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`), each by the RFC of its extension.
+//! Parameters of MAIL and RCPT (RFC 5321 §4.1.2 `esmtp-param`).
 
-use super::command::CommandError;
+use super::command_error::CommandError;
 use crate::mail::{BodyType, MailParameters, RcptParameters, SignedDuration, Timestamp, decode_xtext};
 
-/// RFC 4954 §5: octets of the value of `AUTH`.
+/// RFC 4954 §5: maximum octets of the `AUTH` value.
 const AUTH_OCTETS_MAX: usize = 500;
 const MAIL_KNOWN: &str =
-    "MAIL takes SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
+    "MAIL supports SIZE, BODY, SMTPUTF8, AUTH, RET, ENVID, REQUIRETLS, HOLDFOR and HOLDUNTIL";
 const MAIL_FORMS: &str = "SIZE=octets, BODY=type, SMTPUTF8, AUTH=mailbox, RET=FULL or HDRS, ENVID=xtext, \
                           REQUIRETLS, HOLDFOR=seconds, HOLDUNTIL=time";
-/// RFC 4865 §4: how long a message may be held.
-pub const HOLD_MAX_S: u32 = 30 * 24 * 60 * 60;
-const RCPT_KNOWN: &str = "RCPT takes NOTIFY and ORCPT";
+/// RFC 4865 §4: the longest time that FUTURERELEASE offers.
+pub const FUTURE_RELEASE_MAX_S: u32 = 30 * 24 * 60 * 60;
+const RCPT_KNOWN: &str = "RCPT supports NOTIFY and ORCPT";
 
-/// What stands behind MAIL's path.
+/// The parameters of MAIL.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct MailOptions {
     /// `SIZE` (RFC 1870).
     pub octets: Option<u64>,
     /// `BODY` (RFC 6152).
     pub body: BodyType,
-    /// `BODY=BINARYMIME` (RFC 3030): what is taken of that is 8BITMIME.
+    /// `BODY=BINARYMIME` (RFC 3030). Accepted content is also valid 8BITMIME.
     pub binary: bool,
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,
     /// `HOLDFOR` or `HOLDUNTIL` (RFC 4865).
-    pub hold: Option<Hold>,
-    /// What outlives the session.
+    pub future_release: Option<FutureRelease>,
+    /// Parameters stored with the message.
     pub parameters: MailParameters,
 }
 
-/// How long a message is to be held.
+/// When a message is to be released (RFC 4865).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// From now on.
+pub enum FutureRelease {
+    /// `HOLDFOR`: after this many seconds.
     Seconds(u32),
-    /// Up to this time.
+    /// `HOLDUNTIL`: at this time.
     Until(Timestamp),
 }
 
-impl Hold {
-    /// Those of `HOLDFOR`.
+impl FutureRelease {
+    /// The seconds of `HOLDFOR`.
     pub fn seconds(self) -> Option<u32> {
         match self {
             Self::Seconds(seconds) => Some(seconds),
@@ -48,40 +48,42 @@ impl Hold {
         }
     }
 
-    /// When the message is to go out; a fault if that is further away than is offered. RFC 4865 §4: a time that has
-    /// passed holds nothing.
+    /// The time of release; an error if it is later than offered. RFC 4865 §4: a time in the past means immediately.
     pub fn release_at(self, now: Timestamp) -> Result<Timestamp, CommandError> {
-        let latest = now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).unwrap_or(Timestamp::MAX);
+        let latest =
+            now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).unwrap_or(Timestamp::MAX);
         let release_at = match self {
             Self::Seconds(seconds) => {
                 now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap_or(Timestamp::MAX)
             }
             Self::Until(time) => time.max(now),
         };
-        let fault = CommandError::Argument("a message is held for at most 30 days");
-        if release_at <= latest { Ok(release_at) } else { Err(fault) }
+        let error = CommandError::Argument("HOLDFOR or HOLDUNTIL of at most 30 days");
+        if release_at <= latest { Ok(release_at) } else { Err(error) }
     }
 }
 
-/// Reads what stands behind MAIL's path.
+/// Parses the parameters of MAIL.
 pub fn parse_mail_options(text: &str) -> Result<MailOptions, CommandError> {
     let mut options = MailOptions::default();
     for_each(text, |keyword, value| options.set(keyword, value))?;
     Ok(options)
 }
 
-/// Reads what stands behind RCPT's path.
+/// Parses the parameters of RCPT.
 pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError> {
     let mut parameters = RcptParameters::default();
     for_each(text, |keyword, value| match (keyword, value) {
         ("NOTIFY", Some(value)) => {
-            let fault = CommandError::Argument("NOTIFY=NEVER, or a list of SUCCESS, FAILURE and DELAY");
-            parameters.notify = Some(value.parse().map_err(|_| fault)?);
+            let error = CommandError::Argument(
+                "NOTIFY=NEVER, or a comma-separated list of SUCCESS, FAILURE and DELAY",
+            );
+            parameters.notify = Some(value.parse().map_err(|_| error)?);
             Ok(())
         }
         ("ORCPT", Some(value)) => {
-            let fault = CommandError::Argument("ORCPT=type;xtext of at most 500 octets");
-            parameters.original_recipient = Some(value.parse().map_err(|_| fault)?);
+            let error = CommandError::Argument("ORCPT=type;xtext of at most 500 octets");
+            parameters.original_recipient = Some(value.parse().map_err(|_| error)?);
             Ok(())
         }
         ("NOTIFY" | "ORCPT", None) => Err(CommandError::Argument("NOTIFY=list, ORCPT=type;xtext")),
@@ -90,10 +92,10 @@ pub fn parse_rcpt_parameters(text: &str) -> Result<RcptParameters, CommandError>
     Ok(parameters)
 }
 
-/// Hands on keyword and value of each parameter, the keyword in upper case; twice the same is a fault.
+/// Calls `set` with each keyword in upper case and its value; a repeated keyword is an error.
 fn for_each(
     text: &str,
-    mut take: impl FnMut(&str, Option<&str>) -> Result<(), CommandError>,
+    mut set: impl FnMut(&str, Option<&str>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let mut seen: Vec<String> = Vec::new();
     for parameter in text.split(' ').filter(|p| !p.is_empty()) {
@@ -102,9 +104,9 @@ fn for_each(
             None => (parameter.to_ascii_uppercase(), None),
         };
         if seen.contains(&keyword) {
-            return Err(CommandError::Argument("each parameter once"));
+            return Err(CommandError::Argument("each parameter at most once"));
         }
-        take(&keyword, value)?;
+        set(&keyword, value)?;
         seen.push(keyword);
     }
     Ok(())
@@ -118,21 +120,21 @@ impl MailOptions {
             ("SMTPUTF8", None) => self.smtputf8 = true,
             ("AUTH", Some(value)) => check_auth(value)?,
             ("RET", Some(value)) => {
-                let fault = CommandError::Argument("RET=FULL or RET=HDRS");
-                self.parameters.return_content = Some(value.parse().map_err(|_| fault)?);
+                let error = CommandError::Argument("RET=FULL or RET=HDRS");
+                self.parameters.return_content = Some(value.parse().map_err(|_| error)?);
             }
             ("ENVID", Some(value)) => {
-                let fault = CommandError::Argument("ENVID=xtext of at most 100 octets");
-                self.parameters.envelope_id = Some(value.parse().map_err(|_| fault)?);
+                let error = CommandError::Argument("ENVID=xtext of at most 100 octets");
+                self.parameters.envelope_id = Some(value.parse().map_err(|_| error)?);
             }
-            // RFC 8689 §2: it has no value.
+            // RFC 8689 §2: REQUIRETLS has no value.
             ("REQUIRETLS", None) => self.parameters.require_tls = true,
-            // RFC 4865 §4: one of the two at most.
-            ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.hold.is_some() => {
+            // RFC 4865 §4: HOLDFOR and HOLDUNTIL exclude each other.
+            ("HOLDFOR" | "HOLDUNTIL", Some(_)) if self.future_release.is_some() => {
                 return Err(CommandError::Argument("HOLDFOR or HOLDUNTIL, not both"));
             }
-            ("HOLDFOR", Some(seconds)) => self.hold = Some(parse_interval(seconds)?),
-            ("HOLDUNTIL", Some(time)) => self.hold = Some(parse_time(time)?),
+            ("HOLDFOR", Some(seconds)) => self.future_release = Some(parse_interval(seconds)?),
+            ("HOLDUNTIL", Some(time)) => self.future_release = Some(parse_time(time)?),
             (
                 "SIZE" | "BODY" | "SMTPUTF8" | "AUTH" | "RET" | "ENVID" | "REQUIRETLS" | "HOLDFOR"
                 | "HOLDUNTIL",
@@ -144,7 +146,7 @@ impl MailOptions {
     }
 }
 
-/// RFC 1870 §4: 1*20DIGIT. What overflows is over any limit all the same.
+/// RFC 1870 §4: 1*20DIGIT. A number that overflows exceeds every limit anyway.
 fn parse_size(digits: &str) -> Result<u64, CommandError> {
     if !(1..=20).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(CommandError::Argument("SIZE=octets"));
@@ -157,28 +159,29 @@ fn parse_body(kind: &str) -> Result<(BodyType, bool), CommandError> {
         "7BIT" => Ok((BodyType::SevenBit, false)),
         "8BITMIME" => Ok((BodyType::EightBitMime, false)),
         "BINARYMIME" => Ok((BodyType::EightBitMime, true)),
-        _ => Err(CommandError::Parameter("BODY is 7BIT, 8BITMIME or BINARYMIME")),
+        _ => Err(CommandError::Parameter("BODY supports 7BIT, 8BITMIME or BINARYMIME")),
     }
 }
 
 /// RFC 4865 §4: 1*9DIGIT.
-fn parse_interval(digits: &str) -> Result<Hold, CommandError> {
+fn parse_interval(digits: &str) -> Result<FutureRelease, CommandError> {
     let fits = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     let seconds = digits.parse().ok().filter(|_| fits);
-    seconds.map(Hold::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
+    seconds.map(FutureRelease::Seconds).ok_or(CommandError::Argument("HOLDFOR=seconds"))
 }
 
-/// RFC 4865 §4: RFC 3339 in UTC, with the letters in upper case.
-fn parse_time(text: &str) -> Result<Hold, CommandError> {
+/// RFC 4865 §4: an RFC 3339 time in UTC, with upper-case letters.
+fn parse_time(text: &str) -> Result<FutureRelease, CommandError> {
     let shaped = text.len() >= 20
         && text.ends_with('Z')
         && text.as_bytes().get(10) == Some(&b'T')
         && text.bytes().all(|b| b.is_ascii_digit() || b"-:.TZ".contains(&b));
     let time = text.parse().ok().filter(|_| shaped);
-    time.map(Hold::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
+    time.map(FutureRelease::Until).ok_or(CommandError::Argument("HOLDUNTIL=2026-12-31T23:59:59Z"))
 }
 
-/// RFC 4954 §5: `<>`, or a mailbox as xtext. The claim of a client that we do not trust with it is treated as `<>`.
+/// RFC 4954 §5: `<>`, or an address as xtext. The client is not trusted to vouch for others, so the value is treated
+/// as `<>`.
 fn check_auth(value: &str) -> Result<(), CommandError> {
     let is_xtext = (1..=AUTH_OCTETS_MAX).contains(&value.len()) && decode_xtext(value).is_ok();
     if is_xtext { Ok(()) } else { Err(CommandError::Argument("AUTH=<> or AUTH=xtext of at most 500 octets")) }
@@ -188,12 +191,12 @@ fn check_auth(value: &str) -> Result<(), CommandError> {
 mod tests {
     use super::*;
 
-    fn argument_fault<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
+    fn is_argument_error<T: std::fmt::Debug>(parsed: Result<T, CommandError>) -> bool {
         matches!(parsed, Err(CommandError::Argument(_)))
     }
 
     #[test]
-    fn mail_takes_the_parameters_of_what_is_offered() {
+    fn mail_accepts_the_parameters_of_offered_extensions() {
         let options =
             parse_mail_options("size=20 BODY=8bitmime SMTPUTF8 AUTH=<>  RET=hdrs ENVID=a+2Bb ").unwrap();
         assert_eq!(
@@ -206,16 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_digits_and_few_enough() {
+    fn size_values_are_at_most_twenty_digits() {
         let octets = |value: &str| parse_mail_options(&format!("SIZE={value}")).map(|options| options.octets);
         assert_eq!(octets("99999999999999999999"), Ok(Some(u64::MAX)));
         for bad in ["", "-1", "+1", "1k", "999999999999999999999"] {
-            assert!(argument_fault(octets(bad)), "{bad}");
+            assert!(is_argument_error(octets(bad)), "{bad}");
         }
     }
 
     #[test]
-    fn a_parameter_of_the_wrong_form_is_a_fault_of_the_argument() {
+    fn a_malformed_parameter_is_an_argument_error() {
         let long = format!("ENVID={}", "x".repeat(101));
         let long_auth = format!("AUTH={}", "x".repeat(501));
         for bad in [
@@ -240,7 +243,7 @@ mod tests {
             "ENVID=+2b",
             &long,
         ] {
-            assert!(argument_fault(parse_mail_options(bad)), "{bad}");
+            assert!(is_argument_error(parse_mail_options(bad)), "{bad}");
         }
         for bad in ["BODY=9BIT", "X", "=1", "NOTIFY=NEVER"] {
             assert!(matches!(parse_mail_options(bad), Err(CommandError::Parameter(_))), "{bad}");
@@ -251,7 +254,7 @@ mod tests {
     fn a_message_is_held_for_a_while_or_until_a_time_but_not_too_long() {
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let release = |text: &str| {
-            let hold = parse_mail_options(text)?.hold.unwrap();
+            let hold = parse_mail_options(text)?.future_release.unwrap();
             hold.release_at(now).map(|at| at.to_string())
         };
         assert_eq!(release("HOLDFOR=60").as_deref(), Ok("2026-11-22T02:01:00Z"));
@@ -274,13 +277,13 @@ mod tests {
             "HOLDFOR=1 HOLDUNTIL=2026-12-01T00:00:00Z",
             "REQUIRETLS=1",
         ] {
-            assert!(argument_fault(release(bad)), "{bad}");
+            assert!(is_argument_error(release(bad)), "{bad}");
         }
         assert!(parse_mail_options("requiretls").unwrap().parameters.require_tls);
     }
 
     #[test]
-    fn rcpt_takes_what_the_sender_wants_to_hear_of() {
+    fn rcpt_accepts_dsn_parameters() {
         let parameters = parse_rcpt_parameters("notify=success,delay ORCPT=rfc822;a+2Bb@c.example").unwrap();
         assert_eq!(parameters.notify.unwrap().to_string(), "SUCCESS,DELAY");
         assert_eq!(parameters.original_recipient.unwrap().decoded(), "rfc822;a+b@c.example");
@@ -296,7 +299,7 @@ mod tests {
             "ORCPT=rfc822;a+0D",
             &long,
         ] {
-            assert!(argument_fault(parse_rcpt_parameters(bad)), "{bad}");
+            assert!(is_argument_error(parse_rcpt_parameters(bad)), "{bad}");
         }
         assert!(matches!(parse_rcpt_parameters("RET=FULL"), Err(CommandError::Parameter(_))));
     }

@@ -1,48 +1,48 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says of the client that it speaks for, before anything
-//! else. A parser without I/O; where it is silent, HAProxy's `proxy-protocol.txt` decides.
+//! The PROXY protocol, versions 1 and 2: the client's address as a load balancer sends it, before the first octet of
+//! the client. A parser without I/O, by HAProxy's `proxy-protocol.txt`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Section 2.2.
+/// Section 2.2: the signature of version 2.
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1_SIGNATURE: &[u8] = b"PROXY ";
-/// `PROXY UNKNOWN` and its CRLF; a header of version 2 is longer.
+/// Length of `PROXY UNKNOWN` and CRLF; a header of version 2 is longer.
 const SHORTEST_OCTETS: usize = 15;
-/// Section 2.1: the longest line of version 1.
+/// Section 2.1: the longest header of version 1.
 const V1_OCTETS_MAX: usize = 107;
 const V2_FIXED_OCTETS: usize = 16;
-/// Addresses take at most 216; the rest is what proxies tell of TLS, which is not used here.
+/// Addresses need at most 216 octets; TLVs may follow, which are ignored.
 const V2_VARIABLE_OCTETS_MAX: usize = 2048;
 
-/// How far a header has come.
+/// The result of parsing the octets received so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProgress {
-    /// At least so many octets of it are missing; whoever reads no more than that never reads beyond it.
+    /// At least this many octets are missing. A caller that reads no more never reads beyond the header.
     Missing(usize),
-    /// It is complete.
+    /// The header is complete.
     Complete {
-        /// How long it is.
+        /// The length of the header.
         octets: usize,
-        /// Where the client is; `None` if the proxy speaks for itself, or does not know.
+        /// The client's address; `None` if the proxy connects for itself or does not know.
         client: Option<IpAddr>,
     },
 }
 
-/// Why it is no header.
+/// Why the header is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// It begins with something else: the proxy is not set to send one.
+    /// The connection begins with something else; the proxy is not configured to send a header.
     #[error("the connection does not begin with a PROXY header")]
     Absent,
-    /// It is longer than a header needs to be.
+    /// Longer than any header needs to be.
     #[error("the PROXY header is too long")]
     TooLong,
-    /// It does not follow the grammar, or is of a later version.
+    /// Not in the grammar, or of an unknown version.
     #[error("the PROXY header is malformed")]
     Malformed,
 }
 
-/// Reads a header from its beginning.
+/// Parses a header.
 pub fn parse(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     if begins_like(header, V2_SIGNATURE) && !header.is_empty() {
         return parse_v2(header);
@@ -56,7 +56,7 @@ pub fn parse(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     }
 }
 
-/// Whether one is the beginning of the other.
+/// Whether one is a prefix of the other.
 fn begins_like(header: &[u8], signature: &[u8]) -> bool {
     header.iter().zip(signature).all(|(a, b)| a == b)
 }
@@ -74,7 +74,7 @@ fn parse_v1(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
     Ok(ProxyProgress::Complete { octets: end + 2, client: read_v1(line).ok_or(ProxyError::Malformed)? })
 }
 
-/// `TCP4 source destination port port`, or `UNKNOWN` and whatever follows it. `None` is neither.
+/// Parses `TCP4 source destination port port`, or `UNKNOWN` with anything after it.
 fn read_v1(line: &str) -> Option<Option<IpAddr>> {
     let parts: Vec<&str> = line.split(' ').collect();
     let addresses: [IpAddr; 2] = match parts[..] {
@@ -115,7 +115,7 @@ fn parse_v2(header: &[u8]) -> Result<ProxyProgress, ProxyError> {
         (true, 0x11) if length >= 12 => first::<4>(addresses).map(IpAddr::from),
         (true, 0x21) if length >= 36 => first::<16>(addresses).map(IpAddr::from),
         (true, 0x11 | 0x21) => return Err(ProxyError::Malformed),
-        // Neither UDP nor a socket file has a client that could have sent this; the connection's own address counts.
+        // UDP and UNIX sockets have no client address to use; the peer's address counts.
         (true, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => None,
         (true, _) => return Err(ProxyError::Malformed),
         (false, _) => None,
@@ -145,7 +145,7 @@ mod tests {
         v2(0x21, 0x21, &[&source.octets()[..], &[0; 20]].concat())
     }
 
-    /// Reads as a connection does: never more than is missing.
+    /// Reads as a connection does: never more octets than are missing.
     fn read(stream: &[u8]) -> Result<(usize, Option<IpAddr>), ProxyError> {
         let mut taken = 0;
         loop {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proxies_send_is_read_to_its_last_octet_and_no_further() {
+    fn proxy_headers_are_read_to_their_last_octet_and_no_further() {
         let v6: Ipv6Addr = "2001:db8::7".parse().unwrap();
         let of = |text: &str| Some(text.parse::<IpAddr>().unwrap());
         for (header, expected) in [
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn invalid_headers_are_refused() {
         use ProxyError::{Absent, Malformed, TooLong};
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_OCTETS_MAX));
         for (stream, expected) in [
@@ -242,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_neither_panics_nor_asks_for_more_than_the_limit(
+        fn garbage_neither_panics_nor_requests_more_than_the_limit(
             start in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", V2_SIGNATURE, b"\r\n\r\n\0\r\nQUIT\n\x21"]),
             rest in prop::collection::vec(any::<u8>(), 0..300),
         ) {

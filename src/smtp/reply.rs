@@ -1,35 +1,35 @@
-//! A reply, whichever side gave it (RFC 5321 §4.2).
+//! An SMTP reply (RFC 5321 §4.2), sent or received.
 
 use crate::mail::EnhancedStatus;
 
-/// RFC 5321 §4.5.3.1.5: octets of a reply line, code and CRLF included.
+/// RFC 5321 §4.5.3.1.5: the longest reply line, with code and CRLF.
 const LINE_OCTETS_MAX: usize = 512;
 
-/// A reply code with its lines of text.
+/// A reply code with its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// 200–599.
+    /// The code: 200–599.
     pub code: u16,
-    /// RFC 2034; absent where the protocol wants none, or the other side gave none.
+    /// The enhanced status code (RFC 2034), where there is one.
     pub enhanced: Option<EnhancedStatus>,
-    /// At least one, without codes and line ends, printable ASCII.
+    /// The lines of text, without codes and line ends: at least one, printable ASCII.
     pub lines: Vec<String>,
 }
 
 impl Reply {
-    /// A reply of ours: whatever is not printable ASCII becomes `?`, and a text that does not fit one line is
-    /// folded between words.
+    /// A reply of our own. Characters other than printable ASCII become `?`; text longer than one line is folded at
+    /// spaces.
     pub fn new(code: u16, enhanced: Option<EnhancedStatus>, text: &str) -> Self {
         let prefix = 4 + enhanced.map_or(0, |status| status.to_string().len() + 1);
         Self { code, enhanced, lines: fold(&printable(text), LINE_OCTETS_MAX - 2 - prefix) }
     }
 
-    /// Whether the command was done, or may go on (RFC 5321 §4.2.1: 2yz and 3yz).
+    /// Whether the command succeeded or may continue (RFC 5321 §4.2.1: 2yz and 3yz).
     pub fn is_positive(&self) -> bool {
         (200..400).contains(&self.code)
     }
 
-    /// Appends the wire form.
+    /// Appends the reply in wire form.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let last = self.lines.len().saturating_sub(1);
         for (i, line) in self.lines.iter().enumerate() {
@@ -44,12 +44,12 @@ impl Reply {
     }
 }
 
-/// RFC 5321 §4.2 wants ASCII text, and nothing a client sent may act on whoever reads a log or a terminal.
+/// RFC 5321 §4.2 requires ASCII; control characters could manipulate a terminal that shows the text.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-/// Breaks ASCII text into lines of at most `octets_max`, between words where it can.
+/// Folds ASCII text into lines of at most `octets_max`, at spaces where possible.
 fn fold(text: &str, octets_max: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = text;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_printable_ascii_never_leaves() {
+    fn only_printable_ascii_is_sent() {
         assert_eq!(wire(&Reply::new(550, None, "a\r\n250 b\x1b\u{e9}\0")), "550 a??250 b???\r\n");
     }
 

@@ -1,5 +1,5 @@
-//! AUTH: the mechanisms PLAIN (RFC 4616), LOGIN and SCRAM-SHA-256 with and without PLUS, as exchanges of lines
-//! (RFC 4954 §4). A mechanism is a value that takes the client's responses one by one.
+//! AUTH (RFC 4954 §4): the mechanisms PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, as state
+//! machines over response lines.
 
 mod scram;
 
@@ -13,23 +13,23 @@ use zeroize::Zeroizing;
 use scram::ServerFirst;
 pub use scram::{ChannelBinding, ClientFirst, Parameters, Proof};
 
-/// A user name and a password, as the client sent them.
+/// User name and password, as sent by the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// A key's id or a tenant's slug, if it is honest.
+    /// A key id or the slug of a tenant.
     pub username: String,
-    /// Wiped from memory when dropped.
+    /// Zeroed on drop.
     pub password: Zeroizing<String>,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Users swap the two fields, so neither is shown.
+        // Users confuse the two fields, so neither is shown.
         f.write_str("Credentials(…)")
     }
 }
 
-/// An exchange that waits for the client's next response.
+/// A SASL exchange that waits for the next response of the client.
 #[derive(Debug)]
 pub enum Exchange {
     /// PLAIN, sent without an initial response.
@@ -38,57 +38,57 @@ pub enum Exchange {
     LoginUsername,
     /// LOGIN, before the password.
     LoginPassword {
-        /// What came before.
+        /// The user name received before.
         username: String,
     },
     /// SCRAM, before the client's first message.
     ScramFirst {
-        /// Whether the channel is bound.
+        /// Whether the client chose channel binding.
         plus: bool,
-        /// What it would be bound by.
+        /// The channel binding of the connection.
         channel: Option<ChannelBinding>,
     },
     /// SCRAM, before the client's proof.
     ScramFinal(Box<ServerFirst>),
-    /// SCRAM, with the server's own proof on its way: SMTP cannot send it along with the 235 (RFC 4954 §4).
+    /// SCRAM, after the server signature was sent as a challenge (RFC 4954 §4: the 235 reply cannot carry it).
     ScramAcknowledge,
 }
 
-/// Where a response leads.
+/// The result of a response.
 #[derive(Debug)]
 pub enum SaslProgress {
-    /// Another response is needed, after this challenge in base64.
+    /// Another response is needed after this challenge (base64).
     Challenge(Cow<'static, str>, Exchange),
     /// The exchange is complete.
     Done(Credentials),
-    /// The user's parameters are needed to go on with [`challenge`].
+    /// The SCRAM parameters of the user are needed to continue with [`challenge`].
     Find(ClientFirst),
-    /// The proof is to be checked, to go on with [`answer`].
+    /// The proof must be verified to continue with [`answer`].
     Prove(Proof),
-    /// The exchange is complete; the proof held, and the client takes ours.
+    /// The exchange is complete: the proof was valid, and the client has the server signature.
     Proven,
 }
 
-/// Why an exchange ends without credentials.
+/// Why an exchange failed before credentials were checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaslError {
-    /// No such mechanism.
+    /// Unknown mechanism.
     Mechanism,
-    /// The client gave up with `*`.
+    /// The client cancelled with `*`.
     Cancelled,
-    /// Not base64, or not what the mechanism wants.
+    /// Not base64, or not in the mechanism's syntax.
     Malformed,
-    /// One user asks to act as another, which nobody may.
+    /// The authorization identity differs from the user; acting as another user is not supported.
     Authorization,
-    /// What the client binds its proof to is not this channel, or not this exchange.
+    /// The channel binding or the nonce is wrong.
     Binding,
 }
 
-/// `Username:` and `Password:`.
+/// Base64 of `Username:` and `Password:`.
 const LOGIN_USERNAME: &str = "VXNlcm5hbWU6";
 const LOGIN_PASSWORD: &str = "UGFzc3dvcmQ6";
 
-/// The names for EHLO. PLUS is there only where the channel can be bound.
+/// The mechanisms for EHLO; PLUS only with a channel binding.
 pub fn mechanisms(channel: Option<&ChannelBinding>) -> &'static str {
     match channel {
         Some(_) => "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN",
@@ -96,7 +96,7 @@ pub fn mechanisms(channel: Option<&ChannelBinding>) -> &'static str {
     }
 }
 
-/// Begins an exchange over a channel that can be bound if it has a value.
+/// Starts an exchange.
 pub fn start(
     mechanism: &str,
     initial: Option<&str>,
@@ -111,27 +111,27 @@ pub fn start(
     };
     match initial {
         None => Ok(SaslProgress::Challenge(challenge.into(), exchange)),
-        // RFC 4954 §4: `=` is an initial response of no octets.
+        // RFC 4954 §4: `=` is an empty initial response.
         Some("=") => exchange.advance(b""),
         Some(response) => exchange.advance(response.as_bytes()),
     }
 }
 
-/// Asks for the proof, with the parameters of the user.
+/// Sends the server's first SCRAM message, with the parameters of the user.
 pub fn challenge(first: ClientFirst, parameters: &Parameters) -> SaslProgress {
     let server_first = first.challenge(parameters);
     let text = STANDARD.encode(&server_first.text);
     SaslProgress::Challenge(text.into(), Exchange::ScramFinal(Box::new(server_first)))
 }
 
-/// Answers a proof that held with the server's own.
+/// Sends the server signature after the proof was verified.
 pub fn answer(signature: &[u8]) -> SaslProgress {
     let text = STANDARD.encode(scram::finish_with(signature));
     SaslProgress::Challenge(text.into(), Exchange::ScramAcknowledge)
 }
 
 impl Exchange {
-    /// Takes a response in base64.
+    /// Processes a response (base64).
     pub fn advance(self, response: &[u8]) -> Result<SaslProgress, SaslError> {
         // RFC 4954 §4.
         if response == b"*" {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_taken_with_and_without_an_equal_authorization_identity() {
+    fn plain_is_accepted_with_and_without_an_equal_authorization_identity() {
         let expected = Ok(("user".to_owned(), "pass".to_owned()));
         assert_eq!(plain("\0user\0pass"), expected);
         assert_eq!(plain("user\0user\0pass"), expected);

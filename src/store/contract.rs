@@ -1,118 +1,160 @@
-//! What every store must do, said over the traits only: a store for another database passes the same tests.
+//! What every engine must do, tested through the traits only: each test takes an engine as its parameter, and
+//! `run_on!` runs all of them on one.
 
-mod claims;
+#[macro_use]
+mod every_test;
+
 mod directory;
 mod journal;
 mod outbox;
 mod policies;
-mod queue;
 mod search;
 mod sending;
-mod spool;
 mod tls_results;
 mod usage;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::mail::{
-    Address, BodyType, EnhancedStatus, MailParameters, ReturnContent, ReversePath, SignedDuration,
+    Address, BodyType, Content, Date, DomainName, EnhancedStatus, MailParameters, ReturnContent, ReversePath,
+    SignedDuration, Timestamp,
 };
 use crate::model::{
-    AttemptId, BounceClass, DeliveryState, DkimAlgorithm, DkimKeyState, EventKind, KeySecret, Scope,
-    TlsFailure, TlsPolicyType, Verification,
+    AttemptId, BounceClass, DeliveryId, DeliveryState, DkimAlgorithm, DkimKeyId, DkimKeyState, Environment,
+    EventId, EventKind, KeyId, KeySecret, MessageId, Scope, SuppressionId, TenantId, TenantStatus,
+    TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookId,
 };
 
-pub(in crate::store) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
+pub(crate) use super::sqlite::tests::SqliteHarness;
+
+run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
+
+pub(crate) fn new_webhook(tenant_id: Option<TenantId>) -> NewWebhook {
     let secret = WebhookSecret(Zeroizing::new(vec![7; 32]));
     NewWebhook { tenant_id, url: "https://hooks.example/".into(), kinds: vec![], secret }
 }
 
-/// A store in a directory of its own.
-pub(in crate::store) struct Bed {
-    pub(in crate::store) dir: TempDir,
-    pub(in crate::store) store: Arc<Store>,
+/// Where a store keeps its data: a directory, a database. It outlives the stores that are opened in it.
+pub(crate) trait Harness: Sized + 'static {
+    /// A place without data.
+    async fn new() -> Self;
+    /// Opens the store there, with room in memory for so many octets of accepted messages. No other is open.
+    async fn open(&self, hot_queue_bytes_max: u64) -> Store;
 }
 
-pub(in crate::store) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
+/// A store and where it keeps its data.
+pub(crate) struct TestBed<H> {
+    /// What was claimed, with the time of the attempt it was claimed for.
+    claimed: Mutex<HashSet<DueCursor>>,
+    pub(crate) harness: H,
+    pub(crate) store: Arc<Store>,
 }
 
-impl Bed {
-    pub(in crate::store) fn new() -> Self {
-        Self::with(|_| ())
+impl<H: Harness> TestBed<H> {
+    const HOT_QUEUE_OCTETS: u64 = 1024 * 1024;
+
+    pub(crate) async fn new() -> Self {
+        Self::with_hot_queue(Self::HOT_QUEUE_OCTETS).await
     }
 
-    pub(in crate::store) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = options(dir.path());
-        change(&mut options);
-        Self { store: Arc::new(Store::open(options).unwrap()), dir }
+    pub(crate) async fn with_hot_queue(hot_queue_bytes_max: u64) -> Self {
+        let harness = H::new().await;
+        let store = harness.open(hot_queue_bytes_max).await;
+        Self::of(harness, store)
     }
 
-    /// Without hand-over: everything is claimed from the database.
-    pub(in crate::store) fn without_hand_over() -> Self {
-        Self::with(|options| options.hot_queue_bytes_max = 0)
+    /// Over a place and the store that was opened in it.
+    pub(crate) fn of(harness: H, store: Store) -> Self {
+        Self { claimed: Mutex::default(), harness, store: Arc::new(store) }
+    }
+
+    /// Without memory for accepted messages: everything waits in the database.
+    pub(crate) async fn without_hand_over() -> Self {
+        Self::with_hot_queue(0).await
     }
 
     /// As after a crash: nothing is closed, what memory knew is gone.
-    pub(in crate::store) fn restart(self) -> Self {
-        let Self { dir, store } = self;
+    pub(crate) async fn restart(self) -> Self {
+        let Self { harness, store, .. } = self;
         drop(Arc::into_inner(store).expect("no task has the store"));
-        let store = Arc::new(Store::open(options(dir.path())).unwrap());
-        Self { dir, store }
+        let store = harness.open(Self::HOT_QUEUE_OCTETS).await;
+        Self::of(harness, store)
     }
 
-    pub(in crate::store) async fn tenant(&self, slug: &str) -> Tenant {
+    pub(crate) async fn tenant(&self, slug: &str) -> Tenant {
         self.store.create_tenant(new_tenant(slug), now()).await.unwrap()
     }
 
     /// Enqueues a message and answers it.
-    pub(in crate::store) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
+    pub(crate) async fn enqueue(&self, tenant: TenantId, recipients: &[&str]) -> NewMessage {
         let new = new_message(tenant, recipients, "body");
         self.store.enqueue(new.clone()).await.unwrap();
         new
     }
 
-    pub(in crate::store) async fn claim(&self, at: Timestamp) -> Claimed {
-        self.store.claim_due(at, &plenty()).await.unwrap()
+    /// Takes what is due and was not taken for the same attempt before: what a queue manager does, without its limits.
+    pub(crate) async fn claim(&self, at: Timestamp) -> Taken {
+        let tenants = self.store.list_tenants(TenantFilter::default(), page(100)).await.unwrap().items;
+        let range =
+            |tenant: &Tenant| DueRange { tenant_id: tenant.id, after: None, until: None, rows_max: 10_000 };
+        let active = tenants.iter().filter(|tenant| tenant.status == TenantStatus::Active);
+        let pages = self.store.due_pages(active.map(range).collect(), at).await.unwrap();
+        let due: Vec<_> = {
+            let mut claimed = self.claimed.lock().unwrap();
+            let rows = pages.into_iter().flat_map(|page| page.rows).map(|row| row.at);
+            rows.filter(|at| claimed.insert(*at)).map(|at| at.id).collect()
+        };
+        let mut batches: Vec<Batch> = Vec::new();
+        for (message, delivery) in self.store.take(due).await.unwrap() {
+            let destination = delivery.recipient.host().clone();
+            let of_message =
+                |batch: &&mut Batch| batch.message.id == message.id && batch.destination == destination;
+            match batches.iter_mut().find(of_message) {
+                Some(batch) => batch.deliveries.push(delivery),
+                None => {
+                    batches.push(Batch { message, destination, deliveries: vec![delivery], content: None });
+                }
+            }
+        }
+        Taken { batches }
     }
 }
 
+/// What a test has claimed.
+pub(crate) struct Taken {
+    pub(crate) batches: Vec<Batch>,
+}
+
 /// A clock that never stands still, so that ids and times have an order.
-pub(in crate::store) fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     static LAST: AtomicI64 = AtomicI64::new(1_800_000_000_000_000);
     Timestamp::from_microsecond(LAST.fetch_add(1000, Ordering::Relaxed)).unwrap()
 }
 
-pub(in crate::store) fn later(seconds: i64) -> Timestamp {
+pub(crate) fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-pub(in crate::store) fn plenty() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &crate::mail::Host| true) }
-}
-
-pub(in crate::store) fn new_tenant(slug: &str) -> NewTenant {
+pub(crate) fn new_tenant(slug: &str) -> NewTenant {
     NewTenant::named(&slug.to_uppercase(), slug)
 }
 
-pub(in crate::store) fn name(text: &str) -> DomainName {
+pub(crate) fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
 }
 
-pub(in crate::store) fn address(text: &str) -> Address {
+pub(crate) fn address(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
-pub(in crate::store) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
+pub(crate) fn new_dkim_key(selector: &str, state: DkimKeyState) -> NewDkimKey {
     NewDkimKey {
         selector: selector.to_owned(),
         algorithm: DkimAlgorithm::Rsa,
@@ -122,11 +164,7 @@ pub(in crate::store) fn new_dkim_key(selector: &str, state: DkimKeyState) -> New
     }
 }
 
-pub(in crate::store) fn new_domain(
-    tenant: Option<TenantId>,
-    domain: &str,
-    verification: Verification,
-) -> NewDomain {
+pub(crate) fn new_domain(tenant: Option<TenantId>, domain: &str, verification: Verification) -> NewDomain {
     NewDomain {
         tenant_id: tenant,
         name: name(domain),
@@ -137,7 +175,7 @@ pub(in crate::store) fn new_domain(
     }
 }
 
-pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
+pub(crate) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) -> NewKey {
     NewKey {
         tenant_id: tenant,
         name: "app".to_owned(),
@@ -146,11 +184,11 @@ pub(in crate::store) fn new_key(tenant: Option<TenantId>, secret: &KeySecret) ->
         allowed_domain_ids: Vec::new(),
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     }
 }
 
-pub(in crate::store) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
+pub(crate) fn new_suppression(tenant: Option<TenantId>, text: &str) -> NewSuppression {
     NewSuppression {
         tenant_id: tenant,
         address: address(text),
@@ -164,7 +202,7 @@ fn page(limit: usize) -> PageRequest {
     PageRequest { limit, ..PageRequest::default() }
 }
 
-pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
+pub(crate) fn new_template(tenant: TenantId, name: &str) -> NewTemplate {
     NewTemplate {
         tenant_id: tenant,
         name: name.to_owned(),
@@ -174,7 +212,7 @@ pub(in crate::store) fn new_template(tenant: TenantId, name: &str) -> NewTemplat
     }
 }
 
-pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
+pub(crate) fn new_message(tenant: TenantId, recipients: &[&str], body: &str) -> NewMessage {
     let created_at = now();
     let content = Content {
         prefix: Bytes::from_static(b"Received: by us\r\n"),
@@ -197,7 +235,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
             envelope_id: "id+2B1".parse().ok(),
             require_tls: true,
             release_at: None,
-            held_for_s: None,
+            hold_for_s: None,
             deliver_by: None,
         },
         size: content.len() as u64,
@@ -213,7 +251,7 @@ pub(in crate::store) fn new_message(tenant: TenantId, recipients: &[&str], body:
     NewMessage { message, recipients, content, suppressed: Vec::new(), submission_key: None }
 }
 
-pub(in crate::store) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
+pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
     let at = now();
     Attempt {
         id: AttemptId::generate(at),
@@ -240,11 +278,7 @@ fn class_of(state: DeliveryState) -> Option<BounceClass> {
 }
 
 /// What came of one delivery: a state, with another try after a minute if it is open.
-pub(in crate::store) fn outcome(
-    tenant: TenantId,
-    delivery: &Delivery,
-    state: DeliveryState,
-) -> AttemptRecord {
+pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryState) -> AttemptRecord {
     let at = now();
     AttemptRecord {
         message_id: delivery.message_id,
@@ -263,7 +297,7 @@ pub(in crate::store) fn outcome(
 }
 
 /// The same outcome for all that was claimed.
-pub(in crate::store) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
+pub(crate) fn outcomes(batches: &[Batch], state: DeliveryState) -> RecordBatch {
     let of_batch = |batch: &Batch| {
         let tenant = batch.message.tenant_id;
         batch.deliveries.iter().map(move |delivery| outcome(tenant, delivery, state)).collect::<Vec<_>>()
@@ -271,7 +305,7 @@ pub(in crate::store) fn outcomes(batches: &[Batch], state: DeliveryState) -> Rec
     RecordBatch { records: batches.iter().flat_map(of_batch).collect(), report: None }
 }
 
-pub(in crate::store) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
+pub(crate) fn ids(batches: &[Batch]) -> Vec<DeliveryId> {
     let mut ids: Vec<_> =
         batches.iter().flat_map(|batch| &batch.deliveries).map(|delivery| delivery.id).collect();
     ids.sort();

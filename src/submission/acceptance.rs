@@ -1,98 +1,101 @@
-//! From an admitted envelope to a message on disk: the header is checked, recipients are counted, then the message is
-//! stamped, signed and written in one transaction.
+//! Stores a message whose envelope was admitted: checks the header, counts recipients against the send limit, then
+//! adds header fields, signs, and writes in one transaction.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::header_rewrite::{self, Receipt};
+use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::QuotaReservation;
-use super::{Submission, SubmissionService, SubmissionSettings, Submitter, refuse_storage};
+use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
 use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
 use crate::policy::submission::SendingDomain;
 use crate::store::{Message, NewMessage, Spool, StoreError, SubmissionKey};
 
-/// A message on its way to disk weighs one, and one more for each so many octets.
+/// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 
-/// A message that is right as it is: what can still fail is the limit, the signature and the disk.
+/// A message that passed all checks; only the send limit, the signature and the disk can still refuse it.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct CheckedSubmission {
     submission: Submission,
-    header: header_rewrite::Checked,
-    /// Signs it.
+    header: header_rewrite::CheckedHeader,
+    /// The domain that signs.
     domain: SendingDomain,
 }
 
 impl SubmissionService {
-    /// Checks the header, and whether the submitter may send for everybody who is named in it.
-    pub async fn check(&self, submission: Submission) -> Result<Admitted, Refusal> {
+    /// Checks the header, and whether the submitter may send for every author and sender in it.
+    pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
         let domain = self.admit_from(&submission.submitter, &header.from).await?;
         if !header.senders.is_empty() {
             self.admit_from(&submission.submitter, &header.senders).await?;
         }
-        Ok(Admitted { submission, header, domain })
+        Ok(CheckedSubmission { submission, header, domain })
     }
 
-    /// Checks and enqueues. After `Ok` the message is on disk.
+    /// Checks and stores. After `Ok` the message is on disk.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
         self.enqueue(self.check(submission).await?).await
     }
 
-    /// Counts, stamps, signs and writes. After `Ok` the message is on disk, now or since it was submitted before.
-    pub async fn enqueue(&self, admitted: Admitted) -> Result<MessageId, Refusal> {
-        let Submission { submitter, envelope, .. } = &admitted.submission;
-        let (submitter, key) = (submitter.clone(), admitted.submission_key());
+    /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
+    /// submission.
+    pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
+        let Submission { submitter, envelope, .. } = &checked.submission;
+        let (submitter, key) = (submitter.clone(), checked.submission_key());
         let now = Timestamp::now();
-        let wish = self.wish(&submitter, now).await?;
-        // A repetition is not counted again; without a limit the transaction that writes finds it soon enough.
-        if let Some(key) = key.as_ref().filter(|_| wish.is_limited())
-            && let Some(earlier) = self.find_accepted(&submitter, key).await?
+        let request = self.quota_request(&submitter, now).await?;
+        // A duplicate is not counted again. Without a send limit the storing transaction finds it.
+        if let Some(key) = key.as_ref().filter(|_| request.is_limited())
+            && let Some(earlier) = self.find_duplicate(&submitter, key).await?
         {
-            return Ok(tell_repeated(&submitter, earlier));
+            return Ok(log_duplicate(&submitter, earlier));
         }
         let count = envelope.recipients.len() as u64;
-        let taken = self.limits.take(wish, count).await.map_err(refuse_storage)??;
-        let new = self.complete(admitted, key, now).await?;
-        self.store(&submitter, new, taken).await
+        let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
+        let new = self.build_message(checked, key, now).await?;
+        self.store(&submitter, new, reservation).await
     }
 
-    /// The message that a submitter's key stands for, if it was submitted within a day; refused if it stands for a
-    /// message with other content.
-    pub async fn find_accepted(
+    /// The message submitted before under this submission key within a day; refused if its content differs.
+    pub async fn find_duplicate(
         &self,
         submitter: &Submitter,
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
         let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
         let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
-        found.map_err(refuse_storage)
+        found.map_err(storage_refusal)
     }
 
-    /// The message as it is stored.
-    async fn complete(
+    /// Builds the message to store.
+    async fn build_message(
         &self,
-        admitted: Admitted,
+        checked: CheckedSubmission,
         submission_key: Option<SubmissionKey>,
         now: Timestamp,
     ) -> Result<NewMessage, Refusal> {
-        let Admitted { submission, header, domain } = admitted;
+        let CheckedSubmission { submission, header, domain } = checked;
         let Submission { submitter, envelope, message, trace, extras } = submission;
         let id = MessageId::generate(now);
-        let receipt = Receipt {
+        let received = ReceivedField {
             hostname: &self.settings.hostname,
             trace: &trace,
-            client_address: self.settings.names_client_address.then_some(submitter.client_address),
+            client_address: self
+                .settings
+                .received_includes_client_address
+                .then_some(submitter.client_address),
             id,
             now,
         };
-        let added = header.complete(id, now);
+        let added = header.missing_fields(id, now);
         let summary = header.summarize(&added, &message);
         let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
         let (content, dkim_domain) =
-            self.sign(submitter.tenant.id, domain, receipt.field(), unsigned).await?;
-        let expires_at = self.expiry_of(&submitter, &envelope.parameters, now).await?;
+            self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
+        let expires_at = self.expires_at(&submitter, &envelope.parameters, now).await?;
         Ok(NewMessage {
             message: Message {
                 id,
@@ -119,29 +122,29 @@ impl SubmissionService {
         })
     }
 
-    /// Writes a message when it is the tenant's turn, and gives back what it took of the limit if it is not written. Who
-    /// leaves before the turn comes has used nothing.
+    /// Stores a message when the tenant gets its permit. The quota is released if the message is not stored, or if
+    /// the caller is cancelled before the permit.
     async fn store(
         &self,
         submitter: &Submitter,
         new: NewMessage,
-        taken: QuotaReservation<'_>,
+        reservation: QuotaReservation<'_>,
     ) -> Result<MessageId, Refusal> {
         let (id, recipients, size) = (new.message.id, new.recipients.len(), new.message.size);
         let weight = 1 + size / STORING_OCTETS_PER_WEIGHT;
-        let turn = self.storing.take_weighed(Some(submitter.tenant.id), weight).await;
-        let _turn = turn.map_err(|_| refuse_storage(StoreError::Closed))?;
-        let counted = taken.keep();
+        let permit = self.storing.acquire_weighted(Some(submitter.tenant.id), weight).await;
+        let _permit = permit.map_err(|_| storage_refusal(StoreError::Closed))?;
+        let counted = reservation.confirm();
         let stored = self.store.enqueue(new).await;
         if stored.as_ref().ok() != Some(&id) {
-            self.limits.give_back(&counted);
+            self.limits.release(&counted);
         }
-        let stored = stored.map_err(refuse_storage)?;
+        let stored = stored.map_err(storage_refusal)?;
         if stored != id {
-            return Ok(tell_repeated(submitter, stored));
+            return Ok(log_duplicate(submitter, stored));
         }
         tracing::info!(
-            message_id = %id,
+            msg = %id,
             tenant = %submitter.tenant.slug,
             key = %submitter.key.id,
             environment = %submitter.key.environment,
@@ -152,15 +155,15 @@ impl SubmissionService {
         Ok(id)
     }
 
-    /// When delivery is given up: the message's own time, else the tenant's, else ours.
-    async fn expiry_of(
+    /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
+    async fn expires_at(
         &self,
         submitter: &Submitter,
         parameters: &MailParameters,
         now: Timestamp,
     ) -> Result<Timestamp, Refusal> {
-        let SubmissionSettings { expiry, message_lifetime_max, .. } = self.settings;
-        // RFC 4865 §4.2: the time while it is held does not count.
+        let SubmissionSettings { message_lifetime, message_lifetime_max, .. } = self.settings;
+        // RFC 4865 §4.2: the time before release does not count.
         let begins_at = parameters.release_at.unwrap_or(now).max(now);
         let after = |lifetime| begins_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let latest = after(message_lifetime_max);
@@ -168,11 +171,12 @@ impl SubmissionService {
             return Ok(deliver_by.min(latest));
         }
         let hours = self.refresh(submitter).await?.1.settings.expiry_hours;
-        let lifetime = hours.map_or(expiry, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
+        let lifetime =
+            hours.map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
         Ok(after(lifetime).min(latest))
     }
 
-    /// Puts our fields in front: signatures, then `Received`, then what the message lacked.
+    /// Adds our fields in front: signatures, `Received`, then missing fields.
     async fn sign(
         &self,
         tenant: TenantId,
@@ -182,11 +186,11 @@ impl SubmissionService {
     ) -> Result<(Content, Option<DomainName>), Refusal> {
         let fail = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, domain = %domain.name, "cannot sign");
-            refuse_unsigned(&domain.name)
+            signing_refusal(&domain.name)
         };
-        let signers = self.facts.signers(&domain).await.map_err(|error| fail(&error))?;
+        let signers = self.directory.signers(&domain).await.map_err(|error| fail(&error))?;
         let to_sign = unsigned.clone();
-        let _turn = self.signing.take(Some(tenant)).await.map_err(|error| fail(&error))?;
+        let _permit = self.signing.acquire(Some(tenant)).await.map_err(|error| fail(&error))?;
         let signatures = tokio::task::spawn_blocking(move || {
             signers.iter().map(|signer| signer.sign(&to_sign)).collect::<Result<Vec<_>, _>>()
         })
@@ -201,8 +205,8 @@ impl SubmissionService {
     }
 }
 
-impl Admitted {
-    /// By what a repetition is known, if the client named the submission.
+impl CheckedSubmission {
+    /// The submission key, if the client identified the submission.
     fn submission_key(&self) -> Option<SubmissionKey> {
         let Submission { envelope, message, extras, .. } = &self.submission;
         let own_key = || {
@@ -213,7 +217,7 @@ impl Admitted {
     }
 }
 
-/// Of everything that makes a submission another one. The lengths keep two parts from passing for one.
+/// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.
 fn digest_of(envelope: &Envelope, message: &Bytes) -> [u8; 32] {
     let Envelope { reverse_path, recipients, parameters, .. } = envelope;
     let mut recipients: Vec<String> = recipients.iter().map(describe_recipient).collect();
@@ -235,25 +239,25 @@ fn describe_recipient(recipient: &Recipient) -> String {
     format!("{address} {notify:?} {original:?}")
 }
 
-/// As the client gave them: a time that follows from `HOLDFOR` is another one each time.
+/// The parameters as given by the client: a release time computed from `HOLDFOR` differs at each attempt.
 fn describe_parameters(parameters: &MailParameters) -> String {
-    let MailParameters { return_content, envelope_id, require_tls, release_at, held_for_s, deliver_by } =
+    let MailParameters { return_content, envelope_id, require_tls, release_at, hold_for_s, deliver_by } =
         parameters;
     let return_content = return_content.map(|content| content.as_str());
     let envelope_id = envelope_id.as_ref().map(ToString::to_string);
-    let held_until = release_at.filter(|_| held_for_s.is_none());
-    format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {held_for_s:?} {deliver_by:?}")
+    let held_until = release_at.filter(|_| hold_for_s.is_none());
+    format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {hold_for_s:?} {deliver_by:?}")
 }
 
-fn tell_repeated(submitter: &Submitter, earlier: MessageId) -> MessageId {
-    tracing::info!(message_id = %earlier, tenant = %submitter.tenant.slug, "accepted before");
+fn log_duplicate(submitter: &Submitter, earlier: MessageId) -> MessageId {
+    tracing::info!(msg = %earlier, tenant = %submitter.tenant.slug, "duplicate submission");
     earlier
 }
 
-fn refuse_unsigned(domain: &DomainName) -> Refusal {
+fn signing_refusal(domain: &DomainName) -> Refusal {
     Refusal::new(
         RefusalCode::Internal,
-        format!("the message cannot be signed for {domain} now"),
-        "try again later; the operator finds the reason in the log",
+        format!("the message cannot be signed for {domain}"),
+        "try again later; the operator finds the cause in the server log",
     )
 }

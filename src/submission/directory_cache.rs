@@ -1,4 +1,4 @@
-//! What the store knows about who sends, remembered for a moment: a busy session asks the same for every message.
+//! A cache of keys, domains and signers: a busy session needs the same for every message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::model::{DkimKeyState, DomainId, Environment, KeyId, TenantId};
 use crate::policy::submission::SendingDomain;
 use crate::store::{Directory, Domain, Key, Store, StoreError, Tenant};
 
-/// Keys can be revoked by another process (`pillarbox key revoke`), which is noticed only by asking again.
+/// Another process can revoke keys (`pillarbox key revoke`), which only a new query notices.
 const KEY_LIFETIME: Duration = Duration::from_secs(1);
-/// Domains change through this process only, and each change is noticed at once.
+/// Domains change through this process only, which invalidates the cache immediately.
 const DOMAIN_LIFETIME: Duration = Duration::from_secs(60);
 const ENTRIES_MAX: usize = 10_000;
 
-/// Questions about senders, with a memory.
+/// Cached queries of the directory.
 pub struct DirectoryCache {
     store: Arc<Store>,
     keys: VersionedCache<KeyId, Option<Arc<(Key, Tenant)>>>,
@@ -24,19 +24,19 @@ pub struct DirectoryCache {
     signers: VersionedCache<DomainId, Arc<Vec<Signer>>>,
 }
 
-/// Why there are no signers.
+/// Why signers are unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum SignersError {
-    /// The store could not be asked.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A stored key cannot be used.
+    /// A stored key is unusable.
     #[error(transparent)]
     Sign(#[from] SignError),
 }
 
 impl DirectoryCache {
-    /// A memory of what `store` answers.
+    /// An empty cache in front of `store`.
     pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
@@ -46,7 +46,7 @@ impl DirectoryCache {
         }
     }
 
-    /// The key and its tenant as they are now.
+    /// The current key and its tenant.
     pub async fn key(&self, id: KeyId) -> Result<Option<Arc<(Key, Tenant)>>, StoreError> {
         let load = async {
             let Some(key) = self.store.key(None, id).await? else { return Ok(None) };
@@ -57,7 +57,7 @@ impl DirectoryCache {
         self.keys.get(id, self.store.directory_version(), load).await
     }
 
-    /// The tenant's domains at or above a name, the closest first.
+    /// The tenant's domains equal to or above a name, the most specific first.
     pub async fn covering(
         &self,
         tenant: TenantId,
@@ -72,7 +72,7 @@ impl DirectoryCache {
         self.covering.get(question, self.store.directory_version(), load).await
     }
 
-    /// Signers with the active keys of a domain.
+    /// Signers for the active keys of a domain.
     pub async fn signers(&self, domain: &SendingDomain) -> Result<Arc<Vec<Signer>>, SignersError> {
         let load = async {
             let mut signers = Vec::new();

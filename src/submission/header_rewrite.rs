@@ -1,4 +1,4 @@
-//! The header of a message on its way through: what we take out, what we put in front. Pure.
+//! Checks and rewrites the header of a submitted message. Pure.
 
 use std::ops::Range;
 
@@ -13,41 +13,41 @@ use crate::mail::{
 use crate::model::{MessageId, Refusal, RefusalCode};
 use crate::policy::submission::{refuse_from, refuse_from_count};
 
-/// Parsers downstream are slow on absurd headers, some quadratically.
+/// Downstream parsers are slow on huge headers, some quadratically.
 const HEADER_OCTETS_MAX: usize = 256 * 1024;
-/// RFC 5321 §6.3.
+/// RFC 5321 §6.3: loop detection.
 const RECEIVED_MAX: usize = 100;
-/// RFC 5322 §3.6.2 and §3.6.6: who a message is from, beside From.
+/// RFC 5322 §3.6.2 and §3.6.6: fields that state who sent a message, besides From.
 const SENDER_FIELDS: &[&str] = &["Sender", "Resent-From", "Resent-Sender"];
-/// Each is looked up.
+/// Each address needs a lookup.
 const SENDERS_MAX: usize = 50;
-/// Bcc must not reach recipients (RFC 5322 §3.6.3); Return-Path is the last hop's to write (RFC 5321 §4.4).
+/// Bcc must not reach recipients (RFC 5322 §3.6.3); only the final server adds Return-Path (RFC 5321 §4.4).
 const REMOVED_FIELDS: &[&str] = &["Bcc", "Resent-Bcc", "Return-Path", IDEMPOTENCY_KEY];
-/// Says which submissions are one; for us, not for recipients.
+/// Identifies a submission; not for recipients.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
-/// A message whose header has exactly one reading.
+/// A header that can be interpreted in exactly one way.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedHeader {
     block: HeaderBlock,
-    /// The addresses of From; at least one.
+    /// The addresses of From, at least one.
     pub from: Vec<Address>,
-    /// The addresses of the other fields that say who a message is from.
+    /// The addresses of Sender, Resent-From and Resent-Sender.
     pub senders: Vec<Address>,
-    /// By what a repetition of this submission is known.
+    /// The value of Idempotency-Key.
     pub idempotency_key: Option<String>,
 }
 
-/// Reads the header, or says why it is refused.
-pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
+/// Parses the header, or refuses it.
+pub fn check(message: &[u8]) -> Result<CheckedHeader, Refusal> {
     let block = HeaderBlock::scan(message, HEADER_OCTETS_MAX).map_err(refuse_header)?;
     let received = block.named("Received").count();
     if received > RECEIVED_MAX {
         return Err(Refusal::new(
             RefusalCode::MailLoop,
-            format!("the message has been through {received} servers"),
-            "look for a loop between servers or forwarding rules",
+            format!("the message has passed {received} servers: a mail loop"),
+            "check servers and forwarding rules for a loop",
         ));
     }
     let from_fields: Vec<_> = block.named("From").collect();
@@ -58,10 +58,10 @@ pub fn check(message: &[u8]) -> Result<Checked, Refusal> {
         parse_mailbox_list(&message[field.value.clone()]).map_err(|error| refuse_from("From", error))?;
     let senders = read_senders(&block, message)?;
     let idempotency_key = read_idempotency_key(&block, message)?;
-    Ok(Checked { block, from, senders, idempotency_key })
+    Ok(CheckedHeader { block, from, senders, idempotency_key })
 }
 
-/// Some mail clients show the sender, or who sent a message again, in the place of the author.
+/// Some mail clients show Sender or Resent-From in place of From.
 fn read_senders(block: &HeaderBlock, message: &[u8]) -> Result<Vec<Address>, Refusal> {
     let mut senders = Vec::new();
     for name in SENDER_FIELDS {
@@ -90,8 +90,8 @@ fn read_idempotency_key(block: &HeaderBlock, message: &[u8]) -> Result<Option<St
         }
         _ => Err(Refusal::new(
             RefusalCode::HeaderMalformed,
-            "Idempotency-Key is not one line of 1 to 255 printable ASCII characters",
-            "send the field once, with a random value",
+            "Idempotency-Key must be one line of 1 to 255 printable ASCII characters",
+            "send the field once, with a unique value",
         )),
     }
 }
@@ -100,12 +100,12 @@ fn refuse_header(error: HeaderError) -> Refusal {
     Refusal::new(
         RefusalCode::HeaderMalformed,
         error.to_string(),
-        "send header fields as Name: value, then an empty line, then the body",
+        "send header fields as `Name: value`, then an empty line, then the body",
     )
 }
 
-impl Checked {
-    /// The message without the fields that no recipient may see. Copies only if there are any.
+impl CheckedHeader {
+    /// The message without fields that recipients must not see. Copies only if there are any.
     pub fn strip(&self, message: Bytes) -> Bytes {
         let removed: Vec<Range<usize>> = self
             .block
@@ -127,8 +127,8 @@ impl Checked {
         kept.freeze()
     }
 
-    /// `Date` and `Message-ID`, as far as the message lacks them (RFC 6409 §8.2, §8.3).
-    pub fn complete(&self, id: MessageId, now: Timestamp) -> String {
+    /// `Date` and `Message-ID`, if missing (RFC 6409 §8.2, §8.3).
+    pub fn missing_fields(&self, id: MessageId, now: Timestamp) -> String {
         let mut fields = String::new();
         if self.block.named("Date").next().is_none() {
             fields.push_str(&format!("Date: {}\r\n", date(now)));
@@ -140,7 +140,7 @@ impl Checked {
         fields
     }
 
-    /// What lists show. `added` are the fields of [`Checked::complete`].
+    /// The summary for lists. `added` are the fields of [`CheckedHeader::missing_fields`].
     pub fn summarize(&self, added: &str, message: &[u8]) -> Summary {
         let shorten = |text: &str| text.chars().take(SUMMARY_CHARS_MAX).collect::<String>();
         let value = |name| {
@@ -150,7 +150,7 @@ impl Checked {
         };
         let own_id = value("Message-ID")
             .or_else(|| added.lines().find(|l| l.starts_with("Message-ID:")).map(|l| format!("{l}\r\n")));
-        // Parsed field by field, for only these are needed.
+        // Parsed field by field: only these are needed.
         let subject = value("Subject").and_then(|field| {
             MessageParser::default().parse_headers(field.as_bytes()).and_then(|m| m.subject().map(shorten))
         });
@@ -161,7 +161,7 @@ impl Checked {
     }
 }
 
-/// The longest part of a field that lists show.
+/// Maximum length of summary fields.
 const SUMMARY_CHARS_MAX: usize = 255;
 /// Octets of a field that are decoded for it. The decoder looks for the end of each encoded word to the end of the field, so
 /// what words without an end cost grows with its square.
@@ -170,31 +170,31 @@ const SUMMARIZED_OCTETS_MAX: usize = 8 * 1024;
 /// What lists show of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Decoded and shortened.
+    /// The subject, decoded and truncated.
     pub subject: Option<String>,
     /// The first address of From.
     pub from: Option<String>,
-    /// Without its angle brackets.
+    /// The Message-ID without angle brackets.
     pub message_id: Option<String>,
 }
 
-/// What `Received` is made of.
-pub struct Receipt<'a> {
-    /// Who we are.
+/// The parts of a `Received` field.
+pub struct ReceivedField<'a> {
+    /// The host name of the server.
     pub hostname: &'a DomainName,
-    /// How the message came.
+    /// How the message was submitted.
     pub trace: &'a Trace,
-    /// The client's address, if it is to be named.
+    /// The client's address, if it is to be included.
     pub client_address: Option<std::net::IpAddr>,
-    /// The message.
+    /// The message id.
     pub id: MessageId,
-    /// When it was complete.
+    /// The time of acceptance.
     pub now: Timestamp,
 }
 
-impl Receipt<'_> {
-    /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: a name that
-    /// mail clients give in EHLO is often an address of somebody's home network.
+impl ReceivedField<'_> {
+    /// The `Received` field (RFC 5321 §4.4). Without the client's address there is no `from` clause: the EHLO name of
+    /// a mail client often reveals an address in a home network.
     pub fn field(&self) -> String {
         let mut field = String::from("Received:");
         if let Some(address) = self.client_address {
@@ -213,7 +213,7 @@ impl Receipt<'_> {
     }
 }
 
-/// RFC 5322 §3.3, always in UTC.
+/// An RFC 5322 §3.3 date in UTC.
 fn date(now: Timestamp) -> String {
     rfc2822::to_string(&now.to_zoned(jiff::tz::TimeZone::UTC))
         .unwrap_or_else(|_| unreachable!("the clock is between the years 0 and 9999"))
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_must_have_one_reading_and_one_from() {
+    fn the_header_must_be_unambiguous_and_have_one_from() {
         assert_eq!(refused("To: a@b.c\r\n\r\nhi\r\n"), RefusalCode::FromHeaderMissing);
         assert_eq!(refused(""), RefusalCode::FromHeaderMissing);
         assert_eq!(refused("\r\nFrom: a@b.c\r\n"), RefusalCode::FromHeaderMissing);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn blind_copies_and_return_paths_are_taken_out_and_nothing_else_changes() {
+    fn bcc_and_return_path_are_removed_and_nothing_else_changes() {
         let message =
             "From: a@b.c\r\nbcc: x@y.z,\r\n q@y.z\r\nTo: b@c.d\r\nReturn-Path: <>\r\n\r\nBcc: body\r\n";
         let checked = check(message.as_bytes()).unwrap();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_is_read_once_and_taken_out() {
+    fn an_idempotency_key_is_read_once_and_removed() {
         let message = b"From: a@b.c\r\nidempotency-key:  order 17 \r\n\r\nhi\r\n";
         let checked = check(message).unwrap();
         assert_eq!(checked.idempotency_key.as_deref(), Some("order 17"));
@@ -293,7 +293,8 @@ mod tests {
     #[test]
     fn date_and_message_id_are_added_only_where_absent() {
         let id = id();
-        let complete = |message: &str| check(message.as_bytes()).unwrap().complete(id, Timestamp::UNIX_EPOCH);
+        let complete =
+            |message: &str| check(message.as_bytes()).unwrap().missing_fields(id, Timestamp::UNIX_EPOCH);
         assert_eq!(
             complete("From: a@b.c\r\n\r\n"),
             format!("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nMessage-ID: <{id}@b.c>\r\n")
@@ -316,10 +317,10 @@ mod tests {
     }
 
     #[test]
-    fn received_names_the_client_only_when_told_to() {
+    fn received_has_the_client_address_only_when_configured() {
         let hostname = DomainName::parse("mx.example").unwrap();
         let trace = Trace { helo: "laptop".into(), protocol: "ESMTPSA", tls: Some("TLSv1.3 X".into()) };
-        let mut receipt = Receipt {
+        let mut received = ReceivedField {
             hostname: &hostname,
             trace: &trace,
             client_address: None,
@@ -327,14 +328,14 @@ mod tests {
             now: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(
-            receipt.field(),
+            received.field(),
             format!(
                 "Received: by mx.example with ESMTPSA\r\n (TLSv1.3 X)\r\n id {};\r\n Thu, 1 Jan 1970 00:00:00 +0000\r\n",
-                receipt.id
+                received.id
             )
         );
-        receipt.client_address = Some("::1".parse().unwrap());
-        assert!(receipt.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
+        received.client_address = Some("::1".parse().unwrap());
+        assert!(received.field().starts_with("Received: from laptop ([IPv6:::1])\r\n by mx.example"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Accepting mail: who is it, may it, then stamp, sign and enqueue in one transaction. Used by SMTP and by the
-//! HTTP send API. Imports `mail`, `policy`, `sign`, `store` and `turns`.
+//! Accepts mail: authenticates the submitter, checks sender, recipients and header, then rewrites the header, signs
+//! and stores the message in one transaction. Used by SMTP and the HTTP API. Imports `mail`, `policy`, `dkim`,
+//! `store` and `limits`.
 
 mod acceptance;
 mod directory_cache;
@@ -33,127 +34,127 @@ use crate::store::{
     SubmissionKey, Tenant,
 };
 
-pub use self::acceptance::Admitted;
+pub use self::acceptance::CheckedSubmission;
 
-/// How mail is accepted.
+/// Settings of submission.
 #[derive(Debug, Clone)]
 pub struct SubmissionSettings {
-    /// Who we are in `Received`.
+    /// The host name in `Received`.
     pub hostname: DomainName,
-    /// How long delivery is tried, unless the tenant or the message has its own time.
-    pub expiry: Duration,
-    /// The longest such time.
+    /// How long delivery is tried, unless the tenant or the message has its own lifetime.
+    pub message_lifetime: Duration,
+    /// Upper bound of that lifetime.
     pub message_lifetime_max: Duration,
-    /// Whether the null reverse path is taken.
-    pub takes_null_sender: bool,
-    /// Whether `Received` names the client's address.
-    pub names_client_address: bool,
+    /// Whether `MAIL FROM:<>` is accepted.
+    pub allow_null_sender: bool,
+    /// Whether `Received` includes the client's address.
+    pub received_includes_client_address: bool,
 }
 
-/// Accepts mail into a store.
+/// The service that accepts mail.
 pub struct SubmissionService {
     store: Arc<Store>,
-    facts: DirectoryCache,
-    notes: RejectionLogLimit,
+    directory: DirectoryCache,
+    rejection_log: RejectionLogLimit,
     refusals: RejectionCounters,
     limits: SendLimits,
     settings: SubmissionSettings,
-    /// Signatures made at one time: as many as there are cores, for more would only wait for them.
+    /// Concurrent signatures: one per core.
     signing: TenantSemaphore,
-    /// Weight of what is on its way to disk.
+    /// Weight of messages being stored.
     storing: TenantSemaphore,
 }
 
-/// Who submits: a tenant through one of its keys.
+/// The submitter: a tenant, through one of its keys.
 #[derive(Debug, Clone)]
 pub struct Submitter {
-    /// As it was when the credential was checked; later questions look again.
+    /// The tenant when the key was checked; later checks load it again.
     pub tenant: Tenant,
-    /// Likewise.
+    /// The key, likewise.
     pub key: Key,
-    /// Where the client is.
+    /// The client's address.
     pub client_address: IpAddr,
-    /// What the key must allow for this way of submitting.
+    /// The scope that the key needs for this kind of submission.
     pub scope: Scope,
 }
 
-/// Why a credential was not taken.
+/// Why authentication failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthenticationError {
-    /// Unknown user, wrong password, expired or revoked: told apart in no reply.
+    /// Unknown user, wrong password, expired or revoked key: no reply distinguishes them.
     Rejected,
-    /// Known and right, but refused for a reason that the client may know.
+    /// Valid credentials, refused for a reason that the client may know.
     Refused(Refusal),
-    /// The store cannot be asked now.
+    /// The store is unavailable.
     Unavailable,
 }
 
-/// A message on its way in, once its envelope was admitted.
+/// A message with an admitted envelope.
 #[derive(Debug)]
 pub struct Submission {
-    /// Who submits it.
+    /// The submitter.
     pub submitter: Arc<Submitter>,
-    /// As admitted.
+    /// The envelope.
     pub envelope: Envelope,
-    /// CRLF throughout, no NUL, no lone CR or LF.
+    /// Content with CRLF line ends, without NUL, bare CR or bare LF.
     pub message: Bytes,
-    /// How it came.
+    /// How it was submitted.
     pub trace: Trace,
-    /// What HTTP says of it beside the message.
-    pub extras: Extras,
+    /// Data from the HTTP API besides the message.
+    pub extras: SubmissionExtras,
 }
 
-/// What the HTTP send API knows of a message beside its envelope.
+/// Data that the HTTP API has besides the envelope.
 #[derive(Debug, Default)]
-pub struct Extras {
-    /// The sender's own notes.
+pub struct SubmissionExtras {
+    /// Metadata and tags from the sender.
     pub annotations: Annotations,
-    /// Recipients that were left out because they are suppressed.
+    /// Recipients left out because they are suppressed.
     pub suppressed: Vec<Address>,
-    /// By what a repetition is known; else the message's own field says it. The name begins with how it came, so that no
-    /// client can use the name of another way.
+    /// Identifies the submission; otherwise the Idempotency-Key field does. The name begins with the protocol, so
+    /// that names of different protocols never collide.
     pub submission_key: Option<SubmissionKey>,
 }
 
-/// What `Received` says of how a message came (RFC 5321 §4.4).
+/// How a message was submitted, for `Received` (RFC 5321 §4.4).
 #[derive(Debug, Clone)]
 pub struct Trace {
-    /// The name in EHLO or HELO; printable ASCII.
+    /// The EHLO name; printable ASCII.
     pub helo: String,
     /// `ESMTPSA`, `SMTP`, `UTF8SMTPSA`, `HTTP` (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
-    /// Like `TLSv1.3 with cipher TLS13_AES_256_GCM_SHA384`.
+    /// TLS version and cipher, such as `TLSv1.3 with cipher TLS13_AES_256_GCM_SHA384`.
     pub tls: Option<String>,
 }
 
-/// Between two notes of when a key was last used.
-const TOUCH_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
-/// What all tenants together have on its way to disk at one time.
+/// Minimum time between updates of a key's `last_used_at`.
+const LAST_USED_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// Total weight of messages being stored at one time.
 const STORING_WEIGHT_MAX: u32 = 512;
-/// Of these one tenant's: as much as one commit takes in a few milliseconds, for everybody waits for it.
+/// The share of one tenant: what one commit writes in a few milliseconds, as all tenants wait for it.
 const STORING_WEIGHT_OF_TENANT_MAX: u32 = 64;
 
-/// The same while other tenants submit too.
-const STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX: u32 = 8;
+/// The share while other tenants submit too.
+const STORING_WEIGHT_OF_TENANT_CONTENDED_MAX: u32 = 8;
 
 impl SubmissionService {
-    /// Accepts into `store`.
+    /// A service that stores into `store`.
     pub fn new(store: Arc<Store>, settings: SubmissionSettings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         Self {
-            facts: DirectoryCache::new(store.clone()),
-            notes: RejectionLogLimit::default(),
+            directory: DirectoryCache::new(store.clone()),
+            rejection_log: RejectionLogLimit::default(),
             refusals: RejectionCounters::new(),
             limits: SendLimits::new(store.clone()),
             store,
             settings,
-            signing: TenantSemaphore::new(cores, cores).with_fewer_in_company((cores / 2).max(1)),
+            signing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             storing: TenantSemaphore::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
-                .with_fewer_in_company(STORING_WEIGHT_OF_TENANT_IN_COMPANY_MAX),
+                .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
         }
     }
 
-    /// Finds the tenant behind a user name (a key's id, or the tenant's slug) and a secret.
+    /// Authenticates a user name (key id or tenant slug) with a secret.
     pub async fn authenticate(
         &self,
         username: &str,
@@ -161,10 +162,10 @@ impl SubmissionService {
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
         let secret = KeySecret::parse(password).map_err(|_| AuthenticationError::Rejected)?;
-        let found = self.store.key_by_digest(secret.digest()).await.map_err(cannot_look_up)?;
+        let found = self.store.key_by_digest(secret.digest()).await.map_err(credential_unavailable)?;
         let (key, tenant) = match found {
             Some((key, Some(tenant))) => (key, tenant),
-            // A platform key has no domains to send from.
+            // A platform key has no sending domains.
             Some((_, None)) | None => return Err(AuthenticationError::Rejected),
         };
         if username != tenant.slug && username != key.id.to_string() {
@@ -173,12 +174,13 @@ impl SubmissionService {
         self.admit_key(key, tenant, client_address).await
     }
 
-    /// What a proof of this user's password is held against; a user that is not there has something as well.
+    /// The credential to verify a SCRAM proof; unknown users get a fake one.
     pub async fn scram_credential(&self, username: &str) -> Result<ScramCredential, AuthenticationError> {
-        self.store.scram_credential(username).await.map_err(cannot_look_up)
+        self.store.scram_credential(username).await.map_err(credential_unavailable)
     }
 
-    /// Checks a SCRAM proof (RFC 5802 §3). The signature proves to the client that the server knows it.
+    /// Verifies a SCRAM proof (RFC 5802 §3). Returns the server signature, which proves to the client that the server
+    /// knows the user.
     pub async fn authenticate_by_proof(
         &self,
         credential: &ScramCredential,
@@ -190,13 +192,13 @@ impl SubmissionService {
         let (Some(signature), Some(id)) = (signature, credential.key_id) else {
             return Err(AuthenticationError::Rejected);
         };
-        let found = self.facts.key(id).await.map_err(cannot_look_up)?;
+        let found = self.directory.key(id).await.map_err(credential_unavailable)?;
         let (key, tenant) = found.as_deref().cloned().ok_or(AuthenticationError::Rejected)?;
         let submitter = self.admit_key(key, tenant, client_address).await?;
         Ok((submitter, signature.to_vec()))
     }
 
-    /// Who has shown to have this key may use it, unless it has ended or is for other networks.
+    /// Admits a proven key, unless it is revoked, expired or restricted to other networks.
     async fn admit_key(
         &self,
         key: Key,
@@ -208,21 +210,21 @@ impl SubmissionService {
             return Err(AuthenticationError::Rejected);
         }
         check_network(&key, client_address).map_err(AuthenticationError::Refused)?;
-        if key.last_used_at.is_none_or(|at| now.duration_since(at) > TOUCH_INTERVAL)
+        if key.last_used_at.is_none_or(|at| now.duration_since(at) > LAST_USED_INTERVAL)
             && let Err(error) = self.store.touch_key(key.id, now).await
         {
-            tracing::warn!(%error, key = %key.id, "cannot note the use of a key");
+            tracing::warn!(%error, key = %key.id, "cannot record the use of a key");
         }
         Ok(Submitter { tenant, key, client_address, scope: Scope::SmtpSend })
     }
 
-    /// Whether the submitter may send from this path now; `is_counted` says that the message was accepted before, and so
-    /// needs no room under the limit.
+    /// Whether the submitter may send from this path. `already_counted`: the message was counted against the send limit
+    /// before, so no quota is needed.
     pub async fn admit_sender(
         &self,
         submitter: &Submitter,
         path: &ReversePath,
-        is_counted: bool,
+        already_counted: bool,
     ) -> Result<(), Refusal> {
         let current = self.refresh(submitter).await?;
         let sender = describe(&current);
@@ -231,12 +233,12 @@ impl SubmissionService {
             Some(address) => self.covering(submitter, address).await?,
             None => Arc::default(),
         };
-        admit_sender(&sender, path, &covering, self.settings.takes_null_sender)?;
-        if is_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
+        admit_sender(&sender, path, &covering, self.settings.allow_null_sender)?;
+        if already_counted { Ok(()) } else { self.admit_count(submitter, 1).await }
     }
 
-    /// Whether the submitter may send to this address now, after so many others of the same message; `None` if the
-    /// message was accepted before.
+    /// Whether the submitter may send to this address. `earlier` is the number of recipients before it in the
+    /// message; `None` if the message was counted before.
     pub async fn admit_recipient(
         &self,
         submitter: &Submitter,
@@ -248,7 +250,7 @@ impl SubmissionService {
             .store
             .suppression_of(submitter.tenant.id, &recipient.folded(), Timestamp::now())
             .await
-            .map_err(refuse_storage)?
+            .map_err(storage_refusal)?
             .map(|found| SuppressionFacts {
                 reason: found.reason,
                 created_at: found.created_at,
@@ -261,45 +263,44 @@ impl SubmissionService {
         }
     }
 
-    /// Whether the tenant's send limit has room for so many recipients.
+    /// Whether the send limit allows this many recipients.
     async fn admit_count(&self, submitter: &Submitter, recipients: u64) -> Result<(), Refusal> {
-        let wish = self.wish(submitter, Timestamp::now()).await?;
-        self.limits.check(&wish, recipients).await.map_err(refuse_storage)?
+        let request = self.quota_request(submitter, Timestamp::now()).await?;
+        self.limits.check(&request, recipients).await.map_err(storage_refusal)?
     }
 
-    /// Under which limits the submitter would send now.
-    async fn wish(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
+    /// The send limits that apply to the submitter.
+    async fn quota_request(&self, submitter: &Submitter, now: Timestamp) -> Result<QuotaRequest, Refusal> {
         let current = self.refresh(submitter).await?;
         Ok(QuotaRequest::new(&current.1, submitter.key.environment, now))
     }
 
-    /// How the send limit of a tenant stands that leaves the least room; `None` if it has none.
-    pub async fn send_standing(
+    /// The tenant's send limit with the least remaining quota; `None` without a limit.
+    pub async fn send_limit_status(
         &self,
         tenant: &Tenant,
         environment: Environment,
         now: Timestamp,
     ) -> Result<Option<QuotaStatus>, StoreError> {
-        self.limits.standing(&QuotaRequest::new(tenant, environment, now)).await
+        self.limits.status(&QuotaRequest::new(tenant, environment, now)).await
     }
 
-    /// How often what was refused since the start, by code.
+    /// Refusals since the start, by code.
     pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
         self.refusals.read()
     }
 
-    /// Notes a refusal for the tenant to read under this reference; `None` if too many of this tenant's were noted
-    /// lately.
-    pub fn note_rejection(
+    /// Records a refusal for the tenant under this id; `None` if the tenant had too many recently.
+    pub fn record_rejection(
         &self,
         id: RequestId,
         submitter: &Submitter,
         stage: Stage,
         refusal: &Refusal,
     ) -> Option<RequestId> {
-        self.refusals.note(refusal.code);
+        self.refusals.increment(refusal.code);
         let now = Timestamp::now();
-        if !self.notes.take(submitter.tenant.id, now) {
+        if !self.rejection_log.take(submitter.tenant.id, now) {
             return None;
         }
         self.store.reject(Rejection {
@@ -316,10 +317,10 @@ impl SubmissionService {
         Some(id)
     }
 
-    /// The submitter's key and tenant as the store has them now: while a session lasts, a key may be revoked, expire or be
-    /// confined to other networks, and a tenant may be suspended.
+    /// The submitter's current key and tenant: during a session a key may be revoked, expire or be restricted to
+    /// other networks, and a tenant may be suspended.
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
-        let current = self.facts.key(submitter.key.id).await.map_err(refuse_storage)?;
+        let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
         let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
@@ -338,15 +339,15 @@ impl SubmissionService {
     ) -> Result<Arc<Vec<SendingDomain>>, Refusal> {
         match address.host() {
             Host::Domain(name) => self
-                .facts
+                .directory
                 .covering(submitter.tenant.id, submitter.key.environment, name)
                 .await
-                .map_err(refuse_storage),
+                .map_err(storage_refusal),
             Host::Literal(_) => Ok(Arc::default()),
         }
     }
 
-    /// Every address of From must be the tenant's. The domain of the first one signs, so that DMARC aligns.
+    /// Checks that every From address belongs to the tenant. The domain of the first one signs, for DMARC alignment.
     async fn admit_from(&self, submitter: &Submitter, from: &[Address]) -> Result<SendingDomain, Refusal> {
         let current = self.refresh(submitter).await?;
         let sender = describe(&current);
@@ -381,34 +382,34 @@ fn check_network(key: &Key, client: IpAddr) -> Result<(), Refusal> {
     let client = client.to_canonical();
     Err(Refusal::new(
         RefusalCode::IpNotAllowed,
-        format!("this key may not be used from {client}"),
+        format!("this key is not allowed from {client}"),
         "add the network to the key's allowed_cidrs, or use another key",
     ))
 }
 
-fn cannot_look_up(error: StoreError) -> AuthenticationError {
-    tracing::error!(%error, "cannot look up a credential");
+fn credential_unavailable(error: StoreError) -> AuthenticationError {
+    tracing::error!(%error, "cannot read a credential");
     AuthenticationError::Unavailable
 }
 
-fn refuse_storage(error: StoreError) -> Refusal {
+fn storage_refusal(error: StoreError) -> Refusal {
     if !matches!(error, StoreError::Conflict(_)) {
-        tracing::error!(%error, "the store does not answer");
+        tracing::error!(%error, "the store failed");
     }
     match error {
         StoreError::Conflict(Conflict::SubmissionKey) => Refusal::new(
             RefusalCode::IdempotencyKeyReused,
-            "the Idempotency-Key of this message was used for another one within a day",
+            "the Idempotency-Key of this message was used for a different message within the last day",
             "use a new key for every message",
         ),
         StoreError::DiskFull => Refusal::new(
             RefusalCode::DiskLow,
-            "the server is short of disk space",
-            "try again later; the operator has to free or add space",
+            "the server is low on disk space",
+            "try again later; the operator must free disk space",
         ),
         _ => Refusal::new(
             RefusalCode::StorageUnavailable,
-            "the message cannot be stored now",
+            "the message cannot be stored because the database is unavailable",
             "try again later",
         ),
     }

@@ -1,5 +1,5 @@
-//! How many refusals of one tenant are noted: enough to see what is wrong, too few to fill the disk or to keep
-//! the store busy for everybody else. A client that has lost its way repeats the same ones all the time.
+//! Limits how many rejections of one tenant are recorded: enough to diagnose a fault, too few to fill the disk or to
+//! load the store. A misconfigured client repeats the same rejection endlessly.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,10 +7,10 @@ use crate::mail::Timestamp;
 use crate::model::{LimitPeriod, TenantId};
 use crate::policy::fixed_window::FixedWindow;
 
-/// Refusals of one tenant that are noted in one minute.
-const NOTES_PER_MINUTE_MAX: u64 = 60;
+/// Rejections recorded per tenant and minute.
+const REJECTIONS_PER_MINUTE_MAX: u64 = 60;
 
-/// Counts notes by tenant, from minute to minute.
+/// Counts recorded rejections per tenant and minute.
 pub struct RejectionLogLimit(Mutex<FixedWindow<TenantId>>);
 
 impl Default for RejectionLogLimit {
@@ -20,12 +20,12 @@ impl Default for RejectionLogLimit {
 }
 
 impl RejectionLogLimit {
-    /// Whether another note may be made for a tenant, which is then counted.
+    /// Whether another rejection may be recorded; counts it if so.
     pub fn take(&self, tenant: TenantId, now: Timestamp) -> bool {
-        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = notes.standing(&tenant, NOTES_PER_MINUTE_MAX, now).remaining() > 0;
+        let mut rejection_log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = rejection_log.status(&tenant, REJECTIONS_PER_MINUTE_MAX, now).remaining() > 0;
         if may {
-            notes.take(tenant, 1, now);
+            rejection_log.take(tenant, 1, now);
         }
         may
     }
@@ -36,12 +36,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_has_so_many_notes_in_a_minute_and_takes_none_from_others() {
+    fn recorded_rejections_are_limited_per_tenant_and_minute() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (busy, other) = (TenantId::generate(at(0)), TenantId::generate(at(0)));
         let quota = RejectionLogLimit::default();
         let noted = (0..1000).filter(|_| quota.take(busy, at(59))).count();
-        assert_eq!(noted, NOTES_PER_MINUTE_MAX as usize);
+        assert_eq!(noted, REJECTIONS_PER_MINUTE_MAX as usize);
         assert!(quota.take(other, at(59)) && !quota.take(busy, at(59)));
         assert!(quota.take(busy, at(60)));
     }

@@ -1,8 +1,8 @@
-//! How much tenants may send in a minute and in a day, counted in recipients, for live and test mail apart.
+//! Send limits of tenants per minute and day, in recipients, separately for live and test mail.
 //!
-//! At MAIL and RCPT only a look is taken, so that a client hears early and keeps the recipients for which there is
-//! room. What counts is taken in one step before the message is written, and given back if it is not: so the
-//! sessions of a tenant together never pass its limit. The count of a day begins with what the store knows of it.
+//! MAIL and RCPT only check, so that a client is refused early and keeps the recipients that fit. The message is
+//! counted in one step before it is stored, and released if it is not stored, so concurrent sessions of a tenant
+//! never exceed its limit. The count of a day starts with the usage in the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,28 +12,28 @@ use crate::model::{Environment, LimitPeriod, Refusal, RefusalCode, TenantId, Usa
 use crate::policy::fixed_window::{FixedWindow, QuotaStatus};
 use crate::store::{Ledger, LimitLevel, LimitWarning, RateLimit, Store, StoreError, Tenant};
 
-/// Percent of a limit at which the tenant is told.
+/// Percentage of a limit at which the tenant is warned.
 const APPROACHING_PERCENT: u64 = 80;
-/// Warnings remembered; more are forgotten as their periods end.
+/// Maximum of remembered warnings; beyond it, expired ones are removed.
 const WARNINGS_MAX: usize = 10_000;
 
-/// Who has a limit of its own.
+/// Limits are counted per tenant and environment.
 type Account = (TenantId, Environment);
 
-/// The limits of all tenants and what was used of them.
+/// The send limits of all tenants and their usage.
 pub struct SendLimits {
     store: Arc<Store>,
-    spent: Mutex<Spent>,
+    usage: Mutex<LimitUsage>,
 }
 
-struct Spent {
+struct LimitUsage {
     minute: FixedWindow<Account>,
     day: FixedWindow<Account>,
-    /// The last warning of each limit, and until when it holds.
+    /// The last warning of each limit, and the end of its period.
     warned: HashMap<(Account, LimitPeriod), (Timestamp, LimitLevel)>,
 }
 
-/// Who wants to send, and when.
+/// The account, limits and time of a submission.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaRequest {
     account: Account,
@@ -41,32 +41,32 @@ pub struct QuotaRequest {
     at: Timestamp,
 }
 
-/// Recipients that were counted for a message. Dropped before [`QuotaReservation::keep`] they are given back.
+/// Recipients counted for a message; released on drop unless confirmed by [`QuotaReservation::confirm`].
 #[must_use]
 pub struct QuotaReservation<'a> {
     of: &'a SendLimits,
-    wish: QuotaRequest,
+    request: QuotaRequest,
     count: u64,
 }
 
-/// Recipients that stay counted.
+/// Recipients that remain counted.
 pub struct ConfirmedQuota {
-    wish: QuotaRequest,
+    request: QuotaRequest,
     count: u64,
 }
 
 impl QuotaRequest {
-    /// Of a tenant as it is now.
+    /// The current limits of a tenant.
     pub fn new(tenant: &Tenant, environment: Environment, at: Timestamp) -> Self {
         Self { account: (tenant.id, environment), limits: tenant.rate_limit, at }
     }
 
-    /// Whether there is a limit at all.
+    /// Whether any limit applies.
     pub fn is_limited(&self) -> bool {
         self.limits().next().is_some()
     }
 
-    /// The limits that the tenant has, the one that ends last first.
+    /// The limits that apply, the longest period first.
     fn limits(&self) -> impl Iterator<Item = (LimitPeriod, u64)> + use<> {
         let RateLimit { emails_per_day, emails_per_minute, .. } = self.limits;
         let limits = [(LimitPeriod::Day, emails_per_day), (LimitPeriod::Minute, emails_per_minute)];
@@ -75,120 +75,125 @@ impl QuotaRequest {
 }
 
 impl SendLimits {
-    /// Nothing was counted yet.
+    /// No usage yet.
     pub fn new(store: Arc<Store>) -> Self {
-        let spent = Spent {
+        let usage = LimitUsage {
             minute: FixedWindow::new(LimitPeriod::Minute),
             day: FixedWindow::new(LimitPeriod::Day),
             warned: HashMap::new(),
         };
-        Self { store, spent: Mutex::new(spent) }
+        Self { store, usage: Mutex::new(usage) }
     }
 
-    /// Whether there is room for so many recipients now; nothing is counted. The outer error is the store's.
-    pub async fn check(&self, wish: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
-        self.learn(wish).await?;
-        Ok(self.look(&mut self.lock(), wish, count))
+    /// Whether the limits allow this many recipients; counts nothing. The outer error is the store's.
+    pub async fn check(&self, request: &QuotaRequest, count: u64) -> Result<Result<(), Refusal>, StoreError> {
+        self.load_day(request).await?;
+        Ok(self.check_remaining(&mut self.lock(), request, count))
     }
 
-    /// Counts the recipients of a message, if there is room for all.
+    /// Counts the recipients of a message, if the limits allow all of them.
     pub async fn take(
         &self,
-        wish: QuotaRequest,
+        request: QuotaRequest,
         count: u64,
     ) -> Result<Result<QuotaReservation<'_>, Refusal>, StoreError> {
-        self.learn(&wish).await?;
-        let mut spent = self.lock();
-        if let Err(refusal) = self.look(&mut spent, &wish, count) {
+        self.load_day(&request).await?;
+        let mut usage = self.lock();
+        if let Err(refusal) = self.check_remaining(&mut usage, &request, count) {
             return Ok(Err(refusal));
         }
-        if wish.limits.emails_per_day.is_none() {
-            // From here on the count misses something; under a new limit the store is asked again.
-            spent.day.forget(&wish.account);
+        if request.limits.emails_per_day.is_none() {
+            // From now on the count is incomplete; a new limit loads it from the store again.
+            usage.day.forget(&request.account);
         }
-        for (period, limit) in wish.limits() {
-            spent.of(period).take(wish.account, count, wish.at);
-            let standing = spent.of(period).standing(&wish.account, limit, wish.at);
-            if standing.remaining() == 0 {
-                self.warn(&mut spent, &wish, (period, standing), LimitLevel::Exceeded);
-            } else if standing.percent() >= APPROACHING_PERCENT {
-                self.warn(&mut spent, &wish, (period, standing), LimitLevel::Approaching);
+        for (period, limit) in request.limits() {
+            usage.of(period).take(request.account, count, request.at);
+            let status = usage.of(period).status(&request.account, limit, request.at);
+            if status.remaining() == 0 {
+                self.warn(&mut usage, &request, (period, status), LimitLevel::Exceeded);
+            } else if status.percent() >= APPROACHING_PERCENT {
+                self.warn(&mut usage, &request, (period, status), LimitLevel::Approaching);
             }
         }
-        Ok(Ok(QuotaReservation { of: self, wish, count }))
+        Ok(Ok(QuotaReservation { of: self, request, count }))
     }
 
-    /// The message was not written after all.
-    pub fn give_back(&self, kept: &ConfirmedQuota) {
-        let mut spent = self.lock();
-        for (period, _) in kept.wish.limits() {
-            spent.of(period).give_back(&kept.wish.account, kept.count, kept.wish.at);
+    /// Releases the quota of a message that was not stored.
+    pub fn release(&self, confirmed: &ConfirmedQuota) {
+        let mut usage = self.lock();
+        for (period, _) in confirmed.request.limits() {
+            usage.of(period).release(&confirmed.request.account, confirmed.count, confirmed.request.at);
         }
     }
 
-    /// How the limit stands that leaves the least room; `None` if the tenant has none.
-    pub async fn standing(&self, wish: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
-        self.learn(wish).await?;
-        let mut spent = self.lock();
-        let standings =
-            wish.limits().map(|(period, limit)| spent.of(period).standing(&wish.account, limit, wish.at));
-        Ok(standings.min_by_key(QuotaStatus::remaining))
+    /// The limit with the least remaining quota; `None` without a limit.
+    pub async fn status(&self, request: &QuotaRequest) -> Result<Option<QuotaStatus>, StoreError> {
+        self.load_day(request).await?;
+        let mut usage = self.lock();
+        let statuses = request
+            .limits()
+            .map(|(period, limit)| usage.of(period).status(&request.account, limit, request.at));
+        Ok(statuses.min_by_key(QuotaStatus::remaining))
     }
 
-    /// The first time in a day the store is asked for what was sent in it. Nothing can be taken before that, so what
-    /// it answers misses nothing.
-    async fn learn(&self, wish: &QuotaRequest) -> Result<(), StoreError> {
-        if wish.limits.emails_per_day.is_none() || self.lock().day.knows(&wish.account, wish.at) {
+    /// Loads the usage of the day from the store once. Nothing is counted before, so the loaded value is complete.
+    async fn load_day(&self, request: &QuotaRequest) -> Result<(), StoreError> {
+        if request.limits.emails_per_day.is_none() || self.lock().day.contains(&request.account, request.at) {
             return Ok(());
         }
-        let (tenant, environment) = wish.account;
-        let (from, to) = (LimitPeriod::Day.start_of(wish.at), LimitPeriod::Day.end_of(wish.at));
+        let (tenant, environment) = request.account;
+        let (from, to) = (LimitPeriod::Day.start_of(request.at), LimitPeriod::Day.end_of(request.at));
         let days = self.store.usage(tenant, UsageInterval::Day, from, to).await?;
         let sent = days.iter().find(|day| day.environment == environment).map_or(0, |day| day.counts.sent);
-        self.lock().day.learn(wish.account, sent, wish.at);
+        self.lock().day.preload(request.account, sent, request.at);
         Ok(())
     }
 
-    fn look(&self, spent: &mut Spent, wish: &QuotaRequest, count: u64) -> Result<(), Refusal> {
-        for (period, limit) in wish.limits() {
-            let standing = spent.of(period).standing(&wish.account, limit, wish.at);
-            if standing.remaining() < count {
-                self.warn(spent, wish, (period, standing), LimitLevel::Exceeded);
-                return Err(refuse(period, standing, count));
+    fn check_remaining(
+        &self,
+        usage: &mut LimitUsage,
+        request: &QuotaRequest,
+        count: u64,
+    ) -> Result<(), Refusal> {
+        for (period, limit) in request.limits() {
+            let status = usage.of(period).status(&request.account, limit, request.at);
+            if status.remaining() < count {
+                self.warn(usage, request, (period, status), LimitLevel::Exceeded);
+                return Err(refuse(period, status, count));
             }
         }
         Ok(())
     }
 
-    /// Tells the tenant, unless it was told in this period.
+    /// Warns the tenant, once per period and level.
     fn warn(
         &self,
-        spent: &mut Spent,
-        wish: &QuotaRequest,
+        usage: &mut LimitUsage,
+        request: &QuotaRequest,
         of: (LimitPeriod, QuotaStatus),
         level: LimitLevel,
     ) {
         let (period, QuotaStatus { limit, used, resets_at }) = of;
-        let told = spent.warned.get(&(wish.account, period));
-        if told.is_some_and(|&(until, earlier)| until == resets_at && earlier >= level) {
+        let warned = usage.warned.get(&(request.account, period));
+        if warned.is_some_and(|&(until, earlier)| until == resets_at && earlier >= level) {
             return;
         }
-        if spent.warned.len() >= WARNINGS_MAX {
-            spent.warned.retain(|_, (until, _)| *until > wish.at);
+        if usage.warned.len() >= WARNINGS_MAX {
+            usage.warned.retain(|_, (until, _)| *until > request.at);
         }
-        spent.warned.insert((wish.account, period), (resets_at, level));
-        let (tenant_id, environment) = wish.account;
-        let at = wish.at;
+        usage.warned.insert((request.account, period), (resets_at, level));
+        let (tenant_id, environment) = request.account;
+        let at = request.at;
         let warning = LimitWarning { tenant_id, level, environment, period, limit, used, resets_at, at };
         self.store.warn_of_limit(warning);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Spent> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LimitUsage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Spent {
+impl LimitUsage {
     fn of(&mut self, period: LimitPeriod) -> &mut FixedWindow<Account> {
         match period {
             LimitPeriod::Minute => &mut self.minute,
@@ -198,20 +203,20 @@ impl Spent {
 }
 
 impl QuotaReservation<'_> {
-    /// From now on the message may be written, even if nobody waits to hear of it.
-    pub fn keep(mut self) -> ConfirmedQuota {
-        ConfirmedQuota { wish: self.wish, count: std::mem::take(&mut self.count) }
+    /// Confirms the quota: the message will be stored even if the caller is cancelled.
+    pub fn confirm(mut self) -> ConfirmedQuota {
+        ConfirmedQuota { request: self.request, count: std::mem::take(&mut self.count) }
     }
 }
 
 impl Drop for QuotaReservation<'_> {
     fn drop(&mut self) {
-        self.of.give_back(&ConfirmedQuota { wish: self.wish, count: self.count });
+        self.of.release(&ConfirmedQuota { request: self.request, count: self.count });
     }
 }
 
-fn refuse(period: LimitPeriod, standing: QuotaStatus, count: u64) -> Refusal {
-    let QuotaStatus { limit, used, resets_at } = standing;
+fn refuse(period: LimitPeriod, status: QuotaStatus, count: u64) -> Refusal {
+    let QuotaStatus { limit, used, resets_at } = status;
     let code = match period {
         LimitPeriod::Minute => RefusalCode::SendLimitExceeded,
         LimitPeriod::Day => RefusalCode::DailySendLimitExceeded,
@@ -219,16 +224,16 @@ fn refuse(period: LimitPeriod, standing: QuotaStatus, count: u64) -> Refusal {
     if count > limit {
         return Refusal::new(
             code,
-            format!(
-                "{count} recipients are more than the tenant may send to in a {period}, which is {limit}"
-            ),
-            "send to fewer at a time, or ask the operator of the platform to raise the limit",
+            format!("{count} recipients exceed the send limit of {limit} recipients per {period}"),
+            "send to fewer recipients at a time, or ask the operator to raise the limit",
         );
     }
     Refusal::new(
         code,
-        format!("the tenant may send to {limit} recipients in a {period} and has sent to {used}"),
-        format!("try again at {resets_at}, when the {period} ends, or ask the operator to raise the limit"),
+        format!("the send limit of {limit} recipients per {period} is reached: {used} are used"),
+        format!(
+            "try again after {resets_at}, when the {period} ends, or ask the operator to raise the limit"
+        ),
     )
 }
 
@@ -243,37 +248,37 @@ mod tests {
         (dir, SendLimits::new(Arc::new(Store::open(options).unwrap())))
     }
 
-    fn wish(account: Account, per_day: Option<u32>, at: &str) -> QuotaRequest {
+    fn quota_request(account: Account, per_day: Option<u32>, at: &str) -> QuotaRequest {
         let limits = RateLimit { emails_per_day: per_day, ..RateLimit::default() };
         QuotaRequest { account, limits, at: at.parse().unwrap() }
     }
 
     #[tokio::test]
-    async fn what_is_not_written_is_given_back() {
+    async fn quota_of_a_message_that_is_not_stored_is_released() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
-        let wish = wish(account, Some(10), "2026-11-22T12:00:00Z");
-        let used = async || limits.standing(&wish).await.unwrap().unwrap().used;
-        let dropped = limits.take(wish, 4).await.unwrap().unwrap();
+        let request = quota_request(account, Some(10), "2026-11-22T12:00:00Z");
+        let used = async || limits.status(&request).await.unwrap().unwrap().used;
+        let dropped = limits.take(request, 4).await.unwrap().unwrap();
         assert_eq!(used().await, 4);
-        assert!(limits.take(wish, 7).await.unwrap().is_err(), "what is on its way counts");
+        assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
         drop(dropped);
         assert_eq!(used().await, 0);
-        let kept = limits.take(wish, 4).await.unwrap().unwrap().keep();
+        let kept = limits.take(request, 4).await.unwrap().unwrap().confirm();
         assert_eq!(used().await, 4);
-        limits.give_back(&kept);
+        limits.release(&kept);
         assert_eq!(used().await, 0);
     }
 
     #[tokio::test]
-    async fn a_limit_that_was_lifted_for_a_while_does_not_remember_a_count_with_a_hole() {
+    async fn a_limit_set_again_reloads_its_usage() {
         let (_dir, limits) = limits();
         let account = (TenantId::generate(Timestamp::UNIX_EPOCH), Environment::Live);
-        let at = |per_day| wish(account, per_day, "2026-11-22T12:00:00Z");
-        let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().keep();
-        let _ = limits.take(at(None), 100).await.unwrap().unwrap().keep();
-        assert!(limits.standing(&at(None)).await.unwrap().is_none());
-        let standing = limits.standing(&at(Some(10))).await.unwrap().unwrap();
-        assert_eq!(standing.used, 0, "the store, which has seen none of this, is asked again");
+        let at = |per_day| quota_request(account, per_day, "2026-11-22T12:00:00Z");
+        let _ = limits.take(at(Some(10)), 4).await.unwrap().unwrap().confirm();
+        let _ = limits.take(at(None), 100).await.unwrap().unwrap().confirm();
+        assert!(limits.status(&at(None)).await.unwrap().is_none());
+        let status = limits.status(&at(Some(10))).await.unwrap().unwrap();
+        assert_eq!(status.used, 0, "the store, which has seen none of this, is asked again");
     }
 }

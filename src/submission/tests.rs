@@ -1,4 +1,4 @@
-//! Acceptance by two tenants at one time, against a real store.
+//! Concurrent submissions of two tenants, against a real store.
 
 use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
@@ -10,13 +10,13 @@ use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOpt
 
 const BACKLOG: usize = 20;
 
-struct Bed {
+struct Fixture {
     _dir: TempDir,
     store: Arc<Store>,
-    intake: SubmissionService,
+    submission: SubmissionService,
 }
 
-impl Bed {
+impl Fixture {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
@@ -38,12 +38,12 @@ impl Bed {
         store.ensure_sandbox_domain(sandbox, Timestamp::now()).await.unwrap();
         let settings = SubmissionSettings {
             hostname: DomainName::parse("relay.example").unwrap(),
-            expiry: Duration::from_secs(3600),
+            message_lifetime: Duration::from_secs(3600),
             message_lifetime_max: Duration::from_secs(3600),
-            takes_null_sender: false,
-            names_client_address: false,
+            allow_null_sender: false,
+            received_includes_client_address: false,
         };
-        Self { _dir: dir, intake: SubmissionService::new(store.clone(), settings), store }
+        Self { _dir: dir, submission: SubmissionService::new(store.clone(), settings), store }
     }
 
     async fn submitter(&self, slug: &str) -> Arc<Submitter> {
@@ -62,7 +62,7 @@ impl Bed {
             allowed_domain_ids: Vec::new(),
             allowed_cidrs: Vec::new(),
             expires_at: None,
-            imprint: KeySecret::generate(Environment::Test).imprint(),
+            stored_secret: KeySecret::generate(Environment::Test).stored_secret(),
         };
         let key = self.store.create_key(new, Timestamp::now()).await.unwrap();
         Arc::new(Submitter {
@@ -86,21 +86,21 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
             parameters: MailParameters::default(),
         },
         message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
-        extras: Extras::default(),
+        extras: SubmissionExtras::default(),
         trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
     }
 }
 
-/// Accepts a backlog of one tenant and then one message of another while `turns` lets nobody go on, and answers
-/// the tenants in the order in which they were accepted once it does.
+/// Submits a backlog of one tenant and then one message of another while no permits are free. Returns the tenants in
+/// the order of acceptance.
 async fn accept_backlog_and_one(
-    bed: Bed,
+    fixture: Fixture,
     turns: fn(&SubmissionService) -> &TenantSemaphore,
 ) -> (Vec<TenantId>, TenantId) {
-    let [busy, calm] = [bed.submitter("busy").await, bed.submitter("calm").await];
-    let intake = Arc::new(bed.intake);
+    let [busy, calm] = [fixture.submitter("busy").await, fixture.submitter("calm").await];
+    let intake = Arc::new(fixture.submission);
     let (order, mut accepted) = tokio::sync::mpsc::unbounded_channel();
-    let held = turns(&intake).take(None).await.unwrap();
+    let held = turns(&intake).acquire(None).await.unwrap();
     let mut submissions = JoinSet::new();
     for (submitter, count) in [(&busy, BACKLOG), (&calm, 1)] {
         for _ in 0..count {
@@ -127,23 +127,23 @@ async fn accept_backlog_and_one(
 
 fn assert_calm_came_early((order, calm): (Vec<TenantId>, TenantId)) {
     assert_eq!(order.len(), BACKLOG + 1);
-    // One of the others was before it in turn; a few more may be answered sooner, for they are committed together.
+    // At least one of the others comes before it; a few more may be answered sooner, as they share a commit.
     let place = order.iter().position(|&tenant| tenant == calm).unwrap();
     assert!(place < BACKLOG / 2, "{place}");
 }
 
 #[tokio::test]
 async fn a_message_is_not_signed_behind_the_backlog_of_another_tenant() {
-    let mut bed = Bed::make().await;
-    bed.intake.signing = TenantSemaphore::new(1, 1);
-    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.signing).await);
+    let mut fixture = Fixture::make().await;
+    fixture.submission.signing = TenantSemaphore::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(fixture, |intake| &intake.signing).await);
 }
 
 #[tokio::test]
 async fn a_message_is_not_stored_behind_the_backlog_of_another_tenant() {
-    let mut bed = Bed::make().await;
-    bed.intake.storing = TenantSemaphore::new(1, 1);
-    assert_calm_came_early(accept_backlog_and_one(bed, |intake| &intake.storing).await);
+    let mut fixture = Fixture::make().await;
+    fixture.submission.storing = TenantSemaphore::new(1, 1);
+    assert_calm_came_early(accept_backlog_and_one(fixture, |intake| &intake.storing).await);
 }
 
 fn keyed(submitter: &Arc<Submitter>) -> Submission {
@@ -151,62 +151,67 @@ fn keyed(submitter: &Arc<Submitter>) -> Submission {
     Submission { message: Bytes::from_static(message), ..submission(submitter) }
 }
 
-async fn used(bed: &Bed, submitter: &Submitter) -> u64 {
-    let standing = bed.intake.send_standing(&submitter.tenant, Environment::Test, Timestamp::now()).await;
+async fn used(fixture: &Fixture, submitter: &Submitter) -> u64 {
+    let standing =
+        fixture.submission.send_limit_status(&submitter.tenant, Environment::Test, Timestamp::now()).await;
     standing.unwrap().unwrap().used
 }
 
 #[tokio::test]
-async fn who_leaves_before_its_turn_to_be_stored_has_used_nothing() {
-    let mut bed = Bed::make().await;
-    bed.intake.storing = TenantSemaphore::new(1, 1);
-    let bed = Arc::new(bed);
-    let submitter = bed.limited_submitter("limited", Some(9)).await;
-    let held = bed.intake.storing.take(None).await.unwrap();
+async fn a_submission_cancelled_before_it_is_stored_uses_no_quota() {
+    let mut fixture = Fixture::make().await;
+    fixture.submission.storing = TenantSemaphore::new(1, 1);
+    let fixture = Arc::new(fixture);
+    let submitter = fixture.limited_submitter("limited", Some(9)).await;
+    let held = fixture.submission.storing.acquire(None).await.unwrap();
     let accepting = tokio::spawn({
-        let (bed, submission) = (bed.clone(), submission(&submitter));
-        async move { bed.intake.accept(submission).await }
+        let (fixture, submission) = (fixture.clone(), submission(&submitter));
+        async move { fixture.submission.accept(submission).await }
     });
-    while bed.intake.storing.requests_of(Some(submitter.tenant.id)) == 0 {
+    while fixture.submission.storing.requests_of(Some(submitter.tenant.id)) == 0 {
         yield_now().await;
     }
-    assert_eq!(used(&bed, &submitter).await, 1);
+    assert_eq!(used(&fixture, &submitter).await, 1);
     accepting.abort();
     assert!(accepting.await.unwrap_err().is_cancelled());
-    assert_eq!(used(&bed, &submitter).await, 0);
+    assert_eq!(used(&fixture, &submitter).await, 0);
     drop(held);
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_is_known_when_the_limit_is_used_up() {
-    let bed = Bed::make().await;
-    let submitter = bed.limited_submitter("limited", Some(1)).await;
-    let id = bed.intake.accept(keyed(&submitter)).await.unwrap();
-    assert_eq!(bed.intake.accept(keyed(&submitter)).await.unwrap(), id);
-    assert_eq!(used(&bed, &submitter).await, 1);
+async fn a_duplicate_submission_is_accepted_when_the_limit_is_used_up() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.limited_submitter("limited", Some(1)).await;
+    let id = fixture.submission.accept(keyed(&submitter)).await.unwrap();
+    assert_eq!(fixture.submission.accept(keyed(&submitter)).await.unwrap(), id);
+    assert_eq!(used(&fixture, &submitter).await, 1);
     let (path, recipient) =
         (keyed(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
-    for (is_counted, earlier) in [(true, None), (false, Some(0))] {
-        let sender = bed.intake.admit_sender(&submitter, &path, is_counted).await;
-        let admitted = bed.intake.admit_recipient(&submitter, &recipient, true, earlier).await;
-        assert_eq!((sender.is_ok(), admitted.is_ok()), (is_counted, is_counted));
+    for (already_counted, earlier) in [(true, None), (false, Some(0))] {
+        let sender = fixture.submission.admit_sender(&submitter, &path, already_counted).await;
+        let admitted = fixture.submission.admit_recipient(&submitter, &recipient, true, earlier).await;
+        assert_eq!((sender.is_ok(), admitted.is_ok()), (already_counted, already_counted));
     }
-    let refused = bed.intake.accept(submission(&submitter)).await.unwrap_err();
+    let refused = fixture.submission.accept(submission(&submitter)).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::DailySendLimitExceeded);
 }
 
 #[tokio::test]
-async fn a_repetition_has_the_same_parameters_as_they_were_given() {
-    let bed = Bed::make().await;
-    let submitter = bed.submitter("one").await;
+async fn a_duplicate_submission_has_the_same_parameters() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.submitter("one").await;
     let at = |seconds| Some(Timestamp::now() + SignedDuration::from_secs(seconds));
-    let held = |held_for_s, release_at| {
+    let held = |hold_for_s, release_at| {
         let mut held = keyed(&submitter);
-        held.envelope.parameters = MailParameters { held_for_s, release_at, ..MailParameters::default() };
+        held.envelope.parameters = MailParameters { hold_for_s, release_at, ..MailParameters::default() };
         held
     };
-    let first = bed.intake.accept(held(Some(60), at(60))).await.unwrap();
-    assert_eq!(bed.intake.accept(held(Some(60), at(65))).await.unwrap(), first, "HOLDFOR said the same");
+    let first = fixture.submission.accept(held(Some(60), at(60))).await.unwrap();
+    assert_eq!(
+        fixture.submission.accept(held(Some(60), at(65))).await.unwrap(),
+        first,
+        "HOLDFOR said the same"
+    );
     let mut others = vec![held(Some(61), at(61)), held(None, at(60)), keyed(&submitter)];
     for change in [
         |submission: &mut Submission| submission.envelope.parameters.require_tls = true,
@@ -227,7 +232,7 @@ async fn a_repetition_has_the_same_parameters_as_they_were_given() {
         others.push(other);
     }
     for other in others {
-        let refused = bed.intake.accept(other).await.unwrap_err();
+        let refused = fixture.submission.accept(other).await.unwrap_err();
         assert_eq!(refused.code, RefusalCode::IdempotencyKeyReused);
     }
 }

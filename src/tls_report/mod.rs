@@ -1,11 +1,10 @@
-//! Reports on TLS (RFC 8460): what the relay counted for a domain on a day is told to whom the domain names for it, by
-//! mail or over HTTPS, and then forgotten.
+//! SMTP TLS reports (RFC 8460): sends the results that the relay recorded for a domain and day to the receivers that
+//! the domain publishes, by mail or HTTPS, and then deletes them.
 //!
-//! Each report has a random time after midnight UTC; what could not be delivered is tried again for a day. That is
-//! known in memory only: after a restart a report has its first try again, and its receivers know it by its id. Imports
-//! `mail`, `dns`, `store`, `intake`, `https` and the configuration.
+//! Each report is sent at a random time after midnight UTC and retried for a day. The schedule is in memory only:
+//! after a restart a report may be sent again; receivers recognize it by its report id.
 
-mod letter;
+mod mailer;
 mod record;
 mod report;
 mod schedule;
@@ -28,24 +27,24 @@ use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
 use crate::store::{Policies, Store, TlsResults};
 use crate::submission::SubmissionService;
-use letter::Letters;
+use mailer::ReportMailer;
 use record::Receiver;
 use report::{MEDIA_TYPE, Report};
-use schedule::{day_of, first_try_at, next_try_at, oldest_kept};
+use schedule::{day_of, first_try_at, next_try_at, oldest_retained};
 
-/// Between two looks at what is due.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// Reports that are on their way at one time.
+/// Time between two polls for due reports.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// Reports in progress at one time.
 const REPORTS_MAX: usize = 16;
-/// Days of domains that are read at one time.
+/// Domain days read from the store at one time.
 const PAGE: usize = 500;
-/// Receivers that a domain may name.
+/// Maximum of receivers of one domain.
 const RECEIVERS_MAX: usize = 4;
-/// How long a receiver may take, and how much of its answer is read.
+/// Limits of an HTTPS report.
 const POST_LIMITS: Limits =
-    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, excess: OverflowPolicy::Cut };
+    Limits { timeout: Duration::from_secs(30), body_octets_max: 4096, overflow: OverflowPolicy::Truncate };
 
-/// Why reports cannot be sent.
+/// Why the reporter cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsReportError {
     /// The tenant's key cannot be read.
@@ -53,99 +52,99 @@ pub enum TlsReportError {
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// Whether the files that the configuration names can be read.
+/// Checks that the files named in the configuration are readable.
 ///
 /// # Errors
 /// [`TlsReportError::KeyFile`].
 pub fn check(config: &config::TlsReport) -> Result<(), TlsReportError> {
-    config.mail.as_ref().filter(|_| config.enabled).map(letter::read_key).transpose().map(drop)
+    config.mail.as_ref().filter(|_| config.enabled).map(mailer::read_key).transpose().map(drop)
 }
 
-/// What a reporter works with.
+/// The services that the reporter uses.
 pub struct TlsReportDependencies {
-    /// Where the counts are.
+    /// The recorded results.
     pub store: Arc<Store>,
-    /// Where domains name their receivers.
+    /// Resolves the receivers of a domain.
     pub resolver: Resolver,
-    /// For receivers over HTTPS.
+    /// Sends reports over HTTPS.
     pub client: Client,
-    /// For receivers by mail.
-    pub intake: Arc<SubmissionService>,
-    /// The server's name: who submits the reports.
+    /// Submits reports by mail.
+    pub submission: Arc<SubmissionService>,
+    /// The host name of the server, as submitter of reports.
     pub hostname: DomainName,
 }
 
-/// Sends reports.
+/// The background task that sends reports.
 pub struct Reporter {
-    parts: TlsReportDependencies,
+    services: TlsReportDependencies,
     config: config::TlsReport,
-    letters: Option<Letters>,
+    mailer: Option<ReportMailer>,
 }
 
-/// A day of a domain.
-type Subject = (Date, DomainName);
+/// One domain and day.
+type DomainDay = (Date, DomainName);
 
-/// What is known of a report that is not delivered.
+/// The schedule of a report that is not delivered to all receivers yet.
 struct Pending {
     next_try_at: Timestamp,
     tries: usize,
-    progress: ReportProgress,
+    receivers: PendingReceivers,
 }
 
-/// How far a report has come.
+/// The receivers that do not have a report yet.
 #[derive(Clone)]
-enum ReportProgress {
-    /// Nobody has it.
-    Begun,
-    /// These do not have it.
-    Missing(Vec<Receiver>),
+enum PendingReceivers {
+    /// Not looked up yet.
+    Unresolved,
+    /// These.
+    Remaining(Vec<Receiver>),
 }
 
 impl Reporter {
-    /// Reads the key of the tenant in whose name reports are mailed.
+    /// Reads the key of the tenant that mails reports.
     ///
     /// # Errors
     /// [`TlsReportError::KeyFile`].
-    pub fn new(config: config::TlsReport, parts: TlsReportDependencies) -> Result<Self, TlsReportError> {
-        let letters = match &config.mail {
-            Some(mail) => Some(Letters::new(mail, parts.intake.clone())?),
+    pub fn new(config: config::TlsReport, services: TlsReportDependencies) -> Result<Self, TlsReportError> {
+        let mailer = match &config.mail {
+            Some(mail) => Some(ReportMailer::new(mail, services.submission.clone())?),
             None => None,
         };
-        Ok(Self { parts, config, letters })
+        Ok(Self { services, config, mailer })
     }
 
-    /// Reports until `stop`. What is cut is tried again after the next start.
+    /// Sends reports until `stop`. An interrupted report is retried after the next start.
     pub async fn run(self, stop: CancellationToken) {
         let reporter = Arc::new(self);
         let mut pending = HashMap::new();
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let rounds = async {
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let polling = async {
             loop {
-                looks.tick().await;
-                reporter.round(&mut pending).await;
+                ticks.tick().await;
+                reporter.poll(&mut pending).await;
             }
         };
-        stop.run_until_cancelled(rounds).await;
+        stop.run_until_cancelled(polling).await;
     }
 
-    async fn round(self: &Arc<Self>, pending: &mut HashMap<Subject, Pending>) {
+    async fn poll(self: &Arc<Self>, pending: &mut HashMap<DomainDay, Pending>) {
         let now = Timestamp::now();
-        let oldest = oldest_kept(now);
+        let oldest = oldest_retained(now);
         pending.retain(|(day, _), _| *day >= oldest);
-        if let Err(error) = self.parts.store.forget_tls_results_before(oldest).await {
-            return tracing::warn!(%error, "cannot forget old results of TLS");
+        if let Err(error) = self.services.store.forget_tls_results_before(oldest).await {
+            return tracing::warn!(%error, "cannot delete old TLS results");
         }
         let mut after = None;
         loop {
-            let page = match self.parts.store.unreported_tls_days(day_of(now), after, PAGE).await {
+            let page = match self.services.store.unreported_tls_days(day_of(now), after, PAGE).await {
                 Ok(page) => page,
-                Err(error) => return tracing::warn!(%error, "cannot look for what is to be reported on TLS"),
+                Err(error) => return tracing::warn!(%error, "cannot read due TLS reports"),
             };
             after = page.last().cloned();
             let is_last = page.len() < PAGE;
@@ -158,73 +157,77 @@ impl Reporter {
 
     async fn report_due(
         self: &Arc<Self>,
-        subjects: Vec<Subject>,
-        pending: &mut HashMap<Subject, Pending>,
+        due: Vec<DomainDay>,
+        pending: &mut HashMap<DomainDay, Pending>,
         now: Timestamp,
     ) {
         let mut running = JoinSet::new();
-        for subject in subjects {
-            let known = pending.entry(subject.clone()).or_insert_with(|| Pending {
-                next_try_at: first_try_at(subject.0, self.config.delay_max, rand::random()),
+        for domain_day in due {
+            let scheduled = pending.entry(domain_day.clone()).or_insert_with(|| Pending {
+                next_try_at: first_try_at(domain_day.0, self.config.delay_max, rand::random()),
                 tries: 0,
-                progress: ReportProgress::Begun,
+                receivers: PendingReceivers::Unresolved,
             });
-            if known.next_try_at > now {
+            if scheduled.next_try_at > now {
                 continue;
             }
             if running.len() >= REPORTS_MAX
                 && let Some(ended) = running.join_next().await
             {
-                self.end_one(ended, pending).await;
+                self.finish(ended, pending).await;
             }
-            let (reporter, progress) = (self.clone(), pending[&subject].progress.clone());
+            let (reporter, receivers) = (self.clone(), pending[&domain_day].receivers.clone());
             running.spawn(async move {
-                let left = reporter.report(&subject, progress).await;
-                (subject, left)
+                let left = reporter.report(&domain_day, receivers).await;
+                (domain_day, left)
             });
         }
         while let Some(ended) = running.join_next().await {
-            self.end_one(ended, pending).await;
+            self.finish(ended, pending).await;
         }
     }
 
-    /// Notes what came of a try.
-    async fn end_one(
+    /// Records the result of an attempt.
+    async fn finish(
         &self,
-        ended: Result<(Subject, Option<ReportProgress>), tokio::task::JoinError>,
-        pending: &mut HashMap<Subject, Pending>,
+        ended: Result<(DomainDay, Option<PendingReceivers>), tokio::task::JoinError>,
+        pending: &mut HashMap<DomainDay, Pending>,
     ) {
-        let (subject, left) = match ended {
+        let (domain_day, left) = match ended {
             Ok(ended) => ended,
-            Err(error) => return tracing::error!(%error, "the sending of a report on TLS failed"),
+            Err(error) => return tracing::error!(%error, "the task of a TLS report failed"),
         };
-        let (day, domain) = &subject;
-        if let Some(progress) = left
-            && let Some(known) = pending.get_mut(&subject)
+        let (day, domain) = &domain_day;
+        if let Some(receivers) = left
+            && let Some(scheduled) = pending.get_mut(&domain_day)
         {
-            known.tries += 1;
-            known.progress = progress;
-            match next_try_at(known.tries, Timestamp::now()) {
-                Some(at) => return known.next_try_at = at,
-                None => tracing::warn!(%day, %domain, "a report on TLS could not be delivered within a day"),
+            scheduled.tries += 1;
+            scheduled.receivers = receivers;
+            match next_try_at(scheduled.tries, Timestamp::now()) {
+                Some(at) => return scheduled.next_try_at = at,
+                None => tracing::warn!(%day, %domain, "TLS report not delivered within a day"),
             }
         }
-        match self.parts.store.forget_tls_results(*day, domain).await {
-            Ok(()) => drop(pending.remove(&subject)),
-            // Its receivers know it by its id if it goes to them again.
-            Err(error) => tracing::warn!(%day, %domain, %error, "cannot forget results of TLS"),
+        match self.services.store.forget_tls_results(*day, domain).await {
+            Ok(()) => drop(pending.remove(&domain_day)),
+            // The report may be sent again; receivers recognize it by its id.
+            Err(error) => tracing::warn!(%day, %domain, %error, "cannot delete TLS results"),
         }
     }
 
-    /// Tries to deliver a report; what is left to do.
-    async fn report(&self, (day, domain): &Subject, progress: ReportProgress) -> Option<ReportProgress> {
-        let receivers = match progress {
-            ReportProgress::Missing(receivers) => receivers,
-            ReportProgress::Begun => match self.receivers(domain).await {
+    /// Attempts to deliver a report. Returns the receivers that remain.
+    async fn report(
+        &self,
+        (day, domain): &DomainDay,
+        receivers: PendingReceivers,
+    ) -> Option<PendingReceivers> {
+        let receivers = match receivers {
+            PendingReceivers::Remaining(receivers) => receivers,
+            PendingReceivers::Unresolved => match self.receivers(domain).await {
                 Ok(receivers) => receivers,
                 Err(error) => {
-                    tracing::debug!(%day, %domain, %error, "cannot look up who wants reports on TLS");
-                    return Some(ReportProgress::Begun);
+                    tracing::debug!(%day, %domain, %error, "cannot look up the receivers of TLS reports");
+                    return Some(PendingReceivers::Unresolved);
                 }
             },
         };
@@ -232,7 +235,7 @@ impl Reporter {
             return None;
         }
         let Some(report) = self.build(*day, domain).await else {
-            return Some(ReportProgress::Missing(receivers));
+            return Some(PendingReceivers::Remaining(receivers));
         };
         let mut missing = Vec::new();
         for receiver in receivers {
@@ -241,31 +244,31 @@ impl Reporter {
                 Receiver::Mail(address) => self.mail(address, &report).await,
             };
             match delivered {
-                Ok(()) => tracing::info!(%day, %domain, %receiver, "reported on TLS"),
+                Ok(()) => tracing::info!(%day, %domain, %receiver, "TLS report delivered"),
                 Err(error) => {
-                    tracing::info!(%day, %domain, %receiver, %error, "cannot report on TLS");
+                    tracing::info!(%day, %domain, %receiver, %error, "cannot deliver TLS report");
                     missing.push(receiver);
                 }
             }
         }
-        (!missing.is_empty()).then_some(ReportProgress::Missing(missing))
+        (!missing.is_empty()).then_some(PendingReceivers::Remaining(missing))
     }
 
-    /// Who wants reports on a domain and can be reached from here.
+    /// The receivers of a domain that this server can reach.
     async fn receivers(&self, domain: &DomainName) -> Result<Vec<Receiver>, DnsError> {
-        let texts = match self.parts.resolver.texts(&format!("_smtp._tls.{domain}")).await {
+        let texts = match self.services.resolver.texts(&format!("_smtp._tls.{domain}")).await {
             Ok(texts) => texts,
             Err(DnsError::NoSuchDomain | DnsError::NoRecords) => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let mut receivers = record::read(texts.iter().map(String::as_str));
-        receivers.retain(|receiver| self.letters.is_some() || matches!(receiver, Receiver::Https(_)));
+        receivers.retain(|receiver| self.mailer.is_some() || matches!(receiver, Receiver::Https(_)));
         receivers.truncate(RECEIVERS_MAX);
         Ok(receivers)
     }
 
     async fn build(&self, day: Date, domain: &DomainName) -> Option<Report> {
-        let store = &self.parts.store;
+        let store = &self.services.store;
         let gathered = async {
             let results = store.tls_results(day, domain).await?;
             Ok::<_, crate::store::StoreError>((results, store.sts_policy(domain, Timestamp::now()).await?))
@@ -273,31 +276,31 @@ impl Reporter {
         let (results, sts) = match gathered.await {
             Ok(gathered) => gathered,
             Err(error) => {
-                tracing::warn!(%day, %domain, %error, "cannot read what is to be reported on TLS");
+                tracing::warn!(%day, %domain, %error, "cannot read TLS results");
                 return None;
             }
         };
-        let author = report::Author {
-            hostname: &self.parts.hostname,
+        let origin = report::ReportOrigin {
+            hostname: &self.services.hostname,
             organization: self.config.organization.as_deref(),
             contact: self.config.contact.as_deref(),
         };
-        let built = Report::build(&author, day, domain, &results, sts.as_ref());
-        built.inspect_err(|error| tracing::error!(%day, %domain, %error, "cannot write a report on TLS")).ok()
+        let built = Report::build(&origin, day, domain, &results, sts.as_ref());
+        built.inspect_err(|error| tracing::error!(%day, %domain, %error, "cannot build TLS report")).ok()
     }
 
-    /// RFC 8460 §5.4.
+    /// Sends a report over HTTPS (RFC 8460 §5.4).
     async fn post(&self, url: Url, body: Bytes) -> Result<(), String> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let request = Request { method: Method::POST, url, headers, body };
-        let sent = self.parts.client.send(request, POST_LIMITS).await;
+        let sent = self.services.client.send(request, POST_LIMITS).await;
         let status = sent.map_err(|error| error.to_string())?.status;
-        if status.is_success() { Ok(()) } else { Err(format!("it answers {}", status.as_u16())) }
+        if status.is_success() { Ok(()) } else { Err(format!("the receiver replied {}", status.as_u16())) }
     }
 
     async fn mail(&self, to: &Address, report: &Report) -> Result<(), String> {
-        let Some(letters) = &self.letters else { return Ok(()) };
-        letters.send(to, report, &self.parts.hostname).await
+        let Some(mailer) = &self.mailer else { return Ok(()) };
+        mailer.send(to, report, &self.services.hostname).await
     }
 }

@@ -1,6 +1,6 @@
-//! Who wants reports on a domain (RFC 8460 §3).
+//! The TLSRPT record of a domain (RFC 8460 §3).
 //!
-//! Read here, for mail-auth ends a URL at the first `=` in it.
+//! Not parsed by mail-auth, which truncates a URL at its first `=`.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::mail::Address;
 
-/// Where reports go.
+/// A receiver of reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receiver {
     /// By mail.
@@ -26,8 +26,8 @@ impl fmt::Display for Receiver {
     }
 }
 
-/// The receivers that the TXT records at `_smtp._tls` name; what cannot be read is passed over. RFC 8460 §3: several
-/// records are as good as none.
+/// The receivers in the TXT records at `_smtp._tls`; invalid ones are skipped. RFC 8460 §3: several records count as
+/// none.
 pub fn read<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Receiver> {
     let mut records = texts.filter(|text| fields(text).next() == Some(("v", "TLSRPTv1")));
     let (Some(record), None) = (records.next(), records.next()) else { return Vec::new() };
@@ -35,7 +35,7 @@ pub fn read<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Receiver> {
     uris.filter_map(|uri| receiver(uri.trim())).collect()
 }
 
-/// RFC 8460 §3: `;` and `,` are written as per cent codes inside of a URI.
+/// RFC 8460 §3: `;` and `,` within a URI are percent-encoded.
 fn fields(record: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = record.split(';').filter_map(|field| field.split_once('='));
     pairs.map(|(name, value)| (name.trim(), value.trim()))
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_record_names_the_receivers_and_two_name_nobody() {
+    fn one_record_lists_the_receivers_and_two_count_as_none() {
         let good = "v=TLSRPTv1; rua=mailto:tls@b.test,https://b.test/v1?x=1&y=%2C";
         for (texts, expected) in [
             (vec![good], vec!["mailto:tls@b.test", "https://b.test/v1?x=1&y=%2C"]),

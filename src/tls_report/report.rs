@@ -1,4 +1,4 @@
-//! The report of a day: JSON (RFC 8460 §4), compressed.
+//! The report of a domain and day: JSON (RFC 8460 §4), compressed.
 
 use std::io::{self, Write};
 
@@ -15,36 +15,36 @@ use crate::mail::{Date, DomainName};
 use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{StsRecord, TlsResult};
 
-/// RFC 8460 §6.5: of the compressed report.
+/// RFC 8460 §6.5: the media type of the compressed report.
 pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
-/// Who reports.
-pub struct Author<'a> {
-    /// The server.
+/// The reporting organization.
+pub struct ReportOrigin<'a> {
+    /// The host name of the server.
     pub hostname: &'a DomainName,
-    /// Whose it is; the host name says it otherwise.
+    /// The name of the organization; the host name by default.
     pub organization: Option<&'a str>,
-    /// Whom to ask.
+    /// The contact address.
     pub contact: Option<&'a str>,
 }
 
-/// A report that can be sent.
+/// A report ready to be sent.
 pub struct Report {
-    /// What it says.
+    /// The content.
     pub content: TlsReport,
-    /// About whom.
+    /// The domain that it is about.
     pub domain: DomainName,
-    /// The JSON in gzip.
+    /// The JSON, compressed with gzip.
     pub compressed: Bytes,
 }
 
 impl Report {
-    /// Writes the report on a day of a domain. `sts` is the domain's MTA-STS policy as far as it is known now.
+    /// Builds the report. `sts` is the domain's current MTA-STS policy, if known.
     ///
     /// # Errors
-    /// What the JSON or the compression fails of, which is a fault of this program.
+    /// A failure of JSON or compression, which is a defect of the program.
     pub fn build(
-        author: &Author<'_>,
+        origin: &ReportOrigin<'_>,
         day: Date,
         domain: &DomainName,
         results: &[TlsResult],
@@ -57,10 +57,10 @@ impl Report {
             (!of_kind.is_empty()).then(|| policy(*kind, domain, &of_kind, sts))
         });
         let content = TlsReport {
-            organization_name: Some(author.organization.unwrap_or(author.hostname.as_str()).to_owned()),
+            organization_name: Some(origin.organization.unwrap_or(origin.hostname.as_str()).to_owned()),
             date_range: DateRange::from_timestamps(begin, begin + 24 * 60 * 60 - 1),
-            contact_info: author.contact.map(ToOwned::to_owned),
-            report_id: format!("{day}.{domain}@{}", author.hostname),
+            contact_info: origin.contact.map(ToOwned::to_owned),
+            report_id: format!("{day}.{domain}@{}", origin.hostname),
             policies: policies.collect(),
         };
         let mut json = serde_json::to_value(&content)?;
@@ -104,7 +104,7 @@ fn policy(
     }
 }
 
-/// What is not known is left out: RFC 8460 §4.4 knows no `null`.
+/// Removes empty fields: RFC 8460 §4.4 has no `null`.
 fn drop_empty(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_failure_and_policy_is_written_under_its_own_name() {
+    fn every_failure_and_policy_type_has_its_rfc_name() {
         for failure in TlsFailure::ALL {
             assert_eq!(serde_json::to_value(result_type(*failure)).unwrap(), failure.as_str());
         }

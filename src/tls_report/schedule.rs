@@ -1,4 +1,4 @@
-//! When a report is sent.
+//! The schedule of reports.
 
 use std::time::Duration;
 
@@ -7,41 +7,41 @@ use jiff::tz::TimeZone;
 
 use crate::mail::{Date, SignedDuration, Timestamp};
 
-/// Counts may be this old before they are in the store.
-const SETTLING: SignedDuration = SignedDuration::from_secs(2 * 60);
-/// Days that what could not be reported is kept.
-const KEPT_DAYS: i32 = 7;
+/// Results may reach the store this late.
+const RESULTS_DELAY: SignedDuration = SignedDuration::from_secs(2 * 60);
+/// Days for which undelivered results are kept.
+const RETENTION_DAYS: i32 = 7;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 
-/// Between a failed try and the next, in seconds: about a day in all (RFC 8460 §5.5).
+/// Seconds between attempts: about a day in all (RFC 8460 §5.5).
 const RETRIES: &[i64] = &[5 * MINUTE, 15 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 8 * HOUR];
 
-/// The day of a time, UTC.
+/// The UTC date of a time.
 pub fn day_of(time: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(time).date()
 }
 
-/// What is older has been kept long enough.
-pub fn oldest_kept(now: Timestamp) -> Date {
-    day_of(now).saturating_sub(KEPT_DAYS.days())
+/// The oldest day whose results are kept.
+pub fn oldest_retained(now: Timestamp) -> Date {
+    day_of(now).saturating_sub(RETENTION_DAYS.days())
 }
 
-/// When a report on a day is first tried: spread over a time after its end, so that not everybody reports at midnight
-/// (RFC 8460 §4.1). `part` is from 0 to 1.
+/// The time of the first attempt: spread over `delay_max` after the end of the day, so that not all reporters send at
+/// midnight (RFC 8460 §4.1). `part` is from 0 to 1.
 pub fn first_try_at(day: Date, delay_max: Duration, part: f64) -> Timestamp {
     let end = day.saturating_add(1.day()).to_zoned(TimeZone::UTC).map(|end| end.timestamp());
     let delay = SignedDuration::try_from(delay_max.mul_f64(part.clamp(0.0, 1.0))).unwrap_or_default();
-    // At the end of time nothing is reported.
+    // Beyond the range of dates: never.
     let end = end.unwrap_or(Timestamp::MAX);
-    end.saturating_add(SETTLING + delay).unwrap_or(Timestamp::MAX)
+    end.saturating_add(RESULTS_DELAY + delay).unwrap_or(Timestamp::MAX)
 }
 
-/// When to try again after so many tries, at least one; `None` if enough were made.
+/// The time of the next attempt after `tries` (at least one); `None` after the last.
 pub fn next_try_at(tries: usize, now: Timestamp) -> Option<Timestamp> {
-    let pause = RETRIES.get(tries.checked_sub(1)?)?;
-    now.checked_add(SignedDuration::from_secs(*pause)).ok()
+    let delay = RETRIES.get(tries.checked_sub(1)?)?;
+    now.checked_add(SignedDuration::from_secs(*delay)).ok()
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     use crate::config::TlsReport;
 
     #[test]
-    fn a_report_waits_for_the_end_of_its_day_and_is_tried_for_a_day() {
+    fn a_report_is_sent_after_its_day_and_retried_for_a_day() {
         let hour = Duration::from_secs(3600);
         let at = |part| first_try_at("2026-12-31".parse().unwrap(), hour, part).to_string();
         assert_eq!(at(0.0), "2027-01-01T00:02:00Z");
@@ -63,9 +63,9 @@ mod tests {
         }
         let hours = now.duration_since(begin).as_hours();
         assert!((20..=24).contains(&hours), "{hours}");
-        assert_eq!(oldest_kept(begin).to_string(), "2026-12-25");
+        assert_eq!(oldest_retained(begin).to_string(), "2026-12-25");
         let day = "2026-12-31".parse().unwrap();
         let latest = first_try_at(day, TlsReport::DELAY_MAX, 1.0);
-        assert!(oldest_kept(latest + now.duration_since(begin)) <= day, "it is kept until the last try");
+        assert!(oldest_retained(latest + now.duration_since(begin)) <= day, "it is kept until the last try");
     }
 }

@@ -1,59 +1,59 @@
-//! What follows from a look at the DNS. Pure: findings and the time are arguments.
+//! Derives the status of a domain from its DNS records. Pure: lookup results and time are arguments.
 
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DomainStatus, Verification};
 use crate::store::{DkimKey, Domain, DomainCheck, RecordCheck, RecordStatus};
 
-use super::records::{DnsRecord, Purpose, compare, primary_keys};
+use super::records::{DnsRecord, Purpose, check_texts, primary_keys};
 
-/// Characters of what was found that are kept for one record, in all.
+/// Maximum of characters stored of the texts found for one record.
 const FOUND_CHARS_MAX: usize = 1024;
 
-/// What the DNS said of one record that a domain should have.
+/// The result of looking up one expected record.
 #[derive(Debug, Clone)]
-pub struct Finding {
-    /// What was looked for.
+pub struct RecordLookup {
+    /// The expected record.
     pub record: DnsRecord,
-    /// The texts at its name; `None` if the DNS could not be asked.
+    /// The TXT records at its name; `None` if the lookup failed.
     pub texts: Option<Vec<String>>,
 }
 
-/// Whether the proof of a domain stands.
+/// Whether the domain is proved to belong to the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
-    Right,
-    Wrong,
-    /// The DNS could not be asked for a part that decides.
+    Valid,
+    Invalid,
+    /// The lookup of a decisive record failed.
     Unknown,
 }
 
-/// Derives the check of a domain from what was found. Where the DNS could not be asked, everything stays as it was.
-pub fn decide(
+/// Derives the check of a domain. Where a lookup failed, the earlier result stays.
+pub fn evaluate(
     domain: &Domain,
     keys: &[DkimKey],
-    findings: &[Finding],
+    lookups: &[RecordLookup],
     now: Timestamp,
     verification_grace: SignedDuration,
 ) -> DomainCheck {
-    let judged: Vec<_> = findings.iter().map(|finding| judge(domain, finding)).collect();
-    let proof = weigh(keys, findings, &judged);
+    let checked: Vec<_> = lookups.iter().map(|lookup| check_record(domain, lookup)).collect();
+    let proof = domain_proof(keys, lookups, &checked);
     let (status, failing_since) = match domain.verification {
-        // The platform vouches for the domain: its records are shown, and decide nothing.
+        // The platform vouches for the domain: its records are shown but do not decide.
         Verification::Manual => (domain.status, None),
-        Verification::Dns => follow(domain, proof, now, verification_grace),
+        Verification::Dns => next_status(domain, proof, now, verification_grace),
     };
     let mut check = DomainCheck {
         checked_at: now,
         status,
         failing_since,
-        records: judged.iter().map(|(check, _)| check.clone()).collect(),
+        records: checked.iter().map(|(check, _)| check.clone()).collect(),
         dkim_seen: Vec::new(),
         dkim_unseen: Vec::new(),
     };
-    for (finding, (result, is_known)) in findings.iter().zip(&judged) {
-        let Some(id) = finding.record.dkim_key else { continue };
+    for (lookup, (result, is_known)) in lookups.iter().zip(&checked) {
+        let Some(id) = lookup.record.dkim_key else { continue };
         match (domain.verification, result.status) {
-            // Receivers of a vouched-for domain may see records that this server does not.
+            // For a vouched-for domain, receivers may see records that this server does not.
             (Verification::Manual, _) => check.dkim_seen.push(id),
             (Verification::Dns, _) if !is_known => {}
             (Verification::Dns, RecordStatus::Ok) => check.dkim_seen.push(id),
@@ -63,13 +63,13 @@ pub fn decide(
     check
 }
 
-/// The result for one record, and whether the DNS could be asked for it.
-fn judge(domain: &Domain, finding: &Finding) -> (RecordCheck, bool) {
-    let name = &finding.record.name;
-    match &finding.texts {
+/// The result for one record, and whether its lookup succeeded.
+fn check_record(domain: &Domain, lookup: &RecordLookup) -> (RecordCheck, bool) {
+    let name = &lookup.record.name;
+    match &lookup.texts {
         Some(texts) => {
-            let (status, found) = compare(&finding.record, texts);
-            (RecordCheck { name: name.clone(), status, found: shorten(found) }, true)
+            let (status, found) = check_texts(&lookup.record, texts);
+            (RecordCheck { name: name.clone(), status, found: truncate_texts(found) }, true)
         }
         None => {
             let earlier = domain.last_check.iter().flat_map(|check| &check.records).find(|r| r.name == *name);
@@ -80,34 +80,34 @@ fn judge(domain: &Domain, finding: &Finding) -> (RecordCheck, bool) {
     }
 }
 
-/// Ownership and one of the primary DKIM keys make the proof.
-fn weigh(keys: &[DkimKey], findings: &[Finding], judged: &[(RecordCheck, bool)]) -> Proof {
+/// Ownership and one of the primary DKIM keys together are the proof.
+fn domain_proof(keys: &[DkimKey], lookups: &[RecordLookup], checked: &[(RecordCheck, bool)]) -> Proof {
     let primary: Vec<_> = primary_keys(keys).iter().map(|key| key.id).collect();
     let proofs_of = |wanted: &dyn Fn(&DnsRecord) -> bool| -> Vec<Proof> {
-        let pairs = findings.iter().zip(judged).filter(|(finding, _)| wanted(&finding.record));
+        let pairs = lookups.iter().zip(checked).filter(|(lookup, _)| wanted(&lookup.record));
         pairs
             .map(|(_, (check, is_known))| match (is_known, check.status) {
                 (false, _) => Proof::Unknown,
-                (true, RecordStatus::Ok) => Proof::Right,
-                (true, _) => Proof::Wrong,
+                (true, RecordStatus::Ok) => Proof::Valid,
+                (true, _) => Proof::Invalid,
             })
             .collect()
     };
-    let ownership = any(&proofs_of(&|record| record.purpose == Purpose::Ownership));
-    let dkim = any(&proofs_of(&|record| record.dkim_key.is_some_and(|id| primary.contains(&id))));
+    let ownership = best_of(&proofs_of(&|record| record.purpose == Purpose::Ownership));
+    let dkim = best_of(&proofs_of(&|record| record.dkim_key.is_some_and(|id| primary.contains(&id))));
     match (ownership, dkim) {
-        (Proof::Right, Proof::Right) => Proof::Right,
-        (Proof::Wrong, _) | (_, Proof::Wrong) => Proof::Wrong,
+        (Proof::Valid, Proof::Valid) => Proof::Valid,
+        (Proof::Invalid, _) | (_, Proof::Invalid) => Proof::Invalid,
         _ => Proof::Unknown,
     }
 }
 
-fn any(proofs: &[Proof]) -> Proof {
-    [Proof::Right, Proof::Unknown].into_iter().find(|p| proofs.contains(p)).unwrap_or(Proof::Wrong)
+fn best_of(proofs: &[Proof]) -> Proof {
+    [Proof::Valid, Proof::Unknown].into_iter().find(|p| proofs.contains(p)).unwrap_or(Proof::Invalid)
 }
 
-/// The status that follows from the one before. A verified domain gets time to be mended.
-fn follow(
+/// The next status. A verified domain with wrong records stays verified for the grace period.
+fn next_status(
     domain: &Domain,
     proof: Proof,
     now: Timestamp,
@@ -115,17 +115,17 @@ fn follow(
 ) -> (DomainStatus, Option<Timestamp>) {
     match (domain.status, proof) {
         (status, Proof::Unknown) => (status, domain.failing_since),
-        (_, Proof::Right) => (DomainStatus::Verified, None),
-        (DomainStatus::Verified, Proof::Wrong) => {
+        (_, Proof::Valid) => (DomainStatus::Verified, None),
+        (DomainStatus::Verified, Proof::Invalid) => {
             let since = domain.failing_since.unwrap_or(now);
             let is_over = now.duration_since(since) >= verification_grace;
             (if is_over { DomainStatus::Failing } else { DomainStatus::Verified }, Some(since))
         }
-        (status, Proof::Wrong) => (status, domain.failing_since),
+        (status, Proof::Invalid) => (status, domain.failing_since),
     }
 }
 
-fn shorten(found: Vec<String>) -> Vec<String> {
+fn truncate_texts(found: Vec<String>) -> Vec<String> {
     let mut left = FOUND_CHARS_MAX;
     let mut kept = Vec::new();
     for text in found {
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// `good` names the records that are right; `unknown` those that cannot be asked for; others are missing.
+    /// `good` are valid records, `unknown` failed lookups; all others are missing.
     fn run(
         domain: &Domain,
         keys: &[DkimKey],
@@ -191,7 +191,7 @@ mod tests {
         now: Timestamp,
     ) -> DomainCheck {
         let records = expected_records(domain, keys, &DomainName::parse("mx.example").unwrap());
-        let findings: Vec<_> = records
+        let lookups: Vec<_> = records
             .into_iter()
             .map(|record| {
                 let label = record.name.split('.').next().unwrap().to_owned();
@@ -202,14 +202,14 @@ mod tests {
                 } else {
                     Some(vec![])
                 };
-                Finding { record, texts }
+                RecordLookup { record, texts }
             })
             .collect();
-        decide(domain, keys, &findings, now, HOUR * 72)
+        evaluate(domain, keys, &lookups, now, HOUR * 72)
     }
 
     #[test]
-    fn the_status_follows_from_the_findings_and_the_time() {
+    fn the_status_follows_from_the_lookups_and_the_time() {
         use DomainStatus::{Failing, Pending, Taken, Verified};
         let all: &[&str] = &["_pillarbox", "s1"];
         let keys = [key("s1", DkimAlgorithm::Rsa, DkimKeyState::Active)];
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_signs_only_while_its_record_is_seen_and_trouble_changes_nothing() {
+    fn a_key_signs_only_while_its_record_is_published_and_failed_lookups_change_nothing() {
         let keys = [
             key("a", DkimAlgorithm::Rsa, DkimKeyState::Active),
             key("b", DkimAlgorithm::Rsa, DkimKeyState::Pending),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_whose_record_is_not_there_yet_leaves_the_domain_and_the_old_key_as_they_are() {
+    fn an_unpublished_new_key_does_not_affect_the_domain_and_the_old_key() {
         let keys = [
             key("old", DkimAlgorithm::Rsa, DkimKeyState::Active),
             key("new", DkimAlgorithm::Rsa, DkimKeyState::Pending),
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_in_bounds() {
-        let kept = shorten(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
+        let kept = truncate_texts(vec!["é".repeat(1000), "x".repeat(1000), "more".into()]);
         assert_eq!(kept.iter().map(|text| text.chars().count()).sum::<usize>(), FOUND_CHARS_MAX);
     }
 }

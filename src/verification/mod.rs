@@ -1,7 +1,8 @@
-//! The proof of sending domains: which records a domain should have, looking them up, and what follows.
+//! Verification of sending domains: which DNS records a domain should have, looking them up, and the resulting
+//! status.
 //!
-//! `records` says what should be there and compares, `decision` derives the status; both are pure. This file asks
-//! the DNS and the store for one domain, `recheck` has it done for all. Imports `mail`, `sign`, `dns`, `store` and the configuration.
+//! `records` defines and compares records, `decision` derives the status; both are pure. This file checks one domain,
+//! `recheck` all domains regularly. Imports `mail`, `dkim`, `dns`, `store` and the configuration.
 
 mod decision;
 mod recheck;
@@ -16,23 +17,23 @@ use crate::dns::{DnsError, Resolver};
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::store::{self, Directory, Domain, Store};
 
-pub use decision::{Finding, decide};
+pub use decision::{RecordLookup, evaluate};
 pub use recheck::recheck_loop;
 pub use records::{DnsRecord, Purpose, dkim_record_name, expected_records};
 
-/// What the proof of domains depends on.
+/// Settings of verification.
 #[derive(Debug, Clone)]
 pub struct VerificationSettings {
-    /// Between two looks at a domain's records.
+    /// Time between two checks of a domain.
     pub check_interval: Duration,
-    /// How long the records of a verified domain may be wrong before it stops sending.
+    /// How long the records of a verified domain may be wrong before it must stop sending.
     pub verification_grace: SignedDuration,
-    /// The name whose SPF record lists this server.
+    /// The domain that SPF records should include.
     pub spf_include: DomainName,
 }
 
 impl VerificationSettings {
-    /// The part of the configuration that is about domains.
+    /// The settings from the table `[domains]`.
     pub fn new(domains: &config::Domains, hostname: &DomainName) -> Self {
         Self {
             check_interval: domains.check_interval,
@@ -43,11 +44,11 @@ impl VerificationSettings {
     }
 }
 
-/// Looks the records of a domain up now, past every cache of ours, and writes what follows.
-/// `None` if the domain is gone.
+/// Looks up the records of a domain, bypassing our caches, and stores the result. Returns `None` if the domain no
+/// longer exists.
 ///
 /// # Errors
-/// Those of the store; trouble with the DNS is a finding and changes nothing.
+/// Those of the store. A failed lookup is no error and changes no status.
 pub async fn check(
     resolver: &Resolver,
     store: &Store,
@@ -56,18 +57,18 @@ pub async fn check(
 ) -> store::Result<Option<Domain>> {
     let keys = store.dkim_keys(domain.id).await?;
     let expected = expected_records(domain, &keys, &settings.spf_include);
-    let findings = look_up(&resolver.without_cache(), expected).await;
-    let check = decide(domain, &keys, &findings, Timestamp::now(), settings.verification_grace);
+    let results = look_up(&resolver.without_cache(), expected).await;
+    let check = evaluate(domain, &keys, &results, Timestamp::now(), settings.verification_grace);
     let (from, to) = (domain.status, check.status);
     let updated = store.record_domain_check(domain.id, check).await?;
     if from != to {
-        tracing::info!(domain = %domain.name, %from, %to, "the status of a domain changed");
+        tracing::info!(domain = %domain.name, %from, %to, "domain status changed");
     }
     Ok(updated)
 }
 
-/// Asks for all records of a domain at the same time; there are few.
-async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> {
+/// Looks up all records of a domain concurrently; there are few.
+async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<RecordLookup> {
     let mut lookups = JoinSet::new();
     for (index, record) in expected.into_iter().enumerate() {
         let resolver = resolver.clone();
@@ -76,14 +77,14 @@ async fn look_up(resolver: &Resolver, expected: Vec<DnsRecord>) -> Vec<Finding> 
                 Ok(texts) => Some(texts),
                 Err(DnsError::NoSuchDomain | DnsError::NoRecords) => Some(Vec::new()),
                 Err(DnsError::Temporary(reason)) => {
-                    tracing::debug!(name = record.name, reason, "a record could not be looked up");
+                    tracing::debug!(name = record.name, reason, "DNS lookup failed");
                     None
                 }
             };
-            (index, Finding { record, texts })
+            (index, RecordLookup { record, texts })
         });
     }
-    let mut findings = lookups.join_all().await;
-    findings.sort_by_key(|(index, _)| *index);
-    findings.into_iter().map(|(_, finding)| finding).collect()
+    let mut results = lookups.join_all().await;
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, finding)| finding).collect()
 }

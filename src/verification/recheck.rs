@@ -1,5 +1,5 @@
-//! The regular check of all domains. Tenants take turns, so that one with many domains whose DNS does not answer
-//! delays nobody's checks but its own.
+//! The regular check of all domains. Tenants share the lookups fairly, so that a tenant with many domains on
+//! unresponsive DNS servers delays only its own checks.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,83 +16,85 @@ use crate::store::{self, Directory, Store};
 
 use super::{VerificationSettings, check};
 
-/// Turns at the same time; each tenant has one at most.
-const TURNS_MAX: usize = 8;
-/// Domains of one turn, looked up at the same time. They take as long as the DNS takes to fail: half a minute.
-const TURN_DOMAINS: usize = 4;
+/// Tenants checked at the same time.
+const TENANTS_MAX: usize = 8;
+/// Domains of one tenant checked at the same time. A batch takes as long as DNS timeouts: half a minute.
+const BATCH_DOMAINS: usize = 4;
 
-/// Checks every domain once in an interval, until `stop`.
+/// Checks every domain once per interval, until `stop`.
 pub async fn recheck_loop(
     store: Arc<Store>,
     resolver: Resolver,
     settings: VerificationSettings,
     stop: CancellationToken,
 ) {
-    // Looking often for the few domains that are due spreads the look-ups over the interval.
-    let pause = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
+    // Frequent polls for the few due domains spread the lookups over the interval.
+    let poll_interval = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
     let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
-    let turns = Arc::new(Turns { store, resolver, settings, free: Semaphore::new(TURNS_MAX) });
+    let recheck = Arc::new(Recheck { store, resolver, settings, permits: Semaphore::new(TENANTS_MAX) });
     let mut tasks = JoinSet::new();
-    let mut in_hand = HashSet::new();
+    let mut in_progress = HashSet::new();
     while !stop.is_cancelled() {
         let before = Timestamp::now().checked_sub(interval).unwrap_or(Timestamp::MIN);
-        match turns.store.tenants_to_check(before).await {
+        match recheck.store.tenants_to_check(before).await {
             Ok(tenants) => {
-                for tenant in tenants.into_iter().filter(|tenant| in_hand.insert(*tenant)) {
-                    let turns = turns.clone();
+                for tenant in tenants.into_iter().filter(|tenant| in_progress.insert(*tenant)) {
+                    let recheck = recheck.clone();
                     tasks.spawn(async move {
-                        turns.check_all(tenant, before).await;
+                        recheck.check_all(tenant, before).await;
                         tenant
                     });
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the regular check of domains failed and will be tried again");
+                tracing::warn!(%error, "domain check failed; retrying");
             }
         }
-        let next = tokio::time::sleep(pause);
+        let next = tokio::time::sleep(poll_interval);
         tokio::pin!(next);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = &mut next => break,
-                Some(Ok(tenant)) = tasks.join_next() => in_hand.remove(&tenant),
+                Some(Ok(tenant)) = tasks.join_next() => in_progress.remove(&tenant),
             };
         }
     }
 }
 
-struct Turns {
+struct Recheck {
     store: Arc<Store>,
     resolver: Resolver,
     settings: VerificationSettings,
-    /// Whoever waits longest is next.
-    free: Semaphore,
+    /// FIFO: the tenant that waits longest is next.
+    permits: Semaphore,
 }
 
-impl Turns {
-    /// Checks those of a tenant's domains whose last check was before a time, a few in each turn.
+impl Recheck {
+    /// Checks the domains of a tenant that were last checked before a time, in batches.
     async fn check_all(self: &Arc<Self>, tenant: TenantId, before: Timestamp) {
         loop {
-            let Ok(_turn) = self.free.acquire().await else { return };
-            match self.check_some(tenant, before).await {
+            let Ok(_permit) = self.permits.acquire().await else { return };
+            match self.check_batch(tenant, before).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                // Not gone on with: the same domains would come back and be tried without end.
+                // Stop here: the same domains would be returned and retried endlessly.
                 Err(error) => {
-                    tracing::warn!(%tenant, %error, "the regular check of domains failed and will be tried again");
+                    tracing::warn!(%tenant, %error, "domain check failed; retrying");
                     return;
                 }
             }
         }
     }
 
-    /// How many were checked.
-    async fn check_some(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
+    /// Checks one batch. Returns the number of domains.
+    async fn check_batch(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
         let mut checks = JoinSet::new();
-        for domain in self.store.domains_to_check(tenant, before, TURN_DOMAINS).await? {
-            let turns = self.clone();
-            checks.spawn(async move { check(&turns.resolver, &turns.store, &domain, &turns.settings).await });
+        for domain in self.store.domains_to_check(tenant, before, BATCH_DOMAINS).await? {
+            let recheck = self.clone();
+            checks.spawn(async move {
+                check(&recheck.resolver, &recheck.store, &domain, &recheck.settings).await
+            });
         }
         let mut checked = 0;
         while let Some(Ok(result)) = checks.join_next().await {

@@ -1,4 +1,4 @@
-//! Which records a domain should have, and whether what was found is as good.
+//! The DNS records of a sending domain, and the comparison with published ones.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::mail::DomainName;
 use crate::model::{DkimKeyId, DkimKeyState};
 use crate::store::{DkimKey, Domain, RecordStatus};
 
-/// What a record is for.
+/// The purpose of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "RecordPurpose")]
@@ -16,24 +16,24 @@ pub enum Purpose {
     Ownership,
     /// The public half of a DKIM key (RFC 6376 §3.6.1).
     Dkim,
-    /// Lets the server send for the domain (RFC 7208).
+    /// Authorizes the server to send for the domain (RFC 7208).
     Spf,
-    /// Says what becomes of mail that fails (RFC 9989).
+    /// Tells receivers how to treat mail that fails authentication (RFC 9989).
     Dmarc,
 }
 
 /// A TXT record that a domain should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsRecord {
-    /// What it is for.
+    /// The purpose.
     pub purpose: Purpose,
     /// The owner name, without a final dot.
     pub name: String,
-    /// What to publish; another value may do as well.
+    /// The recommended value; other values may be valid too.
     pub value: String,
-    /// Whether the domain is not verified without it.
+    /// Whether verification needs this record.
     pub required: bool,
-    /// The key that a DKIM record belongs to.
+    /// The DKIM key of the record.
     pub dkim_key: Option<DkimKeyId>,
 }
 
@@ -53,8 +53,8 @@ pub fn dkim_record_name(selector: &str, domain: &DomainName) -> String {
     format!("{selector}._domainkey.{domain}")
 }
 
-/// Every record that a domain should have, in the order in which people enter them.
-/// No two have the same name. `spf_include` is the name whose SPF record lists this server.
+/// Every record of a domain, in the order in which people enter them. Names are unique. `spf_include` is the domain
+/// that the SPF record should include.
 pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainName) -> Vec<DnsRecord> {
     let name = &domain.name;
     let plain = |purpose, name: String, value: String, required| DnsRecord {
@@ -85,8 +85,8 @@ pub fn expected_records(domain: &Domain, keys: &[DkimKey], spf_include: &DomainN
     records
 }
 
-/// The keys without whose record a domain cannot sign: those that sign with RSA, which every verifier knows
-/// (RFC 8463 §3); before any does, the newest that is to.
+/// The keys whose records are required: active RSA keys, as every verifier supports RSA (RFC 8463 §3). Before any key
+/// is active, the newest pending one.
 fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
     let current = |key: &&DkimKey| key.state != DkimKeyState::Retiring;
     let candidates: Vec<_> = primary_keys(keys).into_iter().filter(current).collect();
@@ -98,57 +98,58 @@ fn required_keys(keys: &[DkimKey]) -> Vec<DkimKeyId> {
     }
 }
 
-/// The keys one of which must be right: the RSA keys, or all where none is RSA. A retiring one will do, for it signs
-/// again where the record of its successor is lost.
+/// The keys of which at least one must be published: the RSA keys, or all keys if there is none. A retiring key
+/// counts, because it signs again if its successor's record is lost.
 pub(super) fn primary_keys(keys: &[DkimKey]) -> Vec<&DkimKey> {
     let rsa: Vec<_> = keys.iter().filter(|key| key.algorithm == crate::model::DkimAlgorithm::Rsa).collect();
     if rsa.is_empty() { keys.iter().collect() } else { rsa }
 }
 
-/// Compares what was found at the name of a record with what should be there. The second half of the answer is
-/// what of it concerns the record: the apex of a domain holds many other texts.
-pub(super) fn compare(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
+/// Compares the TXT records at the name of a record with the expected value. Also returns the relevant ones: the apex
+/// of a domain holds many unrelated texts.
+pub(super) fn check_texts(record: &DnsRecord, texts: &[String]) -> (RecordStatus, Vec<String>) {
     let of_version = |version: &str| texts.iter().filter(|t| has_version(t, version)).cloned().collect();
     match record.purpose {
         Purpose::Ownership => {
-            let right = texts.iter().any(|text| text.trim() == record.value);
-            (right_or(right, texts), texts.to_vec())
+            let matches = texts.iter().any(|text| text.trim() == record.value);
+            (status_of(matches, texts), texts.to_vec())
         }
-        Purpose::Dkim => (compare_dkim(&record.value, texts), texts.to_vec()),
+        Purpose::Dkim => (check_dkim(&record.value, texts), texts.to_vec()),
         Purpose::Spf => {
             let policies: Vec<String> = of_version("v=spf1");
-            // RFC 7208 §4.5: with two policies there is none.
-            let right = policies.len() == 1 && policies.iter().any(|p| mentions(p, spf_host(&record.value)));
-            (right_or(right, &policies), policies)
+            // RFC 7208 §4.5: two policies are an error.
+            let matches =
+                policies.len() == 1 && policies.iter().any(|p| refers_to(p, spf_host(&record.value)));
+            (status_of(matches, &policies), policies)
         }
         Purpose::Dmarc => {
             let policies: Vec<String> = of_version("v=dmarc1");
-            (right_or(policies.len() == 1, &policies), policies)
+            (status_of(policies.len() == 1, &policies), policies)
         }
     }
 }
 
-fn right_or(right: bool, found: &[String]) -> RecordStatus {
-    match (right, found) {
+fn status_of(matches: bool, found: &[String]) -> RecordStatus {
+    match (matches, found) {
         (true, _) => RecordStatus::Ok,
         (false, []) => RecordStatus::Missing,
         (false, _) => RecordStatus::Mismatch,
     }
 }
 
-/// Whether a text begins with a version tag, as a whole word.
+/// Whether a text starts with a version tag, as a whole word.
 fn has_version(text: &str, version: &str) -> bool {
     let word = text.trim_start().split([' ', ';', '\t']).next().unwrap_or_default();
     word.eq_ignore_ascii_case(version)
 }
 
-/// The name behind `include:` in the recommended policy.
+/// The domain in `include:` of the recommended policy.
 fn spf_host(policy: &str) -> &str {
     policy.split(' ').find_map(|term| term.strip_prefix("include:")).unwrap_or_default()
 }
 
-/// Whether a policy reaches a host by any mechanism or modifier that names it (RFC 7208 §5, §6).
-fn mentions(policy: &str, host: &str) -> bool {
+/// Whether any mechanism or modifier of the policy names the host (RFC 7208 §5, §6).
+fn refers_to(policy: &str, host: &str) -> bool {
     let target = |term: &str| term.split_once([':', '=']).map(|(_, target)| target.to_ascii_lowercase());
     policy
         .split_ascii_whitespace()
@@ -156,24 +157,24 @@ fn mentions(policy: &str, host: &str) -> bool {
         .any(|target| target.split('/').next().is_some_and(|name| name.trim_end_matches('.') == host))
 }
 
-/// RFC 6376 §3.6.2.2: with several key records at one name verifiers may take any of them.
-fn compare_dkim(expected: &str, texts: &[String]) -> RecordStatus {
+/// RFC 6376 §3.6.2.2: the result of several key records at one name is undefined.
+fn check_dkim(expected: &str, texts: &[String]) -> RecordStatus {
     let keys: Vec<&String> = texts.iter().filter(|text| tag(text, "p").is_some()).collect();
     match keys[..] {
-        [] => right_or(false, texts),
-        [key] => right_or(is_same_key(expected, key), texts),
+        [] => status_of(false, texts),
+        [key] => status_of(is_same_key(expected, key), texts),
         _ => RecordStatus::Mismatch,
     }
 }
 
-/// The public key and its kind decide; order, spaces and other tags do not (RFC 6376 §3.6.1).
+/// Compares public key and key type; order, spaces and other tags do not matter (RFC 6376 §3.6.1).
 fn is_same_key(expected: &str, found: &str) -> bool {
     let kind = |record| tag(record, "k").unwrap_or_else(|| "rsa".into()).to_ascii_lowercase();
     let version_is_known = tag(found, "v").is_none_or(|v| v.eq_ignore_ascii_case("DKIM1"));
     version_is_known && tag(expected, "p") == tag(found, "p") && kind(expected) == kind(found)
 }
 
-/// The value of a tag without its white space (RFC 6376 §3.2).
+/// The value of a tag, without white space (RFC 6376 §3.2).
 fn tag(record: &str, name: &str) -> Option<String> {
     record.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
@@ -190,7 +191,7 @@ mod tests {
     }
 
     fn status(purpose: Purpose, value: &str, texts: &[&str]) -> RecordStatus {
-        compare(&record(purpose, value), &texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()).0
+        check_texts(&record(purpose, value), &texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()).0
     }
 
     #[test]
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn texts_of_others_at_the_apex_are_not_shown() {
         let texts = ["secret-site-token=1".to_owned(), "v=spf1 -all".to_owned()];
-        let (_, found) = compare(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
+        let (_, found) = check_texts(&record(Purpose::Spf, "v=spf1 include:a.b ~all"), &texts);
         assert_eq!(found, ["v=spf1 -all"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Signatures of Standard Webhooks 1.0.0: HMAC-SHA256 over id, time and body, so that none of them can be changed or
-//! played back later.
+//! Signatures of Standard Webhooks 1.0.0: HMAC-SHA256 over id, timestamp and body, so that none can be changed or
+//! replayed later.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::mail::Timestamp;
 use crate::store::WebhookSecret;
 
-/// The value of `webhook-signature`: one signature for each secret.
+/// The value of `webhook-signature`: one signature per secret.
 pub fn sign(secrets: &[WebhookSecret], id: &str, at: Timestamp, body: &[u8]) -> String {
     let signed = [id.as_bytes(), b".", at.as_second().to_string().as_bytes(), b".", body].concat();
     let each = secrets.iter().map(|secret| {

@@ -27,7 +27,7 @@ async fn a_tenant_is_made_changed_and_found_again() {
     let made = made.expect(201);
     assert_eq!(made["slug"], "acme-ltd");
     let smart_host = json!({
-        "host": "relay.example", "port": 587, "user": "u", "tls": "starttls", "destinations": [], "dkim": "dual",
+        "host": "relay.example", "port": 587, "user": "u", "tls": "starttls", "destinations": [], "dkim": "all",
     });
     assert_eq!(made["smtp"], smart_host);
     assert_eq!((&made["object"], &made["status"]), (&json!("tenant"), &json!("active")));

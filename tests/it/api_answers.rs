@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::api_stage::{ApiStage, Tenant, text};
 use crate::http::{Answer, read_answer, request, request_with};
-use crate::http2::Http2;
+use crate::http2::{HEADERS, Http2};
 use crate::wait::until;
 
 /// A body that is no file, and one that is.
@@ -33,6 +33,15 @@ async fn ask(stage: &ApiStage, path: &str, key: &str, times: u32) -> Http2 {
     client
 }
 
+/// Waits until each of so many requests has the head of its answer: what it holds of the room is what it will hold.
+async fn wait_for_heads(client: &mut Http2, times: u32) {
+    let mut heads = 0;
+    while heads < times {
+        let frame = client.frame().await.expect("the connection lives");
+        heads += u32::from(frame.kind == HEADERS);
+    }
+}
+
 async fn refused(stage: &ApiStage, key: &str, path: &str) -> Option<Answer> {
     let answer = stage.get(key, path).await;
     (answer.status != 200).then_some(answer)
@@ -44,7 +53,8 @@ async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let path = message(&stage, &greedy, SMALL).await;
     let of_other = message(&stage, &other, SMALL).await;
-    let held = ask(&stage, &path, &greedy.key, STREAMS).await;
+    let mut held = ask(&stage, &path, &greedy.key, STREAMS).await;
+    wait_for_heads(&mut held, STREAMS).await;
     let refusal = until("there is no room", async || refused(&stage, &greedy.key, &path).await).await;
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     refusal.expect_error(503, "overloaded");
@@ -60,12 +70,12 @@ async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
     refusal.expect_error(503, "overloaded");
     assert_eq!(count().await, before, "nothing was made");
     drop(rest);
-    assert!(stage.room.octets_taken() >= SMALL as u64);
-    assert!(stage.room.octets_taken() <= 1024 * 1024, "half of the room is for others");
+    assert!(stage.room.octets_reserved() >= SMALL as u64);
+    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the room is for others");
     let answer = stage.get(&other.key, &of_other).await;
     assert_eq!((answer.status, answer.body.len()), (200, SMALL + 14));
     drop(held);
-    until("the room is free", async || (stage.room.octets_taken() == 0).then_some(())).await;
+    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     assert_eq!(stage.get(&greedy.key, &path).await.status, 200);
 }
 
@@ -80,9 +90,10 @@ async fn a_list_that_is_not_taken_is_in_the_room() {
     let held = ask(&stage, "/v1/emails?limit=50", &tenant.key, STREAMS).await;
     // What one connection may be sent ahead is not held any more.
     let expected = octets * u64::from(STREAMS) - 2 * 65_535;
-    until("the lists are in the room", async || (stage.room.octets_taken() >= expected).then_some(())).await;
+    until("the lists are in the room", async || (stage.room.octets_reserved() >= expected).then_some(()))
+        .await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_taken() == 0).then_some(())).await;
+    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
@@ -92,9 +103,9 @@ async fn a_large_message_takes_a_few_pieces_of_room_however_large_it_is() {
     let path = message(&stage, &tenant, LARGE).await;
     let held = ask(&stage, &path, &tenant.key, STREAMS).await;
     let expected = u64::from(STREAMS) * 256 * 1024;
-    until("all are being read", async || (stage.room.octets_taken() == expected).then_some(())).await;
+    until("all are being read", async || (stage.room.octets_reserved() == expected).then_some(())).await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_taken() == 0).then_some(())).await;
+    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     let answer = stage.get(&tenant.key, &path).await;
     assert_eq!(answer.header("content-length"), Some((LARGE + 14).to_string().as_str()));
     assert_eq!(answer.body, [&b"A: b\r\nC: d\r\n\r\n"[..], &vec![b'x'; LARGE]].concat());
@@ -244,9 +255,9 @@ async fn the_head_of_a_request_is_in_the_room_while_its_body_is_awaited() {
     );
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
-    until("it is in the room", async || (stage.room.octets_taken() > 10_000).then_some(())).await;
+    until("it is in the room", async || (stage.room.octets_reserved() > 10_000).then_some(())).await;
     drop(client);
-    until("the room is free", async || (stage.room.octets_taken() == 0).then_some(())).await;
+    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]

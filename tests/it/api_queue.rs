@@ -38,8 +38,12 @@ async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
         until: None,
     };
     let part = QueueFilter::destination(Host::parse("remote.example").unwrap());
-    stage.waiting.post(part, notice.clone(), Timestamp::now());
-    stage.waiting.post(QueueFilter::destination(Host::parse("x.example").unwrap()), notice, Timestamp::now());
+    stage.queue.wait_reasons().post(part, notice.clone(), Timestamp::now());
+    stage.queue.wait_reasons().post(
+        QueueFilter::destination(Host::parse("x.example").unwrap()),
+        notice,
+        Timestamp::now(),
+    );
     let queue = stage.get(&stage.platform, "/v1/queue").await.expect(200);
     let waiting = queue["data"][0]["waiting"].as_array().unwrap();
     let told: Vec<_> = waiting.iter().map(|wait| wait["reason"].as_str().unwrap()).collect();

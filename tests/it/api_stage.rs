@@ -10,9 +10,8 @@ use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
 use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
-use pillarbox::model::QueueFilter;
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
-use pillarbox::queue::wait_reasons::{SiteStatus, Sites, WaitRegistry};
+use pillarbox::queue::QueueManager;
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
@@ -27,25 +26,13 @@ use crate::http::{Answer, request};
 use crate::server::database_file;
 use crate::wait::until;
 
-/// No mail leaves this stage.
-struct Nowhere;
-
-impl Sites for Nowhere {
-    fn statuses(&self) -> Vec<SiteStatus> {
-        Vec::new()
-    }
-
-    fn release(&self, _: &QueueFilter) {}
-}
-
 pub struct ApiStage {
     pub address: SocketAddr,
     pub store: Arc<Store>,
+    pub queue: Arc<QueueManager>,
     pub dns: FakeDns,
     pub resolver: Resolver,
     pub verification: VerificationSettings,
-    /// Where the relay would post what it holds back.
-    pub waiting: Arc<WaitRegistry>,
     /// The secret of a platform key.
     pub platform: String,
     /// The memory for bodies and answers.
@@ -78,19 +65,19 @@ impl ApiStage {
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let queue = Arc::new(QueueManager::new(store.clone(), &config::Relay::default()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
         let verification =
             VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
-        let waiting = Arc::new(WaitRegistry::default());
         let intake_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
-            expiry: 120 * HOUR,
+            message_lifetime: 120 * HOUR,
             message_lifetime_max: 240 * HOUR,
-            takes_null_sender: true,
-            names_client_address: false,
+            allow_null_sender: true,
+            received_includes_client_address: false,
         };
         let api = Api::new(ApiDependencies {
             settings,
@@ -107,8 +94,7 @@ impl ApiStage {
                 ban: HOUR,
             })),
             source_pools: vec!["bulk".into()],
-            waiting: waiting.clone(),
-            sites: Arc::new(Nowhere),
+            queue: queue.clone(),
             tls,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -120,7 +106,7 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, dns, resolver, verification, waiting, platform, room, stop, serving, data_dir }
+        Self { address, store, queue, dns, resolver, verification, platform, room, stop, serving, data_dir }
     }
 
     /// The database beside the store, for faults and for what would take days.
@@ -262,7 +248,7 @@ async fn make_key(
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     adjust(&mut new);
     store.create_key(new, Timestamp::now()).await.unwrap();

@@ -205,5 +205,5 @@ async fn a_message_whose_connection_ends_before_it_is_none() {
     }
     // Another message, so that the four had their time; it is the only one.
     submit(&stage, &wire(b"last"), "").await.unwrap();
-    assert_eq!(stage.store.depth().await.unwrap().open, 1);
+    assert_eq!(stage.store.count_open().await.unwrap(), 1);
 }

@@ -255,7 +255,7 @@ fn cases() -> Vec<Case> {
     add("weaker", &chain, both, Deferred("tls_not_trusted"));
     let chain = Chain::new(&host("useless"));
     let useless = || vec![(1, 1, 1, vec![0; 32]), (3, 1, 9, vec![0; 32]), (3, 1, 1, vec![0; 5])];
-    add("useless", &chain, useless(), Delivered("dane: none of the TLSA records"));
+    add("useless", &chain, useless(), Delivered("dane: no TLSA record"));
     let chain = Chain::new(&host("none"));
     add("none", &chain, vec![], Delivered("opportunistic: no TLSA records"));
     // STARTTLS is stripped, or was never there.
@@ -432,7 +432,7 @@ async fn an_idle_connection_is_not_used_once_the_domain_demands_more() {
     let chain = Chain::new("mx.late.test");
     let stage = Stage::set(vec![("late", chain.offer())]).await;
     stage.publish("late", &vec![(1, 1, 1, vec![0; 32])]);
-    stage.expect("late", &Delivered("dane: none of the TLSA records")).await;
+    stage.expect("late", &Delivered("dane: no TLSA record")).await;
     stage.publish("late", &vec![chain.leaf.record(3, 1, 1)]);
     stage.expect("late", &Delivered("dane: validated")).await;
     stage.expect("late", &Delivered("dane: validated")).await;

@@ -180,7 +180,7 @@ async fn a_domain_with_an_ed25519_key_has_two_signatures() {
 async fn a_route_says_which_signatures_go_along_and_what_goes_verifies() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
-    let routes = [("both.test", "dual"), ("rsa.test", "rsa"), ("none.test", "none")];
+    let routes = [("both.test", "all"), ("rsa.test", "rsa"), ("none.test", "none")];
     let text = routes.map(|(domain, dkim)| {
         dns.mx(domain, &[(10, "mx.b.test")]);
         format!("[[relay.routes]]\ndestinations = [\"{domain}\"]\ndkim = \"{dkim}\"\n")

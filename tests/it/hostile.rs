@@ -27,7 +27,7 @@ async fn a_tenant_has_so_many_connections_and_no_more() {
     let first = log_in(&stage).await;
     let mut second = secured(&stage).await;
     let reply = second.auth_plain(&stage.user, &stage.password).await;
-    reply.expect_saying(421, "4.7.0 Too many connections of your account");
+    reply.expect_saying(421, "4.7.0 Too many connections for your account");
     second.expect_close().await;
     drop(first);
     until("the place of the first is free", async || {
@@ -68,7 +68,7 @@ async fn a_message_that_drips_is_given_up_and_one_that_flows_is_not() {
     slow.command("DATA").await.expect_code(354);
     let since = Instant::now();
     slow.write(b"From: app@own.example\r\n").await;
-    slow.read_reply().await.expect_saying(421, "4.4.2 The message comes too slowly");
+    slow.read_reply().await.expect_saying(421, "4.4.2 Message data arrives too slowly");
     assert!(since.elapsed() >= Duration::from_millis(500), "{:?}", since.elapsed());
     slow.expect_close().await;
 }
@@ -94,7 +94,7 @@ async fn a_message_that_drips_in_chunks_is_given_up_as_well() {
         assert!(chunks < 100, "each chunk gets a time of its own");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    last.expect_saying(421, "4.4.2 The message comes too slowly");
+    last.expect_saying(421, "4.4.2 Message data arrives too slowly");
     slow.expect_close().await;
 }
 
@@ -123,7 +123,7 @@ async fn a_client_that_probes_recipients_is_closed() {
         client.command("RCPT TO:<suppressed@other.example>").await.expect_code(550);
     }
     let reply = client.command("RCPT TO:<suppressed@other.example>").await;
-    reply.expect_saying(421, "4.7.0 Too many recipients in vain");
+    reply.expect_saying(421, "4.7.0 Too many rejected recipients");
     client.expect_close().await;
 }
 

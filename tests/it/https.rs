@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::receiver::{Reaction, Receiver};
 use crate::wait::PATIENCE;
 
-const LIMITS: Limits = Limits { timeout: PATIENCE, body_octets_max: 1000, excess: OverflowPolicy::Refuse };
+const LIMITS: Limits = Limits { timeout: PATIENCE, body_octets_max: 1000, overflow: OverflowPolicy::Refuse };
 
 struct Stage {
     dns: FakeDns,
@@ -148,7 +148,7 @@ async fn the_time_and_the_size_of_an_answer_are_bounded() {
     assert_eq!(stage.get(&url, LIMITS).await.unwrap().body.len(), 1000);
     let error = stage.get(&url, LIMITS).await.unwrap_err();
     assert!(matches!(error, SendError::TooLarge(1000)), "{error:?}");
-    let cut = Limits { excess: OverflowPolicy::Cut, ..LIMITS };
+    let cut = Limits { overflow: OverflowPolicy::Truncate, ..LIMITS };
     assert_eq!(stage.get(&url, cut).await.unwrap().body.len(), 1000);
 
     let quick = Limits { timeout: Duration::from_millis(50), ..LIMITS };

@@ -33,7 +33,7 @@ async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
     let said = |what: &str| lines.iter().filter(|line| line["message"] == what).collect::<Vec<_>>();
     let (accepted, attempts) = (said("accepted"), said("attempt"));
     assert_eq!((accepted.len(), attempts.len()), (1, 1));
-    assert_eq!(accepted[0]["message_id"], attempts[0]["msg"]);
+    assert_eq!(accepted[0]["msg"], attempts[0]["msg"]);
     assert_eq!((&accepted[0]["tenant"], &attempts[0]["outcome"]), (&"demo".into(), &"delivered".into()));
 
     let login = format!("\0{user}\0{password}");

@@ -58,7 +58,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     assert_eq!(is("pillarbox_events_total{type=\"message.delivered\"}"), 1);
     assert_eq!(is("pillarbox_events_total{type=\"message.bounced\"}"), 0);
     assert_eq!(is("pillarbox_refusals_total{code=\"sender_domain_not_owned\"}"), 1);
-    assert_eq!(is("pillarbox_connections{side=\"smtp\"}"), 1);
+    assert_eq!(is("pillarbox_connections{direction=\"smtp\"}"), 1);
     assert_eq!(is("pillarbox_webhook_backlog"), 0);
     assert_eq!(is("pillarbox_store_commits_total{result=\"failed\"}"), 0);
     assert!(is("pillarbox_store_commits_total{result=\"committed\"}") > 0);

@@ -259,7 +259,7 @@ async fn about_tls_that_is_a_bonus() {
         over_tls(row([(Starttls, Reset)],                                   Deferred(Soon, "connection lost"), 1, Fresh)),
         over_tls(row([(Starttls, Hang)],                                    Deferred(Soon, "time-out"), 1, Fresh)),
         over_tls(row([(Starttls, GARBAGE)],                                 Deferred(Soon, "not an SMTP reply"), 1, Fresh)),
-        over_tls(row([(Starttls, Octets(b"220 go\r\n250 injected\r\n"))],   Deferred(Soon, "in clear"), 1, Fresh)),
+        over_tls(row([(Starttls, Octets(b"220 go\r\n250 injected\r\n"))],   Deferred(Soon, "plain-text data"), 1, Fresh)),
         row([(Starttls, Reply("454 4.7.0 not available"))],                 Delivered, 1, Same),
         row([(Starttls, Reply("502 5.5.1 what?"))],                         Delivered, 1, Same),
         row([(Starttls, Reply("250 ok"))],                                  Delivered, 1, Same),

@@ -185,11 +185,14 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
     let cases = [
         (answer("404 Not Found\r\nContent-Type: text/plain", good), "its server answers 404"),
         (answer(redirect, good), "its server answers 301"),
-        (answer(plain, &oversized), "longer than 65536 octets"),
+        (answer(plain, &oversized), "larger than 65536 octets"),
         (answer("200 OK\r\nContent-Type: text/html", good), "not text/plain"),
         (answer("200 OK", good), "not text/plain"),
-        (answer(plain, "<html></html>"), "a line of the policy is no field"),
-        (Reaction::WriteAndHang(format!("HTTP/1.1 {plain}\r\n\r\nversion").into()), "no whole answer within"),
+        (answer(plain, "<html></html>"), "the policy has a line that is not a field"),
+        (
+            Reaction::WriteAndHang(format!("HTTP/1.1 {plain}\r\n\r\nversion").into()),
+            "no complete response within",
+        ),
     ];
     let stage = Stage::set(&[Strange; 9], 1500).await;
     let count = cases.len();
@@ -203,7 +206,7 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
     stage.dns.addresses(&format!("mta-sts.d{count}.test"), &[]);
     stage.check(stage.send(count).await, "delivered", "no records of this type in the DNS");
     stage.dns.fail(&format!("_mta-sts.d{}.test", count + 1));
-    stage.check(stage.send(count + 1).await, "delivered", "DNS look-up failed");
+    stage.check(stage.send(count + 1).await, "delivered", "DNS lookup failed");
     let other = "d0.d0.test";
     stage.dns.text(&format!("_mta-sts.{other}"), "v=STSv1; id=1");
     stage.dns.mx(other, &[(10, "mx.d0.test")]);

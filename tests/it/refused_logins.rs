@@ -18,14 +18,11 @@ async fn smart_hosts(count: usize, identity: &Identity) -> Vec<FakeMx> {
     FakeMx::several(vec![offer; count]).await
 }
 
-/// The events of this kind: whose, and their data.
-fn events(server: &TestServer, kind: &str) -> Vec<(Option<String>, Value)> {
-    let database = rusqlite::Connection::open(database_file(&server.config.data_dir)).unwrap();
-    let sql = "SELECT tenant_id, data FROM event WHERE kind = ?1 ORDER BY id";
-    let mut statement = database.prepare(sql).unwrap();
-    let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).unwrap();
-    rows.map(|row| row.map(|(tenant, data)| (tenant, serde_json::from_str(&data).unwrap())).unwrap())
-        .collect()
+/// The events of this kind, oldest first: whose, and their data.
+async fn events(server: &TestServer, kind: &str) -> Vec<(Option<String>, Value)> {
+    let page = server.control.get(&format!("/v1/events?limit=100&type={kind}")).await;
+    let events = page["data"].as_array().unwrap().iter().rev();
+    events.map(|event| (event["tenant_id"].as_str().map(str::to_owned), event["data"].clone())).collect()
 }
 
 async fn wait_until_held(server: &TestServer, id: &str) -> Value {
@@ -69,7 +66,7 @@ async fn what_one_host_has_taken_is_not_sent_again_because_another_refuses_the_l
     assert_eq!(told, ["250 2.0.0 taken", "451 4.7.1 greylisted"], "{email}");
     assert_eq!(hosts[0].transactions().len(), 2);
     assert!(logins(&hosts[1]) > 0, "the other one was asked");
-    assert!(events(&server, "smart_host.login_failed").is_empty());
+    assert!(events(&server, "smart_host.login_failed").await.is_empty());
 }
 
 #[tokio::test]
@@ -142,7 +139,7 @@ async fn a_refused_login_of_the_platform_holds_the_mail_of_all_tenants_who_do_no
         }
     }
     assert_eq!(logins(&host), 1, "one tenant's try is another's");
-    let failed = events(&server, "smart_host.login_failed");
+    let failed = events(&server, "smart_host.login_failed").await;
     assert!(matches!(&failed[..], [(None, data)] if data["user"] == "relay-user"), "{failed:?}");
 }
 
@@ -169,7 +166,7 @@ async fn mail_for_a_smart_host_that_refuses_the_login_is_held_and_goes_on_with_a
     let second = server.submit(&account, &["x@b.test"], &message(&account, "second")).await;
     wait_until_held(&server, &second).await;
     assert_eq!(logins(&host), 1, "one try, and the next waits for what came of it");
-    let failed = events(&server, "smart_host.login_failed");
+    let failed = events(&server, "smart_host.login_failed").await;
     assert!(matches!(&failed[..], [(Some(_), data)] if data["user"] == "relay-user"), "{failed:?}");
     assert!(!failed[0].1.to_string().contains("old-pass"));
 
@@ -180,7 +177,7 @@ async fn mail_for_a_smart_host_that_refuses_the_login_is_held_and_goes_on_with_a
     for id in [&first, &second] {
         server.wait_for_status(id, &["delivered"]).await;
     }
-    let resumed = events(&server, "smart_host.resumed");
+    let resumed = events(&server, "smart_host.resumed").await;
     assert!(matches!(&resumed[..], [(Some(_), data)] if data["cause"] == "changed"), "{resumed:?}");
 }
 
@@ -199,5 +196,5 @@ async fn a_moment_in_which_logins_fail_is_an_ordinary_deferral() {
     let id = server.submit(&account, &["a@b.test"], &message(&account, "moment")).await;
     let email = server.wait_for_status(&id, &["deferred"]).await;
     assert_eq!(email["deliveries"][0]["attempts"], 1, "{email}");
-    assert!(events(&server, "smart_host.login_failed").is_empty());
+    assert!(events(&server, "smart_host.login_failed").await.is_empty());
 }

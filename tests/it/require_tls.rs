@@ -133,7 +133,7 @@ async fn a_message_that_waives_tls_goes_in_clear_only_where_no_route_forbids_it(
             tls: Some(tls),
             user: None,
             password_file: None,
-            dkim: DkimPolicy::Dual,
+            dkim: DkimPolicy::All,
             source_pool: None,
             ehlo_name: None,
         }];

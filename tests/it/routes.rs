@@ -20,7 +20,7 @@ fn route(destinations: &[&str], hosts: &[(&str, u16)]) -> Route {
         tls: Some(TlsMode::Opportunistic),
         user: None,
         password_file: None,
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         source_pool: None,
         ehlo_name: None,
     }

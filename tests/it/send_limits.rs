@@ -94,7 +94,7 @@ async fn test_mail_has_the_same_limit_and_a_count_of_its_own() {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     let key = stage.store.create_key(new, Timestamp::now()).await.unwrap();
     let mut live = log_in(&stage).await;

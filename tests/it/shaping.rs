@@ -50,7 +50,7 @@ fn provider(suffix: &str) -> SiteRule {
         name: "provider".into(),
         mx: vec![suffix.into()],
         domains: Vec::new(),
-        apart: false,
+        separate_sites: false,
         connections_max: None,
         messages_per_connection_max: None,
         messages_per_minute: None,

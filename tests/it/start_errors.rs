@@ -61,8 +61,8 @@ async fn a_wrong_key_is_named_with_file_and_line() {
     let setting = Setting::new();
     let said = setting.fail("hostnme = \"x\"", API).await;
     expect_all(&said, &["pillarbox.toml", "hostnme", "line 1", "hostname"]);
-    let said = setting.fail("", "[relay]\nexpiry = \"5 lightyears\"").await;
-    expect_all(&said, &["pillarbox.toml", "expiry", "5 lightyears", "30s"]);
+    let said = setting.fail("", "[relay]\nmessage_lifetime = \"5 lightyears\"").await;
+    expect_all(&said, &["pillarbox.toml", "message_lifetime", "5 lightyears", "30s"]);
     let said = setting.fail("", "[tls]\ncertificate = \"x\"").await;
     expect_all(&said, &["pillarbox.toml", "private_key"]);
 }

@@ -61,10 +61,10 @@ impl SubmissionStage {
         let hostname = DomainName::parse(HOSTNAME).unwrap();
         let settings = SubmissionSettings {
             hostname: hostname.clone(),
-            expiry: std::time::Duration::from_secs(3600),
+            message_lifetime: std::time::Duration::from_secs(3600),
             message_lifetime_max: std::time::Duration::from_secs(7200),
-            takes_null_sender: true,
-            names_client_address: false,
+            allow_null_sender: true,
+            received_includes_client_address: false,
         };
         let identity = Identity::new(&[HOSTNAME]);
         let tls = Arc::new(ArcSwap::new(identity.server_config()));
@@ -74,7 +74,8 @@ impl SubmissionStage {
             window: limits.login_failures_window,
             ban: limits.login_ban,
         }));
-        let server = Arc::new(Server::new(hostname, &limits, ServerDependencies { intake, tls, bans }));
+        let server =
+            Arc::new(Server::new(hostname, &limits, ServerDependencies { submission: intake, tls, bans }));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let mut addresses = Vec::new();
@@ -162,7 +163,7 @@ async fn furnish(store: &Store) -> (TenantId, String, String) {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     let key = store.create_key(key, now).await.unwrap();
     (tenant, key.id.to_string(), secret.expose().to_owned())

@@ -113,7 +113,7 @@ async fn an_open_session_is_held_to_its_key_as_it_is_now() {
         (
             json!({"allowed_cidrs": ["192.0.2.0/24"]}),
             550,
-            "[ip_not_allowed] this key may not be used from 127.0.0.1",
+            "[ip_not_allowed] this key is not allowed from 127.0.0.1",
         ),
         (json!({"allowed_cidrs": ["192.0.2.0/24", "127.0.0.0/8"]}), 250, ""),
         (json!({"scopes": ["emails:read"]}), 550, "[insufficient_scope]"),

@@ -6,26 +6,29 @@ use mail_auth::report::tlsrpt::{PolicyType, ResultType, TlsReport};
 use pillarbox::config::{Config, TlsReportMail};
 use pillarbox::mail::{Date, SignedDuration, Timestamp};
 use pillarbox::model::{TlsFailure, TlsPolicyType};
-use pillarbox::store::{TlsResult, TlsResults};
+use pillarbox::store::{Access, Store, StoreOptions, TlsResult, TlsResults};
 
 use crate::dane;
 use crate::fake_mx::Offer;
 use crate::mta_sts::{self, Shows, answer, policy};
 use crate::receiver::Reaction;
-use crate::server::{TestServer, database_file};
+use crate::server::TestServer;
 use crate::wait::until;
 
 /// What was counted, as `domain policy host failure sessions`. The server must not be running.
-fn counted(config: &Config) -> Vec<String> {
-    let database = rusqlite::Connection::open(database_file(&config.data_dir)).unwrap();
-    let sql = "SELECT domain, policy_type, mx_host, failure, sessions FROM tls_result ORDER BY 1, 2, 3, 4";
-    let mut statement = database.prepare(sql).unwrap();
-    let text = |row: &rusqlite::Row<'_>, n| row.get::<_, String>(n).unwrap();
-    let line = |row: &rusqlite::Row<'_>| {
-        let sessions: u32 = row.get(4)?;
-        Ok(format!("{} {} {} {} {sessions}", text(row, 0), text(row, 1), text(row, 2), text(row, 3)))
-    };
-    statement.query_map([], line).unwrap().map(Result::unwrap).collect()
+async fn counted(config: &Config) -> Vec<String> {
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
+    let mut counted = Vec::new();
+    for (day, domain) in store.unreported_tls_days(Date::MAX, None, 100).await.unwrap() {
+        for result in store.tls_results(day, &domain).await.unwrap() {
+            let TlsResult { policy, mx_host, failure, sessions, .. } = result;
+            let (policy, failure) = (policy.as_str(), failure.map_or("", TlsFailure::as_str));
+            counted.push(format!("{domain} {policy} {mx_host} {failure} {sessions}"));
+        }
+    }
+    store.close().await;
+    counted.sort();
+    counted
 }
 
 async fn enable(server: &mut TestServer) {
@@ -80,7 +83,7 @@ async fn sessions_are_counted_under_the_mta_sts_policy_that_they_met_or_failed()
     stage.send(0).await;
     stage.server.stop().await;
     expected.sort();
-    assert_eq!(counted(&stage.server.config), expected);
+    assert_eq!(counted(&stage.server.config).await, expected);
 }
 
 #[tokio::test]
@@ -139,7 +142,7 @@ async fn sessions_are_counted_under_the_tlsa_records_that_they_met_or_failed() {
     }
     stage.server.stop().await;
     expected.sort();
-    assert_eq!(counted(&stage.server.config), expected);
+    assert_eq!(counted(&stage.server.config).await, expected);
 }
 
 #[tokio::test]
@@ -148,7 +151,7 @@ async fn nothing_is_counted_unless_it_is_asked_for() {
     stage.policies.script([policy("enforce", "mx.d0.test")]);
     stage.send(0).await;
     stage.server.stop().await;
-    assert_eq!(counted(&stage.server.config), Vec::<String>::new());
+    assert_eq!(counted(&stage.server.config).await, Vec::<String>::new());
 }
 
 /// Counts of a day that has ended: five good sessions, and three in which the certificate was wrong.
@@ -236,7 +239,7 @@ async fn a_report_goes_to_a_web_server_and_by_mail_although_the_receiver_s_tls_i
     // The receiver's policy holds for everything else.
     assert_eq!(stage.send(1).await.0, "deferred");
     stage.server.stop().await;
-    assert_eq!(counted(&stage.server.config), ["d1.test sts mx.d1.test certificate-not-trusted 1"]);
+    assert_eq!(counted(&stage.server.config).await, ["d1.test sts mx.d1.test certificate-not-trusted 1"]);
 }
 
 #[tokio::test]

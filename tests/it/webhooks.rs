@@ -12,7 +12,8 @@ use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
     DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
-use pillarbox::store::{AttemptRecord, ClaimRoom, Directory, NewSuppression, Outbox, RecordBatch, Spool};
+use pillarbox::queue::ClaimRoom;
+use pillarbox::store::{AttemptRecord, Directory, NewSuppression, Outbox, RecordBatch, Spool};
 use pillarbox::webhook::{WebhookDispatcher, WebhookSettings};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -160,7 +161,7 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
         per_tenant_max: 10,
         admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
     };
-    let claimed = stage.api.store.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = stage.api.queue.claim_due(Timestamp::now(), &room).await.unwrap();
     let batch = &claimed.batches[0];
     let record = AttemptRecord {
         message_id: batch.message.id,

@@ -108,7 +108,7 @@ async fn on_turn<T: Send + 'static>(
     call: &RequestContext<'_>,
     work: impl FnOnce() -> std::result::Result<T, SignError> + Send + 'static,
 ) -> Result<std::result::Result<T, SignError>> {
-    let turn = call.api.key_generations.take(call.scope()).await.map_err(ApiError::internal)?;
+    let turn = call.api.key_generations.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let work = move || {
         let _turn = turn;
         work()

@@ -295,7 +295,7 @@ pub async fn verify(call: RequestContext<'_>) -> Result<ApiResponse> {
     if !call.body.is_empty() {
         json::parse::<Empty>(&call.body)?;
     }
-    let _turn = call.api.look_ups.take(call.scope()).await.map_err(ApiError::internal)?;
+    let _turn = call.api.look_ups.acquire(call.scope()).await.map_err(ApiError::internal)?;
     let api = call.api;
     let checked = verification::check(&api.resolver, &api.store, &domain, &api.verification).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;

@@ -46,7 +46,7 @@ async fn whole(call: &RequestContext<'_>, id: MessageId, octets: u64) -> Result<
 
 fn begin(call: &RequestContext<'_>, file: File, octets: u64) -> Result<ApiResponse> {
     let tenant = call.caller.key.tenant_id;
-    let turn = call.api.message_streams.try_take(tenant).map_err(|_| too_many())?;
+    let turn = call.api.message_streams.try_acquire(tenant).map_err(|_| too_many())?;
     let mut room = call.room.beside();
     if !room.grow_to(STREAM_OCTETS.min(octets)) {
         return Err(no_room());

@@ -16,7 +16,7 @@ use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, Revers
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
 use crate::policy::fixed_window::seconds_until;
 use crate::store::SubmissionKey;
-use crate::submission::{Admitted, Extras, Submission, Submitter, Trace};
+use crate::submission::{CheckedSubmission, Submission, SubmissionExtras, Submitter, Trace};
 
 const BATCH_MAX: usize = 100;
 
@@ -65,7 +65,7 @@ struct Sending<'a> {
 
 /// A message that everything but the disk has agreed to.
 struct Ready {
-    admitted: Admitted,
+    admitted: CheckedSubmission,
     /// Recipients that the limit has to have room for.
     counted: usize,
     send_at: Option<Timestamp>,
@@ -153,7 +153,7 @@ impl Sending<'_> {
         let submission_key = self.submission_key(place);
         let is_counted = match &submission_key {
             Some(key) => {
-                let earlier = intake.find_accepted(submitter, key).await;
+                let earlier = intake.find_duplicate(submitter, key).await;
                 earlier.map_err(|refusal| self.note(Stage::Data, refusal))?.is_some()
             }
             None => false,
@@ -177,7 +177,7 @@ impl Sending<'_> {
             envelope,
             message,
             trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
-            extras: Extras { annotations, suppressed: suppressed.clone(), submission_key },
+            extras: SubmissionExtras { annotations, suppressed: suppressed.clone(), submission_key },
         });
         let admitted = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
         Ok(Ready { admitted, counted, send_at: release_at, suppressed })
@@ -256,7 +256,7 @@ impl Sending<'_> {
         let over = over.filter(|(_, limit)| may_fit(*limit));
         error.retry_after_s = over.map(|(period, _)| seconds_until(period.end_of(call.now), call.now));
         if error.status().is_client_error() {
-            call.api.intake.note_rejection(call.request_id, &self.submitter, stage, &error.refusal);
+            call.api.intake.record_rejection(call.request_id, &self.submitter, stage, &error.refusal);
         }
         error
     }

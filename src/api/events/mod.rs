@@ -6,7 +6,7 @@ mod tail;
 use hyper::header::ACCEPT;
 
 use crate::model::{EventId, EventKind, MessageId, RefusalCode};
-use crate::store::{EventFilter, Journal};
+use crate::store::{EventFilter, Journal, JournalCursor};
 
 use super::auth;
 use super::error::{ApiError, FieldError, Result};
@@ -27,7 +27,7 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
         message_id: call.query.value::<MessageId>("message_id"),
     };
     if wants_stream(&call) {
-        return follow(call, filter);
+        return follow(call, filter).await;
     }
     let request = call.query.page::<EventId>();
     call.query.finish()?;
@@ -41,16 +41,13 @@ fn wants_stream(call: &RequestContext<'_>) -> bool {
     types.any(|media| media.is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream")))
 }
 
-fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiResponse> {
+async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiResponse> {
     call.query.finish()?;
     if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
         let message = "a live tail has no pages; it begins now, or behind the Last-Event-ID";
         return Err(ApiError::invalid(vec![FieldError::new(*name, "invalid", message)]));
     }
-    let last_event_id = call.headers.get("last-event-id").map(|value| {
-        let id = value.to_str().ok().and_then(|text| text.trim().parse::<EventId>().ok());
-        id.ok_or_else(|| ApiError::field("Last-Event-ID", "invalid", "this must be the id of an event"))
-    });
+    let after = last_event_id(&call).await?;
     let credential = Credential {
         digest: auth::read_secret(&call.headers)?.digest(),
         access: call.operation.access,
@@ -60,22 +57,38 @@ fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiRespon
         store: call.api.store.clone(),
         tail: call.api.tail.clone(),
         filter,
-        after: last_event_id.transpose()?,
+        after,
         credential,
-        turn: call.api.streams.try_take(call.scope()).map_err(too_many)?,
+        turn: call.api.streams.try_acquire(call.scope()).map_err(too_many)?,
         stop: call.stop,
     };
     Ok(ApiResponse::events(stream::open(start)))
 }
 
+/// Where the client was: what an `id:` line of the tail said, or the id of an event that it knows from elsewhere.
+async fn last_event_id(call: &RequestContext<'_>) -> Result<Option<JournalCursor>> {
+    let Some(value) = call.headers.get("last-event-id") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if let Ok(cursor) = text.parse() {
+        return Ok(Some(cursor));
+    }
+    match text.parse::<EventId>() {
+        Ok(event) => Ok(Some(call.store().cursor_of(event).await?)),
+        Err(_) => {
+            let message = "this must be the id of an event, or what an id: line of the live tail said";
+            Err(ApiError::field("Last-Event-ID", "invalid", message))
+        }
+    }
+}
+
 fn too_many(taken: SemaphoreFull) -> ApiError {
     match taken {
-        SemaphoreFull::ByOneself => ApiError::new(
+        SemaphoreFull::Tenant => ApiError::new(
             RefusalCode::LimitReached,
             format!("{} live tails of this tenant are open already", super::STREAMS_OF_TENANT_MAX),
             "close one that is not read any more",
         ),
-        SemaphoreFull::ByAll => ApiError::new(
+        SemaphoreFull::Total => ApiError::new(
             RefusalCode::Overloaded,
             "as many live tails are open as the server has room for",
             "try again later, or read the list of events from time to time",

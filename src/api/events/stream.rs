@@ -20,8 +20,8 @@ use crate::api::auth::{self, Access};
 use crate::api::response::{PIECE_OCTETS, ResponseBody};
 use crate::limits::tenant_semaphore::TenantPermit;
 use crate::mail::Timestamp;
-use crate::model::{EventId, SecretDigest};
-use crate::store::{Directory, Event, EventFilter, Journal, Store};
+use crate::model::SecretDigest;
+use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
 
 /// A comment after so long a silence keeps proxies from closing the connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ pub struct Start {
     /// Holds the tenant that the caller is confined to.
     pub filter: EventFilter,
     /// Where the client was; `None` for now.
-    pub after: Option<EventId>,
+    pub after: Option<JournalCursor>,
     pub credential: Credential,
     pub turn: TenantPermit,
     pub stop: CancellationToken,
@@ -58,8 +58,8 @@ struct Follower {
     store: Arc<Store>,
     tail: Arc<Tail>,
     filter: EventFilter,
-    position: EventId,
-    last: watch::Receiver<EventId>,
+    position: JournalCursor,
+    last: watch::Receiver<JournalCursor>,
     credential: Credential,
     checked_at: Instant,
     checked_version: u64,
@@ -175,23 +175,24 @@ impl Follower {
 }
 
 /// As much of what was found as goes out at once, and where to go on.
-fn tell(found: &Following, filter: &EventFilter, mut position: EventId) -> (String, EventId) {
+fn tell(found: &Following, filter: &EventFilter, mut position: JournalCursor) -> (String, JournalCursor) {
     let mut text = String::new();
-    for event in &found.events {
+    for entry in &found.entries {
         if text.len() >= PIECE_OCTETS {
             return (text, position);
         }
-        position = event.id;
-        if filter.takes(event) {
-            text += &frame(event);
+        position = entry.cursor;
+        if filter.takes(&entry.event) {
+            text += &frame(entry);
         }
     }
     (text, found.position)
 }
 
 /// One event. JSON has no line ends, so it is one line.
-fn frame(event: &Event) -> String {
-    let mut text = format!("id: {}\nevent: {}\ndata: ", event.id, event.kind);
+fn frame(entry: &JournalEntry) -> String {
+    let JournalEntry { cursor, event } = entry;
+    let mut text = format!("id: {cursor}\nevent: {}\ndata: ", event.kind);
     match serde_json::to_string(event) {
         Ok(json) => text += &json,
         Err(error) => drop(write!(text, "{{\"error\":\"{error}\"}}")),
@@ -202,11 +203,14 @@ fn frame(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::EventKind;
+    use crate::model::{EventId, EventKind};
+    use crate::store::Event;
 
     #[test]
     fn what_a_client_is_far_behind_goes_out_in_pieces_and_none_is_left_out() {
         let at = |second| Timestamp::from_second(second).unwrap();
+        let cursor =
+            |number: u128| format!("cur_{}", ulid::Ulid::from(number)).parse::<JournalCursor>().unwrap();
         let event = |second| Event {
             id: EventId::generate(at(second)),
             kind: EventKind::MessageDeferred,
@@ -216,17 +220,18 @@ mod tests {
             data: serde_json::json!({"reply": "x".repeat(1000)}),
             created_at: at(second),
         };
-        let events: Vec<_> = (1..200).map(|second| Arc::new(event(second))).collect();
-        let end = EventId::generate(at(500));
-        let (mut position, mut told) = (EventId::generate(at(0)), String::new());
+        let entry = |second: i64| JournalEntry { cursor: cursor(second as u128), event: event(second) };
+        let entries: Vec<_> = (1..200).map(|second| Arc::new(entry(second))).collect();
+        let end = cursor(500);
+        let (mut position, mut told) = (cursor(0), String::new());
         for _ in 0..4 {
-            let left = events.iter().filter(|event| event.id > position).cloned().collect();
-            let found = Following { events: left, position: end };
+            let left = entries.iter().filter(|entry| entry.cursor > position).cloned().collect();
+            let found = Following { entries: left, position: end };
             let (text, reached) = tell(&found, &EventFilter::default(), position);
             assert!(text.len() < PIECE_OCTETS + 2000, "{}", text.len());
             (position, told) = (reached, told + &text);
         }
         assert_eq!(position, end);
-        assert_eq!(told, events.iter().map(|event| frame(event)).collect::<String>());
+        assert_eq!(told, entries.iter().map(|entry| frame(entry)).collect::<String>());
     }
 }

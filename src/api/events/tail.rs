@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::model::EventId;
-use crate::store::{Event, Journal, Result, Store};
+use crate::store::{Journal, JournalCursor, JournalEntry, Result, Store};
 
 /// Events kept for all.
 const KEPT_MAX: usize = 2048;
@@ -22,28 +21,28 @@ pub struct Tail {
 
 /// Every event after `from` up to `until`.
 struct Recent {
-    from: EventId,
-    until: EventId,
-    events: VecDeque<Arc<Event>>,
+    from: JournalCursor,
+    until: JournalCursor,
+    entries: VecDeque<Arc<JournalEntry>>,
 }
 
 /// What follows a place in the journal.
 pub struct Following {
     /// Oldest first.
-    pub events: Vec<Arc<Event>>,
+    pub entries: Vec<Arc<JournalEntry>>,
     /// Where to go on.
-    pub position: EventId,
+    pub position: JournalCursor,
 }
 
 impl Tail {
     /// Follows the journal of a store from now on.
     pub fn new(store: Arc<Store>) -> Self {
         let now = *store.watch_events().borrow();
-        Self { store, recent: Mutex::new(Recent { from: now, until: now, events: VecDeque::new() }) }
+        Self { store, recent: Mutex::new(Recent { from: now, until: now, entries: VecDeque::new() }) }
     }
 
-    /// Some of what follows `position`; `last` is the last event that was committed.
-    pub async fn after(&self, position: EventId, last: EventId) -> Result<Following> {
+    /// Some of what follows `position`; `last` is the end of the journal.
+    pub async fn after(&self, position: JournalCursor, last: JournalCursor) -> Result<Following> {
         {
             // One reads, the others wait for what it finds.
             let mut recent = self.recent.lock().await;
@@ -54,38 +53,38 @@ impl Tail {
                 return Ok(recent.after(position));
             }
         }
-        let events = self.store.events_after(position, READ_MAX).await?.items;
-        let position = events.last().map_or(last, |event| event.id);
-        Ok(Following { events: events.into_iter().map(Arc::new).collect(), position })
+        let entries = self.store.events_after(position, READ_MAX).await?.items;
+        let position = entries.last().map_or(last, |entry| entry.cursor);
+        Ok(Following { entries: entries.into_iter().map(Arc::new).collect(), position })
     }
 }
 
 impl Recent {
-    async fn extend(&mut self, store: &Store, last: EventId) -> Result<()> {
+    async fn extend(&mut self, store: &Store, last: JournalCursor) -> Result<()> {
         let read = store.events_after(self.until, READ_MAX).await?;
         if read.has_more {
             // Far behind, such as when nobody has followed for a while: those who follow catch up by themselves.
-            *self = Self { from: last, until: last, events: VecDeque::new() };
+            *self = Self { from: last, until: last, entries: VecDeque::new() };
             return Ok(());
         }
         let read = read.items;
-        self.until = read.last().map_or(last, |event| event.id.max(last));
-        self.events.extend(read.into_iter().map(Arc::new));
-        while self.events.len() > KEPT_MAX {
-            if let Some(event) = self.events.pop_front() {
-                self.from = event.id;
+        self.until = read.last().map_or(last, |entry| entry.cursor.max(last));
+        self.entries.extend(read.into_iter().map(Arc::new));
+        while self.entries.len() > KEPT_MAX {
+            if let Some(entry) = self.entries.pop_front() {
+                self.from = entry.cursor;
             }
         }
         Ok(())
     }
 
-    fn after(&self, position: EventId) -> Following {
-        let start = self.events.partition_point(|event| event.id <= position);
-        let events: Vec<_> = self.events.range(start..).take(READ_MAX).cloned().collect();
-        let reached = match events.last() {
-            Some(event) if events.len() == READ_MAX => event.id,
+    fn after(&self, position: JournalCursor) -> Following {
+        let start = self.entries.partition_point(|entry| entry.cursor <= position);
+        let entries: Vec<_> = self.entries.range(start..).take(READ_MAX).cloned().collect();
+        let reached = match entries.last() {
+            Some(entry) if entries.len() == READ_MAX => entry.cursor,
             _ => self.until,
         };
-        Following { events, position: reached.max(position) }
+        Following { entries, position: reached.max(position) }
     }
 }

@@ -186,7 +186,7 @@ pub fn describe(endpoint: Endpoint) -> Description {
         E::UpdateTemplate => template("Change a template", "").takes::<templates::UpdateTemplate>().gives::<templates::TemplateView>("The template as it is now."),
         E::DeleteTemplate => template("Delete a template", "").gives::<Deleted>("It is gone."),
         E::RenderTemplate => template("See a template with data", "Nothing is sent.").takes::<templates::RenderTemplate>().gives::<templates::Rendered>("Subject and bodies."),
-        E::ListEvents => Description::new("Events", "List events, or follow them", "With `Accept: text/event-stream` the answer goes on with each event as it happens: `id` is its id, `event` its type and `data` the event in JSON. Who comes back with `Last-Event-ID` misses nothing.").about::<EventId>("The event.").gives::<List<EventView<'static>>>("Events.").gives_octets("text/event-stream", "Events."),
+        E::ListEvents => Description::new("Events", "List events, or follow them", "With `Accept: text/event-stream` the answer goes on with each event as it happens: `id` is its place in the journal, `event` its type and `data` the event in JSON. Who comes back with `Last-Event-ID` misses nothing.").about::<EventId>("The event.").gives::<List<EventView<'static>>>("Events.").gives_octets("text/event-stream", "Events."),
         E::CreateWebhook => webhook("Create a webhook", "The secret is in this answer and never again.").takes::<webhooks::Create>().creates::<webhooks::WebhookView>("The webhook with its secret."),
         E::ListWebhooks => webhook("List webhooks", "").gives::<List<webhooks::WebhookView>>("Webhooks."),
         E::GetWebhook => webhook("Get a webhook", "").gives::<webhooks::WebhookView>("The webhook."),

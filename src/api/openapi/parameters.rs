@@ -10,8 +10,8 @@ use crate::api::page;
 use crate::api::route::{Endpoint, Operation, Route};
 use crate::mail::{Address, DomainName, Timestamp};
 use crate::model::{
-    DeliveryId, DeliveryState, DomainStatus, Environment, EventId, EventKind, MessageId, SuppressionReason,
-    TenantId, TenantStatus, UsageInterval, Verification, WebhookDeliveryState, WebhookStatus,
+    DeliveryId, DeliveryState, DomainStatus, Environment, EventKind, MessageId, SuppressionReason, TenantId,
+    TenantStatus, UsageInterval, Verification, WebhookDeliveryState, WebhookStatus,
 };
 
 /// All of them.
@@ -123,8 +123,8 @@ fn headers(operation: &Operation) -> Vec<(&'static str, &'static str, SchemaOf)>
         headers.push(("Idempotency-Key", text, idempotency_key));
     }
     if operation.endpoint == Endpoint::ListEvents {
-        let text = "With `Accept: text/event-stream`: go on behind this event.";
-        headers.push(("Last-Event-ID", text, Schemas::request::<EventId>));
+        let text = "With `Accept: text/event-stream`: go on behind this event. What an `id:` line said, or the id of an event.";
+        headers.push(("Last-Event-ID", text, last_event_id));
     }
     headers
 }
@@ -140,6 +140,10 @@ fn limit(_: &mut Schemas) -> Schema {
 
 fn month(_: &mut Schemas) -> Schema {
     schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$" })
+}
+
+fn last_event_id(_: &mut Schemas) -> Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^(cur|evt)_[0-7][0-9A-HJKMNP-TV-Z]{25}$" })
 }
 
 fn idempotency_key(_: &mut Schemas) -> Schema {

@@ -59,7 +59,7 @@ pub fn resolve(
         user,
         tls,
         destinations: destinations.unwrap_or_default(),
-        dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or(DkimPolicy::Dual),
+        dkim: body.dkim.or(current.map(|c| c.dkim)).unwrap_or(DkimPolicy::All),
         password_revision: current.map_or(0, |c| c.password_revision),
     };
     check(&smart_host, password.as_ref().map(|p| p.as_str()), current, checks);
@@ -87,7 +87,7 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
         checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
         let is_loopback = address.is_some_and(|ip| ip.is_loopback());
         let message = "a password is only sent under checked TLS: use starttls or implicit";
-        checks.require(wanted.tls.guards_password(is_loopback), "smtp.tls", "invalid", message);
+        checks.require(wanted.tls.protects_password(is_loopback), "smtp.tls", "invalid", message);
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
             let host = run(text, current).0.unwrap().smart_host;
             (host.destinations.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), host.dkim)
         };
-        assert_eq!(of(r#"{"host":"a.b"}"#, None), ("".into(), DkimPolicy::Dual));
+        assert_eq!(of(r#"{"host":"a.b"}"#, None), ("".into(), DkimPolicy::All));
         assert_eq!(of(r#"{"tls":"implicit"}"#, Some(&current())), ("b.example".into(), DkimPolicy::Rsa));
         let given = r#"{"destinations":["a.b",".c.d"],"dkim":"none"}"#;
         assert_eq!(of(given, Some(&current())), ("a.b .c.d".into(), DkimPolicy::None));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{ADDRESSES_MAX, Attempt, DialState};
 use crate::config::Endpoint;
@@ -107,7 +107,7 @@ impl Attempt<'_> {
             }
         };
         if connected.is_some() {
-            self.core.turns().begin_connection(self.queue, Instant::now().into_std());
+            self.core.queue.begin_connection(self.queue);
         }
         let connected_to = connected.as_ref().map(|(address, _)| *address);
         addresses.retain(|at| Some(*at) != connected_to && failed.iter().all(|(address, _)| address != at));
@@ -219,7 +219,7 @@ fn plan(host: &str, route: &Route, policy: &HostPolicy, source: Arc<Source>) -> 
         },
         tls_policy: policy.ground.clone(),
         reported: policy.reported,
-        hello_name: route.hello_name.clone().unwrap_or_else(|| source.hello_name.clone()),
+        ehlo_name: route.ehlo_name.clone().unwrap_or_else(|| source.ehlo_name.clone()),
         source,
         login: route.login.clone(),
     }

@@ -16,7 +16,6 @@ use super::connection::Connection;
 use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use super::recipient_result::RecipientResult;
-use super::route::{NextHop, QueueKey};
 use super::smart_host_login::LoginResult;
 use super::target_hosts::{TargetError, TargetHosts};
 use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
@@ -25,7 +24,8 @@ use crate::config::Timeouts;
 use crate::mail::{BodyType, Content, EnhancedStatus, Host};
 use crate::model::{BounceClass, TlsFailure, TlsPolicyType};
 use crate::policy::reply_verdict::Verdict;
-use crate::policy::tls::{DomainFacts, NO_TLS, NOT_TRUSTED, Reported, StsAnswer, Unmet};
+use crate::policy::tls::{DomainFacts, NO_TLS, NOT_TRUSTED, ReportedPolicy, StsLookup, TlsRefusal};
+use crate::queue::{NextHop, QueueKey};
 use crate::smtp::client::{Phase, Request, Target};
 use crate::store::{Batch, Delivery};
 
@@ -136,24 +136,26 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts a session for the TLS report to the domain.
-    fn count_tls(&self, host: &str, reported: Option<Reported>, failure: Option<TlsFailure>) {
-        let (Some(counts), Some(Reported { policy, flaw })) = (&self.core.tls_results, reported) else {
+    fn count_tls(&self, host: &str, reported: Option<ReportedPolicy>, failure: Option<TlsFailure>) {
+        let (Some(counts), Some(ReportedPolicy { policy, failure: known_failure })) =
+            (&self.core.tls_results, reported)
+        else {
             return;
         };
         // A message that waives TLS does not apply the policy that the report is about.
         if let Host::Domain(domain) = &self.batch.destination
             && !self.waives_tls
         {
-            counts.count(domain, host, policy, failure.or(flaw));
+            counts.count(domain, host, policy, failure.or(known_failure));
         }
     }
 
     /// Counts a failure to fetch the domain's MTA-STS policy, whatever becomes of the sessions without it.
     fn count_policy_failure(&self, rules: &TlsRules) {
-        if let Some(DomainFacts { sts: StsAnswer::Unavailable(fault), .. }) = rules.facts()
+        if let Some(DomainFacts { sts: StsLookup::Unavailable(fault), .. }) = rules.facts()
             && fault.failure.is_some()
         {
-            let reported = Reported { policy: TlsPolicyType::Sts, flaw: fault.failure };
+            let reported = ReportedPolicy { policy: TlsPolicyType::Sts, failure: fault.failure };
             self.count_tls("", Some(reported), None);
         }
     }
@@ -256,8 +258,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The TLS policy rules the host out before it is dialled.
-    fn record_unmet_policy(&mut self, unmet: Unmet, host: &str) {
-        let Unmet { text, status, lasting, ground, reported: _ } = unmet;
+    fn record_unmet_policy(&mut self, unmet: TlsRefusal, host: &str) {
+        let TlsRefusal { text, status, lasting, ground, reported: _ } = unmet;
         let error = DeliveryError::new(Phase::Connect, text).with_class(BounceClass::Tls);
         let error = DeliveryError { lacks_tls: lasting, status: Some(status), ..error };
         let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };

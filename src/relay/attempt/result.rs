@@ -32,15 +32,16 @@ impl AttemptResult {
         if result.peer.address.is_none() || result.lacks_tls {
             return None;
         }
-        let opened = self.sessions > 0;
+        let mail_accepted = self.sessions > 0;
         let RecipientResult { peer, enhanced: status, text, .. } = result;
         Some(match result.code {
             Some(code) => {
                 let class = result.verdict.class();
-                SmtpResponse { host: &peer.host, code, status: *status, text, class, opened }.lesson()
+                SmtpResponse { host: &peer.host, code, status: *status, text, class, mail_accepted }
+                    .feedback()
             }
             // A dialogue that broke off may be the message's or the network's fault.
-            None if opened => SiteFeedback::Deferred,
+            None if mail_accepted => SiteFeedback::Deferred,
             None => SiteFeedback::Unreachable { host: peer.host.clone(), reason: text.clone() },
         })
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::site_feedback::SiteFeedback;
-use crate::relay::route::RouteDecision;
+use crate::queue::RouteDecision;
 use crate::relay::smart_host_backoff::SmartHostAccount;
 
 /// Its address is the destination, and a site.
@@ -20,7 +20,7 @@ async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_
     let first = stage.send(Environment::Live, &["a@[127.0.0.1]"]).await;
     stage.expect(first, &[Deferred]).await;
     let status = loop {
-        match stage.sites.statuses().pop() {
+        match stage.queue.snapshot(Timestamp::now()).sites.pop() {
             Some(status) if status.held_until.is_some() => break status,
             _ => tokio::task::yield_now().await,
         }
@@ -35,7 +35,7 @@ async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_
     let waiting = &stage.store.deliveries(second).await.unwrap()[0];
     assert_eq!((waiting.state, waiting.attempts), (DeliveryState::Queued, 0));
     assert_eq!(seen.lock().unwrap().connections, 1);
-    stage.sites.release(&crate::model::QueueFilter::default());
+    stage.queue.end_backoffs(&crate::model::QueueFilter::default());
     stage.expect(second, &[Deferred]).await;
     stage.end().await;
 }
@@ -46,7 +46,7 @@ async fn a_site_is_tried_again_when_its_hold_is_over_and_free_again_when_it_take
     let stage = Stage::set(server, |relay| straight_to(server, relay)).await;
     let first = stage.send(Environment::Live, &["a@[127.0.0.1]"]).await;
     let lane = loop {
-        match stage.turns.lock().unwrap().lanes(Instant::now()).pop() {
+        match stage.queue.dispatcher().lanes(Instant::now()).pop() {
             Some(state) if state.in_use > 0 => break state.lane,
             _ => {}
         }
@@ -56,7 +56,7 @@ async fn a_site_is_tried_again_when_its_hold_is_over_and_free_again_when_it_take
     // As if it had been closed so long ago that the rest is nearly over.
     let close = |ago| {
         let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
-        stage.turns.lock().unwrap().learn(&lane, &closed, ago, ago).hold.unwrap().until
+        stage.queue.dispatcher().learn(&lane, &closed, ago, ago).hold.unwrap().until
     };
     let until = close(Instant::now() - Duration::from_secs(29));
     assert!(until > Instant::now());
@@ -119,14 +119,14 @@ async fn mail_for_a_refused_account_goes_on_when_one_try_finds_the_login_taken()
 #[tokio::test]
 async fn a_hold_does_not_end_because_something_else_changes() {
     let (server, _seen) = serve(Script::default()).await;
-    let Built { dir: _dir, store, tenant, relay } = Built::for_server(server, |_| {}).await;
+    let Built { dir: _dir, store, queue, tenant, relay } = Built::for_server(server, |_| {}).await;
     let smart_host = SmartHost {
         host: server.ip().to_string(),
         port: server.port(),
         user: Some("acme".into()),
         tls: TlsMode::None,
         destinations: Vec::new(),
-        dkim: DkimPolicy::Dual,
+        dkim: DkimPolicy::All,
         password_revision: 0,
     };
     let own = Some(Some(NewSmartHost { smart_host, password: Some("x".to_owned().into()) }));
@@ -134,7 +134,7 @@ async fn a_hold_does_not_end_because_something_else_changes() {
     store.update_tenant(tenant.id, patch, Timestamp::now()).await.unwrap();
     store.enqueue(new_message(tenant.id, Environment::Live, &["a@x.example"])).await.unwrap();
     let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let batch = store.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
+    let batch = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
     let core = relay.core;
     let Some(RouteDecision::Known(lane)) =
         core.router.route_batch(&batch).await.unwrap().map(|placed| placed.decision)

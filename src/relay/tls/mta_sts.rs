@@ -22,7 +22,7 @@ use crate::http_client::{self, Limits, OverflowPolicy, Request, Response, SendEr
 use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
-use crate::policy::tls::{StsAnswer, StsFault};
+use crate::policy::tls::{StsLookup, StsLookupError};
 use crate::relay::{RelayContext, RelayError};
 use crate::store::{Policies, Store, StoreError, StsRecord};
 
@@ -75,7 +75,7 @@ struct CachedPolicy {
 struct FailedFetch {
     id: String,
     at: Instant,
-    fault: StsFault,
+    fault: StsLookupError,
 }
 
 impl MtaSts {
@@ -98,10 +98,10 @@ impl MtaSts {
     }
 
     /// The policy of a domain, fetched if it is not cached or has changed.
-    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsAnswer {
+    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsLookup {
         self.find(core, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
-            StsAnswer::Unknown(error.to_string())
+            StsLookup::Unknown(error.to_string())
         })
     }
 
@@ -109,7 +109,7 @@ impl MtaSts {
         self: &Arc<Self>,
         core: &RelayContext,
         domain: &DomainName,
-    ) -> Result<StsAnswer, StoreError> {
+    ) -> Result<StsLookup, StoreError> {
         let known = self.known(domain).await?;
         let now = Timestamp::now();
         let cached = known.cached.clone().filter(|cached| now < cached.expires_at);
@@ -130,7 +130,7 @@ impl MtaSts {
         Ok(match (cached, failure) {
             (Some(cached), _) if is_same && is_fresh => answer_of(Some(cached)),
             (Some(cached), Some(_)) => answer_of(Some(cached)),
-            (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
+            (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
             (cached, None) => {
                 let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
                     return Ok(cached.map_or_else(
@@ -147,7 +147,7 @@ impl MtaSts {
                 }
                 let known = self.known(domain).await?;
                 match (known.cached.filter(|cached| now < cached.expires_at), known.failure) {
-                    (None, Some(failure)) => StsAnswer::Unavailable(failure.fault),
+                    (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
                     (cached, _) => answer_of(cached),
                 }
             }
@@ -243,7 +243,7 @@ impl MtaSts {
             }
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
-                let fault = StsFault { reason, failure: Some(failure) };
+                let fault = StsLookupError { reason, failure: Some(failure) };
                 // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have one in the store.
                 if let Some(known) = self.lock().get_mut(domain) {
                     known.failure = Some(FailedFetch { id, at: Instant::now(), fault });
@@ -267,7 +267,7 @@ impl MtaSts {
         let limits = Limits {
             timeout: self.timeout,
             body_octets_max: POLICY_OCTETS_MAX,
-            excess: OverflowPolicy::Refuse,
+            overflow: OverflowPolicy::Refuse,
         };
         let response = self.client.send(request, limits).await.map_err(|error| match &error {
             SendError::Tls(cause) if client::is_certificate_fault(cause) => {
@@ -300,15 +300,15 @@ fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
 }
 
 /// RFC 8461 §5: mode `none` withdraws a policy.
-fn answer_of(cached: Option<CachedPolicy>) -> StsAnswer {
+fn answer_of(cached: Option<CachedPolicy>) -> StsLookup {
     match cached {
-        Some(cached) if cached.policy.mode != StsMode::None => StsAnswer::Policy(cached.policy),
-        _ => StsAnswer::Absent,
+        Some(cached) if cached.policy.mode != StsMode::None => StsLookup::Policy(cached.policy),
+        _ => StsLookup::Absent,
     }
 }
 
-fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsAnswer {
-    StsAnswer::Unavailable(StsFault { reason: reason.to_owned(), failure })
+fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsLookup {
+    StsLookup::Unavailable(StsLookupError { reason: reason.to_owned(), failure })
 }
 
 /// Refreshes each policy daily, even if no mail is sent to its domain (RFC 8461 §3.3).

@@ -10,7 +10,7 @@ use crate::dns::{Resolver, SecureResolver, Signed};
 use crate::mail::{Content, DomainName, Field, HeaderBlock};
 use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
-    DomainFacts, HostPolicy, MxProof, Requirement, StsAnswer, TlsaAnswer, Unmet, admit, decide,
+    DomainFacts, HostPolicy, MxProof, Requirement, StsLookup, TlsRefusal, TlsaLookup, admit, decide,
 };
 use crate::relay::connection::{Connection, TlsVerifiedFor};
 use crate::relay::peer::Peer;
@@ -114,7 +114,7 @@ impl TlsPolicies {
         let sts = async {
             match &self.sts {
                 Some(sts) => sts.answer(core, domain).await,
-                None => StsAnswer::Absent,
+                None => StsLookup::Absent,
             }
         };
         let (mx, sts) = tokio::join!(self.mx_proof(domain), sts);
@@ -144,23 +144,23 @@ impl TlsPolicies {
     }
 
     /// RFC 7672 §2.2: TLSA records count only if the domain's MX records are signed.
-    async fn tlsa_of(&self, facts: &DomainFacts, host: &str, port: u16) -> TlsaAnswer {
+    async fn tlsa_of(&self, facts: &DomainFacts, host: &str, port: u16) -> TlsaLookup {
         let (MxProof::Secure(_), Some(resolver)) = (&facts.mx, &self.secure) else {
-            return TlsaAnswer::Insecure;
+            return TlsaLookup::Insecure;
         };
         let bases = match resolver.base_domains(host).await {
             Ok(Signed::Secure(bases)) => bases,
-            Ok(Signed::Insecure) => return TlsaAnswer::Insecure,
-            Err(error) => return TlsaAnswer::Failed(error.to_string()),
+            Ok(Signed::Insecure) => return TlsaLookup::Insecure,
+            Err(error) => return TlsaLookup::Failed(error.to_string()),
         };
         for base in bases {
             match resolver.tlsa(&base, port).await {
                 Ok(records) if records.is_empty() => {}
-                Ok(records) => return TlsaAnswer::Found { base, records },
-                Err(error) => return TlsaAnswer::Failed(error.to_string()),
+                Ok(records) => return TlsaLookup::Found { base, records },
+                Err(error) => return TlsaLookup::Failed(error.to_string()),
             }
         }
-        TlsaAnswer::Absent
+        TlsaLookup::Absent
     }
 
     async fn policy_of(
@@ -169,7 +169,7 @@ impl TlsPolicies {
         host: &str,
         port: u16,
         require_tls: bool,
-    ) -> Result<HostPolicy, Unmet> {
+    ) -> Result<HostPolicy, TlsRefusal> {
         admit(facts, host)?;
         let tlsa = self.tlsa_of(facts, host, port).await;
         decide(facts, host, &tlsa, require_tls)
@@ -215,7 +215,7 @@ impl TlsRules {
             Some(domain) => {
                 let minimum = core.tls_policies.minimum_for(domain, targets.route.tls);
                 let domain = domain.clone();
-                let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsAnswer::Absent, minimum };
+                let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsLookup::Absent, minimum };
                 Self::Domain { facts: Box::new(facts), require_tls: false }
             }
         }
@@ -233,7 +233,7 @@ impl TlsRules {
     ///
     /// # Errors
     /// The host must not get the message, whatever TLS it offers.
-    pub async fn for_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, Unmet> {
+    pub async fn for_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, TlsRefusal> {
         let Endpoint { host, port } = endpoint;
         match self {
             Self::Route(policy) => Ok(policy.clone()),

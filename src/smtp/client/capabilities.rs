@@ -1,36 +1,36 @@
-//! What a server offers, as its reply to EHLO says (RFC 5321 §4.1.1.1).
+//! The extensions in a server's EHLO reply (RFC 5321 §4.1.1.1).
 
 use crate::smtp::Reply;
 
 /// The extensions that we use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// RFC 2920: commands in groups.
+    /// PIPELINING (RFC 2920).
     pub pipelining: bool,
-    /// RFC 1870: `Some(0)` takes the parameter and names no limit.
+    /// SIZE (RFC 1870); `Some(0)` means no declared limit.
     pub size_octets_max: Option<u64>,
-    /// RFC 6152.
+    /// 8BITMIME (RFC 6152).
     pub eight_bit_mime: bool,
-    /// RFC 6531.
+    /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// RFC 3461.
+    /// DSN (RFC 3461).
     pub dsn: bool,
-    /// RFC 8689.
+    /// REQUIRETLS (RFC 8689).
     pub require_tls: bool,
-    /// RFC 3207.
+    /// STARTTLS (RFC 3207).
     pub starttls: bool,
-    /// RFC 4954 with the mechanism SCRAM-SHA-256-PLUS (RFC 7677).
+    /// AUTH SCRAM-SHA-256-PLUS (RFC 4954, RFC 7677).
     pub auth_scram_plus: bool,
-    /// RFC 4954 with the mechanism SCRAM-SHA-256 (RFC 7677).
+    /// AUTH SCRAM-SHA-256 (RFC 4954, RFC 7677).
     pub auth_scram: bool,
-    /// RFC 4954 with the mechanism PLAIN (RFC 4616).
+    /// AUTH PLAIN (RFC 4954, RFC 4616).
     pub auth_plain: bool,
-    /// RFC 4954 with the mechanism LOGIN.
+    /// AUTH LOGIN (RFC 4954).
     pub auth_login: bool,
 }
 
 impl Capabilities {
-    /// Reads the lines behind the first one, which is the server's name.
+    /// Parses the lines after the first, which is the server's name.
     pub fn read(reply: &Reply) -> Self {
         let mut read = Self::default();
         for line in reply.lines.iter().skip(1) {
@@ -47,7 +47,7 @@ impl Capabilities {
                 "DSN" => read.dsn = true,
                 "STARTTLS" => read.starttls = true,
                 "AUTH" => words.for_each(|word| read.note_mechanism(word)),
-                // The form from before RFC 2554, which some servers still send beside or instead of the right one.
+                // `AUTH=` is older than RFC 2554; some servers still send it.
                 _ => {
                     if let Some(first) = keyword.strip_prefix("AUTH=") {
                         read.note_mechanism(first);

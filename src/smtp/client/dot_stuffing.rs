@@ -1,23 +1,23 @@
-//! A message's wire form behind DATA (RFC 5321 §4.5.2), made in chunks.
+//! Dot stuffing (RFC 5321 §4.5.2), in pieces.
 
-/// Puts a message into wire form: dots at the start of lines doubled, nothing but CRLF ends a line, one terminator.
+/// Converts a message to wire form: dots at line starts are doubled, lines end with CRLF, one terminator follows.
 ///
-/// The spool holds CRLF throughout. Should a lone CR or LF be there nevertheless it goes out as a space or as CRLF,
-/// because servers that take either for a line end could be made to see a message inside the message.
+/// The spool stores CRLF line ends only. A bare CR or LF would nevertheless be sent as a space or CRLF, because
+/// servers that accept either as a line end are open to SMTP smuggling.
 #[derive(Debug)]
-pub struct Stuffing {
+pub struct DotStuffer {
     at_line_start: bool,
-    /// A CR at the end of a piece, whose meaning the next piece decides.
+    /// A CR at the end of a piece; the next piece decides whether it is bare.
     after_cr: bool,
 }
 
-impl Default for Stuffing {
+impl Default for DotStuffer {
     fn default() -> Self {
         Self { at_line_start: true, after_cr: false }
     }
 }
 
-impl Stuffing {
+impl DotStuffer {
     /// For one message.
     pub fn new() -> Self {
         Self::default()
@@ -46,7 +46,7 @@ impl Stuffing {
         self.push_lines(piece, out);
     }
 
-    /// Copies runs of lines, stopping only where something must be put in or changed.
+    /// Copies runs of lines; stops only where octets must be inserted or replaced.
     fn push_lines(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut copied = 0;
         for at in memchr::memchr2_iter(b'\r', b'\n', piece) {
@@ -85,7 +85,7 @@ impl Stuffing {
         out.extend_from_slice(&piece[copied..]);
     }
 
-    /// Ends the last line if it has no end, and appends the terminator.
+    /// Ends the last line if necessary, and appends the terminator.
     pub fn finish(self, out: &mut Vec<u8>) {
         if self.after_cr {
             out.push(b' ');
@@ -102,8 +102,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The message out of its wire form; `None` if the terminator is not at the very end,
-    /// or stands anywhere else.
+    /// Decodes the wire form; `None` unless the terminator is at the very end and nowhere else.
     fn unstuff(wire: &[u8]) -> Option<Vec<u8>> {
         let mut message = Vec::with_capacity(wire.len());
         let mut rest = wire;
@@ -120,7 +119,7 @@ mod tests {
 
     fn stuff<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut stuffing = Stuffing::new();
+        let mut stuffing = DotStuffer::new();
         for piece in pieces {
             stuffing.push(piece, &mut out);
         }
@@ -139,7 +138,7 @@ mod tests {
             (".\r\n", "..\r\n.\r\n"),
             ("a\r\n.\r\nb\r\n", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\r\n..b\r\n.c", "a\r\n...b\r\n..c\r\n.\r\n"),
-            // Smuggling: no form that some server takes for the end stays what it is.
+            // SMTP smuggling: every sequence that some server accepts as the end is changed.
             ("a\n.\nb", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\r\n.\nb", "a\r\n..\r\nb\r\n.\r\n"),
             ("a\n.\r\nb", "a\r\n..\r\nb\r\n.\r\n"),
@@ -177,7 +176,7 @@ mod tests {
             let parts = pieces(message.as_bytes(), &cuts);
             prop_assert_eq!(&stuff(parts.iter().map(Vec::as_slice)), &whole);
             prop_assert!(unstuff(&whole).is_some());
-            // Without its CRLFs the wire form has no CR and no LF.
+            // The wire form has no CR or LF outside CRLF.
             let text = String::from_utf8(whole).unwrap().replace("\r\n", "");
             prop_assert!(!text.contains(['\r', '\n']));
         }

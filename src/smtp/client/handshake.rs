@@ -1,4 +1,4 @@
-//! From the first byte of a connection to where mail can be sent: greeting, EHLO or HELO, STARTTLS, AUTH.
+//! The start of a connection: greeting, EHLO or HELO, STARTTLS, AUTH.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,40 +11,40 @@ use super::scram::{Binding, Scram, ScramError};
 use super::{Capabilities, Phase};
 use crate::smtp::{ChannelBinding, Reply};
 
-/// RFC 4954 §4: longer initial responses wait for a 334 of their own.
+/// RFC 4954 §4: a longer initial response must wait for a 334.
 const AUTH_LINE_OCTETS_MAX: usize = 510;
 
-/// How a connection is to be opened.
+/// Options of the handshake.
 #[derive(Debug, Clone)]
-pub struct OpeningOptions {
-    /// Our name in EHLO.
-    pub hello_name: String,
-    /// Whether to ask for TLS.
+pub struct HandshakeOptions {
+    /// Our EHLO name.
+    pub ehlo_name: String,
+    /// Whether to use STARTTLS.
     pub starttls: StartTls,
-    /// Whether the connection has TLS from its first byte.
+    /// Whether the connection already uses TLS.
     pub secured: bool,
-    /// Whether the server is on this machine: only there may a login go in clear.
+    /// Whether the server is on this machine: only there may a password be sent without TLS.
     pub local: bool,
-    /// What its TLS gives to bind a login to it, if anything.
+    /// The channel binding of the TLS connection.
     pub channel: Option<ChannelBinding>,
-    /// Fresh, printable ASCII without a comma, for SCRAM.
+    /// A SCRAM nonce: fresh, printable ASCII without commas.
     pub nonce: String,
-    /// The account, where the server wants one.
+    /// User name and password, if the server requires authentication.
     pub login: Option<Login>,
 }
 
-/// Whether to ask for TLS on a connection in clear.
+/// Whether to use STARTTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartTls {
     /// Never.
     Never,
-    /// If it is offered.
+    /// If the server offers it.
     IfOffered,
-    /// Or else not at all.
+    /// Always; fail if the server does not offer it.
     Required,
 }
 
-/// An account at the server.
+/// User name and password.
 #[derive(Clone)]
 pub struct Login {
     /// The name.
@@ -59,7 +59,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A line to be sent. Its text form is safe to show.
+/// A command to send. Its Display form hides secrets.
 #[derive(Clone)]
 pub struct Command {
     line: Zeroizing<String>,
@@ -75,7 +75,7 @@ impl Command {
         Self { line: Zeroizing::new(line), shown: Some(shown) }
     }
 
-    /// The octets, CRLF included.
+    /// The octets with CRLF.
     pub fn wire(&self) -> &[u8] {
         self.line.as_bytes()
     }
@@ -93,46 +93,46 @@ impl fmt::Debug for Command {
     }
 }
 
-/// What the shell has to do next.
+/// What the caller must do next.
 #[derive(Debug)]
 pub enum Step {
-    /// Send the command if there is one, then hand in the reply, which belongs to this phase.
+    /// Send the command, if any, then pass the reply to [`Handshake::reply`]. The phase decides the timeout.
     Exchange(Option<Command>, Phase),
-    /// Do the TLS handshake, then call [`Opening::secured`].
+    /// Perform the TLS handshake, then call [`Handshake::secured`].
     UpgradeTls,
-    /// Mail can be sent.
+    /// The connection is ready for transactions.
     Ready(Capabilities),
-    /// The connection is of no use.
-    Failed(OpeningError),
+    /// The connection cannot be used.
+    Failed(HandshakeError),
 }
 
-/// Why no mail can be sent over a connection.
+/// Why a connection cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpeningError {
-    /// The server said so.
-    #[error("the server refused at {}", .0.as_str())]
+pub enum HandshakeError {
+    /// The server refused a command.
+    #[error("the server refused {}", .0.as_str())]
     Refused(Phase, Reply),
-    /// TLS is required and not offered, or refused.
+    /// TLS is required and STARTTLS not offered or refused.
     #[error("the server does not offer STARTTLS, which this route requires")]
     NoTls,
-    /// Bytes came in clear behind the reply to STARTTLS (RFC 3207 §6).
-    #[error("the server sent data in clear after its reply to STARTTLS")]
+    /// The server sent octets after its STARTTLS reply (RFC 3207 §6).
+    #[error("the server sent plain-text data after its STARTTLS reply")]
     Injection,
-    /// A login on a connection without TLS.
-    #[error("the password is sent over TLS only, which this connection does not have")]
+    /// A password would be sent without TLS.
+    #[error("the password is sent over TLS only, and this connection has no TLS")]
     LoginInClear,
-    /// No mechanism that we know, or none at all.
+    /// No supported mechanism is offered.
     #[error("the server offers none of AUTH SCRAM-SHA-256, PLAIN and LOGIN")]
     NoMechanism,
-    /// SCRAM went wrong on the server's side.
+    /// SCRAM failed.
     #[error("{0}")]
     Scram(#[from] ScramError),
 }
 
-/// The machine. Begins with [`Opening::begin`]; each reply moves it on.
+/// The state machine. Start with [`Handshake::begin`]; each reply advances it.
 #[derive(Debug)]
-pub struct Opening {
-    options: OpeningOptions,
+pub struct Handshake {
+    options: HandshakeOptions,
     capabilities: Capabilities,
     state: State,
     scram: Option<Scram>,
@@ -144,13 +144,13 @@ enum State {
     Ehlo,
     Helo,
     StartTls,
-    /// PLAIN, the response sent with the command.
-    PlainAtOnce,
-    /// PLAIN, the response asked for by the 334 that comes.
-    PlainAsked,
-    /// The challenge of SCRAM comes.
+    /// PLAIN with initial response.
+    PlainInitial,
+    /// PLAIN without: the response follows the 334.
+    PlainResponse,
+    /// Waits for the SCRAM challenge.
     ScramChallenge,
-    /// The server's own proof comes.
+    /// Waits for the server signature.
     ScramSignature,
     LoginUser,
     LoginPassword,
@@ -158,29 +158,29 @@ enum State {
     AuthEnd,
 }
 
-impl Opening {
-    /// The machine and its first step, which is to wait for the greeting.
-    pub fn begin(options: OpeningOptions) -> (Self, Step) {
+impl Handshake {
+    /// The state machine and its first step: wait for the greeting.
+    pub fn begin(options: HandshakeOptions) -> (Self, Step) {
         let capabilities = Capabilities::default();
         let machine = Self { options, capabilities, state: State::Greeting, scram: None };
         (machine, Step::Exchange(None, Phase::Greeting))
     }
 
-    /// Takes a reply. `leftover`: whether more bytes have come behind it.
+    /// Processes a reply. `leftover`: whether more octets have arrived after it.
     pub fn reply(&mut self, reply: Reply, leftover: bool) -> Step {
         match (self.state, reply.code) {
-            (State::Greeting, 220) => self.hello(State::Ehlo),
+            (State::Greeting, 220) => self.send_ehlo(State::Ehlo),
             (State::Ehlo, 250) => {
                 self.capabilities = Capabilities::read(&reply);
-                self.after_hello()
+                self.after_ehlo()
             }
-            // RFC 5321 §3.2: a server may know HELO only.
-            (State::Ehlo, 500..=599) => self.hello(State::Helo),
+            // RFC 5321 §3.2: the server may support HELO only.
+            (State::Ehlo, 500..=599) => self.send_ehlo(State::Helo),
             (State::Helo, 250) => {
                 self.capabilities = Capabilities::default();
-                self.after_hello()
+                self.after_ehlo()
             }
-            (State::StartTls, 220) if leftover => Step::Failed(OpeningError::Injection),
+            (State::StartTls, 220) if leftover => Step::Failed(HandshakeError::Injection),
             (State::StartTls, 220) => Step::UpgradeTls,
             (State::StartTls, code) if self.options.starttls == StartTls::IfOffered && code != 421 => {
                 self.authenticate()
@@ -190,10 +190,12 @@ impl Opening {
                 Ok(()) => self.respond(State::AuthEnd, |_| String::new()),
                 Err(error) => Step::Failed(error.into()),
             },
-            // Who is taken without a proof of the server's may be anybody's victim.
-            (State::ScramChallenge | State::ScramSignature, 235) => Step::Failed(ScramError::Unproven.into()),
-            // A server may offer more than it has verifiers for: RFC 4954 §4 lets us try another mechanism. One that
-            // refuses our proof would refuse the password as well, and must not get it.
+            // A server that accepts the login without its own proof may be an impostor.
+            (State::ScramChallenge | State::ScramSignature, 235) => {
+                Step::Failed(ScramError::ServerUnproven.into())
+            }
+            // A server may offer mechanisms for which it has no verifier of this user: RFC 4954 §4 allows to try
+            // another one. A server that refuses our proof would refuse the password too, and must not get it.
             (State::ScramChallenge, 500..=599)
                 if self.capabilities.auth_plain || self.capabilities.auth_login =>
             {
@@ -201,33 +203,33 @@ impl Opening {
                 self.capabilities.auth_scram_plus = false;
                 self.authenticate()
             }
-            (State::PlainAsked, 334) => self.respond(State::AuthEnd, plain_response),
+            (State::PlainResponse, 334) => self.respond(State::AuthEnd, plain_response),
             (State::LoginUser, 334) => self.respond(State::LoginPassword, |login| BASE64.encode(&login.user)),
             (State::LoginPassword, 334) => {
                 self.respond(State::AuthEnd, |login| BASE64.encode(login.password.as_str()))
             }
-            (State::PlainAtOnce | State::AuthEnd, 235) => Step::Ready(self.capabilities),
-            (state, _) => Step::Failed(OpeningError::Refused(state.phase(), reply)),
+            (State::PlainInitial | State::AuthEnd, 235) => Step::Ready(self.capabilities),
+            (state, _) => Step::Failed(HandshakeError::Refused(state.phase(), reply)),
         }
     }
 
-    /// The TLS handshake is done; `channel` binds a login to it.
+    /// Call after the TLS handshake; `channel` is its channel binding.
     pub fn secured(&mut self, channel: Option<ChannelBinding>) -> Step {
         self.options.secured = true;
         self.options.channel = channel;
-        // RFC 3207 §4.2: what was learnt in clear is forgotten.
+        // RFC 3207 §4.2: forget everything received before TLS.
         self.capabilities = Capabilities::default();
-        self.hello(State::Ehlo)
+        self.send_ehlo(State::Ehlo)
     }
 
-    fn hello(&mut self, state: State) -> Step {
+    fn send_ehlo(&mut self, state: State) -> Step {
         self.state = state;
         let verb = if state == State::Ehlo { "EHLO" } else { "HELO" };
-        let line = format!("{verb} {}\r\n", self.options.hello_name);
+        let line = format!("{verb} {}\r\n", self.options.ehlo_name);
         Step::Exchange(Some(Command::plain(line)), Phase::Hello)
     }
 
-    fn after_hello(&mut self) -> Step {
+    fn after_ehlo(&mut self) -> Step {
         if self.options.secured || self.options.starttls == StartTls::Never {
             return self.authenticate();
         }
@@ -236,7 +238,7 @@ impl Opening {
             return Step::Exchange(Some(Command::plain("STARTTLS\r\n".into())), Phase::StartTls);
         }
         match self.options.starttls {
-            StartTls::Required => Step::Failed(OpeningError::NoTls),
+            StartTls::Required => Step::Failed(HandshakeError::NoTls),
             StartTls::IfOffered | StartTls::Never => self.authenticate(),
         }
     }
@@ -246,14 +248,16 @@ impl Opening {
             return Step::Ready(self.capabilities);
         };
         if !self.options.secured && !self.options.local {
-            return Step::Failed(OpeningError::LoginInClear);
+            return Step::Failed(HandshakeError::LoginInClear);
         }
-        let can = self.capabilities;
-        if (can.auth_scram || can.auth_scram_plus) && Scram::suits(login) {
+        let offered = self.capabilities;
+        if (offered.auth_scram || offered.auth_scram_plus) && Scram::supports(login) {
             let (name, binding) = match self.options.channel {
-                Some(channel) if can.auth_scram_plus => ("SCRAM-SHA-256-PLUS", Some(Binding::Bound(channel))),
-                Some(_) => ("SCRAM-SHA-256", Some(Binding::Unasked)),
-                None => ("SCRAM-SHA-256", can.auth_scram.then_some(Binding::Unable)),
+                Some(channel) if offered.auth_scram_plus => {
+                    ("SCRAM-SHA-256-PLUS", Some(Binding::Bound(channel)))
+                }
+                Some(_) => ("SCRAM-SHA-256", Some(Binding::NotOffered)),
+                None => ("SCRAM-SHA-256", offered.auth_scram.then_some(Binding::None)),
             };
             if let Some(binding) = binding {
                 let scram = Scram::new(&login.user, &self.options.nonce, binding);
@@ -266,23 +270,23 @@ impl Opening {
         if self.capabilities.auth_plain {
             let line = Zeroizing::new(format!("AUTH PLAIN {}", plain_response(login)));
             if line.len() <= AUTH_LINE_OCTETS_MAX {
-                self.state = State::PlainAtOnce;
+                self.state = State::PlainInitial;
                 let command = Command::secret(format!("{}\r\n", *line), "AUTH PLAIN ****");
                 return Step::Exchange(Some(command), Phase::Auth);
             }
-            self.state = State::PlainAsked;
+            self.state = State::PlainResponse;
             return Step::Exchange(Some(Command::plain("AUTH PLAIN\r\n".into())), Phase::Auth);
         }
         if self.capabilities.auth_login {
             self.state = State::LoginUser;
             return Step::Exchange(Some(Command::plain("AUTH LOGIN\r\n".into())), Phase::Auth);
         }
-        Step::Failed(OpeningError::NoMechanism)
+        Step::Failed(HandshakeError::NoMechanism)
     }
 
     fn answer_challenge(&mut self, reply: &Reply) -> Step {
         let (Some(scram), Some(login)) = (&mut self.scram, &self.options.login) else {
-            return Step::Failed(OpeningError::NoMechanism);
+            return Step::Failed(HandshakeError::NoMechanism);
         };
         match scram.answer(&reply.lines.concat(), &login.password) {
             Ok(answer) => self.respond(State::ScramSignature, |_| answer.clone()),
@@ -291,7 +295,7 @@ impl Opening {
     }
 
     fn check_signature(&self, reply: &Reply) -> Result<(), ScramError> {
-        let scram = self.scram.as_ref().ok_or(ScramError::Unproven)?;
+        let scram = self.scram.as_ref().ok_or(ScramError::ServerUnproven)?;
         scram.check(&reply.lines.concat())
     }
 
@@ -310,8 +314,8 @@ impl State {
             Self::StartTls => Phase::StartTls,
             Self::ScramChallenge
             | Self::ScramSignature
-            | Self::PlainAtOnce
-            | Self::PlainAsked
+            | Self::PlainInitial
+            | Self::PlainResponse
             | Self::LoginUser
             | Self::LoginPassword
             | Self::AuthEnd => Phase::Auth,
@@ -319,13 +323,13 @@ impl State {
     }
 }
 
-/// RFC 4616 §2: no identity to act for, the name, the password.
+/// RFC 4616 §2: empty authorization identity, user name, password.
 fn plain_response(login: &Login) -> String {
     BASE64.encode(Zeroizing::new(format!("\0{}\0{}", login.user, login.password.as_str())).as_bytes())
 }
 
-impl OpeningError {
-    /// Where in the dialogue it happened.
+impl HandshakeError {
+    /// The phase in which it happened.
     pub fn phase(&self) -> Phase {
         match self {
             Self::Refused(phase, _) => *phase,
@@ -334,7 +338,7 @@ impl OpeningError {
         }
     }
 
-    /// What to show: the reply, or our own words.
+    /// The text to show: the reply, or our message.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Refused(_, reply) => Cow::Owned(reply.lines.join(" ")),
@@ -347,10 +351,10 @@ impl OpeningError {
 mod tests {
     use super::*;
 
-    fn options(starttls: StartTls, login: bool) -> OpeningOptions {
+    fn options(starttls: StartTls, login: bool) -> HandshakeOptions {
         let login = login.then(|| Login { user: "user".into(), password: Zeroizing::new("pa ss".into()) });
-        OpeningOptions {
-            hello_name: "relay.example".into(),
+        HandshakeOptions {
+            ehlo_name: "relay.example".into(),
             starttls,
             secured: false,
             local: true,
@@ -367,9 +371,9 @@ mod tests {
         reader.next_reply().unwrap().unwrap()
     }
 
-    /// Plays replies against the machine (`TLS` stands for a handshake) and writes down what it does.
-    fn play(options: OpeningOptions, replies: &[&str]) -> Vec<String> {
-        let (mut machine, mut step) = Opening::begin(options);
+    /// Feeds replies to the state machine (`TLS` is a TLS handshake) and records its steps.
+    fn play(options: HandshakeOptions, replies: &[&str]) -> Vec<String> {
+        let (mut machine, mut step) = Handshake::begin(options);
         let mut seen = Vec::new();
         let mut replies = replies.iter();
         loop {
@@ -411,10 +415,10 @@ mod tests {
             play(none.clone(), &["220 hi", "502 what", "250 mx"]),
             ["EHLO relay.example", "HELO relay.example", "ready pipelining=false"]
         );
-        assert_eq!(play(none.clone(), &["554 no"]), ["the server refused at the greeting"]);
+        assert_eq!(play(none.clone(), &["554 no"]), ["the server refused the greeting"]);
         assert_eq!(
             play(none.clone(), &["220 hi", "421 no"]),
-            ["EHLO relay.example", "the server refused at EHLO"]
+            ["EHLO relay.example", "the server refused EHLO"]
         );
         assert_eq!(play(none, &[]), ["waits for the greeting"]);
     }
@@ -439,11 +443,11 @@ mod tests {
         let required = options(StartTls::Required, true);
         assert_eq!(
             play(required.clone(), &["220 hi", "250-mx|250 AUTH PLAIN"])[1],
-            OpeningError::NoTls.to_string()
+            HandshakeError::NoTls.to_string()
         );
         assert_eq!(
             play(required, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"])[2],
-            "the server refused at STARTTLS"
+            "the server refused STARTTLS"
         );
         assert_eq!(
             play(options(StartTls::IfOffered, false), &["220 hi", "250-mx|250 STARTTLS", "454 later"])[2],
@@ -452,12 +456,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_reply_to_starttls_end_the_connection() {
-        let (mut machine, _) = Opening::begin(options(StartTls::IfOffered, false));
+    fn octets_after_the_starttls_reply_end_the_connection() {
+        let (mut machine, _) = Handshake::begin(options(StartTls::IfOffered, false));
         machine.reply(reply("220 hi"), false);
         machine.reply(reply("250-mx|250 STARTTLS"), false);
         let step = machine.reply(reply("220 go"), true);
-        assert!(matches!(step, Step::Failed(OpeningError::Injection)), "{step:?}");
+        assert!(matches!(step, Step::Failed(HandshakeError::Injection)), "{step:?}");
     }
 
     #[test]
@@ -473,11 +477,11 @@ mod tests {
         );
         assert_eq!(
             play(login.clone(), &["220 hi", "250-mx|250 AUTH PLAIN", "535 no"])[2],
-            "the server refused at AUTH"
+            "the server refused AUTH"
         );
         assert_eq!(
             play(login.clone(), &["220 hi", "250-mx|250 AUTH GSSAPI"])[1],
-            OpeningError::NoMechanism.to_string()
+            HandshakeError::NoMechanism.to_string()
         );
         let mut long = login;
         long.login = Some(Login { user: "u".repeat(600), password: Zeroizing::new("p".into()) });
@@ -485,22 +489,22 @@ mod tests {
     }
 
     #[test]
-    fn a_login_never_goes_in_clear_but_to_this_machine() {
+    fn a_password_is_sent_in_plain_text_to_this_machine_only() {
         for starttls in [StartTls::Never, StartTls::IfOffered] {
-            let away = OpeningOptions { local: false, ..options(starttls, true) };
+            let away = HandshakeOptions { local: false, ..options(starttls, true) };
             for offer in ["250-mx|250 AUTH PLAIN LOGIN SCRAM-SHA-256", "502 what", "250 mx"] {
                 let said = play(away.clone(), &["220 hi", offer, "250 mx"]);
-                assert_eq!(said.last().unwrap(), &OpeningError::LoginInClear.to_string(), "{offer}");
+                assert_eq!(said.last().unwrap(), &HandshakeError::LoginInClear.to_string(), "{offer}");
             }
             let refused = play(away, &["220 hi", "250-mx|250-STARTTLS|250 AUTH PLAIN", "454 later"]);
-            assert_eq!(refused.last().unwrap(), &OpeningError::LoginInClear.to_string());
+            assert_eq!(refused.last().unwrap(), &HandshakeError::LoginInClear.to_string());
         }
     }
 
     #[test]
     fn the_strongest_mechanism_that_is_offered_is_used() {
         let login = options(StartTls::Never, true);
-        let bound = OpeningOptions { channel: Some([1; 32]), ..login.clone() };
+        let bound = HandshakeOptions { channel: Some([1; 32]), ..login.clone() };
         for (options, offer, begins) in [
             (
                 &bound,
@@ -515,7 +519,7 @@ mod tests {
             let said = play(options.clone(), &["220 hi", &format!("250-mx|250 AUTH {offer}")]);
             assert!(said[1].starts_with(begins), "{offer}: {said:?}");
         }
-        let foreign = OpeningOptions {
+        let foreign = HandshakeOptions {
             login: Some(Login { user: "ü".into(), password: Zeroizing::new("p".into()) }),
             ..bound
         };
@@ -524,26 +528,26 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_verifier_gets_the_password_and_one_without_a_proof_gets_nothing() {
+    fn a_server_without_a_verifier_gets_the_password_and_one_without_proof_does_not() {
         let login = options(StartTls::Never, true);
         let offer = "250-mx|250 AUTH PLAIN SCRAM-SHA-256";
         let said = play(login.clone(), &["220 hi", offer, "535 no verifier", "235 in"]);
         assert_eq!(said[2..], ["AUTH PLAIN AHVzZXIAcGEgc3M=", "ready pipelining=false"]);
         let said = play(login.clone(), &["220 hi", offer, "235 come in"]);
-        assert_eq!(said[2], ScramError::Unproven.to_string());
+        assert_eq!(said[2], ScramError::ServerUnproven.to_string());
         let challenge = BASE64.encode("r=fresher,s=AAAA,i=4096");
         let said = play(login.clone(), &["220 hi", offer, &format!("334 {challenge}"), "334 dj1BQUFB"]);
-        assert_eq!(said[3], ScramError::Unproven.to_string());
+        assert_eq!(said[3], ScramError::ServerUnproven.to_string());
         let challenged = format!("334 {challenge}");
         let said = play(login.clone(), &["220 hi", offer, &challenged, "535 wrong"]);
-        assert_eq!(said[3], "the server refused at AUTH", "a wrong password is not shown");
+        assert_eq!(said[3], "the server refused AUTH", "a wrong password is not shown");
         let said = play(login, &["220 hi", "250-mx|250 AUTH SCRAM-SHA-256", "535 no"]);
-        assert_eq!(said[2], "the server refused at AUTH");
+        assert_eq!(said[2], "the server refused AUTH");
     }
 
     #[test]
     fn no_secret_is_shown() {
-        let (mut machine, _) = Opening::begin(options(StartTls::Never, true));
+        let (mut machine, _) = Handshake::begin(options(StartTls::Never, true));
         machine.reply(reply("220 hi"), false);
         let shown = format!("{:?} {machine:?}", machine.reply(reply("250-mx|250 AUTH PLAIN"), false));
         assert!(

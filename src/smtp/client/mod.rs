@@ -1,11 +1,11 @@
-//! The client's side of SMTP (RFC 5321) as machines without I/O.
+//! The client role of SMTP (RFC 5321), as state machines without I/O.
 //!
-//! [`Opening`] takes a fresh connection to the point where mail can be sent, [`Transaction`] sends one message to
-//! several recipients and ends with one outcome for each, [`Stuffing`] puts a message into its wire form and
-//! [`ReplyReader`] turns bytes into replies. The shell reads, writes, keeps the time and does the TLS handshake.
+//! [`Handshake`] prepares a new connection for mail. [`Transaction`] sends one message to several recipients and
+//! yields one reply for each. [`DotStuffer`] converts the message to wire form, and [`ReplyReader`] parses replies.
+//! The caller does I/O, timeouts and TLS.
 //!
-//! What a transaction writes and what it reads are apart: the envelope of the next message may be written behind the
-//! body of this one, before this one's last reply is read (RFC 2920 §3.1). Imports `mail` and [`super::Reply`].
+//! A transaction separates writing from reading: the envelope of the next message may be written after the body of
+//! this one, before its last reply is read (RFC 2920 §3.1). Imports `mail` and [`super::Reply`].
 
 mod capabilities;
 mod dot_stuffing;
@@ -14,19 +14,19 @@ mod reply_reader;
 mod scram;
 mod transaction;
 
-pub use self::dot_stuffing::Stuffing;
-pub use self::handshake::{Command, Login, Opening, OpeningError, OpeningOptions, StartTls, Step};
+pub use self::dot_stuffing::DotStuffer;
+pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, Login, StartTls, Step};
 pub use capabilities::Capabilities;
 pub use reply_reader::{ReplyError, ReplyReader};
 pub use scram::ScramError;
 pub use transaction::{Next, Outcome, Request, Target, Transaction};
 
-/// Which part of the dialogue something belongs to. Decides what a reply means and how long to wait for it.
+/// A phase of the dialogue. It decides the meaning of a reply and its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Finding the host and reaching it.
+    /// DNS lookup and TCP connection.
     Connect,
-    /// The server's first reply.
+    /// The 220 greeting.
     Greeting,
     /// EHLO or HELO.
     Hello,
@@ -34,18 +34,18 @@ pub enum Phase {
     StartTls,
     /// AUTH.
     Auth,
-    /// MAIL, and the RSET before it.
+    /// MAIL, and RSET before it.
     Mail,
     /// RCPT.
     Rcpt,
     /// DATA.
     Data,
-    /// The message, up to the reply to its final dot.
+    /// The content, up to the reply to the final dot.
     Content,
 }
 
 impl Phase {
-    /// How people call it.
+    /// The phase in log and error texts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connecting",

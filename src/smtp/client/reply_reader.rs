@@ -1,25 +1,25 @@
-//! Replies out of bytes (RFC 5321 §4.2), in any split, from servers of any quality.
+//! Parses replies (RFC 5321 §4.2) from a stream of octets. Tolerates the usual deviations of servers.
 
 use crate::mail::EnhancedStatus;
 use crate::smtp::Reply;
 
-/// RFC 5321 §4.5.3.1.5 says 512; real servers put URLs and diagnostics into one line.
+/// RFC 5321 §4.5.3.1.5 says 512; real servers put long URLs and diagnostics into one line.
 const LINE_OCTETS_MAX: usize = 4096;
 const LINES_MAX: usize = 100;
 const REPLY_OCTETS_MAX: usize = 64 * 1024;
 
-/// Collects bytes and gives out whole replies.
+/// Collects octets and returns complete replies.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     bytes: Vec<u8>,
-    /// Where the first byte not yet read stands.
+    /// The position of the first unread octet.
     start: usize,
-    /// How far behind `start` it is known that no line ends.
+    /// Octets after `start` that contain no line end.
     scanned: usize,
     partial: Partial,
 }
 
-/// The lines of a reply whose last one is still to come.
+/// A reply whose last line has not arrived.
 #[derive(Debug, Default)]
 struct Partial {
     code: Option<u16>,
@@ -27,29 +27,29 @@ struct Partial {
     octets: usize,
 }
 
-/// The server does not speak SMTP, or never stops.
+/// The server does not send valid replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// No reply code at the start of a line, or one that SMTP does not have.
-    #[error("what the server sent is not an SMTP reply")]
+    /// A line without a valid reply code.
+    #[error("the server sent something that is not an SMTP reply")]
     NotAReply,
-    /// The lines of one reply have codes of different classes.
+    /// Lines of one reply have codes of different classes.
     #[error("the lines of one reply contradict each other")]
     Contradiction,
-    /// A line, or the reply in all, is above the limit.
+    /// A line or the whole reply exceeds the limit.
     #[error("the reply is too long")]
     TooLong,
 }
 
 impl ReplyReader {
-    /// A reader without bytes.
+    /// An empty reader.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where to append what comes from the server.
+    /// The buffer to append received octets to.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
-        // What was read is dropped here and not at each line: a group's replies come in one piece.
+        // Octets are removed here and not after each line: replies of a pipelined group arrive together.
         if self.start > 0 {
             self.bytes.drain(..self.start);
             self.start = 0;
@@ -57,12 +57,12 @@ impl ReplyReader {
         &mut self.bytes
     }
 
-    /// Whether bytes have come that no reply has used. Before a TLS handshake they are an attack (RFC 3207 §6).
+    /// Whether unread octets remain. Before a TLS handshake they are an injection attack (RFC 3207 §6).
     pub fn has_leftover(&self) -> bool {
         self.start < self.bytes.len() || self.partial.code.is_some()
     }
 
-    /// The next whole reply; `None` until more bytes come. After an error the connection is of no use.
+    /// The next complete reply; `None` until more octets arrive. After an error the connection cannot be used.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
         loop {
             let unread = &self.bytes[self.start..];
@@ -81,9 +81,9 @@ impl ReplyReader {
 }
 
 impl Partial {
-    /// Takes a line without its LF. True if it was the last one.
+    /// Adds a line without its LF. Returns true for the last line.
     fn push_line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        // Counted as it came, so that the verdict does not depend on how it was split.
+        // Counted as received, so that the result does not depend on how it was split.
         self.octets += line.len() + 1;
         if line.len() > LINE_OCTETS_MAX || self.octets > REPLY_OCTETS_MAX || self.lines.len() >= LINES_MAX {
             return Err(ReplyError::TooLong);
@@ -118,14 +118,14 @@ impl Partial {
     }
 }
 
-/// The three digits in front; RFC 5321 §4.2: the first is 2 to 5.
+/// The reply code; RFC 5321 §4.2: the first digit is 2 to 5.
 fn split_code(line: &[u8]) -> Option<(u16, &[u8])> {
     let (digits, rest) = line.split_at_checked(3)?;
     let in_range = matches!(digits[0], b'2'..=b'5') && digits[1..].iter().all(u8::is_ascii_digit);
     in_range.then(|| (digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0')), rest))
 }
 
-/// RFC 2034 §4: the status in front of the text has the class of the code.
+/// RFC 2034 §4: the enhanced code has the class of the reply code.
 fn split_enhanced(line: &str, code: u16) -> Option<(EnhancedStatus, &str)> {
     let (word, text) = line.split_once(' ').unwrap_or((line, ""));
     let status: EnhancedStatus = word.parse().ok()?;
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything that comes out of bytes given in pieces.
+    /// All replies from octets given in pieces.
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Reply>, Option<ReplyError>) {
         let mut reader = ReplyReader::new();
         let mut replies = Vec::new();
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(read([&b"250-x\r\n".repeat(LINES_MAX + 1)[..]]).1, Some(ReplyError::TooLong));
         let wide = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat().repeat(17);
         assert_eq!(read([&wide[..]]).1, Some(ReplyError::TooLong));
-        // White space at the end counts, in one piece as in many.
+        // Trailing white space counts, whatever the split.
         let blank = [b"250 x".as_slice(), &[b' '; LINE_OCTETS_MAX], b"\r\n"].concat();
         assert_eq!(read([&blank[..]]), read(blank.chunks(1)));
     }

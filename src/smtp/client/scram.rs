@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677) as the client: the password is never sent, and the server
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), client role: the password is never sent, and the server
 //! proves that it knows it too.
 
 use std::num::NonZeroU32;
@@ -11,81 +11,81 @@ use super::Login;
 use crate::model::ScramProof;
 use crate::smtp::ChannelBinding;
 
-/// RFC 5802 §9: a server that was taken over might ask for work without end. This is about a tenth of a second.
+/// RFC 5802 §9: a hostile server could demand unlimited work. This is about a tenth of a second.
 const ITERATIONS_MAX: u32 = 200_000;
 
-/// What the channel offers to bind the login to it (RFC 5802 §6).
+/// The channel binding flag (RFC 5802 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// Nothing: no TLS, or one that has no exporter we use.
-    Unable,
-    /// It could, and the server did not offer PLUS.
-    Unasked,
-    /// This value (RFC 9266).
+    /// No channel binding available.
+    None,
+    /// Available, but the server does not offer PLUS.
+    NotOffered,
+    /// Bound to this value (RFC 9266).
     Bound(ChannelBinding),
 }
 
 impl Binding {
     fn header(self) -> &'static str {
         match self {
-            Self::Unable => "n,,",
-            Self::Unasked => "y,,",
+            Self::None => "n,,",
+            Self::NotOffered => "y,,",
             Self::Bound(_) => "p=tls-exporter,,",
         }
     }
 }
 
-/// An exchange that has begun.
+/// An exchange in progress.
 #[derive(Debug)]
 pub struct Scram {
     nonce: String,
     bare: String,
     binding: Binding,
-    /// What the server has to answer to our proof.
+    /// The expected server signature.
     signature: Option<[u8; 32]>,
 }
 
-/// Why an exchange cannot go on.
+/// Why the exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScramError {
-    /// Not the message that belongs there.
-    #[error("the server's part of SCRAM is malformed")]
+    /// Not the expected message.
+    #[error("the server's SCRAM message is malformed")]
     Malformed,
-    /// The challenge is not an answer to what we sent.
-    #[error("the server's part of SCRAM does not belong to ours")]
+    /// The challenge does not contain our nonce.
+    #[error("the server's SCRAM challenge does not contain our nonce")]
     Nonce,
-    /// More work than is reasonable.
-    #[error("the server asks for more than {ITERATIONS_MAX} iterations of SCRAM")]
+    /// More iterations than we accept.
+    #[error("the server requires more than {ITERATIONS_MAX} SCRAM iterations")]
     Iterations,
-    /// It does not know the password: somebody poses as the server.
+    /// The server does not know the password: an impostor.
     #[error("the server could not prove that it knows the password")]
-    Unproven,
+    ServerUnproven,
 }
 
 impl Scram {
-    /// Whether a login can be done so: what SASLprep (RFC 4013) would change is left to other mechanisms.
-    pub fn suits(login: &Login) -> bool {
+    /// Whether SCRAM supports the login: text that SASLprep (RFC 4013) would change is left to other mechanisms.
+    pub fn supports(login: &Login) -> bool {
         let is_plain = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
         is_plain(&login.user) && is_plain(&login.password)
     }
 
-    /// Begins. The nonce is fresh, printable ASCII without a comma.
+    /// Starts an exchange. The nonce is fresh, printable ASCII without commas.
     pub fn new(user: &str, nonce: &str, binding: Binding) -> Self {
         // RFC 5802 §5.1.
         let name = user.replace('=', "=3D").replace(',', "=2C");
         Self { nonce: nonce.to_owned(), bare: format!("n={name},r={nonce}"), binding, signature: None }
     }
 
-    /// `client-first-message` in base64.
+    /// `client-first-message` (base64).
     pub fn first(&self) -> String {
         BASE64.encode(format!("{}{}", self.binding.header(), self.bare))
     }
 
-    /// `client-final-message` in base64, for a `server-first-message` in base64.
+    /// `client-final-message` (base64) for a `server-first-message` (base64).
     pub fn answer(&mut self, challenge: &str, password: &str) -> Result<String, ScramError> {
         let challenge = decode(challenge)?;
         let mut parts = challenge.split(',');
-        // `m=` in front would be an extension that must be understood (RFC 5802 §5.1): there is none.
+        // A leading `m=` is a mandatory extension (RFC 5802 §5.1); none is supported.
         let mut part =
             |name| parts.next().and_then(|part| part.strip_prefix(name)).ok_or(ScramError::Malformed);
         let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
@@ -101,21 +101,21 @@ impl Scram {
         if let Binding::Bound(value) = self.binding {
             binding.extend_from_slice(&value);
         }
-        let unproven = format!("c={},r={nonce}", BASE64.encode(binding));
-        let message = format!("{},{challenge},{unproven}", self.bare);
+        let without_proof = format!("c={},r={nonce}", BASE64.encode(binding));
+        let message = format!("{},{challenge},{without_proof}", self.bare);
         let proof = ScramProof::new(password, &salt, iterations, message.as_bytes());
         self.signature = Some(proof.server_signature);
-        Ok(BASE64.encode(format!("{unproven},p={}", BASE64.encode(proof.client_proof))))
+        Ok(BASE64.encode(format!("{without_proof},p={}", BASE64.encode(proof.client_proof))))
     }
 
-    /// Holds the `server-final-message`, in base64, against what only the true server can say.
+    /// Verifies the signature in `server-final-message` (base64).
     pub fn check(&self, text: &str) -> Result<(), ScramError> {
         let text = decode(text)?;
         let signature = text.strip_prefix("v=").ok_or(ScramError::Malformed)?;
         let signature = signature.split(',').next().unwrap_or_default();
         let signature = BASE64.decode(signature).map_err(|_| ScramError::Malformed)?;
         let holds = self.signature.is_some_and(|expected| bool::from(expected[..].ct_eq(&signature)));
-        if holds { Ok(()) } else { Err(ScramError::Unproven) }
+        if holds { Ok(()) } else { Err(ScramError::ServerUnproven) }
     }
 }
 
@@ -139,12 +139,12 @@ mod tests {
     }
 
     fn begun() -> Scram {
-        Scram::new("user", "rOprNGfwEbeRWgbNEkqO", Binding::Unable)
+        Scram::new("user", "rOprNGfwEbeRWgbNEkqO", Binding::None)
     }
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_standard_is_spoken() {
+    fn the_example_of_the_rfc_is_followed() {
         let mut scram = begun();
         assert_eq!(text(&scram.first()), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         assert_eq!(
@@ -155,13 +155,13 @@ mod tests {
         let last = BASE64.encode("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert_eq!(scram.check(&last), Ok(()));
         let other = BASE64.encode("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
-        assert_eq!(scram.check(&other), Err(ScramError::Unproven));
+        assert_eq!(scram.check(&other), Err(ScramError::ServerUnproven));
         assert_eq!(scram.check(&BASE64.encode("e=other-error")), Err(ScramError::Malformed));
-        assert_eq!(begun().check(&last), Err(ScramError::Unproven), "before any proof was sent");
+        assert_eq!(begun().check(&last), Err(ScramError::ServerUnproven), "before any proof was sent");
     }
 
     #[test]
-    fn what_is_no_challenge_of_ours_ends_the_exchange() {
+    fn an_invalid_challenge_ends_the_exchange() {
         use ScramError::{Iterations, Malformed, Nonce};
         for (challenge, fault) in [
             ("", Malformed),
@@ -178,14 +178,14 @@ mod tests {
         assert_eq!(begun().answer("not base64", "p").unwrap_err(), Malformed);
     }
 
-    /// Both our roles, with and without a channel.
+    /// Client and server role, with and without channel binding.
     #[test]
-    fn our_own_server_is_satisfied_and_satisfies() {
+    fn client_and_server_role_accept_each_other() {
         let channel = [9; 32];
         let verifier = ScramVerifier::new("pass, word");
         for (binding, plus, offered) in [
-            (Binding::Unable, false, None),
-            (Binding::Unasked, false, None),
+            (Binding::None, false, None),
+            (Binding::NotOffered, false, None),
             (Binding::Bound(channel), true, Some(&channel)),
         ] {
             let mut client = Scram::new("a=b,c", "fresh", binding);
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_needs_no_preparation_is_proved() {
+    fn only_text_without_saslprep_uses_scram() {
         let login = |user: &str, password: &str| Login {
             user: user.into(),
             password: Zeroizing::new(password.into()),
         };
-        assert!(Scram::suits(&login("a b", "p~!")));
-        assert!(!Scram::suits(&login("ä", "p")) && !Scram::suits(&login("a", "\u{ad}")));
+        assert!(Scram::supports(&login("a b", "p~!")));
+        assert!(!Scram::supports(&login("ä", "p")) && !Scram::supports(&login("a", "\u{ad}")));
     }
 }

@@ -1,4 +1,4 @@
-//! One message to several recipients over an open connection, and what became of each.
+//! Sends one message to several recipients over an open connection; yields one reply for each.
 
 use std::fmt::Write;
 
@@ -6,67 +6,67 @@ use super::{Capabilities, Phase};
 use crate::mail::{Address, EnhancedStatus, MailParameters, RcptParameters, ReversePath};
 use crate::smtp::Reply;
 
-/// What is to be sent.
+/// The message to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// MAIL's path.
+    /// The path of MAIL.
     pub reverse_path: &'a ReversePath,
-    /// What else MAIL asks for.
+    /// The parameters of MAIL.
     pub parameters: &'a MailParameters,
-    /// At least one.
+    /// The recipients, at least one.
     pub recipients: &'a [Target<'a>],
-    /// Octets of the message.
+    /// The size of the message.
     pub size_octets: u64,
-    /// Whether it has octets above 127 or was declared as such.
+    /// Whether the content has octets above 127 or was declared 8BITMIME.
     pub eight_bit: bool,
-    /// Whether its header has octets above 127 (RFC 6531 §3.2).
+    /// Whether the header has octets above 127 (RFC 6531 §3.2).
     pub utf8_header: bool,
-    /// Whether a transaction was left open before: it is ended first.
+    /// Whether the connection has an open transaction, which RSET must end first.
     pub reset: bool,
 }
 
 /// One recipient.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// RCPT's path.
+    /// The path of RCPT.
     pub address: &'a Address,
-    /// What else RCPT asks for.
+    /// The parameters of RCPT.
     pub parameters: &'a RcptParameters,
 }
 
-/// What became of one recipient.
+/// The result for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the reply answers.
+    /// The command that the reply answers.
     pub phase: Phase,
-    /// The server's, or our own where the server lacks an extension that the message needs.
+    /// The server's reply, or our own if the server lacks an extension that the message needs.
     pub reply: Reply,
 }
 
-/// What the shell has to do next, after it has written what was appended.
+/// What the caller must do next, after writing the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Hand in a reply, which belongs to this phase.
+    /// Pass a reply to [`Transaction::reply`]. The phase decides the timeout.
     Reply(Phase),
     /// Write the message in wire form, then call [`Transaction::content_sent`].
     Content,
-    /// Every recipient has its outcome.
+    /// Every recipient has its result.
     Done,
 }
 
-/// The machine. [`Transaction::advance`] says what to do until it says that it is done.
+/// The state machine. Call [`Transaction::advance`] until it returns `Done`.
 #[derive(Debug)]
 pub struct Transaction {
     commands: Vec<Exchange>,
-    /// How many were appended to the output.
+    /// Commands written.
     sent: usize,
-    /// How many were answered.
+    /// Commands answered.
     answered: usize,
     pipelining: bool,
     outcomes: Vec<Option<Outcome>>,
-    /// Recipients that the server took.
+    /// Recipients that the server accepted.
     accepted: Vec<usize>,
-    /// The server has a transaction open.
+    /// Whether the server has an open transaction.
     draft_open: bool,
     progressed: bool,
     state: State,
@@ -91,7 +91,7 @@ enum Verb {
 enum State {
     Envelope,
     Content,
-    /// DATA was taken although nobody is left to send to: an empty message ends it.
+    /// DATA was accepted without any accepted recipient: an empty message ends it.
     EmptyContent,
     FinalReply,
     EmptyReply,
@@ -99,12 +99,12 @@ enum State {
 }
 
 impl Transaction {
-    /// Plans the dialogue. Recipients that the server cannot take for want of an extension have their outcome at once.
+    /// Plans the commands. Recipients that need an extension which the server lacks get their result immediately.
     pub fn new(capabilities: &Capabilities, request: &Request<'_>) -> Self {
         let outcomes: Vec<Option<Outcome>> = request
             .recipients
             .iter()
-            .map(|recipient| find_obstacle(capabilities, request, recipient.address))
+            .map(|recipient| missing_capability(capabilities, request, recipient.address))
             .collect();
         let mut commands = Vec::with_capacity(request.recipients.len() + 3);
         if outcomes.iter().any(Option::is_none) {
@@ -135,11 +135,11 @@ impl Transaction {
         }
     }
 
-    /// Appends what can be written now and says what to do after that.
+    /// Appends the output and returns what to do next.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Next {
         match self.state {
             State::Envelope => {
-                // RFC 2920 §3.1: MAIL, RCPT and at the end DATA may go in one group; without it, one by one.
+                // RFC 2920 §3.1: MAIL, RCPT and finally DATA may be pipelined.
                 while self.sent < self.commands.len() && (self.pipelining || self.sent == self.answered) {
                     out.extend_from_slice(self.commands[self.sent].line.as_bytes());
                     self.sent += 1;
@@ -157,16 +157,16 @@ impl Transaction {
         }
     }
 
-    /// The message with its terminator is written.
+    /// Call after the message and its terminator were written.
     pub fn content_sent(&mut self) {
         if self.state == State::Content {
             self.state = State::FinalReply;
         }
     }
 
-    /// Takes the reply that [`Transaction::advance`] asked for.
+    /// Processes the reply that [`Transaction::advance`] asked for.
     pub fn reply(&mut self, reply: Reply) {
-        // RFC 5321 §3.8: after 421 the server closes; nothing that is still to come can be relied on.
+        // RFC 5321 §3.8: the server closes the connection after 421; later replies may not arrive.
         let closing = reply.code == 421;
         self.unusable |= closing;
         self.progressed |= !closing && !self.awaits_reset();
@@ -176,14 +176,14 @@ impl Transaction {
                 if let Some(verb) = self.commands.get(self.answered).map(|command| command.verb) {
                     self.answered += 1;
                     phase = verb.phase();
-                    self.take_envelope_reply(verb, reply.clone());
+                    self.handle_envelope_reply(verb, reply.clone());
                 }
             }
             State::FinalReply | State::EmptyReply => {
-                // A server that asks for more would take the next commands for content.
+                // After another 3yz, the server would take the next commands for content.
                 self.unusable |= reply.code / 100 == 3;
                 if self.state == State::FinalReply {
-                    self.settle_accepted(Phase::Content, &reply);
+                    self.finish_accepted(Phase::Content, &reply);
                 }
                 self.draft_open = false;
                 self.state = State::Done;
@@ -191,23 +191,23 @@ impl Transaction {
             State::Content | State::EmptyContent | State::Done => self.unusable = true,
         }
         if closing && self.state != State::Done {
-            self.settle_rest(phase, &reply);
+            self.fail_remaining(phase, &reply);
             self.state = State::Done;
         }
     }
 
-    /// Whether what is answered next says nothing of this message yet.
+    /// Whether the next reply belongs to RSET.
     fn awaits_reset(&self) -> bool {
         self.commands.get(self.answered).is_some_and(|command| command.verb == Verb::Reset)
     }
 
-    fn take_envelope_reply(&mut self, verb: Verb, reply: Reply) {
+    fn handle_envelope_reply(&mut self, verb: Verb, reply: Reply) {
         let class = reply.code / 100;
-        // A reply that belongs to another command: who answers what is no longer known.
-        let strange = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
-        if strange || (verb == Verb::Reset && class != 2) {
+        // The reply cannot belong to this command: commands and replies are out of sync.
+        let out_of_sync = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
+        if out_of_sync || (verb == Verb::Reset && class != 2) {
             self.unusable = true;
-            self.settle_rest(verb.phase(), &reply);
+            self.fail_remaining(verb.phase(), &reply);
             self.state = State::Done;
             return;
         }
@@ -215,7 +215,7 @@ impl Transaction {
             Verb::Reset => self.draft_open = false,
             Verb::Mail if class == 2 => self.draft_open = true,
             Verb::Mail => {
-                self.settle_rest(Phase::Mail, &reply);
+                self.fail_remaining(Phase::Mail, &reply);
                 self.stop_unless_pipelined();
             }
             Verb::Rcpt(index) => {
@@ -237,7 +237,7 @@ impl Transaction {
                     // RFC 2920 §3.1: the client must then send the terminator alone.
                     (3, true) => State::EmptyContent,
                     _ => {
-                        self.settle_accepted(Phase::Data, &reply);
+                        self.finish_accepted(Phase::Data, &reply);
                         State::Done
                     }
                 };
@@ -245,32 +245,32 @@ impl Transaction {
         }
     }
 
-    /// What was sent will be answered and must be heard; what was not need not be sent.
+    /// With pipelining, replies to commands already written must be read; without it, the transaction ends here.
     fn stop_unless_pipelined(&mut self) {
         if !self.pipelining {
             self.state = State::Done;
         }
     }
 
-    fn settle_accepted(&mut self, phase: Phase, reply: &Reply) {
+    fn finish_accepted(&mut self, phase: Phase, reply: &Reply) {
         for &index in &self.accepted {
             self.outcomes[index] = Some(Outcome { phase, reply: reply.clone() });
         }
     }
 
-    fn settle_rest(&mut self, phase: Phase, reply: &Reply) {
+    fn fail_remaining(&mut self, phase: Phase, reply: &Reply) {
         for outcome in self.outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
             *outcome = Some(Outcome { phase, reply: reply.clone() });
         }
     }
 
-    /// Whether the server has answered any command for this message with anything but a 421. If not, a connection that
-    /// was idle before was of no use already.
+    /// Whether the server has answered a command for this message with anything but 421. If not, a reused connection
+    /// was already closed.
     pub fn has_progressed(&self) -> bool {
         self.progressed
     }
 
-    /// Whether the message was written to its end: if the connection ends now, the server may have it.
+    /// Whether the message was written completely: if the connection closes now, the server may have accepted it.
     pub fn awaits_final_reply(&self) -> bool {
         self.state == State::FinalReply
     }
@@ -280,12 +280,12 @@ impl Transaction {
         self.unusable || !matches!(self.state, State::Done)
     }
 
-    /// Whether the server still has a transaction open, to be ended before the next.
+    /// Whether the server still has an open transaction, which RSET must end.
     pub fn needs_reset(&self) -> bool {
         self.draft_open
     }
 
-    /// One outcome for each recipient, in order; `None` where the dialogue ended before there was one.
+    /// One result for each recipient, in order; `None` where the dialogue ended early.
     pub fn into_outcomes(self) -> Vec<Option<Outcome>> {
         self.outcomes
     }
@@ -294,7 +294,7 @@ impl Transaction {
 impl Verb {
     fn phase(self) -> Phase {
         match self {
-            // A refusal of RSET is about the connection: the message was not even offered.
+            // A refusal of RSET concerns the connection, not the message.
             Self::Reset => Phase::Hello,
             Self::Mail => Phase::Mail,
             Self::Rcpt(_) => Phase::Rcpt,
@@ -315,11 +315,11 @@ fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
     if capabilities.smtputf8 && needs_smtputf8(request) {
         line.push_str(" SMTPUTF8");
     }
-    // RFC 8689 §4.2.1: the next server is bound to it too.
+    // RFC 8689 §4.2.1: the next server must require TLS too.
     if capabilities.require_tls && request.parameters.require_tls {
         line.push_str(" REQUIRETLS");
     }
-    // RFC 3461 §5.2.1: passed on as they came, and never invented.
+    // RFC 3461 §5.2.1: passed on unchanged, never added.
     if capabilities.dsn {
         if let Some(wanted) = request.parameters.return_content {
             let _ = write!(line, " RET={}", wanted.as_str());
@@ -352,18 +352,25 @@ fn needs_smtputf8(request: &Request<'_>) -> bool {
         || request.recipients.iter().any(|recipient| recipient.address.needs_smtputf8())
 }
 
-/// What the server's capabilities already say of a recipient.
-fn find_obstacle(capabilities: &Capabilities, request: &Request<'_>, recipient: &Address) -> Option<Outcome> {
-    // RFC 1870 §6.1: a client may refuse by itself what is above the declared limit.
+/// The result of a recipient that the server's capabilities already exclude.
+fn missing_capability(
+    capabilities: &Capabilities,
+    request: &Request<'_>,
+    recipient: &Address,
+) -> Option<Outcome> {
+    // RFC 1870 §6.1: the client need not send a message above the declared limit.
     if let Some(octets_max @ 1..) = capabilities.size_octets_max
         && request.size_octets > octets_max
     {
-        let text = format!("the message has {} octets, the server takes {octets_max}", request.size_octets);
+        let text = format!(
+            "the message has {} octets, the server accepts at most {octets_max}",
+            request.size_octets
+        );
         return Some(refuse(Phase::Mail, 552, EnhancedStatus::new(5, 3, 4), text));
     }
     let for_all = request.utf8_header || request.reverse_path.mailbox().is_some_and(Address::needs_smtputf8);
     if !capabilities.smtputf8 && (for_all || recipient.needs_smtputf8()) {
-        // RFC 6531 §3.2: such a message must not be sent; RFC 6531 §3.5 gives the code.
+        // RFC 6531 §3.2: such a message must not be sent; §3.5 gives the code.
         let text = "the server does not offer SMTPUTF8, which this message needs".into();
         return Some(refuse(Phase::Mail, 550, EnhancedStatus::new(5, 6, 7), text));
     }
@@ -423,7 +430,7 @@ mod tests {
         Transaction::new(capabilities, &request)
     }
 
-    /// Plays codes; writes what was sent (`MESSAGE` for the content) between the codes.
+    /// Feeds reply codes; records the output (`MESSAGE` for the content) between them.
     fn play(transaction: &mut Transaction, codes: &[u16]) -> String {
         let mut seen = String::new();
         let mut codes = codes.iter();
@@ -456,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_goes_out_at_once_and_each_reply_counts() {
+    fn a_pipelined_group_is_sent_at_once_and_each_reply_counts() {
         let mut group = start(&PIPELINING, &["a@x.example", "b@x.example"], 1, false);
         assert_eq!(
             play(&mut group, &[250, 250, 550, 354, 250]),
@@ -467,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn without_pipelining_commands_go_one_by_one_and_stop_where_it_makes_no_sense() {
+    fn without_pipelining_commands_are_sent_one_by_one_and_stop_early() {
         let slow = Capabilities::default();
         let mut all = start(&slow, &["a@x.example"], 1, false);
         assert_eq!(
@@ -485,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn data_taken_for_nobody_gets_the_terminator_alone() {
+    fn data_accepted_without_recipients_gets_the_terminator_alone() {
         let mut nobody = start(&PIPELINING, &["a@x.example"], 1, false);
         let seen = play(&mut nobody, &[250, 550, 354, 250]);
         assert!(seen.ends_with("DATA;250 550 354 .;250 "), "{seen}");
@@ -522,13 +529,13 @@ mod tests {
         let mut failed = start(&PIPELINING, &["a@x.example"], 1, true);
         play(&mut failed, &[502]);
         assert!(failed.is_unusable());
-        // Nothing was said of the message, so nobody may be bounced for it, and it may go over another connection.
+        // No reply concerns the message: no recipient is bounced, and another connection may be used.
         assert!(!failed.has_progressed());
         assert_eq!(results(failed), [Some((Phase::Hello, 502))]);
     }
 
     #[test]
-    fn a_421_or_a_reply_out_of_place_ends_the_connection() {
+    fn a_421_or_a_reply_out_of_sync_ends_the_connection() {
         const CODES: [&[u16]; 7] = [
             &[421],
             &[250, 421],
@@ -558,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_for_reports_are_passed_on_to_servers_that_give_them() {
+    fn dsn_parameters_are_passed_to_servers_that_support_them() {
         let mut passed_on = start(&Capabilities { dsn: true, ..PIPELINING }, &["a@x.example"], 7, false);
         assert_eq!(
             play(&mut passed_on, &[]),
@@ -568,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_requires_tls_says_so_to_who_promises_it() {
+    fn requiretls_is_passed_to_servers_that_support_it() {
         let reverse_path = ReversePath::Null;
         let required = MailParameters { require_tls: true, ..MailParameters::default() };
         let line = |require_tls| {
@@ -590,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_cannot_take_fails_without_a_word() {
+    fn a_message_beyond_the_servers_capabilities_fails_without_dialogue() {
         let mut mixed = start(&PIPELINING, &["é@x.example", "e@x.example"], 7, false);
         assert!(!play(&mut mixed, &[250, 250, 354, 250]).contains('é'));
         assert_eq!(results(mixed), [Some((Phase::Mail, 550)), Some((Phase::Content, 250))]);

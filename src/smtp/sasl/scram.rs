@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677): the server's side as texts. Nothing is computed here:
-//! who has the verifier checks the proof. The channel is bound by its exporter (RFC 9266), so only over TLS 1.3.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677), server role: messages only. The caller, who has the
+//! stored key, verifies the proof. The channel binding is `tls-exporter` (RFC 9266), for TLS 1.3 only.
 
 use std::fmt;
 
@@ -8,52 +8,52 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::SaslError;
 
-/// RFC 9266 §2: octets of exported keying material.
+/// Exported keying material of 32 octets (RFC 9266 §2).
 pub type ChannelBinding = [u8; 32];
 
-/// The only type of channel binding there is (RFC 9266 §4.2).
+/// The channel binding type `tls-exporter` (RFC 9266 §4.2).
 const BINDING_FLAG: &str = "p=tls-exporter";
 const USERNAME_OCTETS_MAX: usize = 255;
-/// Enough for any client, and the challenge with it fits one reply line.
+/// Longer than clients use; the challenge with it still fits one reply line.
 const NONCE_OCTETS_MAX: usize = 128;
 const PROOF_OCTETS: usize = 32;
 
-/// What the client begins with.
+/// The parsed `client-first-message`.
 #[derive(Debug)]
 pub struct ClientFirst {
-    /// A key's id, if it is honest.
+    /// The user name: a key id.
     pub username: String,
     nonce: String,
-    /// The message without its header.
+    /// `client-first-message-bare`.
     bare: String,
-    /// What `c=` must hold: the header, and with PLUS the channel's value.
+    /// The expected value of `c=`: the GS2 header, and with PLUS the channel binding.
     binding: Vec<u8>,
 }
 
-/// What the client is asked with.
+/// The parameters of the challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
-    /// Of the user; for one who is not there, the same each time.
+    /// The user's salt; for an unknown user, a constant fake one.
     pub salt: Vec<u8>,
-    /// Of the user.
+    /// The user's iteration count.
     pub iterations: u32,
-    /// Fresh, printable ASCII without a comma, at most 64 octets.
+    /// The server nonce: fresh, printable ASCII without commas, at most 64 octets.
     pub nonce: String,
 }
 
-/// What the server has said, and waits for an answer to.
+/// The `server-first-message` that was sent.
 #[derive(Debug)]
 pub struct ServerFirst {
-    /// In clear; the wire wants base64.
+    /// The message before base64.
     pub text: String,
     client: ClientFirst,
     nonce: String,
 }
 
-/// What shows that the client has the password.
+/// The client's proof that it knows the password.
 #[derive(PartialEq, Eq)]
 pub struct Proof {
-    /// All messages of the exchange that it covers.
+    /// `AuthMessage`: the messages that the proof covers.
     pub auth_message: String,
     /// The `ClientProof`.
     pub octets: Vec<u8>,
@@ -66,21 +66,21 @@ impl fmt::Debug for Proof {
 }
 
 impl ClientFirst {
-    /// Reads `client-first-message` (RFC 5802 §7). With `plus` the client chose to bind the channel; `channel` is its
-    /// value if it has one.
+    /// Parses `client-first-message` (RFC 5802 §7). With `plus`, the client chose the PLUS mechanism; `channel` is
+    /// the channel binding of the connection.
     pub fn read(text: &str, plus: bool, channel: Option<&ChannelBinding>) -> Result<Self, SaslError> {
         let (flag, rest) = text.split_once(',').ok_or(SaslError::Malformed)?;
         let (actor, bare) = rest.split_once(',').ok_or(SaslError::Malformed)?;
         let mut binding = text.as_bytes()[..text.len() - bare.len()].to_vec();
         match (flag, plus, channel) {
             ("n", false, _) | ("y", false, None) => {}
-            // RFC 5802 §6: it saw no PLUS, which was offered: somebody took it out on the way.
+            // RFC 5802 §6: the client saw no PLUS although it was offered: a downgrade attack.
             ("y", false, Some(_)) => return Err(SaslError::Binding),
             (BINDING_FLAG, true, Some(channel)) => binding.extend_from_slice(channel),
             (flag, true, _) if flag.starts_with("p=") => return Err(SaslError::Binding),
             _ => return Err(SaslError::Malformed),
         }
-        // `m=` in front would be an extension that must be understood (RFC 5802 §5.1): there is none.
+        // A leading `m=` is a mandatory extension (RFC 5802 §5.1); none is supported.
         let mut parts = bare.split(',');
         let username = parts.next().and_then(|part| part.strip_prefix("n="));
         let username = username.and_then(decode_name).ok_or(SaslError::Malformed)?;
@@ -99,7 +99,7 @@ impl ClientFirst {
         Ok(Self { username, nonce, bare: bare.to_owned(), binding })
     }
 
-    /// The `server-first-message`.
+    /// Builds the `server-first-message`.
     pub fn challenge(self, parameters: &Parameters) -> ServerFirst {
         let nonce = format!("{}{}", self.nonce, parameters.nonce);
         let text = format!("r={nonce},s={},i={}", STANDARD.encode(&parameters.salt), parameters.iterations);
@@ -108,7 +108,7 @@ impl ClientFirst {
 }
 
 impl ServerFirst {
-    /// Reads `client-final-message`.
+    /// Parses `client-final-message`.
     pub fn finish(self, text: &str) -> Result<Proof, SaslError> {
         let (unproven, proof) = text.rsplit_once(",p=").ok_or(SaslError::Malformed)?;
         let mut parts = unproven.split(',');
@@ -126,12 +126,12 @@ impl ServerFirst {
     }
 }
 
-/// `server-final-message`: the server's proof that it knows the user.
+/// Builds the `server-final-message` with the server signature.
 pub fn finish_with(signature: &[u8]) -> String {
     format!("v={}", STANDARD.encode(signature))
 }
 
-/// RFC 5802 §5.1: `=2C` and `=3D` stand for a comma and an equals sign; no other `=` may stand there.
+/// RFC 5802 §5.1: `=2C` is a comma and `=3D` an equals sign; any other `=` is invalid.
 fn decode_name(name: &str) -> Option<String> {
     let mut decoded = String::with_capacity(name.len());
     let mut pieces = name.split('=');
@@ -166,7 +166,7 @@ mod tests {
 
     /// RFC 7677 §3.
     #[test]
-    fn the_example_of_the_standard_is_spoken() {
+    fn the_example_of_the_rfc_is_followed() {
         let first = ClientFirst::read("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, None).unwrap();
         assert_eq!(first.username, "user");
         let challenge = first.challenge(&parameters());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_may_begin_with() {
+    fn client_first_messages_are_validated() {
         use SaslError::{Authorization, Binding, Malformed};
         let channel = Some(&CHANNEL);
         for (text, plus, channel, expected) in [
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_final_message_that_is_none_is_refused() {
+    fn an_invalid_final_message_is_refused() {
         let proof = STANDARD.encode([1; PROOF_OCTETS]);
         for text in [
             String::new(),

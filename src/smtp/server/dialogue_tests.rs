@@ -1,4 +1,4 @@
-//! The dialogues of `tests/dialogues`, held with a session that has no socket.
+//! The dialogues of `tests/dialogues`, with a session without a socket.
 
 use std::path::Path;
 
@@ -79,12 +79,12 @@ fn hold(dialogue: &Dialogue, one_by_one: bool) {
 #[test]
 fn every_dialogue_goes_as_written() {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogues"));
-    // Those in `bare` need a nonce that no real server gives twice.
+    // The dialogues in `bare` need a fixed nonce, which a real server never has.
     let dialogues = [load_all(directory), load_all(&directory.join("bare"))].concat();
     assert!(dialogues.len() >= 150, "only {} were found", dialogues.len());
-    // All of them, so that one run names every one that fails.
+    // Runs all of them, so that one run reports every failure.
     let failed = dialogues.iter().filter(|dialogue| {
-        // A split behind STARTTLS decides what came before the handshake.
+        // A split after STARTTLS would change what was received before the handshake.
         let one_by_one = !dialogue.name.contains("injection");
         let goes = |one_by_one| std::panic::catch_unwind(|| hold(dialogue, one_by_one)).is_ok();
         !goes(false) || one_by_one && !goes(true)

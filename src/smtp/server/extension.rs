@@ -1,22 +1,22 @@
-//! What EHLO offers (RFC 5321 §4.1.1.1), and what `Received` calls it.
+//! The EHLO response (RFC 5321 §4.1.1.1), and the `with` keyword of `Received`.
 
-use super::session::SessionSettings;
+use super::settings::SessionSettings;
 use crate::mail::{SignedDuration, Timestamp};
-use crate::smtp::parameters::HOLD_MAX_S;
+use crate::smtp::parameters::FUTURE_RELEASE_MAX_S;
 use crate::smtp::sasl::{self, ChannelBinding};
 
-/// What the offer depends on beside the settings.
-pub struct State<'a> {
+/// The state of the session that the offer depends on.
+pub struct SessionState<'a> {
     pub tls: bool,
     pub authenticated: bool,
     pub channel: Option<&'a ChannelBinding>,
-    /// If it is known.
+    /// The time, if known.
     pub now: Option<Timestamp>,
 }
 
-/// The lines of the answer to EHLO.
-pub fn offer(settings: &SessionSettings, state: &State<'_>) -> Vec<String> {
-    let &State { tls, authenticated, channel, now } = state;
+/// The lines of the EHLO response.
+pub fn ehlo_lines(settings: &SessionSettings, state: &SessionState<'_>) -> Vec<String> {
+    let &SessionState { tls, authenticated, channel, now } = state;
     let mut lines = vec![
         settings.hostname.to_string(),
         // RFC 2920.
@@ -37,28 +37,28 @@ pub fn offer(settings: &SessionSettings, state: &State<'_>) -> Vec<String> {
         // RFC 2034.
         "ENHANCEDSTATUSCODES".into(),
     ];
-    // RFC 4865 §4: the longest time, and the latest.
+    // RFC 4865 §4: the longest interval and the latest time.
     if let Some(latest) =
-        now.and_then(|now| now.checked_add(SignedDuration::from_secs(HOLD_MAX_S.into())).ok())
+        now.and_then(|now| now.checked_add(SignedDuration::from_secs(FUTURE_RELEASE_MAX_S.into())).ok())
     {
-        lines.push(format!("FUTURERELEASE {HOLD_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
+        lines.push(format!("FUTURERELEASE {FUTURE_RELEASE_MAX_S} {}", latest.strftime("%Y-%m-%dT%H:%M:%SZ")));
     }
     // RFC 8689 §2: over TLS only.
     if tls {
         lines.push("REQUIRETLS".into());
     }
-    // RFC 3207 §4.2: not once TLS is on.
+    // RFC 3207 §4.2: not under TLS.
     if !tls && settings.starttls {
         lines.push("STARTTLS".into());
     }
-    // RFC 4954 §4, §6: no password in clear, and one login for a session.
+    // RFC 4954 §4, §6: only under TLS, and once per session.
     if tls && !authenticated {
         lines.push(format!("AUTH {}", sasl::mechanisms(channel)));
     }
     lines
 }
 
-/// The `with` word of `Received` (RFC 3848, RFC 6531 §4.3).
+/// The `with` keyword of `Received` (RFC 3848, RFC 6531 §4.3).
 pub fn transmission_type(extended: bool, utf8: bool, tls: bool, authenticated: bool) -> &'static str {
     match (extended, utf8, tls, authenticated) {
         (false, false, ..) => "SMTP",

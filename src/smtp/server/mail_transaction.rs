@@ -1,27 +1,27 @@
-//! One mail transaction (RFC 5321 §3.3): the envelope while it is written, and what the protocol itself refuses in it.
+//! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the protocol itself decides.
 
 use crate::mail::{AddressError, Envelope, Recipient, ReversePath};
 use crate::model::{Refusal, RefusalCode};
 use crate::smtp::command::MailArguments;
-use crate::smtp::data::{DataLimits, Decoder, Fault};
+use crate::smtp::data::{ContentError, DataLimits, Decoder};
 use crate::smtp::parameters::MailOptions;
 
-/// The room that a message gets before anything of it has come, whatever its MAIL declared.
+/// Upper bound for the buffer reserved before any content arrives, whatever SIZE declares.
 const OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
-/// The same where MAIL declared nothing.
+/// The buffer reserved when SIZE is absent.
 const OCTETS_EXPECTED: u64 = 16 * 1024;
 
 /// An envelope between MAIL and the end of the data.
 #[derive(Debug)]
-pub struct Draft {
+pub struct MailTransaction {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
     pub options: MailOptions,
-    /// What came in chunks (RFC 3030); nothing before the first.
+    /// Content received in chunks (RFC 3030); `None` before the first chunk.
     pub content: Option<Decoder>,
 }
 
-impl Draft {
+impl MailTransaction {
     pub fn new(mail: MailArguments) -> Self {
         Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options, content: None }
     }
@@ -36,23 +36,23 @@ impl Draft {
         }
     }
 
-    /// Octets of memory that its chunks take.
+    /// Memory that the chunks received so far use.
     pub fn memory_octets(&self) -> usize {
         self.content.as_ref().map_or(0, Decoder::memory_octets)
     }
 
-    /// How much room to make: what MAIL declared is a hint, never a right.
+    /// The buffer to reserve. SIZE is a hint of the client and is bounded.
     pub fn octets_expected(&self, limits: &DataLimits) -> usize {
         let hint = self.options.octets.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
         usize::try_from(hint.min(limits.message_octets_max)).unwrap_or(0)
     }
 }
 
-/// The mailbox in RCPT is none.
+/// The address in RCPT does not parse.
 pub fn invalid_recipient(error: AddressError) -> Refusal {
     Refusal::new(
         RefusalCode::RecipientInvalid,
-        format!("the recipient is not valid: {error}"),
+        format!("the recipient address is not valid: {error}"),
         "correct the address",
     )
 }
@@ -61,8 +61,8 @@ pub fn invalid_recipient(error: AddressError) -> Refusal {
 pub fn too_many_recipients(recipients_max: usize) -> Refusal {
     Refusal::new(
         RefusalCode::TooManyRecipients,
-        format!("a message has at most {recipients_max} recipients"),
-        "send to the others in another message",
+        format!("a message can have at most {recipients_max} recipients"),
+        "send to the remaining recipients in another message",
     )
 }
 
@@ -71,36 +71,36 @@ pub fn too_large(octets_max: u64) -> Refusal {
     Refusal::new(
         RefusalCode::MessageTooLarge,
         format!("the message is larger than {octets_max} octets"),
-        "send less, or a link in place of an attachment",
+        "reduce the message, for example by a link in place of an attachment",
     )
 }
 
-/// RFC 3030 §3: declared BINARYMIME, and not such that it could be sent on as 8BITMIME.
-pub fn not_convertible() -> Refusal {
+/// RFC 3030 §3: the message was declared BINARYMIME and cannot be relayed as 8BITMIME.
+pub fn refuse_binary() -> Refusal {
     Refusal::new(
         RefusalCode::ConversionRequired,
-        "the binary message has a NUL, a lone CR or LF or a very long line, which other servers do not take",
+        "BINARYMIME is accepted only if the content is already CRLF text: this message contains a NUL, a bare CR or LF, or a line that is too long",
         "encode binary parts in base64",
     )
 }
 
-/// The message was received to its end and cannot be taken.
-pub fn faulty_message(fault: Fault, limits: &DataLimits) -> Refusal {
-    match fault {
-        Fault::TooLarge => too_large(limits.message_octets_max),
-        Fault::Nul => Refusal::new(
+/// The refusal of a message that was received completely.
+pub fn refuse_content_error(error: ContentError, limits: &DataLimits) -> Refusal {
+    match error {
+        ContentError::TooLarge => too_large(limits.message_octets_max),
+        ContentError::Nul => Refusal::new(
             RefusalCode::NulInContent,
             "the message contains a NUL octet",
             "encode binary parts in base64",
         ),
-        Fault::BareNewline => Refusal::new(
+        ContentError::BareNewline => Refusal::new(
             RefusalCode::BareNewline,
-            "the message contains a carriage return or line feed that stands alone",
+            "the message contains a bare carriage return or line feed",
             "end every line with CRLF",
         ),
-        Fault::LineTooLong => Refusal::new(
+        ContentError::LineTooLong => Refusal::new(
             RefusalCode::LineTooLong,
-            format!("a line of the message has more than {} octets", limits.line_octets_max),
+            format!("a line of the message is longer than {} octets", limits.line_octets_max),
             "encode the part in base64 or quoted-printable",
         ),
     }

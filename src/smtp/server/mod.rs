@@ -1,4 +1,4 @@
-//! The server's side, for submission (RFC 6409).
+//! The server role, for submission (RFC 6409).
 
 #[cfg(test)]
 mod dialogue_tests;
@@ -8,7 +8,9 @@ pub mod replies;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use session::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+pub use session::{Input, Next, Question, Session, Step, Verdict};
+pub use settings::SessionSettings;

@@ -1,10 +1,10 @@
-//! Every reply that the server gives of its own, once, by its number. RFC 5321 §4.2.3 for the codes,
-//! RFC 3463 and RFC 5248 for the enhanced ones. What policy refuses is worded elsewhere, from the refusal.
+//! Every reply that the SMTP server writes itself, named by meaning and code. RFC 5321 §4.2.3 defines the codes, RFC
+//! 3463 and RFC 5248 the enhanced ones. Replies to refusals by policy are in `server/refusal_replies.rs`.
 
 use crate::mail::{DomainName, EnhancedStatus, Timestamp};
 use crate::model::MessageId;
 use crate::smtp::Reply;
-use crate::smtp::command::CommandError;
+use crate::smtp::command_error::CommandError;
 use crate::smtp::line::LineError;
 use crate::smtp::sasl::SaslError;
 
@@ -27,7 +27,7 @@ replies! {
     ready_for_tls_220 = 220 2 . 0 . 0 "Ready to start TLS";
     /// AUTH.
     authenticated_235 = 235 2 . 7 . 0 "Authentication succeeded";
-    /// RSET, NOOP, and whatever else just succeeds.
+    /// RSET and NOOP.
     ok_250 = 250 2 . 0 . 0 "Ok";
     /// MAIL.
     sender_ok_250 = 250 2 . 1 . 0 "Ok";
@@ -35,79 +35,79 @@ replies! {
     recipient_ok_250 = 250 2 . 1 . 5 "Ok";
     /// VRFY (RFC 5321 §7.3: mailboxes are not disclosed).
     cannot_verify_252 = 252 2 . 0 . 0 "Cannot VRFY; send mail to find out";
-    /// The client was silent for too long (RFC 5321 §4.5.3.2.7).
+    /// The client sent nothing for `idle_timeout` (RFC 5321 §4.5.3.2.7).
     idle_421 = 421 4 . 4 . 2 "Idle for too long, closing";
-    /// The server stops (RFC 5321 §3.8).
+    /// The server is shutting down (RFC 5321 §3.8).
     shutting_down_421 = 421 4 . 3 . 2 "Shutting down, try again later";
-    /// The server has all the connections that it takes.
+    /// `smtp.connections_max` is reached.
     too_many_connections_421 = 421 4 . 3 . 2 "Too many connections, try again later";
-    /// This client has all the connections that it may have.
-    too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address, try again later";
-    /// The session made too many errors.
+    /// `smtp.connections_per_address_max` is reached.
+    too_many_from_address_421 = 421 4 . 7 . 0 "Too many connections from your address; close some or try again later";
+    /// `smtp.errors_max` is exceeded.
     too_many_errors_421 = 421 4 . 7 . 0 "Too many errors, closing";
-    /// The client of this tenant has all the connections that it may have.
-    too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections of your account, close some or try again later";
-    /// The session names recipients and sends nothing (RFC 5321 §7.8).
-    too_many_refused_421 = 421 4 . 7 . 0 "Too many recipients in vain without a message, closing";
-    /// The session gives commands and sends nothing.
+    /// `smtp.connections_per_tenant_max` is reached.
+    too_many_of_tenant_421 = 421 4 . 7 . 0 "Too many connections for your account; close some or try again later";
+    /// The session has used up its rejected recipients without sending a message (RFC 5321 §7.8).
+    too_many_refused_421 = 421 4 . 7 . 0 "Too many rejected recipients without a message, closing";
+    /// `smtp.commands_without_message_max` is exceeded.
     too_many_commands_421 = 421 4 . 7 . 0 "Too many commands without a message, closing";
-    /// RFC 5321 §4.5.3.2 gives each block its time; this bounds what a trickle can hold.
-    too_slow_421 = 421 4 . 4 . 2 "The message comes too slowly, closing";
-    /// HTTP or TLS where SMTP is spoken in clear.
+    /// The client sends below the minimum rate. RFC 5321 §4.5.3.2 sets timeouts for each block only.
+    too_slow_421 = 421 4 . 4 . 2 "Message data arrives too slowly, closing";
+    /// The client speaks HTTP, or TLS on a port with STARTTLS.
     not_smtp_421 = 421 4 . 7 . 0 "This is an SMTP server, closing";
-    /// An answer is missing that should have been given: a fault of ours.
+    /// Internal error: a reply is missing.
     local_error_451 = 451 4 . 3 . 0 "Local error, try again later";
-    /// The credential store cannot be asked (RFC 4954 §4).
+    /// The credential store is unavailable (RFC 4954 §4).
     authentication_unavailable_454 = 454 4 . 7 . 0 "Temporary authentication failure, try again later";
-    /// No certificate (RFC 3207 §4).
+    /// The server has no certificate (RFC 3207 §4).
     tls_unavailable_454 = 454 4 . 7 . 0 "TLS is not available, try again later";
     /// RFC 5321 §4.5.3.1.10.
     line_too_long_500 = 500 5 . 5 . 2 "Line too long";
     /// RFC 4954 §4.
     response_too_long_500 = 500 5 . 5 . 6 "Authentication response too long";
     /// RFC 5321 §2.3.8.
-    bare_line_feed_500 = 500 5 . 5 . 2 "Lines end with CRLF; this one is ignored up to the next CRLF";
-    /// Control characters, or not UTF-8.
-    malformed_500 = 500 5 . 5 . 2 "Command has control characters or is not UTF-8";
+    bare_line_feed_500 = 500 5 . 5 . 2 "Bare LF: a line must end with CRLF; ignored up to the next CRLF";
+    /// The command has control characters or is not UTF-8.
+    malformed_500 = 500 5 . 5 . 2 "Command contains control characters or is not UTF-8";
     /// RFC 5321 §4.2.4.
     unknown_500 = 500 5 . 5 . 1 "Unknown command";
-    /// A command that takes no argument got one.
+    /// Argument after a command that has none.
     no_argument_501 = 501 5 . 5 . 4 "This command takes no argument";
     /// EHLO or HELO without a name.
-    name_missing_501 = 501 5 . 5 . 4 "Say your host name or address";
+    name_missing_501 = 501 5 . 5 . 4 "EHLO and HELO need a host name or address literal";
     /// VRFY without a mailbox.
-    mailbox_missing_501 = 501 5 . 5 . 4 "Say whom";
+    mailbox_missing_501 = 501 5 . 5 . 4 "VRFY needs an address";
     /// The reverse path is not a mailbox.
     sender_malformed_501 = 501 5 . 1 . 7 "Sender address is not valid; write MAIL FROM:<local@domain>";
     /// RFC 4954 §4.
-    base64_501 = 501 5 . 5 . 2 "Cannot decode the response; it must be base64 of what the mechanism wants";
+    base64_501 = 501 5 . 5 . 2 "Cannot decode the response; send what the mechanism requires, in base64";
     /// RFC 4954 §4.
     cancelled_501 = 501 5 . 7 . 0 "Authentication cancelled";
     /// RFC 5321 §4.2.4.
-    not_offered_502 = 502 5 . 5 . 1 "Command not offered";
-    /// Nothing but a greeting can begin a session.
+    not_offered_502 = 502 5 . 5 . 1 "Command not implemented";
+    /// No EHLO or HELO yet.
     hello_first_503 = 503 5 . 5 . 1 "Send EHLO first";
-    /// RCPT and DATA need a MAIL.
+    /// RCPT, DATA and BDAT need MAIL first.
     mail_first_503 = 503 5 . 5 . 1 "Send MAIL first";
-    /// RFC 3030 §2: chunks are followed by chunks.
-    between_chunks_503 = 503 5 . 5 . 1 "Not between chunks; go on with BDAT or send RSET";
+    /// RFC 3030 §2: after a first BDAT, only BDAT or RSET.
+    between_chunks_503 = 503 5 . 5 . 1 "Not allowed between chunks; continue with BDAT or send RSET";
     /// RFC 3030 §3.
-    binary_needs_chunks_503 = 503 5 . 5 . 1 "A message declared BINARYMIME is sent with BDAT";
-    /// MAIL, AUTH and STARTTLS cannot come within a transaction.
-    in_transaction_503 = 503 5 . 5 . 1 "Not within a transaction; send RSET first";
+    binary_needs_chunks_503 = 503 5 . 5 . 1 "BODY=BINARYMIME needs BDAT instead of DATA";
+    /// MAIL, AUTH and STARTTLS within a transaction.
+    in_transaction_503 = 503 5 . 5 . 1 "Not allowed within a transaction; send RSET first";
     /// RFC 4954 §4.
     already_authenticated_503 = 503 5 . 5 . 1 "Already authenticated";
     /// RFC 3207 §4.
-    already_secure_503 = 503 5 . 5 . 1 "TLS is already on";
+    already_secure_503 = 503 5 . 5 . 1 "TLS is already active";
     /// RFC 4954 §4.
-    mechanism_504 = 504 5 . 5 . 4 "Mechanism not supported; use one that EHLO offers";
+    mechanism_504 = 504 5 . 5 . 4 "Mechanism not supported; use one listed in the EHLO response";
     /// RFC 3207 §4.
     tls_required_530 = 530 5 . 7 . 0 "Send STARTTLS first";
     /// RFC 4954 §6.
     authentication_required_530 = 530 5 . 7 . 0 "Authentication required";
     /// RFC 4954 §6.
     bad_credentials_535 = 535 5 . 7 . 8 "Credentials invalid; use a key id and its secret";
-    /// RFC 4954 §4: no password in clear.
+    /// RFC 4954 §4: passwords only over TLS.
     encryption_required_538 = 538 5 . 7 . 11 "Encryption required for authentication; send STARTTLS first";
     /// RFC 6531 §3.5.
     sender_needs_utf8_553 = 553 5 . 6 . 7 "Sender address is not ASCII; MAIL needs the SMTPUTF8 parameter";
@@ -115,54 +115,54 @@ replies! {
     no_recipients_554 = 554 5 . 5 . 1 "No valid recipients";
 }
 
-/// Too many logins failed.
+/// The client is banned after too many failed logins.
 pub fn banned_421(until: Timestamp) -> Reply {
     let text =
-        format!("Too many failed logins, no more are taken until {until:.0}; check user name and password");
+        format!("Too many failed logins; login is blocked until {until:.0}; check user name and password");
     Reply::new(421, Some(EnhancedStatus::new(4, 7, 0)), &text)
 }
 
-/// The greeting (RFC 5321 §4.2: the host name comes first; RFC 2034 §4: no enhanced code).
+/// The greeting. RFC 5321 §4.2: the host name comes first. RFC 2034 §4: no enhanced code.
 pub fn greeting_220(hostname: &DomainName) -> Reply {
     Reply::new(220, None, &format!("{hostname} ESMTP Pillarbox"))
 }
 
-/// The answer to EHLO (RFC 2034 §4: no enhanced code).
+/// The response to EHLO (RFC 2034 §4: no enhanced code).
 pub fn hello_250(lines: Vec<String>) -> Reply {
     Reply { code: 250, enhanced: None, lines }
 }
 
-/// RFC 4954 §4: a challenge is base64 and nothing else.
+/// RFC 4954 §4: the text of a challenge is base64 only.
 pub fn challenge_334(challenge: &str) -> Reply {
     Reply::new(334, None, challenge)
 }
 
 /// DATA.
 pub fn start_input_354() -> Reply {
-    Reply::new(354, None, "Send the message, end with <CRLF>.<CRLF>")
+    Reply::new(354, None, "Send the message; end with <CRLF>.<CRLF>")
 }
 
-/// BDAT, but for the last.
+/// Response to a BDAT chunk that is not the last.
 pub fn chunk_received_250(octets: u64) -> Reply {
     Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: {octets} octets received"))
 }
 
-/// The message is on disk.
+/// The message is stored durably.
 pub fn queued_250(id: MessageId) -> Reply {
     Reply::new(250, Some(EnhancedStatus::new(2, 0, 0)), &format!("Ok: queued as {id}"))
 }
 
-/// Arguments that are not what the verb wants.
+/// The arguments do not match the syntax of the command.
 pub fn argument_501(expected: &str) -> Reply {
     Reply::new(501, Some(EnhancedStatus::new(5, 5, 4)), &format!("Syntax: {expected}"))
 }
 
 /// RFC 5321 §4.1.1.11.
 pub fn parameter_555(known: &str) -> Reply {
-    Reply::new(555, Some(EnhancedStatus::new(5, 5, 4)), &format!("Parameter not known: {known}"))
+    Reply::new(555, Some(EnhancedStatus::new(5, 5, 4)), &format!("Parameter not supported: {known}"))
 }
 
-/// The reply to a line that is no command.
+/// The reply to a command that cannot be parsed.
 pub fn for_command(error: &CommandError) -> Reply {
     match error {
         CommandError::Malformed => malformed_500(),
@@ -176,7 +176,7 @@ pub fn for_command(error: &CommandError) -> Reply {
     }
 }
 
-/// The reply to what is not even a line.
+/// The reply to input that is not a line.
 pub fn for_line(error: LineError) -> Reply {
     match error {
         LineError::TooLong => line_too_long_500(),
@@ -185,7 +185,7 @@ pub fn for_line(error: LineError) -> Reply {
     }
 }
 
-/// The reply to an exchange that failed before a password could be looked at.
+/// The reply to a SASL exchange that failed before credentials were checked.
 pub fn for_sasl(error: SaslError) -> Reply {
     match error {
         SaslError::Mechanism => mechanism_504(),

@@ -1,190 +1,59 @@
-//! The server's side of one connection as a machine without I/O (RFC 5321 §4.1.4: the order of commands).
+//! The server side of one connection, as a state machine without I/O.
 //!
-//! Facts that outlive a transaction stand in [`Session`]; the [`Phase`] holds what belongs to the moment, so that a
-//! draft exists exactly between an accepted MAIL and the end of its transaction. Whether a verb may come now is
-//! decided in [`order`] alone, and [`content`] holds what messages come in.
+//! State that outlives a transaction is in [`Session`], state of the present moment in [`Phase`]: a [`MailTransaction`]
+//! exists only from an accepted MAIL to its end. `command_order` decides alone whether a verb is allowed, `data_phase`
+//! receives content, and `step` has the types of input and output.
 
 mod command_order;
 mod data_phase;
+mod step;
 
 use std::mem;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use self::data_phase::{Receiving, ReceivingChunk};
-use super::mail_transaction::{self, Draft};
+pub use self::step::{Input, Next, Question, Step, Verdict};
+use super::mail_transaction::{self, MailTransaction};
+use super::settings::SessionSettings;
 use super::{extension, replies};
-use crate::mail::{Address, DomainName, Envelope, Host, LocalPart, Recipient, ReversePath, Timestamp};
-use crate::model::{MessageId, Refusal, Stage};
+use crate::mail::{Address, Host, LocalPart, Recipient, Timestamp};
+use crate::model::{Refusal, Stage};
 use crate::smtp::Reply;
-use crate::smtp::command::{self, Chunk, CommandError, ForwardPath, Verb};
-use crate::smtp::data::DataLimits;
+use crate::smtp::command::{self, Chunk, ForwardPath, Verb};
+use crate::smtp::command_error::CommandError;
 use crate::smtp::line::LineError;
-use crate::smtp::sasl::{
-    self, ChannelBinding, ClientFirst, Credentials, Exchange, Parameters, Proof, SaslError,
-};
-
-/// What a server is to its clients.
-#[derive(Debug, Clone)]
-pub struct SessionSettings {
-    /// The name in the greeting.
-    pub hostname: DomainName,
-    /// What a message may be.
-    pub data: DataLimits,
-    /// Recipients of one message. A session is closed when more than twice as many RCPTs were in vain without a
-    /// message being accepted.
-    pub recipients_max: usize,
-    /// Errors that a session may make; the next one closes it.
-    pub errors_max: u32,
-    /// Commands that a session may give without a message being accepted; the next one closes it. RCPT and DATA are
-    /// counted apart, if they were in vain.
-    pub commands_without_message_max: u32,
-    /// Whether STARTTLS can be offered.
-    pub starttls: bool,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// The connection stands; with implicit TLS, secured.
-    Start,
-    /// A line, without its CRLF.
-    Line(&'a [u8]),
-    /// Something else than a line.
-    LineError(LineError),
-    /// Octets that followed a 354 or a BDAT.
-    Body(&'a [u8]),
-    /// There is no room for the rest of the body: it is read to its end and answered with this reply.
-    BodyRefused(Reply),
-    /// The answer to the last question.
-    Answer(Verdict),
-    /// The handshake after [`Next::UpgradeTls`] succeeded.
-    TlsDone,
-    /// The client was silent for too long.
-    Idle,
-    /// The message comes too slowly.
-    TooSlow,
-    /// The server stops. While a message is received nothing changes; say it again after that.
-    ShuttingDown,
-    /// The client is gone.
-    Eof,
-}
-
-/// What to do: write the reply, then what is next.
-#[derive(Debug)]
-pub struct Step {
-    /// To be written, if there is one.
-    pub reply: Option<Reply>,
-    /// Octets of [`Input::Body`] that are used up; what is behind them is commands.
-    pub consumed: usize,
-    /// Then this.
-    pub next: Next,
-}
-
-/// What the session waits for.
-#[derive(Debug)]
-pub enum Next {
-    /// A line, or what stands in its place.
-    ReadLine,
-    /// More octets of a body.
-    ReadBody,
-    /// The answer to a question; nothing else may come before it.
-    Ask(Question),
-    /// A handshake, after the reply is sent and everything received before is thrown away (RFC 3207 §4.2).
-    UpgradeTls,
-    /// The end of the connection, after the reply is sent.
-    Close,
-}
-
-/// What the session cannot know by itself.
-#[derive(Debug)]
-pub enum Question {
-    /// Who is this?
-    Authenticate(Credentials),
-    /// By what can this user prove to be it? [`Verdict::Scram`].
-    FindUser(String),
-    /// Does this prove that the client is the user of the last [`Question::FindUser`]? [`Verdict::Proven`].
-    CheckProof(Proof),
-    /// May mail come from there?
-    AdmitSender(ReversePath),
-    /// May mail go there?
-    AdmitRecipient {
-        /// The recipient.
-        address: Address,
-        /// Whether MAIL asked for SMTPUTF8.
-        smtputf8: bool,
-        /// How many the message has already.
-        earlier: usize,
-    },
-    /// Is there room for a message?
-    StartData {
-        /// What MAIL said of its size.
-        octets_declared: Option<u64>,
-    },
-    /// Take this message.
-    Accept {
-        /// As admitted.
-        envelope: Box<Envelope>,
-        /// CRLF throughout, no NUL, no lone CR or LF.
-        message: Bytes,
-        /// For `Received`: `ESMTPSA` and the like.
-        protocol: &'static str,
-    },
-    /// The protocol itself refuses: note it, and answer with [`Verdict::Refused`].
-    Refuse {
-        /// At which command.
-        stage: Stage,
-        /// Why.
-        refusal: Refusal,
-    },
-}
-
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Yes.
-    Granted,
-    /// Yes, and the message is on disk under this id.
-    Queued(MessageId),
-    /// Ask the client for its proof with these.
-    Scram(Parameters),
-    /// Yes, and this proves that the server knows the user.
-    Proven(Vec<u8>),
-    /// No, in these words; a 421 closes the session.
-    Refused(Reply),
-}
+use crate::smtp::sasl::{self, ChannelBinding, ClientFirst, Exchange, SaslError};
 
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
     settings: Arc<SessionSettings>,
-    hello: Option<Hello>,
+    greeting: Option<ClientGreeting>,
     tls: bool,
     authenticated: bool,
     channel: Option<ChannelBinding>,
     errors: u32,
-    /// What the shell said last.
+    /// The time given last by [`Session::set_time`].
     now: Option<Timestamp>,
     commands_without_message: u32,
-    /// RCPTs that added no recipient, and DATAs that began no message, since the last accepted message.
-    in_vain: usize,
+    /// RCPTs and DATAs rejected since the last accepted message.
+    rejected_since_message: usize,
     phase: Phase,
 }
 
-/// What EHLO or HELO said.
+/// The client's EHLO or HELO.
 #[derive(Debug)]
-struct Hello {
+struct ClientGreeting {
     name: String,
     extended: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
-    Opening,
+    Connected,
     Ready,
     Sasl(Exchange),
-    Transaction(Box<Draft>),
+    Transaction(Box<MailTransaction>),
     Data(Box<Receiving>),
     Chunk(Box<ReceivingChunk>),
     Waiting(Pending),
@@ -192,84 +61,73 @@ enum Phase {
     Closed,
 }
 
-/// The question that was asked, and what its answer concerns.
+/// The question that was asked, with the state to continue from.
 #[derive(Debug)]
 enum Pending {
     Authenticate,
     User(ClientFirst),
     Proof,
-    Sender(Box<Draft>),
-    Recipient(Box<Draft>, Recipient),
-    StartData(Box<Draft>),
-    StartChunks(Box<Draft>, Chunk),
+    Sender(Box<MailTransaction>),
+    Recipient(Box<MailTransaction>, Recipient),
+    StartData(Box<MailTransaction>),
+    StartChunks(Box<MailTransaction>, Chunk),
     Accept,
-    /// Goes on with this draft, if there is one left.
-    Refuse(Option<Box<Draft>>),
-}
-
-impl Step {
-    fn reply(reply: Reply, next: Next) -> Self {
-        Self { reply: Some(reply), consumed: 0, next }
-    }
-
-    fn silent(next: Next) -> Self {
-        Self { reply: None, consumed: 0, next }
-    }
+    /// Continues with this transaction, if the transaction is still open.
+    Refuse(Option<Box<MailTransaction>>),
 }
 
 impl Session {
-    /// A new connection; `tls` if it was secured from the first octet.
+    /// A new connection; `tls` is true with implicit TLS.
     pub fn new(settings: Arc<SessionSettings>, tls: bool) -> Self {
         Self {
             settings,
-            hello: None,
+            greeting: None,
             tls,
             authenticated: false,
             channel: None,
             errors: 0,
             now: None,
             commands_without_message: 0,
-            in_vain: 0,
-            phase: Phase::Opening,
+            rejected_since_message: 0,
+            phase: Phase::Connected,
         }
     }
 
-    /// What time it is, said before a line is handed in. A session that does not know holds no message for later
-    /// (RFC 4865).
-    pub fn tell_time(&mut self, now: Timestamp) {
+    /// Sets the time, before each line. Without a time the session does not offer FUTURERELEASE (RFC 4865).
+    pub fn set_time(&mut self, now: Timestamp) {
         self.now = Some(now);
     }
 
-    /// What a login can be bound to after a handshake (RFC 9266): the channel's exported keying material, of TLS 1.3.
+    /// Sets the channel binding after a TLS 1.3 handshake: the exported keying material (RFC 9266).
     pub fn bind_channel(&mut self, channel: Option<ChannelBinding>) {
         self.channel = channel;
     }
 
-    /// The name in EHLO or HELO, fit for a `Received` field; empty before.
+    /// The name from EHLO or HELO, sanitized for a `Received` field; empty before EHLO.
     pub fn helo(&self) -> &str {
-        self.hello.as_ref().map_or("", |hello| &hello.name)
+        self.greeting.as_ref().map_or("", |greeting| &greeting.name)
     }
 
-    /// Whether a message, or what is in its place, has begun to come and not ended.
+    /// Whether content of a message is being received.
     pub fn is_receiving(&self) -> bool {
         match &self.phase {
             Phase::Data(_) | Phase::Chunk(_) => true,
-            Phase::Transaction(draft) => draft.content.is_some(),
+            Phase::Transaction(transaction) => transaction.content.is_some(),
             _ => false,
         }
     }
 
-    /// Octets of memory that the message being received takes.
+    /// Memory used by the message being received.
     pub fn body_memory_octets(&self) -> usize {
         match &self.phase {
             Phase::Data(receiving) => receiving.decoder.memory_octets(),
             Phase::Chunk(receiving) => receiving.memory_octets(),
-            Phase::Transaction(draft) => draft.memory_octets(),
+            Phase::Transaction(transaction) => transaction.memory_octets(),
             _ => 0,
         }
     }
 
-    /// Goes on. An input that the last step did not ask for closes the session.
+    /// Processes one input. An input that the last step did not ask for closes the session.
     pub fn step(&mut self, input: Input<'_>) -> Step {
         match (mem::replace(&mut self.phase, Phase::Closed), input) {
             (Phase::Closed, _) | (_, Input::Eof) => Step::silent(Next::Close),
@@ -280,14 +138,14 @@ impl Session {
             (_, Input::ShuttingDown) => Step::reply(replies::shutting_down_421(), Next::Close),
             (_, Input::Idle) => Step::reply(replies::idle_421(), Next::Close),
             (_, Input::TooSlow) => Step::reply(replies::too_slow_421(), Next::Close),
-            (Phase::Opening, Input::Start) => {
+            (Phase::Connected, Input::Start) => {
                 self.ready(None, replies::greeting_220(&self.settings.hostname))
             }
             (Phase::Ready, Input::Line(line)) => self.run_command(None, line),
-            (Phase::Transaction(draft), Input::Line(line)) => self.run_command(Some(draft), line),
+            (Phase::Transaction(transaction), Input::Line(line)) => self.run_command(Some(transaction), line),
             (Phase::Ready, Input::LineError(error)) => self.fail(None, replies::for_line(error)),
-            (Phase::Transaction(draft), Input::LineError(error)) => {
-                self.fail(Some(draft), replies::for_line(error))
+            (Phase::Transaction(transaction), Input::LineError(error)) => {
+                self.fail(Some(transaction), replies::for_line(error))
             }
             (Phase::Sasl(exchange), Input::Line(line)) => self.advance_sasl(exchange.advance(line)),
             (Phase::Sasl(_), Input::LineError(LineError::TooLong)) => {
@@ -298,9 +156,9 @@ impl Session {
             (Phase::Data(receiving), Input::BodyRefused(reply)) => self.refuse_body(receiving, reply),
             (Phase::Chunk(receiving), Input::Body(octets)) => self.receive_chunk(receiving, octets),
             (Phase::Chunk(receiving), Input::BodyRefused(reply)) => self.refuse_chunk(receiving, reply),
-            // Its last octet took more room than there was.
+            // The last octet of the chunk exceeded the memory budget.
             (Phase::Transaction(_), Input::BodyRefused(reply)) => self.ready(None, reply),
-            (Phase::Waiting(pending), Input::Answer(verdict)) => self.take_answer(pending, verdict),
+            (Phase::Waiting(pending), Input::Answer(verdict)) => self.handle_verdict(pending, verdict),
             (Phase::TlsPending, Input::TlsDone) => {
                 self.tls = true;
                 self.phase = Phase::Ready;
@@ -310,29 +168,29 @@ impl Session {
         }
     }
 
-    /// Waits for the next command with what is left of a transaction.
-    fn ready(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
+    /// Sends the reply and waits for the next command, in the transaction if it is still open.
+    fn ready(&mut self, transaction: Option<Box<MailTransaction>>, reply: Reply) -> Step {
         // RFC 5321 §3.8: after a 421 the connection is closed.
         if reply.code == 421 {
             return Step::reply(reply, Next::Close);
         }
-        self.phase = draft.map_or(Phase::Ready, Phase::Transaction);
+        self.phase = transaction.map_or(Phase::Ready, Phase::Transaction);
         Step::reply(reply, Next::ReadLine)
     }
 
-    /// Answers an error of the client; too many of them end the session.
-    fn fail(&mut self, draft: Option<Box<Draft>>, reply: Reply) -> Step {
+    /// Replies to an error of the client, and counts it.
+    fn fail(&mut self, transaction: Option<Box<MailTransaction>>, reply: Reply) -> Step {
         self.errors += 1;
-        let patience = self.errors <= self.settings.errors_max;
-        self.ready(draft, if patience { reply } else { replies::too_many_errors_421() })
+        let within_limit = self.errors <= self.settings.errors_max;
+        self.ready(transaction, if within_limit { reply } else { replies::too_many_errors_421() })
     }
 
-    /// Answers what leaves the transaction where it was. A list of nothing but dead addresses is no error, and neither
-    /// is the list behind it; who goes on after that is probing (RFC 5321 §7.8).
-    fn resign(&mut self, draft: Box<Draft>, reply: Reply) -> Step {
-        self.in_vain += 1;
-        let patience = self.in_vain <= self.settings.recipients_max.saturating_mul(2);
-        self.ready(Some(draft), if patience { reply } else { replies::too_many_refused_421() })
+    /// Rejects a RCPT or DATA and leaves the transaction open. Rejected recipients are no errors of the protocol, but
+    /// many of them without a message are probing (RFC 5321 §7.8).
+    fn reject(&mut self, transaction: Box<MailTransaction>, reply: Reply) -> Step {
+        self.rejected_since_message += 1;
+        let within_limit = self.rejected_since_message <= self.settings.recipients_max.saturating_mul(2);
+        self.ready(Some(transaction), if within_limit { reply } else { replies::too_many_refused_421() })
     }
 
     fn ask(&mut self, pending: Pending, question: Question) -> Step {
@@ -340,31 +198,31 @@ impl Session {
         Step::silent(Next::Ask(question))
     }
 
-    fn refuse(&mut self, draft: Option<Box<Draft>>, stage: Stage, refusal: Refusal) -> Step {
-        self.ask(Pending::Refuse(draft), Question::Refuse { stage, refusal })
+    fn refuse(&mut self, transaction: Option<Box<MailTransaction>>, stage: Stage, refusal: Refusal) -> Step {
+        self.ask(Pending::Refuse(transaction), Question::Refuse { stage, refusal })
     }
 
-    fn run_command(&mut self, draft: Option<Box<Draft>>, line: &[u8]) -> Step {
+    fn run_command(&mut self, transaction: Option<Box<MailTransaction>>, line: &[u8]) -> Step {
         let (verb, arguments) = match command::split(line) {
             Ok(split) => split,
-            Err(error) => return self.fail(draft, replies::for_command(&error)),
+            Err(error) => return self.fail(transaction, replies::for_command(&error)),
         };
         if verb == Verb::Bdat {
-            return self.begin_chunk(draft, arguments);
+            return self.begin_chunk(transaction, arguments);
         }
-        if let Some(obstacle) = self.find_obstacle(verb, arguments, draft.as_deref()) {
-            return match draft {
-                // RFC 2920 §3.1: in a group the client cannot know yet that nobody is left.
-                Some(draft) if verb == Verb::Data && draft.recipients.is_empty() => {
-                    self.resign(draft, obstacle)
+        if let Some(refusal) = self.check_order(verb, arguments, transaction.as_deref()) {
+            return match transaction {
+                // RFC 2920 §3.1: in a pipelined group the client cannot know yet that every recipient was refused.
+                Some(transaction) if verb == Verb::Data && transaction.recipients.is_empty() => {
+                    self.reject(transaction, refusal)
                 }
-                draft => self.fail(draft, obstacle),
+                transaction => self.fail(transaction, refusal),
             };
         }
-        if brings_no_message(verb) && !self.has_patience() {
+        if counts_against_limit(verb) && !self.count_command() {
             return Step::reply(replies::too_many_commands_421(), Next::Close);
         }
-        match (verb, draft) {
+        match (verb, transaction) {
             (Verb::Ehlo | Verb::Helo, _) => self.greet(verb, arguments),
             (Verb::StartTls, _) => self.start_tls(),
             (Verb::Auth, _) => match command::parse_auth(arguments) {
@@ -372,45 +230,49 @@ impl Session {
                 Err(error) => self.fail(None, replies::for_command(&error)),
             },
             (Verb::Mail, _) => self.mail(arguments),
-            (Verb::Rcpt, Some(draft)) => self.rcpt(draft, arguments),
-            (Verb::Data, Some(draft)) => {
-                let octets_declared = draft.options.octets;
-                self.ask(Pending::StartData(draft), Question::StartData { octets_declared })
+            (Verb::Rcpt, Some(transaction)) => self.rcpt(transaction, arguments),
+            (Verb::Data, Some(transaction)) => {
+                let octets_declared = transaction.options.octets;
+                self.ask(Pending::StartData(transaction), Question::StartData { octets_declared })
             }
             (Verb::Rcpt | Verb::Data | Verb::Bdat, _) => self.fail(None, replies::mail_first_503()),
-            // RFC 5321 §4.1.1.5: the transaction is forgotten, the greeting is not.
+            // RFC 5321 §4.1.1.5: RSET ends the transaction and keeps EHLO.
             (Verb::Rset, _) => self.ready(None, replies::ok_250()),
-            (Verb::Noop, draft) => self.ready(draft, replies::ok_250()),
-            (Verb::Help, draft) => self.ready(draft, replies::help_214()),
-            (Verb::Vrfy, draft) => self.ready(draft, replies::cannot_verify_252()),
+            (Verb::Noop, transaction) => self.ready(transaction, replies::ok_250()),
+            (Verb::Help, transaction) => self.ready(transaction, replies::help_214()),
+            (Verb::Vrfy, transaction) => self.ready(transaction, replies::cannot_verify_252()),
             (Verb::Quit, _) => Step::reply(replies::bye_221(), Next::Close),
         }
     }
 
-    /// Counts a command that by itself brings no message nearer.
-    fn has_patience(&mut self) -> bool {
+    /// Counts a command without a message; whether the session may continue.
+    fn count_command(&mut self) -> bool {
         self.commands_without_message += 1;
         self.commands_without_message <= self.settings.commands_without_message_max
     }
 
-    /// RFC 5321 §4.1.4: a second greeting forgets the transaction.
+    /// RFC 5321 §4.1.4: a second EHLO ends the transaction.
     fn greet(&mut self, verb: Verb, name: &str) -> Step {
         let extended = verb == Verb::Ehlo;
-        self.hello = Some(Hello { name: fit_for_trace(name), extended });
+        self.greeting = Some(ClientGreeting { name: sanitize_ehlo_name(name), extended });
         let lines = if extended {
             let channel = self.channel.as_ref();
-            let state =
-                extension::State { tls: self.tls, authenticated: self.authenticated, channel, now: self.now };
-            extension::offer(&self.settings, &state)
+            let state = extension::SessionState {
+                tls: self.tls,
+                authenticated: self.authenticated,
+                channel,
+                now: self.now,
+            };
+            extension::ehlo_lines(&self.settings, &state)
         } else {
             vec![self.settings.hostname.to_string()]
         };
         self.ready(None, replies::hello_250(lines))
     }
 
-    /// RFC 3207 §4.2: everything learnt before is forgotten, the name in EHLO included.
+    /// RFC 3207 §4.2: STARTTLS discards all earlier state, the EHLO name included.
     fn start_tls(&mut self) -> Step {
-        self.hello = None;
+        self.greeting = None;
         self.channel = None;
         self.phase = Phase::TlsPending;
         Step::reply(replies::ready_for_tls_220(), Next::UpgradeTls)
@@ -440,9 +302,10 @@ impl Session {
 
     fn mail(&mut self, arguments: &str) -> Step {
         let mail = command::parse_mail(arguments).and_then(|mut mail| {
-            let hold = mail.options.hold.zip(self.now);
-            mail.options.parameters.held_for_s = hold.and_then(|(hold, _)| hold.seconds());
-            mail.options.parameters.release_at = hold.map(|(hold, now)| hold.release_at(now)).transpose()?;
+            let release = mail.options.future_release.zip(self.now);
+            mail.options.parameters.hold_for_s = release.and_then(|(release, _)| release.seconds());
+            mail.options.parameters.release_at =
+                release.map(|(release, now)| release.release_at(now)).transpose()?;
             Ok(mail)
         });
         let mail = match mail {
@@ -458,60 +321,70 @@ impl Session {
             return self.refuse(None, Stage::Mail, mail_transaction::too_large(octets_max));
         }
         let path = mail.path.clone();
-        self.ask(Pending::Sender(Box::new(Draft::new(mail))), Question::AdmitSender(path))
+        self.ask(Pending::Sender(Box::new(MailTransaction::new(mail))), Question::AdmitSender(path))
     }
 
-    fn rcpt(&mut self, draft: Box<Draft>, arguments: &str) -> Step {
+    fn rcpt(&mut self, transaction: Box<MailTransaction>, arguments: &str) -> Step {
         let (address, parameters) = match command::parse_rcpt(arguments) {
             Ok((ForwardPath::Mailbox(address), parameters)) => (address, parameters),
             Ok((ForwardPath::Postmaster, parameters)) => match LocalPart::parse("postmaster") {
                 Ok(local) => (Address::new(local, Host::Domain(self.settings.hostname.clone())), parameters),
                 Err(error) => {
-                    return self.refuse(Some(draft), Stage::Rcpt, mail_transaction::invalid_recipient(error));
+                    return self.refuse(
+                        Some(transaction),
+                        Stage::Rcpt,
+                        mail_transaction::invalid_recipient(error),
+                    );
                 }
             },
             Err(CommandError::Address(error)) => {
-                return self.refuse(Some(draft), Stage::Rcpt, mail_transaction::invalid_recipient(error));
+                return self.refuse(
+                    Some(transaction),
+                    Stage::Rcpt,
+                    mail_transaction::invalid_recipient(error),
+                );
             }
-            Err(error) => return self.fail(Some(draft), replies::for_command(&error)),
+            Err(error) => return self.fail(Some(transaction), replies::for_command(&error)),
         };
-        // Twice the same is once: it was admitted, and gets one copy.
-        if draft.recipients.iter().any(|earlier| earlier.address == address) {
-            return self.resign(draft, replies::recipient_ok_250());
+        // A recipient given twice is accepted, and gets one copy.
+        if transaction.recipients.iter().any(|earlier| earlier.address == address) {
+            return self.reject(transaction, replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
-        if draft.recipients.len() >= recipients_max {
+        if transaction.recipients.len() >= recipients_max {
             return self.refuse(
-                Some(draft),
+                Some(transaction),
                 Stage::Rcpt,
                 mail_transaction::too_many_recipients(recipients_max),
             );
         }
         let question = Question::AdmitRecipient {
             address: address.clone(),
-            smtputf8: draft.options.smtputf8,
-            earlier: draft.recipients.len(),
+            smtputf8: transaction.options.smtputf8,
+            earlier: transaction.recipients.len(),
         };
-        self.ask(Pending::Recipient(draft, Recipient { address, parameters }), question)
+        self.ask(Pending::Recipient(transaction, Recipient { address, parameters }), question)
     }
 
-    fn take_answer(&mut self, pending: Pending, verdict: Verdict) -> Step {
+    fn handle_verdict(&mut self, pending: Pending, verdict: Verdict) -> Step {
         let refusal = match verdict {
             Verdict::Refused(reply) => reply,
-            granted => return self.take_consent(pending, granted),
+            granted => return self.handle_granted(pending, granted),
         };
         match pending {
             Pending::Authenticate | Pending::User(_) | Pending::Proof => self.fail(None, refusal),
             Pending::Sender(_) | Pending::Accept => self.ready(None, refusal),
-            Pending::Recipient(draft, _) | Pending::StartData(draft) => self.resign(draft, refusal),
+            Pending::Recipient(transaction, _) | Pending::StartData(transaction) => {
+                self.reject(transaction, refusal)
+            }
             Pending::StartChunks(_, chunk) => self.refuse_chunks(chunk, refusal),
-            // Of what the protocol refuses only a recipient leaves the transaction open.
-            Pending::Refuse(Some(draft)) => self.resign(draft, refusal),
+            // After a refusal by the protocol, only RCPT leaves the transaction open.
+            Pending::Refuse(Some(transaction)) => self.reject(transaction, refusal),
             Pending::Refuse(None) => self.ready(None, refusal),
         }
     }
 
-    fn take_consent(&mut self, pending: Pending, verdict: Verdict) -> Step {
+    fn handle_granted(&mut self, pending: Pending, verdict: Verdict) -> Step {
         match (pending, verdict) {
             (Pending::Authenticate, _) => {
                 self.authenticated = true;
@@ -521,29 +394,30 @@ impl Session {
                 self.advance_sasl(Ok(sasl::challenge(first, &parameters)))
             }
             (Pending::Proof, Verdict::Proven(signature)) => self.advance_sasl(Ok(sasl::answer(&signature))),
-            (Pending::Sender(draft), _) => self.ready(Some(draft), replies::sender_ok_250()),
-            (Pending::Recipient(mut draft, recipient), _) => {
-                draft.recipients.push(recipient);
-                self.ready(Some(draft), replies::recipient_ok_250())
+            (Pending::Sender(transaction), _) => self.ready(Some(transaction), replies::sender_ok_250()),
+            (Pending::Recipient(mut transaction, recipient), _) => {
+                transaction.recipients.push(recipient);
+                self.ready(Some(transaction), replies::recipient_ok_250())
             }
-            (Pending::StartData(draft), _) => self.start_data(draft),
-            (Pending::StartChunks(draft, chunk), _) => self.start_chunks(draft, chunk),
+            (Pending::StartData(transaction), _) => self.start_data(transaction),
+            (Pending::StartChunks(transaction, chunk), _) => self.start_chunks(transaction, chunk),
             (Pending::Accept, Verdict::Queued(id)) => {
                 self.commands_without_message = 0;
-                self.in_vain = 0;
+                self.rejected_since_message = 0;
                 self.ready(None, replies::queued_250(id))
             }
-            // None can be consented to like that: a message without an id was not stored, a proof not checked.
+            // These questions need their own kind of verdict: a message without an id was not stored, a proof without
+            // a signature not checked.
             (Pending::Accept | Pending::User(_) | Pending::Proof, _) => {
                 self.ready(None, replies::local_error_451())
             }
-            (Pending::Refuse(draft), _) => self.ready(draft, replies::local_error_451()),
+            (Pending::Refuse(transaction), _) => self.ready(transaction, replies::local_error_451()),
         }
     }
 }
 
-/// Whether the command is counted while no message is accepted.
-fn brings_no_message(verb: Verb) -> bool {
+/// Whether the command counts towards `commands_without_message_max`.
+fn counts_against_limit(verb: Verb) -> bool {
     match verb {
         Verb::Ehlo | Verb::Helo | Verb::StartTls | Verb::Auth | Verb::Mail => true,
         Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => true,
@@ -551,8 +425,9 @@ fn brings_no_message(verb: Verb) -> bool {
     }
 }
 
-/// A client may call itself anything; what is written into a header is bounded and inert (RFC 5321 §4.5.3.1.2).
-fn fit_for_trace(name: &str) -> String {
+/// The EHLO name comes from the client; what goes into a header is bounded and has safe characters only (RFC 5321
+/// §4.5.3.1.2).
+fn sanitize_ehlo_name(name: &str) -> String {
     let inert = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     name.chars().take(255).map(|c| if inert(c) { c } else { '?' }).collect()
 }

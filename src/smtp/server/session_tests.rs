@@ -1,4 +1,4 @@
-//! The guarantees of the session, each as a table or a property.
+//! The guarantees of the session, as tables and properties.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ const LOGIN: &str = "EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n";
 const MAIL: &str = "MAIL FROM:<a@own.example>\r\n";
 const RCPT: &str = "RCPT TO:<b@other.example>\r\n";
 
-/// How a session comes into each phase of the table, and whether it is secured from the start.
+/// The dialogue that leads to each phase of the table, and whether TLS is implicit.
 const PHASES: [(&str, bool, &str); 6] = [
     ("before EHLO", true, ""),
     ("in clear", false, "EHLO c.example\r\n"),
@@ -94,7 +94,7 @@ const TABLE: &[(&str, [&str; 6])] = &[
     ("\x16\x03\x01",                   ["421 4.7.0",  "421 4.7.0",  "421 4.7.0",  "421 4.7.0",  "421 4.7.0",  "421 4.7.0"]),
 ];
 
-/// Nobody knows where these end.
+/// The length of these chunks is unknown.
 const UNREADABLE_CHUNKS: [&str; 2] = ["BDAT", "BDAT x LAST"];
 
 fn status(reply: &Reply) -> String {
@@ -121,7 +121,7 @@ fn every_command_has_its_reply_in_every_phase() {
 }
 
 #[test]
-fn what_a_phase_was_survives_an_error_in_it() {
+fn a_phase_survives_an_error() {
     for error in
         ["XYZZY", "MAIL FROM:<a@own.example>", "RCPT TO:<nobody>", "DATA now", "RSET now", "NOOP \x01"]
     {
@@ -151,7 +151,7 @@ fn the_offer_changes_with_tls_and_login() {
 }
 
 #[test]
-fn a_message_is_held_until_its_time_and_tls_required_of_who_takes_it() {
+fn future_release_and_requiretls_are_part_of_the_envelope() {
     let mut it = Conversation::logged_in();
     it.say("MAIL FROM:<a@own.example> HOLDFOR=3600 REQUIRETLS\r\n");
     it.say(RCPT);
@@ -163,14 +163,14 @@ fn a_message_is_held_until_its_time_and_tls_required_of_who_takes_it() {
 }
 
 #[test]
-fn without_a_certificate_starttls_is_neither_offered_nor_taken() {
+fn without_a_certificate_starttls_is_neither_offered_nor_accepted() {
     let mut it = Conversation::new(crate::smtp::SessionSettings { starttls: false, ..settings() }, false);
     assert!(!it.say("EHLO c.example\r\n").contains("STARTTLS"));
     assert!(it.say("STARTTLS\r\n").starts_with("454 4.7.0 "));
 }
 
 #[test]
-fn tls_forgets_the_greeting_and_all_that_came_before_it() {
+fn starttls_discards_the_ehlo_and_all_earlier_input() {
     let mut it = Conversation::new(settings(), false);
     it.say("EHLO c.example\r\n");
     it.say("STARTTLS\r\nEHLO injected.example\r\nNOOP\r\n");
@@ -197,7 +197,7 @@ fn login_runs_in_all_its_forms() {
         it.say("EHLO c.example\r\n");
         let last = lines.iter().map(|line| it.say(&format!("{line}\r\n"))).last().unwrap();
         assert!(last.starts_with(code), "{lines:?} {last}");
-        // Whatever became of it, the session goes on.
+        // The session continues in each case.
         assert!(it.say("NOOP\r\n").starts_with("250"), "{lines:?}");
     }
 }
@@ -261,7 +261,7 @@ fn an_oversized_message_is_read_to_its_true_end() {
 }
 
 #[test]
-fn a_body_that_finds_no_room_is_read_to_its_end_and_then_refused() {
+fn a_message_beyond_the_memory_budget_is_read_to_its_end_and_refused() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
@@ -270,7 +270,7 @@ fn a_body_that_finds_no_room_is_read_to_its_end_and_then_refused() {
     it.input(Input::BodyRefused(Reply::new(451, None, "No room")));
     assert_eq!(it.session().body_memory_octets(), 0);
     assert_eq!(it.say("QUIT\r\n.\r\nNOOP\r\n"), "451 No room\r\n250 2.0.0 Ok\r\n");
-    // Before anything of it came: the client may try again within the transaction.
+    // Before any content: the client may retry within the transaction.
     it.say("MAIL FROM:<a@own.example> SIZE=777\r\n");
     it.say(RCPT);
     assert!(it.say("DATA\r\n").starts_with("451 4.3.2"));
@@ -312,9 +312,9 @@ fn after_too_many_errors_the_session_is_closed_but_refused_recipients_are_none()
 }
 
 #[test]
-fn who_names_recipients_in_vain_is_closed_and_who_sends_between_is_not() {
+fn too_many_rejected_recipients_without_a_message_close_the_session() {
     const REFUSED: &str = "RCPT TO:<suppressed@d.example>\r\n";
-    // Three recipients are the most that a message may have, so six in vain are two messages to nobody.
+    // `recipients_max` is three, so six rejected recipients are allowed.
     for vain in [
         REFUSED,
         "RCPT TO:<nobody>\r\n",
@@ -324,14 +324,14 @@ fn who_names_recipients_in_vain_is_closed_and_who_sends_between_is_not() {
     ] {
         let mut it = Conversation::logged_in();
         it.say(MAIL);
-        // The first of these two is none in vain.
+        // The first of these two is accepted.
         let first = if vain.contains("<b@") { vain } else { "" };
         it.say(&format!("{first}{}", vain.repeat(4)));
         it.say("RSET\r\n");
         it.say(MAIL);
         it.say(first);
         assert!(!it.say(&vain.repeat(2)).contains("421") && !it.closed, "{vain}");
-        assert!(it.say(vain).starts_with("421 4.7.0 Too many recipients in vain"), "{vain}");
+        assert!(it.say(vain).starts_with("421 4.7.0 Too many rejected recipients"), "{vain}");
         assert!(it.closed, "{vain}");
     }
     let mut it = Conversation::logged_in();
@@ -351,7 +351,7 @@ fn a_full_message_and_as_many_recipients_over_the_limit_are_not_cut_off() {
 }
 
 #[test]
-fn where_a_chunk_ends_must_be_known_or_nothing_more_is_read() {
+fn an_unknown_chunk_length_closes_the_session() {
     for length in ["", " ", " x", " -1", " 5 FIRST", " 5 LAST LAST", " 99999999999999999999", " 0x5", " 5,"] {
         let mut it = Conversation::logged_in();
         it.say(MAIL);
@@ -368,14 +368,14 @@ fn empty_chunks_count_as_commands_without_a_message() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
-    // EHLO, AUTH and MAIL are the first three of thirty.
+    // EHLO, AUTH and MAIL are three of the thirty allowed commands.
     let said = it.say(&"BDAT 0\r\n".repeat(27));
     assert!(!it.closed && said.ends_with("250 2.0.0 Ok: 0 octets received\r\n"), "{said}");
     assert!(it.say("BDAT 0\r\n").starts_with("421 4.7.0 Too many commands"));
 }
 
 #[test]
-fn an_end_from_outside_is_told_and_a_running_message_may_finish() {
+fn shutdown_and_timeouts_are_replied_to_and_a_running_message_may_finish() {
     for (input, code) in [(Input::Idle, 421), (Input::ShuttingDown, 421)] {
         let mut it = Conversation::logged_in();
         it.input(input);
@@ -392,7 +392,7 @@ fn an_end_from_outside_is_told_and_a_running_message_may_finish() {
 }
 
 #[test]
-fn a_421_in_answer_to_a_question_closes() {
+fn a_421_verdict_closes_the_session() {
     let mut it = Conversation::logged_in();
     it.say(MAIL);
     it.say(RCPT);
@@ -403,7 +403,7 @@ fn a_421_in_answer_to_a_question_closes() {
 }
 
 #[test]
-fn a_name_in_ehlo_is_inert_before_it_is_traced() {
+fn the_ehlo_name_is_sanitized() {
     let mut it = Conversation::new(settings(), true);
     it.say("EHLO a(b)\"c é;d [IPv6:::1]\r\n");
     assert_eq!(it.session().helo(), "a?b??c???d?[IPv6:::1]");
@@ -456,7 +456,7 @@ fn a_refused_chunk_is_read_to_its_end_and_ends_its_transaction() {
 }
 
 #[test]
-fn a_chunk_without_room_is_read_to_its_end_too() {
+fn a_chunk_beyond_the_memory_budget_is_read_to_its_end() {
     let mut it = Conversation::logged_in();
     it.say("MAIL FROM:<a@own.example> SIZE=777\r\n");
     it.say(RCPT);
@@ -488,7 +488,7 @@ fn a_chunk_may_finish_when_the_server_stops_but_no_other_follows() {
 }
 
 #[test]
-fn binary_content_is_taken_only_in_chunks_and_if_it_can_be_sent_on() {
+fn binary_content_is_accepted_only_in_chunks_and_if_it_is_crlf_text() {
     const BINARY: &str = "MAIL FROM:<a@own.example> BODY=BINARYMIME\r\n";
     let mut it = Conversation::logged_in();
     it.say(BINARY);
@@ -508,7 +508,7 @@ fn binary_content_is_taken_only_in_chunks_and_if_it_can_be_sent_on() {
     assert_eq!(it.accepted[0].1, b"A: b\r\n\r\nc\r\n.\r\n");
 }
 
-/// What a client may send, good and bad, in pieces that make long dialogues likely.
+/// Valid and invalid client input, in pieces that make long dialogues likely.
 fn traffic() -> impl Strategy<Value = String> {
     let token = prop::sample::select(vec![
         LOGIN,
@@ -562,7 +562,7 @@ fn run(tls: bool, pieces: &[&[u8]]) -> Conversation {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Without STARTTLS, for there a split decides what came before the handshake.
+    /// Without STARTTLS: a split after it would change what was received before the handshake.
     #[test]
     fn any_split_of_the_same_octets_gives_the_same_replies_and_messages(
         text in traffic(),
@@ -589,7 +589,7 @@ proptest! {
         let mut expected = Vec::new();
         let (mut mail, mut recipient) = (false, false);
         for (command, replies) in commands.into_iter().map(|i| TABLE[i]) {
-            // What begins content has its own replies behind it.
+            // Commands that start content are followed by further replies.
             if it.closed || ["DATA", "BDAT 6\r\nQUIT", "MAIL FROM:<> BODY=BINARYMIME"].contains(&command) {
                 continue;
             }
@@ -655,7 +655,7 @@ fn commands_count_until_a_message_is_accepted() {
         it.say(&"NOOP\r\n".repeat(20));
         assert!(it.say(&send).contains("250 2.0.0 Ok: queued"));
     }
-    // Recipients are counted apart.
+    // Rejected recipients are counted separately.
     it.say(MAIL);
     it.say(&"RCPT TO:<suppressed@b.example>\r\n".repeat(6));
     let said = it.say(&"RSET\r\n".repeat(29));

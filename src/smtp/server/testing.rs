@@ -1,28 +1,29 @@
-//! A connection without a socket: bytes in, bytes out, with answers given by a script.
+//! A session without a socket: octets in, octets out, verdicts from a fixed script.
 
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::session::{Input, Next, Question, Session, SessionSettings, Step, Verdict};
+use super::session::{Input, Next, Question, Session, Step, Verdict};
+use super::settings::SessionSettings;
 use crate::mail::{DomainName, EnhancedStatus, Envelope, Timestamp};
 use crate::model::{MessageId, RefusalCode};
 use crate::smtp::{BareNewline, DataLimits, LineReader, Reply, ScramParameters};
 
-/// What the peer of a session does with it, as a server would.
+/// Drives a session as the socket side of the server does.
 pub struct Conversation {
     session: Session,
     lines: LineReader,
     input: Vec<u8>,
     next: Option<Next>,
-    /// Everything the session said.
+    /// All reply octets.
     pub output: Vec<u8>,
-    /// Replies, one by one.
+    /// All replies.
     pub replies: Vec<Reply>,
-    /// What was accepted.
+    /// Accepted messages: envelope, content, protocol.
     pub accepted: Vec<(Envelope, Vec<u8>, &'static str)>,
-    /// The codes of refusals that the protocol decided.
+    /// Codes of refusals decided by the protocol.
     pub refused: Vec<&'static str>,
     pub closed: bool,
 }
@@ -55,14 +56,14 @@ impl Conversation {
             refused: Vec::new(),
             closed: false,
         };
-        new.session.tell_time(Timestamp::UNIX_EPOCH);
+        new.session.set_time(Timestamp::UNIX_EPOCH);
         let step = new.session.step(Input::Start);
         new.take(step);
         new.run();
         new
     }
 
-    /// A session that is as far as a transaction may begin.
+    /// A session after EHLO and AUTH.
     pub fn logged_in() -> Self {
         let mut new = Self::new(settings(), true);
         new.say("EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n");
@@ -71,7 +72,7 @@ impl Conversation {
         new
     }
 
-    /// Octets arrive.
+    /// Feeds octets.
     pub fn feed(&mut self, bytes: &[u8]) {
         if !self.closed {
             self.input.extend_from_slice(bytes);
@@ -79,7 +80,7 @@ impl Conversation {
         }
     }
 
-    /// Octets arrive; answers what the session said to them.
+    /// Feeds a text and returns what the session replied to it.
     pub fn say(&mut self, text: &str) -> String {
         let from = self.output.len();
         self.feed(text.as_bytes());
@@ -163,7 +164,7 @@ impl Conversation {
             Question::Authenticate(c) if c.username == "down" => no(454, 7, 0, "Store down"),
             Question::Authenticate(c) if c.password.as_str() != "pass" => no(535, 7, 8, "No"),
             Question::FindUser(username) if username == "down" => no(454, 7, 0, "Store down"),
-            // RFC 7677 §3: the only exchange that this server knows.
+            // RFC 7677 §3: the exchange of the example.
             Question::FindUser(_) => Verdict::Scram(ScramParameters {
                 salt: STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
                 iterations: 4096,

@@ -33,9 +33,8 @@ fn check(status: DomainStatus) -> DomainCheck {
     }
 }
 
-#[tokio::test]
-async fn a_tenant_is_read_back_as_it_was_written_and_changed() {
-    let bed = Bed::new();
+pub(super) async fn a_tenant_is_read_back_as_it_was_written_and_changed<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let mut new = new_tenant("acme");
     new.external_ref = Some("crm-7".to_owned());
     new.metadata.insert("plan".to_owned(), serde_json::json!({ "tier": 3 }));
@@ -74,9 +73,8 @@ async fn a_tenant_is_read_back_as_it_was_written_and_changed() {
     );
 }
 
-#[tokio::test]
-async fn a_smart_host_password_is_kept_replaced_and_cleared() {
-    let bed = Bed::new();
+pub(super) async fn a_smart_host_password_is_kept_replaced_and_cleared<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let id = bed.tenant("a").await.id;
     let password = async || bed.store.smart_host_password(id).await.unwrap();
     let change = async |smart_host: Option<NewSmartHost>| {
@@ -98,9 +96,8 @@ async fn a_smart_host_password_is_kept_replaced_and_cleared() {
     assert!(one != two && three != one && three != two, "{one} {two} {three}");
 }
 
-#[tokio::test]
-async fn a_slug_is_used_once() {
-    let bed = Bed::new();
+pub(super) async fn a_slug_is_used_once<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await, bed.tenant("b").await);
     let again = bed.store.create_tenant(new_tenant("a"), now()).await;
     assert!(matches!(again, Err(StoreError::Conflict(Conflict::Slug))));
@@ -110,9 +107,8 @@ async fn a_slug_is_used_once() {
     assert!(bed.store.update_tenant(a.id, to("a"), now()).await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn lists_go_from_new_to_old_and_page_both_ways() {
-    let bed = Bed::new();
+pub(super) async fn lists_go_from_new_to_old_and_page_both_ways<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let mut made = Vec::new();
     for number in 0..7 {
         made.push(bed.tenant(&format!("t{number}")).await);
@@ -139,9 +135,8 @@ async fn lists_go_from_new_to_old_and_page_both_ways() {
     assert_eq!((slugs(&between), between.has_more), (vec!["t3".into(), "t2".into()], false));
 }
 
-#[tokio::test]
-async fn removing_a_tenant_counts_first_and_leaves_the_others() {
-    let bed = Bed::new();
+pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (gone, kept) = (bed.tenant("gone").await, bed.tenant("kept").await);
     for tenant in [&gone, &kept] {
         bed.store
@@ -177,12 +172,11 @@ async fn removing_a_tenant_counts_first_and_leaves_the_others() {
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
     assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
     assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
-    assert_eq!(bed.store.depth().await.unwrap().open, 2);
+    assert_eq!(bed.store.count_open().await.unwrap(), 2);
 }
 
-#[tokio::test]
-async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins() {
-    let bed = Bed::new();
+pub(super) async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b, c) = (bed.tenant("a").await.id, bed.tenant("b").await.id, bed.tenant("c").await.id);
     let create = async |tenant, domain| {
         bed.store.create_domain(new_domain(Some(tenant), domain, Verification::Dns), now()).await
@@ -226,9 +220,8 @@ async fn a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins() {
     assert_eq!(freed.status, DomainStatus::Verified);
 }
 
-#[tokio::test]
-async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that() {
-    let bed = Bed::new();
+pub(super) async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let pending =
         bed.store.create_domain(new_domain(Some(b), "example.com", Verification::Dns), now()).await.unwrap();
@@ -245,9 +238,8 @@ async fn the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that() {
     assert!(checked.last_check.is_some());
 }
 
-#[tokio::test]
-async fn a_check_that_finds_nothing_new_leaves_the_version_of_the_directory() {
-    let bed = Bed::new();
+pub(super) async fn a_check_that_finds_nothing_new_leaves_the_version_of_the_directory<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let a = bed.tenant("a").await.id;
     let domain = new_domain(Some(a), "example.com", Verification::Dns);
     let id = bed.store.create_domain(domain, now()).await.unwrap().id;
@@ -269,9 +261,8 @@ async fn a_check_that_finds_nothing_new_leaves_the_version_of_the_directory() {
     assert!(raises(check(DomainStatus::Failing)).await, "the status");
 }
 
-#[tokio::test]
-async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first() {
-    let bed = Bed::new();
+pub(super) async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let a = bed.tenant("a").await.id;
     let create = async |domain, verification| {
         bed.store.create_domain(new_domain(Some(a), domain, verification), now()).await.unwrap().id
@@ -302,9 +293,10 @@ async fn only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_firs
     assert_eq!(found(between, 10).await, []);
 }
 
-#[tokio::test]
-async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first() {
-    let bed = Bed::new();
+pub(super) async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     for (tenant, domain) in [(a, "example.com"), (a, "mail.example.com"), (b, "deep.mail.example.com")] {
         bed.store.create_domain(new_domain(Some(tenant), domain, Verification::Dns), now()).await.unwrap();
@@ -332,9 +324,8 @@ async fn the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_f
     assert!(matches!(inside, Err(StoreError::Conflict(Conflict::DomainTaken))));
 }
 
-#[tokio::test]
-async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires() {
-    let bed = Bed::new();
+pub(super) async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let a = bed.tenant("a").await.id;
     let domain = bed
         .store
@@ -381,9 +372,8 @@ async fn a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires(
     assert!(bed.store.dkim_private_key(DkimKeyId::generate(now())).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more() {
-    let bed = Bed::new();
+pub(super) async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let new = new_domain(Some(a), "example.com", Verification::Dns);
     let domain = bed.store.create_domain(new, now()).await.unwrap().id;
@@ -421,9 +411,8 @@ async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more() {
     assert_eq!(remove(later(9000)).await, 0);
 }
 
-#[tokio::test]
-async fn a_key_is_found_by_its_secret_and_can_be_revoked_once() {
-    let bed = Bed::new();
+pub(super) async fn a_key_is_found_by_its_secret_and_can_be_revoked_once<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let a = bed.tenant("a").await.id;
     let secret = KeySecret::generate(Environment::Live);
     let key = bed.store.create_key(new_key(Some(a), &secret), now()).await.unwrap();
@@ -458,9 +447,10 @@ async fn a_key_is_found_by_its_secret_and_can_be_revoked_once() {
     ));
 }
 
-#[tokio::test]
-async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing() {
-    let bed = Bed::new();
+pub(super) async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let platform = bed.store.suppress(new_suppression(None, "Bob@Example.com"), now()).await.unwrap();
     assert_eq!(platform.address, "bob@example.com");
@@ -490,9 +480,8 @@ async fn a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_
     assert_eq!(stops(a, now()).await, None);
 }
 
-#[tokio::test]
-async fn a_foreign_object_is_as_absent_as_one_that_never_was() {
-    let bed = Bed::new();
+pub(super) async fn a_foreign_object_is_as_absent_as_one_that_never_was<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let domain =
         bed.store.create_domain(new_domain(Some(a), "example.com", Verification::Dns), now()).await.unwrap();
@@ -520,9 +509,8 @@ async fn a_foreign_object_is_as_absent_as_one_that_never_was() {
     assert!(bed.store.list_messages(filter(Some(b)), page(10)).await.unwrap().items.is_empty());
 }
 
-#[tokio::test]
-async fn many_addresses_are_suppressed_together_or_not_at_all() {
-    let bed = Bed::new();
+pub(super) async fn many_addresses_are_suppressed_together_or_not_at_all<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let listed = async || {
         bed.store.list_suppressions(SuppressionFilter::default(), page(10)).await.unwrap().items.len()
@@ -540,9 +528,8 @@ async fn many_addresses_are_suppressed_together_or_not_at_all() {
     assert_eq!(listed().await, 2);
 }
 
-#[tokio::test]
-async fn a_tenant_has_so_many_objects_and_no_more() {
-    let bed = Bed::new();
+pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (full, other) = (bed.tenant("full").await.id, bed.tenant("other").await.id);
     let is_full = |error: StoreError, what| match error {
         StoreError::Conflict(Conflict::LimitReached(limited)) => limited == what,
@@ -574,9 +561,8 @@ async fn a_tenant_has_so_many_objects_and_no_more() {
     suppressions(None, 0..most + 1).await.unwrap();
 }
 
-#[tokio::test]
-async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room() {
-    let bed = Bed::new();
+pub(super) async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let create = async || {
         let new = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
@@ -598,9 +584,8 @@ async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room() {
     assert!(create().await.is_err());
 }
 
-#[tokio::test]
-async fn a_change_of_status_has_its_event_and_a_patch_without_one_none() {
-    let bed = Bed::new();
+pub(super) async fn a_change_of_status_has_its_event_and_a_patch_without_one_none<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let id = bed.tenant("a").await.id;
     for status in [TenantStatus::Suspended, TenantStatus::Suspended, TenantStatus::Active] {
         let patch = TenantPatch { status: Some(status), ..TenantPatch::default() };

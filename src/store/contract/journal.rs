@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{EventKind, RefusalCode, RequestId, Stage};
 
-async fn found(bed: &Bed, filter: MessageFilter) -> Vec<MessageId> {
+async fn found(bed: &TestBed<impl Harness>, filter: MessageFilter) -> Vec<MessageId> {
     let page = bed.store.list_messages(filter, page(100)).await.unwrap();
     page.items.into_iter().map(|summary| summary.message.id).collect()
 }
@@ -21,9 +21,39 @@ fn replay(events: &[Event], delivery: DeliveryId) -> DeliveryState {
     })
 }
 
-#[tokio::test]
-async fn the_journal_and_the_states_agree() {
-    let bed = Bed::new();
+pub(super) async fn the_journal_is_read_on_from_any_position_also_after_a_restart<H: Harness>() {
+    let mut bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let watched = bed.store.watch_events();
+    let begin = *watched.borrow();
+    for number in 0..5 {
+        let new = new_suppression(Some(tenant), &format!("x{number}@one.example"));
+        bed.store.suppress(new, now()).await.unwrap();
+    }
+    let end = *watched.borrow();
+    for _ in 0..2 {
+        let entries = bed.store.events_after(begin, 100).await.unwrap().items;
+        let addresses: Vec<_> =
+            entries.iter().map(|entry| entry.event.data["address"].as_str().unwrap()).collect();
+        assert_eq!(addresses, [0, 1, 2, 3, 4].map(|number| format!("x{number}@one.example")));
+        assert!(entries.is_sorted_by(|one, next| one.cursor < next.cursor));
+        assert!(begin < entries[0].cursor && entries[4].cursor <= end);
+        for (position, entry) in entries.iter().enumerate() {
+            let of_event = bed.store.cursor_of(entry.event.id).await.unwrap();
+            for cursor in [entry.cursor, entry.cursor.to_string().parse().unwrap(), of_event] {
+                let rest = bed.store.events_after(cursor, 2).await.unwrap().items;
+                let expected = &entries[position + 1..entries.len().min(position + 3)];
+                assert_eq!(format!("{rest:?}"), format!("{expected:?}"), "behind {cursor}");
+            }
+        }
+        assert!(bed.store.events_after(end, 100).await.unwrap().items.is_empty());
+        bed = bed.restart().await;
+        assert!(*bed.store.watch_events().borrow() >= end);
+    }
+}
+
+pub(super) async fn the_journal_and_the_states_agree<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let recipients: Vec<_> = (0..40).map(|number| format!("u{number}@d{}.example", number % 7)).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -64,12 +94,11 @@ async fn the_journal_and_the_states_agree() {
     }
     let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
     let open = deliveries.iter().filter(|delivery| delivery.state.is_open()).count() as u64;
-    assert_eq!(bed.store.depth().await.unwrap(), QueueDepth { open, claimed: 0 });
+    assert_eq!(bed.store.count_open().await.unwrap(), open);
 }
 
-#[tokio::test]
-async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery() {
-    let bed = Bed::new();
+pub(super) async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let new = bed.enqueue(tenant, &["x@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -93,9 +122,8 @@ async fn an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery(
     assert_eq!(format!("{attempts:?}"), format!("{:?}", [attempt]));
 }
 
-#[tokio::test]
-async fn of_a_long_story_as_much_is_read_as_was_asked_for() {
-    let bed = Bed::new();
+pub(super) async fn of_a_long_story_as_much_is_read_as_was_asked_for<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let recipients: Vec<_> = (0..25).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -128,9 +156,8 @@ async fn of_a_long_story_as_much_is_read_as_was_asked_for() {
     assert_eq!((listed.recipient_count, listed.states), (25, vec![DeliveryState::Delivered]));
 }
 
-#[tokio::test]
-async fn messages_are_found_by_what_people_know_of_them() {
-    let bed = Bed::new();
+pub(super) async fn messages_are_found_by_what_people_know_of_them<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let bounced = bed.enqueue(a, &["x@one.example", "y@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;
@@ -173,9 +200,8 @@ async fn messages_are_found_by_what_people_know_of_them() {
     assert_eq!(recipients, [address("z@one.example")]);
 }
 
-#[tokio::test]
-async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
-    let bed = Bed::new();
+pub(super) async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let at = now();
     let rejection = Rejection {
@@ -206,9 +232,8 @@ async fn a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only() {
     }
 }
 
-#[tokio::test]
-async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
-    let bed = Bed::new();
+pub(super) async fn retention_counts_from_the_last_delivery_and_spares_what_is_open<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, short) = (bed.tenant("a").await.id, bed.tenant("short").await.id);
     let patch = TenantPatch { retention_days: Some(Some(2)), ..TenantPatch::default() };
     bed.store.update_tenant(short, patch, now()).await.unwrap();
@@ -234,12 +259,11 @@ async fn retention_counts_from_the_last_delivery_and_spares_what_is_open() {
     assert_eq!((third.bodies, third.messages, third.events), (0, 1, 2));
     assert!(bed.store.message(None, old.message.id).await.unwrap().is_none());
     assert!(has_body(&open).await);
-    assert_eq!(bed.store.depth().await.unwrap().open, 1);
+    assert_eq!(bed.store.count_open().await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows() {
-    let bed = Bed::new();
+pub(super) async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, soon, late) =
         (bed.tenant("a").await.id, bed.tenant("soon").await.id, bed.tenant("late").await.id);
     for (tenant, days) in [(soon, 1), (late, 9)] {
@@ -264,9 +288,8 @@ async fn bodies_of_a_tenant_go_when_it_wants_and_before_its_rows() {
     }
 }
 
-#[tokio::test]
-async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older() {
-    let bed = Bed::without_hand_over();
+pub(super) async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older<H: Harness>() {
+    let bed = TestBed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await.id;
     for _ in 0..50 {
         bed.enqueue(tenant, &["open@one.example"]).await;
@@ -285,9 +308,8 @@ async fn what_is_to_go_is_found_behind_a_long_queue_that_is_older() {
     assert_eq!(removed, [&[(0, 0, true), (0, 0, true), (1, 1, false)][..], &nothing].concat());
 }
 
-#[tokio::test]
-async fn pruning_takes_no_more_than_its_limit() {
-    let bed = Bed::new();
+pub(super) async fn pruning_takes_no_more_than_its_limit<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     for number in 0..20 {
         bed.enqueue(tenants[number % 2], &["x@one.example"]).await;
@@ -302,9 +324,10 @@ async fn pruning_takes_no_more_than_its_limit() {
     }
 }
 
-#[tokio::test]
-async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attempts_do() {
-    let bed = Bed::new();
+pub(super) async fn recipients_of_one_try_share_its_transcript_which_goes_before_the_attempts_do<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let new = bed.enqueue(tenant, &["x@one.example", "y@one.example", "z@one.example"]).await;
     let batches = bed.claim(later(0)).await.batches;

@@ -4,11 +4,11 @@ use super::*;
 use crate::model::{DisabledReason, EventKind, WebhookStatus};
 
 /// Makes an event of a tenant that has no message.
-async fn suppress(bed: &Bed, tenant: TenantId, address: &str) {
+async fn suppress(bed: &TestBed<impl Harness>, tenant: TenantId, address: &str) {
     bed.store.suppress(new_suppression(Some(tenant), address), now()).await.unwrap();
 }
 
-async fn waiting(bed: &Bed, webhook: WebhookId) -> Vec<WebhookDelivery> {
+async fn waiting(bed: &TestBed<impl Harness>, webhook: WebhookId) -> Vec<WebhookDelivery> {
     let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 100, later(0)).await.unwrap();
     served.unwrap().work.deliveries
 }
@@ -30,19 +30,18 @@ fn outcome(delivery: &WebhookDelivery, at: Timestamp, verdict: WebhookVerdict) -
     }
 }
 
-async fn disabled_reason(bed: &Bed, webhook: WebhookId) -> Option<DisabledReason> {
+async fn disabled_reason(bed: &TestBed<impl Harness>, webhook: WebhookId) -> Option<DisabledReason> {
     let webhook = bed.store.webhook(None, webhook).await.unwrap().unwrap();
     assert_eq!(webhook.disabled_reason.is_some(), webhook.status == WebhookStatus::Disabled);
     webhook.disabled_reason
 }
 
-#[tokio::test]
-async fn what_is_to_be_told_outlives_a_crash() {
-    let bed = Bed::new();
+pub(super) async fn what_is_to_be_told_outlives_a_crash<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![webhook], None));
     let told = waiting(&bed, webhook).await;
     assert_eq!((told.len(), told[0].event.kind), (1, EventKind::SuppressionCreated));
@@ -58,9 +57,8 @@ async fn what_is_to_be_told_outlives_a_crash() {
     assert_eq!(waiting(&bed, webhook).await.len(), 1);
 }
 
-#[tokio::test]
-async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one() {
-    let bed = Bed::new();
+pub(super) async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     bed.enqueue(tenant, &["x@one.example"]).await;
@@ -82,9 +80,8 @@ async fn later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one() 
     assert_eq!(kinds().await, [EventKind::SuppressionCreated, EventKind::MessageDelivered]);
 }
 
-#[tokio::test]
-async fn what_waits_for_an_earlier_event_is_not_due_before_it() {
-    let bed = Bed::new();
+pub(super) async fn what_waits_for_an_earlier_event_is_not_due_before_it<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     bed.enqueue(tenant, &["x@one.example", "y@two.example"]).await;
@@ -116,9 +113,8 @@ async fn what_waits_for_an_earlier_event_is_not_due_before_it() {
     assert_eq!(due().await[1..], [again_at; 2], "after three tries it holds up nothing");
 }
 
-#[tokio::test]
-async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew() {
-    let bed = Bed::new();
+pub(super) async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
@@ -152,9 +148,8 @@ async fn a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew()
     );
 }
 
-#[tokio::test]
-async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk() {
-    let bed = Bed::new();
+pub(super) async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     for number in 0..20 {
@@ -181,9 +176,8 @@ async fn a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk() 
     assert_eq!(told().await.len(), 21);
 }
 
-#[tokio::test]
-async fn what_a_transaction_took_back_is_not_told() {
-    let bed = Bed::new();
+pub(super) async fn what_a_transaction_took_back_is_not_told<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     suppress(&bed, tenant, "before@one.example").await;
     // An unknown tenant: the webhook's row and all that followed from it are undone.
@@ -194,9 +188,8 @@ async fn what_a_transaction_took_back_is_not_told() {
     assert_eq!(waiting(&bed, webhook).await.len(), 1);
 }
 
-#[tokio::test]
-async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook() {
-    let bed = Bed::new();
+pub(super) async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let webhook = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
     suppress(&bed, tenant, "x@one.example").await;
@@ -212,9 +205,8 @@ async fn what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhoo
     assert_eq!(bed.store.webhook(None, webhook).await.unwrap().map(|w| w.id), None);
 }
 
-#[tokio::test]
-async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
-    let bed = Bed::new();
+pub(super) async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let begin = now();
     suppress(&bed, quiet, "x@one.example").await;
@@ -247,7 +239,7 @@ async fn a_page_of_events_looks_at_so_many_and_says_where_to_go_on() {
 
 /// All pages from one end to the other, and where each says to go on.
 async fn pages_of_events(
-    bed: &Bed,
+    bed: &TestBed<impl Harness>,
     filter: &EventFilter,
     limit: usize,
     upwards: bool,
@@ -271,9 +263,8 @@ async fn pages_of_events(
     }
 }
 
-#[tokio::test]
-async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenant() {
-    let bed = Bed::new();
+pub(super) async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenant<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (busy, quiet) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     for burst in 0..12 {
         // Events of one millisecond, of both and of nobody.
@@ -305,9 +296,8 @@ async fn pages_of_events_skip_nothing_and_show_no_id_of_another_tenant() {
     }
 }
 
-#[tokio::test]
-async fn events_are_found_by_the_microsecond_they_happened_at() {
-    let bed = Bed::new();
+pub(super) async fn events_are_found_by_the_microsecond_they_happened_at<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let begin = now();
     let at = |number: i64| begin + SignedDuration::from_micros(500 * number);

@@ -11,7 +11,12 @@ fn words(text: &str) -> MessageFilter {
 }
 
 /// All pages of a list from one end to the other, in the order of ids.
-async fn walk(bed: &Bed, filter: &MessageFilter, limit: usize, upwards: bool) -> Vec<MessageId> {
+async fn walk(
+    bed: &TestBed<impl Harness>,
+    filter: &MessageFilter,
+    limit: usize,
+    upwards: bool,
+) -> Vec<MessageId> {
     let mut request = PageRequest { limit, ..PageRequest::default() };
     if upwards {
         request.before = Some(MessageId::from(ulid::Ulid::nil()).to_string());
@@ -36,20 +41,25 @@ async fn walk(bed: &Bed, filter: &MessageFilter, limit: usize, upwards: bool) ->
     found
 }
 
-async fn enqueue(bed: &Bed, tenant: TenantId, change: impl FnOnce(&mut NewMessage)) -> Message {
+async fn enqueue(
+    bed: &TestBed<impl Harness>,
+    tenant: TenantId,
+    change: impl FnOnce(&mut NewMessage),
+) -> Message {
     let mut new = new_message(tenant, &["x@one.example"], "body");
     change(&mut new);
     bed.store.enqueue(new.clone()).await.unwrap();
     new.message
 }
 
-async fn with_subject(bed: &Bed, tenant: TenantId, subject: &str) -> MessageId {
+async fn with_subject(bed: &TestBed<impl Harness>, tenant: TenantId, subject: &str) -> MessageId {
     enqueue(bed, tenant, |new| new.message.subject = Some(subject.to_owned())).await.id
 }
 
-#[tokio::test]
-async fn words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning() {
-    let bed = Bed::new();
+pub(super) async fn words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let invoice = with_subject(&bed, tenant, "Your Invoice 2026-17 for café AND tea").await;
     let other = with_subject(&bed, tenant, "Re: invoices of May (tea*)").await;
@@ -84,9 +94,8 @@ async fn words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_i
     }
 }
 
-#[tokio::test]
-async fn every_combination_finds_what_it_means_in_pages_up_and_down() {
-    let bed = Bed::without_hand_over();
+pub(super) async fn every_combination_finds_what_it_means_in_pages_up_and_down<H: Harness>() {
+    let bed = TestBed::<H>::without_hand_over().await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     let senders = ["one@example.com", "two@example.com"];
     let mut all = Vec::new();
@@ -147,9 +156,8 @@ async fn every_combination_finds_what_it_means_in_pages_up_and_down() {
     }
 }
 
-#[tokio::test]
-async fn a_message_is_listed_once_however_many_of_its_deliveries_are_meant() {
-    let bed = Bed::new();
+pub(super) async fn a_message_is_listed_once_however_many_of_its_deliveries_are_meant<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut expected = Vec::new();
     for _ in 0..3 {
@@ -170,9 +178,8 @@ async fn a_message_is_listed_once_however_many_of_its_deliveries_are_meant() {
     }
 }
 
-#[tokio::test]
-async fn messages_are_found_by_the_microsecond_they_were_accepted_at() {
-    let bed = Bed::new();
+pub(super) async fn messages_are_found_by_the_microsecond_they_were_accepted_at<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut messages = Vec::new();
     let begin = now();
@@ -204,9 +211,8 @@ async fn messages_are_found_by_the_microsecond_they_were_accepted_at() {
     }
 }
 
-#[tokio::test]
-async fn a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_own() {
-    let bed = Bed::new();
+pub(super) async fn a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_own<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let recipients: Vec<_> = (0..1000).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -223,9 +229,8 @@ async fn a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_
 }
 
 /// Where a page that is not full goes on is told by an id.
-#[tokio::test]
-async fn a_list_of_a_tenant_tells_of_no_message_of_another() {
-    let bed = Bed::without_hand_over();
+pub(super) async fn a_list_of_a_tenant_tells_of_no_message_of_another<H: Harness>() {
+    let bed = TestBed::<H>::without_hand_over().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let first = bed.enqueue(a, &["x@one.example"]).await.message.id;
     for _ in 0..50 {
@@ -251,9 +256,8 @@ async fn a_list_of_a_tenant_tells_of_no_message_of_another() {
     }
 }
 
-#[tokio::test]
-async fn messages_of_one_millisecond_are_all_found() {
-    let bed = Bed::new();
+pub(super) async fn messages_of_one_millisecond_are_all_found<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let at = now();
     let mut expected = Vec::new();
@@ -273,14 +277,15 @@ async fn messages_of_one_millisecond_are_all_found() {
     assert_eq!(found, expected);
 }
 
-#[tokio::test]
-async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_is_forgotten() {
-    let bed = Bed::new();
+pub(super) async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_is_forgotten<
+    H: Harness,
+>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let first = with_subject(&bed, tenant, "first of all").await;
     assert!(!bed.store.index_messages().await.unwrap());
     let second = with_subject(&bed, tenant, "second of all").await;
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [second, first]);
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Delivered)).await.unwrap();
@@ -291,14 +296,13 @@ async fn what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_
     assert_eq!(walk(&bed, &words("all"), 10, false).await, []);
 }
 
-#[tokio::test]
-async fn what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back() {
-    let bed = Bed::new();
+pub(super) async fn what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (gone, tenant) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     enqueue(&bed, gone, |new| new.message.created_at = later(3600)).await;
     assert!(!bed.store.index_messages().await.unwrap());
     assert!(bed.store.remove_tenant(gone, true).await.unwrap().is_some());
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let id = with_subject(&bed, tenant, "after all").await;
     assert_eq!(walk(&bed, &words("all"), 10, false).await, [id]);
 }

@@ -2,9 +2,8 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_template_is_its_tenants_own_and_its_name_unique_there() {
-    let bed = Bed::new();
+pub(super) async fn a_template_is_its_tenants_own_and_its_name_unique_there<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let made = bed.store.create_template(new_template(a, "hello"), now()).await.unwrap();
     assert_eq!(bed.store.template(Some(a), made.id).await.unwrap(), Some(made.clone()));
@@ -30,9 +29,8 @@ async fn a_template_is_its_tenants_own_and_its_name_unique_there() {
     assert!(bed.store.delete_template(Some(a), made.id).await.unwrap());
 }
 
-#[tokio::test]
-async fn an_answer_is_kept_for_a_day_and_the_first_one_stays() {
-    let bed = Bed::new();
+pub(super) async fn an_answer_is_kept_for_a_day_and_the_first_one_stays<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let new = || new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(new(), now()).await.unwrap().id;
@@ -53,9 +51,8 @@ async fn an_answer_is_kept_for_a_day_and_the_first_one_stays() {
     assert_eq!(bed.store.prune(policy, after(3 * day), 10).await.unwrap().kept_answers, 1);
 }
 
-#[tokio::test]
-async fn the_notes_of_a_message_are_read_back_and_its_tags_find_it() {
-    let bed = Bed::new();
+pub(super) async fn the_notes_of_a_message_are_read_back_and_its_tags_find_it<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut new = new_message(tenant, &["x@one.example"], "tagged");
     new.suppressed = vec![address("gone@one.example")];

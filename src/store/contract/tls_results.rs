@@ -13,21 +13,19 @@ fn result(day: &str, domain: &str, failure: Option<TlsFailure>, sessions: u32) -
     }
 }
 
-#[tokio::test]
-async fn sessions_of_one_kind_add_up_and_survive_a_restart() {
-    let bed = Bed::new();
+pub(super) async fn sessions_of_one_kind_add_up_and_survive_a_restart<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let good = |sessions| result("2026-11-22", "b.test", None, sessions);
     let bad = |sessions| result("2026-11-22", "b.test", Some(TlsFailure::DaneRequired), sessions);
     bed.store.add_tls_results(vec![good(2), bad(1)]).await.unwrap();
     bed.store.add_tls_results(vec![good(3), result("2026-11-23", "b.test", None, 7)]).await.unwrap();
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let found = bed.store.tls_results(good(0).day, &good(0).domain).await.unwrap();
     assert_eq!(found, [good(5), bad(1)]);
 }
 
-#[tokio::test]
-async fn days_that_have_ended_are_told_in_order_until_they_are_forgotten() {
-    let bed = Bed::new();
+pub(super) async fn days_that_have_ended_are_told_in_order_until_they_are_forgotten<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let days = [
         ("2026-11-21", "b.test"),
         ("2026-11-21", "a.test"),

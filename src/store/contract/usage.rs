@@ -4,12 +4,12 @@ use super::*;
 use crate::model::{EventKind, LimitPeriod, RefusalCode, RequestId, Stage};
 
 /// The last hundred years.
-async fn usage(bed: &Bed, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
+async fn usage(bed: &TestBed<impl Harness>, tenant: TenantId, interval: UsageInterval) -> Vec<Usage> {
     let from = Timestamp::UNIX_EPOCH;
     bed.store.usage(tenant, interval, from, later(365 * 24 * 3600)).await.unwrap()
 }
 
-async fn sum(bed: &Bed, tenant: TenantId, environment: Environment) -> UsageCounts {
+async fn sum(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Environment) -> UsageCounts {
     let of_environment = |days: Vec<Usage>| {
         let mut sum = UsageCounts::default();
         days.iter().filter(|day| day.environment == environment).for_each(|day| sum += day.counts);
@@ -22,7 +22,7 @@ async fn sum(bed: &Bed, tenant: TenantId, environment: Environment) -> UsageCoun
 }
 
 /// The same from the journal, event for event.
-async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> UsageCounts {
+async fn recount(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Environment) -> UsageCounts {
     let mut counts = UsageCounts::default();
     let all = PageRequest { limit: 100, ..PageRequest::default() };
     let filter = MessageFilter { environment: Some(environment), ..MessageFilter::default() };
@@ -52,7 +52,7 @@ async fn recount(bed: &Bed, tenant: TenantId, environment: Environment) -> Usage
     counts
 }
 
-async fn send(bed: &Bed, tenant: TenantId, environment: Environment, recipients: &[&str]) {
+async fn send(bed: &TestBed<impl Harness>, tenant: TenantId, environment: Environment, recipients: &[&str]) {
     let mut new = new_message(tenant, recipients, "body");
     new.message.environment = environment;
     new.suppressed = recipients
@@ -100,9 +100,8 @@ fn outcome_of(batch: &Batch) -> RecordBatch {
     records
 }
 
-#[tokio::test]
-async fn what_was_used_is_what_the_journal_tells() {
-    let bed = Bed::new();
+pub(super) async fn what_was_used_is_what_the_journal_tells<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (a, b) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let (live, test) = (Environment::Live, Environment::Test);
     for _ in 0..3 {
@@ -125,7 +124,7 @@ async fn what_was_used_is_what_the_journal_tells() {
             bed.store.record(outcome_of(&batch)).await.unwrap();
         }
     }
-    assert_eq!(bed.store.depth().await.unwrap().open, 0);
+    assert_eq!(bed.store.count_open().await.unwrap(), 0);
     for (tenant, environment) in [(a, live), (a, test), (b, live), (b, test)] {
         let counted = sum(&bed, tenant, environment).await;
         assert_eq!(counted, recount(&bed, tenant, environment).await, "{tenant} {environment}");
@@ -142,9 +141,8 @@ async fn what_was_used_is_what_the_journal_tells() {
     assert_eq!(sum(&bed, a, live).await, expected);
 }
 
-#[tokio::test]
-async fn what_is_repeated_cancelled_or_not_written_is_not_counted() {
-    let bed = Bed::new();
+pub(super) async fn what_is_repeated_cancelled_or_not_written_is_not_counted<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut new = new_message(tenant, &["x@one.example", "y@two.example"], "once");
     new.submission_key = Some(SubmissionKey { name: "k".to_owned(), digest: [1; 32] });
@@ -162,8 +160,7 @@ async fn what_is_repeated_cancelled_or_not_written_is_not_counted() {
     let others = (0..20).map(|_| bed.enqueue(tenant, &["z@one.example"]));
     let (failed, _) = tokio::join!(bed.store.record(half_done), futures_in_turn(others));
     failed.unwrap_err();
-    bed.store.release(&ids(&batches));
-    bed.store.cancel(new.message.id, now()).await.unwrap();
+    bed.store.cancel(new.message.id, ids(&batches), now()).await.unwrap();
     let expected = UsageCounts { sent: 22, ..UsageCounts::default() };
     assert_eq!(sum(&bed, tenant, Environment::Live).await, expected);
 }
@@ -174,9 +171,8 @@ async fn futures_in_turn<T>(futures: impl Iterator<Item = impl Future<Output = T
     }
 }
 
-#[tokio::test]
-async fn usage_stands_in_the_hour_and_the_day_of_its_time() {
-    let bed = Bed::new();
+pub(super) async fn usage_stands_in_the_hour_and_the_day_of_its_time<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let by = |at: &str| UsedBy { tenant_id: tenant, environment: Environment::Live, at: at.parse().unwrap() };
     let gone = UsedBy { tenant_id: TenantId::generate(now()), ..by("2026-11-22T05:00:00Z") };
@@ -207,9 +203,8 @@ async fn usage_stands_in_the_hour_and_the_day_of_its_time() {
     assert!(bed.store.usage(gone.tenant_id, day, Timestamp::UNIX_EPOCH, now()).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn hours_go_after_ninety_days_and_days_stay() {
-    let bed = Bed::new();
+pub(super) async fn hours_go_after_ninety_days_and_days_stay<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let start = UsageInterval::Day.start_of(now());
     let hours = (0..48).map(|hour| {
@@ -228,9 +223,8 @@ async fn hours_go_after_ninety_days_and_days_stay() {
     assert_eq!(usage(&bed, tenant, UsageInterval::Day).await.len(), 2);
 }
 
-#[tokio::test]
-async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts() {
-    let mut bed = Bed::new();
+pub(super) async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts<H: Harness>() {
+    let mut bed = TestBed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let at: Timestamp = "2026-11-22T05:42:27Z".parse().unwrap();
     let warning = |level, environment, period: LimitPeriod, at| LimitWarning {
@@ -257,16 +251,15 @@ async fn a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts() {
     ] {
         bed.store.warn_of_limit(warning);
         bed.store.checkpoint().await.unwrap();
-        bed = bed.restart();
+        bed = bed.restart().await;
         told += u64::from(is_new);
         let events = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap().events;
         assert_eq!(events, told, "{warning:?}");
     }
 }
 
-#[tokio::test]
-async fn usage_goes_with_its_tenant_and_leaves_that_of_others() {
-    let bed = Bed::new();
+pub(super) async fn usage_goes_with_its_tenant_and_leaves_that_of_others<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
     let (gone, kept) = (bed.tenant("gone").await.id, bed.tenant("kept").await.id);
     for tenant in [gone, kept] {
         bed.enqueue(tenant, &["x@one.example"]).await;

@@ -223,15 +223,6 @@ impl std::fmt::Debug for IdempotentResponse {
     }
 }
 
-/// How many deliveries wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueueDepth {
-    /// Not finished.
-    pub open: u64,
-    /// Being worked on or waiting in memory.
-    pub claimed: u64,
-}
-
 /// How long finished things are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionPolicy {

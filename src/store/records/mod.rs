@@ -1,21 +1,33 @@
 //! What goes into the store and what comes out: plain structs with the words of the product.
 
-mod directory;
+mod dkim_key;
+mod domain;
 mod journal;
+mod journal_cursor;
+mod key;
 mod queue;
 mod spool;
 mod sts;
+mod suppression;
+mod template;
+mod tenant;
 mod tls_result;
 mod usage;
 mod webhook;
 
 use crate::mail::Timestamp;
 
-pub use directory::*;
+pub use dkim_key::*;
+pub use domain::*;
 pub use journal::*;
+pub use journal_cursor::*;
+pub use key::*;
 pub use queue::*;
 pub use spool::*;
 pub use sts::*;
+pub use suppression::*;
+pub use template::*;
+pub use tenant::*;
 pub use tls_result::*;
 pub use usage::*;
 pub use webhook::*;

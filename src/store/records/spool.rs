@@ -152,37 +152,59 @@ pub enum StoredContent {
     File { file: File, octets: u64 },
 }
 
-/// How much the caller of [`super::Spool::claim_due`] can take.
-#[derive(Clone)]
-pub struct ClaimRoom {
-    /// Deliveries in all.
-    pub deliveries_max: usize,
-    /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
-    pub per_tenant_max: usize,
-    /// What is passed over.
-    pub admits: Arc<dyn Admits>,
+/// The next attempt of what is paused without end, in microseconds: the last one that a time can be.
+pub const PARKED_US: i64 = 253_402_207_200_000_000;
+
+/// A place among a tenant's due rows: behind this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DueCursor {
+    pub next_attempt_us: i64,
+    pub id: DeliveryId,
 }
 
-/// Says what of all that is due may be claimed.
-pub trait Admits: Send + Sync {
-    /// Whether so many deliveries of a tenant to a destination may be claimed: they are if so. Asked under a lock of the
-    /// store, so it must not call the store.
-    fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool;
+/// A part of what a tenant has due.
+#[derive(Debug, Clone)]
+pub struct DueRange {
+    pub tenant_id: TenantId,
+    /// Only rows behind this one.
+    pub after: Option<DueCursor>,
+    /// No rows behind this one.
+    pub until: Option<DueCursor>,
+    pub rows_max: usize,
 }
 
-/// Passes over what a function of the destination says.
-impl<F: Fn(&Host) -> bool + Send + Sync> Admits for F {
-    fn admits(&self, _: TenantId, destination: &Host, _: usize) -> bool {
-        self(destination)
-    }
-}
-
-/// What was claimed.
+/// Rows that are due, the longest due first.
 #[derive(Debug, Default)]
-pub struct Claimed {
-    pub batches: Vec<Batch>,
-    /// The earliest time at which there will be more; now or past if only the room was too small.
-    pub next_due_at: Option<Timestamp>,
+pub struct DuePage {
+    pub rows: Vec<DueRow>,
+    /// No more rows of the range.
+    pub is_last: bool,
+    /// Of the last page: when the tenant's next delivery falls due after now.
+    pub next_due_us: Option<i64>,
+}
+
+/// A due delivery, as far as the choice needs it.
+#[derive(Debug)]
+pub struct DueRow {
+    pub at: DueCursor,
+    pub destination: Host,
+}
+
+/// A due row whose next attempt is put off to the end of the pause of its destination.
+#[derive(Debug, Clone)]
+pub struct ParkedRow {
+    pub tenant_id: TenantId,
+    pub destination: Host,
+    pub at: DueCursor,
+    pub until_us: i64,
+}
+
+/// The deliveries of a message that are not finished.
+#[derive(Debug, Default)]
+pub struct OpenDeliveries {
+    /// `None` if there are none.
+    pub tenant_id: Option<TenantId>,
+    pub deliveries: Vec<(DeliveryId, Host)>,
 }
 
 /// What one try of a batch did, to be written in one transaction.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::checksum::Checksum;
 use super::lock;
 use super::sql_types::{count, sql_limit};
-use super::writer::Tx;
+use super::unit_of_work::Tx;
 use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;

@@ -14,13 +14,12 @@ pub(super) use self::tenants::note_resumed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use super::Store;
-use super::writer::Tx;
+use super::SqliteStore;
+use super::unit_of_work::Tx;
 use crate::mail::{DomainName, Timestamp};
 use crate::model::{
     DkimKeyId, DomainId, Environment, KeyId, QueueFilter, SecretDigest, SuppressionId, TemplateId, TenantId,
@@ -29,23 +28,23 @@ use crate::model::{
 use crate::store::{
     Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
     NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
+    ScramCredential, SpoolChange, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
     TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
-impl Store {
+impl SqliteStore {
     /// Writes something that what is remembered of senders depends on. The version changes before the caller is
     /// answered, so that whoever was told of the change sees it.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let version = Arc::clone(&self.directory_version);
+        let version = self.directory_version.clone();
         let after = move |value| {
-            version.fetch_add(1, Ordering::Release);
+            version.advance();
             value
         };
         self.write_then(work, after).await
@@ -67,12 +66,12 @@ impl Store {
     }
 
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
-        let memory = Arc::clone(&self.memory);
-        let version = Arc::clone(&self.directory_version);
+        let feed = Arc::clone(&self.feed);
+        let version = self.directory_version.clone();
         let after = move |is_there: bool| {
-            version.fetch_add(1, Ordering::Release);
+            version.advance();
             if is_there {
-                memory.suspend(id);
+                feed.send(SpoolChange::TenantSuspended(id));
             }
             is_there
         };
@@ -80,12 +79,12 @@ impl Store {
     }
 
     pub(super) async fn go_on_with_removal(&self, id: TenantId) -> Result<removal::Step> {
-        let memory = Arc::clone(&self.memory);
-        let version = Arc::clone(&self.directory_version);
+        let feed = Arc::clone(&self.feed);
+        let version = self.directory_version.clone();
         let after = move |step: removal::Step| {
             if step.is_last {
-                version.fetch_add(1, Ordering::Release);
-                memory.forget_tenant(id);
+                version.advance();
+                feed.send(SpoolChange::TenantRemoved(id));
             }
             step
         };
@@ -93,9 +92,9 @@ impl Store {
     }
 }
 
-impl Directory for Store {
+impl Directory for SqliteStore {
     fn directory_version(&self) -> u64 {
-        self.directory_version.load(Ordering::Acquire)
+        self.directory_version.current()
     }
 
     async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Tenant> {
@@ -123,13 +122,17 @@ impl Directory for Store {
     ) -> Result<Option<Tenant>> {
         let status = patch.status;
         let moves = patch.smart_host.is_some() || patch.source_pool.is_some();
-        let memory = Arc::clone(&self.memory);
-        let version = Arc::clone(&self.directory_version);
+        let feed = Arc::clone(&self.feed);
+        let version = self.directory_version.clone();
         let after = move |tenant: Option<Tenant>| {
-            version.fetch_add(1, Ordering::Release);
+            version.advance();
             match (&tenant, status) {
-                (Some(_), Some(TenantStatus::Suspended)) => memory.suspend(id),
-                (Some(_), Some(TenantStatus::Active)) => memory.resume(id, now),
+                (Some(_), Some(TenantStatus::Suspended)) => {
+                    feed.send(SpoolChange::TenantSuspended(id));
+                }
+                (Some(_), Some(TenantStatus::Active)) => {
+                    feed.send(SpoolChange::TenantResumed { tenant_id: id, at: now });
+                }
                 _ => {}
             }
             tenant
@@ -196,11 +199,11 @@ impl Directory for Store {
     }
 
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
-        let version = Arc::clone(&self.directory_version);
+        let version = self.directory_version.clone();
         let after = move |recorded: Option<domains::Recorded>| {
             // Checks are made all day, and nearly all find what the one before found.
             if recorded.as_ref().is_some_and(|recorded| recorded.matters_to_senders) {
-                version.fetch_add(1, Ordering::Release);
+                version.advance();
             }
             recorded
         };

@@ -1,51 +1,37 @@
 //! Appending to the journal, and reading it. The order of event ids is the order of events.
 
-use std::cell::Cell;
-
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use ulid::Ulid;
 
 use super::keyset::{PAGE_OBJECTS_MAX, PageOctets, Range, read_rows, ulid_at};
 use super::sql_types::{json, sql_limit, time, to_json, us};
-use super::writer::Tx;
+use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, EventKind, MessageId, TenantId, WebhookDeliveryId};
-use crate::store::{Event, EventFilter, EventPage, Page, PageRequest, Result};
+use crate::store::memory::EventClock;
+use crate::store::{Event, EventFilter, EventPage, JournalCursor, JournalEntry, Page, PageRequest, Result};
 
-/// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back.
-pub(super) struct EventClock(Cell<u128>);
-
-impl EventClock {
-    /// Continues behind the last event and the last copy of one for a webhook, and behind what the search has
-    /// followed, for that event may have been removed.
-    pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
-        let mut last = 0;
-        for (table, column, prefix) in [
-            ("event", "id", EventId::PREFIX),
-            ("webhook_delivery", "id", WebhookDeliveryId::PREFIX),
-            ("search_progress", "up_to", EventId::PREFIX),
-        ] {
-            let sql = format!("SELECT max({column}) FROM {table}");
-            let id: Option<String> = connection.query_row(&sql, [], |row| row.get(0))?;
-            let id = id.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
-            last = id.map_or(last, |id| last.max(id.into()));
-        }
-        Ok(Self(Cell::new(last)))
+/// Continues behind the last event and the last copy of one for a webhook, and behind what the search has followed, for
+/// that event may have been removed.
+pub(super) fn open_clock(connection: &Connection) -> rusqlite::Result<EventClock> {
+    let mut last = 0;
+    for (table, column, prefix) in [
+        ("event", "id", EventId::PREFIX),
+        ("webhook_delivery", "id", WebhookDeliveryId::PREFIX),
+        ("search_progress", "up_to", EventId::PREFIX),
+    ] {
+        let sql = format!("SELECT max({column}) FROM {table}");
+        let id: Option<String> = connection.query_row(&sql, [], |row| row.get(0))?;
+        let id = id.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
+        last = id.map_or(last, |id| last.max(id.into()));
     }
+    Ok(EventClock::behind(last))
+}
 
-    /// Not before any event that was committed, nor after any to come.
-    pub(super) fn last(&self) -> EventId {
-        Ulid::from(self.0.get()).into()
-    }
-
-    pub(super) fn next(&self, now: Timestamp) -> Ulid {
-        let fresh = u128::from(ulid_at(now, rand::random::<u128>()));
-        let last = self.0.get();
-        let next = if fresh >> 80 > last >> 80 { fresh } else { last.saturating_add(1) };
-        self.0.set(next);
-        Ulid::from(next)
-    }
+/// The position behind every event that was committed, and before those to come.
+pub(super) fn end_of_journal(clock: &EventClock) -> JournalCursor {
+    JournalCursor::from_bits(clock.last())
 }
 
 /// Whom and what an event is about.
@@ -72,8 +58,8 @@ impl Tx<'_> {
         let data = to_json(data)?;
         let row = params![id, kind, tenant_id, message_id, delivery_id, data, us(at)];
         self.prepare_cached(sql)?.execute(row)?;
-        self.tally.note_event(kind);
-        self.tell_webhooks(&EventPayload { id, kind, subject, data: &data, at })
+        self.usage.note_event(kind);
+        self.enqueue_for_webhooks(&EventPayload { id, kind, subject, data: &data, at })
     }
 }
 
@@ -157,11 +143,24 @@ fn edge_between(last: EventId, next: EventId) -> Option<EventId> {
     (next_at != made_at).then(|| ulid_at(made_at, rest).into())
 }
 
-pub(super) fn after(connection: &Connection, after: EventId, limit: usize) -> Result<Page<Event>> {
+/// The position behind an event. Ids of events are in the order of commits, so they are the positions too.
+pub(super) fn cursor_behind(event: EventId) -> JournalCursor {
+    JournalCursor::from_bits(Ulid::from(event).into())
+}
+
+pub(super) fn after(
+    connection: &Connection,
+    after: JournalCursor,
+    limit: usize,
+) -> Result<Page<JournalEntry>> {
+    let after = EventId::from(Ulid::from(after.bits()));
     let mut statement =
         connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
     let rows = statement.query(params![after, sql_limit(limit.saturating_add(1))])?;
-    read_rows(rows, limit, read_row)
+    read_rows(rows, limit, |row| {
+        let event = read_row(row)?;
+        Ok(JournalEntry { cursor: cursor_behind(event.id), event })
+    })
 }
 
 pub(super) const OF_MESSAGE: &str = "
@@ -178,18 +177,4 @@ pub(super) fn of_message(
     let mut statement = connection.prepare_cached(OF_MESSAGE)?;
     let rows = statement.query(params![message, delivery, sql_limit(limit.saturating_add(1))])?;
     read_rows(rows, limit, read_row)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_grow_within_a_millisecond_and_when_the_clock_goes_back() {
-        let clock = EventClock(Cell::new(0));
-        let late = Timestamp::from_second(1_000).unwrap();
-        let early = Timestamp::from_second(999).unwrap();
-        let ids = [late, late, early, late].map(|at| clock.next(at));
-        assert!(ids.is_sorted() && ids[0] != ids[1] && ids[2] != ids[3]);
-    }
 }

@@ -1,9 +1,7 @@
 //! What happened, for people: messages, deliveries, attempts, events, refusals; and their retention.
 
-pub(super) mod deliveries;
 mod idempotent_responses;
 pub(super) mod index;
-pub(super) mod messages;
 mod rejections;
 pub(super) mod retention;
 mod search;
@@ -15,17 +13,18 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{Store, Tx, blob_store, events, lock, outbox, usage};
+use super::{SqliteStore, Tx, blob_store, delivery_rows, events, lock, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
 use crate::store::{
-    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, Message, MessageFilter,
-    MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection, Result, RetentionPolicy, StoreCounts,
+    Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
+    JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,
+    Result, RetentionPolicy, StoreCounts,
 };
 
-impl Journal for Store {
+impl Journal for SqliteStore {
     async fn message(&self, scope: Option<TenantId>, id: MessageId) -> Result<Option<Message>> {
-        let message = self.read(move |connection| messages::find(connection, id)).await?;
+        let message = self.read(move |connection| message_rows::find(connection, id)).await?;
         Ok(message.filter(|message| scope.is_none_or(|tenant| tenant == message.tenant_id)))
     }
 
@@ -46,7 +45,7 @@ impl Journal for Store {
     }
 
     async fn deliveries(&self, message: MessageId) -> Result<Vec<Delivery>> {
-        self.read_at_leisure(move |connection| deliveries::of_message(connection, message)).await
+        self.read_at_leisure(move |connection| delivery_rows::of_message(connection, message)).await
     }
 
     async fn attempts(
@@ -55,7 +54,7 @@ impl Journal for Store {
         delivery: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Page<Attempt>> {
-        self.read_at_leisure(move |connection| deliveries::attempts(connection, message, delivery, limit))
+        self.read_at_leisure(move |connection| delivery_rows::attempts(connection, message, delivery, limit))
             .await
     }
 
@@ -81,11 +80,15 @@ impl Journal for Store {
         self.read_at_leisure(move |connection| events::list(connection, &filter, &page)).await
     }
 
-    async fn events_after(&self, after: EventId, limit: usize) -> Result<Page<Event>> {
+    async fn events_after(&self, after: JournalCursor, limit: usize) -> Result<Page<JournalEntry>> {
         self.read_at_leisure(move |connection| events::after(connection, after, limit)).await
     }
 
-    fn watch_events(&self) -> watch::Receiver<EventId> {
+    async fn cursor_of(&self, event: EventId) -> Result<JournalCursor> {
+        Ok(events::cursor_behind(event))
+    }
+
+    fn watch_events(&self) -> watch::Receiver<JournalCursor> {
         self.last_event.clone()
     }
 
@@ -138,7 +141,7 @@ impl Journal for Store {
     }
 }
 
-impl Store {
+impl SqliteStore {
     async fn prune_expired(&self, policy: RetentionPolicy, now: Timestamp, limit: usize) -> Result<Pruned> {
         let mut progress = lock(&self.retention).clone();
         let find = move |connection: &Connection| {

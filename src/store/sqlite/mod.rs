@@ -1,15 +1,15 @@
-//! SQLite behind the four roles: one writer on its own thread that commits everything waiting in one
-//! transaction, a pool of readers, and what is claimed in memory. Imports `mail` and
-//! `durable_file`.
+//! SQLite behind the traits: one writer on its own thread that commits everything waiting in one transaction, and a
+//! pool of readers.
 
 mod blob_store;
 mod checksum;
-mod counters;
+mod delivery_rows;
 mod directory;
 mod events;
 mod journal;
 mod keyset;
 mod leftovers;
+mod message_rows;
 mod open;
 mod outbox;
 mod policies;
@@ -21,31 +21,30 @@ mod secret_encryption;
 mod spool;
 mod sql_types;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls_results;
+mod unit_of_work;
 mod usage;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::blob_store::BodyFiles;
-use self::counters::Counters;
 use self::journal::retention;
-use self::outbox::DueIndex;
 use self::probe::Probe;
 use self::queue::Surveys;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
-use self::spool::{ClaimTable, FreeSpace};
-use self::writer::{Tx, Writer};
-use super::{Conflict, Result, StoreError};
-use crate::model::EventId;
+use self::spool::FreeSpace;
+use self::unit_of_work::Tx;
+use self::writer::Writer;
+use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
+use super::{Conflict, JournalCursor, Result, SpoolFeed, StoreError};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -152,11 +151,12 @@ impl OpenError {
     }
 }
 
-/// The store: one writer, several readers, what is claimed in memory.
-pub struct Store {
+/// The store in one data directory: one writer, several readers.
+pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
-    memory: Arc<ClaimTable>,
+    /// See [`super::Spool::feed`].
+    feed: Arc<SpoolFeed>,
     surveys: Surveys,
     probe: Probe,
     /// Held by who brings the index of messages up to date.
@@ -167,18 +167,18 @@ pub struct Store {
     sealer: Arc<secret_encryption::Sealer>,
     access: Access,
     /// See [`super::Journal::counts`].
-    counters: Arc<Counters>,
+    counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
-    last_event: watch::Receiver<EventId>,
-    /// Which webhooks have something to be told.
-    agenda: Arc<DueIndex>,
+    last_event: watch::Receiver<JournalCursor>,
+    /// Which webhooks have something to be sent.
+    webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
-    directory_version: Arc<AtomicU64>,
+    directory_version: DirectoryVersion,
     /// Held while this process serves the data directory.
     lock: Mutex<Option<File>>,
 }
 
-impl Store {
+impl SqliteStore {
     /// Opens the data directory, making or migrating it as needed.
     pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
         open::open(options)
@@ -231,11 +231,6 @@ impl Store {
     ) -> Result<T> {
         self.readers.run_at_leisure(query).await
     }
-}
-
-/// Nothing that holds one of these locks can leave its value half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -9,17 +9,17 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::watch;
 
 use super::blob_store::BodyFiles;
-use super::counters::Counters;
-use super::events::EventClock;
 use super::leftovers;
-use super::outbox::DueIndex;
 use super::readers::Readers;
 use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
-use super::spool::{ClaimTable, FreeSpace};
+use super::spool::{FreeSpace, due_rows};
 use super::writer::{CommitHooks, Writer};
-use super::{Access, OpenError, Store, StoreOptions};
+use super::{Access, OpenError, SqliteStore, StoreOptions};
+use super::{events, outbox};
 use crate::durable_file::{create_directory, sync_directory};
+use crate::store::SpoolFeed;
+use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -40,7 +40,7 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA cache_size = -65536;
     PRAGMA foreign_keys = ON;";
 
-pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
+pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
     create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
@@ -67,22 +67,27 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
     sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
-    let clock = EventClock::open(&connection).map_err(sql)?;
-    let memory = ClaimTable::open(&connection, options.hot_queue_bytes_max).map_err(sql)?;
-    let (sender, last_event) = watch::channel(clock.last());
-    let agenda = Arc::new(DueIndex::open(&connection).map_err(sql)?);
-    let counters = Arc::new(Counters::new());
-    let heralds =
-        CommitHooks { last_event: sender, agenda: Arc::clone(&agenda), counters: Arc::clone(&counters) };
+    let clock = events::open_clock(&connection).map_err(sql)?;
+    let feed = SpoolFeed::new(options.hot_queue_bytes_max, options.access == Access::Serve);
+    due_rows::begin_feed(&connection, &feed).map_err(sql)?;
+    let (sender, last_event) = watch::channel(events::end_of_journal(&clock));
+    let webhooks_due = outbox::deliveries::first_due(&connection).map_err(sql)?;
+    let webhooks_due = Arc::new(WebhookDueIndex::new(webhooks_due));
+    let counters = Arc::new(CommitCounters::new());
+    let hooks = CommitHooks {
+        last_event: sender,
+        webhooks_due: Arc::clone(&webhooks_due),
+        counters: Arc::clone(&counters),
+    };
     let readers =
         Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
-    let writer = Writer::start(connection, clock, Arc::clone(&sealer), heralds)
+    let writer = Writer::start(connection, clock, Arc::clone(&sealer), hooks)
         .map_err(|error| fault(error.to_string()))?;
-    Ok(Store {
+    Ok(SqliteStore {
         counters,
         writer,
         readers,
-        memory: Arc::new(memory),
+        feed: Arc::new(feed),
         surveys: Default::default(),
         probe: Default::default(),
         indexing: Default::default(),
@@ -92,8 +97,8 @@ pub(super) fn open(options: StoreOptions) -> Result<Store, OpenError> {
         sealer,
         access: options.access,
         last_event,
-        agenda,
-        directory_version: Arc::default(),
+        webhooks_due,
+        directory_version: DirectoryVersion::default(),
         lock: Mutex::new(lock),
     })
 }

@@ -2,12 +2,12 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::Store;
+use super::SqliteStore;
 use super::sql_types::{sql_limit, time, us};
 use crate::mail::{DomainName, Timestamp};
 use crate::store::{Policies, Result, STS_POLICIES_MAX, StoreError, StsRecord};
 
-impl Policies for Store {
+impl Policies for SqliteStore {
     async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>> {
         let domain = domain.clone();
         self.read(move |connection| {

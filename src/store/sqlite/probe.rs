@@ -7,8 +7,8 @@ use rusqlite::params;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until};
 
-use super::writer::Tx;
-use super::{Store, lock};
+use super::unit_of_work::Tx;
+use super::{SqliteStore, lock};
 use crate::store::{Result, StoreError};
 
 /// Whoever asks within this time after the beginning of a test gets its outcome: asking is no way to load the disk.
@@ -65,7 +65,7 @@ impl Probe {
     }
 }
 
-impl Store {
+impl SqliteStore {
     /// Writes as an acceptance does, at most once a second whoever asks.
     pub(super) async fn test_storage(&self) -> Result<()> {
         match self.probe.begin().await {
@@ -115,8 +115,8 @@ fn write_row(tx: &Tx<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::contract::{Bed, options};
-    use crate::store::{Access, Journal, StoreOptions};
+    use crate::store::sqlite::tests::{Bed, options};
+    use crate::store::{Access, Journal, Store, StoreOptions};
 
     fn probe(interval: Duration) -> Probe {
         Probe { interval, ..Probe::default() }
@@ -146,27 +146,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_does_not_serve_is_not_ready() {
-        let bed = Bed::new();
-        let managing = StoreOptions { access: Access::Manage, ..options(bed.dir.path()) };
+        let bed = Bed::new().await;
+        let managing = StoreOptions { access: Access::Manage, ..options(bed.path()) };
         assert!(Store::open(managing).unwrap().probe().await.is_err());
         assert!(bed.store.probe().await.is_ok());
     }
 
     #[tokio::test]
     async fn a_test_commits_and_leaves_nothing_behind() {
-        let bed = Bed::new();
+        let bed = Bed::new().await;
         let before = bed.store.counts().commits;
         bed.store.probe().await.unwrap();
         assert_eq!(bed.store.counts().commits, before + 1);
         let left: u32 = bed
-            .store
+            .engine()
             .read(|connection| {
                 Ok(connection.query_row("SELECT count(*) FROM write_test", [], |row| row.get(0))?)
             })
             .await
             .unwrap();
         assert_eq!(left, 0);
-        assert_eq!(std::fs::read_dir(bed.dir.path().join("bodies")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(bed.path().join("bodies")).unwrap().count(), 0);
     }
 
     #[tokio::test]
@@ -175,18 +175,18 @@ mod tests {
         assert!(matches!(no_room.store.probe().await, Err(StoreError::DiskFull)));
 
         // SQLite's own limit of pages stands in for a disk without room for another.
-        let full = Bed::new();
+        let full = Bed::new().await;
         let limit = |tx: &Tx<'_>| Ok(tx.query_row("PRAGMA max_page_count = 1", [], |_| Ok(()))?);
-        full.store.write(limit).await.unwrap();
+        full.engine().write(limit).await.unwrap();
         assert!(matches!(full.store.probe().await, Err(StoreError::DiskFull)));
 
-        let read_only = Bed::new();
-        read_only.store.write(|tx| Ok(tx.execute_batch("PRAGMA query_only = ON")?)).await.unwrap();
+        let read_only = Bed::new().await;
+        read_only.engine().write(|tx| Ok(tx.execute_batch("PRAGMA query_only = ON")?)).await.unwrap();
         let said = read_only.store.probe().await.unwrap_err().to_string();
         assert!(said.contains("the database cannot be written") && said.contains("readonly"), "{said}");
 
-        let no_bodies = Bed::new();
-        std::fs::write(no_bodies.dir.path().join("bodies"), "in the way").unwrap();
+        let no_bodies = Bed::new().await;
+        std::fs::write(no_bodies.path().join("bodies"), "in the way").unwrap();
         let said = no_bodies.store.probe().await.unwrap_err().to_string();
         assert!(said.contains("no file can be written in the data directory"), "{said}");
     }

@@ -1,39 +1,39 @@
-//! Messages on their way: accepting, claiming, recording what became of them.
+//! Messages on their way: accepting, reading what is due, recording what became of them.
 
-mod batches;
-pub(super) mod claim;
-mod claim_table;
 mod damage;
-mod due_index;
+pub(super) mod due_rows;
 mod enqueue;
 mod free_space;
-mod hot_queue;
-mod pauses;
 mod record;
 pub(super) mod submission_key;
 
 use std::sync::Arc;
 
-pub(super) use self::claim_table::{ClaimTable, Cursor, Parked, tenants_waiting};
 pub(super) use self::free_space::FreeSpace;
-pub(super) use self::pauses::PARKED_US;
 
 use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;
 use super::blob_store::{self, Kept};
 use super::checksum::Checksum;
 use super::sql_types::count;
-use super::{Access, Store};
+use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    Batch, ClaimRoom, Claimed, NewMessage, QueueDepth, RecordBatch, Result, Spool, StoreError, StoredContent,
-    SubmissionKey,
+    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, Spool, SpoolFeed,
+    StoreError, StoredContent, SubmissionKey,
 };
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
-impl Spool for Store {
+/// Rows put off in one job of the writer: others commit in between.
+const PARK_ROWS_MAX: usize = 500;
+
+impl Spool for SqliteStore {
+    fn feed(&self) -> Arc<SpoolFeed> {
+        Arc::clone(&self.feed)
+    }
+
     async fn enqueue(&self, new: NewMessage) -> Result<MessageId> {
         self.refuse_unless_serving()?;
         if self.free_space.is_short() {
@@ -54,29 +54,26 @@ impl Spool for Store {
         self.read(move |connection| submission_key::find(connection, (tenant, environment), &key, now)).await
     }
 
-    async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
+    async fn due_pages(&self, ranges: Vec<DueRange>, now: Timestamp) -> Result<Vec<DuePage>> {
         self.refuse_unless_serving()?;
-        let pass = ClaimTable::begin_pass(&self.memory, now, room).await;
-        let mut granted = if pass.needs_database() {
-            self.read(move |connection| pass.run(Some(connection))).await?
-        } else {
-            pass.run(None)?
-        };
-        self.park(granted.take_parked()).await;
-        Ok(granted.accept())
+        self.read(move |connection| {
+            ranges.iter().map(|range| due_rows::page(connection, range, now)).collect()
+        })
+        .await
     }
 
-    fn claim_fresh(&self, room: &ClaimRoom) -> Result<Vec<Batch>> {
+    async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>> {
         self.refuse_unless_serving()?;
-        Ok(self.memory.hand_out_ready(room))
+        self.read(move |connection| due_rows::take(connection, &ids)).await
     }
 
-    async fn wait_for_fresh(&self) {
-        self.memory.wait_for_fresh().await;
-    }
-
-    async fn wait_for_work(&self) {
-        self.memory.wait_for_work().await;
+    async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>> {
+        let mut due = Vec::new();
+        for step in rows.chunks(PARK_ROWS_MAX) {
+            let step = step.to_vec();
+            due.extend(self.write(move |tx| super::queue::pauses::park(tx, &step)).await?);
+        }
+        Ok(due)
     }
 
     async fn content(&self, id: MessageId) -> Result<Option<Content>> {
@@ -109,26 +106,19 @@ impl Spool for Store {
             Some(report) => Some(self.prepare(report).await?),
             None => None,
         };
-        let outcome = RecordJob { memory: Arc::clone(&self.memory), records: batch.records, report };
+        let outcome = RecordJob { feed: Arc::clone(&self.feed), records: batch.records, report };
         self.writer.run(outcome, RecordJob::write, RecordJob::conclude).await
     }
 
-    fn release(&self, ids: &[DeliveryId]) {
-        self.memory.release(ids);
-    }
-
-    async fn depth(&self) -> Result<QueueDepth> {
-        let claimed = self.memory.claims() as u64;
-        let open = self
-            .read(|connection| {
-                Ok(connection.prepare_cached(COUNT_OPEN)?.query_row([], |row| count(row, 0))?)
-            })
-            .await?;
-        Ok(QueueDepth { open, claimed })
+    async fn count_open(&self) -> Result<u64> {
+        self.read(|connection| {
+            Ok(connection.prepare_cached(COUNT_OPEN)?.query_row([], |row| count(row, 0))?)
+        })
+        .await
     }
 }
 
-impl Store {
+impl SqliteStore {
     pub(super) fn refuse_unless_serving(&self) -> Result<()> {
         match self.access {
             Access::Serve => Ok(()),
@@ -147,8 +137,7 @@ impl Store {
         }
     }
 
-    /// Brings a large body to disk and claims the deliveries for the hand-over in memory, before the commit
-    /// can show them to anyone.
+    /// Brings a large body to disk and reserves memory for the delivery of the message without a read.
     async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
         let new = Arc::new(new);
         let stored = if self.bodies.is_large(&new.content) {
@@ -162,6 +151,6 @@ impl Store {
         } else {
             Stored { file: None, checksum: Checksum::of(&new.content) }
         };
-        Ok(EnqueueJob::new(&self.memory, new, stored))
+        Ok(EnqueueJob::new(&self.feed, new, stored))
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
@@ -12,13 +13,52 @@ use crate::model::{
     DeliveryState, DkimKeyState, Environment, EventKind, KeySecret, TenantId, TenantStatus, Verification,
 };
 use crate::store::contract::{
-    Bed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression, new_template,
-    new_tenant, new_webhook, now, options, outcomes,
+    Harness, TestBed, ids, later, new_dkim_key, new_domain, new_key, new_message, new_suppression,
+    new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
     Directory, IdempotentResponse, Journal, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
-    RetentionPolicy, Spool, SubmissionKey,
+    RetentionPolicy, Spool, Store, SubmissionKey,
 };
+
+/// A data directory of its own.
+pub(crate) struct SqliteHarness {
+    dir: TempDir,
+}
+
+impl Harness for SqliteHarness {
+    async fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self, hot_queue_bytes_max: u64) -> Store {
+        Store::open(StoreOptions { hot_queue_bytes_max, ..options(self.dir.path()) }).unwrap()
+    }
+}
+
+pub(super) type Bed = TestBed<SqliteHarness>;
+
+impl Bed {
+    pub(super) fn with(change: impl FnOnce(&mut StoreOptions)) -> Self {
+        let harness = SqliteHarness { dir: tempfile::tempdir().unwrap() };
+        let mut options = options(harness.dir.path());
+        change(&mut options);
+        Self::of(harness, Store::open(options).unwrap())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.harness.dir.path()
+    }
+
+    pub(super) fn engine(&self) -> &SqliteStore {
+        let Store::Sqlite(engine) = &*self.store;
+        engine
+    }
+}
+
+pub(super) fn options(dir: &Path) -> StoreOptions {
+    StoreOptions { inline_body_bytes_max: 4096, ..StoreOptions::at(dir) }
+}
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -31,7 +71,7 @@ fn contains(octets: &[u8], part: &[u8]) -> bool {
 
 #[tokio::test]
 async fn no_secret_stands_in_any_file_in_clear() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let mut new = new_tenant("a");
     let smart_host =
         serde_json::from_str(r#"{"host":"h.example","port":25,"user":null,"tls":"implicit"}"#).unwrap();
@@ -44,7 +84,7 @@ async fn no_secret_stands_in_any_file_in_clear() {
     let secret = KeySecret::generate(Environment::Live);
     bed.store.create_key(new_key(Some(tenant), &secret), now()).await.unwrap();
     let seen = || -> Vec<u8> {
-        files_below(bed.dir.path()).iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
+        files_below(bed.path()).iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
     };
     for checkpoint in [false, true] {
         if checkpoint {
@@ -76,10 +116,10 @@ async fn everything_in_the_data_directory_is_the_owners_alone() {
 
 #[tokio::test]
 async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
-    let bed = Bed::new();
-    let second = Store::open(options(bed.dir.path()));
-    assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.dir.path()));
-    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.dir.path()) }).unwrap();
+    let bed = Bed::new().await;
+    let second = Store::open(options(bed.path()));
+    assert!(matches!(second, Err(OpenError::InUse(path)) if path == bed.path()));
+    let manager = Store::open(StoreOptions { access: Access::Manage, ..options(bed.path()) }).unwrap();
     let tenant = manager.create_tenant(new_tenant("a"), now()).await.unwrap();
     assert_eq!(bed.store.tenant(tenant.id).await.unwrap().unwrap().slug, "a");
     assert!(manager.enqueue(new_message(tenant.id, &["x@one.example"], "body")).await.is_err());
@@ -87,20 +127,20 @@ async fn a_data_directory_is_served_by_one_process_and_managed_beside_it() {
     bed.store.close().await;
     assert!(matches!(bed.store.tenant(tenant.id).await, Err(StoreError::Closed)));
     assert!(matches!(bed.store.probe().await, Err(StoreError::Closed)));
-    let next = Store::open(options(bed.dir.path())).unwrap();
+    let next = Store::open(options(bed.path())).unwrap();
     assert!(next.tenant(tenant.id).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn the_schema_of_a_running_server_is_not_changed_under_it() {
-    let bed = Bed::new();
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let bed = Bed::new().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let version = || database.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap();
     let older = version() - 1;
     database.pragma_update(None, "user_version", older).unwrap();
     let manage = |dir: &Path| Store::open(StoreOptions { access: Access::Manage, ..options(dir) });
-    let error = manage(bed.dir.path()).err().unwrap();
-    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.dir.path()), "{error}");
+    let error = manage(bed.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::OlderServer(path) if path == bed.path()), "{error}");
     assert!(error.to_string().contains("restart the server with this version first"));
     assert_eq!(version(), older);
     // Where nobody serves, the key commands make the database, and do not go on to hold the lock.
@@ -113,7 +153,7 @@ async fn the_schema_of_a_running_server_is_not_changed_under_it() {
 
 #[tokio::test]
 async fn closing_writes_what_waits_and_empties_the_log() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -123,17 +163,17 @@ async fn closing_writes_what_waits_and_empties_the_log() {
     tokio::task::yield_now().await;
     bed.store.close().await;
     let written = tasks.join_all().await.iter().filter(|answer| answer.is_ok()).count();
-    let log = bed.dir.path().join("pillarbox.db-wal");
+    let log = bed.path().join("pillarbox.db-wal");
     assert_eq!(std::fs::metadata(log).map_or(0, |log| log.len()), 0);
-    let bed = bed.restart();
-    assert_eq!(bed.store.depth().await.unwrap().open, written as u64);
+    let bed = bed.restart().await;
+    assert_eq!(bed.store.count_open().await.unwrap(), written as u64);
 }
 
 #[tokio::test]
 async fn another_master_key_is_told_when_the_store_is_opened() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     bed.store.close().await;
-    let key_file = bed.dir.path().join("master.key");
+    let key_file = bed.path().join("master.key");
     let key = std::fs::read_to_string(&key_file).unwrap();
     assert_eq!((key.len(), key.ends_with('\n')), (65, true));
     let open = |text: Option<&str>| {
@@ -141,7 +181,7 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
             Some(text) => std::fs::write(&key_file, text).unwrap(),
             None => std::fs::remove_file(&key_file).unwrap(),
         }
-        Store::open(options(bed.dir.path()))
+        Store::open(options(bed.path()))
     };
     let message = |opened: std::result::Result<Store, OpenError>| match opened {
         Err(OpenError::MasterKey { path, message }) => {
@@ -157,9 +197,9 @@ async fn another_master_key_is_told_when_the_store_is_opened() {
     std::fs::write(&key_file, &key).unwrap();
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(&key_file, readable).unwrap();
-    assert!(message(Store::open(options(bed.dir.path()))).contains("644"));
+    assert!(message(Store::open(options(bed.path()))).contains("644"));
     std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(Store::open(options(bed.dir.path())).is_ok());
+    assert!(Store::open(options(bed.path())).is_ok());
 }
 
 #[test]
@@ -173,25 +213,25 @@ fn a_master_key_file_that_was_named_is_never_made() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_program_is_refused_untouched() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     bed.store.close().await;
-    let database = bed.dir.path().join("pillarbox.db");
+    let database = bed.path().join("pillarbox.db");
     let connection = Connection::open(&database).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
-    let opened = Store::open(options(bed.dir.path()));
+    let opened = Store::open(options(bed.path()));
     assert!(matches!(opened, Err(OpenError::Newer { found: 99, known }) if known < 99));
 }
 
 #[tokio::test]
 async fn the_search_of_an_older_database_is_filled_anew() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let (first, second) =
         (bed.enqueue(tenant, &["x@one.example"]).await, bed.enqueue(tenant, &["y@one.example"]).await);
     bed.store.index_messages().await.unwrap();
     bed.store.close().await;
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     // As version 15 left it: it had indexes instead of words for recipients and Message-IDs.
     let older = "
         CREATE INDEX message_by_header_id ON message (header_message_id) WHERE header_message_id IS NOT NULL;
@@ -204,7 +244,7 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         DROP TABLE write_test;
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let found = async |filter| {
         let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
         page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
@@ -229,8 +269,8 @@ async fn a_nearly_full_disk_refuses_mail_before_anything_is_written() {
     let tenant = bed.tenant("a").await.id;
     let refused = bed.store.enqueue(new_message(tenant, &["x@one.example"], "body")).await;
     assert!(matches!(refused, Err(StoreError::DiskFull)));
-    assert_eq!(bed.store.depth().await.unwrap(), Default::default());
-    assert!(!bed.dir.path().join("bodies").exists());
+    assert_eq!(bed.store.count_open().await.unwrap(), 0);
+    assert!(!bed.path().join("bodies").exists());
 }
 
 /// SQLite's own limit of pages stands in for a full disk: it answers the same SQLITE_FULL.
@@ -244,7 +284,7 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
                 tx.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))?;
             Ok(pages)
         };
-        bed.store.write(set).await.unwrap()
+        bed.engine().write(set).await.unwrap()
     };
     bed.store.enqueue(new_message(tenant, &["x@one.example"], "small")).await.unwrap();
     limit(1).await; // SQLite raises it to what is in use.
@@ -257,8 +297,7 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
     for answer in tasks.join_all().await {
         assert!(matches!(answer, Err(StoreError::DiskFull)), "{answer:?}");
     }
-    let depth = bed.store.depth().await.unwrap();
-    assert_eq!((depth.open, depth.claimed), (1, 1));
+    assert_eq!(bed.store.count_open().await.unwrap(), 1);
     limit(1_000_000).await;
     bed.store.enqueue(new_message(tenant, &["x@one.example"], &"large ".repeat(10_000))).await.unwrap();
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 2);
@@ -266,24 +305,27 @@ async fn a_disk_that_was_full_works_again_once_there_is_room() {
 
 #[tokio::test]
 async fn a_job_that_panics_costs_that_job_and_not_the_writer() {
-    let bed = Bed::new();
-    let panicked: Result<()> = bed.store.write(|_| panic!("on purpose")).await;
+    let bed = Bed::new().await;
+    let panicked: Result<()> = bed.engine().write(|_| panic!("on purpose")).await;
     assert!(matches!(panicked, Err(StoreError::Failed(words)) if words.contains("on purpose")));
-    let after: Result<()> = bed.store.write_then(|_| Ok(()), |()| panic!("after the commit")).await;
+    let after: Result<()> = bed.engine().write_then(|_| Ok(()), |()| panic!("after the commit")).await;
     assert!(matches!(after, Err(StoreError::Failed(words)) if words.contains("after the commit")));
     bed.store.probe().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_job_that_fails_half_done_is_undone_alone() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     // The writer is held until all jobs wait, so that one transaction has them all.
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     let store = Arc::clone(&bed.store);
     // Done again, it does not wait again: the other end is gone then.
-    let holder = tokio::spawn(async move { store.write(move |_| Ok(lock(&held).recv().is_err())).await });
+    let holder = tokio::spawn(async move {
+        let Store::Sqlite(engine) = &*store;
+        engine.write(move |_| Ok(lock(&held).recv().is_err())).await
+    });
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..9 {
         let store = Arc::clone(&bed.store);
@@ -308,16 +350,16 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
 
 #[tokio::test]
 async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let large = new_message(tenant, &["x@one.example"], &"large ".repeat(2000));
     bed.store.enqueue(large.clone()).await.unwrap();
     bed.enqueue(tenant, &["x@one.example"]).await;
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     assert_eq!(files.len(), 1);
     assert!(files[0].ends_with(format!("{}.eml", large.message.id)));
     assert_eq!(std::fs::read(&files[0]).unwrap(), large.content.to_vec());
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     assert_eq!(bed.store.content(large.message.id).await.unwrap().as_ref(), Some(&large.content));
     let batches = bed.claim(later(0)).await.batches;
     let done = outcomes(&batches, DeliveryState::Delivered);
@@ -332,9 +374,9 @@ async fn a_large_body_lives_in_a_file_that_goes_with_its_message() {
 fn leave_strays(bed: &Bed, tenant: TenantId, count: usize) -> Vec<PathBuf> {
     for _ in 0..count {
         let stray = new_message(tenant, &["x@one.example"], "body");
-        bed.store.bodies.write(stray.message.id, &stray.content).unwrap().keep();
+        bed.engine().bodies.write(stray.message.id, &stray.content).unwrap().keep();
     }
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     for file in &files {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
@@ -359,7 +401,7 @@ async fn a_file_without_a_row_is_counted_and_kept_a_few_shelves_at_a_time() {
     }
     assert!(rounds > 1, "one round looks at some of the shelves");
     assert_eq!(bed.store.counts().stray_files, 40);
-    assert_eq!(files_below(&bed.dir.path().join("bodies")).len(), files.len());
+    assert_eq!(files_below(&bed.path().join("bodies")).len(), files.len());
     assert_eq!(bed.store.content(known.message.id).await.unwrap(), Some(known.content));
 }
 
@@ -369,20 +411,21 @@ async fn files_that_are_newer_than_a_restored_database_are_kept_until_it_knows_t
     let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
     let tenant = bed.tenant("a").await.id;
     bed.store.checkpoint().await.unwrap();
-    let database = bed.dir.path().join("pillarbox.db");
+    let database = bed.path().join("pillarbox.db");
     let older = std::fs::read(&database).unwrap();
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
     bed.store.close().await;
     let newer = std::fs::read(&database).unwrap();
     let restore = |bed: Bed, octets: &[u8]| {
-        let Bed { dir, store } = bed;
+        let Bed { harness, store, .. } = bed;
         drop(store);
         std::fs::write(&database, octets).unwrap();
-        Bed { store: Arc::new(Store::open(options(dir.path())).unwrap()), dir }
+        let store = Store::open(options(harness.dir.path())).unwrap();
+        Bed::of(harness, store)
     };
     let bed = restore(bed, &older);
     assert!(bed.store.content(message.message.id).await.unwrap().is_none());
-    for file in files_below(&bed.dir.path().join("bodies")) {
+    for file in files_below(&bed.path().join("bodies")) {
         let file = File::options().write(true).open(file).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
     }
@@ -398,13 +441,13 @@ async fn the_file_of_a_removed_row_goes_also_after_a_crash_in_between() {
     let tenant = bed.tenant("a").await.id;
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
     let id = message.message.id;
-    bed.store.write(move |tx| blob_store::release(tx, id)).await.unwrap();
-    let bed = bed.restart();
-    let files = || files_below(&bed.dir.path().join("bodies"));
+    bed.engine().write(move |tx| blob_store::release(tx, id)).await.unwrap();
+    let bed = bed.restart().await;
+    let files = || files_below(&bed.path().join("bodies"));
     assert_eq!(files().len(), 1);
     bed.store.prune(KEEP, now(), 100).await.unwrap();
     assert_eq!(files(), [] as [PathBuf; 0]);
-    let left = bed.store.read(|connection| blob_store::released(connection, None, 10)).await.unwrap();
+    let left = bed.engine().read(|connection| blob_store::released(connection, None, 10)).await.unwrap();
     assert_eq!(left, []);
 }
 
@@ -414,7 +457,7 @@ async fn a_data_directory_that_lost_its_database_is_refused_and_left_as_it_is() 
     let tenant = bed.tenant("a").await.id;
     bed.enqueue(tenant, &["x@one.example"]).await;
     bed.store.close().await;
-    let Bed { dir, store } = bed;
+    let Bed { harness: SqliteHarness { dir }, store, .. } = bed;
     drop(store);
     let [database, key, bodies] = ["pillarbox.db", "master.key", "bodies"].map(|name| dir.path().join(name));
     let before = std::fs::read(&database).unwrap();
@@ -474,15 +517,15 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
         let whole = message.content.to_vec();
         let cut = &whole[..whole.len() - 1];
         let altered: Vec<u8> = whole.iter().map(|&octet| if octet == b'b' { b'c' } else { octet }).collect();
-        let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
-        let put = |octets: &[u8]| match files_below(&bed.dir.path().join("bodies")).first() {
+        let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+        let put = |octets: &[u8]| match files_below(&bed.path().join("bodies")).first() {
             Some(file) => std::fs::write(file, octets).unwrap(),
             None => {
                 let row = rusqlite::params![id, &octets[message.content.prefix.len()..]];
                 database.execute("UPDATE body SET submitted = ?2 WHERE message_id = ?1", row).unwrap();
             }
         };
-        std::fs::create_dir_all(bed.dir.path().join("bodies")).unwrap();
+        std::fs::create_dir_all(bed.path().join("bodies")).unwrap();
         for (octets, words) in [(cut, "octets instead of"), (&altered, "checksum")] {
             put(octets);
             let read = bed.store.content(id).await;
@@ -505,7 +548,7 @@ async fn a_body_file_that_is_missing_is_damage_and_not_an_empty_answer() {
     let bed = Bed::with(|options| options.inline_body_bytes_max = 0);
     let tenant = bed.tenant("a").await.id;
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
-    std::fs::remove_file(&files_below(&bed.dir.path().join("bodies"))[0]).unwrap();
+    std::fs::remove_file(&files_below(&bed.path().join("bodies"))[0]).unwrap();
     let read = bed.store.content(message.message.id).await;
     assert!(matches!(&read, Err(StoreError::Damaged { fault, .. }) if fault.contains("missing")), "{read:?}");
 }
@@ -513,10 +556,10 @@ async fn a_body_file_that_is_missing_is_damage_and_not_an_empty_answer() {
 /// What an older version wrote has no checksum; it is read as before.
 #[tokio::test]
 async fn a_body_from_before_there_were_checksums_is_read() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let message = bed.enqueue(tenant, &["x@one.example"]).await;
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     database.execute("UPDATE body SET octets = NULL, crc32 = NULL", []).unwrap();
     assert_eq!(bed.store.content(message.message.id).await.unwrap(), Some(message.content));
 }
@@ -533,7 +576,7 @@ async fn a_submission_that_is_repeated_or_refused_leaves_no_file() {
     let again = bed.store.enqueue(keyed(1)).await.unwrap();
     assert_eq!(again, first);
     assert!(bed.store.enqueue(keyed(2)).await.is_err(), "another message under the key");
-    let files = files_below(&bed.dir.path().join("bodies"));
+    let files = files_below(&bed.path().join("bodies"));
     assert_eq!(files.len(), 1);
     assert!(files[0].ends_with(format!("{first}.eml")));
 }
@@ -553,10 +596,10 @@ pub(super) fn plan_of(connection: &Connection, sql: &str) -> String {
 /// The plans that the cost of a claim and of looking somebody up rests on.
 #[tokio::test]
 async fn the_hot_queries_use_their_indexes() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     for (sql, index) in [
-        (spool::claim::DUE_ROWS, "COVERING INDEX delivery_due"),
-        (spool::claim::FIRST_AFTER, "delivery_due"),
+        (spool::due_rows::DUE_ROWS, "COVERING INDEX delivery_due"),
+        (spool::due_rows::FIRST_AFTER, "delivery_due"),
         (spool::COUNT_OPEN, "delivery_due"),
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
@@ -564,7 +607,7 @@ async fn the_hot_queries_use_their_indexes() {
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {
-        let plan = bed.store.read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
+        let plan = bed.engine().read(move |connection| Ok(plan_of(connection, sql))).await.unwrap();
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
@@ -585,7 +628,7 @@ fn rows_with(connection: &Connection, column: &str, value: &str) -> Vec<(String,
 
 #[tokio::test]
 async fn a_removed_tenant_leaves_no_row_in_any_table() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     let domain = new_domain(Some(tenant), "a.example", Verification::Manual);
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
@@ -605,7 +648,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     bed.store.index_messages().await.unwrap();
     let id = tenant.to_string();
     let message = large.message.id.to_string();
-    let database = Connection::open(bed.dir.path().join("pillarbox.db")).unwrap();
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
     let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
@@ -638,12 +681,12 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         assert_eq!(rows, 0, "{table}");
     }
     assert_eq!(searched(), [0; 3]);
-    assert_eq!(files_below(&bed.dir.path().join("bodies")), [] as [PathBuf; 0]);
+    assert_eq!(files_below(&bed.path().join("bodies")), [] as [PathBuf; 0]);
 }
 
 #[tokio::test]
 async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
-    let bed = Bed::new();
+    let bed = Bed::new().await;
     let (tenant, other) = (bed.tenant("a").await.id, bed.tenant("b").await.id);
     let recipients: Vec<_> = (0..700).map(|number| format!("u{number}@one.example")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -652,14 +695,13 @@ async fn a_tenant_with_much_goes_in_steps_and_is_suspended_while_it_goes() {
     }
     bed.enqueue(other, &["x@one.example"]).await;
     let before = bed.store.remove_tenant(tenant, false).await.unwrap().unwrap();
-    assert!(bed.store.begin_removal(tenant).await.unwrap());
-    let step = bed.store.go_on_with_removal(tenant).await.unwrap();
+    assert!(bed.engine().begin_removal(tenant).await.unwrap());
+    let step = bed.engine().go_on_with_removal(tenant).await.unwrap();
     assert!(!step.is_last && (1..5).contains(&step.counts.messages), "{:?}", step.counts);
     // As after a crash in between.
-    let bed = bed.restart();
+    let bed = bed.restart().await;
     let left = bed.store.tenant(tenant).await.unwrap().unwrap();
     assert_eq!(left.status, TenantStatus::Suspended);
-    assert_eq!(bed.store.depth().await.unwrap().claimed, 0);
     let claimed = bed.claim(later(0)).await.batches;
     assert!(claimed.iter().all(|batch| batch.message.tenant_id == other) && claimed.len() == 1);
     let mut counts = bed.store.remove_tenant(tenant, true).await.unwrap().unwrap();

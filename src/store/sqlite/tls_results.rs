@@ -2,13 +2,13 @@
 
 use rusqlite::{Row, params};
 
-use super::Store;
+use super::SqliteStore;
 use super::sql_types::{self, count, sql_limit};
 use crate::mail::{Date, DomainName};
 use crate::model::TlsFailure;
 use crate::store::{Result, StoreError, TLS_RESULTS_MAX, TlsResult, TlsResults};
 
-impl TlsResults for Store {
+impl TlsResults for SqliteStore {
     async fn add_tls_results(&self, results: Vec<TlsResult>) -> Result<()> {
         self.write(move |tx| {
             let mut statement = tx.prepare_cached("SELECT count(*) FROM tls_result")?;

@@ -1,62 +1,22 @@
 //! What tenants used, counted in the transaction that causes it. The jobs of a transaction only note what to add; before
 //! the commit the notes are summed, so that many messages of one tenant cost one change of its rows.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-
 use rusqlite::{Connection, Row, params};
 
+use super::SqliteStore;
 use super::events::Subject;
 use super::sql_types::{count, sql_limit, time, us};
-use super::{Store, Tx};
+use super::unit_of_work::Tx;
 use crate::mail::Timestamp;
-use crate::model::{Environment, EventKind, MessageId, TenantId, UsageInterval};
+use crate::model::{EventKind, MessageId, TenantId, UsageInterval};
 use crate::store::{
     Ledger, LimitLevel, LimitWarning, Result, StoreError, USAGE_HOURS_LIFETIME, Usage, UsageCounts, UsedBy,
 };
 
-/// What the jobs of one transaction have used so far.
-#[derive(Default)]
-pub(super) struct UsageAccumulator {
-    used: RefCell<Vec<(UsedBy, UsageCounts)>>,
-    /// What they appended to the journal.
-    events: RefCell<Vec<EventKind>>,
-}
-
-/// How far a tally has come.
-#[derive(Clone, Copy)]
-pub(super) struct Mark {
-    used: usize,
-    events: usize,
-}
-
-impl UsageAccumulator {
-    /// How much is noted.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { used: self.used.borrow().len(), events: self.events.borrow().len() }
-    }
-
-    /// Forgets what a job noted that failed.
-    pub(super) fn truncate(&self, mark: Mark) {
-        self.used.borrow_mut().truncate(mark.used);
-        self.events.borrow_mut().truncate(mark.events);
-    }
-
-    /// Notes an event.
-    pub(super) fn note_event(&self, kind: EventKind) {
-        self.events.borrow_mut().push(kind);
-    }
-
-    /// The events that are noted.
-    pub(super) fn take_events(&self) -> Vec<EventKind> {
-        self.events.take()
-    }
-}
-
 impl Tx<'_> {
     /// Notes that something was used.
     pub(super) fn count(&self, by: UsedBy, counts: UsageCounts) {
-        self.tally.used.borrow_mut().push((by, counts));
+        self.usage.add(by, counts);
     }
 
     /// The same for a delivery of a message, unless that is a report: nobody sent it.
@@ -71,15 +31,7 @@ impl Tx<'_> {
     }
 
     /// Writes what was noted.
-    pub(super) fn write_tally(&self) -> Result<()> {
-        let mut sums: BTreeMap<(TenantId, UsageInterval, Timestamp, Environment), UsageCounts> =
-            BTreeMap::new();
-        for (by, counts) in self.tally.used.take() {
-            for interval in [UsageInterval::Hour, UsageInterval::Day] {
-                let row = (by.tenant_id, interval, interval.start_of(by.at), by.environment);
-                *sums.entry(row).or_default() += counts;
-            }
-        }
+    pub(super) fn write_usage(&self) -> Result<()> {
         // Of a tenant that was removed in this very transaction nothing is left to add to.
         let sql = "INSERT INTO usage (tenant_id, span, start_us, environment,
                                       sent, delivered, bounced, complained, suppressed, rejected, api_requests)
@@ -94,7 +46,7 @@ impl Tx<'_> {
                        rejected = usage.rejected + excluded.rejected,
                        api_requests = usage.api_requests + excluded.api_requests";
         let mut add = self.prepare_cached(sql)?;
-        for ((tenant, interval, start, environment), counts) in sums {
+        for ((tenant, interval, start, environment), counts) in self.usage.take_sums() {
             add.execute(params![
                 tenant,
                 interval,
@@ -113,7 +65,7 @@ impl Tx<'_> {
     }
 }
 
-impl Ledger for Store {
+impl Ledger for SqliteStore {
     async fn usage(
         &self,
         tenant: TenantId,

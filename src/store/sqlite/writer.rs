@@ -2,7 +2,6 @@
 //! the disk serves many of them. Each job is answered after the commit, and one that fails costs no other.
 
 use std::any::Any;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,14 +10,13 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::counters::Counters;
-use super::events::EventClock;
-use super::lock;
-use super::outbox::{DueIndex, Subscriptions};
 use super::secret_encryption::Sealer;
-use super::usage::UsageAccumulator;
-use crate::model::EventId;
-use crate::store::{Result, StoreError};
+use super::unit_of_work::Tx;
+use super::{events, lock};
+use crate::store::memory::{
+    CommitCounters, EventClock, UsageAccumulator, WebhookDueIndex, WebhookSubscriptions,
+};
+use crate::store::{JournalCursor, Result, StoreError};
 
 /// Jobs that may wait; senders wait beyond that.
 const QUEUE_JOBS_MAX: usize = 4096;
@@ -28,26 +26,6 @@ const BATCH_JOBS_MAX: usize = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages given back to the file system by one maintenance.
 const VACUUM_PAGES: u32 = 2000;
-
-/// The transaction that a job runs in.
-pub(super) struct Tx<'a> {
-    connection: &'a Connection,
-    /// Makes the ids of events.
-    pub(super) clock: &'a EventClock,
-    /// Seals secrets.
-    pub(super) sealer: &'a Sealer,
-    /// What the jobs used.
-    pub(super) tally: UsageAccumulator,
-    /// Who is to be told of events.
-    pub(super) subscriptions: &'a Subscriptions,
-}
-
-impl Deref for Tx<'_> {
-    type Target = Connection;
-    fn deref(&self) -> &Connection {
-        self.connection
-    }
-}
 
 /// What the writer is asked for.
 enum WriterCommand {
@@ -68,13 +46,13 @@ impl Writer {
         connection: Connection,
         clock: EventClock,
         sealer: Arc<Sealer>,
-        heralds: CommitHooks,
+        hooks: CommitHooks,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS_MAX);
-        let bench =
-            WriterLoop { connection, clock, sealer, subscriptions: Subscriptions::default(), heralds };
+        let writer =
+            WriterLoop { connection, clock, sealer, subscriptions: WebhookSubscriptions::default(), hooks };
         let thread =
-            std::thread::Builder::new().name("store-writer".into()).spawn(move || bench.serve(receiver))?;
+            std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.serve(receiver))?;
         Ok(Self { queue: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -101,17 +79,17 @@ impl Writer {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn send(&self, order: WriterCommand) -> Result<()> {
+    async fn send(&self, command: WriterCommand) -> Result<()> {
         let sender = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
-        sender.send(order).await.map_err(|_| StoreError::Closed)
+        sender.send(command).await.map_err(|_| StoreError::Closed)
     }
 
     /// Leaves a job for some transaction to come. False if too many wait.
     pub(super) fn leave(&self, work: impl Fn(&Tx<'_>) -> Result<()> + Send + 'static) -> bool {
         let work = move |(): &(), tx: &Tx<'_>| work(tx);
         let job = Work { state: (), work, after: |(), ()| (), outcome: None, answer: None };
-        let order = WriterCommand::Write(Box::new(job));
-        lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(order).is_ok())
+        let command = WriterCommand::Write(Box::new(job));
+        lock(&self.queue).as_ref().is_some_and(|sender| sender.try_send(command).is_ok())
     }
 
     /// Takes no more jobs and waits for those that were taken.
@@ -163,7 +141,7 @@ where
     fn run(&mut self, tx: &Tx<'_>) -> std::result::Result<(), CommitError> {
         // A fault in one job may cost that job, never the writer.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(&self.state, tx)));
-        let outcome = outcome.unwrap_or_else(|panic| Err(told_by(&panic)));
+        let outcome = outcome.unwrap_or_else(|panic| Err(failure_of(&panic)));
         let ran = outcome.as_ref().map(|_| ()).map_err(CommitError::from);
         self.outcome = Some(outcome);
         ran
@@ -173,7 +151,7 @@ where
         let Self { state, after, outcome, answer, .. } = *self;
         let outcome = match (outcome, committed) {
             (Some(Ok(value)), Ok(())) => {
-                catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| told_by(&panic))
+                catch_unwind(AssertUnwindSafe(|| after(state, value))).map_err(|panic| failure_of(&panic))
             }
             (outcome, committed) => {
                 // What the state tells memory by being dropped is told before the caller goes on.
@@ -187,16 +165,16 @@ where
         };
         match (answer, outcome) {
             (Some(answer), outcome) => drop(answer.send(outcome)),
-            (None, Err(error)) => tracing::warn!(%error, "a note was not written"),
+            (None, Err(error)) => tracing::warn!(%error, "an event was not written"),
             (None, Ok(_)) => {}
         }
     }
 }
 
-fn told_by(panic: &Box<dyn Any + Send>) -> StoreError {
-    let words = panic.downcast_ref::<&str>().copied();
-    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    StoreError::Failed(format!("a job of the store panicked: {}", words.unwrap_or("without words")))
+fn failure_of(panic: &Box<dyn Any + Send>) -> StoreError {
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    StoreError::Failed(format!("a job of the store panicked: {}", message.unwrap_or("no message")))
 }
 
 /// Why nothing of a transaction was written; told to each of its jobs.
@@ -255,27 +233,27 @@ struct WriterLoop {
     connection: Connection,
     clock: EventClock,
     sealer: Arc<Sealer>,
-    subscriptions: Subscriptions,
-    heralds: CommitHooks,
+    subscriptions: WebhookSubscriptions,
+    hooks: CommitHooks,
 }
 
-/// Who hears what was committed.
+/// What is updated after a commit.
 pub(super) struct CommitHooks {
-    /// The last event.
-    pub(super) last_event: watch::Sender<EventId>,
-    /// The webhooks that have something to be told.
-    pub(super) agenda: Arc<DueIndex>,
+    /// The end of the journal.
+    pub(super) last_event: watch::Sender<JournalCursor>,
+    /// The webhooks that have something to be sent.
+    pub(super) webhooks_due: Arc<WebhookDueIndex>,
     /// Whoever watches the server.
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Arc<CommitCounters>,
 }
 
 impl WriterLoop {
     fn serve(self, mut receiver: mpsc::Receiver<WriterCommand>) {
-        let mut orders = Vec::with_capacity(BATCH_JOBS_MAX);
+        let mut commands = Vec::with_capacity(BATCH_JOBS_MAX);
         let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
-        while receiver.blocking_recv_many(&mut orders, BATCH_JOBS_MAX) > 0 {
-            for order in orders.drain(..) {
-                match order {
+        while receiver.blocking_recv_many(&mut commands, BATCH_JOBS_MAX) > 0 {
+            for command in commands.drain(..) {
+                match command {
                     WriterCommand::Write(job) => jobs.push(job),
                     WriterCommand::Checkpoint(answer) => {
                         self.write_all(&mut jobs);
@@ -298,12 +276,12 @@ impl WriterLoop {
             tried = self.transact(jobs, Savepoints::Each);
         }
         if tried.is_err() {
-            self.heralds.counters.note_failure();
+            self.hooks.counters.note_failure();
             self.roll_back();
         }
         let committed = match &tried {
             Ok(()) => {
-                self.tell_heralds();
+                self.run_hooks();
                 Ok(())
             }
             Err(Fault::Lost(error)) => Err(error),
@@ -317,21 +295,21 @@ impl WriterLoop {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, clock, sealer, subscriptions, .. } = self;
-        let tx = Tx { connection, clock, sealer, subscriptions, tally: UsageAccumulator::default() };
+        let tx = Tx { connection, clock, sealer, subscriptions, usage: UsageAccumulator::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
-            let counted = tx.tally.mark();
+            let counted = tx.usage.mark();
             let ran = match savepoints {
                 Savepoints::None => self.run_bare(&tx, job.as_mut())?,
                 Savepoints::Each => self.run_in_savepoint(&tx, job.as_mut())?,
             };
             if !ran {
-                tx.tally.truncate(counted);
+                tx.usage.truncate(counted);
             }
         }
-        tx.write_tally().map_err(|error| CommitError::from(&error))?;
+        tx.write_usage().map_err(|error| CommitError::from(&error))?;
         self.execute("COMMIT")?;
-        self.heralds.counters.note_commit(&tx.tally.take_events());
+        self.hooks.counters.note_commit(&tx.usage.take_events());
         Ok(())
     }
 
@@ -362,10 +340,10 @@ impl WriterLoop {
         Ok(is_done)
     }
 
-    fn tell_heralds(&self) {
-        let last = self.clock.last();
-        self.heralds.last_event.send_if_modified(|told| std::mem::replace(told, last) != last);
-        self.heralds.agenda.note_all(self.subscriptions.take_touched());
+    fn run_hooks(&self) {
+        let last = events::end_of_journal(&self.clock);
+        self.hooks.last_event.send_if_modified(|known| std::mem::replace(known, last) != last);
+        self.hooks.webhooks_due.note_all(self.subscriptions.take_touched());
     }
 
     fn roll_back(&self) {
@@ -403,13 +381,14 @@ impl WriterLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Journal, Spool, Store, StoreOptions};
+    use crate::store::{Journal, Spool, SqliteStore, StoreOptions};
 
     #[tokio::test]
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store =
-            Store::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) }).unwrap();
+            SqliteStore::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) })
+                .unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();
         let touched = store.write(|tx| Ok(tx.execute("UPDATE seal_check SET sealed = sealed", [])?)).await;
@@ -418,6 +397,6 @@ mod tests {
         store.checkpoint().await.unwrap();
         assert!(started.elapsed() < BUSY_TIMEOUT / 2, "{:?}", started.elapsed());
         slow.execute_batch("COMMIT").unwrap();
-        assert_eq!(store.depth().await.unwrap().open, 0);
+        assert_eq!(store.count_open().await.unwrap(), 0);
     }
 }

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
+use pillarbox::queue::{ClaimRoom, QueueManager};
 use pillarbox::store::{
-    ClaimRoom, Directory, Message, NewKey, NewMessage, NewTenant, Queue, QueueRequest, Spool, Store,
-    StoreOptions,
+    Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, Store, StoreOptions,
 };
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
         allowed_domain_ids: vec![],
         allowed_cidrs: vec![],
         expires_at: None,
-        imprint: secret.imprint(),
+        stored_secret: secret.stored_secret(),
     };
     store.create_key(key, now).await.unwrap();
     (tenants, secret.expose().to_owned())
@@ -104,17 +104,17 @@ async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later
 }
 
 /// Claims and releases 100 at a time; the median and the worst in microseconds.
-async fn claim(store: &Store, rounds: usize) -> (u128, u128) {
+async fn claim(queue: &QueueManager, rounds: usize) -> (u128, u128) {
     let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
     let mut took = Vec::new();
     for _ in 0..rounds {
         let started = Instant::now();
-        let claimed = store.claim_due(Timestamp::now(), &room).await.unwrap();
+        let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
         took.push(started.elapsed().as_micros());
         let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
         let ids: Vec<_> = deliveries.map(|delivery| delivery.id).collect();
         assert_eq!(ids.len(), 100);
-        store.release(&ids);
+        queue.release(ids);
     }
     took.sort_unstable();
     (took[rounds / 2], took[rounds - 1])
@@ -177,6 +177,7 @@ impl Drop for Server {
 
 async fn measure_store(dir: &Path, count: usize) -> String {
     let store = open(&dir.join("full"));
+    let queue = QueueManager::new(store.clone(), &Default::default());
     let (tenants, secret) = furnish(&store).await;
     let mut depth = 0;
     for wanted in [1_000, 100_000, count] {
@@ -185,7 +186,7 @@ async fn measure_store(dir: &Path, count: usize) -> String {
         }
         let rate = accept(&store, &tenants, wanted - depth, |number| number % 2 == 1).await;
         depth = wanted;
-        let (median, worst) = claim(&store, 500).await;
+        let (median, worst) = claim(&queue, 500).await;
         println!(
             "{}",
             json!({"depth": depth, "filled_per_s": rate as u64, "claim_100_us": median, "worst_us": worst})
@@ -193,10 +194,10 @@ async fn measure_store(dir: &Path, count: usize) -> String {
     }
     let request = QueueRequest { part: QueueFilter::default(), limit: 20, after: None };
     let started = Instant::now();
-    let overview = store.overview(request.clone(), Timestamp::now()).await.unwrap();
+    let overview = queue.overview(request.clone(), Timestamp::now()).await.unwrap();
     let fresh_ms = started.elapsed().as_millis();
     let started = Instant::now();
-    store.overview(request, Timestamp::now()).await.unwrap();
+    queue.overview(request, Timestamp::now()).await.unwrap();
     let kept_ms = started.elapsed().as_millis();
     println!(
         "{}",

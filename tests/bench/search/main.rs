@@ -12,9 +12,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
+use pillarbox::queue::{ClaimRoom, QueueManager};
 use pillarbox::store::{
-    Annotations, AttemptRecord, ClaimRoom, Directory, EventFilter, Journal, Message, MessageFilter,
-    NewMessage, NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
+    Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
+    NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -111,11 +112,12 @@ async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::
 }
 
 /// Ends what waits: of a thousand 10 bounce, 1 expires, the rest is delivered.
-async fn deliver(store: &Store) {
+async fn deliver(store: &Arc<Store>) {
+    let queue = QueueManager::new(store.clone(), &Default::default());
     let room = ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
     let mut number = 0_usize;
     loop {
-        let batches = store.claim_due(Timestamp::now(), &room).await.unwrap().batches;
+        let batches = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches;
         if batches.is_empty() {
             return;
         }

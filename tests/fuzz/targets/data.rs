@@ -1,5 +1,5 @@
-use super::super::smtp::client::Stuffing;
-use super::super::smtp::{BareNewline, DataLimits, DataProgress, Decoder, Fault, Framing};
+use super::super::smtp::client::DotStuffer;
+use super::super::smtp::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 
 /// Against an independent reading of RFC 5321 §4.5.2: the end is the first `CRLF.CRLF`, however the octets arrive; the
 /// message has no lone line end and no NUL; and what is sent on in wire form is read back the same.
@@ -31,14 +31,14 @@ pub fn data(octets: &[u8]) {
             }
             reads_back(&message);
         }
-        Err(Fault::TooLarge) => assert!(2 * wire.len() as u64 > limits.message_octets_max),
-        Err(Fault::Nul) => assert!(wire.contains(&0)),
-        Err(Fault::BareNewline) => assert!(lone && limits.bare_newline == BareNewline::Reject),
-        Err(Fault::LineTooLong) => assert!(wire.len() > limits.line_octets_max),
+        Err(ContentError::TooLarge) => assert!(2 * wire.len() as u64 > limits.message_octets_max),
+        Err(ContentError::Nul) => assert!(wire.contains(&0)),
+        Err(ContentError::BareNewline) => assert!(lone && limits.bare_newline == BareNewline::Reject),
+        Err(ContentError::LineTooLong) => assert!(wire.len() > limits.line_octets_max),
     }
 }
 
-fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Option<(usize, Result<Vec<u8>, Fault>)> {
+fn decode(limits: DataLimits, pieces: &[&[u8]]) -> Option<(usize, Result<Vec<u8>, ContentError>)> {
     let mut decoder = Decoder::new(limits, Framing::Dots, 0);
     let mut before = 0;
     for piece in pieces {
@@ -65,10 +65,10 @@ fn unstuff(wire: &[u8]) -> Vec<u8> {
 
 /// One byte at a time and at once the same, and the decoder finds what went in.
 fn reads_back(message: &[u8]) {
-    let (mut stuffing, mut at_once) = (Stuffing::new(), Vec::new());
+    let (mut stuffing, mut at_once) = (DotStuffer::new(), Vec::new());
     stuffing.push(message, &mut at_once);
     stuffing.finish(&mut at_once);
-    let (mut stuffing, mut one_by_one) = (Stuffing::new(), Vec::new());
+    let (mut stuffing, mut one_by_one) = (DotStuffer::new(), Vec::new());
     message.chunks(1).for_each(|piece| stuffing.push(piece, &mut one_by_one));
     stuffing.finish(&mut one_by_one);
     assert_eq!(at_once, one_by_one);

@@ -148,7 +148,7 @@ pub async fn hold(rows: Vec<Row>, offer: &Offer, text: &str) {
     // The next message is delivered once, whatever became of the first, and over what it should.
     let before: Vec<usize> = stage.connections();
     // Servers that ask for a rest would have it.
-    stage.server.running().sites().release(&QueueFilter::default());
+    stage.server.running().queue().end_backoffs(&QueueFilter::default());
     let next_ids = stage.submit_to_all(&mut client, "next", "").await;
     for (row, id) in rows.iter().zip(&next_ids) {
         let email = stage.server.wait_for_status(id, &["delivered", "deferred", "bounced"]).await;

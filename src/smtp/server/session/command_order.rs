@@ -1,48 +1,57 @@
-//! Which command may come when (RFC 5321 §4.1.4).
+//! The order of commands (RFC 5321 §4.1.4).
 
 use super::Session;
 use crate::smtp::Reply;
 use crate::smtp::command::Verb;
-use crate::smtp::server::mail_transaction::Draft;
+use crate::smtp::server::mail_transaction::MailTransaction;
 use crate::smtp::server::replies;
 
 impl Session {
-    /// The table of phases and commands: why the verb cannot come now, if it cannot.
-    pub(super) fn find_obstacle(&self, verb: Verb, arguments: &str, draft: Option<&Draft>) -> Option<Reply> {
+    /// The reply that refuses the verb in the present phase, if any.
+    pub(super) fn check_order(
+        &self,
+        verb: Verb,
+        arguments: &str,
+        transaction: Option<&MailTransaction>,
+    ) -> Option<Reply> {
         let argued = !arguments.is_empty();
         match verb {
-            // RFC 5321 §4.1.4: these may come at any time.
+            // RFC 5321 §4.1.4: allowed at any time.
             Verb::Quit | Verb::Rset if argued => Some(replies::no_argument_501()),
             Verb::Ehlo | Verb::Helo if !argued => Some(replies::name_missing_501()),
             Verb::Vrfy if !argued => Some(replies::mailbox_missing_501()),
             Verb::Ehlo | Verb::Helo | Verb::Quit | Verb::Rset | Verb::Noop | Verb::Help | Verb::Vrfy => None,
 
-            _ if self.hello.is_none() => Some(replies::hello_first_503()),
+            _ if self.greeting.is_none() => Some(replies::hello_first_503()),
 
-            Verb::StartTls | Verb::Auth | Verb::Mail if draft.is_some() => {
+            Verb::StartTls | Verb::Auth | Verb::Mail if transaction.is_some() => {
                 Some(replies::in_transaction_503())
             }
             Verb::StartTls if self.tls => Some(replies::already_secure_503()),
-            // RFC 3207 §4: it takes no parameter.
+            // RFC 3207 §4: STARTTLS has no parameters.
             Verb::StartTls if argued => Some(replies::no_argument_501()),
             Verb::StartTls if !self.settings.starttls => Some(replies::tls_unavailable_454()),
-            // RFC 4954 §4, and never a password in clear.
+            // RFC 4954 §4: passwords only over TLS.
             Verb::Auth if !self.tls => Some(replies::encryption_required_538()),
             Verb::Auth if self.authenticated => Some(replies::already_authenticated_503()),
             // RFC 6409 §4.3, RFC 8314 §3.3.
             Verb::Mail if !self.tls => Some(replies::tls_required_530()),
             Verb::Mail if !self.authenticated => Some(replies::authentication_required_530()),
 
-            Verb::Rcpt | Verb::Data | Verb::Bdat if draft.is_none() => Some(replies::mail_first_503()),
+            Verb::Rcpt | Verb::Data | Verb::Bdat if transaction.is_none() => Some(replies::mail_first_503()),
             Verb::Data if argued => Some(replies::no_argument_501()),
             // RFC 3030 §2, §3.
-            Verb::Rcpt | Verb::Data if draft.is_some_and(|draft| draft.content.is_some()) => {
+            Verb::Rcpt | Verb::Data
+                if transaction.is_some_and(|transaction| transaction.content.is_some()) =>
+            {
                 Some(replies::between_chunks_503())
             }
-            Verb::Data if draft.is_some_and(|draft| draft.options.binary) => {
+            Verb::Data if transaction.is_some_and(|transaction| transaction.options.binary) => {
                 Some(replies::binary_needs_chunks_503())
             }
-            Verb::Data | Verb::Bdat if draft.is_some_and(|draft| draft.recipients.is_empty()) => {
+            Verb::Data | Verb::Bdat
+                if transaction.is_some_and(|transaction| transaction.recipients.is_empty()) =>
+            {
                 Some(replies::no_recipients_554())
             }
             Verb::StartTls | Verb::Auth | Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Bdat => None,

@@ -10,7 +10,7 @@ use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId, TenantId};
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, DkimKey, NewDkimKey, Result, StoreError};
 
 const PRIVATE_KEY_COLUMN: &str = "dkim_key.private_key";

@@ -8,7 +8,7 @@ use crate::model::{DkimKeyState, DomainId, DomainStatus, Environment, EventKind,
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{json_if_any, sql_limit, time, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Domain, DomainCheck, DomainFilter, DomainPatch, Limited, NewDomain, Page, PageRequest, Result,
     StoreError,

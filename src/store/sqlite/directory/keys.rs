@@ -8,7 +8,7 @@ use crate::model::{KeyId, ScramVerifier, SecretDigest, TenantId};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Key, KeyFilter, KeyPatch, Limited, NewKey, Page, PageRequest, Result, ScramCredential,
     StoreError,
@@ -48,14 +48,14 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         scopes: new.scopes.clone(),
         allowed_domain_ids: new.allowed_domain_ids.clone(),
         allowed_cidrs: new.allowed_cidrs.clone(),
-        last_four: new.imprint.last_four.clone(),
+        last_four: new.stored_secret.last_four.clone(),
         created_at: now,
         expires_at: new.expires_at,
         last_used_at: None,
         revoked_at: None,
     };
     let place = SealedColumn { column: SCRAM_COLUMN, row: &key.id.to_string() };
-    let scram = tx.sealer.seal(place, &new.imprint.scram.to_bytes())?;
+    let scram = tx.sealer.seal(place, &new.stored_secret.scram.to_bytes())?;
     let sql = "INSERT INTO key (id, tenant_id, name, environment, scopes, allowed_domain_ids, allowed_cidrs,
                                 digest, last_four, created_us, expires_us, scram)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
@@ -67,7 +67,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Key> {
         to_json(&key.scopes)?,
         to_json(&key.allowed_domain_ids)?,
         to_json(&key.allowed_cidrs)?,
-        new.imprint.digest,
+        new.stored_secret.digest,
         key.last_four,
         us(key.created_at),
         key.expires_at.map(us),
@@ -127,7 +127,7 @@ pub(super) fn scram_credential(
     let rows: Vec<(KeyId, Option<Vec<u8>>)> = rows.collect::<rusqlite::Result<_>>()?;
     let mut salt = [0; 16];
     salt.copy_from_slice(&sealer.digest(username.as_bytes())[..16]);
-    let decoy = ScramCredential { verifier: ScramVerifier::decoy(salt), key_id: None };
+    let decoy = ScramCredential { verifier: ScramVerifier::fake(salt), key_id: None };
     let [(id, Some(sealed))] = &rows[..] else { return Ok(decoy) };
     let bytes = sealer.open(SealedColumn { column: SCRAM_COLUMN, row: &id.to_string() }, sealed)?;
     let verifier = ScramVerifier::from_bytes(&bytes)

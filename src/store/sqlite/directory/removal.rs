@@ -9,7 +9,7 @@ use crate::model::{MessageId, TenantId, TenantStatus};
 use crate::store::sqlite::journal::index;
 use crate::store::sqlite::journal::retention::{self, MessageRows};
 use crate::store::sqlite::sql_types;
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Result, TenantCounts};
 
 /// Messages removed in one step.

@@ -8,7 +8,7 @@ use crate::model::{EventKind, SuppressionId, SuppressionReason, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
 /// What the events of suppressions say.

@@ -7,7 +7,7 @@ use crate::mail::Timestamp;
 use crate::model::{TemplateId, TenantId};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, Limited, NewTemplate, Page, PageRequest, Result, StoreError, Template, TemplateFilter,
     TemplatePatch, TemplateSummary,

@@ -9,7 +9,7 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, json_if_any, time, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Conflict, NewSmartHost, NewTenant, Page, PageRequest, Result, StoreError, Tenant, TenantFilter,
     TenantPatch,

@@ -6,7 +6,7 @@ use crate::mail::Timestamp;
 use crate::model::KeyId;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{sql_limit, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{IdempotentResponse, KEPT_ANSWER_LIFETIME, Result};
 
 const BODY_COLUMN: &str = "kept_answer.body";

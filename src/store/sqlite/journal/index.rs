@@ -7,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use super::{deliveries, messages};
 use crate::mail::{Address, ReversePath};
 use crate::model::{Environment, EventId, EventKind, MessageId, TenantId};
 use crate::store::sqlite::sql_types::sql_limit;
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
+use crate::store::sqlite::{delivery_rows, message_rows};
 use crate::store::{Message, MessageFilter, Result};
 
 /// Events followed in one round: the job that writes what they tell holds up the commits of others.
@@ -55,9 +55,9 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
         let kind: EventKind = row.get(1)?;
         if kind == EventKind::MessageAccepted
             && let Some(id) = row.get::<_, Option<MessageId>>(2)?
-            && let Some(message) = messages::find(connection, id)?
+            && let Some(message) = message_rows::find(connection, id)?
         {
-            let recipients = deliveries::recipients(connection, id, usize::MAX)?;
+            let recipients = delivery_rows::recipients(connection, id, usize::MAX)?;
             let facets = facets_of(&message, &recipients);
             facets_count += facets.len();
             let subject = message.subject.unwrap_or_default();

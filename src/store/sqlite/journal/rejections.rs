@@ -7,7 +7,7 @@ use crate::model::{EventKind, RefusalCode, RequestId, Stage, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{parsed_if_any, shorten, time, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Page, PageRequest, Rejection, Result, UsageCounts, UsedBy};
 
 const MESSAGE_OCTETS_MAX: usize = 1024;

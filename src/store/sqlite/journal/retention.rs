@@ -12,8 +12,8 @@ use crate::model::{AttemptId, EventId, MessageId, RequestId, TenantId, WebhookDe
 use crate::store::sqlite::blob_store::{self, BodyFiles};
 use crate::store::sqlite::keyset::ulid_at;
 use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::sqlite::usage;
-use crate::store::sqlite::writer::Tx;
 use crate::store::{Result, RetentionPolicy};
 
 /// Objects removed in one job of the writer.

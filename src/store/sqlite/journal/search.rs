@@ -6,9 +6,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::index::{self, SubjectMatch};
-use super::messages;
 use crate::model::{DeliveryState, MessageId};
 use crate::store::sqlite::keyset::{PAGE_OBJECTS_MAX, Range};
+use crate::store::sqlite::message_rows;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::{Message, MessageFilter, MessagePage, PageRequest, Result};
 
@@ -189,7 +189,7 @@ impl Search<'_> {
             }
             (last, looked_at) = (Some(id), looked_at + 1);
             if let Some(message) = self.admit(source.kind, words.as_ref(), id)? {
-                items.push(messages::summary(self.connection, message)?);
+                items.push(message_rows::summary(self.connection, message)?);
             }
         }
         Ok(MessagePage { items, next: None })
@@ -214,7 +214,7 @@ impl Search<'_> {
                 return Ok(None);
             }
         }
-        let Some(message) = messages::find(self.connection, id)? else { return Ok(None) };
+        let Some(message) = message_rows::find(self.connection, id)? else { return Ok(None) };
         if !self.is_meant(&message) {
             return Ok(None);
         }
@@ -245,13 +245,13 @@ impl Search<'_> {
 mod tests {
     use super::*;
     use crate::model::TenantId;
-    use crate::store::contract::{Bed, address, now};
-    use crate::store::sqlite::tests::plan_of;
+    use crate::store::contract::{address, now};
+    use crate::store::sqlite::tests::{Bed, plan_of};
 
     /// A page costs what it looks at only where its source answers in the order of the list.
     #[tokio::test]
     async fn pages_come_from_an_index_in_its_order() {
-        let bed = Bed::new();
+        let bed = Bed::new().await;
         let tenant_id = Some(TenantId::generate(now()));
         let all = MessageFilter::default;
         let bounced = Some(DeliveryState::Bounced);
@@ -266,7 +266,7 @@ mod tests {
             for before in [None, Some(String::new())] {
                 let page = PageRequest { before, ..PageRequest::default() };
                 let filter = filter.clone();
-                let plan = bed.store.read(move |connection| {
+                let plan = bed.engine().read(move |connection| {
                     let range = Range::of(MessageId::PREFIX, &page);
                     let search = Search { connection, filter: &filter, page: &page, range };
                     Ok(plan_of(connection, &search.source()?.sql))
@@ -279,8 +279,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_recipient_is_looked_for_among_those_of_the_message_only() {
-        let bed = Bed::new();
-        let plan = bed.store.read(|connection| Ok(plan_of(connection, HAS_RECIPIENT))).await.unwrap();
+        let bed = Bed::new().await;
+        let plan = bed.engine().read(|connection| Ok(plan_of(connection, HAS_RECIPIENT))).await.unwrap();
         assert!(plan.contains("delivery_of_message"), "{plan}");
     }
 }

@@ -1,8 +1,10 @@
 //! The rows of what webhooks are to be told and were told.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::webhooks;
+use super::{subscriptions, webhooks};
 use crate::mail::Timestamp;
 use crate::model::{
     DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
@@ -10,7 +12,7 @@ use crate::model::{
 use crate::store::sqlite::events::{EventPayload, Subject, read_event};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
     WebhookOutcome, WebhookVerdict, WebhookWork,
@@ -38,6 +40,17 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
 pub(super) fn count_open(connection: &Connection) -> Result<u64> {
     let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+}
+
+/// When each webhook has something pending for the first time.
+pub(in crate::store::sqlite) fn first_due(
+    connection: &Connection,
+) -> rusqlite::Result<HashMap<WebhookId, i64>> {
+    let sql = "SELECT webhook_id, min(next_attempt_us) FROM webhook_delivery
+               WHERE next_attempt_us IS NOT NULL GROUP BY webhook_id";
+    let mut statement = connection.prepare(sql)?;
+    let due = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    due.collect()
 }
 
 /// Has a webhook told of an event as soon as may be.
@@ -92,7 +105,7 @@ pub(super) fn insert_test(tx: &Tx<'_>, webhook: &Webhook, now: Timestamp) -> Res
     let subject = Subject { tenant_id: webhook.tenant_id, ..Subject::default() };
     let id = EventId::from(tx.clock.next(now));
     let told = EventPayload { id, kind: EventKind::WebhookTest, subject, data: "{}", at: now };
-    tx.subscriptions.require_room(tx, webhook.id)?;
+    subscriptions::require_room(tx, webhook.id)?;
     let id = insert(tx, webhook.id, &told)?;
     find(tx, id)
 }
@@ -118,7 +131,7 @@ pub(super) fn list(
 pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Result<Option<WebhookDelivery>> {
     let Some(before) = find(tx, id)? else { return Ok(None) };
     if before.next_attempt_at.is_none() {
-        tx.subscriptions.require_room(tx, before.webhook_id)?;
+        subscriptions::require_room(tx, before.webhook_id)?;
     }
     let sql = "UPDATE webhook_delivery SET state = ?2, attempts = 0, next_attempt_us = ?3 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![id, WebhookDeliveryState::Pending, us(now)])?;

@@ -1,17 +1,14 @@
 //! Where events are told: webhooks, and what each of them is still to be told.
 
 pub(super) mod deliveries;
-mod due_index;
 mod subscriptions;
 mod webhooks;
 
 use std::sync::Arc;
 
 pub(super) use self::deliveries::remove;
-pub(super) use self::due_index::DueIndex;
-pub(super) use self::subscriptions::Subscriptions;
 
-use super::Store;
+use super::SqliteStore;
 use super::sql_types::us;
 use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
@@ -23,7 +20,7 @@ use crate::store::{
 /// Rows removed in one job, so that the commits of others come between.
 const STEP_ROWS_MAX: usize = 2000;
 
-impl Outbox for Store {
+impl Outbox for SqliteStore {
     async fn webhook_backlog(&self) -> Result<u64> {
         self.read_at_leisure(deliveries::count_open).await
     }
@@ -98,12 +95,12 @@ impl Outbox for Store {
     }
 
     fn take_due_webhooks(&self, now: Timestamp) -> (Vec<WebhookId>, Option<Timestamp>) {
-        let (due, next_us) = self.agenda.take_due(us(now));
+        let (due, next_us) = self.webhooks_due.take_due(us(now));
         (due, next_us.and_then(|at_us| Timestamp::from_microsecond(at_us).ok()))
     }
 
     async fn wait_for_webhook_work(&self) {
-        self.agenda.wait().await;
+        self.webhooks_due.wait().await;
     }
 
     async fn claim_webhook(
@@ -127,7 +124,7 @@ impl Outbox for Store {
     }
 
     fn note_webhook_due(&self, id: WebhookId, at: Timestamp) {
-        self.agenda.note_all([(id, us(at))]);
+        self.webhooks_due.note_all([(id, us(at))]);
     }
 
     async fn record_webhook(&self, outcome: WebhookOutcome) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::subscriptions;
 use crate::mail::Timestamp;
 use crate::model::{DisabledReason, EventKind, TenantId, WebhookId, WebhookStatus};
 use crate::store::sqlite::directory::row_limits;
@@ -9,7 +10,7 @@ use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::secret_encryption::{SealedColumn, Sealer};
 use crate::store::sqlite::sql_types::{json, time, time_if_any, to_json, us};
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
     Limited, NewWebhook, Page, PageRequest, Result, Webhook, WebhookFilter, WebhookPatch, WebhookSecret,
 };
@@ -56,7 +57,7 @@ pub(super) fn create(tx: &Tx<'_>, new: &NewWebhook, now: Timestamp) -> Result<We
         seal(tx.sealer, webhook.id, &new.secret)?,
         us(now),
     ])?;
-    tx.subscriptions.put(tx, &webhook)?;
+    subscriptions::put(tx, &webhook)?;
     Ok(webhook)
 }
 
@@ -111,7 +112,7 @@ pub(super) fn update(
     write(tx, &webhook)?;
     match webhook.status {
         WebhookStatus::Enabled => {
-            tx.subscriptions.put(tx, &webhook)?;
+            subscriptions::put(tx, &webhook)?;
             tx.subscriptions.touch(id, us(now));
         }
         WebhookStatus::Disabled => tx.subscriptions.remove(id),
@@ -244,19 +245,20 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::store::contract::{Bed, new_suppression, new_webhook, now};
+    use crate::store::contract::{new_suppression, new_webhook, now};
+    use crate::store::sqlite::tests::Bed;
     use crate::store::{Directory, Outbox};
 
     #[tokio::test]
     async fn one_that_is_enabled_while_it_is_removed_is_told_nothing_afterwards() {
-        let bed = Bed::new();
+        let bed = Bed::new().await;
         let tenant = bed.tenant("a").await.id;
         let id = bed.store.create_webhook(new_webhook(Some(tenant)), now()).await.unwrap().id;
         bed.store.suppress(new_suppression(Some(tenant), "x@one.example"), now()).await.unwrap();
-        assert!(bed.store.write(move |tx| begin_removal(tx, id)).await.unwrap());
+        assert!(bed.engine().write(move |tx| begin_removal(tx, id)).await.unwrap());
         let patch = WebhookPatch { status: Some(WebhookStatus::Enabled), ..WebhookPatch::default() };
         bed.store.update_webhook(id, patch, now()).await.unwrap().unwrap();
-        while !bed.store.write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
+        while !bed.engine().write(move |tx| go_on_with_removal(tx, id, 1)).await.unwrap() {}
         // A row for it could not be written, and the transaction would be done again.
         let runs = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&runs);
@@ -265,7 +267,7 @@ mod tests {
             let subject = Subject { tenant_id: Some(tenant), ..Subject::default() };
             tx.append(EventKind::SuppressionDeleted, subject, &(), now())
         };
-        bed.store.write(work).await.unwrap();
+        bed.engine().write(work).await.unwrap();
         assert_eq!(runs.load(Ordering::Relaxed), 1);
     }
 }

@@ -4,10 +4,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
-use crate::store::Result;
 use crate::store::sqlite::Tx;
-use crate::store::sqlite::spool::{Cursor, PARKED_US};
 use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::{DueCursor, PARKED_US, Result};
 
 /// Which rows.
 #[derive(Clone, Copy)]
@@ -23,7 +22,7 @@ pub(super) enum Which {
 pub(super) struct Range {
     pub(super) tenant: TenantId,
     pub(super) which: Which,
-    pub(super) behind: Option<Cursor>,
+    pub(super) behind: Option<DueCursor>,
     destination: Option<Host>,
     /// Rows due then or earlier are not meant.
     from_us: i64,
@@ -39,7 +38,7 @@ impl Range {
         Self { tenant, which, behind: None, destination: Some(destination), from_us: until_us - 1 }
     }
 
-    pub(super) fn page(&self, connection: &Connection, rows_max: usize) -> Result<Vec<Cursor>> {
+    pub(super) fn page(&self, connection: &Connection, rows_max: usize) -> Result<Vec<DueCursor>> {
         let sql = "SELECT next_attempt_us, id FROM delivery
                    WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
                      AND (next_attempt_us, id) > (?2, ?3) AND next_attempt_us <= ?4
@@ -54,7 +53,7 @@ impl Range {
         let bounds = params![self.tenant, behind.0, behind.1, end_us, self.destination, sql_limit(rows_max)];
         let mut statement = connection.prepare_cached(sql)?;
         let rows = statement
-            .query_map(bounds, |row| Ok(Cursor { next_attempt_us: row.get(0)?, id: row.get(1)? }))?;
+            .query_map(bounds, |row| Ok(DueCursor { next_attempt_us: row.get(0)?, id: row.get(1)? }))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 }

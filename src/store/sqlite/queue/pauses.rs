@@ -6,12 +6,11 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::mail::{Host, SignedDuration, Timestamp};
-use crate::model::QueueFilter;
+use crate::model::{QueueFilter, TenantId};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::note_resumed;
-use crate::store::sqlite::spool::{PARKED_US, Parked};
 use crate::store::sqlite::sql_types::{count, time, us};
-use crate::store::{Conflict, Pause, Result, StoreError};
+use crate::store::{Conflict, PARKED_US, ParkedRow, Pause, Result, StoreError};
 
 /// Pauses there may be.
 const HOLDS_MAX: u64 = 1000;
@@ -128,12 +127,21 @@ fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(Que
     ends.collect()
 }
 
-/// Puts the next try of rows off, if it is still when it was.
-pub(super) fn park(tx: &Tx<'_>, parked: &[Parked]) -> Result<()> {
-    let sql = "UPDATE delivery SET next_attempt_us = ?3 WHERE id = ?1 AND next_attempt_us = ?2";
+/// Puts the next attempt of rows off, if it is still when it was and the pause that holds them does still. Whoever ends a
+/// pause makes due afterwards what is put off here before. Answers the tenants of which a row was not put off.
+pub(in crate::store::sqlite) fn park(tx: &Tx<'_>, rows: &[ParkedRow]) -> Result<Vec<TenantId>> {
+    let sql = "UPDATE delivery SET next_attempt_us = ?3
+               WHERE id = ?1 AND next_attempt_us = ?2
+                 AND EXISTS (SELECT 1 FROM hold WHERE tenant_id IN ('', ?4) AND destination = ?5
+                                                  AND until_us = ?3 AND is_lifted = 0)";
     let mut statement = tx.prepare_cached(sql)?;
-    for row in parked {
-        statement.execute(params![row.at.id, row.at.next_attempt_us, row.until_us])?;
+    let mut due = Vec::new();
+    for row in rows {
+        let ParkedRow { tenant_id, destination, at, until_us } = row;
+        let parked = params![at.id, at.next_attempt_us, until_us, tenant_id, destination];
+        if statement.execute(parked)? == 0 && !due.contains(tenant_id) {
+            due.push(*tenant_id);
+        }
     }
-    Ok(())
+    Ok(due)
 }

@@ -10,11 +10,11 @@ use ulid::Ulid;
 
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
-use crate::store::sqlite::spool::PARKED_US;
 use crate::store::sqlite::sql_types::us;
-use crate::store::sqlite::{Store, lock};
+use crate::store::sqlite::{SqliteStore, lock};
 use crate::store::{
-    GroupPlace, LaterBecause, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result, StoreError,
+    GroupPlace, LaterBecause, PARKED_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result,
+    StoreError,
 };
 
 /// Deliveries of a group that are looked at to tell why they are due later.
@@ -77,8 +77,13 @@ impl Surveys {
     }
 }
 
-impl Store {
-    pub(super) async fn survey(&self, part: &QueueFilter, now: Timestamp) -> Result<Arc<Survey>> {
+impl SqliteStore {
+    pub(super) async fn survey(
+        &self,
+        part: &QueueFilter,
+        in_flight: HashSet<DeliveryId>,
+        now: Timestamp,
+    ) -> Result<Arc<Survey>> {
         if let Some(survey) = self.surveys.find(part) {
             return Ok(survey);
         }
@@ -87,11 +92,10 @@ impl Store {
         if let Some(survey) = self.surveys.find(part) {
             return Ok(survey);
         }
-        let handed_out = self.memory.handed_out();
         let asked = part.clone();
         let started = Instant::now();
         let survey =
-            self.read_at_leisure(move |connection| count(connection, &asked, &handed_out, now)).await?;
+            self.read_at_leisure(move |connection| count(connection, &asked, &in_flight, now)).await?;
         let survey = Arc::new(survey);
         self.surveys.keep(part.clone(), Arc::clone(&survey), started.elapsed());
         Ok(survey)
@@ -100,7 +104,7 @@ impl Store {
 
 /// What is being counted.
 struct Counting<'a> {
-    handed_out: &'a HashSet<DeliveryId>,
+    in_flight: &'a HashSet<DeliveryId>,
     now_us: i64,
     totals: QueueCounts,
     groups: Vec<Group>,
@@ -116,7 +120,7 @@ struct Entry<'a> {
 fn count(
     connection: &Connection,
     part: &QueueFilter,
-    handed_out: &HashSet<DeliveryId>,
+    in_flight: &HashSet<DeliveryId>,
     now: Timestamp,
 ) -> Result<Survey> {
     // In the order of the index, so that nothing has to be sorted.
@@ -129,7 +133,7 @@ fn count(
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![part.tenant_id, part.destination])?;
     let mut counting = Counting {
-        handed_out,
+        in_flight,
         now_us: us(now),
         totals: QueueCounts::default(),
         groups: Vec::new(),
@@ -211,7 +215,7 @@ impl Counting<'_> {
     }
 
     fn has(&self, entry: &Entry<'_>) -> Result<bool> {
-        Ok(!self.handed_out.is_empty() && self.handed_out.contains(&read_id(entry.id)?))
+        Ok(!self.in_flight.is_empty() && self.in_flight.contains(&read_id(entry.id)?))
     }
 
     fn finish(self, counted_at: Timestamp) -> Survey {

@@ -7,7 +7,7 @@ use crate::mail::Timestamp;
 use crate::model::{EventKind, MessageId, TenantId};
 use crate::store::Result;
 use crate::store::sqlite::events::Subject;
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 
 /// What the event says.
 #[derive(Serialize)]

@@ -1,33 +1,32 @@
 //! Accepting a message: its row, its body, a delivery for each recipient and its event.
 
-use std::mem;
 use std::sync::Arc;
 
 use rusqlite::params;
 use serde::Serialize;
 
-use super::batches::Batches;
-use super::claim_table::ClaimTable;
 use super::submission_key;
 use crate::mail::Recipient;
-use crate::model::{DeliveryId, DeliveryState, EventKind, MessageId};
+use crate::model::{DeliveryState, EventKind, MessageId};
 use crate::store::sqlite::blob_store::{self, FreshFile, Place};
 use crate::store::sqlite::checksum::Checksum;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{to_json, us};
-use crate::store::sqlite::writer::Tx;
-use crate::store::{Annotations, Delivery, Message, NewMessage, Result, UsageCounts, UsedBy};
+use crate::store::sqlite::unit_of_work::Tx;
+use crate::store::{
+    AcceptedMessage, Annotations, HotQueuePermit, Message, NewMessage, Result, SpoolChange, SpoolFeed,
+    UsageCounts, UsedBy,
+};
 
-/// A message on its way into the database. Dropped before its commit, its claims are void and its file is removed.
+/// A message on its way into the database. Dropped before its commit, its file is removed.
 pub(super) struct EnqueueJob {
-    memory: Arc<ClaimTable>,
+    feed: Arc<SpoolFeed>,
     new: Arc<NewMessage>,
     /// Where the content is, if not in the database.
     file: Option<FreshFile>,
     checksum: Checksum,
-    is_claimed: bool,
-    /// What the relay gets after the commit, if the message is claimed.
-    batches: Batches,
+    /// Room for the message in memory until it is delivered.
+    memory: Option<HotQueuePermit>,
 }
 
 /// What was made of the content of a message before the writer has it.
@@ -52,13 +51,12 @@ struct LeftOut<'a> {
 }
 
 impl EnqueueJob {
-    pub(super) fn new(memory: &Arc<ClaimTable>, new: Arc<NewMessage>, stored: Stored) -> Self {
+    pub(super) fn new(feed: &Arc<SpoolFeed>, new: Arc<NewMessage>, stored: Stored) -> Self {
         let Stored { file, checksum } = stored;
-        // What is held until later (RFC 4865) waits in the database.
-        let is_held = new.message.begins_at() > new.message.created_at;
-        let is_claimed = !is_held && memory.claim_fresh(&new);
-        let batches = if is_claimed { batches_of(&new) } else { Batches::default() };
-        Self { memory: Arc::clone(memory), new, file, checksum, is_claimed, batches }
+        // What is scheduled for later (RFC 4865) waits in the database.
+        let is_scheduled = new.message.begins_at() > new.message.created_at;
+        let memory = if is_scheduled { None } else { feed.reserve(&new) };
+        Self { feed: Arc::clone(feed), new, file, checksum, memory }
     }
 
     /// Answers the id of the message, or of the one that was submitted under its key before: then nothing is written.
@@ -100,37 +98,25 @@ impl EnqueueJob {
         }
     }
 
-    /// The commit is synced: the relay may have it, if it is what was written.
-    pub(super) fn conclude(mut self, written: MessageId) -> MessageId {
-        let message = &self.new.message;
+    /// The commit is synced: the message may be delivered, if it is what was written.
+    pub(super) fn conclude(self, written: MessageId) -> MessageId {
+        let Self { feed, new, file, memory, .. } = self;
+        let message = &new.message;
         if written != message.id {
             return written;
         }
-        if let Some(file) = self.file.take() {
+        if let Some(file) = file {
             file.keep();
         }
-        if mem::take(&mut self.is_claimed) {
-            self.memory.make_ready(message, self.batches.take());
-        } else {
-            self.memory.note_due(message.tenant_id, message.begins_at());
-        }
+        feed.send(match memory {
+            Some(memory) => SpoolChange::Accepted(AcceptedMessage { new, memory }),
+            None => SpoolChange::Due { tenant_id: message.tenant_id, at: message.begins_at() },
+        });
         written
     }
 
     pub(super) fn message_id(&self) -> MessageId {
         self.new.message.id
-    }
-
-    fn delivery_ids(&self) -> impl Iterator<Item = DeliveryId> {
-        self.new.recipients.iter().map(|&(id, _)| id)
-    }
-}
-
-impl Drop for EnqueueJob {
-    fn drop(&mut self) {
-        if self.is_claimed {
-            self.memory.forget(self.delivery_ids());
-        }
     }
 }
 
@@ -193,26 +179,4 @@ fn insert_deliveries(tx: &Tx<'_>, new: &NewMessage) -> Result<()> {
         ])?;
     }
     Ok(())
-}
-
-/// The deliveries as rows would give them, grouped by destination.
-fn batches_of(new: &NewMessage) -> Batches {
-    let message = Arc::new(new.message.clone());
-    let mut batches = Batches::default();
-    for (id, recipient) in &new.recipients {
-        let delivery = Delivery {
-            id: *id,
-            message_id: message.id,
-            recipient: recipient.address.clone(),
-            parameters: recipient.parameters.clone(),
-            state: DeliveryState::Queued,
-            attempts: 0,
-            next_attempt_at: Some(message.created_at),
-            last_reply: None,
-            last_class: None,
-            updated_at: message.created_at,
-        };
-        batches.add(&message, delivery, Some(&new.content));
-    }
-    batches
 }

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-use super::claim_table::ClaimTable;
 use super::enqueue::EnqueueJob;
 use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{shorten, us};
-use crate::store::sqlite::writer::Tx;
-use crate::store::{Attempt, AttemptRecord, Result, UsageCounts};
+use crate::store::sqlite::unit_of_work::Tx;
+use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange, SpoolFeed, UsageCounts};
 
 const REPLY_OCTETS_MAX: usize = 1024;
 
-/// What came of a try. Its claims end with the commit; without one they stay: what was sent and could not be
-/// written must not be due again while the caller still tries to write it.
+/// What came of attempts.
 pub(super) struct RecordJob {
-    pub(super) memory: Arc<ClaimTable>,
+    pub(super) feed: Arc<SpoolFeed>,
     pub(super) records: Vec<AttemptRecord>,
     pub(super) report: Option<EnqueueJob>,
 }
@@ -64,12 +62,15 @@ impl RecordJob {
         Ok(any_was_open)
     }
 
-    /// The commit is synced: the claims end.
+    /// The commit is synced.
     pub(super) fn conclude(self, any_was_open: bool) {
-        let Self { memory, records, report } = self;
-        let ended =
-            records.iter().map(|record| (record.delivery_id, record.tenant_id, next_attempt_us(record)));
-        memory.end(ended);
+        let Self { feed, records, report } = self;
+        let recorded = records.iter().map(|record| RecordedDelivery {
+            delivery_id: record.delivery_id,
+            tenant_id: record.tenant_id,
+            next_attempt_at: record.next_attempt_at.filter(|_| record.state.is_open()),
+        });
+        feed.send(SpoolChange::Recorded(recorded.collect()));
         if let Some(report) = report.filter(|_| any_was_open) {
             let id = report.message_id();
             report.conclude(id);

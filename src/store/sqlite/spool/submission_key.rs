@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::mail::Timestamp;
 use crate::model::{Environment, MessageId, TenantId};
 use crate::store::sqlite::sql_types::us;
-use crate::store::sqlite::writer::Tx;
+use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Message, Result, SUBMISSION_KEY_LIFETIME, StoreError, SubmissionKey};
 
 /// The message that the key of a tenant and an environment stands for.

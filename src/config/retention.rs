@@ -1,0 +1,38 @@
+//! The table `[retention]`.
+
+use serde::Deserialize;
+
+use super::error::InvalidOption;
+
+/// `[retention]`: how long data is kept after the last delivery of a message has finished.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Message bodies.
+    pub body_days: u32,
+    /// Transcripts of attempts.
+    pub transcript_days: u32,
+    /// Messages with their deliveries; a tenant's own value has priority.
+    pub message_days: u32,
+    /// Webhook deliveries, counted from the event.
+    pub webhook_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { body_days: 3, transcript_days: 7, message_days: 30, webhook_days: 7 }
+    }
+}
+
+impl Retention {
+    pub(super) fn find_invalid(&self) -> Option<InvalidOption> {
+        // A webhook delivery is retried for more than three days.
+        let is_short = self.webhook_days < 4;
+        is_short.then(|| {
+            InvalidOption::new(
+                "retention.webhook_days",
+                "must be at least 4: webhook deliveries are retried for up to four days",
+            )
+        })
+    }
+}

@@ -1,0 +1,388 @@
+//! What is known in memory of the deliveries that are not finished: which are claimed, which wait with their bytes,
+//! what is paused, and when there may be something in the store.
+//!
+//! A claim that ends while a pass runs is remembered until the pass is over: what the pass has read may be older. So
+//! no delivery is handed out twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::batches::batches_of;
+use super::claim_pass::{Admits, ClaimRoom};
+use super::due_index::DueIndex;
+use super::hot_queue::HotQueue;
+use super::pauses::Pauses;
+use crate::mail::{Host, Timestamp};
+use crate::model::{DeliveryId, QueueFilter, TenantId};
+use crate::policy::deficit_round_robin::DeficitRoundRobin;
+use crate::store::{
+    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PARKED_US, ParkedRow, SpoolChange,
+};
+
+/// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
+/// fresh mail comes at any time and would take whatever comes free before the next pass.
+pub(super) const LEFT_TO_DUE: usize = 4;
+
+/// The claims of this process, and what they are decided on.
+#[derive(Default)]
+pub(super) struct ClaimTable {
+    claims: HashMap<DeliveryId, ClaimState>,
+    /// Deliveries that the relay has, for each tenant that has any.
+    handed_out: HashMap<TenantId, usize>,
+    /// All of them.
+    handed_out_count: usize,
+    pub(super) hot: HotQueue,
+    /// The tenants that have something in the hot queue or, during a pass, something due: the fairness of claims.
+    pub(super) turns: DeficitRoundRobin<TenantId>,
+    pub(super) pauses: Pauses,
+    pub(super) due: DueIndex,
+    /// The tenants whose due rows the running pass looks at.
+    in_pass: HashSet<TenantId>,
+    /// How far the scan of a tenant's due rows has come, where it did not reach the end.
+    cursors: HashMap<TenantId, DueCursor>,
+    /// Claims that ended since the running pass began.
+    ended_in_pass: Option<HashSet<DeliveryId>>,
+    /// Whether the last pass left something behind only for lack of room.
+    pub(super) has_leftovers: bool,
+}
+
+/// A delivery that is the relay's, or waits for it in memory.
+struct ClaimState {
+    tenant: TenantId,
+    is_handed_out: bool,
+    /// What stays in memory until the last claim of its message ends.
+    _memory: Option<Arc<HotQueuePermit>>,
+}
+
+/// Who has to be woken after a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wakes {
+    /// There may be something due earlier than the last pass said.
+    pub(super) work: bool,
+    /// There may be something in the hot queue.
+    pub(super) fresh: bool,
+}
+
+/// What a pass may choose of due rows.
+pub(super) struct Choice<'a> {
+    pub(super) tenant: TenantId,
+    pub(super) now_us: i64,
+    pub(super) admits: &'a dyn Admits,
+}
+
+/// What becomes of a due row.
+pub(super) enum Chosen {
+    Claimed,
+    /// Somebody has it, or had it a moment ago.
+    Taken,
+    /// It may not be claimed now.
+    Refused,
+    /// Its destination is paused.
+    Paused(ParkedRow),
+}
+
+impl ClaimTable {
+    /// Takes notice of a committed change.
+    pub(super) fn apply(&mut self, change: SpoolChange) -> Wakes {
+        let mut wakes = Wakes::default();
+        match change {
+            SpoolChange::Accepted(accepted) => wakes = self.accept(accepted),
+            SpoolChange::Due { tenant_id, at } => wakes.work = self.advance(tenant_id, at.as_microsecond()),
+            SpoolChange::Recorded(recorded) => {
+                wakes.work = self.has_leftovers;
+                for delivery in recorded {
+                    self.end_claim(delivery.delivery_id);
+                    if let Some(at) = delivery.next_attempt_at {
+                        wakes.work |= self.advance(delivery.tenant_id, at.as_microsecond());
+                    }
+                }
+            }
+            SpoolChange::Cancelled(ids) => self.forget(ids.into_iter()),
+            SpoolChange::TenantSuspended(tenant) => self.suspend(tenant),
+            SpoolChange::TenantResumed { tenant_id, at } => {
+                if self.pauses.end_suspension(tenant_id, at.as_microsecond()) {
+                    self.advance(tenant_id, i64::MIN);
+                    wakes.work = true;
+                }
+            }
+            SpoolChange::TenantWasResumed { tenant_id, at_us } => self.pauses.note_resumed(tenant_id, at_us),
+            SpoolChange::TenantRemoved(tenant) => {
+                self.suspend(tenant);
+                self.pauses.forget_tenant(tenant);
+                self.cursors.remove(&tenant);
+            }
+            SpoolChange::Paused { part, until_us } => {
+                self.pause(&part, until_us);
+                wakes.work = true;
+            }
+            SpoolChange::PauseLifted { part, at } => {
+                self.pauses.lift(&part, at.as_microsecond());
+                if let (Some(tenant), None) = (part.tenant_id, &part.destination) {
+                    self.advance(tenant, i64::MIN);
+                }
+                wakes.work = true;
+            }
+        }
+        wakes
+    }
+
+    /// Claims the deliveries of an accepted message; what is paused waits in the database.
+    fn accept(&mut self, accepted: AcceptedMessage) -> Wakes {
+        let AcceptedMessage { new, memory } = accepted;
+        let (tenant, now_us) = (new.message.tenant_id, new.message.created_at.as_microsecond());
+        let memory = Arc::new(memory);
+        let mut wakes = Wakes { fresh: true, work: false };
+        for mut batch in batches_of(&new) {
+            if self.pauses.holds_tenant(tenant, now_us)
+                || self.pauses.end_at(tenant, &batch.destination, now_us).is_some()
+            {
+                wakes.work |= self.advance(tenant, now_us);
+                continue;
+            }
+            // A pass may have found the row already.
+            batch.deliveries.retain(|delivery| !self.is_taken(delivery.id));
+            if batch.deliveries.is_empty() {
+                continue;
+            }
+            for delivery in &batch.deliveries {
+                let memory = Some(Arc::clone(&memory));
+                self.claims.insert(delivery.id, ClaimState { tenant, is_handed_out: false, _memory: memory });
+            }
+            self.hot.push(tenant, batch);
+            self.turns.join(tenant);
+        }
+        wakes
+    }
+
+    fn suspend(&mut self, tenant: TenantId) {
+        self.pauses.suspend(tenant);
+        self.due.remove(tenant);
+        self.withdraw(tenant, None);
+    }
+
+    fn pause(&mut self, part: &QueueFilter, until_us: i64) {
+        self.pauses.hold(part, until_us);
+        match (part.tenant_id, &part.destination) {
+            (Some(tenant), None) => {
+                self.due.remove(tenant);
+                self.withdraw(tenant, None);
+                self.advance(tenant, until_us);
+            }
+            (tenant, Some(host)) => {
+                let tenants = tenant.map_or_else(|| self.hot.tenants_with(host), |tenant| vec![tenant]);
+                for tenant in tenants {
+                    self.withdraw(tenant, Some(host));
+                    self.advance(tenant, i64::MIN);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Takes a tenant's messages out of the hot queue, all or those for a destination: the database has them.
+    fn withdraw(&mut self, tenant: TenantId, destination: Option<&Host>) {
+        let withdrawn = match destination {
+            Some(host) => self.hot.remove_destination(tenant, host),
+            None => self.hot.remove(tenant),
+        };
+        for id in withdrawn {
+            self.end_claim(id);
+        }
+    }
+
+    /// The database has work of a tenant from `at` on. True if that is earlier than anything known.
+    pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
+        let begin = self.pauses.begin_of(tenant);
+        begin.is_some_and(|begin| at != PARKED_US && self.due.advance(tenant, at.max(begin)))
+    }
+
+    fn is_taken(&self, id: DeliveryId) -> bool {
+        self.claims.contains_key(&id) || self.ended_in_pass.as_ref().is_some_and(|ended| ended.contains(&id))
+    }
+
+    fn end_claim(&mut self, id: DeliveryId) -> Option<TenantId> {
+        let claim = self.claims.remove(&id)?;
+        if claim.is_handed_out
+            && let Some(count) = self.handed_out.get_mut(&claim.tenant)
+        {
+            *count -= 1;
+            self.handed_out_count -= 1;
+            if *count == 0 {
+                self.handed_out.remove(&claim.tenant);
+            }
+        }
+        if let Some(ended) = &mut self.ended_in_pass {
+            ended.insert(id);
+        }
+        Some(claim.tenant)
+    }
+
+    /// Ends claims of deliveries that are due as they were.
+    pub(super) fn release(&mut self, ids: &[DeliveryId]) {
+        for id in ids {
+            if let Some(tenant) = self.end_claim(*id) {
+                self.advance(tenant, i64::MIN);
+            }
+        }
+    }
+
+    /// Claims of deliveries that are not in the database any more end.
+    pub(super) fn forget(&mut self, ids: impl Iterator<Item = DeliveryId>) {
+        for id in ids {
+            self.end_claim(id);
+        }
+    }
+
+    /// Hands out what a tenant has in the hot queue.
+    pub(super) fn take_hot(
+        &mut self,
+        tenant: TenantId,
+        deliveries_max: usize,
+        admits: &dyn Admits,
+    ) -> Vec<Batch> {
+        if deliveries_max == 0 {
+            return Vec::new();
+        }
+        let batches = self.hot.take(tenant, deliveries_max, admits);
+        for delivery in batches.iter().flat_map(|batch| &batch.deliveries) {
+            if let Some(claim) = self.claims.get_mut(&delivery.id) {
+                claim.is_handed_out = true;
+            }
+        }
+        let count = batches.iter().map(|batch| batch.deliveries.len()).sum::<usize>();
+        if count > 0 {
+            *self.handed_out.entry(tenant).or_default() += count;
+            self.handed_out_count += count;
+        }
+        batches
+    }
+
+    /// Claims a due row, if nothing stands against it.
+    pub(super) fn choose(&mut self, choice: &Choice<'_>, row: DueRow) -> Chosen {
+        let &Choice { tenant, now_us, admits } = choice;
+        let DueRow { at, destination } = row;
+        if self.is_taken(at.id) {
+            return Chosen::Taken;
+        }
+        if let Some(until_us) = self.pauses.end_at(tenant, &destination, now_us) {
+            return Chosen::Paused(ParkedRow { tenant_id: tenant, destination, at, until_us });
+        }
+        if !admits.admits(tenant, &destination, 1) {
+            return Chosen::Refused;
+        }
+        self.claims.insert(at.id, ClaimState { tenant, is_handed_out: true, _memory: None });
+        *self.handed_out.entry(tenant).or_default() += 1;
+        self.handed_out_count += 1;
+        Chosen::Claimed
+    }
+
+    /// How many deliveries of a tenant may still be handed out.
+    pub(super) fn allowance_of(&self, tenant: TenantId, room: &ClaimRoom) -> usize {
+        let handed_out = self.handed_out.get(&tenant).copied().unwrap_or(0);
+        room.per_tenant_max.saturating_sub(handed_out)
+    }
+
+    /// Takes the tenants that may have something due, with the places where their scans go on.
+    pub(super) fn begin_pass(&mut self, now_us: i64, room: &ClaimRoom) -> Vec<(TenantId, Option<DueCursor>)> {
+        self.ended_in_pass = Some(HashSet::new());
+        let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, room) > 0);
+        // More tenants than deliveries cannot be served; the others are first the next time.
+        let due: Vec<_> = due.take(room.deliveries_max).collect();
+        due.into_iter()
+            .map(|tenant| {
+                self.due.remove(tenant);
+                self.turns.join(tenant);
+                self.in_pass.insert(tenant);
+                (tenant, self.cursors.get(&tenant).copied())
+            })
+            .collect()
+    }
+
+    /// Where the scan of a tenant stands and when there may be more.
+    pub(super) fn note_scan(&mut self, tenant: TenantId, cursor: Option<DueCursor>, next_us: Option<i64>) {
+        match cursor {
+            Some(cursor) => self.cursors.insert(tenant, cursor),
+            None => self.cursors.remove(&tenant),
+        };
+        self.in_pass.remove(&tenant);
+        self.rejoin(tenant);
+        if let Some(at) = next_us {
+            self.advance(tenant, at);
+        }
+    }
+
+    /// Puts a tenant back into line if there may be something to claim of it.
+    pub(super) fn rejoin(&mut self, tenant: TenantId) {
+        if self.hot.has(tenant) || self.in_pass.contains(&tenant) {
+            self.turns.join(tenant);
+        } else {
+            self.turns.leave(&tenant);
+        }
+    }
+
+    /// The pass is over; answers when there will be more.
+    pub(super) fn end_pass(&mut self, now_us: i64) -> Option<i64> {
+        self.ended_in_pass = None;
+        let ready = (!self.hot.is_empty()).then_some(now_us);
+        let next = [ready, self.due.next()].into_iter().flatten().min();
+        self.has_leftovers = next.is_some_and(|at| at <= now_us);
+        next
+    }
+
+    /// Whether a pause or suspension holds a tenant's mail for a destination.
+    pub(super) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
+        let now_us = now.as_microsecond();
+        self.pauses.end_at(tenant, host, now_us).is_some() || self.pauses.holds_tenant(tenant, now_us)
+    }
+
+    /// Deliveries that are claimed, whether the relay has them or not.
+    pub(super) fn claims(&self) -> usize {
+        self.claims.len()
+    }
+
+    /// How many deliveries the relay has.
+    pub(super) fn handed_out_count(&self) -> usize {
+        self.handed_out_count
+    }
+
+    /// The deliveries that the relay has.
+    pub(super) fn handed_out(&self) -> HashSet<DeliveryId> {
+        if self.handed_out.is_empty() {
+            return HashSet::new();
+        }
+        self.claims.iter().filter(|(_, claim)| claim.is_handed_out).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the relay has a delivery.
+    pub(super) fn is_handed_out(&self, id: DeliveryId) -> bool {
+        self.claims.get(&id).is_some_and(|claim| claim.is_handed_out)
+    }
+
+    /// Claims deliveries for a change of their rows, those in the hot queue too; answers which. The relay has the
+    /// others, or is about to.
+    pub(super) fn take_back(
+        &mut self,
+        tenant: TenantId,
+        deliveries: &[(DeliveryId, Host)],
+    ) -> HashSet<DeliveryId> {
+        let mut taken = HashSet::new();
+        let mut waiting: HashMap<&Host, HashSet<DeliveryId>> = HashMap::new();
+        for (id, host) in deliveries {
+            match self.claims.get(id) {
+                None => {
+                    let claim = ClaimState { tenant, is_handed_out: false, _memory: None };
+                    self.claims.insert(*id, claim);
+                    taken.insert(*id);
+                }
+                Some(claim) if !claim.is_handed_out => {
+                    waiting.entry(host).or_default().insert(*id);
+                }
+                Some(_) => {}
+            }
+        }
+        for (host, ids) in waiting {
+            taken.extend(self.hot.remove_deliveries(tenant, host, &ids));
+        }
+        taken
+    }
+}

@@ -1,0 +1,179 @@
+//! Accepted messages that wait in memory for delivery: for each tenant a queue for each destination, so that one busy
+//! destination holds up nothing but itself.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::claim_pass::Admits;
+use crate::mail::Host;
+use crate::model::{DeliveryId, Environment, TenantId};
+use crate::store::{Batch, Delivery};
+
+#[derive(Default)]
+pub(super) struct HotQueue {
+    tenants: HashMap<TenantId, TenantQueues>,
+}
+
+/// What one tenant has ready.
+#[derive(Default)]
+struct TenantQueues {
+    queues: HashMap<(Environment, Host), VecDeque<Batch>>,
+    /// Whose turn it is; each destination with something ready once.
+    turns: VecDeque<(Environment, Host)>,
+}
+
+impl HotQueue {
+    pub(super) fn push(&mut self, tenant: TenantId, batch: Batch) {
+        let queues = self.tenants.entry(tenant).or_default();
+        let key = (batch.message.environment, batch.destination.clone());
+        let queue = queues.queues.entry(key.clone()).or_default();
+        if queue.is_empty() {
+            queues.turns.push_back(key);
+        }
+        queue.push_back(batch);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Whether a tenant has something ready.
+    pub(super) fn has(&self, tenant: TenantId) -> bool {
+        self.tenants.contains_key(&tenant)
+    }
+
+    /// Takes at most `deliveries_max` deliveries of a tenant, none that `admits` passes over.
+    pub(super) fn take(
+        &mut self,
+        tenant: TenantId,
+        deliveries_max: usize,
+        admits: &dyn Admits,
+    ) -> Vec<Batch> {
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let taken = queues.take(tenant, deliveries_max, admits);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
+        }
+        taken
+    }
+
+    /// Forgets all of a tenant and answers whose deliveries they were.
+    pub(super) fn remove(&mut self, tenant: TenantId) -> Vec<DeliveryId> {
+        let Some(queues) = self.tenants.remove(&tenant) else { return Vec::new() };
+        let batches = queues.queues.into_values().flatten();
+        batches.flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
+    }
+
+    /// Forgets what a tenant has for a destination and answers which deliveries they were.
+    pub(super) fn remove_destination(&mut self, tenant: TenantId, host: &Host) -> Vec<DeliveryId> {
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = queues.remove(host);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
+        }
+        removed.into_iter().flat_map(|batch| batch.deliveries).map(|delivery| delivery.id).collect()
+    }
+
+    /// Forgets deliveries for a destination and answers which of them waited here.
+    pub(super) fn remove_deliveries(
+        &mut self,
+        tenant: TenantId,
+        host: &Host,
+        ids: &HashSet<DeliveryId>,
+    ) -> Vec<DeliveryId> {
+        let Some(queues) = self.tenants.get_mut(&tenant) else { return Vec::new() };
+        let removed = queues.remove_deliveries(host, ids);
+        if queues.queues.is_empty() {
+            self.tenants.remove(&tenant);
+        }
+        removed
+    }
+
+    /// Who has something for a destination.
+    pub(super) fn tenants_with(&self, host: &Host) -> Vec<TenantId> {
+        let with = self.tenants.iter().filter(|(_, queues)| queues.has(host));
+        with.map(|(tenant, _)| *tenant).collect()
+    }
+}
+
+impl TenantQueues {
+    fn remove(&mut self, host: &Host) -> Vec<Batch> {
+        self.turns.retain(|(_, other)| other != host);
+        let environments = Environment::ALL.iter().copied();
+        environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
+    }
+
+    fn remove_deliveries(&mut self, host: &Host, ids: &HashSet<DeliveryId>) -> Vec<DeliveryId> {
+        let mut removed = Vec::new();
+        for &environment in Environment::ALL {
+            let key = (environment, host.clone());
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            queue.retain_mut(|batch| {
+                let meant = batch.deliveries.extract_if(.., |delivery| ids.contains(&delivery.id));
+                removed.extend(meant.map(|delivery| delivery.id));
+                !batch.deliveries.is_empty()
+            });
+            if queue.is_empty() {
+                self.queues.remove(&key);
+                self.turns.retain(|other| *other != key);
+            }
+        }
+        removed
+    }
+
+    fn has(&self, host: &Host) -> bool {
+        Environment::ALL.iter().any(|&of| self.queues.contains_key(&(of, host.clone())))
+    }
+
+    fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
+        let mut taken = Vec::new();
+        let (mut room, mut skipped) = (deliveries_max, 0);
+        while room > 0 && skipped < self.turns.len() {
+            let Some(key) = self.turns.pop_front() else { break };
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
+                self.turns.push_back(key);
+                skipped += 1;
+                continue;
+            }
+            skipped = 0;
+            if let Some(batch) = take_one(queue, room) {
+                room -= batch.deliveries.len();
+                taken.push(batch);
+            }
+            if queue.is_empty() {
+                self.queues.remove(&key);
+            } else {
+                self.turns.push_back(key);
+            }
+        }
+        taken
+    }
+}
+
+/// Whether a batch, or as much of it as there is room for, may be claimed. Mail of the test environment goes nowhere, so
+/// no destination stands in its way.
+fn may_go(batch: &Batch, tenant: TenantId, room: usize, admits: &dyn Admits) -> bool {
+    batch.message.environment == Environment::Test
+        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(room))
+}
+
+/// The first batch, or as much of it as there is room for.
+fn take_one(queue: &mut VecDeque<Batch>, room: usize) -> Option<Batch> {
+    if queue.front()?.deliveries.len() <= room {
+        return queue.pop_front();
+    }
+    let first = queue.front_mut()?;
+    let part: Vec<Delivery> = first.deliveries.drain(..room).collect();
+    Some(Batch { deliveries: part, ..first.clone_without_deliveries() })
+}
+
+impl Batch {
+    fn clone_without_deliveries(&self) -> Self {
+        Self {
+            message: self.message.clone(),
+            destination: self.destination.clone(),
+            deliveries: Vec::new(),
+            content: self.content.clone(),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What must not be handed out, and until when. Times are in microseconds.
+//!
+//! A tenant that is held is left out of the claims as a whole. What is held for its destination only stands among the
+//! tenant's other due rows, so a claim that comes by sets it aside ([`PARKED_US`] or the end of the pause).
+
+use std::collections::{HashMap, HashSet};
+
+use crate::mail::Host;
+use crate::model::{QueueFilter, TenantId};
+use crate::store::PARKED_US;
+
+#[derive(Default)]
+pub(super) struct Pauses {
+    suspended: HashSet<TenantId>,
+    tenants: HashMap<TenantId, i64>,
+    /// By destination, for everybody (`None`) or one tenant.
+    destinations: HashMap<Host, HashMap<Option<TenantId>, i64>>,
+    /// When a tenant's last suspension or pause ended.
+    resumed: HashMap<TenantId, i64>,
+}
+
+impl Pauses {
+    pub(super) fn suspend(&mut self, tenant: TenantId) {
+        self.suspended.insert(tenant);
+    }
+
+    /// False if the tenant was not suspended.
+    pub(super) fn end_suspension(&mut self, tenant: TenantId, at: i64) -> bool {
+        let was_suspended = self.suspended.remove(&tenant);
+        if was_suspended {
+            self.note_resumed(tenant, at);
+        }
+        was_suspended
+    }
+
+    pub(super) fn note_resumed(&mut self, tenant: TenantId, at: i64) {
+        self.resumed.insert(tenant, at);
+    }
+
+    /// Pauses a part until a time; [`PARKED_US`] is without end.
+    pub(super) fn hold(&mut self, part: &QueueFilter, until: i64) {
+        match &part.destination {
+            Some(host) => {
+                self.destinations.entry(host.clone()).or_default().insert(part.tenant_id, until);
+            }
+            None => drop(part.tenant_id.map(|tenant| self.tenants.insert(tenant, until))),
+        }
+    }
+
+    pub(super) fn lift(&mut self, part: &QueueFilter, at: i64) {
+        match (&part.destination, part.tenant_id) {
+            (Some(host), tenant) => {
+                if let Some(of_host) = self.destinations.get_mut(host) {
+                    of_host.remove(&tenant);
+                    if of_host.is_empty() {
+                        self.destinations.remove(host);
+                    }
+                }
+            }
+            (None, Some(tenant)) => {
+                if self.tenants.remove(&tenant).is_some() {
+                    self.note_resumed(tenant, at);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    pub(super) fn forget_tenant(&mut self, tenant: TenantId) {
+        self.suspended.remove(&tenant);
+        self.tenants.remove(&tenant);
+        self.resumed.remove(&tenant);
+        self.destinations.retain(|_, of_host| {
+            of_host.remove(&Some(tenant));
+            !of_host.is_empty()
+        });
+    }
+
+    /// Before this time nothing of the tenant is handed out; `None` if that is never.
+    pub(super) fn begin_of(&self, tenant: TenantId) -> Option<i64> {
+        if self.suspended.contains(&tenant) {
+            return None;
+        }
+        match self.tenants.get(&tenant) {
+            Some(&PARKED_US) => None,
+            until => Some(until.copied().unwrap_or(i64::MIN)),
+        }
+    }
+
+    pub(super) fn holds_tenant(&self, tenant: TenantId, now: i64) -> bool {
+        self.begin_of(tenant).is_none_or(|begin| begin > now)
+    }
+
+    /// Until when the tenant's mail for a destination is held, if it is.
+    pub(super) fn end_at(&self, tenant: TenantId, destination: &Host, now: i64) -> Option<i64> {
+        if self.destinations.is_empty() {
+            return None;
+        }
+        let of_host = self.destinations.get(destination)?;
+        let ends = [of_host.get(&None), of_host.get(&Some(tenant))];
+        ends.into_iter().flatten().copied().max().filter(|&until| until > now)
+    }
+
+    /// When what fell due at `due` could first be handed out: later than that if the tenant was held meanwhile.
+    pub(super) fn effective_due(&self, tenant: TenantId, due: i64) -> i64 {
+        let ended = [self.resumed.get(&tenant), self.tenants.get(&tenant)];
+        ended.into_iter().flatten().copied().max().map_or(due, |resumed| due.max(resumed))
+    }
+}

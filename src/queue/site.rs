@@ -1,0 +1,326 @@
+//! The site that a destination belongs to: who takes its mail, and how much of it.
+//!
+//! What is known is kept for a time, so that mail is put into its lane without asking the DNS; what is not known is
+//! looked up beside the scheduler ([`super::site_resolution`]).
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::mail::{DomainName, Host};
+use crate::policy::concurrency_limiter::Rule;
+use crate::policy::site;
+
+/// Above it what is known is forgotten, the oldest first; each entry costs one look-up.
+const DOMAINS_MAX: usize = 50_000;
+/// How long the site of a domain is taken as known. The resolver's own cache goes by the records' time to live.
+const KNOWN_FOR: Duration = Duration::from_secs(10 * 60);
+/// The same where there was no answer.
+const FAILURE_KNOWN_FOR: Duration = Duration::from_secs(30);
+
+/// Hosts that take mail for any number of domains.
+#[derive(Debug)]
+pub struct Site {
+    /// What people see. Two sites may look the same.
+    pub name: String,
+    /// What it takes at most.
+    pub rule: Rule,
+    identity: Identity,
+}
+
+/// What tells one site from another: never a text that somebody can make up by names of hosts of their own.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Identity {
+    /// What a rule of this name covers.
+    Rule(String),
+    /// These hosts, in order.
+    Hosts(Vec<String>),
+    /// A destination of which nothing else is known.
+    Destination(Host),
+}
+
+impl PartialEq for Site {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+impl Eq for Site {}
+
+impl Hash for Site {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
+}
+
+/// Knows sites.
+pub struct Sites {
+    rules: Rules,
+    known: Mutex<HashMap<DomainName, Known>>,
+}
+
+struct Known {
+    site: Arc<Site>,
+    hosts: Vec<String>,
+    until: Instant,
+}
+
+impl Sites {
+    /// Nothing is known yet.
+    pub fn new(config: &config::Relay) -> Self {
+        Self { rules: Rules::new(config), known: Mutex::default() }
+    }
+
+    /// What holds for destinations that no rule names.
+    pub fn default_rule(&self) -> &Rule {
+        &self.rules.default
+    }
+
+    /// The site of a destination, if it is known.
+    pub fn find(&self, destination: &Host) -> Option<Arc<Site>> {
+        match destination {
+            Host::Literal(_) => Some(self.provisional(destination)),
+            Host::Domain(domain) => {
+                let known = self.known();
+                let known = known.get(domain).filter(|known| Instant::now() < known.until)?;
+                Some(known.site.clone())
+            }
+        }
+    }
+
+    /// A site for the destination alone.
+    pub fn provisional(&self, destination: &Host) -> Arc<Site> {
+        Arc::new(Site {
+            name: destination.to_string(),
+            rule: self.rules.default.clone(),
+            identity: Identity::Destination(destination.clone()),
+        })
+    }
+
+    /// Notes the mail hosts of a domain as the DNS tells them. Without an answer (`None`) the domain is a site of its
+    /// own, and delivery will tell why.
+    pub fn learn(&self, domain: &DomainName, hosts: Option<Vec<String>>) -> Arc<Site> {
+        let known_for = if hosts.is_some() { KNOWN_FOR } else { FAILURE_KNOWN_FOR };
+        let hosts = hosts.unwrap_or_default();
+        let now = Instant::now();
+        let site = Arc::new(self.rules.site_of(domain, &hosts));
+        let mut known = self.known();
+        if known.len() >= DOMAINS_MAX {
+            make_room(&mut known, now);
+        }
+        known.insert(domain.clone(), Known { site: site.clone(), hosts, until: now + known_for });
+        site
+    }
+
+    /// Whether a host takes mail for a destination: a connection to it may be used for that. Of two domains of one
+    /// provider each has hosts of its own.
+    pub fn is_mail_host(&self, host: &str, destination: &Host) -> bool {
+        match destination {
+            Host::Literal(ip) => ip.to_string() == host,
+            Host::Domain(domain) => {
+                self.known().get(domain).is_some_and(|known| known.hosts.iter().any(|other| other == host))
+            }
+        }
+    }
+
+    /// Domains that are known to be at a site; at most `limit`.
+    pub fn domains_of(&self, site: &Site, limit: usize) -> Vec<DomainName> {
+        let known = self.known();
+        let own = known.iter().filter(|(_, known)| *known.site == *site);
+        own.map(|(domain, _)| domain.clone()).take(limit).collect()
+    }
+
+    /// The domains that are known to be at each of these sites, in order; at most `limit` of each.
+    pub fn domains(&self, sites: &[&Arc<Site>], limit: usize) -> HashMap<Arc<Site>, Vec<String>> {
+        let known = self.known();
+        let mut domains: HashMap<&Site, Vec<&DomainName>> =
+            sites.iter().map(|site| (&***site, Vec::new())).collect();
+        for (domain, known) in known.iter() {
+            if let Some(of_site) = domains.get_mut(&*known.site) {
+                of_site.push(domain);
+            }
+        }
+        let first = |site: &Arc<Site>| {
+            let mut of_site = domains.get(&**site).cloned().unwrap_or_default();
+            of_site.sort_by_key(|domain| domain.as_str());
+            of_site.into_iter().take(limit).map(ToString::to_string).collect()
+        };
+        sites.iter().map(|&site| (Arc::clone(site), first(site))).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<DomainName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is out of date goes, and if that is little, the half that will be first.
+fn make_room(known: &mut HashMap<DomainName, Known>, now: Instant) {
+    known.retain(|_, known| now < known.until);
+    if known.len() >= DOMAINS_MAX / 2 {
+        let mut ends: Vec<Instant> = known.values().map(|known| known.until).collect();
+        let middle = ends.len() / 2;
+        let (_, &mut middle, _) = ends.select_nth_unstable(middle);
+        known.retain(|_, known| known.until > middle);
+    }
+}
+
+/// What the configuration and the built-in list say of sites.
+struct Rules {
+    named: Vec<config::SiteRule>,
+    default: Rule,
+}
+
+impl Rules {
+    fn new(config: &config::Relay) -> Self {
+        let default = Rule {
+            connections_max: config.connections_per_destination_max,
+            messages_per_connection_max: config.messages_per_connection_max,
+            messages_per_minute: None,
+            connections_per_minute: None,
+            trusted: false,
+            by_suffix: false,
+        };
+        Self { named: config.site_rules(), default }
+    }
+
+    fn site_of(&self, domain: &DomainName, hosts: &[String]) -> Site {
+        let by_name = self.named.iter().find(|rule| rule.domains.contains(domain));
+        let named = by_name.or_else(|| self.named.iter().find(|rule| rule.covers(hosts)));
+        let rule = named.map_or_else(|| self.default.clone(), |named| self.rule_of(named));
+        let (name, identity) = match (named, hosts) {
+            (Some(named), _) if !named.separate_sites => {
+                (named.name.clone(), Identity::Rule(named.name.clone()))
+            }
+            (_, []) => (domain.to_string(), Identity::Destination(Host::Domain(domain.clone()))),
+            (_, hosts) => {
+                let mut sorted = hosts.to_vec();
+                sorted.sort();
+                sorted.dedup();
+                (site::name_of(hosts), Identity::Hosts(sorted))
+            }
+        };
+        Site { name, rule, identity }
+    }
+
+    fn rule_of(&self, named: &config::SiteRule) -> Rule {
+        let default = &self.default;
+        Rule {
+            connections_max: named.connections_max.unwrap_or(default.connections_max),
+            messages_per_connection_max: named
+                .messages_per_connection_max
+                .unwrap_or(default.messages_per_connection_max),
+            messages_per_minute: named.messages_per_minute,
+            connections_per_minute: named.connections_per_minute,
+            trusted: false,
+            by_suffix: !named.separate_sites && !named.mx.is_empty(),
+        }
+    }
+}
+
+impl config::SiteRule {
+    /// Whether all of these hosts are named: one of somebody else makes it another site.
+    fn covers(&self, hosts: &[String]) -> bool {
+        let is_named = |host: &String| self.mx.iter().any(|suffix| site::is_under(host, suffix));
+        !hosts.is_empty() && hosts.iter().all(is_named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(text: &str) -> DomainName {
+        DomainName::parse(text).unwrap()
+    }
+
+    fn site(config: &config::Relay, name: &str, hosts: &[&str]) -> Site {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Rules::new(config).site_of(&domain(name), &hosts)
+    }
+
+    #[test]
+    fn domains_of_one_provider_are_one_site() {
+        let config = config::Relay::default();
+        for (name, hosts, expected) in [
+            ("gmail.com", vec!["gmail-smtp-in.l.google.com", "alt1.gmail-smtp-in.l.google.com"], "google"),
+            ("shop.example", vec!["aspmx.l.google.com", "alt1.aspmx.l.google.com"], "google"),
+            ("a.example", vec!["a-example.mail.protection.outlook.com"], "microsoft-365"),
+            ("hotmail.com", vec!["hotmail-com.olc.protection.outlook.com"], "outlook"),
+            ("b.example", vec!["mx1.host.example", "mx2.host.example"], "(mx1|mx2).host.example"),
+            // Somebody else's host among them: another site.
+            (
+                "c.example",
+                vec!["aspmx.l.google.com", "mx.c.example"],
+                "(aspmx|mx).(c|l).(example|google).com",
+            ),
+            ("d.example", vec![], "d.example"),
+        ] {
+            let found = site(&config, name, &hosts).name;
+            if name == "c.example" {
+                assert!(found.contains("google") && found != "google", "{found}");
+            } else {
+                assert_eq!(found, expected, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn sites_are_the_same_whose_hosts_are_and_no_others() {
+        let config = config::Relay::default();
+        let of = |name: &str, hosts: &[&str]| site(&config, name, hosts);
+        let crossed = [
+            of("a.example", &["mx1.a.example", "mx2.b.example"]),
+            of("b.example", &["mx1.b.example", "mx2.a.example"]),
+        ];
+        assert_eq!(crossed[0].name, crossed[1].name);
+        assert_ne!(crossed[0], crossed[1]);
+        assert_eq!(crossed[0], of("c.example", &["mx2.b.example", "mx1.a.example"]));
+        assert_ne!(of("mx.example", &[]), of("d.example", &["mx.example"]));
+        assert_ne!(of("google", &[]), of("gmail.com", &["gmail-smtp-in.l.google.com"]));
+    }
+
+    #[test]
+    fn the_configuration_goes_before_what_is_built_in() {
+        let rule = |text: &str| toml::from_str::<config::SiteRule>(text).unwrap();
+        let mut config = config::Relay::default();
+        let built_in = site(&config, "gmail.com", &["gmail-smtp-in.l.google.com"]).rule;
+        config.shaping = vec![
+            rule("name = \"google\"\nmessages_per_minute = 90"),
+            rule("name = \"ours\"\ndomains = [\"own.example\"]\nconnections_max = 77"),
+        ];
+        let google = site(&config, "gmail.com", &["gmail-smtp-in.l.google.com"]).rule;
+        assert_eq!(google, Rule { messages_per_minute: Some(90), ..built_in });
+        let ours = site(&config, "own.example", &["aspmx.l.google.com"]);
+        assert_eq!((ours.name.as_str(), ours.rule.connections_max), ("ours", 77));
+    }
+
+    #[test]
+    fn regions_of_a_provider_can_be_sites_of_their_own_under_one_rule() {
+        let config = config::Relay::default();
+        let (eu, us) = (
+            site(&config, "a.example", &["eu-smtp-inbound-1.mimecast.com"]),
+            site(&config, "b.example", &["us-smtp-inbound-1.mimecast.com"]),
+        );
+        assert_ne!(eu, us);
+        assert_eq!((eu.rule.connections_max, us.rule.connections_max), (10, 10));
+    }
+
+    #[test]
+    fn what_is_known_is_bounded() {
+        let sites = Sites::new(&config::Relay::default());
+        let now = Instant::now();
+        {
+            let mut known = sites.known();
+            for n in 0..DOMAINS_MAX {
+                let site = sites.provisional(&Host::Domain(domain("x.example")));
+                let until = now + Duration::from_secs(1 + n as u64);
+                known.insert(domain(&format!("d{n}.example")), Known { site, hosts: Vec::new(), until });
+            }
+            make_room(&mut known, now);
+            assert!(known.len() <= DOMAINS_MAX / 2);
+            assert!(known.contains_key(&domain(&format!("d{}.example", DOMAINS_MAX - 1))));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The tests that every engine passes. A test that is missing here is dead code, which clippy refuses.
+
+macro_rules! run_on {
+    ($engine:ident, $Harness:ty) => {
+        mod $engine {
+            tests! {
+                $Harness;
+                directory {
+                    a_tenant_is_read_back_as_it_was_written_and_changed,
+                    a_smart_host_password_is_kept_replaced_and_cleared,
+                    a_slug_is_used_once,
+                    lists_go_from_new_to_old_and_page_both_ways,
+                    removing_a_tenant_counts_first_and_leaves_the_others,
+                    a_pending_claim_blocks_nobody_and_the_first_to_prove_it_wins,
+                    the_platform_can_vouch_for_a_domain_and_checks_do_not_undo_that,
+                    a_check_that_finds_nothing_new_leaves_the_version_of_the_directory,
+                    only_domains_proved_by_dns_are_checked_again_the_longest_unchecked_first,
+                    the_domains_that_cover_a_sender_are_found_on_whole_labels_the_closest_first,
+                    a_dkim_key_signs_once_its_record_is_seen_and_the_one_before_it_retires,
+                    a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_any_more,
+                    a_key_is_found_by_its_secret_and_can_be_revoked_once,
+                    a_tenants_own_suppression_goes_before_the_platforms_and_an_expired_one_stops_nothing,
+                    a_foreign_object_is_as_absent_as_one_that_never_was,
+                    many_addresses_are_suppressed_together_or_not_at_all,
+                    a_tenant_has_so_many_objects_and_no_more,
+                    of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
+                    a_change_of_status_has_its_event_and_a_patch_without_one_none,
+                }
+                journal {
+                    the_journal_is_read_on_from_any_position_also_after_a_restart,
+                    the_journal_and_the_states_agree,
+                    an_event_tells_what_the_reply_was_and_a_complaint_follows_its_delivery,
+                    of_a_long_story_as_much_is_read_as_was_asked_for,
+                    messages_are_found_by_what_people_know_of_them,
+                    a_refusal_is_noted_without_waiting_and_seen_by_its_tenant_only,
+                    retention_counts_from_the_last_delivery_and_spares_what_is_open,
+                    bodies_of_a_tenant_go_when_it_wants_and_before_its_rows,
+                    what_is_to_go_is_found_behind_a_long_queue_that_is_older,
+                    pruning_takes_no_more_than_its_limit,
+                    recipients_of_one_try_share_its_transcript_which_goes_before_the_attempts_do,
+                }
+                outbox {
+                    what_is_to_be_told_outlives_a_crash,
+                    later_events_of_a_message_wait_for_the_first_tries_of_an_earlier_one,
+                    what_waits_for_an_earlier_event_is_not_due_before_it,
+                    a_webhook_that_fails_for_days_is_disabled_and_one_success_begins_anew,
+                    a_webhook_that_does_not_keep_up_is_disabled_before_it_fills_the_disk,
+                    what_a_transaction_took_back_is_not_told,
+                    what_was_told_is_forgotten_after_its_retention_and_goes_with_its_webhook,
+                    a_page_of_events_looks_at_so_many_and_says_where_to_go_on,
+                    pages_of_events_skip_nothing_and_show_no_id_of_another_tenant,
+                    events_are_found_by_the_microsecond_they_happened_at,
+                }
+                policies {
+                    a_policy_survives_a_restart_and_ends_when_it_expires,
+                    the_policies_that_were_fetched_longest_ago_are_told_first,
+                }
+                search {
+                    words_of_a_subject_are_found_without_case_and_accents_and_the_last_by_its_beginning,
+                    every_combination_finds_what_it_means_in_pages_up_and_down,
+                    a_message_is_listed_once_however_many_of_its_deliveries_are_meant,
+                    messages_are_found_by_the_microsecond_they_were_accepted_at,
+                    a_message_of_many_recipients_is_found_by_each_and_makes_a_round_of_its_own,
+                    a_list_of_a_tenant_tells_of_no_message_of_another,
+                    messages_of_one_millisecond_are_all_found,
+                    what_was_not_followed_yet_is_found_after_a_restart_and_what_is_removed_is_forgotten,
+                    what_comes_is_found_though_the_last_event_is_gone_and_the_clock_went_back,
+                }
+                sending {
+                    a_template_is_its_tenants_own_and_its_name_unique_there,
+                    an_answer_is_kept_for_a_day_and_the_first_one_stays,
+                    the_notes_of_a_message_are_read_back_and_its_tags_find_it,
+                }
+                tls_results {
+                    sessions_of_one_kind_add_up_and_survive_a_restart,
+                    days_that_have_ended_are_told_in_order_until_they_are_forgotten,
+                }
+                usage {
+                    what_was_used_is_what_the_journal_tells,
+                    what_is_repeated_cancelled_or_not_written_is_not_counted,
+                    usage_stands_in_the_hour_and_the_day_of_its_time,
+                    hours_go_after_ninety_days_and_days_stay,
+                    a_tenant_is_warned_of_a_limit_once_in_a_period_whoever_restarts,
+                    usage_goes_with_its_tenant_and_leaves_that_of_others,
+                }
+            }
+        }
+    };
+}
+
+macro_rules! tests {
+    ($Harness:ty; $($role:ident { $($test:ident,)* })*) => {$(
+        mod $role {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    crate::store::contract::$role::$test::<$Harness>().await;
+                }
+            )*
+        }
+    )*};
+}

@@ -1,0 +1,46 @@
+//! The ids of events, in the order in which they are made.
+
+use std::cell::Cell;
+
+use ulid::Ulid;
+
+use crate::mail::Timestamp;
+use crate::model::EventId;
+
+/// Makes ids that grow strictly, also within a millisecond and when the system's clock goes back. It belongs to the one
+/// thread that commits.
+pub(in crate::store) struct EventClock(Cell<u128>);
+
+impl EventClock {
+    /// Continues behind an id.
+    pub(in crate::store) fn behind(last: u128) -> Self {
+        Self(Cell::new(last))
+    }
+
+    /// The last id that was made.
+    pub(in crate::store) fn last(&self) -> u128 {
+        self.0.get()
+    }
+
+    pub(in crate::store) fn next(&self, now: Timestamp) -> Ulid {
+        let fresh = u128::from(Ulid::from(EventId::generate(now)));
+        let last = self.0.get();
+        let next = if fresh >> 80 > last >> 80 { fresh } else { last.saturating_add(1) };
+        self.0.set(next);
+        Ulid::from(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_grow_within_a_millisecond_and_when_the_clock_goes_back() {
+        let clock = EventClock::behind(0);
+        let late = Timestamp::from_second(1_000).unwrap();
+        let early = Timestamp::from_second(999).unwrap();
+        let ids = [late, late, early, late].map(|at| clock.next(at));
+        assert!(ids.is_sorted() && ids[0] != ids[1] && ids[2] != ids[3]);
+    }
+}

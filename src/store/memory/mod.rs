@@ -1,0 +1,25 @@
+//! What every engine remembers beside its database. Nothing here knows SQL; an engine fills it when it is opened and keeps
+//! it up to date after each commit.
+
+mod commit_counters;
+mod directory_version;
+mod event_clock;
+mod spool_feed;
+mod usage_accumulator;
+mod webhook_due_index;
+mod webhook_subscriptions;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(super) use commit_counters::CommitCounters;
+pub(super) use directory_version::DirectoryVersion;
+pub(super) use event_clock::EventClock;
+pub use spool_feed::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
+pub(super) use usage_accumulator::UsageAccumulator;
+pub(super) use webhook_due_index::WebhookDueIndex;
+pub(super) use webhook_subscriptions::{SubscriptionAction, WebhookSubscriptions};
+
+/// Nothing that holds one of these locks can leave its value half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,42 @@
+#![allow(missing_docs)]
+//! DKIM keys of domains.
+
+use zeroize::Zeroizing;
+
+use crate::mail::Timestamp;
+use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState, DomainId};
+
+/// The public side of a DKIM key.
+#[derive(Debug, Clone)]
+pub struct DkimKey {
+    pub id: DkimKeyId,
+    pub domain_id: DomainId,
+    pub selector: String,
+    pub algorithm: DkimAlgorithm,
+    pub state: DkimKeyState,
+    /// The value of `p=`: base64.
+    pub public_key: String,
+    /// Whether it signs or did so before.
+    pub has_signed: bool,
+    /// Since when a newer one signs in its place.
+    pub retiring_since: Option<Timestamp>,
+    pub created_at: Timestamp,
+}
+
+/// A DKIM key to be kept; the private half is sealed on its way in.
+#[derive(Clone)]
+pub struct NewDkimKey {
+    pub selector: String,
+    pub algorithm: DkimAlgorithm,
+    pub state: DkimKeyState,
+    /// The value of `p=`: base64.
+    pub public_key: String,
+    /// PKCS#8, DER.
+    pub private_key: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for NewDkimKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewDkimKey").field("selector", &self.selector).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+#![allow(missing_docs)]
+//! Tenants: the customers of the platform.
+
+use std::ops::AddAssign;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::mail::{Address, Host, Timestamp};
+use crate::model::{
+    DeliveryReports, DestinationPattern, DkimPolicy, TenantId, TenantStatus, TlsMode, Weight,
+};
+
+/// A customer of the platform.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub name: String,
+    pub slug: String,
+    pub external_ref: Option<String>,
+    /// A JSON object of the platform's own.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    pub settings: TenantSettings,
+    pub rate_limit: RateLimit,
+    pub smart_host: Option<SmartHost>,
+    /// The configured pool of source addresses that its mail leaves from; the default one if absent.
+    pub source_pool: Option<String>,
+    /// How long finished messages stay readable; the server's default if absent.
+    pub retention_days: Option<u32>,
+    /// The same of the bodies of messages, which go with the rows at the latest.
+    pub body_retention_days: Option<u32>,
+    /// Its part of connections and turns where they are scarce.
+    pub weight: Weight,
+    pub status: TenantStatus,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// What a tenant chooses for all of its mail.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantSettings {
+    /// The name beside the From address of messages that are sent over HTTP and give none.
+    pub from_name: Option<String>,
+    /// Reply-To of messages that are sent over HTTP and give none.
+    pub reply_to: Option<Address>,
+    /// Whether reports of failure, delay and success go to the reverse path, or are events only.
+    pub delivery_reports: DeliveryReports,
+    /// Hours in which delivery is tried; the server's default if absent.
+    pub expiry_hours: Option<u32>,
+}
+
+/// Limits of a tenant; absent means unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// Requests to the API in a minute, at least 1; `null` for no limit.
+    pub requests_per_minute: Option<u32>,
+    /// Recipients in a day, at least 1; `null` for no limit.
+    pub emails_per_day: Option<u32>,
+    /// Recipients in a minute, at least 1; `null` for no limit.
+    pub emails_per_minute: Option<u32>,
+}
+
+/// Where mail of a tenant goes instead of to the MX. The password is kept sealed and apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SmartHost {
+    /// A host name or an IP address.
+    pub host: String,
+    pub port: u16,
+    pub user: Option<String>,
+    pub tls: TlsMode,
+    /// What goes there; everything if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<DestinationPattern>,
+    #[serde(default = "SmartHost::default_dkim")]
+    pub dkim: DkimPolicy,
+    /// Tells passwords apart: the store draws another number for each new one, so that a connection that was opened with
+    /// the old one is another smart host's, also if the smart host was removed in between.
+    #[serde(default)]
+    pub password_revision: u32,
+}
+
+impl SmartHost {
+    fn default_dkim() -> DkimPolicy {
+        DkimPolicy::All
+    }
+
+    /// Whether mail for this destination goes there.
+    pub fn takes(&self, destination: &Host) -> bool {
+        let mut patterns = self.destinations.iter();
+        self.destinations.is_empty() || patterns.any(|pattern| pattern.specificity(destination).is_some())
+    }
+}
+
+/// A tenant to be made.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    pub name: String,
+    pub slug: String,
+    pub external_ref: Option<String>,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    pub settings: TenantSettings,
+    pub rate_limit: RateLimit,
+    pub smart_host: Option<NewSmartHost>,
+    pub source_pool: Option<String>,
+    pub retention_days: Option<u32>,
+    pub body_retention_days: Option<u32>,
+    pub weight: Weight,
+}
+
+impl NewTenant {
+    /// A tenant without anything of its own.
+    pub fn named(name: &str, slug: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            slug: slug.to_owned(),
+            external_ref: None,
+            metadata: serde_json::Map::new(),
+            settings: TenantSettings::default(),
+            rate_limit: RateLimit::default(),
+            smart_host: None,
+            source_pool: None,
+            retention_days: None,
+            body_retention_days: None,
+            weight: Weight::default(),
+        }
+    }
+}
+
+/// A smart host with its password in clear, on its way to be sealed.
+#[derive(Clone)]
+pub struct NewSmartHost {
+    pub smart_host: SmartHost,
+    /// `None` keeps the password that is stored.
+    pub password: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for NewSmartHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewSmartHost").field("smart_host", &self.smart_host).finish_non_exhaustive()
+    }
+}
+
+/// Changes to a tenant; `None` leaves a field, `Some(None)` clears it.
+#[derive(Debug, Clone, Default)]
+pub struct TenantPatch {
+    pub name: Option<String>,
+    pub slug: Option<String>,
+    pub external_ref: Option<Option<String>>,
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    pub settings: Option<TenantSettings>,
+    pub rate_limit: Option<RateLimit>,
+    pub smart_host: Option<Option<NewSmartHost>>,
+    pub source_pool: Option<Option<String>>,
+    pub retention_days: Option<Option<u32>>,
+    pub body_retention_days: Option<Option<u32>>,
+    pub weight: Option<Weight>,
+    pub status: Option<TenantStatus>,
+}
+
+/// What a tenant may have only so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    Domains,
+    Keys,
+    Suppressions,
+    Templates,
+    Webhooks,
+}
+
+impl Limited {
+    /// How many a tenant may have.
+    pub const fn rows_max(self) -> usize {
+        match self {
+            Self::Domains => 500,
+            Self::Keys | Self::Templates => 1000,
+            // Tests come to the end sooner.
+            Self::Suppressions if cfg!(test) => 1000,
+            Self::Suppressions => 1_000_000,
+            Self::Webhooks => 20,
+        }
+    }
+
+    pub(in crate::store) const fn plural(self) -> &'static str {
+        match self {
+            Self::Domains => "domains",
+            Self::Keys => "keys",
+            Self::Suppressions => "suppressions",
+            Self::Templates => "templates",
+            Self::Webhooks => "webhooks",
+        }
+    }
+}
+
+/// How much a tenant has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct TenantCounts {
+    /// Sending domains.
+    pub domains: u64,
+    /// Keys, revoked ones included.
+    pub keys: u64,
+    /// Suppressed addresses.
+    pub suppressions: u64,
+    /// Templates.
+    pub templates: u64,
+    /// Webhooks.
+    pub webhooks: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Recipients of messages.
+    pub deliveries: u64,
+    /// Events.
+    pub events: u64,
+}
+
+impl AddAssign for TenantCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.domains += more.domains;
+        self.keys += more.keys;
+        self.suppressions += more.suppressions;
+        self.templates += more.templates;
+        self.webhooks += more.webhooks;
+        self.messages += more.messages;
+        self.deliveries += more.deliveries;
+        self.events += more.events;
+    }
+}
+
+/// Which tenants.
+#[derive(Debug, Clone, Default)]
+pub struct TenantFilter {
+    pub slug: Option<String>,
+    pub external_ref: Option<String>,
+    pub status: Option<TenantStatus>,
+}
+
+impl TenantFilter {
+    /// Whether the tenant is one of them.
+    pub fn admits(&self, tenant: &Tenant) -> bool {
+        self.slug.as_ref().is_none_or(|slug| *slug == tenant.slug)
+            && (self.external_ref.is_none() || self.external_ref == tenant.external_ref)
+            && self.status.is_none_or(|status| status == tenant.status)
+    }
+}

@@ -1,0 +1,92 @@
+//! The rows of deliveries and of their attempts.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::keyset::read_rows;
+use super::sql_types::{count, parsed_if_any, sql_limit, time, time_if_any, us};
+use crate::mail::{Address, RcptParameters};
+use crate::model::{DeliveryId, DeliveryState, MessageId};
+use crate::store::{Attempt, Delivery, PARKED_US, Page, Result};
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Delivery> {
+    Ok(Delivery {
+        id: row.get("id")?,
+        message_id: row.get("message_id")?,
+        recipient: row.get("recipient")?,
+        parameters: RcptParameters {
+            notify: row.get("notify")?,
+            original_recipient: row.get("original_recipient")?,
+        },
+        state: row.get("state")?,
+        attempts: row.get("attempts")?,
+        next_attempt_at: time_if_any(row, "next_attempt_us")?.filter(|at| us(*at) != PARKED_US),
+        last_reply: row.get("last_reply")?,
+        last_class: row.get("last_class")?,
+        updated_at: time(row, "updated_us")?,
+    })
+}
+
+pub(super) fn find(connection: &Connection, id: DeliveryId) -> Result<Option<Delivery>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM delivery WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<Vec<Delivery>> {
+    let mut statement =
+        connection.prepare_cached("SELECT * FROM delivery WHERE message_id = ?1 ORDER BY position")?;
+    let deliveries = statement.query_map([message], read_row)?;
+    Ok(deliveries.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The recipients of a message in their order, at most `limit`.
+pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usize) -> Result<Vec<Address>> {
+    let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let recipients = statement.query_map(params![message, sql_limit(limit)], |row| row.get(0))?;
+    Ok(recipients.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many deliveries of a message are in each state.
+pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<(DeliveryState, u64)>> {
+    let sql = "SELECT state, count(*) FROM delivery WHERE message_id = ?1 GROUP BY state";
+    let mut statement = connection.prepare_cached(sql)?;
+    let states = statement.query_map([message], |row| Ok((row.get(0)?, count(row, 1)?)))?;
+    Ok(states.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn attempts(
+    connection: &Connection,
+    message: MessageId,
+    delivery: Option<DeliveryId>,
+    limit: usize,
+) -> Result<Page<Attempt>> {
+    let sql = "SELECT attempt.id, attempt.message_id, attempt.delivery_id, attempt.started_us, attempt.duration_ms,
+                      attempt.host, attempt.address, attempt.tls, attempt.tls_policy, attempt.code, attempt.enhanced,
+                      attempt.text, attempt.outcome, attempt.class, attempt.reason,
+                      coalesce(shared.transcript, attempt.transcript) AS said
+               FROM attempt LEFT JOIN attempt shared ON shared.id = attempt.transcript_of
+               WHERE attempt.message_id = ?1 AND (?2 IS NULL OR attempt.delivery_id = ?2)
+               ORDER BY attempt.started_us, attempt.id LIMIT ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query(params![message, delivery, sql_limit(limit.saturating_add(1))])?;
+    read_rows(rows, limit, |row| {
+        Ok(Attempt {
+            id: row.get("id")?,
+            message_id: row.get("message_id")?,
+            delivery_id: row.get("delivery_id")?,
+            started_at: time(row, "started_us")?,
+            duration_ms: count(row, "duration_ms")?,
+            host: row.get("host")?,
+            address: parsed_if_any(row, "address")?,
+            tls: row.get("tls")?,
+            tls_policy: row.get("tls_policy")?,
+            code: row.get("code")?,
+            enhanced: row.get("enhanced")?,
+            text: row.get("text")?,
+            transcript: row.get::<_, String>("said")?.into(),
+            outcome: row.get("outcome")?,
+            class: row.get("class")?,
+            reason: row.get("reason")?,
+        })
+    })
+}

@@ -1,0 +1,57 @@
+//! The rows of messages.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::delivery_rows;
+use super::sql_types::{count, json_if_any, time, time_if_any};
+use crate::mail::MailParameters;
+use crate::model::MessageId;
+use crate::store::{Annotations, Message, MessageSummary, Metadata, Result};
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message {
+        id: row.get("id")?,
+        tenant_id: row.get("tenant_id")?,
+        key_id: row.get("key_id")?,
+        environment: row.get("environment")?,
+        reverse_path: row.get("reverse_path")?,
+        body: row.get("body")?,
+        smtputf8: row.get("smtputf8")?,
+        parameters: MailParameters {
+            return_content: row.get("return_content")?,
+            envelope_id: row.get("envelope_id")?,
+            require_tls: row.get("require_tls")?,
+            release_at: time_if_any(row, "release_us")?,
+            hold_for_s: None,
+            deliver_by: None,
+        },
+        annotations: Annotations {
+            tags: json_if_any(row, "tags")?.unwrap_or_default(),
+            metadata: Metadata::from_json(row.get("metadata")?),
+        },
+        size: count(row, "size")?,
+        subject: row.get("subject")?,
+        header_from: row.get("header_from")?,
+        header_message_id: row.get("header_message_id")?,
+        dkim_domain: row.get("dkim_domain")?,
+        created_at: time(row, "created_us")?,
+        expires_at: time(row, "expires_us")?,
+    })
+}
+
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Message>> {
+    let mut statement = connection.prepare_cached("SELECT * FROM message WHERE id = ?1")?;
+    Ok(statement.query_row([id], read_row).optional()?)
+}
+
+/// A message with what its deliveries come to.
+pub(super) fn summary(connection: &Connection, message: Message) -> Result<MessageSummary> {
+    let recipients = delivery_rows::recipients(connection, message.id, MessageSummary::RECIPIENTS_MAX)?;
+    let states = delivery_rows::states(connection, message.id)?;
+    Ok(MessageSummary {
+        message,
+        recipients,
+        recipient_count: states.iter().map(|(_, count)| count).sum(),
+        states: states.into_iter().map(|(state, _)| state).collect(),
+    })
+}

@@ -1,0 +1,103 @@
+//! What is due, and the rows of what was chosen of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use crate::mail::Timestamp;
+use crate::model::{DeliveryId, MessageId, TenantId, TenantStatus};
+use crate::store::sqlite::queue::pauses;
+use crate::store::sqlite::sql_types::{sql_limit, us};
+use crate::store::sqlite::{delivery_rows, message_rows};
+use crate::store::{Delivery, DueCursor, DuePage, DueRange, DueRow, Message, Result, SpoolChange, SpoolFeed};
+
+pub(in crate::store::sqlite) const DUE_ROWS: &str = "
+    SELECT next_attempt_us, id, destination FROM delivery
+    WHERE tenant_id = ?1 AND next_attempt_us IS NOT NULL
+        AND (next_attempt_us, id) > (?2, ?3) AND (next_attempt_us, id) <= (?4, ?5)
+    ORDER BY next_attempt_us, id LIMIT ?6";
+pub(in crate::store::sqlite) const FIRST_AFTER: &str =
+    "SELECT min(next_attempt_us) FROM delivery WHERE tenant_id = ?1 AND next_attempt_us > ?2";
+
+pub(super) fn page(connection: &Connection, range: &DueRange, now: Timestamp) -> Result<DuePage> {
+    let bound = |at: DueCursor| (at.next_attempt_us, at.id.to_string());
+    let after = range.after.map_or((i64::MIN, String::new()), bound);
+    // Behind every id.
+    let until = range.until.map_or((us(now), "~".to_owned()), bound);
+    let mut statement = connection.prepare_cached(DUE_ROWS)?;
+    let bounds = params![range.tenant_id, after.0, after.1, until.0, until.1, sql_limit(range.rows_max)];
+    let rows = statement.query_map(bounds, |row| {
+        let at = DueCursor { next_attempt_us: row.get(0)?, id: row.get(1)? };
+        Ok(DueRow { at, destination: row.get(2)? })
+    })?;
+    let rows: Vec<DueRow> = rows.collect::<rusqlite::Result<_>>()?;
+    let is_last = rows.len() < range.rows_max;
+    let next_due_us = if is_last { first_after(connection, range.tenant_id, now)? } else { None };
+    Ok(DuePage { rows, is_last, next_due_us })
+}
+
+fn first_after(connection: &Connection, tenant: TenantId, now: Timestamp) -> Result<Option<i64>> {
+    Ok(connection.prepare_cached(FIRST_AFTER)?.query_row(params![tenant, us(now)], |row| row.get(0))?)
+}
+
+pub(super) fn take(connection: &Connection, ids: &[DeliveryId]) -> Result<Vec<(Arc<Message>, Delivery)>> {
+    let mut known: HashMap<MessageId, Arc<Message>> = HashMap::new();
+    let mut taken = Vec::with_capacity(ids.len());
+    for &id in ids {
+        let delivery = delivery_rows::find(connection, id)?.filter(|delivery| delivery.state.is_open());
+        let Some(delivery) = delivery else { continue };
+        let message = match known.get(&delivery.message_id) {
+            Some(message) => Arc::clone(message),
+            None => {
+                let Some(message) = message_rows::find(connection, delivery.message_id)? else { continue };
+                let message = Arc::new(message);
+                known.insert(message.id, Arc::clone(&message));
+                message
+            }
+        };
+        taken.push((message, delivery));
+    }
+    Ok(taken)
+}
+
+/// Tells the queue manager what holds when the store is opened: who is suspended, what is paused, who has work.
+pub(in crate::store::sqlite) fn begin_feed(
+    connection: &Connection,
+    feed: &SpoolFeed,
+) -> rusqlite::Result<()> {
+    let mut tenants = connection
+        .prepare("SELECT id, status, resumed_us FROM tenant WHERE status = ?1 OR resumed_us IS NOT NULL")?;
+    let mut rows = tenants.query([TenantStatus::Suspended])?;
+    while let Some(row) = rows.next()? {
+        let tenant_id = row.get(0)?;
+        if row.get::<_, TenantStatus>(1)? == TenantStatus::Suspended {
+            feed.send(SpoolChange::TenantSuspended(tenant_id));
+        }
+        if let Some(at_us) = row.get(2)? {
+            feed.send(SpoolChange::TenantWasResumed { tenant_id, at_us });
+        }
+    }
+    for (part, until_us) in pauses::read_unlifted(connection)? {
+        feed.send(SpoolChange::Paused { part, until_us });
+    }
+    for tenant_id in tenants_waiting(connection)? {
+        feed.send(SpoolChange::Due { tenant_id, at: Timestamp::MIN });
+    }
+    Ok(())
+}
+
+/// Who has open deliveries in the database.
+pub(in crate::store::sqlite) fn tenants_waiting(connection: &Connection) -> rusqlite::Result<Vec<TenantId>> {
+    // From one tenant's first due row to the next's, however many rows each has.
+    let mut waiting = connection.prepare_cached(
+        "WITH RECURSIVE waiting (tenant_id) AS (
+             SELECT min(tenant_id) FROM delivery WHERE next_attempt_us IS NOT NULL
+             UNION ALL
+             SELECT (SELECT min(tenant_id) FROM delivery
+                     WHERE next_attempt_us IS NOT NULL AND tenant_id > waiting.tenant_id)
+             FROM waiting WHERE waiting.tenant_id IS NOT NULL)
+         SELECT tenant_id FROM waiting WHERE tenant_id IS NOT NULL",
+    )?;
+    waiting.query_map([], |row| row.get(0))?.collect()
+}

@@ -1,0 +1,19 @@
+//! The verbs of a store, one trait for each role. An engine implements all of them.
+
+mod directory;
+mod journal;
+mod ledger;
+mod outbox;
+mod policies;
+mod queue;
+mod spool;
+mod tls_results;
+
+pub use directory::Directory;
+pub use journal::Journal;
+pub use ledger::Ledger;
+pub use outbox::Outbox;
+pub use policies::Policies;
+pub use queue::Queue;
+pub use spool::Spool;
+pub use tls_results::TlsResults;
