@@ -1,4 +1,4 @@
-//! What may be claimed: nothing for a lane on hold, and of a crowded one only for tenants that have little waiting there.
+//! What may be claimed: nothing for a lane that is left alone, and of a crowded one only for tenants that have little waiting there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

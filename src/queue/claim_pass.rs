@@ -10,7 +10,7 @@ use super::claim::GivenBack;
 use super::claim_table::{Choice, Chosen, ClaimTable};
 use super::manager::QueueManager;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, TenantId, Weight};
+use crate::model::{DeliveryId, TenantId};
 use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, ParkedRow, Result, Spool};
 
 /// Due rows read at a time for one tenant: at least so many, for some are passed over.
@@ -154,29 +154,14 @@ impl<'a> ClaimPass<'a> {
     /// before it goes on.
     fn choose(&mut self) -> bool {
         self.rows_in_turn = ROWS_IN_TURN;
-        let manager = self.manager;
-        let mut table = manager.lock();
-        let mut resting = Vec::new();
-        while self.room_left > 0
-            && self.rows_in_turn > 0
-            && resting.len() <= self.room.deliveries_max
-            && let Some(&tenant) = table.turns.first()
-        {
-            let share = (self.room_left / table.turns.len().max(1)).max(1);
+        let (manager, room_left) = (self.manager, self.room_left);
+        self.room_left -= manager.lock().serve_in_turns(room_left, |table, tenant, share| {
+            if self.rows_in_turn == 0 {
+                return None;
+            }
             let wanted = share.min(table.allowance_of(tenant, self.room));
-            let taken = self.serve(&mut table, tenant, wanted);
-            self.room_left -= taken;
-            if taken > 0 {
-                table.turns.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
-            }
-            if taken < share {
-                table.turns.leave(&tenant);
-                resting.push(tenant);
-            }
-        }
-        for tenant in resting {
-            table.rejoin(tenant);
-        }
+            Some(self.serve(table, tenant, wanted))
+        });
         self.room_left > 0 && self.rows_in_turn == 0
     }
 

@@ -13,7 +13,7 @@ use super::due_index::DueIndex;
 use super::hot_queue::HotQueue;
 use super::pauses::Pauses;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, QueueFilter, TenantId};
+use crate::model::{DeliveryId, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
     AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PARKED_US, ParkedRow, SpoolChange,
@@ -22,6 +22,9 @@ use crate::store::{
 /// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
 /// fresh mail comes at any time and would take whatever comes free before the next pass.
 pub(super) const LEFT_TO_DUE: usize = 4;
+
+/// Tenants that are asked at one time without having anything that may be claimed; the others are first the next time.
+const TENANTS_MAX: usize = 4096;
 
 /// The claims of this process, and what they are decided on.
 #[derive(Default)]
@@ -33,7 +36,7 @@ pub(super) struct ClaimTable {
     handed_out_count: usize,
     pub(super) hot: HotQueue,
     /// The tenants that have something in the hot queue or, during a pass, something due: the fairness of claims.
-    pub(super) turns: DeficitRoundRobin<TenantId>,
+    turns: DeficitRoundRobin<TenantId>,
     pub(super) pauses: Pauses,
     pub(super) due: DueIndex,
     /// The tenants whose due rows the running pass looks at.
@@ -133,8 +136,8 @@ impl ClaimTable {
         let memory = Arc::new(memory);
         let mut wakes = Wakes { fresh: true, work: false };
         for mut batch in batches_of(&new) {
-            if self.pauses.holds_tenant(tenant, now_us)
-                || self.pauses.end_at(tenant, &batch.destination, now_us).is_some()
+            if self.pauses.is_tenant_paused(tenant, now_us)
+                || self.pauses.end_of(tenant, &batch.destination, now_us).is_some()
             {
                 wakes.work |= self.advance(tenant, now_us);
                 continue;
@@ -161,7 +164,7 @@ impl ClaimTable {
     }
 
     fn pause(&mut self, part: &QueueFilter, until_us: i64) {
-        self.pauses.hold(part, until_us);
+        self.pauses.pause(part, until_us);
         match (part.tenant_id, &part.destination) {
             (Some(tenant), None) => {
                 self.due.remove(tenant);
@@ -192,7 +195,7 @@ impl ClaimTable {
 
     /// The database has work of a tenant from `at` on. True if that is earlier than anything known.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
-        let begin = self.pauses.begin_of(tenant);
+        let begin = self.pauses.earliest_of(tenant);
         begin.is_some_and(|begin| at != PARKED_US && self.due.advance(tenant, at.max(begin)))
     }
 
@@ -264,7 +267,7 @@ impl ClaimTable {
         if self.is_taken(at.id) {
             return Chosen::Taken;
         }
-        if let Some(until_us) = self.pauses.end_at(tenant, &destination, now_us) {
+        if let Some(until_us) = self.pauses.end_of(tenant, &destination, now_us) {
             return Chosen::Paused(ParkedRow { tenant_id: tenant, destination, at, until_us });
         }
         if !admits.admits(tenant, &destination, 1) {
@@ -311,8 +314,37 @@ impl ClaimTable {
         }
     }
 
+    /// Lets tenants take deliveries in turns, at most `room` in all; answers how many were taken. `serve` says how many of
+    /// its share a tenant took, or `None` to stop; who takes less than its share has nothing more for now.
+    pub(super) fn serve_in_turns(
+        &mut self,
+        room: usize,
+        mut serve: impl FnMut(&mut Self, TenantId, usize) -> Option<usize>,
+    ) -> usize {
+        let (mut room_left, mut resting) = (room, Vec::new());
+        while room_left > 0
+            && resting.len() < TENANTS_MAX
+            && let Some(&tenant) = self.turns.first()
+        {
+            let share = (room_left / self.turns.len().max(1)).max(1);
+            let Some(taken) = serve(self, tenant, share) else { break };
+            room_left -= taken;
+            if taken > 0 {
+                self.turns.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
+            }
+            if taken < share {
+                self.turns.leave(&tenant);
+                resting.push(tenant);
+            }
+        }
+        for tenant in resting {
+            self.rejoin(tenant);
+        }
+        room - room_left
+    }
+
     /// Puts a tenant back into line if there may be something to claim of it.
-    pub(super) fn rejoin(&mut self, tenant: TenantId) {
+    fn rejoin(&mut self, tenant: TenantId) {
         if self.hot.has(tenant) || self.in_pass.contains(&tenant) {
             self.turns.join(tenant);
         } else {
@@ -332,7 +364,7 @@ impl ClaimTable {
     /// Whether a pause or suspension holds a tenant's mail for a destination.
     pub(super) fn is_paused(&self, tenant: TenantId, host: &Host, now: Timestamp) -> bool {
         let now_us = now.as_microsecond();
-        self.pauses.end_at(tenant, host, now_us).is_some() || self.pauses.holds_tenant(tenant, now_us)
+        self.pauses.end_of(tenant, host, now_us).is_some() || self.pauses.is_tenant_paused(tenant, now_us)
     }
 
     /// Deliveries that are claimed, whether the relay has them or not.

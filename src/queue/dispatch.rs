@@ -1,4 +1,4 @@
-//! Whose turn it is and where, as far as sites let us: fairness between tenants, under the limits and holds of lanes.
+//! Whose turn it is and where, as far as sites let us: fairness between tenants, under the limits and back-offs of lanes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -30,10 +30,10 @@ pub struct Dispatcher {
 /// What follows from a try for others.
 #[derive(Default)]
 pub struct Learned {
-    /// Claims that waited for a lane that is on hold now: dropping them gives them back.
+    /// Claims that waited for a lane that is left alone now: dropping them gives them back.
     pub evicted: Vec<Claim>,
-    /// What the lane is on hold for, if it was not before.
-    pub hold: Option<SiteBackoff>,
+    /// Why the lane is left alone, if it was not before.
+    pub backoff: Option<SiteBackoff>,
     /// Whether the lane may have more slots.
     pub grew: bool,
 }
@@ -49,7 +49,7 @@ pub struct LaneState {
     /// Deliveries that are claimed and wait for one.
     pub waiting: usize,
     /// While it is left alone.
-    pub hold: Option<SiteBackoff>,
+    pub backoff: Option<SiteBackoff>,
 }
 
 impl Dispatcher {
@@ -64,7 +64,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lines up a claim of a tenant of this weight. It is given back if the lane is on hold or
+    /// Lines up a claim of a tenant of this weight. It is given back if the lane is left alone or
     /// crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
     pub fn push(&mut self, lane: QueueKey, weight: Weight, claim: Claim, now: Instant) {
         let tenant = claim.batch.message.tenant_id;
@@ -165,8 +165,8 @@ impl Dispatcher {
         // What is kept free for others shows nothing of what the site can take.
         let in_use = self.fairness.slots_taken(lane) + reserved_in_lane(limit_before);
         if shaper.record_feedback(lesson, began, in_use, now) {
-            let hold = shaper.backoff(now).cloned();
-            return Learned { evicted: self.fairness.evict(lane), hold, grew: false };
+            let backoff = shaper.backoff(now).cloned();
+            return Learned { evicted: self.fairness.evict(lane), backoff, grew: false };
         }
         let grew = shaper.limit() > limit_before;
         if grew {
@@ -201,13 +201,13 @@ impl Dispatcher {
         finds_room(all + more.0, own + more.1)
     }
 
-    /// The hold of a lane.
-    pub fn hold(&self, lane: &QueueKey, now: Instant) -> Option<SiteBackoff> {
+    /// Why and how long a lane is left alone, if it is.
+    pub fn backoff(&self, lane: &QueueKey, now: Instant) -> Option<SiteBackoff> {
         self.shapers.get(lane)?.backoff(now).cloned()
     }
 
-    /// Ends the holds of lanes that `is_meant`; answers which.
-    pub fn lift_holds(&mut self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
+    /// Ends the back-offs of lanes that `is_meant`; answers which.
+    pub fn end_backoffs(&mut self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
         let mut lifted = Vec::new();
         for (lane, shaper) in &mut self.shapers {
             if is_meant(lane) && shaper.end_backoff() {
@@ -218,14 +218,14 @@ impl Dispatcher {
         lifted
     }
 
-    /// Every lane that is in use, is waited for, or is on hold.
+    /// Every lane that is in use, is waited for, or is left alone.
     pub fn lanes(&self, now: Instant) -> Vec<LaneState> {
         let state = |lane: &QueueKey, in_use: usize, waiting: usize| LaneState {
             lane: lane.clone(),
             limit: self.shapers.get(lane).map_or(0, ConcurrencyLimiter::limit),
             in_use,
             waiting,
-            hold: self.hold(lane, now),
+            backoff: self.backoff(lane, now),
         };
         let mut lanes: HashMap<&QueueKey, LaneState> = self
             .fairness
@@ -243,7 +243,7 @@ impl Dispatcher {
         self.forget_idle(LANE_IDLE_MAX, now);
     }
 
-    /// At the limit a hold does not count: a tenant can write to any number of domains whose hosts are dead.
+    /// At the limit a back-off does not count: a tenant can write to any number of domains whose hosts are dead.
     fn forget_idle(&mut self, idle_min: Duration, now: Instant) {
         let Self { fairness, shapers, .. } = self;
         let in_use: std::collections::HashSet<&QueueKey> = fairness.lanes().map(|(lane, ..)| lane).collect();

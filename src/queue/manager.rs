@@ -16,7 +16,7 @@ use super::site_resolution::SiteResolution;
 use super::wait_reasons::WaitRegistry;
 use crate::config;
 use crate::mail::{Host, Timestamp};
-use crate::model::{DeliveryId, MessageId, TenantId, Weight};
+use crate::model::{DeliveryId, MessageId, TenantId};
 use crate::store::{
     Batch, Queue, QueueOverview, QueueRequest, Result, Spool, SpoolFeed, Steered, Store, StoreError,
 };
@@ -183,30 +183,15 @@ impl QueueManager {
     /// [`QueueManager::claim_due`] looks into the database, whose matter the rest is.
     pub fn claim_fresh(&self, room: &ClaimRoom) -> Vec<Batch> {
         let mut table = self.lock();
-        let mut room_left = room.deliveries_max;
-        let (mut batches, mut resting) = (Vec::new(), Vec::new());
-        while room_left > 0
-            && resting.len() <= room.deliveries_max
-            && let Some(&tenant) = table.turns.first()
-        {
-            let share = (room_left / table.turns.len().max(1)).max(1);
+        let mut batches = Vec::new();
+        table.serve_in_turns(room.deliveries_max, |table, tenant, share| {
             let left_to_due = if table.due.has(tenant) { room.per_tenant_max / LEFT_TO_DUE } else { 0 };
             let wanted = share.min(table.allowance_of(tenant, room).saturating_sub(left_to_due));
             let taken = table.take_hot(tenant, wanted, &*room.admits);
-            let count: usize = taken.iter().map(|batch| batch.deliveries.len()).sum();
+            let count = taken.iter().map(|batch| batch.deliveries.len()).sum();
             batches.extend(taken);
-            room_left -= count;
-            if count > 0 {
-                table.turns.charge(&tenant, u32::try_from(count).unwrap_or(u32::MAX), Weight::default());
-            }
-            if count < share {
-                table.turns.leave(&tenant);
-                resting.push(tenant);
-            }
-        }
-        for tenant in resting {
-            table.rejoin(tenant);
-        }
+            Some(count)
+        });
         let has_leftovers = !table.hot.is_empty();
         table.has_leftovers |= has_leftovers;
         drop(table);

@@ -1,7 +1,7 @@
 //! What must not be handed out, and until when. Times are in microseconds.
 //!
-//! A tenant that is held is left out of the claims as a whole. What is held for its destination only stands among the
-//! tenant's other due rows, so a claim that comes by sets it aside ([`PARKED_US`] or the end of the pause).
+//! A tenant that is paused or suspended is left out of claims as a whole. Mail for a paused destination stands among the
+//! tenant's other due rows, so the pass that finds it puts it off to the end of the pause, or to [`PARKED_US`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,7 +38,7 @@ impl Pauses {
     }
 
     /// Pauses a part until a time; [`PARKED_US`] is without end.
-    pub(super) fn hold(&mut self, part: &QueueFilter, until: i64) {
+    pub(super) fn pause(&mut self, part: &QueueFilter, until: i64) {
         match &part.destination {
             Some(host) => {
                 self.destinations.entry(host.clone()).or_default().insert(part.tenant_id, until);
@@ -77,7 +77,7 @@ impl Pauses {
     }
 
     /// Before this time nothing of the tenant is handed out; `None` if that is never.
-    pub(super) fn begin_of(&self, tenant: TenantId) -> Option<i64> {
+    pub(super) fn earliest_of(&self, tenant: TenantId) -> Option<i64> {
         if self.suspended.contains(&tenant) {
             return None;
         }
@@ -87,12 +87,12 @@ impl Pauses {
         }
     }
 
-    pub(super) fn holds_tenant(&self, tenant: TenantId, now: i64) -> bool {
-        self.begin_of(tenant).is_none_or(|begin| begin > now)
+    pub(super) fn is_tenant_paused(&self, tenant: TenantId, now: i64) -> bool {
+        self.earliest_of(tenant).is_none_or(|begin| begin > now)
     }
 
     /// Until when the tenant's mail for a destination is held, if it is.
-    pub(super) fn end_at(&self, tenant: TenantId, destination: &Host, now: i64) -> Option<i64> {
+    pub(super) fn end_of(&self, tenant: TenantId, destination: &Host, now: i64) -> Option<i64> {
         if self.destinations.is_empty() {
             return None;
         }

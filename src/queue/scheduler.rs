@@ -123,7 +123,7 @@ impl QueueManager {
     /// given back untried.
     pub fn learn(&self, lane: &QueueKey, feedback: &SiteFeedback, began: Moment) {
         let learned = self.dispatcher().learn(lane, feedback, began, Moment::now());
-        if let Some(backoff) = &learned.hold {
+        if let Some(backoff) = &learned.backoff {
             self.post_backoff(lane, backoff);
             let seconds = backoff.until.saturating_duration_since(Moment::now()).as_secs() + 1;
             tracing::warn!(site = %name_of(lane), seconds, reason = %backoff.reason, waiting = learned.evicted.len(),

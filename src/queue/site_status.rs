@@ -15,13 +15,13 @@ use crate::policy::concurrency_limiter::SiteBackoff;
 
 /// Domains of one site that are named.
 const DOMAINS_SHOWN_MAX: usize = 100;
-/// Domains of one site that a hold is posted for.
+/// Domains of one site that a back-off is posted for.
 const DOMAINS_POSTED_MAX: usize = 1000;
 
 /// What waits in memory and why, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct QueueSnapshot {
-    /// Every site that is in use, waited for, or on hold, by name.
+    /// Every site that is in use, waited for, or left alone, by name.
     pub sites: Vec<SiteStatus>,
     /// Why parts of the queue wait, where only the relay knows it, in no order.
     pub reasons: Vec<(QueueFilter, WaitRecord)>,
@@ -61,7 +61,7 @@ impl QueueManager {
             }
             (NextHop::Hosts(_), _) => true,
         };
-        let lifted = self.dispatcher().lift_holds(is_meant);
+        let lifted = self.dispatcher().end_backoffs(is_meant);
         for subject in lifted.iter().flat_map(|lane| subjects(lane, self.sites())) {
             self.wait_reasons().lift(&subject, WaitReason::SiteBackoff);
         }
@@ -77,7 +77,7 @@ impl QueueManager {
 
     /// The same for a domain that is found to be at a site that is left alone.
     pub(super) fn post_if_backed_off(&self, domain: &DomainName, lane: &QueueKey) {
-        let backoff = self.dispatcher().hold(lane, Instant::now());
+        let backoff = self.dispatcher().backoff(lane, Instant::now());
         if let Some(backoff) = backoff {
             self.post_for(QueueFilter::destination(Host::Domain(domain.clone())), lane, &backoff);
         }
@@ -113,7 +113,7 @@ fn subjects(lane: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
             domains.map(|domain| QueueFilter::destination(Host::Domain(domain))).collect()
         }
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => vec![QueueFilter::tenant(*tenant)],
-        // The platform's own choice, which is never on hold.
+        // The platform's own choice, which is never left alone.
         NextHop::Hosts(_) => Vec::new(),
     }
 }
@@ -136,7 +136,7 @@ fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>) -> Sit
         connections_max: state.limit,
         connections: state.in_use,
         waiting: state.waiting,
-        held_until: state.hold.as_ref().map(|hold| time_of(hold.until)),
-        reason: state.hold.as_ref().map(|hold| hold.reason.clone()),
+        held_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until)),
+        reason: state.backoff.as_ref().map(|backoff| backoff.reason.clone()),
     }
 }

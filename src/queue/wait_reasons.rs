@@ -1,8 +1,8 @@
-//! Why mail waits, where only the relay knows it: a board on which it posts what it holds back, and from which the
-//! API tells people. What the store knows itself (pauses, suspensions, times of the next try) is not posted here.
+//! Why mail waits, where only the queue manager or a delivery agent knows it. The API reads it from the snapshot. What
+//! the store knows itself (pauses, suspensions, times of the next attempt) is not recorded here.
 //!
-//! A notice is about a part of the queue. It ends with its time or when it
-//! is lifted. In memory only: what holds after a restart is posted anew. A leaf: imports `mail`.
+//! A record is about a part of the queue. It ends at its time or when it is removed. It is in memory only: what holds
+//! after a restart is recorded anew.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId, WaitReason};
 
-/// Notices kept; more are not taken, for a board that nobody can read to its end tells nothing.
+/// Records kept; more are not taken, for nobody reads so many.
 const NOTICES_MAX: usize = 10_000;
 
 /// Why something waits, and until when.
@@ -26,12 +26,12 @@ pub struct WaitRecord {
     pub until: Option<Timestamp>,
 }
 
-/// What is posted. One notice for each part and reason.
+/// The reasons that hold. One record for each part and reason.
 #[derive(Debug, Default)]
 pub struct WaitRegistry(Mutex<HashMap<(QueueFilter, WaitReason), WaitRecord>>);
 
 impl WaitRegistry {
-    /// Posts a notice in place of an earlier one with the same part and reason, whose beginning it keeps.
+    /// Adds a record in the place of an earlier one with the same part and reason, whose beginning it keeps.
     pub fn post(&self, part: QueueFilter, notice: WaitRecord, now: Timestamp) {
         let mut notices = self.lock();
         if notices.len() >= NOTICES_MAX {
@@ -49,7 +49,7 @@ impl WaitRegistry {
         }
     }
 
-    /// Takes a notice down.
+    /// Removes a record.
     pub fn lift(&self, part: &QueueFilter, reason: WaitReason) {
         self.lock().remove(&(part.clone(), reason));
     }
@@ -67,7 +67,7 @@ impl WaitRegistry {
     }
 }
 
-/// A site, or a smart host, that is in use, waited for, or on hold.
+/// A site, or a smart host, that is in use, waited for, or left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteStatus {
     /// The site's name, or the smart host's.

@@ -10,6 +10,7 @@ mod outbox;
 mod policies;
 mod search;
 mod sending;
+mod spool;
 mod tls_results;
 mod usage;
 

@@ -56,7 +56,7 @@ async fn a_site_is_tried_again_when_its_hold_is_over_and_free_again_when_it_take
     // As if it had been closed so long ago that the rest is nearly over.
     let close = |ago| {
         let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
-        stage.queue.dispatcher().learn(&lane, &closed, ago, ago).hold.unwrap().until
+        stage.queue.dispatcher().learn(&lane, &closed, ago, ago).backoff.unwrap().until
     };
     let until = close(Instant::now() - Duration::from_secs(29));
     assert!(until > Instant::now());

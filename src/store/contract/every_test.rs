@@ -71,6 +71,13 @@ macro_rules! run_on {
                     an_answer_is_kept_for_a_day_and_the_first_one_stays,
                     the_notes_of_a_message_are_read_back_and_its_tags_find_it,
                 }
+                spool {
+                    what_is_due_comes_page_by_page_in_its_order_and_with_what_comes_next,
+                    what_is_finished_or_gone_is_not_taken,
+                    a_row_is_put_off_only_while_the_pause_that_was_seen_is_there,
+                    the_feed_tells_what_was_committed_in_its_order_and_what_holds_after_a_restart,
+                    memory_for_accepted_messages_is_bounded_and_comes_back,
+                }
                 tls_results {
                     sessions_of_one_kind_add_up_and_survive_a_restart,
                     days_that_have_ended_are_told_in_order_until_they_are_forgotten,
