@@ -42,7 +42,7 @@ impl<A: DeliveryAgents> ClaimFilter<A> {
             _ => (0, 0),
         };
         let site = known.unwrap_or_else(|| queue.sites().provisional(destination));
-        Some((course.lane_to(site), waiting))
+        Some((course.queue_to(site), waiting))
     }
 }
 

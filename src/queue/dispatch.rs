@@ -88,7 +88,7 @@ impl Dispatcher {
     }
 
     fn rule_of(&self, lane: &QueueKey) -> Rule {
-        match &lane.way {
+        match &lane.next_hop {
             NextHop::Mx(site, _) => site.rule.clone(),
             NextHop::TenantSmartHost(..) => self.default_rule.clone(),
             // Nobody else's opinion is asked for.
@@ -194,7 +194,7 @@ impl Dispatcher {
         if self.shapers.get(lane).is_some_and(|shaper| shaper.backoff(now).is_some()) {
             return false;
         }
-        if !matches!(lane.way, NextHop::Mx(..)) {
+        if !matches!(lane.next_hop, NextHop::Mx(..)) {
             return true;
         }
         let (all, own) = self.fairness.waiting(lane, tenant);

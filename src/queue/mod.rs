@@ -30,7 +30,7 @@ pub mod wait_reasons;
 pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimRoom, Claimed};
 pub use manager::{QueueDepth, QueueManager};
-pub use queue_key::{MxRoute, NextHop, PoolId, QueueKey, RouteDecision, RouteId, Routed};
+pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;
 pub use site::{Site, Sites};
 pub use site_status::QueueSnapshot;

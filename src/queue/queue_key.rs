@@ -6,28 +6,28 @@ use super::site::Site;
 use crate::model::{TenantId, Weight};
 use crate::store::SmartHost;
 
-/// One of the configuration's pools of source addresses.
+/// A source pool of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PoolId(pub usize);
+pub struct SourcePoolId(pub usize);
 
-/// What connections, limits and idle connections belong to: mail of two lanes never shares a connection, so no
-/// tenant's account ever carries another's mail, and none leaves from a source that is not its own.
+/// Identifies a delivery queue, which has its own connections and limits. Mail of two queues never shares a connection,
+/// so a tenant's account never carries another's mail, and no mail leaves from another tenant's source address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueueKey {
-    /// Where to.
-    pub way: NextHop,
-    /// Where from; `None` if the tenant's pool is not in the configuration (any more).
-    pub sources: Option<PoolId>,
+    /// Where the mail goes.
+    pub next_hop: NextHop,
+    /// The source pool; `None` if the tenant's pool is not in the configuration (any more).
+    pub sources: Option<SourcePoolId>,
 }
 
-/// Where mail goes.
+/// Where the mail of a queue goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NextHop {
-    /// Mail of the test environment, which stays here.
+    /// Nowhere: the sandbox answers mail of the test environment.
     Sandbox(TenantId),
-    /// The hosts that take mail for some domains, spoken to as a route says.
+    /// The mail hosts of a site, with the settings of a route.
     Mx(Arc<Site>, RouteId),
-    /// The hosts that a route names.
+    /// The hosts of a route.
     Hosts(RouteId),
     /// A tenant's own smart host with its account.
     TenantSmartHost(TenantId, Arc<SmartHost>),
@@ -37,37 +37,37 @@ pub enum NextHop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RouteId(pub usize);
 
-/// Where a batch goes.
+/// The route of a batch.
 #[derive(Debug, Clone)]
 pub struct Routed {
-    /// How.
-    pub course: RouteDecision,
-    /// Its tenant's weight among others.
+    /// Its queue, or how to find it.
+    pub decision: RouteDecision,
+    /// The tenant's weight in the fair queue.
     pub weight: Weight,
 }
 
-/// How a batch gets to its destination.
+/// The queue of a batch, as far as it is known without the DNS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteDecision {
-    /// Over this lane, wherever it goes.
+    /// This queue, whatever the destination's MX.
     Known(QueueKey),
-    /// Over the lane of its destination's site.
+    /// The queue of the destination's site.
     Mx(MxRoute),
 }
 
-/// How mail is sent to the hosts of a site, whichever it is.
+/// The route and source pool for mail to a site that is still to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MxRoute {
-    /// Which route of the configuration says how.
+    /// The route.
     pub route: RouteId,
-    /// Where from; as in [`QueueKey`].
-    pub sources: Option<PoolId>,
+    /// The source pool; as in [`QueueKey`].
+    pub sources: Option<SourcePoolId>,
 }
 
 impl MxRoute {
-    /// The lane at a site.
-    pub fn lane_to(self, site: Arc<Site>) -> QueueKey {
-        QueueKey { way: NextHop::Mx(site, self.route), sources: self.sources }
+    /// The queue for a site.
+    pub fn queue_to(self, site: Arc<Site>) -> QueueKey {
+        QueueKey { next_hop: NextHop::Mx(site, self.route), sources: self.sources }
     }
 }
 

@@ -146,7 +146,7 @@ impl QueueManager {
             return true;
         }
         match route.await {
-            Ok(Some(routed)) => routed.course == known.decision,
+            Ok(Some(routed)) => routed.decision == known.decision,
             Ok(None) => false,
             // What was right when it was lined up is good enough where the store cannot be asked.
             Err(_) => true,
@@ -261,19 +261,19 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
 
     /// Puts a claim into its lane, or where lanes are found.
     fn line_up(&self, routed: Routed, directory_version: u64, mut claim: Claim) {
-        let Routed { course, weight } = routed;
+        let Routed { decision: course, weight } = routed;
         let sites = self.queue.sites();
         claim.route = Some(ClaimRoute { decision: course.clone(), directory_version });
         let lane = match course {
             RouteDecision::Known(lane) => lane,
             RouteDecision::Mx(course) => {
                 match (sites.find(&claim.batch.destination), &claim.batch.destination) {
-                    (Some(site), _) => course.lane_to(site),
+                    (Some(site), _) => course.queue_to(site),
                     (None, Host::Domain(domain)) => {
                         let domain = domain.clone();
                         return self.queue.lookups.push(domain, UnresolvedClaim { course, weight, claim });
                     }
-                    (None, destination) => course.lane_to(sites.provisional(destination)),
+                    (None, destination) => course.queue_to(sites.provisional(destination)),
                 }
             }
         };

@@ -95,7 +95,7 @@ async fn find<A: DeliveryAgents>(
     {
         let mut dispatcher = queue.dispatcher();
         for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
-            let lane = course.lane_to(site.clone());
+            let lane = course.queue_to(site.clone());
             lanes.insert(lane.clone());
             dispatcher.push(lane, weight, claim, Instant::now());
         }

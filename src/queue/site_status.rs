@@ -35,7 +35,7 @@ impl QueueManager {
     /// What waits in memory and why.
     pub fn snapshot(&self, now: Timestamp) -> QueueSnapshot {
         let lanes = self.dispatcher().lanes(Instant::now());
-        let of_lanes = lanes.iter().filter_map(|state| match &state.lane.way {
+        let of_lanes = lanes.iter().filter_map(|state| match &state.lane.next_hop {
             NextHop::Mx(site, _) => Some(site),
             _ => None,
         });
@@ -53,7 +53,7 @@ impl QueueManager {
     /// Ends the back-offs of sites in the way of a part of the queue, before their time.
     pub fn end_backoffs(&self, part: &QueueFilter) {
         let site = part.destination.as_ref().map(|destination| self.sites().find(destination));
-        let is_meant = |lane: &QueueKey| match (&lane.way, &site) {
+        let is_meant = |lane: &QueueKey| match (&lane.next_hop, &site) {
             (NextHop::Mx(..), None) => true,
             (NextHop::Mx(other, _), Some(site)) => site.as_ref() == Some(other),
             (NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _), _) => {
@@ -97,7 +97,7 @@ impl QueueManager {
 
 /// What people see of a lane.
 pub fn name_of(lane: &QueueKey) -> String {
-    match &lane.way {
+    match &lane.next_hop {
         NextHop::Mx(site, _) => site.name.clone(),
         NextHop::Sandbox(_) => "sandbox".into(),
         NextHop::Hosts(route) => route.to_string(),
@@ -107,7 +107,7 @@ pub fn name_of(lane: &QueueKey) -> String {
 
 /// Whose mail a lane carries.
 fn subjects(lane: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
-    match &lane.way {
+    match &lane.next_hop {
         NextHop::Mx(site, _) => {
             let domains = sites.domains_of(site, DOMAINS_POSTED_MAX).into_iter();
             domains.map(|domain| QueueFilter::destination(Host::Domain(domain))).collect()
@@ -124,7 +124,7 @@ fn time_of(moment: Instant) -> Timestamp {
 }
 
 fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>) -> SiteStatus {
-    let (tenant_id, domains) = match &state.lane.way {
+    let (tenant_id, domains) = match &state.lane.next_hop {
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => (Some(*tenant), None),
         NextHop::Hosts(_) => (None, None),
         NextHop::Mx(site, _) => (None, domains.get(site)),

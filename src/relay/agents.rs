@@ -19,11 +19,11 @@ pub struct Agents {
 
 impl DeliveryAgents for Agents {
     async fn route(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
-        self.core.router.place(batch).await
+        self.core.router.route_batch(batch).await
     }
 
     fn known_route(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
-        self.core.router.known_course(tenant, destination)
+        self.core.router.cached_decision(tenant, destination)
     }
 
     async fn mail_hosts(&self, domain: &DomainName) -> Option<Vec<String>> {

@@ -1,5 +1,5 @@
-//! Reaching a host: its addresses are dialled without waiting for each to give up, and the first to answer counts
-//! (RFC 8305), so that a dead address or a family without a route costs a second and not a time-out.
+//! Happy Eyeballs (RFC 8305): the addresses of a host are dialled one second apart and the first to answer is used, so
+//! that a dead address or a family without a route costs a second and not a time-out.
 
 use std::future::Future;
 use std::io;
@@ -9,59 +9,59 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long an address is waited for before the next is dialled as well. RFC 8305 §5 allows up to 2 s; mail can
-/// wait, and a connection too many is a cost for the receiver.
-pub const HEAD_START: Duration = Duration::from_secs(1);
+/// How long to wait for an address before the next is dialled as well. RFC 8305 §5 allows up to 2 s; mail can wait, and
+/// a superfluous connection is a cost for the receiver.
+pub const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_secs(1);
 
-/// What came of dialling the addresses of a host.
-pub struct Race<T> {
-    /// The first that answered.
-    pub won: Option<(SocketAddr, T)>,
-    /// Those that failed before.
+/// The result of dialling the addresses of a host.
+pub struct RaceResult<T> {
+    /// The first address that answered.
+    pub connected: Option<(SocketAddr, T)>,
+    /// The addresses that failed before that.
     pub failed: Vec<(SocketAddr, io::Error)>,
 }
 
-/// Puts the two families in turns, beginning with that of the first address (RFC 8305 §4).
+/// Alternates the two address families, beginning with that of the first address (RFC 8305 §4).
 pub fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let (same, other): (Vec<SocketAddr>, Vec<SocketAddr>) =
         addresses.iter().partition(|address| address.is_ipv4() == first.is_ipv4());
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let mut turns = Vec::with_capacity(addresses.len());
-    while turns.len() < addresses.len() {
-        turns.extend(same.next());
-        turns.extend(other.next());
+    let mut ordered = Vec::with_capacity(addresses.len());
+    while ordered.len() < addresses.len() {
+        ordered.extend(same.next());
+        ordered.extend(other.next());
     }
-    turns
+    ordered
 }
 
-/// How many of a host's addresses may be dialled where so many are left and so many hosts come after it. One is left for
-/// each of these, save what it takes to try both families of this one.
-pub fn share_of(addresses: &[SocketAddr], left: usize, hosts_after: usize) -> usize {
+/// How many of a host's addresses may be dialled if the attempt may dial `left` more. One is reserved for each of the
+/// `hosts_after` it, unless this host then could not be tried once in each of its families.
+pub fn address_quota(addresses: &[SocketAddr], left: usize, hosts_after: usize) -> usize {
     let has = |is_ipv4: bool| usize::from(addresses.iter().any(|address| address.is_ipv4() == is_ipv4));
     left.saturating_sub(hosts_after).max(has(true) + has(false)).min(left)
 }
 
-/// Whether it was our own network that has no way there: that says nothing about the host.
-pub fn is_our_fault(error: &io::Error) -> bool {
+/// Whether our own network has no route or address, which says nothing about the host.
+pub fn is_local_network_error(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Dials in order: the next as soon as one fails, or has not answered after its head start.
+/// Dials in order: the next address when one fails, or has not answered after `delay`.
 pub async fn race<T, F>(
     addresses: &[SocketAddr],
-    head_start: Duration,
+    delay: Duration,
     connect: impl Fn(SocketAddr) -> F,
-) -> Race<T>
+) -> RaceResult<T>
 where
     T: Send + 'static,
     F: Future<Output = io::Result<T>> + Send + 'static,
 {
     let mut waiting = addresses.iter().copied();
-    // Dropped with what still runs in it.
+    // Dropping it aborts the connection attempts that still run.
     let mut running = JoinSet::new();
-    let mut race = Race { won: None, failed: Vec::new() };
+    let mut result = RaceResult { connected: None, failed: Vec::new() };
     loop {
         if let Some(address) = waiting.next() {
             let connecting = connect(address);
@@ -70,15 +70,15 @@ where
         tokio::select! {
             ended = running.join_next() => match ended {
                 Some(Ok((address, Ok(stream)))) => {
-                    race.won = Some((address, stream));
-                    return race;
+                    result.connected = Some((address, stream));
+                    return result;
                 }
-                Some(Ok((address, Err(error)))) => race.failed.push((address, error)),
-                // Connecting does not panic; if it did, the others count.
+                Some(Ok((address, Err(error)))) => result.failed.push((address, error)),
+                // A task that panicked is ignored: the other addresses count.
                 Some(Err(_)) => {}
-                None => return race,
+                None => return result,
             },
-            () = sleep(head_start), if waiting.len() > 0 => {}
+            () = sleep(delay), if waiting.len() > 0 => {}
         }
     }
 }
@@ -92,10 +92,10 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let mixed = addresses(&["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1", "[::1]:1", "[::2]:1"]);
-        let turns = interleave(&mixed);
-        assert_eq!(turns, addresses(&["1.1.1.1:1", "[::1]:1", "2.2.2.2:1", "[::2]:1", "3.3.3.3:1"]));
+        let ordered = interleave(&mixed);
+        assert_eq!(ordered, addresses(&["1.1.1.1:1", "[::1]:1", "2.2.2.2:1", "[::2]:1", "3.3.3.3:1"]));
         let one = addresses(&["[::1]:1", "[::2]:1"]);
         assert_eq!(interleave(&one), one);
         assert_eq!(interleave(&[]), []);
@@ -112,12 +112,12 @@ mod tests {
             (&both, 1, 0, 1),
             (&one, 1, 3, 1),
         ] {
-            assert_eq!(share_of(addresses, left, hosts_after), share, "{left} {hosts_after}");
+            assert_eq!(address_quota(addresses, left, hosts_after), share, "{left} {hosts_after}");
         }
     }
 
     #[test]
-    fn only_what_our_own_network_lacks_is_our_fault() {
+    fn a_missing_route_or_address_of_ours_is_a_local_network_error() {
         use rustix::io::Errno;
         for (errno, ours) in [
             (Errno::NETUNREACH, true),
@@ -127,7 +127,7 @@ mod tests {
             (Errno::CONNREFUSED, false),
             (Errno::TIMEDOUT, false),
         ] {
-            assert_eq!(is_our_fault(&errno.into()), ours, "{errno}");
+            assert_eq!(is_local_network_error(&errno.into()), ours, "{errno}");
         }
     }
 
@@ -140,10 +140,10 @@ mod tests {
         }
     }
 
-    /// Who answered, and how many had failed.
-    async fn run(texts: &[&str], head_start: Duration) -> (Option<String>, usize) {
-        let race = race(&addresses(texts), head_start, answer).await;
-        let won = race.won.map(|(address, stream)| {
+    /// The address that answered, and how many had failed.
+    async fn run(texts: &[&str], delay: Duration) -> (Option<String>, usize) {
+        let race = race(&addresses(texts), delay, answer).await;
+        let won = race.connected.map(|(address, stream)| {
             assert_eq!(address, stream);
             address.ip().to_string()
         });

@@ -1,24 +1,25 @@
-//! Delivery agents: they find the way of what the queue manager hands out, speak to other servers and write down what
-//! came of it.
+//! Delivery agents: they route the batches that the queue manager hands out, deliver them to other servers and record
+//! the results.
 //!
 //! * `agents` answers the queue manager and starts a worker for each slot,
-//! * `worker` holds a slot and delivers batch after batch of one lane over one connection,
-//! * `attempt` is one try of one batch, over `connection`s to the hosts of a `destination`, found by `route`, which it
-//!   `reach`es from a `source`, and kept in `pool`,
-//! * `login` and `holds` keep back what a smart host does not take from our account,
-//! * `tls_policy` says what TLS a host must have, `tls` and `dane` see to it, `mta_sts` keeps policies,
-//! * `record` says what follows, `recorder` writes it, `notice` and `report` tell the sender,
-//! * `sandbox` stands in for the world in the test environment.
+//! * `worker` holds a slot and delivers batch after batch of one queue over one connection,
+//! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
+//!   `route`, from a `source`, and that the `pool` keeps,
+//! * `smart_host_login` and `smart_host_backoff` hold mail back for a smart host that refuses our account,
+//! * `tls` decides which TLS a host must offer, and verifies it,
+//! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
+//! * `sandbox` answers mail of the test environment.
 //!
-//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, the crate's `turns` and the configuration.
+//! Imports `mail`, `smtp`, `policy`, `dns`, `store`, `queue` and the configuration.
 
 mod agents;
 mod attempt;
 mod connection;
-mod dane;
+mod delivery_error;
+mod dialer;
 mod dsn;
 mod happy_eyeballs;
-mod mta_sts;
+mod peer;
 mod pool;
 mod recipient_result;
 mod result_record;
@@ -27,14 +28,13 @@ mod route;
 mod sandbox;
 mod smart_host_backoff;
 mod smart_host_login;
+mod smtp_stream;
 mod source;
 mod target_hosts;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod tls_policy;
-mod tls_results;
 mod transcript;
 mod worker;
 
@@ -55,13 +55,13 @@ use crate::mail::DomainName;
 use crate::queue::QueueManager;
 use crate::store::Store;
 use crate::tls::TlsError;
-use connection::Dialer;
-use pool::Pool;
+use dialer::Dialer;
+use pool::ConnectionPool;
 use route::Router;
 use source::Sources;
 use tasks::Tasks;
-use tls_policy::TlsPolicies;
-use tls_results::TlsSessions;
+use tls::policy::TlsPolicies;
+use tls::results::TlsSessionCounts;
 
 /// KiB of messages read back from the spool that may be in memory at one time.
 const LOADED_KIB_MAX: u32 = 256 * 1024;
@@ -116,18 +116,18 @@ struct RelayContext {
     resolver: Resolver,
     router: Router,
     sources: Arc<Sources>,
-    dialler: Dialer,
+    dialer: Dialer,
     tls_policies: TlsPolicies,
     /// What is counted for reports on TLS, if anybody wants them.
-    tls_results: Option<Arc<TlsSessions>>,
-    pool: Pool,
+    tls_results: Option<Arc<TlsSessionCounts>>,
+    pool: ConnectionPool,
     /// One for each open connection.
     connections: Arc<Semaphore>,
     /// One for each KiB of a message read back from the spool.
     loaded: crate::limits::tenant_semaphore::TenantSemaphore,
     tasks: Tasks,
     /// Accounts at smart hosts that were refused.
-    holds: SmartHostBackoffs,
+    smart_host_backoffs: SmartHostBackoffs,
     stop: CancellationToken,
 }
 
@@ -136,7 +136,7 @@ struct End(Arc<RelayContext>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.tasks.abandon();
+        self.0.tasks.abort();
         self.0.queue.give_back_waiting();
         drop(self.0.pool.take_all());
     }
@@ -155,7 +155,7 @@ struct RelaySettings {
 /// # Errors
 /// As [`Relay::new`].
 pub fn check(config: &config::Relay) -> Result<(), RelayError> {
-    tls::ClientTls::load(config.ca_file.as_deref())?;
+    tls::client::ClientTls::load(config.ca_file.as_deref())?;
     TlsPolicies::check(config)?;
     route::check(config)
 }
@@ -178,8 +178,8 @@ impl Relay {
             allowed_private_networks: config.allowed_private_networks.clone(),
             expiry: config.message_lifetime,
         };
-        let dialler = Dialer {
-            tls: tls::ClientTls::load(config.ca_file.as_deref())?,
+        let dialer = Dialer {
+            tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
         let sources = Arc::new(Sources::new(config, hostname));
@@ -192,15 +192,15 @@ impl Relay {
             store,
             queue,
             resolver,
-            dialler,
-            pool: Pool::new(config.idle_connection_timeout),
+            dialer,
+            pool: ConnectionPool::new(config.idle_connection_timeout),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: crate::limits::tenant_semaphore::TenantSemaphore::new(
                 LOADED_KIB_MAX,
                 LOADED_KIB_PER_TENANT_MAX,
             ),
             tasks: Tasks::default(),
-            holds: SmartHostBackoffs::default(),
+            smart_host_backoffs: SmartHostBackoffs::default(),
             stop: CancellationToken::new(),
         };
         Ok(Self { core, recording: Recording(TaskTracker::new()) })
@@ -226,10 +226,10 @@ impl Relay {
         let _end = End(core.clone());
         let recorder = self.recording.0.spawn(result_writer::run(core.clone(), waiting));
         if let Some(sts) = core.tls_policies.sts() {
-            core.tasks.spawn(mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
+            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
         }
         if let Some(results) = &core.tls_results {
-            let task = tls_results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
+            let task = tls::results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
             core.tasks.spawn(task);
         }
         let agents = Arc::new(Agents { core: core.clone(), recordings });

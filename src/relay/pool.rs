@@ -1,4 +1,4 @@
-//! Connections that wait for the next message of their lane.
+//! Idle connections that wait for the next message of their queue.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,71 +9,71 @@ use super::connection::Connection;
 use crate::model::TenantId;
 use crate::queue::QueueKey;
 
-/// Idle connections by lane: the lane holds the site or the smart host with its account.
-pub struct Pool<L = QueueKey, C = Connection> {
-    idle: Mutex<HashMap<L, Vec<Idle<C>>>>,
+/// Idle connections by queue, whose key includes the site, or the smart host with its account.
+pub struct ConnectionPool<K = QueueKey, C = Connection> {
+    idle: Mutex<HashMap<K, Vec<Idle<C>>>>,
     idle_max: Duration,
 }
 
 struct Idle<C> {
     since: Instant,
-    /// Whose message it carried last.
-    user: TenantId,
+    /// The tenant whose message it carried last.
+    tenant: TenantId,
     connection: C,
 }
 
-impl<L: Clone + Eq + Hash, C> Pool<L, C> {
+impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     /// Connections idle for longer than `idle_max` are not given out.
     pub fn new(idle_max: Duration) -> Self {
         Self { idle: Mutex::default(), idle_max }
     }
 
-    /// Of the connections of a lane that fit, the one that the tenant used last; else the one that is idle longest, but for
-    /// so many that are left to those who used them last.
+    /// Takes a fitting connection of a queue: the one that the tenant used last, or else the one that is idle longest.
+    /// Of other tenants' connections, the `reserved` most recent ones are not taken.
     pub fn take(
         &self,
-        lane: &L,
+        queue: &K,
         tenant: &TenantId,
-        left_to_others: usize,
+        reserved: usize,
         fits: impl Fn(&C) -> bool,
     ) -> Option<C> {
         let mut idle = self.lock();
-        let connections = idle.get_mut(lane)?;
+        let connections = idle.get_mut(queue)?;
         let is_good = |idle: &Idle<C>| idle.since.elapsed() < self.idle_max && fits(&idle.connection);
-        let own = connections.iter().rposition(|idle| idle.user == *tenant && is_good(idle));
-        let spare = connections.len().saturating_sub(left_to_others);
+        let own = connections.iter().rposition(|idle| idle.tenant == *tenant && is_good(idle));
+        let spare = connections.len().saturating_sub(reserved);
         let place = own.or_else(|| connections.iter().take(spare).position(is_good))?;
         let connection = connections.remove(place).connection;
         if connections.is_empty() {
-            idle.remove(lane);
+            idle.remove(queue);
         }
         Some(connection)
     }
 
     /// Keeps a connection for the next message.
-    pub fn put(&self, lane: &L, user: TenantId, connection: C) {
-        let idle = Idle { since: Instant::now(), user, connection };
-        self.lock().entry(lane.clone()).or_default().push(idle);
+    pub fn put(&self, queue: &K, tenant: TenantId, connection: C) {
+        let idle = Idle { since: Instant::now(), tenant, connection };
+        self.lock().entry(queue.clone()).or_default().push(idle);
     }
 
-    /// The connection that is idle longest, to make room.
+    /// Takes the connection that is idle longest.
     pub fn take_oldest(&self) -> Option<C> {
         let mut idle = self.lock();
-        // Within a lane the first is the oldest.
-        let lane = idle
+        // Within a queue the first is idle longest.
+        let queue = idle
             .iter()
-            .filter_map(|(lane, connections)| Some((connections.first()?.since, lane)))
+            .filter_map(|(queue, connections)| Some((connections.first()?.since, queue)))
             .min_by_key(|(since, _)| *since)
-            .map(|(_, lane)| lane.clone())?;
-        let connections = idle.get_mut(&lane)?;
+            .map(|(_, queue)| queue.clone())?;
+        let connections = idle.get_mut(&queue)?;
         let connection = connections.remove(0).connection;
         if connections.is_empty() {
-            idle.remove(&lane);
+            idle.remove(&queue);
         }
         Some(connection)
     }
 
-    /// Takes out what was idle for too long.
+    /// Takes all connections that were idle for too long.
     pub fn take_expired(&self) -> Vec<C> {
         let mut expired = Vec::new();
         self.lock().retain(|_, connections| {
@@ -84,12 +84,12 @@ impl<L: Clone + Eq + Hash, C> Pool<L, C> {
         expired
     }
 
-    /// Takes out everything.
+    /// Takes all connections.
     pub fn take_all(&self) -> Vec<C> {
         self.lock().drain().flat_map(|(_, connections)| connections).map(|idle| idle.connection).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<L, Vec<Idle<C>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<Idle<C>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,10 +100,10 @@ mod tests {
     use crate::mail::Timestamp;
 
     #[test]
-    fn a_tenant_finds_its_own_connection_again_and_who_has_slots_leaves_the_last_to_their_users() {
+    fn a_tenant_gets_its_own_connection_first_and_leaves_the_reserved_ones_of_others() {
         let tenant = |second| TenantId::generate(Timestamp::from_second(second).unwrap());
         let (one, other, third) = (tenant(1), tenant(2), tenant(3));
-        let pool: Pool<u8, u8> = Pool::new(Duration::from_secs(60));
+        let pool: ConnectionPool<u8, u8> = ConnectionPool::new(Duration::from_secs(60));
         for (user, connection) in [(one, 1), (other, 2), (one, 3), (other, 4)] {
             pool.put(&0, user, connection);
         }
@@ -114,7 +114,7 @@ mod tests {
             "of others the one idle longest"
         );
         assert_eq!(pool.take(&0, &third, 1, |_| true), Some(1));
-        assert_eq!(pool.take(&0, &third, 1, |_| true), None, "the last is left to the other");
+        assert_eq!(pool.take(&0, &third, 1, |_| true), None, "the last one is reserved");
         assert_eq!(pool.take(&0, &third, 0, |_| true), Some(4));
         assert_eq!(pool.take(&0, &third, 0, |_| true), None);
     }

@@ -1,8 +1,9 @@
-//! How a try ended for one recipient, whatever ended it: a reply, or something that happened on the way.
+//! The result of one attempt for one recipient: from a reply, or from an error without one.
 
 use std::sync::Arc;
 
-use super::connection::{DeliveryError, Peer};
+use super::delivery_error::DeliveryError;
+use super::peer::Peer;
 use crate::mail::EnhancedStatus;
 use crate::policy::reply_verdict::{
     Verdict, verdict_on_own_refusal, verdict_on_reply, verdict_on_transport_error,
@@ -10,33 +11,33 @@ use crate::policy::reply_verdict::{
 use crate::smtp::Reply;
 use crate::smtp::client::Outcome;
 
-/// The end of one try for one recipient.
+/// The result of one attempt for one recipient.
 #[derive(Debug, Clone)]
 pub struct RecipientResult {
-    /// What follows.
+    /// Delivered, deferred or bounced.
     pub verdict: Verdict,
-    /// The reply's code, if there was a reply.
+    /// The reply code, if there was a reply.
     pub code: Option<u16>,
-    /// Its status, or ours.
+    /// The enhanced status code: the server's, or ours.
     pub enhanced: Option<EnhancedStatus>,
-    /// Its text, or ours.
+    /// The server's text, or ours.
     pub text: String,
-    /// Who was at the other end.
+    /// The server.
     pub peer: Arc<Peer>,
-    /// Another host must not be tried now.
+    /// Whether no other host may be tried now.
     pub conclusive: bool,
-    /// The host has no TLS that the message could go over.
+    /// Whether the host's TLS does not meet the requirement.
     pub lacks_tls: bool,
 }
 
 impl RecipientResult {
-    /// What a reply means. `alone`: whether the message went to this recipient only.
-    pub fn of_outcome(outcome: Outcome, alone: bool, peer: &Arc<Peer>) -> Self {
-        let verdict = verdict_on_reply(outcome.phase, &outcome.reply, alone);
-        Self::of_reply(verdict, &outcome.reply, peer)
+    /// From a reply. `only_recipient`: whether the message had no other recipient.
+    pub fn from_outcome(outcome: Outcome, only_recipient: bool, peer: &Arc<Peer>) -> Self {
+        let verdict = verdict_on_reply(outcome.phase, &outcome.reply, only_recipient);
+        Self::from_reply(verdict, &outcome.reply, peer)
     }
 
-    fn of_reply(verdict: Verdict, reply: &Reply, peer: &Arc<Peer>) -> Self {
+    fn from_reply(verdict: Verdict, reply: &Reply, peer: &Arc<Peer>) -> Self {
         Self {
             verdict,
             code: Some(reply.code),
@@ -48,31 +49,31 @@ impl RecipientResult {
         }
     }
 
-    /// What a lost or refused connection means: another time.
-    pub fn of_trouble(trouble: &DeliveryError, peer: &Arc<Peer>) -> Self {
-        match &trouble.reply {
-            Some(reply) => Self::of_reply(verdict_on_reply(trouble.phase, reply, false), reply, peer),
+    /// From an error: a retry may succeed.
+    pub fn from_error(error: &DeliveryError, peer: &Arc<Peer>) -> Self {
+        match &error.reply {
+            Some(reply) => Self::from_reply(verdict_on_reply(error.phase, reply, false), reply, peer),
             None => Self {
-                verdict: verdict_on_transport_error(trouble.phase, trouble.class),
+                verdict: verdict_on_transport_error(error.phase, error.class),
                 code: None,
-                enhanced: trouble.status,
-                text: trouble.text.clone(),
+                enhanced: error.status,
+                text: error.text.clone(),
                 peer: peer.clone(),
                 conclusive: false,
-                lacks_tls: trouble.lacks_tls,
+                lacks_tls: error.lacks_tls,
             },
         }
     }
 
-    /// A refusal that needed no server.
+    /// A permanent failure that we found without asking a server.
     pub fn unroutable(code: u16, enhanced: EnhancedStatus, text: impl Into<String>) -> Self {
         let reply = Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] };
         let peer = Arc::new(Peer::default());
-        // RFC 7505 §4.2: a null MX says of every address that it does not exist.
-        Self::of_reply(verdict_on_own_refusal(&reply), &reply, &peer)
+        // RFC 7505 §4.2: with a null MX no address of the domain exists.
+        Self::from_reply(verdict_on_own_refusal(&reply), &reply, &peer)
     }
 
-    /// The code and the status in front of the text, as a server would say it.
+    /// Code, status and text, formatted as a reply.
     pub fn to_reply_text(&self) -> String {
         [self.status_text(), self.text.clone()]
             .into_iter()

@@ -1,4 +1,4 @@
-//! What is written down of a try: the state that follows for each recipient, when the next try is and why, whether
+//! Turns the results of an attempt into records: the new state of each delivery, when it is retried and why, and whether
 //! the address is suppressed.
 
 use std::sync::Arc;
@@ -11,48 +11,48 @@ use crate::policy::reply_verdict::Verdict;
 use crate::policy::retry::Failure;
 use crate::store::{Attempt, AttemptRecord, Batch, Delivery, NewSuppression};
 
-/// Characters of a reply that are kept as evidence and shown.
+/// Characters of a reply that are stored and shown.
 const REPLY_CHARS_MAX: usize = 1000;
 
-/// One try of a batch, seen from its end.
+/// A completed attempt of a batch.
 #[derive(Debug)]
-pub struct Account<'a> {
-    /// What was tried.
+pub struct CompletedAttempt<'a> {
+    /// The batch.
     pub batch: &'a Batch,
-    /// When it began.
+    /// When the attempt began.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// When the attempt ended.
     pub now: Timestamp,
-    /// How long it took.
+    /// How long the attempt took.
     pub duration_ms: u64,
-    /// What was said.
+    /// The dialogue.
     pub transcript: &'a Arc<str>,
 }
 
-/// A batch that is written down without a try.
+/// A batch whose state changes without an attempt.
 #[derive(Debug)]
-pub struct Untried<'a> {
-    /// What was not tried.
+pub struct UnattemptedBatch<'a> {
+    /// The batch.
     pub batch: &'a Batch,
-    /// When.
+    /// The time of the change.
     pub now: Timestamp,
 }
 
-/// What follows for one recipient.
-struct Consequence {
+/// The new state of one delivery.
+struct NextState {
     state: DeliveryState,
     next_attempt_at: Option<Timestamp>,
     reason: String,
 }
 
-impl Account<'_> {
-    /// What one recipient's ending leads to. `jitter` is a random number from -1 to 1.
-    pub fn record(&self, delivery: &Delivery, ending: &RecipientResult, jitter: f64) -> AttemptRecord {
+impl CompletedAttempt<'_> {
+    /// The record of one recipient's result. `jitter` is a random number from -1 to 1.
+    pub fn record(&self, delivery: &Delivery, result: &RecipientResult, jitter: f64) -> AttemptRecord {
         let message = &self.batch.message;
-        let Consequence { state, next_attempt_at, reason } = self.consequence(delivery, ending, jitter);
-        let reply = shorten(&ending.to_reply_text());
+        let NextState { state, next_attempt_at, reason } = self.next_state(delivery, result, jitter);
+        let reply = truncate(&result.to_reply_text());
         let suppress =
-            matches!(ending.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
+            matches!(result.verdict, Verdict::Bounced { suppress: true, .. }).then(|| NewSuppression {
                 tenant_id: Some(message.tenant_id),
                 address: delivery.recipient.clone(),
                 reason: SuppressionReason::Bounce,
@@ -65,16 +65,16 @@ impl Account<'_> {
             delivery_id: delivery.id,
             started_at: self.started_at,
             duration_ms: self.duration_ms,
-            host: ending.peer.host.clone(),
-            address: ending.peer.address,
-            tls: ending.peer.tls.clone(),
-            tls_policy: ending.peer.tls_policy.clone(),
-            code: ending.code,
-            enhanced: ending.enhanced,
-            text: shorten(&ending.text),
+            host: result.peer.host.clone(),
+            address: result.peer.address,
+            tls: result.peer.tls.clone(),
+            tls_policy: result.peer.tls_policy.clone(),
+            code: result.code,
+            enhanced: result.enhanced,
+            text: truncate(&result.text),
             transcript: self.transcript.clone(),
             outcome: state,
-            class: ending.verdict.class(),
+            class: result.verdict.class(),
             reason,
         };
         AttemptRecord {
@@ -82,7 +82,7 @@ impl Account<'_> {
             tenant_id: message.tenant_id,
             delivery_id: delivery.id,
             state,
-            class: ending.verdict.class(),
+            class: result.verdict.class(),
             next_attempt_at,
             attempt: Some(attempt),
             reply,
@@ -93,51 +93,51 @@ impl Account<'_> {
         }
     }
 
-    fn consequence(&self, delivery: &Delivery, ending: &RecipientResult, jitter: f64) -> Consequence {
-        let cause = match ending.status_text() {
-            status if status.is_empty() => ending.text.clone(),
+    fn next_state(&self, delivery: &Delivery, result: &RecipientResult, jitter: f64) -> NextState {
+        let cause = match result.status_text() {
+            status if status.is_empty() => result.text.clone(),
             status => status,
         };
-        let pace = match ending.verdict {
+        let pace = match result.verdict {
             Verdict::Delivered => {
-                return Consequence::last(DeliveryState::Delivered, "delivered".into());
+                return NextState::final_state(DeliveryState::Delivered, "delivered".into());
             }
             Verdict::Bounced { .. } => {
-                let reason = format!("refused for good by {}: no next try", shorten(&cause));
-                return Consequence::last(DeliveryState::Bounced, reason);
+                let reason = format!("refused permanently by {}: no retry", truncate(&cause));
+                return NextState::final_state(DeliveryState::Bounced, reason);
             }
             Verdict::Deferred { pace, .. } => pace,
         };
         let attempts = delivery.attempts.saturating_add(1);
         let failure = Failure { attempts, pace, at: self.now, expires_at: self.batch.message.expires_at };
         match failure.next_attempt_at(jitter) {
-            Some(next) => Consequence::retry(&cause, attempts, self.now, next),
+            Some(next) => NextState::retry(&cause, attempts, self.now, next),
             None => {
                 let reason = format!(
-                    "deferred by {}: the next try would be past the message's lifetime",
-                    shorten(&cause)
+                    "deferred by {}: the next attempt would be after the message's lifetime",
+                    truncate(&cause)
                 );
-                Consequence::last(DeliveryState::Expired, reason)
+                NextState::final_state(DeliveryState::Expired, reason)
             }
         }
     }
 }
 
-impl Untried<'_> {
-    /// A delivery whose account is refused waits until then: no try is counted.
-    pub fn record_held(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
+impl UnattemptedBatch<'_> {
+    /// The delivery waits until its smart host's back-off ends: no attempt is counted.
+    pub fn record_backoff(&self, delivery: &Delivery, reason: &str, until: Timestamp) -> AttemptRecord {
         AttemptRecord {
-            // Its lifetime goes on.
+            // The back-off does not extend the lifetime.
             next_attempt_at: Some(until.min(self.batch.message.expires_at)),
             ..self.record(delivery, delivery.state, BounceClass::Authentication, reason)
         }
     }
 
-    /// A delivery that was claimed at the end of its lifetime: no other try.
+    /// The lifetime of the delivery ended before it was claimed: no other attempt.
     pub fn record_expired(&self, delivery: &Delivery) -> AttemptRecord {
-        // What was in the way until then says more than that the time is over.
+        // The class of the last failure says more than `expired`.
         let class = delivery.last_class.unwrap_or(BounceClass::Expired);
-        let last = delivery.last_reply.as_deref().unwrap_or("it was not tried");
+        let last = delivery.last_reply.as_deref().unwrap_or("no attempt was made");
         self.record(delivery, DeliveryState::Expired, class, last)
     }
 
@@ -156,7 +156,7 @@ impl Untried<'_> {
             class: Some(class),
             next_attempt_at: None,
             attempt: None,
-            reply: shorten(reply),
+            reply: truncate(reply),
             suppress: None,
             complained: false,
             delayed: false,
@@ -165,22 +165,22 @@ impl Untried<'_> {
     }
 }
 
-impl Consequence {
-    fn last(state: DeliveryState, reason: String) -> Self {
+impl NextState {
+    fn final_state(state: DeliveryState, reason: String) -> Self {
         Self { state, next_attempt_at: None, reason }
     }
 
     fn retry(cause: &str, attempts: u32, now: Timestamp, next: Timestamp) -> Self {
         let reason = format!(
-            "deferred by {}: next try in {} (retry {attempts})",
-            shorten(cause),
+            "deferred by {}: next attempt in {} (retry {attempts})",
+            truncate(cause),
             rough_duration(next.as_second() - now.as_second())
         );
         Self { state: DeliveryState::Deferred, next_attempt_at: Some(next), reason }
     }
 }
 
-/// Like `5 m` or `2 h 45 m`.
+/// Rounded, like `5 m` or `2 h 45 m`.
 pub fn rough_duration(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{} s", seconds.max(0)),
@@ -190,7 +190,7 @@ pub fn rough_duration(seconds: i64) -> String {
     }
 }
 
-fn shorten(text: &str) -> String {
+fn truncate(text: &str) -> String {
     text.chars().take(REPLY_CHARS_MAX).collect()
 }
 
@@ -200,7 +200,8 @@ mod tests {
     use crate::mail::{Address, SignedDuration};
     use crate::model::DeliveryId;
     use crate::relay::dsn::message::sample_message;
-    use crate::relay::dsn::recipient::{DsnAction, notice_of};
+    use crate::relay::dsn::recipient::{DsnAction, DsnRecipient};
+    use crate::relay::peer::Peer;
     use crate::smtp::Reply;
     use crate::smtp::client::{Outcome, Phase};
 
@@ -226,42 +227,48 @@ mod tests {
         }
     }
 
-    fn ending(phase: Phase, code: u16, status: &str) -> RecipientResult {
+    fn result(phase: Phase, code: u16, status: &str) -> RecipientResult {
         let reply = Reply { code, enhanced: status.parse().ok(), lines: vec!["words".into()] };
-        let peer = super::super::connection::Peer { host: "mx.example".into(), ..Default::default() };
-        RecipientResult::of_outcome(Outcome { phase, reply }, true, &Arc::new(peer))
+        let peer = Peer { host: "mx.example".into(), ..Default::default() };
+        RecipientResult::from_outcome(Outcome { phase, reply }, true, &Arc::new(peer))
     }
 
-    fn record(attempts: u32, age: SignedDuration, ending: &RecipientResult) -> AttemptRecord {
+    fn record(attempts: u32, age: SignedDuration, result: &RecipientResult) -> AttemptRecord {
         let batch = batch(attempts);
         let now = batch.message.created_at + age;
-        let account =
-            Account { batch: &batch, started_at: now, now, duration_ms: 1, transcript: &"> x".into() };
-        account.record(&batch.deliveries[0], ending, 0.0)
+        let attempt = CompletedAttempt {
+            batch: &batch,
+            started_at: now,
+            now,
+            duration_ms: 1,
+            transcript: &"> x".into(),
+        };
+        attempt.record(&batch.deliveries[0], result, 0.0)
     }
 
-    fn status_told(batch: &Batch, record: &AttemptRecord) -> String {
-        let notice = notice_of(&batch.message, &batch.deliveries[0], record, false).unwrap();
-        assert!(matches!(notice.action, DsnAction::Failed { .. }));
-        notice.status.to_string()
+    fn dsn_status(batch: &Batch, record: &AttemptRecord) -> String {
+        let recipient =
+            DsnRecipient::for_record(&batch.message, &batch.deliveries[0], record, false).unwrap();
+        assert!(matches!(recipient.action, DsnAction::Failed { .. }));
+        recipient.status.to_string()
     }
 
     #[test]
-    fn a_deferral_says_when_the_next_try_is_and_why() {
-        let first = record(0, SignedDuration::ZERO, &ending(Phase::Rcpt, 451, "4.7.1"));
+    fn a_deferral_says_when_the_next_attempt_is_and_why() {
+        let first = record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 451, "4.7.1"));
         assert_eq!(first.state, DeliveryState::Deferred);
         assert_eq!(first.next_attempt_at.unwrap() - first.at, jiff::Span::new().seconds(60).fieldwise());
         assert_eq!(first.reply, "451 4.7.1 words");
-        assert_eq!(first.attempt.unwrap().reason, "deferred by 451 4.7.1: next try in 1 m (retry 1)");
-        let second = record(1, SignedDuration::ZERO, &ending(Phase::Content, 452, ""));
-        assert_eq!(second.attempt.unwrap().reason, "deferred by 452: next try in 15 m (retry 2)");
+        assert_eq!(first.attempt.unwrap().reason, "deferred by 451 4.7.1: next attempt in 1 m (retry 1)");
+        let second = record(1, SignedDuration::ZERO, &result(Phase::Content, 452, ""));
+        assert_eq!(second.attempt.unwrap().reason, "deferred by 452: next attempt in 15 m (retry 2)");
     }
 
     #[test]
     fn a_deferral_past_the_lifetime_ends_it() {
-        let late = record(9, SignedDuration::from_hours(98), &ending(Phase::Rcpt, 451, ""));
+        let late = record(9, SignedDuration::from_hours(98), &result(Phase::Rcpt, 451, ""));
         assert_eq!((late.state, late.next_attempt_at), (DeliveryState::Expired, None));
-        assert_eq!(status_told(&batch(9), &late), "4.4.7");
+        assert_eq!(dsn_status(&batch(9), &late), "4.4.7");
     }
 
     #[test]
@@ -269,27 +276,27 @@ mod tests {
         let mut batch = batch(9);
         batch.deliveries[0].last_reply = Some("452 4.2.2 mailbox full".into());
         let now = batch.message.expires_at;
-        let record = Untried { batch: &batch, now }.record_expired(&batch.deliveries[0]);
+        let record = UnattemptedBatch { batch: &batch, now }.record_expired(&batch.deliveries[0]);
         assert!(record.state == DeliveryState::Expired && record.attempt.is_none());
-        assert_eq!(status_told(&batch, &record), "4.4.7");
+        assert_eq!(dsn_status(&batch, &record), "4.4.7");
         assert_eq!(record.reply, "452 4.2.2 mailbox full");
     }
 
     #[test]
     fn a_refusal_suppresses_only_an_address_that_is_gone_and_keeps_the_evidence() {
-        let gone = record(0, SignedDuration::ZERO, &ending(Phase::Rcpt, 550, "5.1.1"));
+        let gone = record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 550, "5.1.1"));
         assert_eq!(gone.state, DeliveryState::Bounced);
         let suppression = gone.suppress.clone().unwrap();
         assert_eq!(suppression.evidence.as_deref(), Some("550 5.1.1 words"));
         assert_eq!(suppression.tenant_id, Some(gone.tenant_id));
-        assert!(record(0, SignedDuration::ZERO, &ending(Phase::Rcpt, 550, "5.7.1")).suppress.is_none());
-        let vague = record(0, SignedDuration::ZERO, &ending(Phase::Mail, 550, "4.7.1"));
-        assert_eq!(status_told(&batch(0), &vague), "5.0.0");
+        assert!(record(0, SignedDuration::ZERO, &result(Phase::Rcpt, 550, "5.7.1")).suppress.is_none());
+        let vague = record(0, SignedDuration::ZERO, &result(Phase::Mail, 550, "4.7.1"));
+        assert_eq!(dsn_status(&batch(0), &vague), "5.0.0");
     }
 
     #[test]
     fn success_is_final() {
-        let done = record(0, SignedDuration::ZERO, &ending(Phase::Content, 250, "2.0.0"));
+        let done = record(0, SignedDuration::ZERO, &result(Phase::Content, 250, "2.0.0"));
         assert_eq!((done.state, done.next_attempt_at), (DeliveryState::Delivered, None));
     }
 

@@ -1,4 +1,4 @@
-//! Writes what came of tries, beside the connections and not in their way: what waits is written together.
+//! Writes the results of attempts to the store, apart from the connections; results that wait are written group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,47 +10,46 @@ use super::RelayContext;
 use crate::model::DeliveryId;
 use crate::store::{RecordBatch, Spool, StoreError};
 
-/// Batches that wait to be written; above it workers wait. Each may carry a report with a message in it.
+/// Batches that wait to be written; at this limit workers wait. Each may carry a DSN.
 pub const WAITING_MAX: usize = 256;
-/// KiB of reports that are being written at the same time, or wait because they could not be; above it nothing more is taken.
-const REPORTS_KIB_MAX: u32 = 256 * 1024;
+/// KiB of DSNs that are being written or wait for a retry; at this limit no more batches are read from the channel.
+const DSN_KIB_MAX: u32 = 256 * 1024;
 /// Batches written in one transaction.
-const TOGETHER_MAX: usize = 128;
+const GROUP_MAX: usize = 128;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
-/// Failures to write after which a stopping relay gives up.
-const LAST_TRIES: u32 = 3;
+/// Failed writes after which a stopping relay gives up.
+const TRIES_AT_STOP: u32 = 3;
 
-/// Writes until nobody sends any more and everything is written.
+/// Writes until the channel is closed and everything is written.
 pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatch>) {
     let mut separate = JoinSet::new();
-    let mut round = Vec::with_capacity(TOGETHER_MAX);
-    let reports_kib = Arc::new(Semaphore::new(REPORTS_KIB_MAX as usize));
-    while waiting.recv_many(&mut round, TOGETHER_MAX).await > 0 {
-        let mut together = RecordBatch::default();
-        for batch in round.drain(..) {
-            // A record carries one report: those with one are written each by itself, all at the same time.
+    let mut batches = Vec::with_capacity(GROUP_MAX);
+    let dsn_kib = Arc::new(Semaphore::new(DSN_KIB_MAX as usize));
+    while waiting.recv_many(&mut batches, GROUP_MAX).await > 0 {
+        let mut group = RecordBatch::default();
+        for batch in batches.drain(..) {
+            // A store record carries one DSN, so batches with a DSN are written one by one, concurrently.
             if let Some(report) = &batch.report {
-                let kib =
-                    u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(REPORTS_KIB_MAX);
-                let held = reports_kib.clone().acquire_many_owned(kib).await;
+                let kib = u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(DSN_KIB_MAX);
+                let held = dsn_kib.clone().acquire_many_owned(kib).await;
                 let writing = write(core.clone(), batch);
                 separate.spawn(async move {
                     let _held = held;
                     writing.await;
                 });
             } else {
-                together.records.extend(batch.records);
+                group.records.extend(batch.records);
             }
         }
-        if !together.records.is_empty() {
-            let written = core.store.record(together.clone()).await;
+        if !group.records.is_empty() {
+            let written = core.store.record(group.clone()).await;
             match written {
                 Ok(()) => {}
-                // What fails must not hold up what comes after it.
+                // A failed write must not delay the ones after it.
                 Err(error) => {
                     warn(&error);
-                    separate.spawn(write(core.clone(), together));
+                    separate.spawn(write(core.clone(), group));
                 }
             }
         }
@@ -59,21 +58,21 @@ pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatc
     while separate.join_next().await.is_some() {}
 }
 
-/// Tries until it is written: what a server took and we forgot would be sent a second time.
+/// Retries until it is written: if the result of an accepted message is lost, the message is sent a second time.
 async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
     let mut delay = RETRY_DELAY_MIN;
-    let mut last_tries = 0;
+    let mut tries_at_stop = 0;
     loop {
         let error = match core.store.record(batch.clone()).await {
             Ok(()) => break,
             Err(error) => error,
         };
         warn(&error);
-        last_tries += u32::from(core.stop.is_cancelled());
-        if matches!(error, StoreError::Closed) || last_tries >= LAST_TRIES {
+        tries_at_stop += u32::from(core.stop.is_cancelled());
+        if matches!(error, StoreError::Closed) || tries_at_stop >= TRIES_AT_STOP {
             for record in &batch.records {
                 tracing::error!(msg = %record.message_id, delivery = %record.delivery_id, state = %record.state,
-                    "an outcome could not be written; the message may be delivered again");
+                    "cannot write the result of an attempt; the message may be delivered twice");
             }
             let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
             core.queue.release(ids);
@@ -85,5 +84,5 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
 }
 
 fn warn(error: &StoreError) {
-    tracing::warn!(%error, "cannot write what came of a delivery; trying again");
+    tracing::warn!(%error, "cannot write the results of attempts; trying again");
 }

@@ -1,5 +1,5 @@
-//! How a message reaches its destination: the tenant's smart host, else the closest route of the configuration, else
-//! the platform's smart host, else the MX.
+//! Routing: a message goes to the tenant's smart host, else by the most specific route of the configuration, else to the
+//! platform's smart host, else to the MX.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,67 +13,67 @@ use super::source::Sources;
 use crate::config::{self, Endpoint};
 use crate::mail::Host;
 use crate::model::{DestinationPattern, DkimPolicy, Environment, TenantId, TenantStatus, TlsMode, Weight};
-use crate::queue::{MxRoute, NextHop, PoolId, QueueKey, RouteDecision, RouteId, Routed};
+use crate::queue::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 use crate::smtp::client::Login;
 use crate::store::{Batch, Directory, SmartHost, Store, StoreError, Tenant};
 
-/// Above it the cache starts anew; each entry costs one look-up.
+/// Tenants in the cache; at this limit it is cleared. A miss costs one read of the store.
 const TENANTS_MAX: usize = 10_000;
 
-/// How hosts are found and spoken to.
+/// How hosts are found and connected to.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// In the order in which they are tried; the destination's MX if empty.
+    /// In the order of trying; the destination's MX if empty.
     pub hosts: Vec<Endpoint>,
     /// How the connection is secured.
     pub tls: TlsMode,
     /// The account.
     pub login: Option<Login>,
-    /// Which of our signatures go along.
+    /// Which of our DKIM signatures are kept.
     pub dkim: DkimPolicy,
-    /// The name in EHLO, before that of the source.
+    /// The name in EHLO; overrides the source's.
     pub ehlo_name: Option<String>,
-    /// Whether the hosts may be in a private network: only the configuration says so.
+    /// Whether the hosts may be in a private network: true only for hosts of the configuration.
     pub trusted: bool,
 }
 
-/// A route of the configuration with what it is for.
-struct Configured {
+/// A route of the configuration and its destinations.
+struct ConfiguredRoute {
     destinations: Vec<DestinationPattern>,
-    sources: Option<PoolId>,
+    sources: Option<SourcePoolId>,
     route: Arc<Route>,
 }
 
 /// Finds routes.
 pub struct Router {
     store: Arc<Store>,
-    /// The last one is for everything.
-    configured: Vec<Configured>,
+    /// The last one matches every destination.
+    configured: Vec<ConfiguredRoute>,
     sources: Arc<Sources>,
-    tenants: Mutex<Tenants>,
+    tenants: Mutex<TenantCache>,
 }
 
-/// Where the mail of tenants goes, as it was in one version of the directory.
+/// The routing of tenants in one version of the directory.
 #[derive(Default)]
-struct Tenants {
-    version: u64,
-    standings: HashMap<TenantId, Standing>,
+struct TenantCache {
+    directory_version: u64,
+    entries: HashMap<TenantId, TenantEntry>,
 }
 
-/// What the relay knows of one tenant.
+/// The settings of one tenant that routing needs.
 #[derive(Clone)]
-struct Standing {
-    direction: Direction,
+struct TenantEntry {
+    routing: TenantRouting,
     weight: Weight,
 }
 
-/// Where the mail of one tenant goes.
+/// Whether and where the mail of one tenant goes.
 #[derive(Clone)]
-enum Direction {
-    /// To its own smart host, if it has one that takes the destination.
-    Out { smart_host: Option<Arc<SmartHost>>, sources: Option<PoolId> },
-    /// Nowhere, while the tenant is suspended.
-    Held,
+enum TenantRouting {
+    /// To its smart host, if it has one for the destination, else by the routes of the configuration.
+    Active { smart_host: Option<Arc<SmartHost>>, sources: Option<SourcePoolId> },
+    /// Nowhere: the tenant is suspended.
+    Suspended,
 }
 
 impl Router {
@@ -84,14 +84,14 @@ impl Router {
     pub fn new(store: Arc<Store>, config: &config::Relay, sources: Arc<Sources>) -> Result<Self, RelayError> {
         let mut configured = Vec::new();
         for route in &config.routes {
-            configured.push(Configured {
+            configured.push(ConfiguredRoute {
                 destinations: route.destinations.clone(),
                 sources: route.source_pool.as_deref().and_then(|name| sources.pool(Some(name))),
                 route: Arc::new(read_route(route)?),
             });
         }
         let last = config.smart_host.as_ref().map(|host| read_route(&host.route())).transpose()?;
-        configured.push(Configured {
+        configured.push(ConfiguredRoute {
             destinations: vec![DestinationPattern::Any],
             sources: None,
             route: Arc::new(last.unwrap_or_else(Route::to_mx)),
@@ -99,85 +99,88 @@ impl Router {
         Ok(Self { store, configured, sources, tenants: Mutex::default() })
     }
 
-    /// Where a batch goes; `None` if its tenant is gone or suspended.
+    /// Routes a batch; `None` if its tenant is deleted or suspended.
     ///
     /// # Errors
     /// The store's.
-    pub async fn place(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
+    pub async fn route_batch(&self, batch: &Batch) -> Result<Option<Routed>, StoreError> {
         let tenant = batch.message.tenant_id;
-        // Read before the tenant, so that what changes meanwhile is not remembered as new.
+        // Read before the tenant, so that a change meanwhile invalidates the entry.
         let version = self.store.directory_version();
-        let standing = match self.remembered(tenant, version) {
-            Some(standing) => standing,
+        let entry = match self.cached(tenant, version) {
+            Some(entry) => entry,
             None => match self.store.tenant(tenant).await? {
-                Some(found) => self.remember(tenant, self.standing_of(found), version),
+                Some(found) => self.cache(tenant, self.entry_of(found), version),
                 None => return Ok(None),
             },
         };
         Ok(self
-            .course_of(tenant, &batch.destination, batch.message.environment, &standing)
-            .map(|course| Routed { course, weight: standing.weight }))
+            .decide(tenant, &batch.destination, batch.message.environment, &entry)
+            .map(|decision| Routed { decision, weight: entry.weight }))
     }
 
-    /// The course of a tenant's live mail as far as it is known without asking the store.
-    pub fn known_course(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
-        let standing = self.remembered(tenant, self.store.directory_version())?;
-        self.course_of(tenant, destination, Environment::Live, &standing)
+    /// The routing decision for a tenant's live mail, if the tenant is cached.
+    pub fn cached_decision(&self, tenant: TenantId, destination: &Host) -> Option<RouteDecision> {
+        let entry = self.cached(tenant, self.store.directory_version())?;
+        self.decide(tenant, destination, Environment::Live, &entry)
     }
 
-    fn course_of(
+    fn decide(
         &self,
         tenant: TenantId,
         destination: &Host,
         environment: Environment,
-        standing: &Standing,
+        entry: &TenantEntry,
     ) -> Option<RouteDecision> {
-        let Direction::Out { smart_host, sources } = &standing.direction else { return None };
+        let TenantRouting::Active { smart_host, sources } = &entry.routing else { return None };
         if environment == Environment::Test {
-            return Some(RouteDecision::Known(QueueKey { way: NextHop::Sandbox(tenant), sources: None }));
+            return Some(RouteDecision::Known(QueueKey {
+                next_hop: NextHop::Sandbox(tenant),
+                sources: None,
+            }));
         }
         if let Some(smart_host) = smart_host.as_ref().filter(|host| host.takes(destination)) {
-            let way = NextHop::TenantSmartHost(tenant, smart_host.clone());
-            return Some(RouteDecision::Known(QueueKey { way, sources: *sources }));
+            let next_hop = NextHop::TenantSmartHost(tenant, smart_host.clone());
+            return Some(RouteDecision::Known(QueueKey { next_hop, sources: *sources }));
         }
         let id = self.route_to(destination);
-        let Configured { sources: own, route, .. } = &self.configured[id.0];
+        let ConfiguredRoute { sources: own, route, .. } = &self.configured[id.0];
         let sources = own.or(*sources);
         Some(if route.hosts.is_empty() {
             RouteDecision::Mx(MxRoute { route: id, sources })
         } else {
-            RouteDecision::Known(QueueKey { way: NextHop::Hosts(id), sources })
+            RouteDecision::Known(QueueKey { next_hop: NextHop::Hosts(id), sources })
         })
     }
 
-    fn standing_of(&self, tenant: Tenant) -> Standing {
-        let direction = match tenant.status {
-            TenantStatus::Suspended => Direction::Held,
-            TenantStatus::Active => Direction::Out {
+    fn entry_of(&self, tenant: Tenant) -> TenantEntry {
+        let routing = match tenant.status {
+            TenantStatus::Suspended => TenantRouting::Suspended,
+            TenantStatus::Active => TenantRouting::Active {
                 smart_host: tenant.smart_host.map(Arc::new),
                 sources: self.sources.pool(tenant.source_pool.as_deref()),
             },
         };
-        Standing { direction, weight: tenant.weight }
+        TenantEntry { routing, weight: tenant.weight }
     }
 
-    fn remembered(&self, tenant: TenantId, version: u64) -> Option<Standing> {
+    fn cached(&self, tenant: TenantId, version: u64) -> Option<TenantEntry> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        (tenants.version == version).then(|| tenants.standings.get(&tenant).cloned()).flatten()
+        (tenants.directory_version == version).then(|| tenants.entries.get(&tenant).cloned()).flatten()
     }
 
-    fn remember(&self, tenant: TenantId, standing: Standing, version: u64) -> Standing {
+    fn cache(&self, tenant: TenantId, entry: TenantEntry, version: u64) -> TenantEntry {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if tenants.version != version || tenants.standings.len() >= TENANTS_MAX {
-            *tenants = Tenants { version, standings: HashMap::new() };
+        if tenants.directory_version != version || tenants.entries.len() >= TENANTS_MAX {
+            *tenants = TenantCache { directory_version: version, entries: HashMap::new() };
         }
-        tenants.standings.insert(tenant, standing.clone());
-        standing
+        tenants.entries.insert(tenant, entry.clone());
+        entry
     }
 
-    /// The closest route; the first of equal ones, which is only the case with `*`.
+    /// The most specific route; of equal ones, which only several `*` are, the first.
     fn route_to(&self, destination: &Host) -> RouteId {
-        let closeness = |configured: &Configured| {
+        let closeness = |configured: &ConfiguredRoute| {
             let patterns = configured.destinations.iter();
             patterns.filter_map(|pattern| pattern.specificity(destination)).max()
         };
@@ -186,9 +189,9 @@ impl Router {
         RouteId(fitting.max_by_key(|(closeness, _)| *closeness).map_or(0, |(_, at)| at))
     }
 
-    /// The account that a way logs in with.
-    pub fn account_of(&self, way: &NextHop) -> Option<SmartHostAccount> {
-        match way {
+    /// The account that is used at a next hop.
+    pub fn account_of(&self, next_hop: &NextHop) -> Option<SmartHostAccount> {
+        match next_hop {
             NextHop::Sandbox(_) | NextHop::Mx(..) => None,
             NextHop::Hosts(id) => {
                 let route = &self.configured[id.0].route;
@@ -196,35 +199,35 @@ impl Router {
                 let user = route.login.as_ref()?.user.clone();
                 Some(SmartHostAccount { tenant: None, host: hosts.join(", "), user, password_revision: 0 })
             }
-            NextHop::TenantSmartHost(tenant, smart_host) => account_at(*tenant, smart_host),
+            NextHop::TenantSmartHost(tenant, smart_host) => tenant_account(*tenant, smart_host),
         }
     }
 
-    /// The account of a tenant's own smart host if it has one; `None` if that is not remembered.
-    pub fn known_account(&self, tenant: TenantId) -> Option<Option<SmartHostAccount>> {
-        match self.remembered(tenant, self.store.directory_version())?.direction {
-            Direction::Out { smart_host, .. } => {
-                Some(smart_host.and_then(|smart_host| account_at(tenant, &smart_host)))
+    /// The account of a tenant's own smart host, if it has one; `None` if the tenant is not cached.
+    pub fn cached_account(&self, tenant: TenantId) -> Option<Option<SmartHostAccount>> {
+        match self.cached(tenant, self.store.directory_version())?.routing {
+            TenantRouting::Active { smart_host, .. } => {
+                Some(smart_host.and_then(|smart_host| tenant_account(tenant, &smart_host)))
             }
-            Direction::Held => None,
+            TenantRouting::Suspended => None,
         }
     }
 
-    /// Which of our signatures go over a way.
-    pub fn dkim_policy(&self, way: &NextHop) -> DkimPolicy {
-        match way {
+    /// Which of our DKIM signatures are kept towards a next hop.
+    pub fn dkim_policy(&self, next_hop: &NextHop) -> DkimPolicy {
+        match next_hop {
             NextHop::Sandbox(_) => DkimPolicy::All,
             NextHop::Mx(_, id) | NextHop::Hosts(id) => self.configured[id.0].route.dkim,
             NextHop::TenantSmartHost(_, smart_host) => smart_host.dkim,
         }
     }
 
-    /// The route of a way, with its password.
+    /// The connection settings of a next hop, with the password.
     ///
     /// # Errors
     /// The store's, if the password cannot be read.
-    pub async fn route_of(&self, way: &NextHop) -> Result<Arc<Route>, StoreError> {
-        let (tenant, smart_host) = match way {
+    pub async fn route_of(&self, next_hop: &NextHop) -> Result<Arc<Route>, StoreError> {
+        let (tenant, smart_host) = match next_hop {
             NextHop::Sandbox(_) => return Ok(Arc::new(Route::to_mx())),
             NextHop::Mx(_, id) | NextHop::Hosts(id) => return Ok(self.configured[id.0].route.clone()),
             NextHop::TenantSmartHost(tenant, smart_host) => (*tenant, smart_host),
@@ -233,7 +236,7 @@ impl Router {
             None => None,
             Some(user) => {
                 let password = self.store.smart_host_password(tenant).await?;
-                // An empty password would have the smart host refuse, or ban, an account that is in order.
+                // An empty password would make the smart host refuse, or ban, a good account.
                 let password = password.ok_or_else(|| {
                     StoreError::Failed(format!("the smart host of {tenant} has no password"))
                 })?;
@@ -251,7 +254,7 @@ impl Router {
     }
 }
 
-fn account_at(tenant: TenantId, smart_host: &SmartHost) -> Option<SmartHostAccount> {
+fn tenant_account(tenant: TenantId, smart_host: &SmartHost) -> Option<SmartHostAccount> {
     let SmartHost { host, port, user, password_revision, .. } = smart_host;
     let endpoint = Endpoint { host: host.clone(), port: *port };
     Some(SmartHostAccount {
@@ -263,7 +266,7 @@ fn account_at(tenant: TenantId, smart_host: &SmartHost) -> Option<SmartHostAccou
 }
 
 impl Route {
-    /// What holds where nothing is configured.
+    /// The settings without any configured route.
     fn to_mx() -> Self {
         Self {
             hosts: Vec::new(),

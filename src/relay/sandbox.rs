@@ -1,10 +1,9 @@
-//! Delivery of the test environment: nothing leaves the machine, and the local part of a recipient chooses what
-//! becomes of its mail.
+//! Delivery in the test environment: nothing leaves the machine, and the recipient's local part selects the result.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Peer;
+use super::peer::Peer;
 use super::recipient_result::RecipientResult;
 use super::transcript::Transcript;
 use crate::mail::{Address, EnhancedStatus, Timestamp};
@@ -13,30 +12,30 @@ use crate::smtp::Reply;
 use crate::smtp::client::{Outcome, Phase};
 use crate::store::{AttemptRecord, Batch, Delivery, NewSuppression};
 
-/// What "slow" takes.
+/// The delay of `slow`.
 pub const SLOW_DELAY: Duration = Duration::from_secs(5);
-/// Between two tries in the sandbox: people wait for it.
+/// Between two attempts; short, for people wait for it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What a local part asks for.
+/// The behaviour that a local part selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Anything not listed.
+pub enum SandboxScenario {
+    /// Any other local part: delivered.
     Deliver,
-    /// `bounce`, `bounce+5.2.2`.
-    Refuse(EnhancedStatus),
-    /// `defer+3`: so many deferrals, then delivered.
-    DeferTimes(u32),
+    /// `bounce`, `bounce+5.2.2`: refused with this status.
+    Bounce(EnhancedStatus),
+    /// `defer+3`: deferred so many times, then delivered.
+    Defer(u32),
     /// `complaint`: delivered, then a complaint.
-    Complain,
+    Complaint,
     /// `suppressed`: refused as if it were on a suppression list.
     Suppressed,
     /// `slow`: delivered after [`SLOW_DELAY`].
-    Dawdle,
+    Slow,
 }
 
-impl Wish {
-    /// Reads a recipient's local part, without regard to case.
+impl SandboxScenario {
+    /// Parses a recipient's local part, ignoring case.
     pub fn of(recipient: &Address) -> Self {
         let local = recipient.local().as_str().to_ascii_lowercase();
         let (word, tag) = match local.split_once('+') {
@@ -44,30 +43,30 @@ impl Wish {
             None => (local.as_str(), None),
         };
         match (word, tag) {
-            ("bounce", None) => Self::Refuse(EnhancedStatus::new(5, 1, 1)),
+            ("bounce", None) => Self::Bounce(EnhancedStatus::new(5, 1, 1)),
             ("bounce", Some(status)) => match status.parse::<EnhancedStatus>() {
-                Ok(status) if status.class != 2 => Self::Refuse(status),
+                Ok(status) if status.class != 2 => Self::Bounce(status),
                 _ => Self::Deliver,
             },
-            ("defer", Some(times)) => times.parse().map_or(Self::Deliver, Self::DeferTimes),
-            ("complaint", None) => Self::Complain,
+            ("defer", Some(times)) => times.parse().map_or(Self::Deliver, Self::Defer),
+            ("complaint", None) => Self::Complaint,
             ("suppressed", None) => Self::Suppressed,
-            ("slow", None) => Self::Dawdle,
+            ("slow", None) => Self::Slow,
             _ => Self::Deliver,
         }
     }
 
-    /// The reply that a server would give, and to what.
+    /// The reply of the simulated server, and the command it answers.
     pub fn outcome(self, attempts: u32) -> Outcome {
         let (phase, code, enhanced, text) = match self {
-            Self::DeferTimes(times) if attempts < times => {
+            Self::Defer(times) if attempts < times => {
                 let text = format!("deferral {} of {times}, as the address asks", attempts + 1);
                 (Phase::Rcpt, 451, EnhancedStatus::new(4, 7, 1), text)
             }
-            Self::Deliver | Self::Complain | Self::Dawdle | Self::DeferTimes(_) => {
-                (Phase::Content, 250, EnhancedStatus::new(2, 0, 0), "taken by the sandbox".to_owned())
+            Self::Deliver | Self::Complaint | Self::Slow | Self::Defer(_) => {
+                (Phase::Content, 250, EnhancedStatus::new(2, 0, 0), "accepted by the sandbox".to_owned())
             }
-            Self::Refuse(status) => {
+            Self::Bounce(status) => {
                 let code = if status.class == 4 { 450 } else { 550 };
                 (Phase::Rcpt, code, status, "refused by the sandbox, as the address asks".to_owned())
             }
@@ -79,20 +78,20 @@ impl Wish {
         Outcome { phase, reply: Reply { code, enhanced: Some(enhanced), lines: vec![text] } }
     }
 
-    /// What the record says beyond the outcome.
-    pub fn amend(self, record: &mut AttemptRecord, delivery: &Delivery, now: Timestamp) {
+    /// Adds to the record the short retry delay and the complaint.
+    pub fn adjust(self, record: &mut AttemptRecord, delivery: &Delivery, now: Timestamp) {
         if let Some(next) = &mut record.next_attempt_at
-            && matches!(self, Self::DeferTimes(_))
+            && matches!(self, Self::Defer(_))
         {
             *next = now.checked_add(RETRY_DELAY).unwrap_or(now);
             if let Some(attempt) = &mut record.attempt {
                 attempt.reason = format!(
-                    "deferred by 451 4.7.1: next try in 1 s (retry {}), as the sandbox does",
+                    "deferred by 451 4.7.1: next attempt in 1 s (retry {}), as the sandbox does",
                     delivery.attempts + 1
                 );
             }
         }
-        if self == Self::Complain {
+        if self == Self::Complaint {
             record.complained = true;
             record.suppress = Some(NewSuppression {
                 tenant_id: Some(record.tenant_id),
@@ -105,13 +104,13 @@ impl Wish {
     }
 }
 
-/// The ending for one recipient.
-pub fn ending_of(wish: Wish, delivery: &Delivery) -> RecipientResult {
+/// The result for one recipient.
+pub fn result_of(scenario: SandboxScenario, delivery: &Delivery) -> RecipientResult {
     let peer = Arc::new(Peer { host: "sandbox".into(), ..Peer::default() });
-    RecipientResult::of_outcome(wish.outcome(delivery.attempts), true, &peer)
+    RecipientResult::from_outcome(scenario.outcome(delivery.attempts), true, &peer)
 }
 
-/// What would have been said to a real server.
+/// The dialogue that a real server would have had.
 pub fn dialogue(batch: &Batch, delivery: &Delivery, outcome: &Outcome) -> String {
     let mut transcript = Transcript::default();
     let line = |code, text: &str| Reply { code, enhanced: None, lines: vec![text.to_owned()] };
@@ -136,7 +135,7 @@ mod tests {
 
     fn verdict(local: &str, attempts: u32) -> (&'static str, String) {
         let recipient = Address::parse(&format!("{local}@x.example")).unwrap();
-        let outcome = Wish::of(&recipient).outcome(attempts);
+        let outcome = SandboxScenario::of(&recipient).outcome(attempts);
         let status = outcome.reply.enhanced.map(|status| status.to_string()).unwrap_or_default();
         let verdict = match verdict_on_reply(outcome.phase, &outcome.reply, true) {
             Verdict::Delivered => "delivered",
@@ -169,10 +168,11 @@ mod tests {
         ] {
             assert_eq!(verdict(local, attempts), (expected, status.to_owned()), "{local}");
         }
-        let wish = |local: &str| Wish::of(&Address::parse(&format!("{local}@x.example")).unwrap());
+        let scenario =
+            |local: &str| SandboxScenario::of(&Address::parse(&format!("{local}@x.example")).unwrap());
         assert_eq!(
-            (wish("complaint"), wish("slow"), wish("slow+1")),
-            (Wish::Complain, Wish::Dawdle, Wish::Deliver)
+            (scenario("complaint"), scenario("slow"), scenario("slow+1")),
+            (SandboxScenario::Complaint, SandboxScenario::Slow, SandboxScenario::Deliver)
         );
     }
 }

@@ -1,128 +1,132 @@
-//! Accounts at smart hosts that were refused: mail for them waits instead of being burnt, and one try after another
-//! looks whether the login is taken again. Kept in memory, so forgotten by a restart, after which the first refusal
-//! begins it anew. The time is an argument.
+//! Back-off of smart host accounts whose login was refused: their mail waits without using up attempts, and single
+//! attempts at growing intervals find out whether the login works again. The state is kept in memory; after a restart
+//! the first refusal starts it again. Callers pass the time.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::mail::{SignedDuration, Timestamp};
-use crate::model::QueueFilter;
-use crate::model::TenantId;
+use crate::model::{QueueFilter, TenantId};
 
-/// After the first refusal; each one after it twice as long as the one before.
-const WAIT_FIRST: SignedDuration = SignedDuration::from_mins(1);
+/// The wait after the first refusal; each further one doubles it.
+const WAIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 const WAIT_MAX: SignedDuration = SignedDuration::from_mins(15);
-/// Subjects of notices that are remembered of one hold, to be lifted with it; others end with their time.
+/// Wait reasons that are removed when the back-off ends; those beyond this limit end with their time.
 const SUBJECTS_MAX: usize = 1000;
-/// A hold that nothing has asked about for so long after its end is forgotten: nothing waits for it any more.
-const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+/// How long after its end a back-off is kept if no mail asks about it.
+const UNUSED_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 
 /// A login at a smart host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SmartHostAccount {
-    /// Whose it is; `None` is the platform's.
+    /// The tenant that it belongs to; `None` is the platform.
     pub tenant: Option<TenantId>,
     /// Host and port.
     pub host: String,
     /// The user name.
     pub user: String,
-    /// Which of its passwords.
+    /// The revision of its password.
     pub password_revision: u32,
 }
 
-/// An account whose mail waits.
+/// The back-off of one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmartHostBackoff {
-    /// Which.
+    /// The account.
     pub account: SmartHostAccount,
-    /// What the host said.
+    /// The host's reply.
     pub reason: String,
-    /// When it said so first.
+    /// When the login was first refused.
     pub since: Timestamp,
-    /// When the next try is.
+    /// When the next attempt is allowed.
     pub until: Timestamp,
-    /// What the board has a notice of.
+    /// The parts of the queue for which a wait reason was posted.
     pub subjects: HashSet<QueueFilter>,
 }
 
-struct State {
+struct BackoffState {
     reason: String,
     since: Timestamp,
     until: Timestamp,
-    /// When the last wait began, and how long it was to be.
+    /// When the last wait began, and its length.
     refused_at: Timestamp,
     wait: SignedDuration,
     subjects: HashSet<QueueFilter>,
 }
 
-/// All of them.
+/// The back-offs of all accounts.
 #[derive(Default)]
-pub struct SmartHostBackoffs(Mutex<HashMap<SmartHostAccount, State>>);
+pub struct SmartHostBackoffs(Mutex<HashMap<SmartHostAccount, BackoffState>>);
 
 impl SmartHostBackoffs {
-    /// Whether mail for the account has to wait. Who is told that it has not, while there is a hold, is the one that
-    /// tries: others wait until it is known what came of it.
-    pub fn ask(&self, account: &SmartHostAccount, now: Timestamp) -> Option<SmartHostBackoff> {
-        let mut holds = self.lock();
-        let state = holds.get_mut(account)?;
+    /// The back-off that mail for the account must wait for. After each wait one caller gets `None` and makes the next
+    /// attempt, while others wait for its result.
+    pub fn check(&self, account: &SmartHostAccount, now: Timestamp) -> Option<SmartHostBackoff> {
+        let mut backoffs = self.lock();
+        let state = backoffs.get_mut(account)?;
         if now >= state.until {
-            state.until = now + WAIT_FIRST;
+            state.until = now + WAIT_MIN;
             return None;
         }
-        Some(state.hold(account))
+        Some(state.backoff(account))
     }
 
-    /// The account was refused. Answers the hold, and whether it begins.
-    pub fn refuse(
+    /// The login was refused. Returns the back-off, and whether it is new.
+    pub fn record_refusal(
         &self,
         account: &SmartHostAccount,
         reason: &str,
         now: Timestamp,
     ) -> (SmartHostBackoff, bool) {
-        let mut holds = self.lock();
-        holds.retain(|_, state| state.until + MEMORY > now);
-        match holds.entry(account.clone()) {
+        let mut backoffs = self.lock();
+        backoffs.retain(|_, state| state.until + UNUSED_LIFETIME > now);
+        match backoffs.entry(account.clone()) {
             Entry::Vacant(vacant) => {
-                let state = State {
+                let state = BackoffState {
                     reason: reason.to_owned(),
                     since: now,
-                    until: now + WAIT_FIRST,
+                    until: now + WAIT_MIN,
                     refused_at: now,
-                    wait: WAIT_FIRST,
+                    wait: WAIT_MIN,
                     subjects: HashSet::new(),
                 };
-                (vacant.insert(state).hold(account), true)
+                (vacant.insert(state).backoff(account), true)
             }
             Entry::Occupied(mut occupied) => {
                 let state = occupied.get_mut();
-                // What was under way when the wait began proves nothing new.
+                // An attempt that began before the wait proves nothing new.
                 if state.refused_at + state.wait <= now {
                     state.refused_at = now;
                     state.wait = (state.wait * 2).min(WAIT_MAX);
                     state.until = now + state.wait;
                     reason.clone_into(&mut state.reason);
                 }
-                (state.hold(account), false)
+                (state.backoff(account), false)
             }
         }
     }
 
-    /// The account was taken. Answers the hold that there was.
-    pub fn accept(&self, account: &SmartHostAccount) -> Option<SmartHostBackoff> {
-        Some(self.lock().remove(account)?.hold(account))
+    /// The login was accepted. Returns the back-off that ends.
+    pub fn record_success(&self, account: &SmartHostAccount) -> Option<SmartHostBackoff> {
+        Some(self.lock().remove(account)?.backoff(account))
     }
 
-    /// This is a tenant's account now, or it has none: holds of any other end.
-    pub fn settle(&self, tenant: TenantId, current: Option<&SmartHostAccount>) -> Vec<SmartHostBackoff> {
-        let mut holds = self.lock();
+    /// Ends the back-offs of a tenant's accounts other than its current one, if any.
+    pub fn end_outdated(
+        &self,
+        tenant: TenantId,
+        current: Option<&SmartHostAccount>,
+    ) -> Vec<SmartHostBackoff> {
+        let mut backoffs = self.lock();
         let is_past = |account: &SmartHostAccount| account.tenant == Some(tenant) && Some(account) != current;
-        let past: Vec<SmartHostAccount> = holds.keys().filter(|account| is_past(account)).cloned().collect();
-        past.iter().filter_map(|account| Some(holds.remove(account)?.hold(account))).collect()
+        let past: Vec<SmartHostAccount> =
+            backoffs.keys().filter(|account| is_past(account)).cloned().collect();
+        past.iter().filter_map(|account| Some(backoffs.remove(account)?.backoff(account))).collect()
     }
 
-    /// The board has a notice of this subject because of the account.
-    pub fn note(&self, account: &SmartHostAccount, subject: QueueFilter) {
+    /// A wait reason was posted for this part of the queue because of the account.
+    pub fn add_subject(&self, account: &SmartHostAccount, subject: QueueFilter) {
         if let Some(state) = self.lock().get_mut(account)
             && state.subjects.len() < SUBJECTS_MAX
         {
@@ -130,18 +134,18 @@ impl SmartHostBackoffs {
         }
     }
 
-    /// Whether there is none: then nothing else need be asked.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SmartHostAccount, State>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SmartHostAccount, BackoffState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn hold(&self, account: &SmartHostAccount) -> SmartHostBackoff {
+impl BackoffState {
+    fn backoff(&self, account: &SmartHostAccount) -> SmartHostBackoff {
         SmartHostBackoff {
             account: account.clone(),
             reason: self.reason.clone(),
@@ -165,53 +169,55 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_from_one_refused_try_to_the_next() {
-        let (holds, account) = (SmartHostBackoffs::default(), account(None, 1));
-        assert_eq!(holds.ask(&account, minute(0)), None);
-        let (hold, begins) = holds.refuse(&account, "535 no", minute(0));
-        assert!(begins && hold.until == minute(1) && hold.reason == "535 no");
-        // What was under way at the same time.
-        assert!(!holds.refuse(&account, "535 no", minute(0)).1);
-        let mut now = hold.until;
+    fn waits_grow_with_each_refused_attempt() {
+        let (backoffs, account) = (SmartHostBackoffs::default(), account(None, 1));
+        assert_eq!(backoffs.check(&account, minute(0)), None);
+        let (backoff, begins) = backoffs.record_refusal(&account, "535 no", minute(0));
+        assert!(begins && backoff.until == minute(1) && backoff.reason == "535 no");
+        // From an attempt that ran at the same time.
+        assert!(!backoffs.record_refusal(&account, "535 no", minute(0)).1);
+        let mut now = backoff.until;
         for wait in [2, 4, 8, 15, 15] {
-            assert_eq!(holds.ask(&account, now), None, "one may try");
-            assert!(holds.ask(&account, now).is_some(), "and no second one");
-            let (hold, begins) = holds.refuse(&account, "535 still", now);
-            assert!(!begins && hold.until == now + SignedDuration::from_mins(wait), "{wait}: {hold:?}");
-            now = hold.until;
+            assert_eq!(backoffs.check(&account, now), None, "one may make an attempt");
+            assert!(backoffs.check(&account, now).is_some(), "and no second one");
+            let (backoff, begins) = backoffs.record_refusal(&account, "535 still", now);
+            assert!(!begins && backoff.until == now + SignedDuration::from_mins(wait), "{wait}: {backoff:?}");
+            now = backoff.until;
         }
-        assert_eq!(holds.accept(&account).map(|hold| hold.since), Some(minute(0)));
-        assert!(holds.accept(&account).is_none() && holds.ask(&account, now).is_none());
+        assert_eq!(backoffs.record_success(&account).map(|backoff| backoff.since), Some(minute(0)));
+        assert!(backoffs.record_success(&account).is_none() && backoffs.check(&account, now).is_none());
     }
 
     #[test]
-    fn a_try_that_settles_nothing_is_followed_by_another() {
-        let (holds, account) = (SmartHostBackoffs::default(), account(None, 1));
-        holds.refuse(&account, "535 no", minute(0));
-        assert_eq!(holds.ask(&account, minute(1)), None);
-        assert_eq!(holds.ask(&account, minute(1)).map(|hold| hold.until), Some(minute(2)));
-        assert_eq!(holds.ask(&account, minute(2)), None);
+    fn an_attempt_without_a_result_is_followed_by_another() {
+        let (backoffs, account) = (SmartHostBackoffs::default(), account(None, 1));
+        backoffs.record_refusal(&account, "535 no", minute(0));
+        assert_eq!(backoffs.check(&account, minute(1)), None);
+        assert_eq!(backoffs.check(&account, minute(1)).map(|backoff| backoff.until), Some(minute(2)));
+        assert_eq!(backoffs.check(&account, minute(2)), None);
     }
 
     #[test]
-    fn another_password_is_another_account_and_ends_the_hold_of_the_old_one() {
+    fn another_password_is_another_account_and_ends_the_back_off_of_the_old_one() {
         let tenant = TenantId::generate(minute(0));
-        let (holds, old, new) =
+        let (backoffs, old, new) =
             (SmartHostBackoffs::default(), account(Some(tenant), 1), account(Some(tenant), 2));
-        holds.refuse(&old, "535 no", minute(0));
-        holds.refuse(&account(None, 1), "535 no", minute(0));
-        assert!(holds.settle(tenant, Some(&old)).is_empty());
-        assert_eq!(holds.ask(&new, minute(0)), None);
-        let ended = holds.settle(tenant, Some(&new));
-        assert_eq!(ended.into_iter().map(|hold| hold.account).collect::<Vec<_>>(), [old]);
-        assert!(!holds.is_empty(), "nobody else's");
+        backoffs.record_refusal(&old, "535 no", minute(0));
+        backoffs.record_refusal(&account(None, 1), "535 no", minute(0));
+        assert!(backoffs.end_outdated(tenant, Some(&old)).is_empty());
+        assert_eq!(backoffs.check(&new, minute(0)), None);
+        let ended = backoffs.end_outdated(tenant, Some(&new));
+        assert_eq!(ended.into_iter().map(|backoff| backoff.account).collect::<Vec<_>>(), [old]);
+        assert!(!backoffs.is_empty(), "the platform's remains");
     }
 
     #[test]
-    fn what_nothing_waits_for_is_forgotten() {
-        let (holds, first) = (SmartHostBackoffs::default(), account(None, 1));
-        holds.refuse(&first, "535 no", minute(0));
-        holds.refuse(&account(None, 2), "535 no", minute(62));
-        assert!(holds.accept(&first).is_none() && holds.accept(&account(None, 2)).is_some());
+    fn an_unused_back_off_is_forgotten() {
+        let (backoffs, first) = (SmartHostBackoffs::default(), account(None, 1));
+        backoffs.record_refusal(&first, "535 no", minute(0));
+        backoffs.record_refusal(&account(None, 2), "535 no", minute(62));
+        assert!(
+            backoffs.record_success(&first).is_none() && backoffs.record_success(&account(None, 2)).is_some()
+        );
     }
 }

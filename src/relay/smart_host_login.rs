@@ -1,5 +1,5 @@
-//! What follows when a smart host refuses our login, or takes it again: the hold, what the board and the journal say of
-//! it, and that what waits is tried.
+//! Reacts when a smart host refuses our login or accepts it again: back-off, wait reasons, events, and flushing the mail
+//! that waited.
 
 use serde_json::json;
 
@@ -11,79 +11,90 @@ use crate::queue::NextHop;
 use crate::queue::wait_reasons::WaitRecord;
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
-/// What a try learnt of the account.
+/// What an attempt found out about our account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Login {
-    /// Nothing: no new connection, or none that came so far.
-    Untold,
-    /// The host took it.
+pub enum LoginResult {
+    /// Nothing: no login was attempted.
+    NotAttempted,
+    /// The host accepted it.
     Accepted,
-    /// The host refused it for good: its words.
+    /// The host refused it permanently, with this reply.
     Refused(String),
 }
 
 impl RelayContext {
-    /// Why this batch must wait, if its account is on hold.
-    pub async fn hold_of(&self, way: &NextHop, batch: &Batch, now: Timestamp) -> Option<SmartHostBackoff> {
-        if self.holds.is_empty() {
+    /// The back-off of the batch's account, if it must wait.
+    pub async fn smart_host_backoff(
+        &self,
+        next_hop: &NextHop,
+        batch: &Batch,
+        now: Timestamp,
+    ) -> Option<SmartHostBackoff> {
+        if self.smart_host_backoffs.is_empty() {
             return None;
         }
         let tenant = batch.message.tenant_id;
-        if let Some(current) = self.router.known_account(tenant) {
-            for ended in self.holds.settle(tenant, current.as_ref()) {
-                self.end_hold(&ended, tenant, "changed", now).await;
+        if let Some(current) = self.router.cached_account(tenant) {
+            for ended in self.smart_host_backoffs.end_outdated(tenant, current.as_ref()) {
+                self.end_backoff(&ended, tenant, "changed", now).await;
             }
         }
-        let account = self.router.account_of(way)?;
-        let hold = self.holds.ask(&account, now)?;
-        self.post(&hold, way, batch, now);
-        Some(hold)
+        let account = self.router.account_of(next_hop)?;
+        let backoff = self.smart_host_backoffs.check(&account, now)?;
+        self.post_wait_reason(&backoff, next_hop, batch, now);
+        Some(backoff)
     }
 
-    /// The account of a way was refused: the hold that this batch falls under, and its event if it begins.
+    /// The login was refused: starts or extends the back-off, and returns it.
     pub async fn login_refused(
         &self,
-        way: &NextHop,
+        next_hop: &NextHop,
         batch: &Batch,
-        words: &str,
+        reply: &str,
         now: Timestamp,
     ) -> Option<SmartHostBackoff> {
-        let account = self.router.account_of(way)?;
-        let (hold, begins) = self.holds.refuse(&account, words, now);
-        self.post(&hold, way, batch, now);
+        let account = self.router.account_of(next_hop)?;
+        let (backoff, begins) = self.smart_host_backoffs.record_refusal(&account, reply, now);
+        self.post_wait_reason(&backoff, next_hop, batch, now);
         if begins {
             let SmartHostAccount { host, user, .. } = &account;
-            tracing::warn!(%host, %user, reply = words, "a smart host refused the login: its mail is on hold");
-            let data = json!({ "host": host, "user": user, "reply": words });
-            self.tell(EventKind::SmartHostLoginFailed, account.tenant, data, now).await;
+            tracing::warn!(%host, %user, reply, "a smart host refused the login: its mail waits");
+            let data = json!({ "host": host, "user": user, "reply": reply });
+            self.append_event(EventKind::SmartHostLoginFailed, account.tenant, data, now).await;
         }
-        Some(hold)
+        Some(backoff)
     }
 
-    /// The account of a way was taken.
-    pub async fn login_accepted(&self, way: &NextHop, batch: &Batch, now: Timestamp) {
-        if let Some(account) = self.router.account_of(way)
-            && let Some(hold) = self.holds.accept(&account)
+    /// The login was accepted: ends the back-off, if there is one.
+    pub async fn login_accepted(&self, next_hop: &NextHop, batch: &Batch, now: Timestamp) {
+        if let Some(account) = self.router.account_of(next_hop)
+            && let Some(backoff) = self.smart_host_backoffs.record_success(&account)
         {
-            self.end_hold(&hold, batch.message.tenant_id, "login_accepted", now).await;
+            self.end_backoff(&backoff, batch.message.tenant_id, "login_accepted", now).await;
         }
     }
 
-    async fn end_hold(&self, hold: &SmartHostBackoff, tenant: TenantId, cause: &str, now: Timestamp) {
-        for subject in &hold.subjects {
+    async fn end_backoff(&self, backoff: &SmartHostBackoff, tenant: TenantId, cause: &str, now: Timestamp) {
+        for subject in &backoff.subjects {
             self.queue.wait_reasons().lift(subject, WaitReason::SmartHostAuthFailed);
         }
-        let SmartHostAccount { host, user, .. } = &hold.account;
-        tracing::info!(%host, %user, cause, "mail for a smart host goes on");
+        let SmartHostAccount { host, user, .. } = &backoff.account;
+        tracing::info!(%host, %user, cause, "the back-off of a smart host ended");
         let data = json!({ "host": host, "user": user, "cause": cause });
-        self.tell(EventKind::SmartHostResumed, hold.account.tenant, data, now).await;
+        self.append_event(EventKind::SmartHostResumed, backoff.account.tenant, data, now).await;
         if let Err(error) = self.store.flush(QueueFilter::tenant(tenant), now).await {
-            tracing::warn!(%error, "what was on hold waits for its time");
+            tracing::warn!(%error, "cannot flush the mail of a smart host; it waits for its next attempt");
         }
     }
 
-    fn post(&self, hold: &SmartHostBackoff, way: &NextHop, batch: &Batch, now: Timestamp) {
-        let subject = match way {
+    fn post_wait_reason(
+        &self,
+        backoff: &SmartHostBackoff,
+        next_hop: &NextHop,
+        batch: &Batch,
+        now: Timestamp,
+    ) {
+        let subject = match next_hop {
             NextHop::TenantSmartHost(tenant, host) if host.destinations.is_empty() => {
                 QueueFilter::tenant(*tenant)
             }
@@ -92,28 +103,34 @@ impl RelayContext {
             }
             _ => QueueFilter::destination(batch.destination.clone()),
         };
-        let notice = WaitRecord {
+        let record = WaitRecord {
             reason: WaitReason::SmartHostAuthFailed,
-            detail: hold.explain(),
-            since: hold.since,
-            until: Some(hold.until),
+            detail: backoff.explain(),
+            since: backoff.since,
+            until: Some(backoff.until),
         };
-        self.queue.wait_reasons().post(subject.clone(), notice, now);
-        self.holds.note(&hold.account, subject);
+        self.queue.wait_reasons().post(subject.clone(), record, now);
+        self.smart_host_backoffs.add_subject(&backoff.account, subject);
     }
 
-    async fn tell(&self, kind: EventKind, tenant: Option<TenantId>, data: serde_json::Value, at: Timestamp) {
+    async fn append_event(
+        &self,
+        kind: EventKind,
+        tenant: Option<TenantId>,
+        data: serde_json::Value,
+        at: Timestamp,
+    ) {
         let written: Result<(), StoreError> =
             self.store.append(NewEvent { kind, tenant_id: tenant, data, at }).await;
         if let Err(error) = written {
-            tracing::warn!(%error, event = %kind, "an event was not written");
+            tracing::warn!(%error, event = %kind, "cannot write an event");
         }
     }
 }
 
 impl SmartHostBackoff {
-    /// For people who have mail that waits: one line. Tenants learn nothing of the platform's account, which the host's
-    /// words may name.
+    /// One line for people whose mail waits. It does not show the platform's user name to tenants, nor the host's reply,
+    /// which may contain it.
     pub fn explain(&self) -> String {
         let SmartHostAccount { tenant, host, user, .. } = &self.account;
         match tenant {

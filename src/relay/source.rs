@@ -1,5 +1,4 @@
-//! Where connections come from: sources by their weight out of the pool that a tenant, a route or the configuration
-//! has chosen.
+//! Source addresses of connections: chosen by weight from the pool of the tenant, the route or the configuration.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,9 +8,9 @@ use rand::seq::IndexedRandom;
 
 use crate::config;
 use crate::mail::DomainName;
-use crate::queue::PoolId;
+use crate::queue::SourcePoolId;
 
-/// Where a connection comes from. Without any address the system chooses.
+/// A source of connections: the addresses and the EHLO name. Without addresses the system chooses one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
     ipv4: Option<Ipv4Addr>,
@@ -22,7 +21,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The address to come from; `None` is the system's choice.
+    /// The source address for a target; `None` lets the system choose.
     pub fn address_towards(&self, target: IpAddr) -> Option<IpAddr> {
         match target {
             IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
@@ -30,17 +29,18 @@ impl Source {
         }
     }
 
-    /// Whether there is a way: mail never leaves from an address that nobody chose.
+    /// Whether the target can be reached: a source with an address of one family only is not used for the other, for the
+    /// system would choose an address that nobody configured.
     pub fn reaches(&self, target: IpAddr) -> bool {
         (self.ipv4.is_none() && self.ipv6.is_none()) || self.address_towards(target).is_some()
     }
 }
 
-/// All pools of the configuration.
+/// All source pools of the configuration.
 pub struct Sources {
     pools: Vec<Vec<Arc<Source>>>,
-    names: HashMap<String, PoolId>,
-    default: PoolId,
+    names: HashMap<String, SourcePoolId>,
+    default: SourcePoolId,
 }
 
 impl Sources {
@@ -65,20 +65,20 @@ impl Sources {
         let mut pools = vec![vec![Arc::new(single)]];
         let mut names = HashMap::new();
         for pool in &config.pools {
-            names.insert(pool.name.clone(), PoolId(pools.len()));
+            names.insert(pool.name.clone(), SourcePoolId(pools.len()));
             pools.push(pool.sources.iter().filter_map(|name| named.get(name.as_str()).cloned()).collect());
         }
         let default = config.source_pool.as_ref().and_then(|name| names.get(name).copied());
-        Self { pools, names, default: default.unwrap_or(PoolId(0)) }
+        Self { pools, names, default: default.unwrap_or(SourcePoolId(0)) }
     }
 
     /// The pool of this name, or the default one for none; `None` if there is no such pool.
-    pub fn pool(&self, name: Option<&str>) -> Option<PoolId> {
+    pub fn pool(&self, name: Option<&str>) -> Option<SourcePoolId> {
         name.map_or(Some(self.default), |name| self.names.get(name).copied())
     }
 
-    /// By chance and weight one of the sources that reach any of these addresses.
-    pub fn choose(&self, pool: PoolId, targets: &[SocketAddr]) -> Option<Arc<Source>> {
+    /// A random source, by weight, among those that reach any of the targets.
+    pub fn choose(&self, pool: SourcePoolId, targets: &[SocketAddr]) -> Option<Arc<Source>> {
         let reaches_any = |source: &&Arc<Source>| targets.iter().any(|target| source.reaches(target.ip()));
         let fit: Vec<&Arc<Source>> = self.pools.get(pool.0)?.iter().filter(reaches_any).collect();
         fit.choose_weighted(&mut rand::rng(), |source| source.weight).ok().map(|source| Arc::clone(source))

@@ -1,4 +1,4 @@
-//! Where a batch goes: the hosts of its lane, and those of their addresses that may be dialled.
+//! The hosts that accept the mail of a batch, and the addresses of each that may be dialled.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,40 +14,44 @@ use crate::mail::{DomainName, EnhancedStatus, Host};
 use crate::model::BounceClass;
 use crate::queue::NextHop;
 
-/// Where a lane leads.
-pub struct Destination {
-    /// In the order in which they are tried.
+/// The hosts of one destination, and how to connect to them.
+pub struct TargetHosts {
+    /// In the order of trying.
     pub hosts: Vec<Endpoint>,
-    /// How to speak to them.
+    /// The settings for connecting to them.
     pub route: Arc<Route>,
-    /// The domain of the recipients if its own mail hosts are meant.
+    /// The recipients' domain, if the hosts come from its MX records.
     pub domain: Option<DomainName>,
 }
 
-/// Why there is no host, or no address.
-pub enum Obstacle {
-    /// Nobody takes mail for the destination, now or later.
-    Final(Box<RecipientResult>),
-    /// Another time may do better.
-    Passing(BounceClass, String),
+/// Why no host or address was found.
+pub enum TargetError {
+    /// No host accepts mail for the destination: a permanent failure.
+    Permanent(Box<RecipientResult>),
+    /// A retry may succeed.
+    Temporary(BounceClass, String),
 }
 
-impl Obstacle {
+impl TargetError {
     fn refusal(code: u16, status: EnhancedStatus, text: impl Into<String>) -> Self {
-        Self::Final(Box::new(RecipientResult::unroutable(code, status, text)))
+        Self::Permanent(Box::new(RecipientResult::unroutable(code, status, text)))
     }
 }
 
-impl Destination {
-    /// Finds the hosts on a way.
+impl TargetHosts {
+    /// Finds the hosts of a next hop.
     ///
     /// # Errors
-    /// What is in the way.
-    pub async fn find(core: &RelayContext, way: &NextHop, destination: &Host) -> Result<Self, Obstacle> {
+    /// Nothing accepts the mail, or the DNS or the store cannot be asked.
+    pub async fn find(
+        core: &RelayContext,
+        next_hop: &NextHop,
+        destination: &Host,
+    ) -> Result<Self, TargetError> {
         let relay = &core.settings;
-        let route = core.router.route_of(way).await;
+        let route = core.router.route_of(next_hop).await;
         let route = route.map_err(|error| {
-            Obstacle::Passing(BounceClass::Temporary, format!("the smart host's password: {error}"))
+            TargetError::Temporary(BounceClass::Temporary, format!("the smart host's password: {error}"))
         })?;
         if !route.hosts.is_empty() {
             return Ok(Self { hosts: route.hosts.clone(), route, domain: None });
@@ -61,7 +65,7 @@ impl Destination {
             }
             Host::Literal(_) => {
                 let text = "mail to address literals is not relayed";
-                return Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text));
+                return Err(TargetError::refusal(550, EnhancedStatus::new(5, 1, 2), text));
             }
         };
         let hosts = hosts.into_iter().map(|host| Endpoint { host, port: relay.port }).collect();
@@ -71,23 +75,23 @@ impl Destination {
     /// The addresses of a host that may be dialled; at least one.
     ///
     /// # Errors
-    /// What is in the way.
+    /// It has none, none of them may be dialled, or the DNS does not answer.
     pub async fn addresses_of(
         &self,
         core: &RelayContext,
         Endpoint { host, port }: &Endpoint,
-    ) -> Result<Vec<SocketAddr>, Obstacle> {
+    ) -> Result<Vec<SocketAddr>, TargetError> {
         let found = match core.resolver.addresses(host).await {
             Ok(found) => found,
             Err(error) => {
                 let gone = matches!(error, DnsError::NoRecords | DnsError::NoSuchDomain);
-                // RFC 5321 §5.1: without an MX the domain's own address counts, and there is none.
-                let own = self.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
-                return Err(if gone && own {
+                // RFC 5321 §5.1: without MX records the domain's own addresses count, and there are none.
+                let is_implicit_mx = self.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
+                return Err(if gone && is_implicit_mx {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
-                    Obstacle::refusal(550, EnhancedStatus::new(5, 4, 4), text)
+                    TargetError::refusal(550, EnhancedStatus::new(5, 4, 4), text)
                 } else {
-                    Obstacle::Passing(BounceClass::Dns, format!("addresses of {host}: {error}"))
+                    TargetError::Temporary(BounceClass::Dns, format!("addresses of {host}: {error}"))
                 });
             }
         };
@@ -96,7 +100,7 @@ impl Destination {
         let usable: Vec<SocketAddr> =
             found.iter().filter(|ip| permitted(ip)).map(|ip| SocketAddr::new(*ip, *port)).collect();
         match found.first() {
-            Some(ip) if usable.is_empty() => Err(Obstacle::Passing(
+            Some(ip) if usable.is_empty() => Err(TargetError::Temporary(
                 BounceClass::Network,
                 format!("{host} is at {ip}, a private address that the configuration does not allow"),
             )),
@@ -105,17 +109,17 @@ impl Destination {
     }
 }
 
-async fn mail_hosts(core: &RelayContext, domain: &DomainName) -> Result<Vec<String>, Obstacle> {
+async fn mail_hosts(core: &RelayContext, domain: &DomainName) -> Result<Vec<String>, TargetError> {
     match core.resolver.mail_hosts(domain).await {
         Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
         Ok(MailHosts::NullMx) => {
             let text = format!("{domain} takes no mail: it has a null MX");
-            Err(Obstacle::refusal(556, EnhancedStatus::new(5, 1, 10), text))
+            Err(TargetError::refusal(556, EnhancedStatus::new(5, 1, 10), text))
         }
         Err(DnsError::NoSuchDomain) => {
             let text = format!("the domain {domain} does not exist");
-            Err(Obstacle::refusal(550, EnhancedStatus::new(5, 1, 2), text))
+            Err(TargetError::refusal(550, EnhancedStatus::new(5, 1, 2), text))
         }
-        Err(error) => Err(Obstacle::Passing(BounceClass::Dns, format!("MX of {domain}: {error}"))),
+        Err(error) => Err(TargetError::Temporary(BounceClass::Dns, format!("MX of {domain}: {error}"))),
     }
 }

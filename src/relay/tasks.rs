@@ -1,4 +1,4 @@
-//! The tasks of a relay: they are waited for when it stops, and end at once when it is dropped before.
+//! The background tasks of a relay: a stop waits for them, dropping the relay aborts them.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -7,24 +7,24 @@ use tokio_util::task::TaskTracker;
 #[derive(Default)]
 pub struct Tasks {
     tracker: TaskTracker,
-    abandoned: CancellationToken,
+    aborted: CancellationToken,
 }
 
 impl Tasks {
-    /// Starts one.
+    /// Starts a task.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abandoned = self.abandoned.clone();
+        let aborted = self.aborted.clone();
         self.tracker.spawn(async move {
             tokio::select! {
-                () = abandoned.cancelled() => {}
+                () = aborted.cancelled() => {}
                 () = task => {}
             }
         });
     }
 
-    /// Ends all that run, each where it waits.
-    pub fn abandon(&self) {
-        self.abandoned.cancel();
+    /// Aborts all tasks at their next await.
+    pub fn abort(&self) {
+        self.aborted.cancel();
     }
 
     /// Waits until all have ended.

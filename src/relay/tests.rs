@@ -403,7 +403,7 @@ async fn a_server_that_answers_each_recipient_just_in_time_does_not_hold_a_conne
     let id = stage.send(Environment::Live, &recipients).await;
     stage.expect(id, &[Deferred; 100]).await;
     let last = stage.last_reply(id).await;
-    assert!(last.starts_with(super::connection::OUT_OF_TIME), "{last}");
+    assert!(last.starts_with(super::delivery_error::ATTEMPT_TIMED_OUT), "{last}");
     assert!(seen.lock().unwrap().messages.is_empty());
     stage.end().await;
 }

@@ -1,40 +1,40 @@
-//! What was said in one try, for people to read later.
+//! The dialogue of one attempt, stored for people to read.
 
 use crate::smtp::Reply;
 use crate::smtp::client::Phase;
 use crate::store::Attempt;
 
-/// Octets that are kept.
+/// Octets that are stored.
 const OCTETS_MAX: usize = Attempt::TRANSCRIPT_OCTETS_MAX;
-/// Octets kept from the start if there is more; the end is kept too, where the decisive reply stands.
+/// Octets kept from the start of a longer dialogue; the rest is kept from its end, where the decisive reply is.
 const HEAD_OCTETS: usize = OCTETS_MAX / 2;
 /// Octets of one line; a reply may have lines of 4 KiB.
 const LINE_OCTETS_MAX: usize = 512;
-/// Octets collected before the middle is cut out.
+/// Octets collected before the middle is omitted.
 const COLLECTED_OCTETS_MAX: usize = 4 * OCTETS_MAX;
 
-/// Ends the remark that stands for what was cut out.
-const LEFT_OUT: &str = " of the dialogue left out";
-/// The remark with its number.
+/// The end of the remark that replaces the omitted part.
+const OMITTED: &str = " of the dialogue omitted";
+/// Octets of that remark with its number.
 const REMARK_OCTETS_MAX: usize = 64;
-/// Stands where a secret stood.
+/// Replaces a secret.
 const MASK: &str = "****";
 
-/// Commands (`>`), replies (`<`) and remarks (`*`), one line each.
+/// Commands (`>`), replies (`<`) and remarks of ours (`*`), one per line.
 #[derive(Debug, Default)]
 pub struct Transcript {
     text: String,
-    /// Octets that were cut out of the middle.
-    left_out: usize,
+    /// Octets that were omitted from the middle.
+    omitted: usize,
 }
 
 impl Transcript {
-    /// Lines of commands, as sent. Secrets must not be among them.
+    /// Adds command lines as sent, which must not contain secrets.
     pub fn sent(&mut self, lines: &str) {
         lines.lines().for_each(|line| self.push("> ", line));
     }
 
-    /// A reply.
+    /// Adds a reply.
     pub fn received(&mut self, reply: &Reply) {
         let last = reply.lines.len().saturating_sub(1);
         for (index, line) in reply.lines.iter().enumerate() {
@@ -44,8 +44,7 @@ impl Transcript {
         }
     }
 
-    /// A command that opens the connection. Of AUTH the verb and the mechanism are shown and nothing else, whatever the
-    /// command would show of itself.
+    /// Adds a command of the opening. Of AUTH only the verb and the mechanism are shown.
     pub fn opening_sent(&mut self, phase: Phase, line: &str) {
         if phase != Phase::Auth {
             return self.sent(line);
@@ -58,7 +57,7 @@ impl Transcript {
         }
     }
 
-    /// The reply to it. What a server asks for in AUTH may hold half of a proof (RFC 5802 §5).
+    /// Adds a reply of the opening. A challenge in AUTH is masked, for it may contain part of a proof (RFC 5802 §5).
     pub fn opening_received(&mut self, phase: Phase, reply: &Reply) {
         match (phase, reply.code) {
             (Phase::Auth, 334) => self.push("< ", &format!("334 {MASK}")),
@@ -66,7 +65,7 @@ impl Transcript {
         }
     }
 
-    /// A remark of ours.
+    /// Adds a remark of ours.
     pub fn remark(&mut self, text: &str) {
         self.push("* ", text);
     }
@@ -80,7 +79,7 @@ impl Transcript {
         }
     }
 
-    /// The text, shortened.
+    /// The text, with its middle omitted if it is too long.
     pub fn into_text(mut self) -> String {
         if self.text.len() > OCTETS_MAX {
             self.text = self.cut_middle();
@@ -88,20 +87,20 @@ impl Transcript {
         self.text
     }
 
-    /// Keeps whole lines of the start and of the end, and says how much is missing between them.
+    /// Keeps whole lines of the start and of the end, with a remark on how much is omitted between them.
     fn cut_middle(&mut self) -> String {
         let head = whole_lines(&self.text[..self.text.floor_char_boundary(HEAD_OCTETS)]);
         let tail_octets = OCTETS_MAX - HEAD_OCTETS - REMARK_OCTETS_MAX;
         let tail = &self.text[self.text.ceil_char_boundary(self.text.len() - tail_octets)..];
         let tail = &tail[tail.find('\n').map_or(tail.len(), |at| at + 1)..];
-        // A remark of an earlier cut stands where the head ends or behind it, and so is never kept beside the new one.
-        let head = head.split_once(LEFT_OUT).map_or(head, |(head, _)| whole_lines(head));
-        self.left_out += self.text.len() - head.len() - tail.len();
-        format!("{head}* {} octets{LEFT_OUT}\n{tail}", self.left_out)
+        // The remark of an earlier cut is where the head ends or after it, and is dropped: the new one counts its octets too.
+        let head = head.split_once(OMITTED).map_or(head, |(head, _)| whole_lines(head));
+        self.omitted += self.text.len() - head.len() - tail.len();
+        format!("{head}* {} octets{OMITTED}\n{tail}", self.omitted)
     }
 }
 
-/// Up to the last line's end.
+/// The text up to its last line end.
 fn whole_lines(text: &str) -> &str {
     &text[..text.rfind('\n').map_or(0, |at| at + 1)]
 }
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_and_replies_are_told_apart() {
+    fn commands_and_replies_are_marked() {
         let mut transcript = Transcript::default();
         transcript.remark("connected");
         transcript.sent("MAIL FROM:<>\r\nDATA\r\n");
@@ -137,12 +136,12 @@ mod tests {
         let text = transcript.into_text();
         assert!(text.len() <= OCTETS_MAX && text.len() > OCTETS_MAX - 256, "{}", text.len());
         assert!(text.starts_with("* first\n") && text.ends_with("* last\n"));
-        assert_eq!(text.matches(LEFT_OUT).count(), 1, "{text}");
+        assert_eq!(text.matches(OMITTED).count(), 1, "{text}");
         assert!(text.lines().all(|line| line.starts_with(['>', '*'])));
-        let remark = text.lines().find(|line| line.ends_with(LEFT_OUT)).unwrap();
-        let left_out: usize = remark.split(' ').nth(1).unwrap().parse().unwrap();
+        let remark = text.lines().find(|line| line.ends_with(OMITTED)).unwrap();
+        let omitted: usize = remark.split(' ').nth(1).unwrap().parse().unwrap();
         let kept = text.len() - remark.len() - 1;
-        assert!(left_out.abs_diff(octets - kept) < 1024, "{left_out} of {octets}, {kept} kept");
+        assert!(omitted.abs_diff(octets - kept) < 1024, "{omitted} of {octets}, {kept} kept");
     }
 
     #[test]

@@ -7,14 +7,16 @@ use tokio::sync::mpsc;
 
 use super::RelayContext;
 use super::attempt::{Attempt, AttemptResult};
-use super::connection::{Connection, DeliveryError, Peer};
-use super::dsn::message::Report;
-use super::dsn::recipient::{DsnRecipient, notice_of};
+use super::connection::Connection;
+use super::delivery_error::DeliveryError;
+use super::dsn::message::DsnMessage;
+use super::dsn::recipient::DsnRecipient;
+use super::peer::Peer;
 use super::recipient_result::RecipientResult;
-use super::result_record::{Account, Untried};
-use super::sandbox::{self, Wish};
+use super::result_record::{CompletedAttempt, UnattemptedBatch};
+use super::sandbox::{self, SandboxScenario};
 use super::smart_host_backoff::SmartHostBackoff;
-use super::smart_host_login::Login;
+use super::smart_host_login::LoginResult;
 use crate::dkim::filter_signatures;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
@@ -87,7 +89,7 @@ fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Conn
 
 /// A host of one domain of a site need not take mail for another one.
 fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
-    match &lane.way {
+    match &lane.next_hop {
         NextHop::Mx(..) => core.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
         NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
@@ -122,11 +124,12 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if let Some(hold) = self.core.hold_of(&lane.way, &claim.batch, Timestamp::now()).await {
+        if let Some(hold) = self.core.smart_host_backoff(&lane.next_hop, &claim.batch, Timestamp::now()).await
+        {
             self.hold(claim, &hold).await;
             return connection;
         }
-        if matches!(lane.way, NextHop::Sandbox(_)) {
+        if matches!(lane.next_hop, NextHop::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -139,15 +142,15 @@ impl Worker {
                 return connection;
             }
         };
-        let content = filter_signatures(&content, self.core.router.dkim_policy(&lane.way));
+        let content = filter_signatures(&content, self.core.router.dkim_policy(&lane.next_hop));
         let (started_at, started) = (Timestamp::now(), Instant::now());
         let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        match self.note_login(&lane.way, &claim.batch, &tried.login).await {
+        match self.note_login(&lane.next_hop, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
             Some(hold) => self.hold(claim, &hold).await,
             None => {
                 self.conclude(claim, Some(&content), &tried, started_at, started).await;
-                if let Some(lesson) = tried.lesson() {
+                if let Some(lesson) = tried.site_feedback() {
                     self.core.queue.learn(lane, &lesson, started);
                 }
             }
@@ -164,19 +167,24 @@ impl Worker {
     }
 
     async fn is_in_place(&self, claim: &Claim) -> bool {
-        self.core.queue.is_in_place(claim, self.core.router.place(&claim.batch)).await
+        self.core.queue.is_in_place(claim, self.core.router.route_batch(&claim.batch)).await
     }
 
     /// The hold that a batch falls under after what its try learnt of the account.
-    async fn note_login(&self, way: &NextHop, batch: &Batch, login: &Login) -> Option<SmartHostBackoff> {
+    async fn note_login(
+        &self,
+        next_hop: &NextHop,
+        batch: &Batch,
+        login: &LoginResult,
+    ) -> Option<SmartHostBackoff> {
         let now = Timestamp::now();
         match login {
-            Login::Untold => None,
-            Login::Accepted => {
-                self.core.login_accepted(way, batch, now).await;
+            LoginResult::NotAttempted => None,
+            LoginResult::Accepted => {
+                self.core.login_accepted(next_hop, batch, now).await;
                 None
             }
-            Login::Refused(words) => self.core.login_refused(way, batch, words, now).await,
+            LoginResult::Refused(words) => self.core.login_refused(next_hop, batch, words, now).await,
         }
     }
 
@@ -205,7 +213,7 @@ impl Worker {
         started_at: Timestamp,
         started: Instant,
     ) {
-        let account = Account {
+        let account = CompletedAttempt {
             batch: &claim.batch,
             started_at,
             now: Timestamp::now(),
@@ -213,7 +221,7 @@ impl Worker {
             transcript: &tried.transcript,
         };
         let mut outcomes = Outcomes::default();
-        for (delivery, ending) in claim.batch.deliveries.iter().zip(&tried.endings) {
+        for (delivery, ending) in claim.batch.deliveries.iter().zip(&tried.results) {
             let record = account.record(delivery, ending, jitter());
             outcomes.add(&claim.batch.message, delivery, record, ending.peer.offers_dsn);
         }
@@ -230,12 +238,12 @@ impl Worker {
             }
             _ => "the spool cannot be read",
         };
-        let trouble = DeliveryError::new(Phase::Connect, what).of(BounceClass::Temporary);
-        let endings = vec![RecipientResult::of_trouble(&trouble, &peer); claim.batch.deliveries.len()];
+        let trouble = DeliveryError::new(Phase::Connect, what).with_class(BounceClass::Temporary);
+        let endings = vec![RecipientResult::from_error(&trouble, &peer); claim.batch.deliveries.len()];
         let tried = AttemptResult {
-            endings,
+            results: endings,
             transcript: "".into(),
-            login: Login::Untold,
+            login: LoginResult::NotAttempted,
             connection: None,
             sessions: 0,
         };
@@ -244,15 +252,15 @@ impl Worker {
 
     /// The account is refused: the mail waits as it is.
     async fn hold(&self, claim: Claim, hold: &SmartHostBackoff) {
-        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
+        let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
         let reason = hold.explain();
         let records = claim.batch.deliveries.iter();
-        let records = records.map(|delivery| untried.record_held(delivery, &reason, hold.until)).collect();
+        let records = records.map(|delivery| untried.record_backoff(delivery, &reason, hold.until)).collect();
         self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
-        let untried = Untried { batch: &claim.batch, now: Timestamp::now() };
+        let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             outcomes.add(&claim.batch.message, delivery, untried.record_expired(delivery), false);
@@ -262,7 +270,8 @@ impl Worker {
 
     /// The test environment.
     async fn play(&self, mut claim: Claim) {
-        let slow_claim = claim.split_off(|delivery| Wish::of(&delivery.recipient) == Wish::Dawdle);
+        let slow_claim =
+            claim.split_off(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
         let started_at = Timestamp::now();
         self.play_now(claim, started_at).await;
         if slow_claim.batch.deliveries.is_empty() {
@@ -282,14 +291,19 @@ impl Worker {
         let now = Timestamp::now();
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
-            let wish = Wish::of(&delivery.recipient);
+            let scenario = SandboxScenario::of(&delivery.recipient);
             let transcript =
-                sandbox::dialogue(&claim.batch, delivery, &wish.outcome(delivery.attempts)).into();
+                sandbox::dialogue(&claim.batch, delivery, &scenario.outcome(delivery.attempts)).into();
             let duration_ms = u64::try_from(now.duration_since(started_at).as_millis()).unwrap_or(0);
-            let account =
-                Account { batch: &claim.batch, started_at, now, duration_ms, transcript: &transcript };
-            let mut record = account.record(delivery, &sandbox::ending_of(wish, delivery), jitter());
-            wish.amend(&mut record, delivery, now);
+            let account = CompletedAttempt {
+                batch: &claim.batch,
+                started_at,
+                now,
+                duration_ms,
+                transcript: &transcript,
+            };
+            let mut record = account.record(delivery, &sandbox::result_of(scenario, delivery), jitter());
+            scenario.adjust(&mut record, delivery, now);
             outcomes.add(&claim.batch.message, delivery, record, false);
         }
         let content = claim.batch.content.clone();
@@ -334,11 +348,11 @@ impl Worker {
             None => self.core.store.content(message.id).await.ok().flatten(),
             Some(_) => None,
         };
-        let report = Report {
+        let report = DsnMessage {
             hostname: &self.core.settings.hostname,
             message,
             content: content.or(read.as_ref()),
-            notices,
+            recipients: notices,
             now: Timestamp::now(),
             lifetime: self.core.settings.expiry,
         };
@@ -357,7 +371,7 @@ impl Outcomes {
     /// `passed_on`: the server that took it gives the reports.
     fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, passed_on: bool) {
         log(delivery, &record);
-        self.notices.extend(notice_of(message, delivery, &record, passed_on));
+        self.notices.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
         self.records.push(record);
     }
 }

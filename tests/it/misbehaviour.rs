@@ -156,7 +156,7 @@ fn at_data() -> Vec<Row> {
         row([(Data, Reply("451 4.3.0 not now"))],           Deferred(Soon, "451"), 1, Same),
         row([(Data, Reply("452 4.3.1 disk full"))],         Deferred(Later, "452"), 1, Same),
         row([(Data, Reply("250 ok"))],                      Deferred(Later, "250"), 1, Fresh),
-        row([(Data, Octets(b"354 one\r\n354 two\r\n"))],    Deferred(Soon, "unasked"), 1, Fresh),
+        row([(Data, Octets(b"354 one\r\n354 two\r\n"))],    Deferred(Soon, "unsolicited"), 1, Fresh),
         row([(Data, ReplyAndClose("354 go"))],              Deferred(Later, "connection lost"), 1, Fresh),
         row([(Data, ReplyAndHang("354 go"))],               Deferred(Later, "time-out"), 1, Fresh),
         row([(Data, Reply("550 5.7.1 not that"))],          Bounced("550"), 0, Same),

@@ -1,5 +1,5 @@
-//! Reports to the reverse path of what became of a message (RFC 3464 in the multipart of RFC 6522, and the forms of
-//! RFC 6533 for a sender who has shown with SMTPUTF8 that it reads them).
+//! Composes DSNs to the reverse path (RFC 3464 in the multipart of RFC 6522; in the internationalized form of RFC 6533
+//! for a sender that used SMTPUTF8).
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
+use super::delivery_status::{delivery_status, one_line};
 use super::recipient::{DsnAction, DsnRecipient};
 use crate::mail::{
     Address, BodyType, Content, DomainName, MailParameters, ReturnContent, ReversePath, Timestamp,
@@ -14,32 +15,30 @@ use crate::mail::{
 use crate::model::{DeliveryId, MessageId};
 use crate::store::{Message, NewMessage};
 
-/// Octets of the original's header that a report carries.
+/// Octets of the original header that a DSN returns.
 const HEADER_OCTETS_MAX: usize = 32 * 1024;
-/// Octets of a message that is returned whole.
+/// Octets of the largest message that is returned in full.
 const RETURNED_OCTETS_MAX: usize = 1024 * 1024;
-/// Characters of a diagnostic: a reply may have 64 KiB.
-const DIAGNOSTIC_CHARS_MAX: usize = 900;
 
-/// What a report is about.
+/// The content of a DSN.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct DsnMessage<'a> {
     /// Our name.
     pub hostname: &'a DomainName,
-    /// The message.
+    /// The message that is reported on.
     pub message: &'a Message,
-    /// Its bytes, if they are still there.
+    /// Its content, if it is still stored.
     pub content: Option<&'a Content>,
-    /// At least one.
-    pub notices: &'a [DsnRecipient],
-    /// When.
+    /// The recipients that are reported; at least one.
+    pub recipients: &'a [DsnRecipient],
+    /// The date of the DSN.
     pub now: Timestamp,
-    /// How long delivery of the report is tried.
+    /// How long delivery of the DSN is attempted.
     pub lifetime: Duration,
 }
 
-impl Report<'_> {
-    /// The report as a message; `None` if nobody wants one: the reverse path is `<>` (RFC 5321 §6.1).
+impl DsnMessage<'_> {
+    /// The DSN as a message; `None` if the reverse path is `<>` (RFC 5321 §6.1).
     pub fn compose(&self) -> Option<NewMessage> {
         let to = self.message.reverse_path.mailbox()?;
         let id = MessageId::generate(self.now);
@@ -54,7 +53,7 @@ impl Report<'_> {
             body: if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             smtputf8: to.needs_smtputf8(),
             annotations: Default::default(),
-            // RFC 8689 §5: what the message must not be sent over, its report must not either.
+            // RFC 8689 §5: a DSN about a REQUIRETLS message requires TLS too.
             parameters: MailParameters {
                 require_tls: self.message.parameters.require_tls,
                 ..MailParameters::default()
@@ -77,13 +76,13 @@ impl Report<'_> {
     }
 
     fn has_failure(&self) -> bool {
-        self.notices.iter().any(|notice| matches!(notice.action, DsnAction::Failed { .. }))
+        self.recipients.iter().any(|recipient| matches!(recipient.action, DsnAction::Failed { .. }))
     }
 
     fn subject(&self) -> &'static str {
         if self.has_failure() {
             "Undelivered mail returned to sender"
-        } else if self.notices.iter().any(|notice| matches!(notice.action, DsnAction::Delayed(_))) {
+        } else if self.recipients.iter().any(|recipient| matches!(recipient.action, DsnAction::Delayed(_))) {
             "Delayed mail is still being tried"
         } else {
             "Mail was handed to the next server"
@@ -93,29 +92,29 @@ impl Report<'_> {
     fn render(&self, to: &Address, id: MessageId) -> Option<Vec<u8>> {
         let boundary = format!("report-{id}");
         let kind = format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"");
-        let status = self.status_fields();
-        // RFC 3464 §2.1: message/delivery-status must be 7bit; RFC 6533 §4 has another type for what is not.
+        let status = delivery_status(self);
+        // RFC 3464 §2.1: message/delivery-status must be 7bit; RFC 6533 §4 defines another type for UTF-8.
         let status_kind = if status.is_ascii() { "delivery-status" } else { "global-delivery-status" };
         let original = self.original();
         let is_ascii =
             status.is_ascii() && original.as_ref().is_none_or(|original| original.octets.is_ascii());
         let returned = match original {
             Some(Original { kind, octets }) => verbatim_part(kind, octets)?,
-            // RFC 6522 §4: the third part may be the header alone.
+            // RFC 6522 §4: the third part may be only the header.
             None => SinglePart::builder()
                 .header(ContentType::parse("text/rfc822-headers; charset=utf-8").ok()?)
                 .body(self.original_header()),
         };
         let parts = MultiPart::builder()
             .header(ContentType::parse(&kind).ok()?)
-            // RFC 2045 §6.4: the outer part has the encoding of the most demanding inner one.
+            // RFC 2045 §6.4: the outer part needs the widest encoding of the inner ones.
             .header(encoding_of(is_ascii))
             .build()
-            .singlepart(SinglePart::plain(self.explain()))
+            .singlepart(SinglePart::plain(self.explanation()))
             .singlepart(verbatim_part(status_kind, status.into_bytes())?)
             .singlepart(returned);
         let date = date(self.now);
-        // RFC 3834 §5: what is sent by itself says so, and answers nobody.
+        // RFC 3834 §5: marks an automatic response.
         let mut bytes = format!(
             "Date: {date}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{to}>\r\nSubject: {}\r\n\
              Message-ID: <{id}@{}>\r\nAuto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n",
@@ -128,20 +127,20 @@ impl Report<'_> {
         Some(bytes)
     }
 
-    /// The part for people.
-    fn explain(&self) -> String {
+    /// The part for people (RFC 6522 §3).
+    fn explanation(&self) -> String {
         let mut text = format!("This is the mail server {}.\r\n", self.hostname);
         if let Some(subject) = &self.message.subject {
             let _ = write!(text, "\r\nSubject: {}\r\n", one_line(subject));
         }
-        for notice in self.notices {
-            let said = one_line(&notice.diagnostic);
-            let said = match &notice.host {
+        for recipient in self.recipients {
+            let said = one_line(&recipient.diagnostic);
+            let said = match &recipient.host {
                 Some(host) => format!("{host} said: {said}"),
                 None => said,
             };
-            let _ = write!(text, "\r\n<{}>\r\n    ", notice.recipient);
-            let _ = match notice.action {
+            let _ = write!(text, "\r\n<{}>\r\n    ", recipient.recipient);
+            let _ = match recipient.action {
                 DsnAction::Failed { expired: false } => {
                     write!(text, "Your message could not be delivered. {said}\r\n")
                 }
@@ -164,56 +163,14 @@ impl Report<'_> {
         text
     }
 
-    /// The part for programs (RFC 3464 §2).
-    fn status_fields(&self) -> String {
-        let mut text = String::new();
-        if let Some(id) = &self.message.parameters.envelope_id {
-            let _ = write!(text, "Original-Envelope-Id: {}\r\n", id.decoded());
-        }
-        let _ = write!(
-            text,
-            "Reporting-MTA: dns; {}\r\nX-Original-Message-ID: {}\r\nArrival-Date: {}\r\n",
-            self.hostname,
-            self.message.id,
-            date(self.message.created_at)
-        );
-        for notice in self.notices {
-            text.push_str("\r\n");
-            if let Some(original) = &notice.original {
-                let _ = write!(text, "Original-Recipient: {}\r\n", original.decoded());
-            }
-            let _ = write!(
-                text,
-                "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
-                typed_address(&notice.recipient, self.message.smtputf8),
-                notice.action.as_str(),
-                notice.status
-            );
-            let diagnostic: String = one_line(&notice.diagnostic).chars().map(ascii_only).collect();
-            if let Some(host) = &notice.host {
-                let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
-            }
-            // RFC 3464 §2.3.6: `smtp` is for replies; our own words are no reply.
-            let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
-            let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
-            if let Some(at) = notice.last_attempt_at {
-                let _ = write!(text, "Last-Attempt-Date: {}\r\n", date(at));
-            }
-            if let DsnAction::Delayed(until) = notice.action {
-                let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
-            }
-        }
-        text
-    }
-
-    /// The message as the third part returns it without a change of its octets, if it does.
+    /// The third part if it returns the message, or its header, unchanged.
     fn original(&self) -> Option<Original> {
         let content = self.content?;
         let header = self.header_octets(content);
-        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: with UTF-8 in its header a message is of another type, which not all can read.
+        // RFC 6532 §3.7, RFC 6533 §4.2, §4.3: a message with UTF-8 in its header has a type that not all senders can read.
         let is_global = !header.is_ascii();
         let is_readable = !is_global || self.message.smtputf8;
-        if is_readable && self.is_wanted_whole(content) {
+        if is_readable && self.is_returned_in_full(content) {
             return Some(Original {
                 kind: if is_global { "global" } else { "rfc822" },
                 octets: content.to_vec(),
@@ -223,15 +180,15 @@ impl Report<'_> {
         (is_global && is_readable && fits).then_some(Original { kind: "global-headers", octets: header })
     }
 
-    /// Whether all of it was asked for (RFC 3461 §4.3) and one failed (§6.2): whole or not at all.
-    fn is_wanted_whole(&self, content: &Content) -> bool {
+    /// Whether the full message is returned: RET=FULL was given (RFC 3461 §4.3), a recipient failed (§6.2), and it fits.
+    fn is_returned_in_full(&self, content: &Content) -> bool {
         let MailParameters { return_content, require_tls, .. } = self.message.parameters;
-        // RFC 8689 §5: as if RET=HDRS had been asked for.
-        let is_asked_for = return_content == Some(ReturnContent::Full) && !require_tls;
-        is_asked_for && content.len() <= RETURNED_OCTETS_MAX && self.has_failure()
+        // RFC 8689 §5: REQUIRETLS implies RET=HDRS.
+        let is_requested = return_content == Some(ReturnContent::Full) && !require_tls;
+        is_requested && content.len() <= RETURNED_OCTETS_MAX && self.has_failure()
     }
 
-    /// The original's header as it was sent, or what we know of it.
+    /// The original header as it was sent, or the stored subject if the content is gone.
     fn original_header(&self) -> String {
         let Some(content) = self.content else {
             return self
@@ -250,14 +207,14 @@ impl Report<'_> {
     }
 }
 
-/// What is returned of a message, octet for octet.
+/// The part of the original that is returned unchanged.
 struct Original {
     /// The subtype of `message`.
     kind: &'static str,
     octets: Vec<u8>,
 }
 
-/// A part of type `message` whose octets stand as they are.
+/// A part of type `message` with unencoded octets.
 fn verbatim_part(kind: &str, octets: Vec<u8>) -> Option<SinglePart> {
     let encoding = encoding_of(octets.is_ascii());
     let body = Body::dangerous_pre_encoded(octets, encoding);
@@ -268,37 +225,8 @@ fn encoding_of(is_ascii: bool) -> ContentTransferEncoding {
     if is_ascii { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit }
 }
 
-fn date(time: Timestamp) -> String {
+pub fn date(time: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
-}
-
-/// An address beyond ASCII as it is, or in the form of RFC 6533 §3 that ASCII holds.
-fn typed_address(address: &Address, reads_utf8: bool) -> String {
-    let text = address.to_string();
-    if text.is_ascii() {
-        return format!("rfc822; {text}");
-    }
-    if reads_utf8 {
-        return format!("utf-8; {text}");
-    }
-    // QCHAR; what stands in for a character must not look like xtext (RFC 3461 §4).
-    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '\\' | '+' | '=');
-    let escape = |c: char| if is_plain(c) { c.to_string() } else { format!("\\x{{{:X}}}", u32::from(c)) };
-    format!("utf-8; {}", text.chars().map(escape).collect::<String>())
-}
-
-/// Text without line ends, shortened: nothing of it can become a field of its own.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DIAGNOSTIC_CHARS_MAX).collect()
-}
-
-fn is_reply(text: &str) -> bool {
-    let code = text.split(' ').next().unwrap_or_default();
-    code.len() == 3 && code.starts_with(['2', '4', '5']) && code.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn ascii_only(c: char) -> char {
-    if c.is_ascii() { c } else { '?' }
 }
 
 /// Shared by tests of this module and of its users.
@@ -347,21 +275,21 @@ mod tests {
         compose_for(&sample_message(reverse_path), header, failures)
     }
 
-    fn compose_for(message: &Message, header: &str, notices: &[DsnRecipient]) -> Option<NewMessage> {
+    fn compose_for(message: &Message, header: &str, failures: &[DsnRecipient]) -> Option<NewMessage> {
         let content = Content {
             prefix: "Received: by us\r\n".into(),
             submitted: bytes::Bytes::copy_from_slice(header.as_bytes()),
         };
         let hostname = DomainName::parse("relay.example").unwrap();
-        let report = Report {
+        let dsn = DsnMessage {
             hostname: &hostname,
             message,
             content: Some(&content),
-            notices,
+            recipients: failures,
             now: Timestamp::UNIX_EPOCH,
             lifetime: Duration::from_secs(60),
         };
-        report.compose()
+        dsn.compose()
     }
 
     #[test]
@@ -425,18 +353,6 @@ mod tests {
         assert!(String::from_utf8(new.content.submitted.to_vec()).unwrap().contains("To: <ä@a.example>\r\n"));
     }
 
-    #[test]
-    fn an_address_is_typed_and_escaped_for_those_who_read_ascii() {
-        for (address, reads_utf8, expected) in [
-            ("b+c@x.example", false, "rfc822; b+c@x.example"),
-            ("é+c=d@x.example", true, "utf-8; é+c=d@x.example"),
-            ("é+c=d@x.example", false, "utf-8; \\x{E9}\\x{2B}c\\x{3D}d@x.example"),
-            ("\"é \\\\\"@x.example", false, "utf-8; \"\\x{E9}\\x{20}\\x{5C}\\x{5C}\"@x.example"),
-        ] {
-            assert_eq!(typed_address(&address.parse().unwrap(), reads_utf8), expected, "{address}");
-        }
-    }
-
     fn part(bytes: &[u8], kind: &str) -> Option<String> {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let (_, rest) = text.split_once(&format!("Content-Type: {kind}"))?;
@@ -448,18 +364,18 @@ mod tests {
     fn a_report_names_what_the_sender_knows_the_message_and_its_recipient_by() {
         let mut message = Message::clone(&sample_message("alice@a.example"));
         message.parameters.envelope_id = "QQ+20314".parse().ok();
-        let mut notice = failure("new@x.example", None, "250 2.0.0 taken");
-        notice.original = "rfc822;old+2Bx@x.example".parse().ok();
-        notice.action = DsnAction::Relayed;
-        let relayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice.clone()]).unwrap();
+        let mut recipient = failure("new@x.example", None, "250 2.0.0 taken");
+        recipient.original = "rfc822;old+2Bx@x.example".parse().ok();
+        recipient.action = DsnAction::Relayed;
+        let relayed = compose_for(&message, "Subject: x\r\n\r\n", &[recipient.clone()]).unwrap();
         let fields = part(&relayed.content.submitted, "message/delivery-status").unwrap();
         assert!(fields.starts_with("Original-Envelope-Id: QQ 314\r\nReporting-MTA: dns; relay.example\r\n"));
         let group = "\r\n\r\nOriginal-Recipient: rfc822;old+x@x.example\r\n\
                      Final-Recipient: rfc822; new@x.example\r\nAction: relayed\r\n";
         assert!(fields.contains(group), "{fields}");
         assert_eq!(relayed.message.subject.as_deref(), Some("Mail was handed to the next server"));
-        notice.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
-        let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[notice]).unwrap();
+        recipient.action = DsnAction::Delayed(Timestamp::UNIX_EPOCH);
+        let delayed = compose_for(&message, "Subject: x\r\n\r\n", &[recipient]).unwrap();
         let fields = part(&delayed.content.submitted, "message/delivery-status").unwrap();
         assert!(fields.contains("Action: delayed\r\n"), "{fields}");
         assert!(fields.contains("\r\nWill-Retry-Until: Thu, 1 Jan 1970 00:00:00 +0000"), "{fields}");
@@ -470,8 +386,8 @@ mod tests {
         let failed = [failure("b@x.example", None, "550 no")];
         let text = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n";
         let mut message = Message::clone(&sample_message("alice@a.example"));
-        let whole = |message: &Message, text: &str, notices: &[DsnRecipient]| {
-            let new = compose_for(message, text, notices).unwrap();
+        let whole = |message: &Message, text: &str, failures: &[DsnRecipient]| {
+            let new = compose_for(message, text, failures).unwrap();
             (part(&new.content.submitted, "message/rfc822"), new.message.body)
         };
         assert_eq!(whole(&message, text, &failed).0, None);

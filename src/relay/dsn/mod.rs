@@ -1,4 +1,5 @@
-//! Delivery status notifications (RFC 3461, RFC 3464): who hears of what, and the message that says it.
+//! Delivery status notifications (RFC 3461, RFC 3464): which recipients are reported, and the DSN itself.
 
+mod delivery_status;
 pub mod message;
 pub mod recipient;

@@ -1,47 +1,47 @@
-//! What a report says of one recipient, and whether the sender wants to hear it (RFC 3461 §4.1, §5.2).
+//! The part of a DSN about one recipient, and whether the sender asked for it (RFC 3461 §4.1, §5.2).
 
 use crate::mail::{Address, EnhancedStatus, OriginalRecipient, SignedDuration, Timestamp};
 use crate::model::DeliveryState;
 use crate::store::{AttemptRecord, Delivery, Message};
 
-/// When a sender who wants to know of delay is told.
-const DELAY: SignedDuration = SignedDuration::from_hours(4);
+/// The age of a message at which its delay is reported.
+const DELAY_REPORTED_AFTER: SignedDuration = SignedDuration::from_hours(4);
 
-/// What became of one recipient's mail.
+/// What a DSN reports about one recipient.
 #[derive(Debug, Clone)]
 pub struct DsnRecipient {
-    /// Who.
+    /// The address that the mail was sent to.
     pub recipient: Address,
-    /// Who it was before somebody sent it on.
+    /// The sender's `ORCPT`.
     pub original: Option<OriginalRecipient>,
-    /// What.
+    /// What happened.
     pub action: DsnAction,
-    /// Why, as a code.
+    /// The status code.
     pub status: EnhancedStatus,
-    /// The server that said so, if one did.
+    /// The server that replied, if one did.
     pub host: Option<String>,
-    /// Its reply, or what went wrong.
+    /// Its reply, or our description of the failure.
     pub diagnostic: String,
-    /// When it was last tried, if it was.
+    /// When the last attempt was made, if one was.
     pub last_attempt_at: Option<Timestamp>,
 }
 
-/// RFC 3464 §2.3.3.
+/// The `Action` field (RFC 3464 §2.3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DsnAction {
-    /// It will not arrive.
+    /// It will not be delivered.
     Failed {
-        /// Whether the lifetime ended, rather than a server refusing.
+        /// Whether its lifetime ended, rather than a server refusing it.
         expired: bool,
     },
-    /// It is still tried, until this time.
+    /// It is retried until this time.
     Delayed(Timestamp),
-    /// A server took it that gives no report of its own.
+    /// A server accepted it that does not support DSNs.
     Relayed,
 }
 
 impl DsnAction {
-    /// The value of the field.
+    /// The field's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed { .. } => "failed",
@@ -51,56 +51,60 @@ impl DsnAction {
     }
 }
 
-/// What the sender of a delivery is told of a record, if it is anything. `passed_on`: the server that took the message
-/// was asked for the report, which is then its to give (RFC 3461 §5.2.1).
-pub fn notice_of(
-    message: &Message,
-    delivery: &Delivery,
-    record: &AttemptRecord,
-    passed_on: bool,
-) -> Option<DsnRecipient> {
-    let wants = delivery.parameters.wants();
-    let action = match record.state {
-        DeliveryState::Bounced if wants.failure => DsnAction::Failed { expired: false },
-        DeliveryState::Expired if wants.failure => DsnAction::Failed { expired: true },
-        DeliveryState::Deferred if wants.delay && record.delayed => DsnAction::Delayed(message.expires_at),
-        // RFC 3461 §5.2.2.
-        DeliveryState::Delivered if wants.success && !passed_on => DsnAction::Relayed,
-        _ => return None,
-    };
-    let attempt = record.attempt.as_ref();
-    let said = attempt.and_then(|attempt| attempt.enhanced);
-    Some(DsnRecipient {
-        recipient: delivery.recipient.clone(),
-        original: delivery.parameters.original_recipient.clone(),
-        action,
-        status: status_of(action, said),
-        host: attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty()),
-        diagnostic: record.reply.clone(),
-        last_attempt_at: match attempt {
-            Some(attempt) => Some(attempt.started_at),
-            // What changed it last was its last try.
-            None => (delivery.attempts > 0).then_some(delivery.updated_at),
-        },
-    })
+impl DsnRecipient {
+    /// What to report to the sender after a record is written, if anything. `server_sends_dsn`: the server that accepted
+    /// the message supports DSNs and has been asked for one (RFC 3461 §5.2.1).
+    pub fn for_record(
+        message: &Message,
+        delivery: &Delivery,
+        record: &AttemptRecord,
+        server_sends_dsn: bool,
+    ) -> Option<Self> {
+        let wants = delivery.parameters.wants();
+        let action = match record.state {
+            DeliveryState::Bounced if wants.failure => DsnAction::Failed { expired: false },
+            DeliveryState::Expired if wants.failure => DsnAction::Failed { expired: true },
+            DeliveryState::Deferred if wants.delay && record.delayed => {
+                DsnAction::Delayed(message.expires_at)
+            }
+            // RFC 3461 §5.2.2.
+            DeliveryState::Delivered if wants.success && !server_sends_dsn => DsnAction::Relayed,
+            _ => return None,
+        };
+        let attempt = record.attempt.as_ref();
+        let replied = attempt.and_then(|attempt| attempt.enhanced);
+        Some(Self {
+            recipient: delivery.recipient.clone(),
+            original: delivery.parameters.original_recipient.clone(),
+            action,
+            status: status_of(action, replied),
+            host: attempt.map(|attempt| attempt.host.clone()).filter(|host| !host.is_empty()),
+            diagnostic: record.reply.clone(),
+            last_attempt_at: match attempt {
+                Some(attempt) => Some(attempt.started_at),
+                // The last attempt was the last change.
+                None => (delivery.attempts > 0).then_some(delivery.updated_at),
+            },
+        })
+    }
 }
 
-/// Whether a try that ended at this time is the first to end after the time at which delay is told.
+/// Whether an attempt that ended at this time is the first to end after the time at which a delay is reported.
 pub fn crosses_delay(message: &Message, delivery: &Delivery, ended_at: Timestamp) -> bool {
-    let told_at = message.begins_at().checked_add(DELAY).unwrap_or(Timestamp::MAX);
-    delivery.updated_at < told_at && told_at <= ended_at
+    let report_at = message.begins_at().checked_add(DELAY_REPORTED_AFTER).unwrap_or(Timestamp::MAX);
+    delivery.updated_at < report_at && report_at <= ended_at
 }
 
-/// RFC 3463: what the server said, as far as its class agrees with what became of it.
-fn status_of(action: DsnAction, said: Option<EnhancedStatus>) -> EnhancedStatus {
+/// RFC 3463: the server's status, if its class agrees with the action; else the general status of that class.
+fn status_of(action: DsnAction, replied: Option<EnhancedStatus>) -> EnhancedStatus {
     let (class, otherwise) = match action {
-        // §3.5: delivery time expired. What was in the way until then is in the diagnostic.
+        // §3.5: delivery time expired. The last failure is in the diagnostic.
         DsnAction::Failed { expired: true } => return EnhancedStatus::new(4, 4, 7),
         DsnAction::Failed { expired: false } => (5, EnhancedStatus::new(5, 0, 0)),
         DsnAction::Delayed(_) => (4, EnhancedStatus::new(4, 0, 0)),
         DsnAction::Relayed => (2, EnhancedStatus::new(2, 0, 0)),
     };
-    said.filter(|status| status.class == class).unwrap_or(otherwise)
+    replied.filter(|status| status.class == class).unwrap_or(otherwise)
 }
 
 #[cfg(test)]
@@ -131,14 +135,18 @@ mod tests {
         }
     }
 
-    fn told(notify: Option<&str>, state: DeliveryState, passed_on: bool) -> Option<(String, String)> {
-        told_at(notify, state, passed_on, 0, 1)
-    }
-
-    fn told_at(
+    fn reported(
         notify: Option<&str>,
         state: DeliveryState,
-        passed_on: bool,
+        server_sends_dsn: bool,
+    ) -> Option<(String, String)> {
+        reported_at(notify, state, server_sends_dsn, 0, 1)
+    }
+
+    fn reported_at(
+        notify: Option<&str>,
+        state: DeliveryState,
+        server_sends_dsn: bool,
         last_try_s: i64,
         now_s: i64,
     ) -> Option<(String, String)> {
@@ -159,30 +167,31 @@ mod tests {
             delayed: crosses_delay(&message, &delivery, at),
             at,
         };
-        let notice = notice_of(&message, &delivery, &record, passed_on)?;
-        assert_eq!(notice.original.unwrap().decoded(), "rfc822;old@x.example");
-        Some((notice.action.as_str().to_owned(), notice.status.to_string()))
+        let recipient = DsnRecipient::for_record(&message, &delivery, &record, server_sends_dsn)?;
+        assert_eq!(recipient.original.unwrap().decoded(), "rfc822;old@x.example");
+        Some((recipient.action.as_str().to_owned(), recipient.status.to_string()))
     }
 
     #[test]
-    fn the_sender_hears_what_was_asked_for_and_by_default_of_failure() {
+    fn the_sender_gets_the_reports_asked_for_and_by_default_those_of_failure() {
         use DeliveryState::{Bounced, Deferred, Delivered, Expired};
-        let said = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
-        assert_eq!(told(None, Bounced, false), said("failed", "5.0.0"));
-        assert_eq!(told(None, Expired, false), said("failed", "4.4.7"));
-        assert_eq!(told(Some("FAILURE"), Bounced, true), said("failed", "5.0.0"));
+        let expected = |action: &str, status: &str| Some((action.to_owned(), status.to_owned()));
+        assert_eq!(reported(None, Bounced, false), expected("failed", "5.0.0"));
+        assert_eq!(reported(None, Expired, false), expected("failed", "4.4.7"));
+        assert_eq!(reported(Some("FAILURE"), Bounced, true), expected("failed", "5.0.0"));
         for state in [Bounced, Expired, Delivered, Deferred] {
-            assert_eq!(told(Some("NEVER"), state, false), None);
+            assert_eq!(reported(Some("NEVER"), state, false), None);
         }
-        assert_eq!(told(Some("SUCCESS"), Bounced, false), None);
-        assert_eq!(told(Some("SUCCESS"), Delivered, false), said("relayed", "2.0.0"));
-        assert_eq!(told(Some("SUCCESS"), Delivered, true), None);
-        assert_eq!(told(None, Delivered, false), None);
+        assert_eq!(reported(Some("SUCCESS"), Bounced, false), None);
+        assert_eq!(reported(Some("SUCCESS"), Delivered, false), expected("relayed", "2.0.0"));
+        assert_eq!(reported(Some("SUCCESS"), Delivered, true), None);
+        assert_eq!(reported(None, Delivered, false), None);
     }
 
     #[test]
-    fn delay_is_told_once_by_the_first_try_after_four_hours() {
-        let deferred = |notify, from_s, to_s| told_at(notify, DeliveryState::Deferred, false, from_s, to_s);
+    fn a_delay_is_reported_once_by_the_first_attempt_after_four_hours() {
+        let deferred =
+            |notify, from_s, to_s| reported_at(notify, DeliveryState::Deferred, false, from_s, to_s);
         assert_eq!(deferred(None, 0, 4 * HOUR_S - 1), None);
         let delayed = Some(("delayed".to_owned(), "4.0.0".to_owned()));
         assert_eq!(deferred(None, 3 * HOUR_S, 4 * HOUR_S), delayed);

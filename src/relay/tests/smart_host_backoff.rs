@@ -99,7 +99,7 @@ async fn mail_for_a_refused_account_goes_on_when_one_try_finds_the_login_taken()
     // As if it had been refused so long ago that the wait is nearly over.
     let (now, account) = (Timestamp::now(), account.unwrap());
     let ago = now - SignedDuration::from_secs(58);
-    let (hold, _) = built.relay.core.holds.refuse(&account, "535 5.7.8 no", ago);
+    let (hold, _) = built.relay.core.smart_host_backoffs.record_refusal(&account, "535 5.7.8 no", ago);
     assert!(hold.until > now);
     let stage = built.run();
     let ids = [
@@ -137,20 +137,20 @@ async fn a_hold_does_not_end_because_something_else_changes() {
     let batch = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
     let core = relay.core;
     let Some(RouteDecision::Known(lane)) =
-        core.router.place(&batch).await.unwrap().map(|placed| placed.course)
+        core.router.route_batch(&batch).await.unwrap().map(|placed| placed.decision)
     else {
         panic!("not over its smart host");
     };
-    let account = core.router.account_of(&lane.way).unwrap();
+    let account = core.router.account_of(&lane.next_hop).unwrap();
     let now = Timestamp::now();
-    core.holds.refuse(&account, "535 5.7.8 no", now);
-    assert!(core.hold_of(&lane.way, &batch, now).await.is_some());
+    core.smart_host_backoffs.record_refusal(&account, "535 5.7.8 no", now);
+    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_some());
     // Whatever the directory was asked is forgotten.
     store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
-    assert_eq!(core.router.known_account(tenant.id), None);
-    assert!(core.hold_of(&lane.way, &batch, now).await.is_some());
+    assert_eq!(core.router.cached_account(tenant.id), None);
+    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_some());
     let patch = TenantPatch { smart_host: Some(None), ..TenantPatch::default() };
     store.update_tenant(tenant.id, patch, now).await.unwrap();
-    core.router.place(&batch).await.unwrap();
-    assert!(core.hold_of(&lane.way, &batch, now).await.is_none(), "it has none any more");
+    core.router.route_batch(&batch).await.unwrap();
+    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_none(), "it has none any more");
 }

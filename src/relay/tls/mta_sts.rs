@@ -1,8 +1,8 @@
-//! MTA-STS policies of destinations (RFC 8461): found by a TXT record, fetched over HTTPS, kept in the store.
+//! MTA-STS policies of destinations (RFC 8461): discovered by a TXT record, fetched over HTTPS, cached in the store.
 //!
-//! A policy that is known holds until it expires, whatever the DNS and the policy's server say meanwhile: that is what
-//! protects against those who can forge both (§10.2). One fetch at a time for a domain, in a task of its own: who waits
-//! for it does so for a moment only.
+//! A cached policy applies until it expires, whatever the DNS and the policy's server say meanwhile: that protects
+//! against an attacker who can forge both (§10.2). Each domain has at most one fetch at a time, in a task of its own;
+//! a delivery waits for it only a short time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{RelayContext, RelayError, tls};
+use super::client;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::{self, Limits, OverflowPolicy, Request, Response, SendError};
@@ -23,46 +23,47 @@ use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
 use crate::policy::tls::{StsLookup, StsLookupError};
+use crate::relay::{RelayContext, RelayError};
 use crate::store::{Policies, Store, StoreError, StsRecord};
 
-/// Domains that are remembered in memory; the store remembers more.
+/// Domains that are cached in memory; the store has all.
 const DOMAINS_MAX: usize = 10_000;
-/// Fetches at one time, and those that wait for their turn.
+/// Concurrent fetches, and fetches that may wait for one of them.
 const FETCHES_MAX: usize = 32;
 const FETCHES_WAITING_MAX: usize = 256;
 /// How long a delivery waits for the first policy of a domain.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a server that failed is left alone.
+/// How long after a failed fetch the next one is made.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// RFC 8461 §3.3: how old a policy may become before it is fetched again although its id is the same.
+/// The age at which a policy is fetched again although its id is unchanged (RFC 8461 §3.3).
 const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// Between two looks for policies that are too old, and how many are fetched then.
+/// How often old policies are refreshed, and how many at a time.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const REFRESHED_MAX: usize = 500;
 
-/// Fetches policies and remembers them.
+/// Fetches and caches policies.
 pub struct MtaSts {
     client: http_client::Client,
     resolver: Resolver,
     store: Arc<Store>,
     port: u16,
     timeout: Duration,
-    domains: Mutex<HashMap<DomainName, Domain>>,
+    domains: Mutex<HashMap<DomainName, DomainState>>,
     fetches: Semaphore,
 }
 
 /// What is known of one domain.
 #[derive(Clone, Default)]
-struct Domain {
-    held: Option<Held>,
-    failure: Option<Failure>,
-    /// Ends with the fetch that is under way.
+struct DomainState {
+    cached: Option<CachedPolicy>,
+    failure: Option<FailedFetch>,
+    /// Closed when the running fetch ends.
     fetch: Option<watch::Receiver<()>>,
 }
 
 /// A policy that was fetched.
 #[derive(Clone)]
-struct Held {
+struct CachedPolicy {
     id: String,
     policy: Arc<StsPolicy>,
     fetched_at: Timestamp,
@@ -71,7 +72,7 @@ struct Held {
 
 /// A fetch that failed.
 #[derive(Clone)]
-struct Failure {
+struct FailedFetch {
     id: String,
     at: Instant,
     fault: StsLookupError,
@@ -96,7 +97,7 @@ impl MtaSts {
         })
     }
 
-    /// The policy of a domain, fetched if need be.
+    /// The policy of a domain, fetched if it is not cached or has changed.
     pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsLookup {
         self.find(core, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
@@ -111,66 +112,70 @@ impl MtaSts {
     ) -> Result<StsLookup, StoreError> {
         let known = self.known(domain).await?;
         let now = Timestamp::now();
-        let held = known.held.clone().filter(|held| now < held.expires_at);
-        let id = match (self.record_id(domain).await, &held) {
+        let cached = known.cached.clone().filter(|cached| now < cached.expires_at);
+        let id = match (self.record_id(domain).await, &cached) {
             (Ok(Some(id)), _) => id,
             (Err(error), None) => return Ok(unavailable(&error.to_string(), None)),
-            // Whoever can hide the record must not be able to lift the policy.
-            (Ok(None) | Err(_), _) => return Ok(answer_of(held)),
+            // An attacker who can suppress the record must not thereby disable the policy.
+            (Ok(None) | Err(_), _) => return Ok(answer_of(cached)),
         };
         let failure = known
             .failure
             .clone()
             .filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
-        let is_same = held.as_ref().is_some_and(|held| held.id == id);
-        let is_fresh =
-            held.as_ref().is_some_and(|held| now < held.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
-        Ok(match (held, failure) {
-            (Some(held), _) if is_same && is_fresh => answer_of(Some(held)),
-            (Some(held), Some(_)) => answer_of(Some(held)),
+        let is_same = cached.as_ref().is_some_and(|cached| cached.id == id);
+        let is_fresh = cached
+            .as_ref()
+            .is_some_and(|cached| now < cached.fetched_at.saturating_add(AGE_MAX).unwrap_or(now));
+        Ok(match (cached, failure) {
+            (Some(cached), _) if is_same && is_fresh => answer_of(Some(cached)),
+            (Some(cached), Some(_)) => answer_of(Some(cached)),
             (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
-            (held, None) => {
+            (cached, None) => {
                 let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
-                    return Ok(held.map_or_else(
+                    return Ok(cached.map_or_else(
                         || unavailable("too many policies are being fetched", None),
-                        |held| answer_of(Some(held)),
+                        |cached| answer_of(Some(cached)),
                     ));
                 };
-                // A policy that is only due for a look holds as it is meanwhile.
+                // A policy that is only due for a refresh applies meanwhile.
                 if !is_same
                     && tokio::time::timeout(WAIT_MAX, fetch.changed()).await.is_err()
-                    && held.is_none()
+                    && cached.is_none()
                 {
                     return Ok(unavailable("its server is slow", Some(TlsFailure::StsPolicyFetchError)));
                 }
                 let known = self.known(domain).await?;
-                match (known.held.filter(|held| now < held.expires_at), known.failure) {
+                match (known.cached.filter(|cached| now < cached.expires_at), known.failure) {
                     (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
-                    (held, _) => answer_of(held),
+                    (cached, _) => answer_of(cached),
                 }
             }
         })
     }
 
-    /// What memory knows, else the store.
-    async fn known(&self, domain: &DomainName) -> Result<Domain, StoreError> {
+    /// The state in memory, else from the store.
+    async fn known(&self, domain: &DomainName) -> Result<DomainState, StoreError> {
         if let Some(known) = self.lock().get(domain) {
             return Ok(known.clone());
         }
         let record = self.store.sts_policy(domain, Timestamp::now()).await?;
-        let held = record.and_then(|record| {
+        let cached = record.and_then(|record| {
             let StsRecord { policy_id, policy, fetched_at, expires_at, .. } = record;
             let policy = Arc::new(StsPolicy::parse(&policy).ok()?);
-            Some(Held { id: policy_id, policy, fetched_at, expires_at })
+            Some(CachedPolicy { id: policy_id, policy, fetched_at, expires_at })
         });
         let mut domains = self.lock();
         if domains.len() >= DOMAINS_MAX {
             domains.retain(|_, known| known.fetch.is_some());
         }
-        Ok(domains.entry(domain.clone()).or_insert_with(|| Domain { held, ..Domain::default() }).clone())
+        Ok(domains
+            .entry(domain.clone())
+            .or_insert_with(|| DomainState { cached, ..DomainState::default() })
+            .clone())
     }
 
-    /// The id of the policy that the DNS tells of, if it tells of one.
+    /// The policy id in the TXT record, if there is a record.
     async fn record_id(&self, domain: &DomainName) -> Result<Option<String>, DnsError> {
         match self.resolver.texts(&format!("_mta-sts.{domain}")).await {
             Ok(texts) => Ok(read_record(texts.iter().map(String::as_str))),
@@ -179,13 +184,13 @@ impl MtaSts {
         }
     }
 
-    /// Joins the fetch that is under way, or starts one; `None` if there are too many. `known`: what is known until then.
+    /// Joins the running fetch, or starts one; `None` if there are too many. `known` is the domain's state until then.
     fn begin_fetch(
         self: &Arc<Self>,
         core: &RelayContext,
         domain: &DomainName,
         id: String,
-        known: Domain,
+        known: DomainState,
     ) -> Option<watch::Receiver<()>> {
         let mut domains = self.lock();
         if let Some(fetch) = domains.get(domain).and_then(|known| known.fetch.clone()) {
@@ -208,21 +213,22 @@ impl MtaSts {
         Some(fetch)
     }
 
-    /// Fetches the policy of a domain and remembers it, or that it could not be had.
+    /// Fetches the policy of a domain and caches it, or the failure.
     async fn refresh(&self, domain: &DomainName, id: String) {
         // The semaphore is never closed.
-        let _turn = self.fetches.acquire().await;
+        let _permit = self.fetches.acquire().await;
         let fetched = self.fetch(domain).await;
         let now = Timestamp::now();
         match fetched {
             Ok((text, policy)) => {
                 let lifetime = SignedDuration::from_secs(i64::try_from(policy.max_age_s).unwrap_or(0));
                 let expires_at = now.saturating_add(lifetime).unwrap_or(now);
-                let held = Held { id: id.clone(), policy: Arc::new(policy), fetched_at: now, expires_at };
+                let cached =
+                    CachedPolicy { id: id.clone(), policy: Arc::new(policy), fetched_at: now, expires_at };
                 {
                     let mut domains = self.lock();
                     let known = domains.entry(domain.clone()).or_default();
-                    (known.held, known.failure) = (Some(held), None);
+                    (known.cached, known.failure) = (Some(cached), None);
                 }
                 let record = StsRecord {
                     domain: domain.clone(),
@@ -232,15 +238,15 @@ impl MtaSts {
                     expires_at,
                 };
                 if let Err(error) = self.store.keep_sts_policy(record).await {
-                    tracing::warn!(%domain, %error, "cannot keep an MTA-STS policy");
+                    tracing::warn!(%domain, %error, "cannot store an MTA-STS policy");
                 }
             }
             Err((failure, reason)) => {
                 tracing::warn!(%domain, %reason, "cannot fetch an MTA-STS policy");
                 let fault = StsLookupError { reason, failure: Some(failure) };
-                // RFC 8461 §3.3: the policy that is known holds on. What memory does not know is left to the store.
+                // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have one in the store.
                 if let Some(known) = self.lock().get_mut(domain) {
-                    known.failure = Some(Failure { id, at: Instant::now(), fault });
+                    known.failure = Some(FailedFetch { id, at: Instant::now(), fault });
                 }
             }
         }
@@ -264,7 +270,7 @@ impl MtaSts {
             overflow: OverflowPolicy::Refuse,
         };
         let response = self.client.send(request, limits).await.map_err(|error| match &error {
-            SendError::Tls(cause) if tls::is_certificate_fault(cause) => {
+            SendError::Tls(cause) if client::is_certificate_fault(cause) => {
                 (TlsFailure::StsWebpkiInvalid, error.to_string())
             }
             _ => fail(error.to_string()),
@@ -275,27 +281,28 @@ impl MtaSts {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DomainName, Domain>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DomainName, DomainState>> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn read_policy(response: &Response) -> Result<(String, StsPolicy), String> {
-    // RFC 8461 §3.2: so that nobody who may upload some file can set a policy.
+    // RFC 8461 §3.2: the media type keeps users who may upload files from setting a policy.
     let media = response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim();
     if !media.eq_ignore_ascii_case("text/plain") {
-        return Err("what its server has is not text/plain".into());
+        return Err("its server does not send text/plain".into());
     }
-    let text = String::from_utf8(response.body.to_vec()).map_err(|_| "it is not text".to_owned())?;
+    let text =
+        String::from_utf8(response.body.to_vec()).map_err(|_| "the policy is not UTF-8 text".to_owned())?;
     let policy = StsPolicy::parse(&text).map_err(|error| error.to_string())?;
     Ok((text, policy))
 }
 
-/// RFC 8461 §5: a policy of mode `none` is one that is no more.
-fn answer_of(held: Option<Held>) -> StsLookup {
-    match held {
-        Some(held) if held.policy.mode != StsMode::None => StsLookup::Policy(held.policy),
+/// RFC 8461 §5: mode `none` withdraws a policy.
+fn answer_of(cached: Option<CachedPolicy>) -> StsLookup {
+    match cached {
+        Some(cached) if cached.policy.mode != StsMode::None => StsLookup::Policy(cached.policy),
         _ => StsLookup::Absent,
     }
 }
@@ -304,19 +311,18 @@ fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsLookup {
     StsLookup::Unavailable(StsLookupError { reason: reason.to_owned(), failure })
 }
 
-/// Fetches policies anew each day although nobody sends to their domains, so that they are there when somebody does
-/// (RFC 8461 §3.3).
+/// Refreshes each policy daily, even if no mail is sent to its domain (RFC 8461 §3.3).
 pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
-    let mut looks = tokio::time::interval(REFRESH_INTERVAL);
-    let rounds = async {
+    let mut interval = tokio::time::interval(REFRESH_INTERVAL);
+    let refreshing = async {
         loop {
-            looks.tick().await;
+            interval.tick().await;
             let now = Timestamp::now();
             let before = now.saturating_sub(AGE_MAX).unwrap_or(now);
             let stale = match sts.store.stale_sts_policies(before, now, REFRESHED_MAX).await {
                 Ok(stale) => stale,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot look for MTA-STS policies to refresh");
+                    tracing::warn!(%error, "cannot read the MTA-STS policies to refresh");
                     continue;
                 }
             };
@@ -326,5 +332,5 @@ pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
             }
         }
     };
-    stop.run_until_cancelled(rounds).await;
+    stop.run_until_cancelled(refreshing).await;
 }

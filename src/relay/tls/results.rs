@@ -1,7 +1,7 @@
 //! Counts TLS sessions with mail hosts for the reports that domains ask for (RFC 8460 §4).
 //!
-//! In memory, so that no attempt waits for it; once a minute and at the end of the relay what was counted is added to
-//! the store. A crash loses what was counted since.
+//! Counts are kept in memory, so that no attempt waits for the store, and are written once a minute and when the
+//! relay stops. A crash loses the counts since the last write.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,18 +15,18 @@ use crate::mail::{Date, DomainName, Timestamp};
 use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{Store, TlsResult, TlsResults};
 
-/// Kinds of sessions that are counted between two looks; of more, the new ones are not.
-const KINDS_MAX: usize = 10_000;
+/// Distinct counters between two writes; beyond this limit no new one is added.
+const COUNTERS_MAX: usize = 10_000;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sessions that are not in the store yet.
+/// Counts of sessions that are not in the store yet.
 #[derive(Default)]
-pub struct TlsSessions {
-    counts: Mutex<HashMap<Kind, u32>>,
+pub struct TlsSessionCounts {
+    counts: Mutex<HashMap<CounterKey, u32>>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
-struct Kind {
+struct CounterKey {
     day: Date,
     domain: DomainName,
     policy: TlsPolicyType,
@@ -34,8 +34,8 @@ struct Kind {
     failure: Option<TlsFailure>,
 }
 
-impl TlsSessions {
-    /// Counts one session of today.
+impl TlsSessionCounts {
+    /// Counts one session under today's date.
     pub fn count(
         &self,
         domain: &DomainName,
@@ -44,54 +44,55 @@ impl TlsSessions {
         failure: Option<TlsFailure>,
     ) {
         let day = TimeZone::UTC.to_datetime(Timestamp::now()).date();
-        let kind = Kind { day, domain: domain.clone(), policy, mx_host: mx_host.to_owned(), failure };
-        self.add(kind, 1);
+        let key = CounterKey { day, domain: domain.clone(), policy, mx_host: mx_host.to_owned(), failure };
+        self.add(key, 1);
     }
 
-    /// Adds what was counted to the store; what cannot be written is kept.
+    /// Adds the counts to the store; keeps them if that fails.
     pub async fn flush(&self, store: &Store) {
         let counts = std::mem::take(&mut *self.lock());
         if counts.is_empty() {
             return;
         }
-        let results: Vec<TlsResult> = counts.into_iter().map(|(kind, sessions)| kind.of(sessions)).collect();
+        let results: Vec<TlsResult> =
+            counts.into_iter().map(|(key, sessions)| key.with_count(sessions)).collect();
         if let Err(error) = store.add_tls_results(results.clone()).await {
-            tracing::warn!(%error, "cannot write what is to be reported on TLS");
+            tracing::warn!(%error, "cannot store the session counts for TLS reports; trying again");
             for TlsResult { day, domain, policy, mx_host, failure, sessions } in results {
-                self.add(Kind { day, domain, policy, mx_host, failure }, sessions);
+                self.add(CounterKey { day, domain, policy, mx_host, failure }, sessions);
             }
         }
     }
 
-    fn add(&self, kind: Kind, sessions: u32) {
+    fn add(&self, key: CounterKey, sessions: u32) {
         let mut counts = self.lock();
-        let has_room = counts.len() < KINDS_MAX;
-        match counts.entry(kind) {
+        let has_room = counts.len() < COUNTERS_MAX;
+        match counts.entry(key) {
             Entry::Occupied(mut entry) => *entry.get_mut() = entry.get().saturating_add(sessions),
             Entry::Vacant(entry) if has_room => drop(entry.insert(sessions)),
             Entry::Vacant(_) => {}
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Kind, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CounterKey, u32>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kind {
-    fn of(self, sessions: u32) -> TlsResult {
+impl CounterKey {
+    fn with_count(self, sessions: u32) -> TlsResult {
         let Self { day, domain, policy, mx_host, failure } = self;
         TlsResult { day, domain, policy, mx_host, failure, sessions }
     }
 }
 
-/// Writes once a minute until `stop`; the end of the relay writes once more.
-pub async fn flush_loop(sessions: Arc<TlsSessions>, store: Arc<Store>, stop: CancellationToken) {
-    let mut looks = tokio::time::interval(FLUSH_INTERVAL);
+/// Writes once a minute until `stop`; the relay writes once more when it ends.
+pub async fn flush_loop(counts: Arc<TlsSessionCounts>, store: Arc<Store>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(FLUSH_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = looks.tick() => sessions.flush(&store).await,
+            _ = interval.tick() => counts.flush(&store).await,
         }
     }
 }

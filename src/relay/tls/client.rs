@@ -1,5 +1,5 @@
-//! TLS towards other servers: certificates checked where a policy or a route demands it, taken as they are where TLS
-//! is a bonus.
+//! The TLS client: certificates are verified where a policy or a route requires it, and accepted unchecked where TLS is
+//! opportunistic.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::RelayError;
 use super::dane::DaneVerifier;
 use crate::model::TlsFailure;
 use crate::policy::tls::{DaneSet, Requirement};
+use crate::relay::RelayError;
 use crate::smtp::ChannelBinding;
 use crate::tls;
 
-/// Whether the server must prove its name.
+/// Which server certificates are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// It must, by a certificate that TLSA records vouch for (RFC 7672).
+    /// A certificate that matches TLSA records (RFC 7672).
     Dane(Arc<DaneSet>),
-    /// It must, by a certificate that leads to an authority we trust.
+    /// A certificate for the host's name from a trusted authority.
     Verified,
-    /// Encryption to anybody is better than none (RFC 7435).
+    /// Any certificate: unauthenticated encryption is better than none (RFC 7435).
     Any,
 }
 
 impl Trust {
-    /// Whether a connection whose server has proved its name in this way is as a policy requires. What it was proved
-    /// against counts, for a server that is trusted for one domain need not be for another.
+    /// Whether a connection whose certificate was checked in this way meets a requirement. With DANE the records count
+    /// as well: a server that is trusted for one domain need not be trusted for another.
     pub fn meets(&self, requirement: &Requirement) -> bool {
         match (requirement, self) {
             (Requirement::Opportunistic | Requirement::Tested | Requirement::Encrypted, _) => true,
@@ -75,7 +75,7 @@ impl ClientTls {
     /// Does the handshake with a server of this name or address.
     ///
     /// # Errors
-    /// What the handshake or the connection failed of.
+    /// The certificate is not accepted, the handshake failed, or the connection was lost.
     pub async fn connect(
         &self,
         trust: &Trust,
@@ -90,7 +90,7 @@ impl ClientTls {
         }
     }
 
-    /// Made for one connection: what it trusts is one host's, and a session must not be resumed on older records.
+    /// Made for each connection: the records are one host's, and a session must not be resumed under older records.
     fn dane(&self, set: &Arc<DaneSet>) -> Result<TlsConnector, rustls::Error> {
         let verifier = DaneVerifier { set: set.clone(), provider: self.provider.clone() };
         let mut config = builder(&self.provider)?
@@ -108,7 +108,7 @@ fn builder(
     ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()
 }
 
-/// What a handshake failed of; our own words without the library's wrapping.
+/// Why a handshake failed; our own verifier's text without the library's wrapping.
 pub fn explain(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(own))) => own.to_string(),
@@ -116,7 +116,7 @@ pub fn explain(error: &std::io::Error) -> String {
     }
 }
 
-/// What reports on TLS call a handshake that failed (RFC 8460 §4.3).
+/// The result type of a failed handshake in TLS reports (RFC 8460 §4.3).
 pub fn failure_of(error: &std::io::Error) -> TlsFailure {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
@@ -131,7 +131,7 @@ pub fn failure_of(error: &std::io::Error) -> TlsFailure {
     }
 }
 
-/// Whether it was the server's certificate that a handshake failed of.
+/// Whether a handshake failed because of the server's certificate.
 pub fn is_certificate_fault(error: &std::io::Error) -> bool {
     certificate_fault(error).is_some()
 }
@@ -157,7 +157,7 @@ pub fn describe(stream: &TlsStream<TcpStream>) -> String {
     }
 }
 
-/// What binds a login to this channel. RFC 9266 §3: of TLS 1.3 only.
+/// The `tls-exporter` channel binding, with TLS 1.3 only (RFC 9266 §3).
 pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> {
     let session = &stream.get_ref().1;
     if session.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
@@ -166,8 +166,8 @@ pub fn channel_binding(stream: &TlsStream<TcpStream>) -> Option<ChannelBinding> 
     session.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok()
 }
 
-/// Takes any certificate. Its signature is not checked either: a stranger's signature proves nothing, and certificates
-/// that our library cannot read would only bring us back to clear text.
+/// Accepts any certificate. Signatures are not checked either: without a trusted certificate they prove nothing, and a
+/// certificate that the library cannot parse would only cause a fall back to no TLS.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

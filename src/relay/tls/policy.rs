@@ -1,13 +1,10 @@
-//! Asks the DNS, MTA-STS and the configuration what TLS the hosts of a domain must have; `policy::tls` decides.
+//! Gathers from the DNS, MTA-STS and the configuration what TLS the hosts of a domain must offer; `policy::tls` decides.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::connection::{Connection, Peer};
 use super::mta_sts::MtaSts;
-use super::target_hosts::Destination;
-use super::{RelayContext, RelayError};
 use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
 use crate::mail::{Content, DomainName, Field, HeaderBlock};
@@ -15,49 +12,46 @@ use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsLookup, TlsRefusal, TlsaLookup, admit, decide,
 };
+use crate::relay::connection::{Connection, TlsVerifiedFor};
+use crate::relay::peer::Peer;
+use crate::relay::target_hosts::TargetHosts;
+use crate::relay::{RelayContext, RelayError};
 use crate::store::Store;
 
-/// How long a connection that was found fit for a domain counts as fit.
-const FITNESS_LIFETIME: Duration = Duration::from_secs(60);
+/// How long the check of an open connection against a domain's policy remains valid.
+const VERIFIED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Where policies come from.
+/// The sources of TLS policies.
 pub struct TlsPolicies {
     secure: Option<SecureResolver>,
     sts: Option<Arc<MtaSts>>,
-    /// By domain.
+    /// `relay.tls_minimum` by domain.
     minimums: HashMap<String, TlsMinimum>,
 }
 
-/// What a message needs of a connection that is open already.
-pub struct Need<'a> {
+/// What a message requires of an open connection.
+pub struct TlsNeed<'a> {
     /// The domain of its recipients.
     pub domain: &'a DomainName,
-    /// The host at the other end.
+    /// The host of the connection.
     pub host: &'a str,
     /// Its port.
     pub port: u16,
-    /// What the route to them says of TLS.
+    /// The route's `tls`.
     pub tls: TlsMode,
-    /// The message came with REQUIRETLS.
+    /// Whether the message was submitted with REQUIRETLS.
     pub require_tls: bool,
 }
 
-/// That a connection was found fit for the mail of a domain.
-#[derive(Debug)]
-pub struct TlsVerifiedFor {
-    domain: DomainName,
-    since: Instant,
-}
-
-/// What holds for the hosts of one destination.
-pub enum Protection {
-    /// The route says it, in which the configuration or the tenant names the hosts.
+/// The TLS rules for the hosts of one destination.
+pub enum TlsRules {
+    /// The route's, for hosts that the configuration or the tenant names.
     Route(HostPolicy),
-    /// Each host's own matter.
+    /// Decided for each host by what is known of the domain.
     Domain {
-        /// What is known of the domain.
+        /// What the DNS, MTA-STS and the configuration say.
         facts: Box<DomainFacts>,
-        /// The message came with REQUIRETLS.
+        /// Whether the message was submitted with REQUIRETLS.
         require_tls: bool,
     },
 }
@@ -86,18 +80,19 @@ impl TlsPolicies {
         Ok(Self { secure, sts, minimums })
     }
 
-    /// What fetches and keeps MTA-STS policies, if they are asked for.
+    /// The MTA-STS policies, unless `relay.mta_sts.enabled` is false.
     pub fn sts(&self) -> Option<&Arc<MtaSts>> {
         self.sts.as_ref()
     }
 
-    /// Whether a connection is as the domain and the message need it. What is found fit is not asked about again for a
-    /// minute: the records behind it live longer.
-    pub async fn allows(&self, core: &RelayContext, need: &Need<'_>, connection: &mut Connection) -> bool {
-        let is_known = connection.fitness.as_ref().is_some_and(|fitness| {
-            fitness.domain == *need.domain && fitness.since.elapsed() < FITNESS_LIFETIME
-        });
-        if is_known && !need.require_tls {
+    /// Whether an open connection meets the TLS policy of a domain and a message. A positive result is reused for a
+    /// minute: the DNS records behind it live longer.
+    pub async fn allows(&self, core: &RelayContext, need: &TlsNeed<'_>, connection: &mut Connection) -> bool {
+        let is_verified = connection
+            .tls_verified_for
+            .as_ref()
+            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME));
+        if is_verified && !need.require_tls {
             return true;
         }
         let facts = self.facts_of(core, need.domain, need.tls).await;
@@ -107,7 +102,7 @@ impl TlsPolicies {
         if !connection.meets(&policy.requirement) {
             return false;
         }
-        connection.fitness = Some(TlsVerifiedFor { domain: need.domain.clone(), since: Instant::now() });
+        connection.tls_verified_for = Some(TlsVerifiedFor::now(need.domain.clone()));
         if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
             let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
             connection.peer = Arc::new(peer);
@@ -126,7 +121,7 @@ impl TlsPolicies {
         DomainFacts { domain: domain.clone(), mx, sts, minimum: self.minimum_for(domain, tls) }
     }
 
-    /// What the configuration demands for a domain over a route that says this of TLS.
+    /// The minimum that the configuration sets for a domain, over a route with this `tls`.
     fn minimum_for(&self, domain: &DomainName, tls: TlsMode) -> TlsMinimum {
         let minimum = domain.ancestors().find_map(|name| self.minimums.get(name).copied());
         let of_route = match tls {
@@ -148,7 +143,7 @@ impl TlsPolicies {
         }
     }
 
-    /// RFC 7672 §2.2: only a signed domain leads to hosts whose records count.
+    /// RFC 7672 §2.2: TLSA records count only if the domain's MX records are signed.
     async fn tlsa_of(&self, facts: &DomainFacts, host: &str, port: u16) -> TlsaLookup {
         let (MxProof::Secure(_), Some(resolver)) = (&facts.mx, &self.secure) else {
             return TlsaLookup::Insecure;
@@ -181,14 +176,14 @@ impl TlsPolicies {
     }
 }
 
-/// RFC 8689 §3, §4.1: whether the header says `TLS-Required: No`, which reports on TLS do (RFC 8460 §3): they would not
-/// arrive where they are needed.
+/// Whether the header has `TLS-Required: No` (RFC 8689 §3, §4.1). TLS reports have it, so that they arrive although
+/// TLS is broken (RFC 8460 §3).
 pub fn waives_tls(content: &Content) -> bool {
-    // A header that cannot be read says nothing.
+    // An unreadable header waives nothing.
     let Ok(header) = HeaderBlock::scan(&content.submitted, usize::MAX) else { return false };
-    let is_wish =
+    let waives =
         |field: &Field| content.submitted[field.value.clone()].trim_ascii().eq_ignore_ascii_case(b"No");
-    header.named("TLS-Required").any(is_wish)
+    header.named("TLS-Required").any(waives)
 }
 
 fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, RelayError> {
@@ -201,24 +196,24 @@ fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, Rel
     }
 }
 
-impl Protection {
-    /// Asks for what holds for a destination.
-    pub async fn of(core: &RelayContext, destination: &Destination, require_tls: bool) -> Self {
-        match &destination.domain {
-            None => Self::Route(policy_of_route(destination, require_tls)),
+impl TlsRules {
+    /// Gathers the rules for a destination.
+    pub async fn find(core: &RelayContext, targets: &TargetHosts, require_tls: bool) -> Self {
+        match &targets.domain {
+            None => Self::Route(policy_of_route(targets, require_tls)),
             Some(domain) => {
-                let facts = core.tls_policies.facts_of(core, domain, destination.route.tls).await;
+                let facts = core.tls_policies.facts_of(core, domain, targets.route.tls).await;
                 Self::Domain { facts: Box::new(facts), require_tls }
             }
         }
     }
 
-    /// The same of a message that waives TLS: what the domain asks for is not asked for.
-    pub fn waived(core: &RelayContext, destination: &Destination) -> Self {
-        match &destination.domain {
-            None => Self::Route(policy_of_route(destination, false)),
+    /// The rules for a message that waives TLS: the domain's policies are not looked up.
+    pub fn waived(core: &RelayContext, targets: &TargetHosts) -> Self {
+        match &targets.domain {
+            None => Self::Route(policy_of_route(targets, false)),
             Some(domain) => {
-                let minimum = core.tls_policies.minimum_for(domain, destination.route.tls);
+                let minimum = core.tls_policies.minimum_for(domain, targets.route.tls);
                 let domain = domain.clone();
                 let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsLookup::Absent, minimum };
                 Self::Domain { facts: Box::new(facts), require_tls: false }
@@ -226,7 +221,7 @@ impl Protection {
         }
     }
 
-    /// The domain whose hosts are found by its records.
+    /// What is known of the domain, if the hosts come from its MX records.
     pub fn facts(&self) -> Option<&DomainFacts> {
         match self {
             Self::Route(_) => None,
@@ -234,11 +229,11 @@ impl Protection {
         }
     }
 
-    /// What one of the hosts must have.
+    /// The policy for one host.
     ///
     /// # Errors
-    /// It must not get the message at all.
-    pub async fn of_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, TlsRefusal> {
+    /// The host must not get the message, whatever TLS it offers.
+    pub async fn for_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, TlsRefusal> {
         let Endpoint { host, port } = endpoint;
         match self {
             Self::Route(policy) => Ok(policy.clone()),
@@ -249,9 +244,9 @@ impl Protection {
     }
 }
 
-/// A smart host is what the configuration or the tenant names, so there is no MX to prove (RFC 8689 §4.2.1).
-fn policy_of_route(destination: &Destination, require_tls: bool) -> HostPolicy {
-    let mode = destination.route.tls;
+/// The configuration or the tenant names a smart host, so no MX record needs a proof (RFC 8689 §4.2.1).
+fn policy_of_route(targets: &TargetHosts, require_tls: bool) -> HostPolicy {
+    let mode = targets.route.tls;
     let (requirement, rule) = match mode {
         TlsMode::Implicit | TlsMode::Starttls => (Requirement::Verified, "route"),
         TlsMode::Opportunistic | TlsMode::None if require_tls => (Requirement::Verified, "requiretls"),

@@ -1,4 +1,4 @@
-//! Certificates that TLSA records vouch for (RFC 7671, RFC 7672 §3): no authority of ours is asked.
+//! Verifies certificates against TLSA records (RFC 7671, RFC 7672 §3), without certificate authorities.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use webpki::EndEntityCert;
 use crate::mail::Tlsa;
 use crate::policy::tls::DaneSet;
 
-/// Checks a server's certificate against the records of one host.
+/// Verifies a server's certificate against the TLSA records of one host.
 #[derive(Debug)]
 pub struct DaneVerifier {
     /// The records.
     pub set: Arc<DaneSet>,
-    /// For the signatures.
+    /// Verifies signatures.
     pub provider: Arc<CryptoProvider>,
 }
 
@@ -28,12 +28,12 @@ pub struct DaneVerifier {
 struct NoMatch;
 
 impl DaneVerifier {
-    /// RFC 7672 §3.1.1: the key is named, so neither the certificate's names nor its dates matter.
-    fn names_end_entity(&self, end_entity: &CertificateDer<'_>) -> bool {
+    /// RFC 7672 §3.1.1: with DANE-EE the certificate's names and dates are ignored.
+    fn matches_end_entity(&self, end_entity: &CertificateDer<'_>) -> bool {
         self.records_of(Tlsa::END_ENTITY).any(|record| is_match(record, end_entity))
     }
 
-    /// RFC 7672 §3.1.2: the chain must lead to what is named, and the certificate must have one of the names.
+    /// RFC 7672 §3.1.2: with DANE-TA the chain must end at the trust anchor, and the certificate must have one of the names.
     fn check_trust_anchors(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -42,9 +42,9 @@ impl DaneVerifier {
     ) -> Result<(), Error> {
         let mut anchors = RootCertStore::empty();
         for record in self.records_of(Tlsa::TRUST_ANCHOR) {
-            // RFC 7671 §5.2.2: a digest names a certificate of the chain, which the server has to send.
+            // RFC 7671 §5.2.2: a digest stands for a certificate of the chain, which the server must send.
             for certificate in intermediates.iter().filter(|certificate| is_match(record, certificate)) {
-                // A certificate that cannot be read is not trusted, that is all.
+                // An unreadable certificate is not trusted.
                 let _ = anchors.add(certificate.clone().into_owned());
             }
             match (record.selector, record.matching) {
@@ -75,13 +75,13 @@ impl DaneVerifier {
     }
 }
 
-/// A key without a certificate (RFC 7671 §5.2.3): trusted under the name of whoever issued a certificate of the chain.
+/// A bare key as the trust anchor (RFC 7671 §5.2.3): it is tried under the issuer name of each certificate of the chain.
 fn bare_key_anchors(
     key: &[u8],
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
 ) -> Vec<TrustAnchor<'static>> {
-    // The content of the sequence, as the verifying library wants it.
+    // The verifying library expects the content of the SEQUENCE.
     let Some(key) = sequence_content(key) else { return Vec::new() };
     let chain = std::iter::once(end_entity).chain(intermediates);
     let issuers =
@@ -94,7 +94,7 @@ fn bare_key_anchors(
     issuers.map(anchor).collect()
 }
 
-/// What is inside of a DER SEQUENCE that takes up all of the octets (X.690 §8.1.3, §8.9).
+/// The content of a DER SEQUENCE that takes up all of the octets (X.690 §8.1.3, §8.9).
 fn sequence_content(der: &[u8]) -> Option<&[u8]> {
     let (&[tag, length], rest) = der.split_first_chunk()?;
     let content = match length {
@@ -141,8 +141,8 @@ impl ServerCertVerifier for DaneVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // RFC 7671 §4: any record that matches will do.
-        if !self.names_end_entity(end_entity) {
+        // RFC 7671 §4: one matching record is enough.
+        if !self.matches_end_entity(end_entity) {
             self.check_trust_anchors(end_entity, intermediates, now)?;
         }
         Ok(ServerCertVerified::assertion())

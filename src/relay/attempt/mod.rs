@@ -1,0 +1,346 @@
+//! One attempt of one batch: over an idle connection if there is one, else host by host, until no other host could
+//! improve the result of any recipient.
+
+mod host;
+mod result;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+pub use self::result::AttemptResult;
+use super::RelayContext;
+use super::connection::Connection;
+use super::delivery_error::DeliveryError;
+use super::peer::Peer;
+use super::recipient_result::RecipientResult;
+use super::smart_host_login::LoginResult;
+use super::target_hosts::{TargetError, TargetHosts};
+use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
+use super::transcript::Transcript;
+use crate::config::Timeouts;
+use crate::mail::{BodyType, Content, EnhancedStatus, Host};
+use crate::model::{BounceClass, TlsFailure, TlsPolicyType};
+use crate::policy::reply_verdict::Verdict;
+use crate::policy::tls::{DomainFacts, NO_TLS, NOT_TRUSTED, ReportedPolicy, StsLookup, TlsRefusal};
+use crate::queue::{NextHop, QueueKey};
+use crate::smtp::client::{Phase, Request, Target};
+use crate::store::{Batch, Delivery};
+
+/// Addresses that are dialled in one attempt.
+const ADDRESSES_MAX: usize = 5;
+/// Servers that are offered the message in one attempt: if two hosts defer it, a third will hardly accept it.
+const SESSIONS_MAX: usize = 2;
+/// The slowest rate at which a server may take a message, for a connection is a scarce resource.
+const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
+
+/// When an attempt that begins now must end, for all hosts and recipients together: each step of one dialogue may use
+/// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message adds to it. Without this
+/// limit a server that answers each of a hundred recipients just in time holds a connection for hours.
+fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Instant {
+    let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
+    let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
+    Instant::now() + dialogue + Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN)
+}
+
+/// One attempt.
+pub struct Attempt<'a> {
+    core: &'a RelayContext,
+    queue: &'a QueueKey,
+    batch: &'a Batch,
+    content: &'a Content,
+    /// Whether the header waives TLS and REQUIRETLS, which overrides it, was not given (RFC 8689 §4.1).
+    waives_tls: bool,
+    results: Vec<Option<RecipientResult>>,
+    transcript: Transcript,
+    sessions: usize,
+    login: LoginResult,
+    /// Whether a host failed for another reason than a lack of TLS.
+    has_other_failure: bool,
+    deadline: Instant,
+}
+
+/// What was dialled so far.
+struct DialState {
+    /// The address of the idle connection, which is not dialled again.
+    used: Option<SocketAddr>,
+    /// The last connection.
+    last: Option<Connection>,
+    /// How many addresses were dialled.
+    dialled: usize,
+}
+
+impl<'a> Attempt<'a> {
+    /// An attempt that has not begun.
+    pub fn new(core: &'a RelayContext, queue: &'a QueueKey, batch: &'a Batch, content: &'a Content) -> Self {
+        Self {
+            core,
+            queue,
+            batch,
+            content,
+            waives_tls: !batch.message.parameters.require_tls && waives_tls(content),
+            results: vec![None; batch.deliveries.len()],
+            transcript: Transcript::default(),
+            sessions: 0,
+            login: LoginResult::NotAttempted,
+            has_other_failure: false,
+            deadline: attempt_deadline(&core.dialer.timeouts, content.len() as u64),
+        }
+    }
+
+    /// Sends the message over the idle connection, then to host after host.
+    pub async fn run(mut self, mut idle: Option<Connection>) -> AttemptResult {
+        if let Some(connection) = &mut idle
+            && !self.may_use(connection).await
+            && let Some(unfit) = idle.take()
+        {
+            self.core.tasks.spawn(unfit.quit());
+        }
+        let mut used = None;
+        let mut reusable = None;
+        if let Some(mut connection) = idle {
+            self.transcript.remark(&format!(
+                "connection to {} [{}], used for {} before",
+                connection.peer.host, connection.address, connection.messages
+            ));
+            if self.send(&mut connection, true).await {
+                used = Some(connection.address);
+                reusable = Some(connection);
+            }
+        }
+        if self.is_incomplete() && self.sessions < SESSIONS_MAX {
+            reusable = self.try_hosts(used, reusable).await;
+        }
+        if self.requires_tls() && !self.has_other_failure {
+            self.fail_require_tls();
+        }
+        let not_reached = DeliveryError::new(Phase::Connect, "no host could be reached");
+        let no_peer = Arc::new(Peer::default());
+        let results = self.results.into_iter();
+        let results = results
+            .map(|result| result.unwrap_or_else(|| RecipientResult::from_error(&not_reached, &no_peer)));
+        AttemptResult {
+            results: results.collect(),
+            transcript: self.transcript.into_text().into(),
+            login: self.login,
+            connection: reusable.filter(Connection::is_usable),
+            sessions: self.sessions,
+        }
+    }
+
+    /// RFC 8689 §4.2.1: the message goes over verified TLS to a server that offers REQUIRETLS, or not at all.
+    fn requires_tls(&self) -> bool {
+        self.batch.message.parameters.require_tls
+    }
+
+    /// Counts a session for the TLS report to the domain.
+    fn count_tls(&self, host: &str, reported: Option<ReportedPolicy>, failure: Option<TlsFailure>) {
+        let (Some(counts), Some(ReportedPolicy { policy, failure: known_failure })) =
+            (&self.core.tls_results, reported)
+        else {
+            return;
+        };
+        // A message that waives TLS does not apply the policy that the report is about.
+        if let Host::Domain(domain) = &self.batch.destination
+            && !self.waives_tls
+        {
+            counts.count(domain, host, policy, failure.or(known_failure));
+        }
+    }
+
+    /// Counts a failure to fetch the domain's MTA-STS policy, whatever becomes of the sessions without it.
+    fn count_policy_failure(&self, rules: &TlsRules) {
+        if let Some(DomainFacts { sts: StsLookup::Unavailable(fault), .. }) = rules.facts()
+            && fault.failure.is_some()
+        {
+            let reported = ReportedPolicy { policy: TlsPolicyType::Sts, failure: fault.failure };
+            self.count_tls("", Some(reported), None);
+        }
+    }
+
+    /// No host meets REQUIRETLS, and a retry would not help. RFC 8689 §4.2.1: 5.7.10 if TLS could not be established,
+    /// else 5.7.30.
+    fn fail_require_tls(&mut self) {
+        for result in self.results.iter_mut().flatten().filter(|result| result.lacks_tls) {
+            let was_dialled = result.peer.address.is_some();
+            let tls_failed = was_dialled && matches!(result.enhanced, Some(NO_TLS | NOT_TRUSTED));
+            let status = EnhancedStatus::new(5, 7, if tls_failed { 10 } else { 30 });
+            let text = format!("REQUIRETLS is asked for: {}", result.text);
+            *result = RecipientResult {
+                peer: result.peer.clone(),
+                ..RecipientResult::unroutable(550, status, text)
+            };
+        }
+    }
+
+    /// Whether the message may be sent over a connection that was opened for another one.
+    async fn may_use(&self, connection: &mut Connection) -> bool {
+        if self.requires_tls() && !connection.supports_require_tls() {
+            return false;
+        }
+        let (NextHop::Mx(..), Host::Domain(domain)) = (&self.queue.next_hop, &self.batch.destination) else {
+            return true;
+        };
+        if self.waives_tls {
+            return false;
+        }
+        let Ok(route) = self.core.router.route_of(&self.queue.next_hop).await else { return false };
+        let (host, port) = (connection.peer.host.clone(), connection.address.port());
+        let need = TlsNeed { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
+        let allowed = self.core.tls_policies.allows(self.core, &need, connection);
+        timeout_at(self.deadline, allowed).await.unwrap_or(false)
+    }
+
+    /// Dials host after host, each time without holding another connection: workers that hold one and wait for a
+    /// second would block each other for ever. Returns the last connection, or `last` if nothing was dialled.
+    async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
+        let found = TargetHosts::find(self.core, &self.queue.next_hop, &self.batch.destination).await;
+        let targets = match found {
+            Ok(targets) => targets,
+            Err(error) => {
+                self.record_target_error(error);
+                return last;
+            }
+        };
+        let rules = if self.waives_tls {
+            TlsRules::waived(self.core, &targets)
+        } else {
+            let rules = TlsRules::find(self.core, &targets, self.requires_tls());
+            let Ok(rules) = timeout_at(self.deadline, rules).await else { return last };
+            rules
+        };
+        self.count_policy_failure(&rules);
+        let mut state = DialState { used, last, dialled: 0 };
+        for (index, endpoint) in targets.hosts.iter().enumerate() {
+            if state.dialled == ADDRESSES_MAX || !self.may_dial() {
+                break;
+            }
+            let policy = match timeout_at(self.deadline, rules.for_host(self.core, endpoint)).await {
+                Ok(Ok(policy)) => policy,
+                Ok(Err(unmet)) => {
+                    self.count_tls(&endpoint.host, unmet.reported, None);
+                    self.record_unmet_policy(unmet, &endpoint.host);
+                    continue;
+                }
+                Err(_) => break,
+            };
+            match self.prepare(&targets, endpoint, &policy).await {
+                Ok(host) => {
+                    let hosts_after = targets.hosts.len() - index - 1;
+                    self.try_host(host, hosts_after, &mut state).await;
+                }
+                Err(error) => self.record_target_error(error),
+            }
+        }
+        state.last
+    }
+
+    /// Whether another host could improve the result of any recipient.
+    fn is_incomplete(&self) -> bool {
+        self.results.iter().any(is_open)
+    }
+
+    /// Whether another address may be dialled.
+    fn may_dial(&self) -> bool {
+        self.is_incomplete() && self.sessions < SESSIONS_MAX && Instant::now() < self.deadline
+    }
+
+    fn record_target_error(&mut self, error: TargetError) {
+        match error {
+            TargetError::Permanent(result) => self.record(&result),
+            TargetError::Temporary(class, text) => {
+                let error = DeliveryError::new(Phase::Connect, text).with_class(class);
+                self.record_error(&error, &Arc::new(Peer::default()));
+            }
+        }
+    }
+
+    /// The TLS policy rules the host out before it is dialled.
+    fn record_unmet_policy(&mut self, unmet: TlsRefusal, host: &str) {
+        let TlsRefusal { text, status, lasting, ground, reported: _ } = unmet;
+        let error = DeliveryError::new(Phase::Connect, text).with_class(BounceClass::Tls);
+        let error = DeliveryError { lacks_tls: lasting, status: Some(status), ..error };
+        let peer = Peer { host: host.to_owned(), tls_policy: Some(ground), ..Peer::default() };
+        self.record_error(&error, &Arc::new(peer));
+    }
+
+    fn record_error(&mut self, error: &DeliveryError, peer: &Arc<Peer>) {
+        self.transcript.remark(&error.text);
+        self.has_other_failure |= !error.lacks_tls;
+        self.record(&RecipientResult::from_error(error, peer));
+    }
+
+    /// Sends the message to the recipients that have no conclusive result. False if the idle connection turns out to
+    /// have been closed before: that was no session.
+    async fn send(&mut self, connection: &mut Connection, was_idle: bool) -> bool {
+        let open: Vec<usize> = (0..self.results.len()).filter(|&n| is_open(&self.results[n])).collect();
+        let target = |delivery: &'a Delivery| Target {
+            address: &delivery.recipient,
+            parameters: &delivery.parameters,
+        };
+        let recipients: Vec<Target<'_>> = open.iter().map(|&n| target(&self.batch.deliveries[n])).collect();
+        let message = &self.batch.message;
+        let request = Request {
+            reverse_path: &message.reverse_path,
+            parameters: &message.parameters,
+            recipients: &recipients,
+            size_octets: self.content.len() as u64,
+            eight_bit: message.body == BodyType::EightBitMime || !is_ascii(self.content),
+            utf8_header: message.smtputf8 && !has_ascii_header(self.content),
+            reset: false,
+        };
+        connection.set_deadline(self.deadline);
+        let sent = connection.send(&request, self.content, &mut self.transcript).await;
+        if was_idle && !sent.server_replied && !connection.is_usable() {
+            self.transcript.remark("the connection was closed while it was idle");
+            return false;
+        }
+        self.sessions += 1;
+        if let Some(error) = &sent.error {
+            self.transcript.remark(&error.text);
+        }
+        let only_recipient = open.len() == 1;
+        for (index, outcome) in open.into_iter().zip(sent.outcomes) {
+            let peer = &connection.peer;
+            self.results[index] = Some(match (outcome, &sent.error) {
+                (Some(outcome), _) => RecipientResult::from_outcome(outcome, only_recipient, peer),
+                (None, Some(error)) => RecipientResult {
+                    // The server may have accepted the message: offering it to another host now risks a duplicate.
+                    conclusive: sent.in_doubt,
+                    ..RecipientResult::from_error(error, peer)
+                },
+                (None, None) => {
+                    RecipientResult::from_error(&DeliveryError::new(Phase::Content, "no reply"), peer)
+                }
+            });
+        }
+        true
+    }
+
+    /// Sets the result of the recipients whose result may still improve; a reply is not replaced by a lost connection.
+    fn record(&mut self, result: &RecipientResult) {
+        for slot in self.results.iter_mut().filter(|slot| is_open(slot)) {
+            let has_reply = slot.as_ref().is_some_and(|old| old.code.is_some());
+            if !has_reply || result.code.is_some() {
+                *slot = Some(result.clone());
+            }
+        }
+    }
+}
+
+/// Whether another host could improve the result.
+fn is_open(result: &Option<RecipientResult>) -> bool {
+    result
+        .as_ref()
+        .is_none_or(|result| !result.conclusive && matches!(result.verdict, Verdict::Deferred { .. }))
+}
+
+fn is_ascii(content: &Content) -> bool {
+    content.submitted.is_ascii() && content.prefix.is_ascii()
+}
+
+fn has_ascii_header(content: &Content) -> bool {
+    content.prefix.is_ascii() && content.header().is_ascii()
+}
