@@ -328,7 +328,7 @@ vocabulary! {
         /// The message itself: spam, a virus, its size, its form.
         Content = "content",
         /// Too much, too fast, or too many at one time.
-        Rate = "rate",
+        Rate = "rate_limited",
         /// Trouble at the receiver's that passes, greylisting among it.
         Temporary = "temporary",
         /// The server cannot be reached, or the connection was lost.
