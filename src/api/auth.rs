@@ -1,4 +1,4 @@
-//! Who calls, and may they: the bearer key of a request, in the order of checks that the contract gives.
+//! Authentication and authorisation by bearer key, with the checks in the documented order.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,13 +58,13 @@ pub fn read_secret(headers: &HeaderMap) -> Result<KeySecret> {
         (Some(token), None) => KeySecret::parse(token).map_err(|_| {
             ApiError::new(
                 RefusalCode::InvalidApiKey,
-                "the API key is mistyped or cut short: its form or its check digits are wrong",
-                "copy the whole secret again: pb_live_ or pb_test_ and 49 letters and digits",
+                "the API key is malformed: its format or its checksum is wrong",
+                "copy the whole secret again: pb_live_ or pb_test_, then 49 letters and digits",
             )
         }),
         _ => Err(ApiError::new(
             RefusalCode::AuthenticationRequired,
-            "the request carries no API key",
+            "the request has no API key",
             "send one header `Authorization: Bearer pb_live_…` with the secret of a key",
         )),
     }
@@ -81,8 +81,8 @@ pub fn admit(
         || {
             ApiError::new(
                 RefusalCode::InvalidApiKey,
-                "the API key is well formed, and this server does not know it",
-                "check that it belongs to this server and was not deleted with its tenant; else create a new one",
+                "the API key is unknown",
+                "check that the key belongs to this server and that its tenant still exists, or create a new key",
             )
         },
     )?;
@@ -92,7 +92,7 @@ pub fn admit(
         return Err(ApiError::new(
             RefusalCode::TenantSuspended,
             "the tenant of this key is suspended",
-            "ask the operator of the platform to resume it",
+            "ask the operator of the platform to activate the tenant",
         ));
     }
     check_access(&key, access)?;
@@ -119,8 +119,8 @@ fn check_address(key: &Key, client: IpAddr) -> Result<()> {
     let client = client.to_canonical();
     Err(ApiError::new(
         RefusalCode::IpNotAllowed,
-        format!("the API key may not be used from {client}"),
-        "call from one of the key's networks, or add this one to its allowed_cidrs",
+        format!("the API key does not allow requests from {client}"),
+        "send requests from a network in allowed_cidrs of the key, or add this network",
     ))
 }
 
@@ -138,15 +138,15 @@ fn check_access(key: &Key, access: Access) -> Result<()> {
     }
 }
 
-/// When keys were last noted as used, so that a key costs the store one write a minute.
+/// Limits writes of `last_used_at` to one per key and minute.
 #[derive(Debug, Default)]
-pub struct Touched(Mutex<HashMap<KeyId, Timestamp>>);
+pub struct LastUsedThrottle(Mutex<HashMap<KeyId, Timestamp>>);
 
-impl Touched {
+impl LastUsedThrottle {
     const KEYS_MAX: usize = 10_000;
     const INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
-    /// Whether this use is to be noted.
+    /// Whether `last_used_at` is due to be written.
     pub fn is_due(&self, key: KeyId, now: Timestamp) -> bool {
         let mut map = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_recent = |at: &Timestamp| now.duration_since(*at) < Self::INTERVAL;
@@ -282,14 +282,14 @@ mod tests {
 
     #[test]
     fn a_key_is_noted_once_a_minute_and_the_map_stays_small() {
-        let touched = Touched::default();
+        let touched = LastUsedThrottle::default();
         let key = KeyId::generate(now());
         assert!(touched.is_due(key, now()));
         assert!(!touched.is_due(key, now() + SignedDuration::from_secs(59)));
         assert!(touched.is_due(key, now() + SignedDuration::from_secs(60)));
-        for _ in 0..Touched::KEYS_MAX + 10 {
+        for _ in 0..LastUsedThrottle::KEYS_MAX + 10 {
             touched.is_due(KeyId::generate(now()), now());
         }
-        assert!(touched.0.lock().unwrap().len() <= Touched::KEYS_MAX);
+        assert!(touched.0.lock().unwrap().len() <= LastUsedThrottle::KEYS_MAX);
     }
 }

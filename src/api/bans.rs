@@ -1,4 +1,4 @@
-//! Who may not log in over SMTP for a while, because too many logins failed.
+//! Temporary bans from SMTP authentication after too many failed logins.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,24 +12,24 @@ use super::page::List;
 use super::request_context::RequestContext;
 use super::response::ApiResponse;
 
-/// Who may not log in over SMTP for a while.
+/// A temporary ban from SMTP authentication.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Ban")]
 pub struct BanView {
-    /// Lifts it: the address, the first one of the network, or the id of the key.
+    /// Id to lift the ban: the address, the first address of the network, or the id of the key.
     id: String,
     /// Always `ban`.
     #[schemars(extend("const" = "ban"))]
     object: &'static str,
-    /// Whose logins are refused; `null` if it is a key.
+    /// The banned network; `null` if a key is banned.
     network: Option<String>,
-    /// The key whose logins are refused; `null` if it is a network.
+    /// The banned key; `null` if a network is banned.
     key_id: Option<KeyId>,
-    /// Logins that failed.
+    /// Failed logins.
     failures: u32,
-    /// Since when.
+    /// Start time.
     created_at: Timestamp,
-    /// Until when.
+    /// End time.
     expires_at: Timestamp,
 }
 
@@ -63,6 +63,6 @@ pub fn lift(call: &RequestContext<'_>) -> Result<ApiResponse> {
     if !call.api.bans.lift(subject, call.now) {
         return Err(ApiError::not_found("ban"));
     }
-    tracing::info!(%subject, by = %call.caller.key.id, "a ban was lifted");
+    tracing::info!(%subject, by = %call.caller.key.id, "ban lifted");
     ApiResponse::deleted("ban", subject)
 }

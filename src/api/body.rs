@@ -14,19 +14,19 @@ use crate::model::RefusalCode;
 use super::error::{ApiError, Result};
 use super::json_values::ValueCounter;
 
-/// Octets above the limit that are read and thrown away: a connection that is closed on a client that still sends
-/// is reset, and the answer lost with it.
+/// Octets above the limit that are read and discarded. Closing while the client still sends would reset the connection and
+/// lose the response.
 const DISCARDED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Values in one body: a batch of a hundred messages to a thousand recipients each, with their names, has fewer.
+/// JSON values per body: a batch of 100 messages to 1000 named recipients each has fewer.
 const VALUES_MAX: u64 = 500_000;
-/// What one JSON value takes in memory beside its octets in the body: its place in a list or map, and its allocation.
+/// Memory per JSON value besides its octets in the body: its slot in a list or map, and its allocation.
 const VALUE_OCTETS: u64 = 128;
 
-/// What a body may be.
+/// Limits of a body.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// The option that sets how large it may be.
+    /// The option that sets the size limit.
     pub option: &'static str,
     /// Its octets.
     pub bytes_max: u64,
@@ -34,8 +34,8 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
-/// Reads a body of JSON into the room that it takes as it arrives: what is only announced keeps nobody out. An empty one
-/// may have any type.
+/// Reads a JSON body and reserves memory as it arrives, so that a large Content-Length alone reserves nothing. An empty
+/// body may have any type.
 pub async fn read(
     headers: &HeaderMap,
     body: Incoming,
@@ -54,8 +54,8 @@ pub async fn read(
     if !bytes.is_empty() && !is_json(headers) {
         return Err(ApiError::new(
             RefusalCode::UnsupportedMediaType,
-            "the body is not declared as JSON",
-            "send it as JSON in UTF-8 with the header `Content-Type: application/json`",
+            "the Content-Type is not application/json",
+            "send JSON in UTF-8 with the header `Content-Type: application/json`",
         ));
     }
     Ok(bytes)
@@ -121,30 +121,30 @@ fn too_many_values() -> ApiError {
     )
 }
 
-/// Of the memory for what is received and made there is not enough left.
+/// The memory budget is used up.
 pub fn no_room() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "the requests and answers that are under way take all the memory there is for them, of this tenant or of all",
+        "the memory for requests and responses is used up, for this tenant or in total",
         "take the answers that were asked for, or try again in a few seconds; the operator sets the limit with \
          api.inbound_buffer_max",
     )
 }
 
-/// Seldom heard by anybody: most of those who break off are gone.
+/// Rarely received: most clients that abort are gone.
 fn broken_off() -> ApiError {
     ApiError::new(
         RefusalCode::RequestTimeout,
-        "the body broke off before its end",
-        "send the request again, with as many bytes as it declares",
+        "the body ended early",
+        "send the request again, with as many bytes as Content-Length declares",
     )
 }
 
 fn timed_out(timeout: Duration) -> ApiError {
     ApiError::new(
         RefusalCode::RequestTimeout,
-        format!("the body did not arrive whole within {} seconds", timeout.as_secs()),
-        "send the request again over a connection that is fast enough",
+        format!("the body was not complete within {} seconds", timeout.as_secs()),
+        "send the request again over a faster connection",
     )
 }
 

@@ -1,7 +1,7 @@
-//! Answers in gzip (RFC 9110 §8.4.1.3) for clients that ask for it.
+//! gzip compression of responses (RFC 9110 §8.4.1.3).
 //!
-//! Only what a GET answers: secrets stand in the answers to POST alone, so that nobody can learn of one from the length
-//! of a compressed answer that has words of his in it.
+//! Only GET responses are compressed. Secrets occur in POST responses only, so the length of a compressed response reveals
+//! nothing about a secret (BREACH).
 
 use std::io::Write;
 

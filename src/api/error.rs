@@ -1,4 +1,4 @@
-//! Refusals as answers: the status, the type and the shape of an error. The code is the one of the SMTP replies.
+//! Error responses: status, type and body. The codes are those of the SMTP replies.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::model::{Refusal, RefusalCode, RequestId};
 use crate::store::{Conflict, StoreError};
 
-/// The types of errors.
+/// Error types.
 const TYPES: [&str; 7] = [
     "authentication_error",
     "permission_error",
@@ -21,7 +21,7 @@ const TYPES: [&str; 7] = [
     "internal",
 ];
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     /// For the client.
@@ -46,9 +46,9 @@ pub type Result<T> = std::result::Result<T, ApiError>;
 pub struct FieldError {
     /// Like `scopes[0]`; empty for the body as a whole.
     pub path: String,
-    /// What is wrong, for programs.
+    /// Stable code, for programs.
     pub code: &'static str,
-    /// What is wrong, for people.
+    /// Explanation, for people.
     pub message: String,
 }
 
@@ -88,16 +88,16 @@ impl ApiError {
         let message = match &fields[..] {
             [only] if only.path.is_empty() => only.message.clone(),
             [only] => format!("{}: {}", only.path, only.message),
-            more => format!("{} fields are wrong", more.len()),
+            more => format!("{} fields are invalid", more.len()),
         };
         let is_unknown = |field: &FieldError| field.code == "unknown_field";
         let (code, hint) = if !fields.is_empty() && fields.iter().all(is_unknown) {
             (
                 RefusalCode::UnknownField,
-                "remove the field or correct its name; the message names those that exist",
+                "remove the field or correct its name; the message lists the known fields",
             )
         } else {
-            (RefusalCode::ValidationFailed, "correct what `errors` names and send the request again")
+            (RefusalCode::ValidationFailed, "correct the fields in `errors` and send the request again")
         };
         Self { fields, ..Self::new(code, message, hint) }
     }
@@ -112,11 +112,11 @@ impl ApiError {
         Self::new(
             RefusalCode::PlatformKeyRequired,
             format!("{what} needs a platform key"),
-            "ask the operator of the platform, or use a key without a tenant",
+            "use a platform key, or ask the operator of the platform",
         )
     }
 
-    /// There is no time left to do it.
+    /// The server is stopping.
     pub fn stopping() -> Self {
         Self::new(
             RefusalCode::ShuttingDown,
@@ -125,12 +125,12 @@ impl ApiError {
         )
     }
 
-    /// A fault of ours; `cause` goes to the log alone.
+    /// An internal error. `cause` is only logged.
     pub fn internal(cause: impl fmt::Display) -> Self {
         let refusal = Self::new(
             RefusalCode::Internal,
-            "the server failed to do this",
-            "try again; if it stays so, give the request_id to the operator, whose log has the reason",
+            "internal server error",
+            "try again; if the error persists, give the request_id to the operator, who finds the cause in the log",
         );
         Self { cause: Some(cause.to_string().into()), ..refusal }
     }
@@ -154,7 +154,7 @@ impl ApiError {
     }
 }
 
-/// The answer to a request that was not done.
+/// The response to a failed request.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Error")]
 pub struct Envelope<'a> {
@@ -162,7 +162,7 @@ pub struct Envelope<'a> {
     error: ErrorBody<'a>,
 }
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Serialize, JsonSchema)]
 pub struct ErrorBody<'a> {
     /// The kind of fault, which goes with the status.
@@ -172,7 +172,7 @@ pub struct ErrorBody<'a> {
     /// The stable code, for programs.
     #[schemars(with = "RefusalCode")]
     code: &'static str,
-    /// What is wrong, for people.
+    /// Explanation, for people.
     message: &'a str,
     /// What to do about it.
     hint: &'a str,
@@ -253,29 +253,30 @@ impl From<Conflict> for ApiError {
                 (RefusalCode::AlreadyExists, "choose another slug, or leave it out to get a free one")
             }
             Conflict::DomainExists => {
-                (RefusalCode::AlreadyExists, "use the domain that is there: GET /v1/domains?name= finds it")
+                (RefusalCode::AlreadyExists, "use the existing domain; find it with GET /v1/domains?name=")
             }
             Conflict::DomainTaken => (
                 RefusalCode::DomainTaken,
                 "remove the domain from the other tenant first, or ask the operator of the platform",
             ),
-            Conflict::SubmissionKey => (RefusalCode::IdempotencyKeyReused, "use a new key for every message"),
+            Conflict::SubmissionKey => {
+                (RefusalCode::IdempotencyKeyReused, "use a new Idempotency-Key for every message")
+            }
             Conflict::Selector => (RefusalCode::AlreadyExists, "choose another selector"),
-            Conflict::LimitReached(_) => (
-                RefusalCode::LimitReached,
-                "remove what is no longer used; a key makes room by being revoked",
-            ),
+            Conflict::LimitReached(_) => {
+                (RefusalCode::LimitReached, "delete unused objects; revoked keys do not count")
+            }
             Conflict::TemplateName => (
                 RefusalCode::AlreadyExists,
-                "choose another name, or change the template that is there: GET /v1/templates lists them",
+                "choose another name, or change the existing template; find it with GET /v1/templates?name=",
             ),
             Conflict::TooManyHolds => (
                 RefusalCode::LimitReached,
-                "resume what need not be paused any more, or pause a whole tenant",
+                "resume pauses that are no longer needed, or pause a whole tenant",
             ),
             Conflict::WebhookBacklog => (
                 RefusalCode::LimitReached,
-                "have the endpoint take what waits: GET /v1/webhooks/{id}/deliveries?status=pending lists it",
+                "make the endpoint accept the pending deliveries; list them with GET /v1/webhooks/{id}/deliveries?status=pending",
             ),
             Conflict::NoTenant => {
                 return Self::field("tenant_id", "not_found", "there is no such tenant");
@@ -292,18 +293,18 @@ impl From<StoreError> for ApiError {
             StoreError::DiskFull => Self::new(
                 RefusalCode::DiskLow,
                 "the disk of the server is nearly full",
-                "try again later; the operator has to make room in the data directory",
+                "try again later; the operator must free space in the data directory",
             ),
             StoreError::Damaged { .. } => Self::new(
                 RefusalCode::ContentDamaged,
-                "the stored content of this message is damaged, so it is neither shown nor sent",
+                "the stored content of this message is damaged; the server neither returns nor sends it",
                 "tell the operator, who can restore it from a backup",
             ),
             StoreError::Closed => Self::stopping(),
             StoreError::Failed(_) => Self::new(
                 RefusalCode::StorageUnavailable,
-                "the server cannot use its store now; nothing was changed",
-                "try again; if it stays so, give the request_id to the operator, whose log has the reason",
+                "the store is unavailable; nothing was changed",
+                "try again; if the error persists, give the request_id to the operator, who finds the cause in the log",
             ),
         };
         Self { cause: Some(error.to_string().into()), ..refusal }
@@ -344,7 +345,7 @@ mod tests {
                 "type": "validation_error",
                 "code": "validation_failed",
                 "message": "scopes[0]: unknown scope",
-                "hint": "correct what `errors` names and send the request again",
+                "hint": "correct the fields in `errors` and send the request again",
                 "request_id": id,
                 "errors": [{"path": "scopes[0]", "code": "invalid", "message": "unknown scope"}],
             }})

@@ -1,5 +1,6 @@
-//! Conditional requests (RFC 9110 §13). A single object has a tag that follows from what its GET says: who knows the
-//! tag need not be sent the object again, and who changes it can say what the change is meant for.
+//! Conditional requests (RFC 9110 §13). The ETag of an object is a hash of its GET response. `If-None-Match` avoids sending
+//! an unchanged object; `If-Match` makes a change conditional. `If-Match` ignores fields that change by use, such as
+//! `last_used_at`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,21 +20,21 @@ use super::request_context::RequestContext;
 use super::response::ApiResponse;
 use super::route::{Endpoint, Operation};
 
-/// Ends the tag of what is sent compressed: other octets have another strong tag (RFC 9110 §8.8.3.3).
+/// Suffix of the ETag of a compressed response: other octets need another strong ETag (RFC 9110 §8.8.3.3).
 pub const COMPRESSED: &str = "-gzip";
 
-/// Stands in a tag before what changes without anybody's doing.
-const PASSING: char = '.';
+/// Separates the two parts of an ETag: the hash without, and with, the fields that change by use.
+const USE_SEPARATOR: char = '.';
 
-/// Octets of a hash that make a tag.
+/// Octets of the hash in an ETag.
 const TAG_OCTETS: usize = 16;
 
-/// Objects that are being changed: nobody changes one between the look at its tag and the change.
+/// Locks by object id: no other request changes an object between the check of its ETag and the change.
 #[derive(Debug, Default)]
-pub struct Changes(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+pub struct ObjectLocks(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
-impl Changes {
-    async fn enter(&self, id: &str) -> OwnedMutexGuard<()> {
+impl ObjectLocks {
+    async fn lock(&self, id: &str) -> OwnedMutexGuard<()> {
         let of_one = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let known = all.get(id).and_then(Weak::upgrade);
@@ -48,34 +49,34 @@ impl Changes {
     }
 }
 
-/// Does what is asked, if the object is as the request expects it.
+/// Executes the request if its preconditions hold.
 pub async fn answer(method: &Method, call: RequestContext<'_>) -> Result<ApiResponse> {
     let Some(get) = call.route.object() else { return dispatch(call.operation.endpoint, call).await };
     if call.operation.method == Method::GET {
         let headers = call.headers.clone();
         let answer = dispatch(get.endpoint, call).await?;
-        let tag = tag_of(&answer, get);
-        require(&headers, &tag, true)?;
-        let is_known = names(&headers, &IF_NONE_MATCH, &tag) == Some(true);
+        let tag = etag_of(&answer, get);
+        check_preconditions(&headers, &tag, true)?;
+        let is_known = matches_etag(&headers, &IF_NONE_MATCH, &tag) == Some(true);
         return Ok(if is_known { ApiResponse::not_modified(tag) } else { answer.tagged(tag) });
     }
     let api = call.api;
     let _turn = match call.id.as_ref().or(call.tenant_id.as_ref()) {
-        Some(id) => Some(api.changes.enter(&id.to_ascii_uppercase()).await),
+        Some(id) => Some(api.object_locks.lock(&id.to_ascii_uppercase()).await),
         None => None,
     };
     if [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.headers.contains_key(name)) {
-        let present = dispatch(get.endpoint, reading(&call, get)).await?;
-        require(&call.headers, &tag_of(&present, get), false)?;
+        let present = dispatch(get.endpoint, as_get(&call, get)).await?;
+        check_preconditions(&call.headers, &etag_of(&present, get), false)?;
     }
     let answer = dispatch(call.operation.endpoint, call).await?;
-    // What a change answers is what a GET would.
-    let tag = tag_of(&answer, get);
+    // The response to a change equals that of a GET.
+    let tag = etag_of(&answer, get);
     Ok(if *method == Method::DELETE { answer } else { answer.tagged(tag) })
 }
 
 /// The same request as if it were a GET.
-fn reading<'a>(call: &RequestContext<'a>, get: &'static Operation) -> RequestContext<'a> {
+fn as_get<'a>(call: &RequestContext<'a>, get: &'static Operation) -> RequestContext<'a> {
     RequestContext {
         api: call.api,
         route: call.route,
@@ -95,8 +96,8 @@ fn reading<'a>(call: &RequestContext<'a>, get: &'static Operation) -> RequestCon
     }
 }
 
-/// What an object gets by being used or looked at: nobody who changes it has to have seen that.
-fn passing_fields(get: &Operation) -> &'static [&'static str] {
+/// Fields that change by use. `If-Match` ignores them.
+fn fields_changed_by_use(get: &Operation) -> &'static [&'static str] {
     match get.endpoint {
         Endpoint::GetKey => &["last_used_at"],
         Endpoint::GetDomain => &["last_checked_at"],
@@ -105,16 +106,16 @@ fn passing_fields(get: &Operation) -> &'static [&'static str] {
     }
 }
 
-/// RFC 9110 §8.8.3, without the quotes. The tag of an object with passing fields begins with that of the object without
-/// them: the whole of it says what a client has, its beginning what a change is meant for.
-fn tag_of(answer: &ApiResponse, get: &Operation) -> String {
+/// The ETag (RFC 9110 §8.8.3) without quotes. If the object has fields that change by use, the ETag starts with the hash
+/// of the object without them: `If-None-Match` compares all of the ETag, `If-Match` its first part.
+fn etag_of(answer: &ApiResponse, get: &Operation) -> String {
     let body = answer.body().unwrap_or_default();
-    let passing = passing_fields(get);
+    let passing = fields_changed_by_use(get);
     match serde_json::from_slice::<Map<String, Value>>(body) {
         Ok(mut object) if !passing.is_empty() => {
             object.retain(|field, _| !passing.contains(&field.as_str()));
             let lasting = serde_json::to_vec(&object).unwrap_or_default();
-            format!("{}{PASSING}{}", hash_of(&lasting), hash_of(body))
+            format!("{}{USE_SEPARATOR}{}", hash_of(&lasting), hash_of(body))
         }
         _ => hash_of(body),
     }
@@ -124,27 +125,31 @@ fn hash_of(octets: &[u8]) -> String {
     Sha256::digest(octets)[..TAG_OCTETS].iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// The part of a tag that says what a change is meant for.
-fn lasting_part(tag: &str) -> &str {
-    tag.split_once(PASSING).map_or(tag, |(lasting, _)| lasting)
+/// The part of an ETag that `If-Match` compares: the hash without the fields that change by use.
+fn content_part(tag: &str) -> &str {
+    tag.split_once(USE_SEPARATOR).map_or(tag, |(lasting, _)| lasting)
 }
 
-/// RFC 9110 §13.2.2: whether the request is to be done.
-fn require(headers: &HeaderMap, tag: &str, is_read: bool) -> Result<()> {
-    let is_other = names(headers, &IF_MATCH, tag) == Some(false);
-    let is_there = !is_read && names(headers, &IF_NONE_MATCH, tag) == Some(true);
+/// Evaluates the preconditions (RFC 9110 §13.2.2).
+fn check_preconditions(headers: &HeaderMap, tag: &str, is_read: bool) -> Result<()> {
+    let is_other = matches_etag(headers, &IF_MATCH, tag) == Some(false);
+    let is_there = !is_read && matches_etag(headers, &IF_NONE_MATCH, tag) == Some(true);
     if is_other || is_there {
         return Err(ApiError::new(
             RefusalCode::PreconditionFailed,
-            "the object is not as the request expects it: its ETag is another",
-            "read the object again, and repeat the change if it still makes sense, with the new ETag",
+            if is_other {
+                "`If-Match` does not match the current ETag"
+            } else {
+                "`If-None-Match` matches the current ETag"
+            },
+            "get the object again, then repeat the change with the new ETag if it still applies",
         ));
     }
     Ok(())
 }
 
-/// Whether a field names a tag; `None` if there is no such field. If-Match compares strongly (RFC 9110 §13.1.1).
-fn names(headers: &HeaderMap, field: &HeaderName, tag: &str) -> Option<bool> {
+/// Whether a header field matches an ETag; `None` without the field. `If-Match` uses strong comparison (RFC 9110 §13.1.1).
+fn matches_etag(headers: &HeaderMap, field: &HeaderName, tag: &str) -> Option<bool> {
     let mut values = headers.get_all(field).iter().peekable();
     values.peek()?;
     let is_named = |member: &str| {
@@ -152,7 +157,7 @@ fn names(headers: &HeaderMap, field: &HeaderName, tag: &str) -> Option<bool> {
         let quoted = member.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         let is_this = |named: &str| {
             let named = named.strip_suffix(COMPRESSED).unwrap_or(named);
-            if field == IF_MATCH { lasting_part(named) == lasting_part(tag) } else { named == tag }
+            if field == IF_MATCH { content_part(named) == content_part(tag) } else { named == tag }
         };
         member == "*" || quoted.is_some_and(is_this)
     };
@@ -181,30 +186,30 @@ mod tests {
             (IF_NONE_MATCH, "\"abc.1\"", false),
         ] {
             let headers = HeaderMap::from_iter([(field.clone(), value.parse().unwrap())]);
-            assert_eq!(names(&headers, &field, "abc"), Some(expected), "{field}: {value}");
+            assert_eq!(matches_etag(&headers, &field, "abc"), Some(expected), "{field}: {value}");
         }
         let named = |field: HeaderName, value: &str| {
             let headers = HeaderMap::from_iter([(field.clone(), value.parse().unwrap())]);
-            names(&headers, &field, "abc.1")
+            matches_etag(&headers, &field, "abc.1")
         };
         assert_eq!(named(IF_MATCH, "\"abc.2\""), Some(true), "only passing fields differ");
         assert_eq!(named(IF_MATCH, "\"abd.1\""), Some(false));
         assert_eq!(named(IF_NONE_MATCH, "\"abc.2\""), Some(false));
         assert_eq!(named(IF_NONE_MATCH, "\"abc.1-gzip\""), Some(true));
-        assert_eq!(names(&HeaderMap::new(), &IF_MATCH, "abc"), None);
+        assert_eq!(matches_etag(&HeaderMap::new(), &IF_MATCH, "abc"), None);
     }
 
     #[tokio::test]
     async fn one_object_is_changed_by_one_at_a_time_and_then_forgotten() {
-        let changes = Changes::default();
-        let first = changes.enter("a").await;
-        drop(changes.enter("b").await);
-        let second = changes.enter("a");
+        let changes = ObjectLocks::default();
+        let first = changes.lock("a").await;
+        drop(changes.lock("b").await);
+        let second = changes.lock("a");
         tokio::pin!(second);
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         drop(second.await);
-        drop(changes.enter("c").await);
+        drop(changes.lock("c").await);
         assert_eq!(changes.0.lock().unwrap().len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it can work.
+//! Liveness and readiness probes.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
         return Err(ApiError::new(
             RefusalCode::ShuttingDown,
             "the server is stopping",
-            "send new requests to another server or wait until this one is back",
+            "send requests to another server, or wait until this one is back",
         ));
     }
     match tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await {
@@ -43,7 +43,7 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
             return Err(ApiError::new(
                 RefusalCode::StorageUnavailable,
                 format!("the store did not answer within {} seconds", PROBE_TIMEOUT.as_secs()),
-                "look at the load of the disk that has the data directory",
+                "check the load of the disk with the data directory",
             ));
         }
     }

@@ -1,5 +1,5 @@
-//! Requests that are repeated under an `Idempotency-Key` are answered as they were at first, and done once. The answers of
-//! a day take room on the disk, of which each tenant has so much; the platform's own keys have no limit.
+//! `Idempotency-Key`: a request is executed once; its repetitions get the stored response. Stored responses of a day are
+//! limited per tenant; platform keys have no limit.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -18,24 +18,24 @@ use super::error::{ApiError, Result};
 use super::request_context::RequestContext;
 use super::response::ApiResponse;
 
-/// The header that names a request.
+/// Header with the client's name of a request.
 pub const HEADER: &str = "idempotency-key";
 const NAME_CHARS_MAX: usize = 255;
-/// Octets that an answer takes beside its body, about.
+/// Approximate octets of a stored response besides its body.
 const ROW_OCTETS: usize = 512;
 
-/// Requests that are being worked on, by key and name.
+/// Requests in progress, by API key and Idempotency-Key.
 #[derive(Debug, Default)]
 pub struct InProgress(Mutex<HashSet<(KeyId, String)>>);
 
-/// Octets of answers that were kept on this day.
+/// Octets of responses stored today, by tenant.
 #[derive(Debug)]
 pub struct Kept {
     octets_max: u64,
     octets: Mutex<FixedWindow<TenantId>>,
 }
 
-/// One of them; gone when it is dropped.
+/// A request in progress; removed on drop.
 struct Turn<'a> {
     all: &'a InProgress,
     name: (KeyId, String),
@@ -49,8 +49,8 @@ impl InProgress {
         }
         let mut error = ApiError::new(
             RefusalCode::IdempotencyInProgress,
-            "a request with this Idempotency-Key is still being worked on",
-            "wait a moment and send it again: it gets the same answer",
+            "a request with this Idempotency-Key is still in progress",
+            "wait a moment and repeat the request; it gets the same response",
         );
         error.retry_after_s = Some(NonZeroU32::MIN);
         Err(error)
@@ -62,12 +62,13 @@ impl InProgress {
 }
 
 impl Kept {
-    /// So many octets for each tenant.
+    /// Limits each tenant to this many octets.
     pub fn new(octets_max: u64) -> Self {
         Self { octets_max, octets: Mutex::new(FixedWindow::new(LimitPeriod::Day)) }
     }
 
-    /// Whether there is room for one more. What cannot be kept must not be done either, or it would be done again.
+    /// Fails if the tenant's limit is reached. A request whose response cannot be stored must not run: a repetition would
+    /// run it again.
     fn require_room(&self, tenant: Option<TenantId>, now: Timestamp) -> Result<()> {
         let Some(tenant) = tenant else { return Ok(()) };
         let standing = self.lock().status(&tenant, self.octets_max, now);
@@ -76,10 +77,7 @@ impl Kept {
         }
         let mut error = ApiError::new(
             RefusalCode::RateLimited,
-            format!(
-                "the answers kept for repetitions are {} bytes, as much as a tenant may have in a day",
-                standing.used
-            ),
+            format!("limit reached: {} bytes of stored responses per tenant and day", standing.used),
             format!(
                 "try again at {}, or without an Idempotency-Key; the operator sets the limit with api.idempotency_storage_max",
                 standing.resets_at
@@ -106,7 +104,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The name that a request has, if any.
+/// The Idempotency-Key of a request, if any.
 pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
     let mut values = headers.get_all(HEADER).iter();
     let (Some(value), second) = (values.next(), values.next()) else { return Ok(None) };
@@ -115,13 +113,13 @@ pub fn read_name(headers: &HeaderMap) -> Result<Option<String>> {
         return Err(ApiError::field(
             "Idempotency-Key",
             "invalid",
-            "this header has 1 to 255 printable ASCII characters, once",
+            "give this header once, with 1 to 255 printable ASCII characters",
         ));
     }
     Ok(Some(text.to_owned()))
 }
 
-/// Does what is asked, or answers what was answered before. Bound to key, path and body.
+/// Executes the request or returns the stored response. The Idempotency-Key is bound to API key, path and body.
 pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Result<ApiResponse> {
     let endpoint = call.operation.endpoint;
     let (api, request_id, now) = (call.api, call.request_id, call.now);
@@ -143,7 +141,7 @@ pub async fn answer(target: &str, name: &str, call: RequestContext<'_>) -> Resul
         let kept = IdempotentResponse { digest, status: answer.status().as_u16(), body: body.to_vec() };
         if let Err(error) = api.store.keep_answer(key, name, kept, now).await {
             // What was asked is done; only a repetition would be done again.
-            tracing::warn!(%request_id, %error, "an answer could not be kept for its repetition");
+            tracing::warn!(%request_id, %error, "the response could not be stored for its Idempotency-Key");
         }
     }
     Ok(answer)
@@ -153,7 +151,7 @@ fn digest_of(target: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize().into()
 }
 
-/// What may go better another time is asked anew, and so is the rest of what was begun.
+/// Whether an error is stored. Transient errors and partly executed requests are executed again.
 fn is_final(error: &ApiError) -> bool {
     let status = error.status();
     let is_passing = status.is_server_error()
@@ -166,8 +164,8 @@ fn repeat(kept: IdempotentResponse, digest: [u8; 32]) -> Result<ApiResponse> {
     if kept.digest != digest {
         return Err(ApiError::new(
             RefusalCode::IdempotencyKeyReused,
-            "this Idempotency-Key was used for another request within a day",
-            "use a new key for every request, and the same only to repeat it unchanged",
+            "this Idempotency-Key was used for a different request within the last 24 hours",
+            "use a new Idempotency-Key for every request; reuse it only to repeat a request unchanged",
         ));
     }
     ApiResponse::repeated(kept.status, kept.body)

@@ -1,5 +1,5 @@
-//! Whether a connection is of use to anybody: a request on it is worked on, or its client takes an answer. What only
-//! keeps it open, such as pings, does not count.
+//! Idle timeout of connections. A connection is active while a request is in progress or the client takes response data;
+//! pings do not count.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! JSON in and out: reading a body into its struct with errors that name the place, and the checks that structs share.
+//! JSON bodies: parsing with errors that name the field, and shared validation.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -9,12 +9,12 @@ use crate::model::RefusalCode;
 
 use super::error::{ApiError, FieldError, Result};
 
-/// Characters of a client's own words that are repeated in an error.
+/// Characters of client input that an error repeats.
 const ECHO_CHARS_MAX: usize = 100;
 const METADATA_KEYS_MAX: usize = 50;
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 
-/// Reads a body. Malformed JSON is 400 with line and column, a wrong or unknown field 422 with its path.
+/// Parses a body. Malformed JSON gives 400 with line and column; an invalid or unknown field gives 422 with its path.
 pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -35,7 +35,7 @@ fn explain(path: String, error: &serde_json::Error) -> ApiError {
     let path = echo(&path);
     if text.starts_with("unknown field `") {
         let expected = text.rsplit_once("`, expected ").map_or("other fields", |(_, fields)| fields);
-        let message = format!("there is no such field here; expected {expected}");
+        let message = format!("unknown field; expected {expected}");
         return ApiError::field(path, "unknown_field", message);
     }
     if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
@@ -49,11 +49,11 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::new(
         RefusalCode::InvalidJson,
         format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
-        "correct the body at that place; it has to be one JSON object in UTF-8",
+        "correct the body at that position; it must be one JSON object in UTF-8",
     )
 }
 
-/// The client's own words, shortened and without control characters.
+/// Client input, shortened and without control characters.
 pub fn echo(text: &str) -> String {
     let mut echoed: String = text.chars().filter(|c| !c.is_control()).take(ECHO_CHARS_MAX).collect();
     if text.chars().nth(ECHO_CHARS_MAX).is_some() {
@@ -62,7 +62,7 @@ pub fn echo(text: &str) -> String {
     echoed
 }
 
-/// For fields of a patch: absent leaves, `null` clears. Use with `#[serde(default, deserialize_with = …)]`.
+/// For fields of a patch: absent keeps the value, `null` clears it. Use with `#[serde(default, deserialize_with = …)]`.
 pub fn nullable<'de, T, D>(deserializer: D) -> std::result::Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,
@@ -71,7 +71,7 @@ where
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
-/// Collects everything that is wrong with a body, so that one answer names it all.
+/// Collects all validation errors of a body, to report them in one response.
 #[derive(Debug, Default)]
 pub struct Checks(Vec<FieldError>);
 
@@ -94,7 +94,7 @@ impl Checks {
     /// Notes a field whose text has control characters.
     pub fn one_line(&mut self, text: &str, path: &str) {
         let is_one_line = !text.chars().any(char::is_control);
-        self.require(is_one_line, path, "invalid", "this must not have control characters or line ends");
+        self.require(is_one_line, path, "invalid", "this must not contain control characters or line breaks");
     }
 
     /// Notes a field with more than `max` of something.
@@ -103,7 +103,7 @@ impl Checks {
             self.0.push(FieldError::new(
                 path,
                 "too_long",
-                format!("this has {length} {unit}, at most {max} are taken"),
+                format!("this has {length} {unit}; the limit is {max}"),
             ));
         }
     }

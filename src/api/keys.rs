@@ -1,4 +1,4 @@
-//! Credentials. Nobody makes a key that may do more than their own.
+//! API keys. A key cannot create or change a key to have more rights than itself.
 
 use std::net::IpAddr;
 
@@ -19,41 +19,41 @@ use super::response::ApiResponse;
 const NAME_CHARS_MAX: usize = 200;
 const RESTRICTIONS_MAX: usize = 100;
 
-/// A key to be made. None may do more than the key that makes it.
+/// A key to create. It cannot have more rights than the calling key.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KeyCreate")]
 pub struct Create {
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: String,
-    /// Whose it is; `null` or absent with a platform key makes a platform key.
+    /// Owner. With a platform key, `null` or absent creates a platform key.
     tenant_id: Option<TenantId>,
-    /// Whether its mail leaves the machine; `live` if absent.
+    /// `live` or `test`. Mail of a test key is stored but not delivered. Default: `live`.
     environment: Option<Environment>,
-    /// What it may do; at least one for a tenant's key, absent for a platform key.
+    /// Scopes: at least one for a tenant key, absent for a platform key.
     scopes: Option<Vec<Scope>>,
-    /// Domains that it may send from; all of the tenant if empty.
+    /// Domains that the key may send from. Empty means all domains of the tenant.
     allowed_domain_ids: Option<Vec<DomainId>>,
-    /// Networks or single addresses that it may be used from; everywhere if empty.
+    /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
-    /// When it ends.
+    /// Expiry.
     expires_at: Option<Timestamp>,
 }
 
-/// What is to change of a key: what is absent stays.
+/// Changes to a key. Absent fields stay unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KeyUpdate")]
 pub struct Update {
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: Option<String>,
-    /// What it may do.
+    /// Scopes.
     scopes: Option<Vec<Scope>>,
-    /// Domains that it may send from; all of the tenant if empty.
+    /// Domains that the key may send from. Empty means all domains of the tenant.
     allowed_domain_ids: Option<Vec<DomainId>>,
-    /// Networks or single addresses that it may be used from; everywhere if empty.
+    /// Networks or addresses from which the key may be used. Empty means all.
     allowed_cidrs: Option<Vec<String>>,
-    /// When it ends; `null` for never.
+    /// Expiry; `null` for none.
     #[serde(default, deserialize_with = "nullable")]
     expires_at: Option<Option<Timestamp>>,
 }
@@ -67,39 +67,39 @@ pub struct KeyView {
     /// Always `key`.
     #[schemars(extend("const" = "key"))]
     object: &'static str,
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: String,
-    /// Whose it is; `null` for a platform key.
+    /// Owner; `null` for a platform key.
     tenant_id: Option<TenantId>,
-    /// Whether its mail leaves the machine.
+    /// `live` or `test`. Mail of a test key is stored but not delivered.
     environment: Environment,
-    /// What it may do.
+    /// Scopes.
     scopes: Vec<Scope>,
-    /// Domains that it may send from; all of the tenant if empty.
+    /// Domains that the key may send from. Empty means all domains of the tenant.
     allowed_domain_ids: Vec<DomainId>,
-    /// Networks or single addresses that it may be used from; everywhere if empty.
+    /// Networks or addresses from which the key may be used. Empty means all.
     #[schemars(with = "Vec<String>")]
     allowed_cidrs: Vec<IpNet>,
-    /// When it ends; `null` for never.
+    /// Expiry; `null` for none.
     expires_at: Option<Timestamp>,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// When it was last used, to the minute.
+    /// Time of the last use, to the minute.
     last_used_at: Option<Timestamp>,
-    /// When it was revoked; such a key is refused.
+    /// Time of the revocation. A revoked key is refused.
     revoked_at: Option<Timestamp>,
-    /// The end of its secret, to know it by.
+    /// The last characters of the secret, to recognise the key.
     last_four: String,
 }
 
-/// The answer to a creation, which alone has the secret.
+/// A new key. Only this response contains the secret.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "NewKey")]
 pub struct NewKeyView<'a> {
     /// The key.
     #[serde(flatten)]
     key: KeyView,
-    /// `pb_live_…` or `pb_test_…`: shown now and never again.
+    /// The secret: `pb_live_…` or `pb_test_…`. It is not shown again.
     secret: &'a str,
 }
 
@@ -123,7 +123,7 @@ impl From<Key> for KeyView {
     }
 }
 
-/// What a request wants a key to be allowed; `None` leaves it as it is.
+/// The rights that a request gives to a key; `None` leaves them unchanged.
 #[derive(Debug, Default)]
 struct Powers {
     environment: Option<Environment>,
@@ -177,7 +177,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
         stored_secret: secret.stored_secret(),
     };
     let key = call.store().create_key(new, call.now).await?;
-    tracing::info!(key = %key.id, by = %caller.id, "a key was created");
+    tracing::info!(key = %key.id, by = %caller.id, "API key created");
     ApiResponse::created(&NewKeyView { key: key.into(), secret: secret.expose() })
 }
 
@@ -195,11 +195,11 @@ async fn find(call: &RequestContext<'_>) -> Result<Key> {
     call.store().key(call.scope(), call.id("key")?).await?.ok_or_else(|| ApiError::not_found("key"))
 }
 
-/// A key that the caller may change: one for tests has no say over those for real mail.
+/// A key that the caller may change. A test key cannot change a live key.
 async fn find_changeable(call: &RequestContext<'_>) -> Result<Key> {
     let key = find(call).await?;
     if call.caller.key.environment == Environment::Test && key.environment == Environment::Live {
-        return Err(exceeds("a key of environment test may not change one of environment live"));
+        return Err(exceeds("a test key cannot change a live key"));
     }
     Ok(key)
 }
@@ -237,20 +237,20 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&KeyView::from(updated.ok_or_else(|| ApiError::not_found("key"))?))
 }
 
-/// `DELETE /v1/keys/{id}`: the key stays to be seen, and is of no more use.
+/// `DELETE /v1/keys/{id}`: the revoked key stays in the list.
 pub async fn revoke(call: RequestContext<'_>) -> Result<ApiResponse> {
     let key = find_changeable(&call).await?;
     if key.id == call.caller.key.id {
         return Err(ApiError::new(
             RefusalCode::KeyInUse,
-            "this is the key that the request is made with",
-            "create another key and revoke this one with it, so that nobody is left without any",
+            "a key cannot revoke itself",
+            "revoke this key with another key",
         ));
     }
     if !call.store().revoke_key(key.id, call.now).await? {
         return Err(ApiError::not_found("key"));
     }
-    tracing::info!(key = %key.id, by = %call.caller.key.id, "a key was revoked");
+    tracing::info!(key = %key.id, by = %call.caller.key.id, "API key revoked");
     let revoked_at = key.revoked_at.or(Some(call.now));
     ApiResponse::ok(&KeyView::from(Key { revoked_at, ..key }))
 }
@@ -289,13 +289,13 @@ fn check_powers(powers: &Powers, tenant_id: Option<TenantId>, now: Timestamp, ch
     match tenant_id {
         Some(_) => {
             let is_right = powers.scopes.as_ref().is_none_or(|scopes| !scopes.is_empty());
-            let message = "name at least one scope, such as smtp:send";
+            let message = "give at least one scope, such as smtp:send";
             checks.require(is_right, "scopes", "required", message);
         }
         None => {
             let is_right = powers.scopes.as_ref().is_none_or(|s| s.is_empty() || s.len() == Scope::ALL.len());
-            checks.require(is_right, "scopes", "invalid", "a platform key has all scopes: leave this out");
-            let message = "a platform key has no domains: leave this out, or name a tenant";
+            checks.require(is_right, "scopes", "invalid", "omit this: a platform key has all scopes");
+            let message = "omit this or give a tenant_id: a platform key has no domains";
             checks.require(domain_ids.is_empty(), "allowed_domain_ids", "invalid", message);
         }
     }
@@ -305,7 +305,7 @@ fn check_powers(powers: &Powers, tenant_id: Option<TenantId>, now: Timestamp, ch
 }
 
 fn exceeds(message: impl Into<String>) -> ApiError {
-    let hint = "ask for no more than the key of the request may do itself, or use a platform key";
+    let hint = "request only rights that the calling key has, or use a platform key";
     ApiError::new(RefusalCode::InsufficientScope, message, hint)
 }
 
@@ -321,15 +321,17 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
     if caller.tenant_id.is_some()
         && let Some(scope) = powers.scopes.iter().flatten().find(|scope| !caller.scopes.contains(scope))
     {
-        return Err(exceeds(format!("this key may not give the scope {scope}, which it lacks")));
+        return Err(exceeds(format!("the calling key lacks the scope {scope}, so it cannot grant it")));
     }
     if caller.environment == Environment::Test && powers.environment == Some(Environment::Live) {
-        return Err(exceeds("a key of environment test may not make one of environment live"));
+        return Err(exceeds("a test key cannot create a live key"));
     }
     let domains = &caller.allowed_domain_ids;
     let are_within = |ids: &Vec<DomainId>| !ids.is_empty() && ids.iter().all(|id| domains.contains(id));
     if !domains.is_empty() && !powers.allowed_domain_ids.as_ref().is_none_or(are_within) {
-        return Err(exceeds("this key is bound to certain domains and may not make one for others"));
+        return Err(exceeds(
+            "the calling key is restricted to its allowed_domain_ids and cannot grant other domains",
+        ));
     }
     if !is_bound_by(caller, owner) {
         return Ok(());
@@ -339,17 +341,19 @@ fn check_within(caller: &Key, owner: Option<TenantId>, powers: &Powers) -> Resul
     if !networks.is_empty()
         && !powers.allowed_cidrs.as_ref().is_none_or(|n| !n.is_empty() && n.iter().all(is_inside))
     {
-        return Err(exceeds("this key is bound to certain networks and may not make one for others"));
+        return Err(exceeds(
+            "the calling key is restricted to its allowed_cidrs and cannot grant other networks",
+        ));
     }
     if let (Some(own), Some(wanted)) = (caller.expires_at, powers.expires_at)
         && wanted.is_none_or(|at| at > own)
     {
-        return Err(exceeds(format!("this key expires at {own} and may not make one that lasts longer")));
+        return Err(exceeds(format!("the calling key expires at {own} and cannot grant a later expiry")));
     }
     Ok(())
 }
 
-/// Whether the domains are the tenant's. A foreign one is as absent as one that never was.
+/// Checks that the tenant owns the domains. Domains of other tenants are reported as not found.
 async fn check_domains(
     call: &RequestContext<'_>,
     tenant_id: Option<TenantId>,

@@ -1,9 +1,9 @@
-//! The control plane: an HTTP API with JSON, by which the platform and its tenants manage everything.
+//! The control plane: an HTTP API with JSON for the platform and its tenants.
 //!
-//! `server` has the connections. A request passes in `exchange` through `route` (which operation), `auth` (who, and may
-//! they), `body` and `page` (what with), then the file of its resource, which asks the store; `error` and `answer` shape
-//! what goes back, `conditional`, `compression` and `cors` give it the form that the client wants, and `openapi` tells of
-//! it all. Imports `mail`, `policy`, `sign`, `dns`, `store`, `intake`, `verification`, `network` and the configuration.
+//! `server` accepts connections. `request_handler` passes each request through `route` (finds the operation), `auth`
+//! (authenticates and authorises the caller), `body` and `page` (read the input), then the module of the resource, which
+//! calls the store. `error` and `response` build the response; `etag`, `idempotency`, `compression` and `cors` apply the
+//! request headers to it. `openapi` describes all operations.
 
 mod auth;
 mod bans;
@@ -62,9 +62,9 @@ use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
 use crate::verification;
 
-use self::auth::{Caller, Touched};
+use self::auth::{Caller, LastUsedThrottle};
 use self::error::{ApiError, Result};
-use self::etag::Changes;
+use self::etag::ObjectLocks;
 use self::events::Tail;
 use self::idempotency::{InProgress, Kept};
 use self::rate_limit::Requests;
@@ -78,56 +78,56 @@ pub use self::keys::KeyView;
 pub use self::route::{Endpoint, Operation, ROUTES, Route};
 pub use self::templates::language as template_language;
 
-/// How long a key is remembered. It is forgotten at once when this process changes a key or a tenant; the time is for what
-/// another does (`pillarbox key revoke`).
-const KEY_LIFETIME: Duration = Duration::from_secs(1);
-const KEYS_MAX: usize = 10_000;
-/// RSA keys that are made at the same time: each takes a core for a tenth of a second.
+/// How long a key is cached. A change of a key or tenant by this process invalidates the cache at once; the lifetime
+/// bounds the delay of changes by other processes (`pillarbox key revoke`).
+const KEY_CACHE_LIFETIME: Duration = Duration::from_secs(1);
+const CACHED_KEYS_MAX: usize = 10_000;
+/// Concurrent RSA key generations. Each uses a core for a tenth of a second.
 const KEY_GENERATIONS_MAX: u32 = 1;
-/// Domains whose records are looked up at the same time because someone asked for it.
-const LOOK_UPS_MAX: u32 = 16;
-/// Of one tenant: a DNS that does not answer takes half a minute for each.
-const LOOK_UPS_OF_TENANT_MAX: u32 = 4;
-/// Live tails of events that are open at the same time.
+/// Concurrent DNS checks of domains on request.
+const LOOKUPS_MAX: u32 = 16;
+/// Per tenant: a DNS server that does not answer delays each check by half a minute.
+const LOOKUPS_PER_TENANT_MAX: u32 = 4;
+/// Concurrent event streams.
 const STREAMS_MAX: u32 = 200;
-/// Of one tenant; the platform counts as one.
-const STREAMS_OF_TENANT_MAX: u32 = 10;
+/// Per tenant; the platform counts as one.
+const STREAMS_PER_TENANT_MAX: u32 = 10;
 
-/// Answers to GET that are made at the same time, each of rows of at most `store::PAGE_OCTETS_MAX` and then JSON: what
-/// that takes is not in the room yet.
-const ANSWERS_MADE_MAX: u32 = 16;
-/// Of one tenant; the platform counts as one.
-const ANSWERS_OF_TENANT_MADE_MAX: u32 = 8;
-/// Messages that are read from their files at the same time: each is an open file.
+/// Concurrent builds of GET responses. Each holds rows of at most `store::PAGE_OCTETS_MAX` and their JSON, which the
+/// memory budget does not count yet.
+const RESPONSES_BUILT_MAX: u32 = 16;
+/// Per tenant; the platform counts as one.
+const RESPONSES_BUILT_PER_TENANT_MAX: u32 = 8;
+/// Concurrent downloads of messages from files. Each is an open file.
 const MESSAGE_STREAMS_MAX: u32 = 256;
-/// Of one tenant; the platform counts as one.
-const MESSAGE_STREAMS_OF_TENANT_MAX: u32 = 64;
+/// Per tenant; the platform counts as one.
+const MESSAGE_STREAMS_PER_TENANT_MAX: u32 = 64;
 
-/// What the API is made of.
+/// Dependencies of the API.
 pub struct ApiDependencies {
-    /// Its limits.
+    /// `[api]` of the configuration.
     pub settings: config::Api,
-    /// The longest time that a tenant may have delivery tried.
+    /// Upper limit of the message lifetime that a tenant can set.
     pub message_lifetime_max: Duration,
-    /// What the proof of domains depends on.
+    /// Settings of domain verification.
     pub verification: verification::VerificationSettings,
-    /// What messages may be.
+    /// Limits of messages.
     pub sending: SendLimits,
-    /// Where everything is.
+    /// The store.
     pub store: Arc<Store>,
-    /// Where messages go.
+    /// Accepts messages.
     pub intake: Arc<SubmissionService>,
-    /// What endpoints of webhooks may be.
+    /// `[webhooks]` of the configuration.
     pub webhooks: config::Webhooks,
-    /// For the records of domains.
+    /// Resolver for the DNS records of domains.
     pub resolver: Resolver,
-    /// Who may not log in over SMTP.
+    /// Bans from SMTP authentication.
     pub bans: Arc<AuthLimiter>,
-    /// The names of the pools of source addresses that a tenant may have.
+    /// Names of the source address pools.
     pub source_pools: Vec<String>,
-    /// What waits for delivery.
+    /// The queue manager.
     pub queue: Arc<QueueManager>,
-    /// The certificate, if it speaks TLS.
+    /// The TLS configuration, if the listener uses TLS.
     pub tls: Option<SharedServerConfig>,
 }
 
@@ -148,25 +148,25 @@ pub struct Api {
     queue: Arc<QueueManager>,
     tls: Option<SharedServerConfig>,
     routes: Routes,
-    touched: Touched,
+    last_used_throttle: LastUsedThrottle,
     requests: Requests,
     in_progress: InProgress,
     kept: Kept,
     keys: VersionedCache<SecretDigest, Arc<(Key, Option<Tenant>)>>,
-    changes: Changes,
-    /// For bodies that are being received or worked on, and for answers that are being sent.
+    object_locks: ObjectLocks,
+    /// Memory budget for request bodies and responses in progress.
     room: Arc<MemoryBudget>,
     making: TenantSemaphore,
     message_streams: TenantSemaphore,
     connections: Arc<ConnectionLimiter>,
     key_generations: TenantSemaphore,
     look_ups: TenantSemaphore,
-    /// Messages and templates that are worked on at one time: no more than there are cores.
+    /// Concurrent composition of messages and rendering of templates: at most one per core.
     composing: TenantSemaphore,
 }
 
 impl Api {
-    /// Puts the parts together.
+    /// Builds the API from its dependencies.
     pub fn new(parts: ApiDependencies) -> Self {
         let ApiDependencies {
             settings,
@@ -189,7 +189,7 @@ impl Api {
         let connections = ConnectionLimiter::new(connection_limiter::Limits {
             total_max: settings.connections_max,
             per_address_max: settings.connections_per_address_max,
-            // Whose a connection is, only its requests say.
+            // The tenant is known only from the requests of a connection.
             per_tenant_max: usize::MAX,
         });
         Self {
@@ -198,7 +198,7 @@ impl Api {
             verification,
             sending,
             tail: Arc::new(Tail::new(store.clone())),
-            streams: TenantSemaphore::new(STREAMS_MAX, STREAMS_OF_TENANT_MAX),
+            streams: TenantSemaphore::new(STREAMS_MAX, STREAMS_PER_TENANT_MAX),
             store,
             intake,
             webhooks,
@@ -208,45 +208,44 @@ impl Api {
             queue,
             tls,
             routes: Routes::new(),
-            touched: Touched::default(),
+            last_used_throttle: LastUsedThrottle::default(),
             requests,
             in_progress: InProgress::default(),
             kept,
-            keys: VersionedCache::new(KEY_LIFETIME, KEYS_MAX),
-            changes: Changes::default(),
+            keys: VersionedCache::new(KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
+            object_locks: ObjectLocks::default(),
             room,
-            making: TenantSemaphore::new(ANSWERS_MADE_MAX, ANSWERS_OF_TENANT_MADE_MAX),
-            message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_OF_TENANT_MAX),
+            making: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX),
+            message_streams: TenantSemaphore::new(MESSAGE_STREAMS_MAX, MESSAGE_STREAMS_PER_TENANT_MAX),
             connections,
             key_generations: TenantSemaphore::new(KEY_GENERATIONS_MAX, KEY_GENERATIONS_MAX),
-            look_ups: TenantSemaphore::new(LOOK_UPS_MAX, LOOK_UPS_OF_TENANT_MAX),
+            look_ups: TenantSemaphore::new(LOOKUPS_MAX, LOOKUPS_PER_TENANT_MAX),
             composing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
         }
     }
 
-    /// How many connections are open.
+    /// The connection limiter.
     pub fn connections(&self) -> Arc<ConnectionLimiter> {
         self.connections.clone()
     }
 
-    /// The memory for bodies and answers.
+    /// The memory budget for request bodies and responses.
     pub fn room(&self) -> Arc<MemoryBudget> {
         self.room.clone()
     }
 
-    /// Serves a listener until `stop`; returns when its last request is answered or was cut. Several listeners share
-    /// the limit of connections.
+    /// Serves a listener until `stop`. Returns when its last request is complete or aborted. Several listeners share the
+    /// connection limit.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         server::serve(self, listener, stop).await;
     }
 
-    /// Writes how many requests tenants make, every few seconds and when it is told to stop.
+    /// Stores the request counts of tenants every few seconds and on shutdown.
     pub async fn count_requests(self: Arc<Self>, stop: CancellationToken) {
         self.requests.write_until(&self.store, stop).await;
     }
 
-    /// The key with this secret and its tenant as they are now. One that is not there is not remembered, or guesses
-    /// would push out those that are.
+    /// The current key with this secret, and its tenant. Unknown keys are not cached: guesses would evict valid keys.
     async fn find_key(&self, digest: SecretDigest) -> Result<Option<Arc<(Key, Option<Tenant>)>>> {
         let load = async {
             match self.store.key_by_digest(digest).await {
@@ -272,17 +271,17 @@ impl Api {
         let secret = auth::read_secret(headers)?;
         let found = self.find_key(secret.digest()).await?;
         let caller = auth::admit(found.map(Arc::unwrap_or_clone), access, client, now)?;
-        if self.touched.is_due(caller.key.id, now)
+        if self.last_used_throttle.is_due(caller.key.id, now)
             && let Err(error) = self.store.touch_key(caller.key.id, now).await
         {
-            // When a key was last used is for people; a request need not fail for it.
-            tracing::warn!(key = %caller.key.id, %error, "the use of a key could not be noted");
+            // `last_used_at` is informative, so the request continues.
+            tracing::warn!(key = %caller.key.id, %error, "last_used_at of an API key could not be stored");
         }
         Ok(caller)
     }
 }
 
-/// The time as precise as the store keeps it, so that an object reads the same when it is made and ever after.
+/// The current time in the precision of the store, so that a new object equals the stored one.
 fn now() -> Timestamp {
     let now = Timestamp::now();
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
@@ -291,7 +290,7 @@ fn now() -> Timestamp {
 async fn dispatch(endpoint: Endpoint, call: RequestContext<'_>) -> Result<ApiResponse> {
     match endpoint {
         Endpoint::Alive | Endpoint::Ready | Endpoint::Document | Endpoint::Docs | Endpoint::DocsPage => {
-            Err(ApiError::internal("an endpoint without a key was asked with one"))
+            Err(ApiError::internal("a public endpoint reached the authenticated dispatch"))
         }
         Endpoint::CreateTenant => tenants::create(call).await,
         Endpoint::ListTenants => tenants::list(call).await,

@@ -1,4 +1,4 @@
-//! Lists: their query parameters and their shape.
+//! Lists: pagination parameters and response body.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -12,9 +12,9 @@ use crate::store::{Page, PageRequest};
 use super::error::{ApiError, FieldError, Result};
 use super::json::echo;
 
-/// Objects of a page, if nothing is said.
+/// Default page size.
 pub const LIMIT_DEFAULT: usize = 20;
-/// Objects of a page at most.
+/// Maximum page size.
 pub const LIMIT_MAX: usize = 100;
 
 /// The parameters that every list takes.
@@ -33,7 +33,7 @@ impl Query {
         let mut query = Self::default();
         for (name, value) in form_urlencoded::parse(text.as_bytes()).into_owned() {
             if !is_known(&name) {
-                let message = "there is no such parameter here";
+                let message = "this endpoint has no such query parameter";
                 query.faults.push(FieldError::new(echo(&name), "unknown_parameter", message));
             } else if query.pairs.iter().any(|(earlier, _)| *earlier == name) {
                 query.faults.push(FieldError::new(name, "duplicate", "this parameter is given twice"));
@@ -110,7 +110,7 @@ fn read_time(text: &str) -> std::result::Result<Timestamp, &'static str> {
     text.parse().map_err(|_| "this must be a time of RFC 3339 like 2026-01-31T12:00:00Z (a + is written %2B)")
 }
 
-/// A list as it is answered.
+/// A list response.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "{T}List")]
 pub struct List<T> {
@@ -119,7 +119,7 @@ pub struct List<T> {
     object: &'static str,
     /// The objects, newest first unless said otherwise.
     data: Vec<T>,
-    /// Whether more follow.
+    /// Whether more objects follow.
     has_more: bool,
     /// The `after` of the next page, or its `before` if this one was asked for with `before`; `null` at the end.
     next_cursor: Option<String>,
@@ -149,8 +149,8 @@ impl<T> List<T> {
         Self { object: "list", data, has_more: next_cursor.is_some(), next_cursor }
     }
 
-    /// A list that goes on without a cursor.
-    pub fn cut(data: Vec<T>, has_more: bool) -> Self {
+    /// A list that may be incomplete but has no cursor.
+    pub fn without_cursor(data: Vec<T>, has_more: bool) -> Self {
         Self { object: "list", data, has_more, next_cursor: None }
     }
 }

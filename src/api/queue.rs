@@ -1,4 +1,4 @@
-//! The queue: how deep it is for whom and where, why it waits and until when; pausing, resuming and flushing parts.
+//! The queue: counts and wait reasons by tenant and destination; pause, resume, flush.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,18 +22,18 @@ use super::response::ApiResponse;
 
 const REASON_CHARS_MAX: usize = 200;
 
-/// Which part of the queue; without any field all of it.
+/// Selects a part of the queue. Without fields it selects all.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "QueueFilter")]
-pub struct Part {
+pub struct QueuePart {
     /// Only this tenant's mail.
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
     destination: Option<String>,
 }
 
-/// A part of the queue that is to be paused: a tenant, a destination or both have to be named.
+/// A pause to create. Requires a tenant, a destination or both.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "QueuePause")]
@@ -42,13 +42,13 @@ pub struct PauseRequest {
     tenant_id: Option<TenantId>,
     /// Only mail for this domain, or for this address literal.
     destination: Option<String>,
-    /// Why, for people: one line of at most 200 characters.
+    /// Reason: one line of at most 200 characters.
     reason: Option<String>,
-    /// When it ends by itself; without it, it has to be resumed.
+    /// Automatic end. Default: none; the pause lasts until resumed.
     until: Option<Timestamp>,
 }
 
-/// A site, the same mail hosts under whatever domains, or a smart host: in use, waited for, or on hold.
+/// A destination site: a set of mail hosts that serves one or more domains, or a smart host.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Site")]
 pub struct SiteView {
@@ -57,19 +57,19 @@ pub struct SiteView {
     object: &'static str,
     /// The mail hosts, rolled up, or the smart host.
     name: String,
-    /// Whose smart host it is, or whose sandbox; `null` for what all tenants share.
+    /// Tenant of the smart host or sandbox; `null` if all tenants share the site.
     tenant_id: Option<TenantId>,
-    /// Domains that are known to be there; at most a hundred are named.
+    /// Known domains of the site, at most 100.
     domains: Vec<String>,
-    /// Connections that it may have now: more while it goes well.
+    /// Present connection limit. It grows while deliveries succeed.
     connections_max: usize,
-    /// Connections that it has.
+    /// Open connections.
     connections: usize,
-    /// Deliveries that wait for one.
+    /// Deliveries that wait for a connection.
     waiting: usize,
-    /// Nothing is sent there before this time.
+    /// End of the back-off.
     held_until: Option<Timestamp>,
-    /// Why: the reply, or what happened.
+    /// Reason of the back-off: the SMTP reply or the error.
     reason: Option<String>,
 }
 
@@ -99,27 +99,27 @@ impl From<SiteStatus> for SiteView {
     }
 }
 
-/// The queue, as it was counted a moment ago.
+/// The queue.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Queue")]
 pub struct QueueView {
     /// `queue`.
     #[schemars(extend("const" = "queue"))]
     object: &'static str,
-    /// When it was counted: a deep queue is not counted anew for each request.
+    /// Time of the count. A deep queue is not counted for every request.
     counted_at: Timestamp,
-    /// All that was asked for.
+    /// Counts of all matching deliveries.
     #[serde(flatten)]
     totals: CountsView,
-    /// What is paused now.
+    /// Current pauses.
     pauses: Vec<PauseView>,
     /// Groups of one tenant and one destination.
     group_count: u64,
-    /// Whether there are more groups than are told apart; all deliveries are in the totals.
+    /// Whether some groups are missing because there are too many. The totals include all deliveries.
     truncated: bool,
     /// A page of the groups, the deepest first.
     data: Vec<GroupView>,
-    /// Whether more follow.
+    /// Whether more objects follow.
     has_more: bool,
     /// The `after` of the next page.
     next_cursor: Option<String>,
@@ -129,34 +129,34 @@ pub struct QueueView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueCounts")]
 pub struct CountsView {
-    /// In all; the next four add up to it.
+    /// All open deliveries: the sum of the next four.
     open: u64,
-    /// Being delivered.
+    /// An attempt is in progress.
     in_flight: u64,
-    /// Due, and not being delivered yet.
+    /// Due, and waiting for an attempt.
     due: u64,
-    /// Set aside without end, because their destination is paused.
+    /// Waiting for the end of a pause.
     paused: u64,
-    /// Due later.
-    later: u64,
+    /// Due later: waiting for a retry, or scheduled. `reasons` tells which.
+    deferred: u64,
 }
 
-/// What is paused.
+/// A pause.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "PauseRequest")]
+#[schemars(rename = "Pause")]
 pub struct PauseView {
     /// `pause`.
     #[schemars(extend("const" = "pause"))]
     object: &'static str,
-    /// Whose mail; `null` is everybody's.
+    /// Tenant; `null` means all tenants.
     tenant_id: Option<TenantId>,
-    /// Where to; `null` is everywhere.
+    /// Destination; `null` means all destinations.
     destination: Option<String>,
-    /// Why, in the words of who paused it.
+    /// Reason given by the operator.
     reason: Option<String>,
-    /// Since when.
+    /// Start time.
     since: Timestamp,
-    /// When it ends by itself; `null` until it is resumed.
+    /// Automatic end; `null` if the pause lasts until resumed.
     until: Option<Timestamp>,
 }
 
@@ -167,68 +167,68 @@ pub struct GroupView {
     /// `queue_group`.
     #[schemars(extend("const" = "queue_group"))]
     object: &'static str,
-    /// Whose mail.
+    /// The tenant.
     tenant_id: TenantId,
     /// The tenant's slug, for people.
     tenant_slug: Option<String>,
-    /// Where to.
+    /// The destination.
     destination: String,
-    /// How much.
+    /// The counts.
     #[serde(flatten)]
     counts: CountsView,
-    /// When the oldest delivery was accepted.
+    /// Acceptance time of the oldest delivery.
     oldest_at: Timestamp,
-    /// When the next delivery is due, also if that is past; `null` if all are set aside.
+    /// When the next delivery is due, possibly in the past; `null` if all are paused.
     next_due_at: Option<Timestamp>,
-    /// Why: at least one reason, what holds up most first.
-    waiting: Vec<WaitView>,
+    /// Why the deliveries wait: at least one reason, the most restrictive first.
+    reasons: Vec<WaitView>,
 }
 
-/// One reason to wait.
+/// A reason why deliveries wait.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueWait")]
 pub struct WaitView {
     /// For programs: `tenant_suspended`, `paused`, `site_backoff`, `site_throttled`, `smart_host_auth_failed`, `in_flight`,
     /// `due`, `deferred` or `scheduled`.
     reason: WaitReason,
-    /// How many deliveries, where that is known.
+    /// Number of deliveries, if known.
     count: Option<u64>,
-    /// Until when; `null` if nobody knows.
+    /// End of the wait; `null` if unknown.
     until: Option<Timestamp>,
-    /// For people: the reply that put it off, or who paused it and why.
+    /// Details for people, such as the SMTP reply or the reason of the pause.
     detail: Option<String>,
 }
 
-/// A pause that is over.
+/// A pause that ended.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueResume")]
 pub struct ResumeView {
     /// `pause`.
     #[schemars(extend("const" = "pause"))]
     object: &'static str,
-    /// Whose mail; `null` is everybody's.
+    /// Tenant; `null` means all tenants.
     tenant_id: Option<TenantId>,
-    /// Where to; `null` is everywhere.
+    /// Destination; `null` means all destinations.
     destination: Option<String>,
-    /// True: what was paused is due.
+    /// Always true.
     resumed: bool,
 }
 
-/// What a flush did.
+/// Result of a flush.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueueFlush")]
 pub struct FlushView {
     /// `queue_flush`.
     #[schemars(extend("const" = "queue_flush"))]
     object: &'static str,
-    /// Deliveries that waited for their next try and are due now.
+    /// Deferred deliveries that are due now.
     flushed: u64,
 }
 
 impl From<QueueCounts> for CountsView {
     fn from(counts: QueueCounts) -> Self {
         let QueueCounts { open, in_flight, due, parked, later } = counts;
-        Self { open, in_flight, due, paused: parked, later }
+        Self { open, in_flight, due, paused: parked, deferred: later }
     }
 }
 
@@ -259,22 +259,22 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         let mut parts = text.splitn(3, '.');
-        let mut next = || parts.next().ok_or("this is not a cursor; take next_cursor of the page before");
+        let mut next = || parts.next().ok_or("invalid cursor; use next_cursor of the previous page");
         let (open, tenant, destination) = (next()?, next()?, next()?);
         let place = open.parse().ok().zip(tenant.parse().ok()).zip(Host::parse(destination).ok());
-        let ((open, tenant_id), destination) = place.ok_or("this is not a cursor of this list")?;
+        let ((open, tenant_id), destination) = place.ok_or("this cursor belongs to another list")?;
         Ok(Self(GroupPlace { open, tenant_id, destination }))
     }
 }
 
-/// What may hold a group up beside its own state.
-struct Circumstances {
+/// State outside of a group that can make it wait: tenants, pauses, sites.
+struct WaitContext {
     tenants: HashMap<TenantId, Tenant>,
     holds: Vec<Pause>,
     notices: Vec<(QueueFilter, WaitRecord)>,
 }
 
-impl Circumstances {
+impl WaitContext {
     async fn read(call: &RequestContext<'_>, groups: &[QueueGroup]) -> Result<Self> {
         let mut tenants = HashMap::new();
         for group in groups {
@@ -288,7 +288,7 @@ impl Circumstances {
         Ok(Self { tenants, holds, notices: call.api.queue.snapshot(call.now).reasons })
     }
 
-    /// Why a group waits, what holds up most first.
+    /// The reasons why a group waits, the most restrictive first.
     fn explain(&self, group: &QueueGroup) -> Vec<WaitView> {
         let covers = |part: &QueueFilter| part.covers(group.tenant_id, &group.destination);
         let mut waits = Vec::new();
@@ -304,18 +304,18 @@ impl Circumstances {
             let detail = Some(notice.detail.clone());
             waits.push(WaitView::of(notice.reason).until(notice.until).because(detail));
         }
-        waits.extend(waits_of_state(group));
+        waits.extend(reasons_of_state(group));
         if waits.is_empty() {
             // A pause that was just lifted, or what left while it was being counted.
-            let detail = Some("what was put off is being made due".to_owned());
+            let detail = Some("deferred deliveries are being made due".to_owned());
             waits.push(WaitView::of(WaitReason::Due).count(group.counts.open).because(detail));
         }
         waits
     }
 }
 
-/// What the deliveries themselves say.
-fn waits_of_state(group: &QueueGroup) -> Vec<WaitView> {
+/// The reasons that follow from the counts of the group.
+fn reasons_of_state(group: &QueueGroup) -> Vec<WaitView> {
     let QueueCounts { in_flight, due, later, .. } = group.counts;
     let mut waits = Vec::new();
     if in_flight > 0 {
@@ -368,11 +368,11 @@ pub async fn show(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let request = QueueRequest { part, limit: query.limit(), after };
     query.finish()?;
     let overview = call.api.queue.overview(request, call.now).await?;
-    let circumstances = Circumstances::read(&call, &overview.groups).await?;
-    ApiResponse::ok(&view(overview, circumstances))
+    let context = WaitContext::read(&call, &overview.groups).await?;
+    ApiResponse::ok(&view(overview, context))
 }
 
-fn view(overview: QueueOverview, circumstances: Circumstances) -> QueueView {
+fn view(overview: QueueOverview, context: WaitContext) -> QueueView {
     let place = |group: &QueueGroup| GroupPlace {
         open: group.counts.open,
         tenant_id: group.tenant_id,
@@ -382,12 +382,12 @@ fn view(overview: QueueOverview, circumstances: Circumstances) -> QueueView {
     let group_view = |group: QueueGroup| GroupView {
         object: "queue_group",
         tenant_id: group.tenant_id,
-        tenant_slug: circumstances.tenants.get(&group.tenant_id).map(|tenant| tenant.slug.clone()),
+        tenant_slug: context.tenants.get(&group.tenant_id).map(|tenant| tenant.slug.clone()),
         destination: group.destination.to_string(),
         counts: group.counts.into(),
         oldest_at: group.oldest_at,
         next_due_at: group.next_due_at,
-        waiting: circumstances.explain(&group),
+        reasons: context.explain(&group),
     };
     QueueView {
         object: "queue",
@@ -398,7 +398,7 @@ fn view(overview: QueueOverview, circumstances: Circumstances) -> QueueView {
         data: overview.groups.into_iter().map(group_view).collect(),
         has_more: overview.has_more,
         next_cursor: last.map(|place| Cursor(place).to_string()),
-        pauses: circumstances.holds.into_iter().map(PauseView::from).collect(),
+        pauses: context.holds.into_iter().map(PauseView::from).collect(),
     }
 }
 
@@ -408,7 +408,7 @@ fn read_destination(text: Option<&str>, checks: &mut Checks) -> Option<Host> {
 
 /// The part that a body names.
 async fn read_part(call: &RequestContext<'_>) -> Result<QueueFilter> {
-    let body: Part = if call.body.is_empty() { Part::default() } else { call.json()? };
+    let body: QueuePart = if call.body.is_empty() { QueuePart::default() } else { call.json()? };
     let mut checks = Checks::default();
     let destination = read_destination(body.destination.as_deref(), &mut checks);
     checks.finish()?;
@@ -420,7 +420,7 @@ pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body: PauseRequest = call.json()?;
     let mut checks = Checks::default();
     let is_named = body.tenant_id.is_some() || body.destination.is_some();
-    checks.require(is_named, "", "required", "name a tenant_id, a destination or both");
+    checks.require(is_named, "", "required", "give a tenant_id, a destination or both");
     let destination = read_destination(body.destination.as_deref(), &mut checks);
     if let Some(reason) = &body.reason {
         checks.line(reason, "reason", REASON_CHARS_MAX);
@@ -431,7 +431,7 @@ pub async fn pause(call: RequestContext<'_>) -> Result<ApiResponse> {
     let part = QueueFilter { tenant_id: body.tenant_id, destination };
     let hold = Pause { part, reason: body.reason, since: call.now, until: body.until };
     let hold = call.store().pause(hold).await?;
-    tracing::info!(part = ?hold.part, until = ?hold.until, by = %call.caller.key.id, "a part of the queue is paused");
+    tracing::info!(part = ?hold.part, until = ?hold.until, by = %call.caller.key.id, "queue paused");
     ApiResponse::ok(&PauseView::from(hold))
 }
 
@@ -441,11 +441,11 @@ pub async fn resume(call: RequestContext<'_>) -> Result<ApiResponse> {
     if !call.store().resume(part.clone(), call.now).await? {
         return Err(ApiError::new(
             RefusalCode::NotFound,
-            "there is no pause of exactly this part of the queue",
-            "GET /v1/queue lists what is paused; a suspended tenant resumes when its status is active",
+            "no pause has exactly this tenant_id and destination",
+            "GET /v1/queue lists the pauses; to resume a suspended tenant, set its status to active",
         ));
     }
-    tracing::info!(?part, by = %call.caller.key.id, "a part of the queue is resumed");
+    tracing::info!(?part, by = %call.caller.key.id, "queue resumed");
     ApiResponse::ok(&ResumeView {
         object: "pause",
         tenant_id: part.tenant_id,
@@ -465,6 +465,6 @@ pub async fn flush(call: RequestContext<'_>) -> Result<ApiResponse> {
     let part = read_part(&call).await?;
     let flushed = call.store().flush(part.clone(), call.now).await?;
     call.api.queue.end_backoffs(&part);
-    tracing::info!(?part, flushed, by = %call.caller.key.id, "a part of the queue is due now");
+    tracing::info!(?part, flushed, by = %call.caller.key.id, "queue flushed");
     ApiResponse::ok(&FlushView { object: "queue_flush", flushed })
 }

@@ -1,5 +1,5 @@
-//! How many requests keys and tenants make: limited by the minute, and counted for the usage of tenants. The platform's
-//! own keys have no limit.
+//! Request rate limits of keys and tenants per minute, and request counts for the usage of tenants. Platform keys have no
+//! limit.
 
 use std::collections::HashMap;
 use std::mem;
@@ -18,7 +18,7 @@ use crate::store::{Ledger, Store, UsedBy};
 use super::auth::Caller;
 use super::error::{ApiError, Result};
 
-/// Between two writings of what was counted; a crash loses no more than that.
+/// Interval between writes of the counts; a crash loses at most this much.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Counts requests.
@@ -51,7 +51,7 @@ impl Requests {
         }
     }
 
-    /// Counts a request, unless there were too many. The headers say how the limit stands that leaves the least room.
+    /// Counts a request or refuses it. The headers describe the limit with the least remaining.
     pub fn admit(&self, caller: &Caller, headers: &mut HeaderMap, now: Timestamp) -> Result<()> {
         let Some(tenant) = &caller.tenant else { return Ok(()) };
         let of_tenant_max = tenant.rate_limit.requests_per_minute.map_or(self.of_tenant_max, u64::from);
@@ -64,7 +64,7 @@ impl Requests {
         if let Some((who, status)) = tightest {
             let is_admitted = status.remaining() > 0;
             let used = status.used + u64::from(is_admitted);
-            tell("ratelimit", QuotaStatus { used, ..status }, headers, now);
+            write_headers("ratelimit", QuotaStatus { used, ..status }, headers, now);
             if !is_admitted {
                 return Err(refuse(who, status, now));
             }
@@ -101,7 +101,7 @@ impl Requests {
         if let Err(error) =
             store.count_requests(unwritten.iter().map(|(by, count)| (*by, *count)).collect()).await
         {
-            tracing::warn!(%error, "cannot write how many requests were made; trying again");
+            tracing::warn!(%error, "storing request counts failed; retrying");
             let mut counts = self.lock();
             for (by, count) in unwritten {
                 *counts.unwritten.entry(by).or_default() += count;
@@ -114,8 +114,8 @@ impl Requests {
     }
 }
 
-/// Says how a limit stands in three headers: how much it is, what is left of it, and in how many seconds it begins anew.
-pub fn tell(name: &str, status: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
+/// Writes three headers of a limit: the limit, the remaining count, and the seconds until the reset.
+pub fn write_headers(name: &str, status: QuotaStatus, headers: &mut HeaderMap, now: Timestamp) {
     for (what, value) in [
         ("limit", status.limit),
         ("remaining", status.remaining()),
@@ -131,11 +131,11 @@ fn refuse(who: Requester, status: QuotaStatus, now: Timestamp) -> ApiError {
     let QuotaStatus { limit, resets_at, .. } = status;
     let (whose, raised_by) = match who {
         Requester::Tenant(_) => ("the tenant", "rate_limit.requests_per_minute of the tenant"),
-        Requester::Key(_) => ("an API key", "api.key_requests_per_minute"),
+        Requester::Key(_) => ("the API key", "api.key_requests_per_minute"),
     };
     let mut error = ApiError::new(
         RefusalCode::RateLimited,
-        format!("{whose} may make {limit} requests in a minute"),
+        format!("limit reached: {limit} requests per minute for {whose}"),
         format!("try again at {resets_at}; the operator of the platform raises the limit with {raised_by}"),
     );
     error.retry_after_s = Some(status.seconds_to_reset(now));

@@ -23,20 +23,20 @@ pub struct RejectionView {
     /// Always `rejection`.
     #[schemars(extend("const" = "rejection"))]
     object: &'static str,
-    /// Whose it was.
+    /// The tenant.
     tenant_id: TenantId,
-    /// The key it was made with.
+    /// The key that was used.
     key_id: Option<KeyId>,
-    /// Whether the mail would have left the machine.
+    /// Environment of the key: `live` or `test`.
     environment: Environment,
-    /// At which step it was refused.
+    /// Stage of the refusal.
     stage: Stage,
     /// The stable code of the refusal.
     #[schemars(with = "RefusalCode")]
     code: &'static str,
-    /// What was wrong.
+    /// The refusal message.
     message: String,
-    /// Where it came from.
+    /// Client address.
     client_address: Option<IpAddr>,
     /// When.
     created_at: Timestamp,

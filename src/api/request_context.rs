@@ -1,4 +1,4 @@
-//! One request on its way to its resource: who calls, with what, and whose objects are meant.
+//! The context of an authenticated request: caller, input, and the tenant whose objects it is about.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -20,23 +20,23 @@ use super::json;
 use super::page::Query;
 use super::route::{Operation, Route};
 
-/// An admitted request.
+/// An authenticated and authorised request.
 pub struct RequestContext<'a> {
-    /// What it is asked of.
+    /// The matched route.
     pub api: &'a Api,
     /// What it is asked about.
     pub route: &'static Route,
-    /// What is asked.
+    /// The operation of the route.
     pub operation: &'static Operation,
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
-    /// Where the request came from.
+    /// Client address.
     pub client: IpAddr,
-    /// As they came.
+    /// Request headers.
     pub headers: HeaderMap,
     /// Its id.
     pub request_id: RequestId,
-    /// By what a repetition of it is known.
+    /// `Idempotency-Key`.
     pub idempotency_key: Option<String>,
     /// `{tenant_id}` of the path.
     pub tenant_id: Option<String>,
@@ -46,21 +46,21 @@ pub struct RequestContext<'a> {
     pub query: Query,
     /// Empty where the method has none.
     pub body: Bytes,
-    /// Held until the answer: what is made of a body takes as much room as the body, or more.
+    /// Memory held until the response: parsing a body takes at least as much memory as the body.
     pub room: MemoryReservation,
-    /// When it came.
+    /// Time of the request.
     pub now: Timestamp,
     /// Ends what goes on after the answer has begun.
     pub stop: CancellationToken,
 }
 
 impl RequestContext<'_> {
-    /// Where everything is.
+    /// The store.
     pub fn store(&self) -> &Store {
         &self.api.store
     }
 
-    /// Hours that a tenant may have delivery tried.
+    /// Upper limit of `expiry_hours`.
     pub fn expiry_hours_max(&self) -> u32 {
         u32::try_from(self.api.message_lifetime_max.as_secs() / 3600).unwrap_or(u32::MAX)
     }
@@ -70,7 +70,7 @@ impl RequestContext<'_> {
         &self.api.source_pools
     }
 
-    /// The tenant that the caller is confined to; `None` is the platform.
+    /// The tenant of the caller; `None` for the platform.
     pub fn scope(&self) -> Option<TenantId> {
         self.caller.scope()
     }
@@ -85,8 +85,8 @@ impl RequestContext<'_> {
         json::parse(&self.body)
     }
 
-    /// Does what keeps a core busy, when it is the tenant's turn, where it stops nobody else. The turn lasts as long as
-    /// that does, whoever still waits for it.
+    /// Runs CPU-bound work on a blocking thread, with a permit of the tenant. The permit is held until the work ends, even
+    /// if the caller is dropped.
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -130,18 +130,16 @@ impl RequestContext<'_> {
         Ok(owner)
     }
 
-    /// A foreign tenant is as absent as one that never was.
+    /// Tenants that the caller must not see are reported as not found.
     async fn choose_tenant(&self, named: Option<TenantId>) -> Result<Option<TenantId>> {
         let of_path = match self.tenant_id {
             Some(_) => Some(self.path_tenant().await?.id),
             None => None,
         };
         match (of_path, named) {
-            (Some(path), Some(named)) if path != named => Err(ApiError::field(
-                "tenant_id",
-                "invalid",
-                "this differs from the tenant in the path; leave it out",
-            )),
+            (Some(path), Some(named)) if path != named => {
+                Err(ApiError::field("tenant_id", "invalid", "omit this, or give the tenant of the path"))
+            }
             (_, Some(named)) if !self.sees(named) => Err(ApiError::not_found("tenant")),
             (path, named) => Ok(path.or(named).or(self.scope())),
         }

@@ -1,5 +1,5 @@
-//! One request and its answer. What changes something is done to its end once its body is here, whether its client
-//! waits for the answer or has gone: so an Idempotency-Key holds when the connection breaks, and nothing stays half done.
+//! Handles one request. Once its body is complete, a change runs to completion even if the client disconnects: an
+//! Idempotency-Key then holds across connections, and no change stays incomplete.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,40 +26,40 @@ use super::route::{Endpoint, Matched, Operation};
 use super::tasks::Tasks;
 use super::{Api, body, compression, cors, docs, etag, health, idempotency, openapi, rate_limit};
 
-/// Octets that a GET reserves before its answer is made, so that nothing is looked up for who has no room for the answer.
-/// What the answer takes in the end is reserved when its length is known.
-const ANSWER_OCTETS_EXPECTED: u64 = 16 * 1024;
-/// A longer head of a request takes room as well.
+/// Octets that a GET reserves before its response is built, so that no query runs without memory for its response. The
+/// actual length is reserved once it is known.
+const RESPONSE_OCTETS_EXPECTED: u64 = 16 * 1024;
+/// A request head above this size is counted in the memory budget.
 const UNRESERVED_HEAD_OCTETS_MAX: usize = 2 * 1024;
 
-/// Where requests come from.
+/// The connection of a request.
 #[derive(Clone)]
 pub struct Origin {
-    /// The address at the other end of the connection.
+    /// Address of the peer.
     pub client: IpAddr,
-    /// What the connection counts as, until the last of its requests is done.
+    /// The slot in the connection limiter, held until the last request is complete.
     pub place: Arc<ConnectionSlot>,
-    /// Where they are worked on.
+    /// Tasks of the listener.
     pub tasks: Tasks,
 }
 
-/// What is known of a request, for the log and the headers of its answer.
+/// Request data for the log and the response headers.
 struct Trace {
     request_id: RequestId,
     now: Timestamp,
     path: &'static str,
     key: Option<KeyId>,
-    /// In whose room the answer is.
+    /// The tenant whose memory share the response uses.
     tenant: Option<TenantId>,
-    /// How the caller's limits stand.
+    /// Rate limit headers.
     limits: HeaderMap,
 }
 
-/// A request that is here as a whole, of a caller who may make it.
+/// A complete request of an authenticated caller.
 struct Received {
     matched: Matched,
     method: Method,
-    /// With its query.
+    /// Path and query.
     target: String,
     caller: Caller,
     request_id: RequestId,
@@ -68,15 +68,15 @@ struct Received {
     idempotency_key: Option<String>,
     query: Query,
     body: Bytes,
-    /// Held until the answer: what is made of a body takes as much room as the body.
+    /// Held until the response: parsing a body takes as much memory as the body.
     room: MemoryReservation,
 }
 
-/// What is done, and how the limit of sending then stands.
-type Done = (Result<ApiResponse>, HeaderMap);
+/// The result, and the headers of the send limit after it.
+type Performed = (Result<ApiResponse>, HeaderMap);
 
 impl Api {
-    /// Answers a request.
+    /// Handles a request.
     pub async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -100,12 +100,12 @@ impl Api {
         {
             let (status, cause) = (error.status(), error.cause.as_deref().unwrap_or_default());
             let code = error.refusal.code.as_str();
-            tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "a request failed");
+            tracing::warn!(%request_id, %method, path = trace.path, %status, code, cause, "API request failed");
         }
         let is_compressed = is_compressed && result.is_ok();
         let room = || self.room.reserve(trace.tenant);
         let refuse = |error: ApiError| ApiResponse::error(&error, request_id);
-        // What says that there is no room is short, and takes none.
+        // The error for a full memory budget is short and needs no reservation.
         let mut answer = result.unwrap_or_else(refuse).reserve(room()).unwrap_or_else(refuse);
         if is_compressed {
             answer = compression::compress(answer, room()).await;
@@ -134,7 +134,7 @@ impl Api {
         let matched = self.routes.find(request.method(), request.uri().path())?;
         trace.path = matched.route.path;
         if matched.operation.access == Access::Public {
-            return self.tell(&matched, &origin.tasks.stop).await;
+            return self.serve_public(&matched, &origin.tasks.stop).await;
         }
         let is_read = matched.operation.method == Method::GET;
         let received = self.receive(request, matched, origin.client, trace).await?;
@@ -145,8 +145,8 @@ impl Api {
         result
     }
 
-    /// What anybody may know.
-    async fn tell(&self, matched: &Matched, stop: &CancellationToken) -> Result<ApiResponse> {
+    /// Serves the endpoints that need no key.
+    async fn serve_public(&self, matched: &Matched, stop: &CancellationToken) -> Result<ApiResponse> {
         match matched.operation.endpoint {
             Endpoint::Document => openapi::document(),
             Endpoint::Docs => openapi::page(),
@@ -156,7 +156,7 @@ impl Api {
         }
     }
 
-    /// Who asks, whether they may, and with what.
+    /// Authenticates the caller and reads query and body.
     async fn receive(
         &self,
         request: Request<Incoming>,
@@ -204,9 +204,9 @@ impl Api {
         })
     }
 
-    /// Waits for the turn of a tenant to have an answer made of what the store has, if it is only asked, and reserves room
-    /// for what it is to hear: what has been changed cannot be refused any more.
-    async fn begin_answer(
+    /// Reserves memory for the response before the operation runs, because a completed change cannot be refused. A GET
+    /// also waits for a permit of its tenant to build a response.
+    async fn reserve_response(
         &self,
         operation: &Operation,
         tenant: Option<TenantId>,
@@ -215,12 +215,12 @@ impl Api {
         let (turn, octets) = match operation.method == Method::GET {
             true => {
                 let turn = self.making.acquire(tenant).await.map_err(ApiError::internal)?;
-                (Some(turn), ANSWER_OCTETS_EXPECTED)
+                (Some(turn), RESPONSE_OCTETS_EXPECTED)
             }
-            false => (None, octets_after_change(operation.endpoint, request.octets())),
+            false => (None, response_octets_max(operation.endpoint, request.octets())),
         };
         let mut room = request.beside();
-        // Where the operator gives little room, what few answers come to must not keep all others out.
+        // With a small budget, a few expected responses must not use all of it.
         if room.grow_to(octets.min(self.room.octets_max() / 4)) {
             Ok((turn, room))
         } else {
@@ -237,12 +237,12 @@ impl Api {
         body::Limits { option, bytes_max: bytes_max.as_u64(), timeout: settings.request_timeout }
     }
 
-    async fn perform(&self, received: Received, origin: &Origin) -> Done {
+    async fn perform(&self, received: Received, origin: &Origin) -> Performed {
         let Received { matched, method, target, caller, request_id, now, idempotency_key, .. } = received;
         let operation = matched.operation;
         let mut limits = HeaderMap::new();
         let tenant_id = caller.key.tenant_id;
-        let (_turn, answer_room) = match self.begin_answer(operation, tenant_id, &received.room).await {
+        let (_turn, answer_room) = match self.reserve_response(operation, tenant_id, &received.room).await {
             Ok(begun) => begun,
             Err(error) => return (Err(error), limits),
         };
@@ -272,11 +272,11 @@ impl Api {
         let result = result.and_then(|answer| answer.reserve(answer_room));
         if let Some(tenant) = sender {
             match self.intake.send_limit_status(&tenant, environment, now).await {
-                Ok(Some(standing)) => rate_limit::tell("x-sendlimit", standing, &mut limits, now),
+                Ok(Some(status)) => rate_limit::write_headers("x-sendlimit", status, &mut limits, now),
                 Ok(None) => {}
-                // What was sent was sent; its answer need not fail for this.
+                // The message is queued; the response must not fail for its headers.
                 Err(error) => {
-                    tracing::warn!(%request_id, %error, "how the send limit stands is not known");
+                    tracing::warn!(%request_id, %error, "the send limit could not be read for the response headers");
                 }
             }
         }
@@ -284,15 +284,15 @@ impl Api {
     }
 }
 
-/// Octets of the head of a request, about.
+/// Approximate octets of a request head.
 fn octets_of(head: &request::Parts) -> usize {
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     fields.sum::<usize>() + target
 }
 
-/// What a change answers at most, where that may be more than [`response::UNRESERVED_OCTETS_MAX`].
-fn octets_after_change(endpoint: Endpoint, body_octets: u64) -> u64 {
+/// Maximum octets of the response to a change, if they can exceed [`response::UNRESERVED_OCTETS_MAX`].
+fn response_octets_max(endpoint: Endpoint, body_octets: u64) -> u64 {
     use Endpoint as E;
     const KIB: u64 = 1024;
     match endpoint {

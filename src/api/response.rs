@@ -1,4 +1,4 @@
-//! What goes back to the client: bodies and the headers that every answer has.
+//! Responses: bodies, and the headers that every response has.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -25,52 +25,51 @@ use super::compression;
 use super::error::{ApiError, Result};
 use super::etag::COMPRESSED;
 
-/// The body of a response, which may go on for as long as the client listens. An error breaks it off, so that the client
-/// sees that it is not whole.
+/// The body of a response, possibly an endless stream. An error aborts it, so that the client detects an incomplete body.
 pub type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// Octets of an answer that are given to the connection at once: only when the client takes them does the next piece go.
+/// Octets of a body frame. The next frame is produced when the client has taken the previous one.
 pub const PIECE_OCTETS: usize = 64 * 1024;
-/// A shorter answer is sent without a reservation. There may be one for each stream of each connection: at the default
-/// of 1,000 connections with 32 streams, 64 MiB.
+/// Responses up to this size need no reservation. With one for each stream of each connection, at the default of 1,000
+/// connections with 32 streams, that is 64 MiB.
 pub const UNRESERVED_OCTETS_MAX: usize = 2 * 1024;
 const JSON: &str = "application/json";
 const MESSAGE: &str = "message/rfc822";
 const HTML: &str = "text/html; charset=utf-8";
-/// Of the one page there is: it has a style of its own and nothing else.
+/// For the only HTML page: it has inline style and loads nothing.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// An answer before its headers.
+/// A response before its headers are written.
 pub struct ApiResponse {
     status: StatusCode,
     content_type: &'static str,
     content: Content,
-    /// It was given before (`Idempotency-Key`).
+    /// A stored response (`Idempotency-Key`).
     is_repeated: bool,
-    /// Of the object, without quotes.
+    /// ETag of the object, without quotes.
     tag: Option<String>,
     is_compressed: bool,
     /// The methods that the path has, for 405 (RFC 9110 §15.5.6).
     allow: Option<Box<str>>,
-    /// Seconds after which it makes sense to try again.
+    /// `Retry-After` in seconds.
     retry_after_s: Option<NonZeroU32>,
 }
 
 enum Content {
     None,
-    /// Made for this request, and without a reservation yet.
+    /// Built for this request, without a reservation yet.
     Made(Vec<u8>),
     /// Short, shared by all requests, or with a reservation of its own.
     Ready(Bytes),
     Fixed(&'static Fixed),
     Stream {
         body: ResponseBody,
-        /// `None` if it ends when the client has heard enough.
+        /// `None` for an endless stream.
         octets: Option<u64>,
     },
 }
 
-/// Content that is the same for everybody, made once in both forms.
+/// Static content, built once, plain and compressed.
 #[derive(Debug)]
 pub struct Fixed {
     content_type: &'static str,
@@ -95,13 +94,13 @@ impl Fixed {
     }
 }
 
-/// The answer to a removal.
+/// Response to a DELETE.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Deleted")]
 pub struct Deleted {
-    /// What is gone.
+    /// Id of the deleted object.
     id: String,
-    /// The kind of object it was.
+    /// Type of the deleted object.
     object: &'static str,
     /// Always true.
     deleted: bool,
@@ -113,12 +112,12 @@ impl ApiResponse {
         Self::json(StatusCode::OK, body)
     }
 
-    /// 201 with the object that was made.
+    /// 201 with the created object.
     pub fn created(body: &impl Serialize) -> Result<Self> {
         Self::json(StatusCode::CREATED, body)
     }
 
-    /// 200 for an object that is gone now.
+    /// 200 for a deleted object.
     pub fn deleted(object: &'static str, id: impl ToString) -> Result<Self> {
         Self::ok(&Deleted { id: id.to_string(), object, deleted: true })
     }
@@ -133,7 +132,7 @@ impl ApiResponse {
         Self::new(StatusCode::OK, MESSAGE, Content::Stream { body, octets: Some(octets) })
     }
 
-    /// 200 with what everybody gets.
+    /// 200 with static content.
     pub fn fixed(fixed: &'static Fixed) -> Self {
         Self::new(StatusCode::OK, fixed.content_type, Content::Fixed(fixed))
     }
@@ -143,7 +142,7 @@ impl ApiResponse {
         Self::new(StatusCode::OK, "text/event-stream", Content::Stream { body, octets: None })
     }
 
-    /// An earlier answer, again.
+    /// A stored response.
     pub fn repeated(status: u16, body: Vec<u8>) -> Result<Self> {
         let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
         Ok(Self { is_repeated: true, ..Self::new(status, JSON, Content::Made(body)) })
@@ -154,7 +153,7 @@ impl ApiResponse {
         self.status
     }
 
-    /// Its content, unless that is not in memory as a whole.
+    /// The content, if all of it is in memory.
     pub fn body(&self) -> Option<&[u8]> {
         match &self.content {
             Content::Made(octets) => Some(octets),
@@ -164,7 +163,7 @@ impl ApiResponse {
         }
     }
 
-    /// What could be sent in another form: it is in memory as a whole, has its room and is plain.
+    /// Content that can be compressed: in memory, reserved and plain.
     pub fn plain_body(&self) -> Option<Bytes> {
         match &self.content {
             Content::Ready(octets) if !self.is_compressed => Some(octets.clone()),
@@ -185,7 +184,7 @@ impl ApiResponse {
         }
     }
 
-    /// 304: the object is what the client has.
+    /// 304: the client has the current object.
     pub fn not_modified(tag: String) -> Self {
         Self::new(StatusCode::NOT_MODIFIED, JSON, Content::None).tagged(tag)
     }
@@ -195,7 +194,7 @@ impl ApiResponse {
         Self::new(StatusCode::NO_CONTENT, JSON, Content::None)
     }
 
-    /// The same with its content in `room` until the connection has sent it or is gone.
+    /// Reserves the content in `room` until the connection has sent it or is closed.
     pub fn reserve(self, mut room: MemoryReservation) -> Result<Self> {
         let Content::Made(mut octets) = self.content else { return Ok(self) };
         if octets.len() <= UNRESERVED_OCTETS_MAX {
@@ -210,7 +209,7 @@ impl ApiResponse {
         Ok(Self { content: Content::Ready(room.hold(octets)), ..self })
     }
 
-    /// The same with the tag of the object in it.
+    /// Sets the ETag of the object.
     pub fn tagged(self, tag: String) -> Self {
         Self { tag: Some(tag), ..self }
     }
@@ -228,7 +227,7 @@ impl ApiResponse {
         Self { content: Content::Ready(body), is_compressed: true, ..self }
     }
 
-    /// 202 with what will be done.
+    /// 202 with the accepted object.
     pub fn accepted(body: &impl Serialize) -> Result<Self> {
         Self::json(StatusCode::ACCEPTED, body)
     }
@@ -238,7 +237,7 @@ impl ApiResponse {
         Ok(Self::new(status, JSON, Content::Made(body)))
     }
 
-    /// A refusal as an answer.
+    /// The response to an error.
     pub fn error(error: &ApiError, request_id: RequestId) -> Self {
         Self {
             allow: error.allow.clone(),
@@ -248,7 +247,7 @@ impl ApiResponse {
     }
 }
 
-/// A body that is known, handed out in pieces so that it shows whether the client takes it.
+/// A body in memory, sent in frames, so that `idle_timeout` sees whether the client takes them.
 struct Pieces(Bytes);
 
 impl Body for Pieces {
@@ -294,7 +293,7 @@ fn nothing() -> ResponseBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Makes the response to a request. One to HEAD has all headers and no content (RFC 9110 §9.3.2).
+/// Builds the HTTP response. A response to HEAD has all headers and no content (RFC 9110 §9.3.2).
 pub fn respond(answer: ApiResponse, request_id: RequestId, is_head: bool) -> Response<ResponseBody> {
     let ApiResponse { status, content_type, content, is_repeated, tag, is_compressed, allow, retry_after_s } =
         answer;

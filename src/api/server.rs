@@ -27,11 +27,11 @@ use super::tasks::Tasks;
 
 /// How long a TLS handshake or a request's header may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two pings, which find out that a client is gone.
+/// Interval of HTTP/2 pings, which detect lost clients.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
-/// How long a client may take to hear that its idle connection is closed.
+/// How long closing an idle connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait after a failed accept, such as one for want of file descriptors.
+/// Delay after a failed accept, such as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 64;
 /// Octets of a header over HTTP/1.1, and of what waits to be sent there.
@@ -50,7 +50,7 @@ const UNREAD_BYTES_MAX: u32 = 256 * 1024;
 /// Octets of one stream that wait for a client to take them.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
-/// Accepts until `stop`, then lets running requests finish and answers when all of them have.
+/// Accepts connections until `stop`. Returns when all running requests have ended.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
     let tasks = Tasks::new(stop.clone());
     let mut builder = Builder::new(tasks.clone());
@@ -64,7 +64,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection to the API could not be accepted");
+                tracing::warn!(%error, "accepting an API connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -84,7 +84,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     tasks.end().await;
 }
 
-/// Takes a place for a connection; the error is the option that leaves none.
+/// Reserves a slot for a connection. The error is the option that sets the reached limit.
 fn admit(api: &Api, peer: SocketAddr) -> Result<ConnectionSlot, &'static str> {
     let mut place = api.connections.admit().map_err(|LimitReached| "api.connections_max")?;
     place.set_address(peer.ip()).map_err(|LimitReached| "api.connections_per_address_max")?;
@@ -112,22 +112,22 @@ fn configure(builder: &mut Builder<Tasks>) {
         .keep_alive_timeout(HEADER_TIMEOUT);
 }
 
-/// Says so once, without waiting; behind TLS there is nobody to say it to yet.
+/// Sends a 503 without waiting, if the connection is plain: before a TLS handshake no response is possible.
 fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str) {
-    tracing::debug!(option, "a connection to the API was refused: there are as many as it takes");
+    tracing::debug!(option, "API connection refused: connection limit reached");
     if is_plain
         && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(Timestamp::now())))
     {
-        tracing::trace!(%error, "the refused client has gone");
+        tracing::trace!(%error, "the refused client closed the connection");
     }
 }
 
-/// What a connection above the limit hears, where a mere close would look like a fault of the network.
+/// The 503 for a connection above the limit. Closing without a response would look like a network error.
 fn overloaded(option: &str, request_id: RequestId) -> Vec<u8> {
     let error = ApiError::new(
         RefusalCode::Overloaded,
-        "the API has as many connections as it takes, from this address or in all",
-        format!("close connections that are not used, or try again; the operator sets {option}"),
+        "limit reached: API connections, from this address or in total",
+        format!("close unused connections, or try again later; the operator sets {option}"),
     );
     let body = error.body(request_id);
     let head = format!(
@@ -148,7 +148,7 @@ impl Connection {
     async fn run(self, stream: TcpStream) {
         // Answers are small and written whole: waiting for more to send only delays them.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::trace!(%error, "the client has gone");
+            tracing::trace!(%error, "the client closed the connection");
         }
         let Some(tls) = self.api.tls.clone() else {
             return self.speak(stream).await;
@@ -161,12 +161,12 @@ impl Connection {
         };
         match handshake {
             Ok(Ok(stream)) => self.speak(stream).await,
-            Ok(Err(error)) => tracing::debug!(%client, %error, "TLS handshake with the API failed"),
-            Err(_) => tracing::debug!(%client, "TLS handshake with the API timed out"),
+            Ok(Err(error)) => tracing::debug!(%client, %error, "API TLS handshake failed"),
+            Err(_) => tracing::debug!(%client, "API TLS handshake timed out"),
         }
     }
 
-    /// Answers requests until the client, the stop or the idle time ends it.
+    /// Serves requests until the client closes, the server stops or the idle timeout expires.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let Self { api, builder, origin } = self;
         let (client, stop) = (origin.client, origin.tasks.stop.clone());
@@ -195,7 +195,7 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%client, error, "a connection to the API ended early");
+            tracing::debug!(%client, error, "API connection ended early");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses that must not be sent to.
+//! Suppressions: addresses that receive no mail.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,24 +15,24 @@ use super::response::ApiResponse;
 const EVIDENCE_CHARS_MAX: usize = 1024;
 const BATCH_MAX: usize = 1000;
 
-/// An address that must not be sent to.
+/// A suppressed address.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SuppressionCreate")]
 pub struct Create {
     /// The address.
     address: Address,
-    /// For whose mail; `null` or absent with a platform key is everybody's.
+    /// Tenant. With a platform key, `null` or absent means all tenants.
     tenant_id: Option<TenantId>,
-    /// Why it must not be sent to; `manual` if absent.
+    /// The reason. Default: `manual`.
     reason: Option<SuppressionReason>,
-    /// What shows it, in at most 1024 characters.
+    /// Evidence, at most 1024 characters.
     evidence: Option<String>,
-    /// When it ends; `null` for never.
+    /// Expiry; `null` for none.
     expires_at: Option<Timestamp>,
 }
 
-/// Several addresses that must not be sent to.
+/// Several addresses to suppress.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SuppressionBatch")]
@@ -41,7 +41,7 @@ pub struct Batch {
     suppressions: Vec<Create>,
 }
 
-/// An address that must not be sent to.
+/// A suppressed address.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Suppression")]
 pub struct SuppressionView {
@@ -50,17 +50,17 @@ pub struct SuppressionView {
     /// Always `suppression`.
     #[schemars(extend("const" = "suppression"))]
     object: &'static str,
-    /// For whose mail; `null` is everybody's.
+    /// Tenant; `null` means all tenants.
     tenant_id: Option<TenantId>,
     /// The address.
     address: String,
-    /// Why it must not be sent to.
+    /// The reason.
     reason: SuppressionReason,
-    /// What shows it, in at most 1024 characters.
+    /// Evidence, at most 1024 characters.
     evidence: Option<String>,
-    /// Since when.
+    /// Start time.
     created_at: Timestamp,
-    /// When it ends; `null` for never.
+    /// Expiry; `null` for none.
     expires_at: Option<Timestamp>,
 }
 
@@ -83,7 +83,7 @@ impl From<Suppression> for SuppressionView {
 fn find_faults(body: &Create, prefix: &str, now: Timestamp) -> Vec<FieldError> {
     let mut faults = Vec::new();
     if body.evidence.as_ref().is_some_and(|text| text.chars().count() > EVIDENCE_CHARS_MAX) {
-        let message = format!("at most {EVIDENCE_CHARS_MAX} characters are taken");
+        let message = format!("limit exceeded: {EVIDENCE_CHARS_MAX} characters");
         faults.push(FieldError::new(format!("{prefix}evidence"), "too_long", message));
     }
     if body.expires_at.is_some_and(|at| at <= now) {
@@ -118,7 +118,7 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
 pub async fn create_batch(call: RequestContext<'_>) -> Result<ApiResponse> {
     let Batch { suppressions } = call.json()?;
     if suppressions.is_empty() || suppressions.len() > BATCH_MAX {
-        let message = format!("from 1 to {BATCH_MAX} are taken at once");
+        let message = format!("give 1 to {BATCH_MAX} items");
         return Err(ApiError::field("suppressions", "invalid", message));
     }
     let place = |index| format!("suppressions[{index}].");

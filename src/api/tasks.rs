@@ -1,4 +1,4 @@
-//! What runs for the connections of a listener, and the end of it all: told, waited for, then cut.
+//! Tasks of a listener, and graceful shutdown: signal the stop, wait, then abort.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use tokio_util::task::TaskTracker;
 
 use super::error::{ApiError, Result};
 
-/// How long a stop waits for running requests before they and their connections are cut.
+/// How long a shutdown waits for running requests before it aborts them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The tasks of a listener. Clones are the same.
 #[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
-    /// No new request is begun.
+    /// No new request starts once this is cancelled.
     pub stop: CancellationToken,
-    /// Ends what the stop has waited for too long.
+    /// Aborts tasks at the end of the grace period.
     cut: CancellationToken,
 }
 
@@ -27,13 +27,13 @@ impl Tasks {
         Self { tracker: TaskTracker::new(), stop, cut: CancellationToken::new() }
     }
 
-    /// Runs a connection until it ends or is cut.
+    /// Runs a connection until it ends or is aborted.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
         self.tracker.spawn(async move { cut.run_until_cancelled_owned(connection).await });
     }
 
-    /// Does some work to its end, even if whoever waits for it here goes away.
+    /// Runs work to completion, even if the caller is dropped.
     pub async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -43,11 +43,11 @@ impl Tasks {
         work.await.map_err(ApiError::internal)?.ok_or_else(ApiError::stopping)
     }
 
-    /// Waits for what runs, and cuts it if it takes too long.
+    /// Waits for running tasks, and aborts them after the grace period.
     pub async fn end(self) {
         self.tracker.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tracker.wait()).await.is_err() {
-            tracing::warn!("requests to the API ran on past the stop and were cut");
+            tracing::warn!("API requests were aborted at the end of the shutdown grace period");
         }
         self.cut.cancel();
         self.tracker.wait().await;

@@ -1,4 +1,4 @@
-//! What a tenant used: of a month, and as a series of hours or days. All times are UTC.
+//! Usage of a tenant: by month, and as a time series by hour or day. All times are UTC.
 
 use std::collections::HashMap;
 
@@ -22,42 +22,42 @@ const DAYS_MAX: i64 = 366;
 /// Days in a series that gives no beginning.
 const DAYS_DEFAULT: i64 = 30;
 
-/// What a tenant used in a month.
+/// Usage of a tenant in a month.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Usage")]
 pub struct UsageView {
     /// Always `usage`.
     #[schemars(extend("const" = "usage"))]
     object: &'static str,
-    /// Whose.
+    /// The tenant.
     tenant_id: TenantId,
     /// The month, like `2026-01`.
     period: String,
-    /// Whose mail the numbers are about.
+    /// Environment that the counts are for.
     environment: Environment,
-    /// How much.
+    /// The counts.
     #[serde(flatten)]
     counts: Counts,
 }
 
-/// What a tenant used in each of some hours or days.
+/// Usage of a tenant by hour or day.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "UsageSeries")]
 pub struct SeriesView {
     /// Always `usage_timeseries`.
     #[schemars(extend("const" = "usage_timeseries"))]
     object: &'static str,
-    /// Whose.
+    /// The tenant.
     tenant_id: TenantId,
-    /// How long each part is.
+    /// Length of each interval.
     interval: UsageInterval,
-    /// The beginning of the first part.
+    /// Start of the first interval.
     from: Timestamp,
     /// The end of the series.
     to: Timestamp,
-    /// Whose mail the numbers are about.
+    /// Environment that the counts are for.
     environment: Environment,
-    /// The parts in their order, those in which nothing was used too.
+    /// The intervals in order, including those without usage.
     data: Vec<PartView>,
 }
 
@@ -67,30 +67,30 @@ pub struct SeriesView {
 pub struct PartView {
     /// Its beginning.
     date: Timestamp,
-    /// How much.
+    /// The counts.
     #[serde(flatten)]
     counts: Counts,
 }
 
-/// How much was used.
+/// Usage counts.
 #[derive(Debug, Default, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "UsageCounts")]
 pub struct Counts {
     /// Recipients of accepted messages.
     emails_sent: u64,
-    /// Recipients whose server took the message.
+    /// Recipients whose server accepted the message.
     emails_delivered: u64,
-    /// Recipients that were refused for good, or given up when their time ended.
+    /// Recipients that bounced, or expired.
     emails_bounced: u64,
     /// Recipients that complained.
     emails_complained: u64,
-    /// Recipients that were left out or refused because they are suppressed.
+    /// Recipients that were skipped or refused because they are suppressed.
     emails_suppressed: u64,
-    /// Other refusals, as far as they were noted: see `/v1/rejections`.
+    /// Other refusals that were recorded: see `/v1/rejections`.
     emails_rejected: u64,
     /// Recipients of messages that were sent with test keys, whatever the environment of the other numbers.
     email_test: u64,
-    /// Requests to the API, with keys of both environments.
+    /// API requests, with keys of both environments.
     api_requests: u64,
 }
 
@@ -181,7 +181,7 @@ fn check_range(interval: UsageInterval, from: Timestamp, to: Timestamp, now: Tim
         return Err(ApiError::field(
             "from",
             "invalid",
-            format!("hours are kept since {kept_since}; ask for days"),
+            format!("hourly usage is kept since {kept_since}; use interval=day for earlier times"),
         ));
     }
     Ok(())

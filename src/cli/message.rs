@@ -226,7 +226,7 @@ fn deliveries(message: &Value) -> Table<6> {
             text(delivery, "status"),
             text(delivery, "attempts"),
             when(delivery, "next_attempt_at"),
-            text(delivery, "last_class"),
+            text(delivery, "bounce_class"),
             text(delivery, "last_reply"),
         ]);
     }

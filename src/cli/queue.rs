@@ -144,14 +144,14 @@ fn render(queue: &Value, now: Timestamp) -> String {
     let mut table = Table::new(["TENANT", "DESTINATION", "OPEN", "OLDEST", "NEXT", "WHY"]);
     for group in list("data") {
         let at = |name: &str| time(&group[name]).map_or("-".to_owned(), |at| relative(at, now));
-        let waiting = group["waiting"].as_array().unwrap_or(&empty);
+        let reasons = group["reasons"].as_array().unwrap_or(&empty);
         table.add([
             group["tenant_slug"].as_str().map_or_else(|| text(&group, "tenant_id"), str::to_owned),
             text(&group, "destination"),
             group["open"].to_string(),
             at("oldest_at"),
             at("next_due_at"),
-            waiting.iter().map(|wait| describe(wait, now)).collect::<Vec<_>>().join("; "),
+            reasons.iter().map(|wait| describe(wait, now)).collect::<Vec<_>>().join("; "),
         ]);
     }
     let mut shown = String::new();
@@ -165,10 +165,10 @@ fn render(queue: &Value, now: Timestamp) -> String {
     if !table.is_empty() {
         shown += &table.render();
     }
-    let [open, in_flight, due, aside, later] =
-        ["open", "in_flight", "due", "paused", "later"].map(|name| queue[name].as_u64().unwrap_or(0));
+    let [open, in_flight, due, paused, deferred] =
+        ["open", "in_flight", "due", "paused", "deferred"].map(|name| queue[name].as_u64().unwrap_or(0));
     shown += &format!(
-        "{open} deliveries wait: {in_flight} in flight, {due} due, {later} due later, {aside} set aside by pauses\n"
+        "{open} deliveries wait: {in_flight} in flight, {due} due, {deferred} deferred, {paused} paused\n"
     );
     let groups = queue["group_count"].as_u64().unwrap_or(0);
     let (listed, truncated) = (table_rows(queue), queue["truncated"] == true);
@@ -199,12 +199,12 @@ mod tests {
     fn the_queue_reads_like_a_list_of_reasons() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let queue = json!({
-            "open": 5, "in_flight": 0, "due": 1, "paused": 0, "later": 4, "group_count": 2, "truncated": false,
+            "open": 5, "in_flight": 0, "due": 1, "paused": 0, "deferred": 4, "group_count": 2, "truncated": false,
             "pauses": [{"tenant_id": null, "destination": "b.test", "reason": "repairs", "until": null}],
             "data": [{
                 "tenant_id": "tnt_1", "tenant_slug": "acme", "destination": "b.test", "open": 5,
                 "oldest_at": "2026-01-01T10:00:00Z", "next_due_at": "2026-01-01T12:05:00Z",
-                "waiting": [
+                "reasons": [
                     {"reason": "paused", "count": null, "until": null, "detail": "repairs"},
                     {"reason": "deferred", "count": 4, "until": "2026-01-01T12:05:00Z", "detail": "451 later"},
                 ],
@@ -216,7 +216,7 @@ mod tests {
             "paused: mail to b.test, until resumed: repairs\n\
              TENANT  DESTINATION  OPEN  OLDEST   NEXT    WHY\n\
              acme    b.test       5     2 h ago  in 5 m  paused (repairs); 4 deferred in 5 m (451 later)\n\
-             5 deliveries wait: 0 in flight, 1 due, 4 due later, 0 set aside by pauses\n\
+             5 deliveries wait: 0 in flight, 1 due, 4 deferred, 0 paused\n\
              1 of 2 groups are shown; --limit shows more\n"
         );
     }

@@ -34,7 +34,7 @@ SHAPES = {
     "list": "object data has_more next_cursor",
 }
 RECORD = "purpose type name value status found required dkim_key_state"
-DELIVERY = "id object recipient status attempts next_attempt_at last_reply last_class updated_at"
+DELIVERY = "id object recipient status attempts next_attempt_at last_reply bounce_class updated_at"
 ACCEPTED = "id object status send_at suppressed"
 REMOVAL = "id object deleted dry_run counts"
 ERROR = "type code message hint request_id errors"

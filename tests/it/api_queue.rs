@@ -45,10 +45,10 @@ async fn what_the_relay_holds_back_stands_beside_the_groups_it_is_about() {
         Timestamp::now(),
     );
     let queue = stage.get(&stage.platform, "/v1/queue").await.expect(200);
-    let waiting = queue["data"][0]["waiting"].as_array().unwrap();
-    let told: Vec<_> = waiting.iter().map(|wait| wait["reason"].as_str().unwrap()).collect();
-    assert_eq!(told, ["site_backoff", "due"], "{queue}");
-    assert_eq!(waiting[0]["detail"], "421 4.7.0 too many connections");
+    let reasons = queue["data"][0]["reasons"].as_array().unwrap();
+    let codes: Vec<_> = reasons.iter().map(|wait| wait["reason"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["site_backoff", "due"], "{queue}");
+    assert_eq!(reasons[0]["detail"], "421 4.7.0 too many connections");
 }
 
 #[tokio::test]

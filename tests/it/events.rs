@@ -34,7 +34,7 @@ impl Follower {
     /// Begins a tail; once this is answered, all that happens is heard.
     async fn start(stage: &ApiStage, key: &str, target: &str, headers: &str) -> Self {
         let mut follower = Self::open(stage, key, target, headers).await;
-        follower.until("from here on").await;
+        follower.until("events follow").await;
         assert!(follower.heard.starts_with("HTTP/1.1 200 OK\r\n"), "{}", follower.heard);
         assert!(follower.heard.contains("content-type: text/event-stream\r\n"), "{}", follower.heard);
         follower
@@ -182,7 +182,7 @@ async fn a_tail_ends_soon_when_its_key_or_tenant_does_and_when_the_server_stops(
     stage.delete(&stage.platform, &format!("/v1/keys/{}", text(&keys, "/data/0/id"))).await.expect(200);
     for follower in [suspended, revoked] {
         let heard = follower.end().await;
-        assert!(heard.contains(": this key may not read events any more"), "{heard}");
+        assert!(heard.contains(": this key is no longer allowed to read events"), "{heard}");
     }
     stage.stop.cancel();
     let heard = stopped.end().await;

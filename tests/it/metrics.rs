@@ -43,7 +43,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     let told = until("all of it is counted", async || {
         let answer = scrape(&server).await;
         let text = String::from_utf8(answer.body.clone()).unwrap();
-        let open: u64 = ["in_flight", "due", "paused", "later"]
+        let open: u64 = ["in_flight", "due", "paused", "deferred"]
             .iter()
             .filter_map(|state| value(&text, &format!("pillarbox_queue_deliveries{{state=\"{state}\"}}")))
             .sum();

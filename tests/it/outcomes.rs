@@ -54,10 +54,10 @@ async fn each_outcome_has_a_class_in_delivery_attempt_and_event_and_only_unknown
         mx.script(Phase::Rcpt, &format!("<{name}@"), 1, Fault::Reply(reply));
         let id = server.submit(&account, &[&recipient], &message(&account, name)).await;
         let email = server.wait_for_status(&id, &[status]).await;
-        assert_eq!(email["deliveries"][0]["last_class"], class, "{email}");
-        assert_eq!(last_entry(&server, &id, "object", "attempt").await["class"], class);
+        assert_eq!(email["deliveries"][0]["bounce_class"], class, "{email}");
+        assert_eq!(last_entry(&server, &id, "object", "attempt").await["bounce_class"], class);
         let event = last_entry(&server, &id, "type", &format!("message.{status}")).await;
-        assert_eq!(event["data"]["class"], class, "{event}");
+        assert_eq!(event["data"]["bounce_class"], class, "{event}");
         let all = server.control.get("/v1/suppressions").await;
         assert_eq!(all["data"].as_array().map(Vec::len), Some(suppressed), "{name}: {all}");
     }
@@ -69,20 +69,20 @@ async fn what_could_not_be_reached_says_so_and_what_arrived_has_no_class() {
     dns.fail("b.test");
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "dns")).await;
     let email = server.wait_for_status(&id, &["deferred"]).await;
-    assert_eq!(email["deliveries"][0]["last_class"], "dns", "{email}");
+    assert_eq!(email["deliveries"][0]["bounce_class"], "dns", "{email}");
     dns.mend("b.test");
     mx.script(Phase::Greeting, "", 1, Fault::Drop);
     server.restart(make_everything_due).await;
     crate::wait::until("the second try", async || {
         let email = server.control.get(&format!("/v1/emails/{id}")).await;
-        (email["deliveries"][0]["last_class"] == "network").then_some(())
+        (email["deliveries"][0]["bounce_class"] == "network").then_some(())
     })
     .await;
     server.restart(make_everything_due).await;
     let email = server.wait_for_status(&id, &["delivered"]).await;
-    assert!(email["deliveries"][0]["last_class"].is_null(), "{email}");
+    assert!(email["deliveries"][0]["bounce_class"].is_null(), "{email}");
     let event = last_entry(&server, &id, "type", "message.delivered").await;
-    assert!(event["data"]["class"].is_null(), "{event}");
+    assert!(event["data"]["bounce_class"].is_null(), "{event}");
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_delivery_that_expires_keeps_the_class_of_what_was_in_its_way() {
     for (id, class) in [(&id, "mailbox_full"), (&held, "expired")] {
         server.wait_for_status(id, &["expired"]).await;
         let event = last_entry(&server, id, "type", "message.expired").await;
-        assert_eq!(event["data"]["class"], class, "{event}");
+        assert_eq!(event["data"]["bounce_class"], class, "{event}");
     }
 }
 

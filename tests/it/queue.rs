@@ -35,7 +35,7 @@ async fn queue_when(server: &TestServer, what: &str, is_so: impl Fn(&Value) -> b
 }
 
 fn reasons(group: &Value) -> Vec<&str> {
-    group["waiting"].as_array().unwrap().iter().map(|wait| wait["reason"].as_str().unwrap()).collect()
+    group["reasons"].as_array().unwrap().iter().map(|wait| wait["reason"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn mail_for_a_paused_destination_waits_through_a_restart_and_leaves_when_i
     assert_eq!(queue["pauses"][0]["reason"], "repairs", "{queue}");
     let group = &queue["data"][0];
     assert_eq!((&group["destination"], &group["tenant_slug"]), (&json!("b.test"), &json!("acme-test")));
-    assert_eq!((reasons(group), &group["waiting"][0]["detail"]), (vec!["paused"], &json!("repairs")));
+    assert_eq!((reasons(group), &group["reasons"][0]["detail"]), (vec!["paused"], &json!("repairs")));
     assert_eq!(mx.transactions().len(), 1);
 
     server.control.ok("POST", "/v1/queue/resume", json!({"destination": "b.test"})).await;
@@ -68,8 +68,8 @@ async fn deferred_mail_says_why_and_a_flush_or_a_retry_delivers_it_now() {
         mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
         let id = submit(&server, &account, "bob@b.test").await;
         server.wait_for_status(&id, &["deferred"]).await;
-        let queue = queue_when(&server, "it is due later", |queue| queue["later"] == 1).await;
-        let wait = &queue["data"][0]["waiting"][0];
+        let queue = queue_when(&server, "it is due later", |queue| queue["deferred"] == 1).await;
+        let wait = &queue["data"][0]["reasons"][0];
         assert_eq!((&wait["reason"], &wait["count"]), (&json!("deferred"), &json!(1)), "{queue}");
         assert!(
             wait["detail"].as_str().unwrap().contains("greylisted") && wait["until"].is_string(),
@@ -139,7 +139,7 @@ async fn the_command_shows_pauses_and_resumes() {
     submit(&server, &account, "bob@b.test").await;
     queue_when(&server, "it is set aside", |queue| queue["paused"] == 1).await;
     let (ok, said) = run(&["queue"]).await;
-    assert!(ok && said.contains("paused (repairs)") && said.contains("1 set aside"), "{said}");
+    assert!(ok && said.contains("paused (repairs)") && said.contains("1 paused"), "{said}");
     let (ok, said) = run(&["queue", "list", "--tenant", "acme-test", "--json"]).await;
     assert!(ok && serde_json::from_str::<Value>(&said).unwrap()["open"] == 1, "{said}");
     let (ok, said) = run(&["queue", "resume", "--destination", "b.test"]).await;

@@ -86,7 +86,7 @@ async fn mail_that_waits_for_its_account_is_given_up_with_one_report_at_the_end_
     set_smart_host(&server, &account, port, "wrong").await;
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "held")).await;
     let delivery = wait_until_held(&server, &id).await;
-    assert_eq!(delivery["last_class"], "authentication", "{delivery}");
+    assert_eq!(delivery["bounce_class"], "authentication", "{delivery}");
     server
         .restart(|config| {
             expire_everything(config);
@@ -94,7 +94,7 @@ async fn mail_that_waits_for_its_account_is_given_up_with_one_report_at_the_end_
         })
         .await;
     let email = server.wait_for_status(&id, &["expired"]).await;
-    assert_eq!(email["deliveries"][0]["last_class"], "authentication", "{email}");
+    assert_eq!(email["deliveries"][0]["bounce_class"], "authentication", "{email}");
     let report = world.wait_for(1).await.remove(0);
     expect_report(&report.content, "bob@b.test", "failed", "4.4.7");
     assert_eq!(logins(&host), 2, "one try before the restart, and one after it");

@@ -213,5 +213,5 @@ async fn a_domain_with_as_many_keys_as_it_may_have_has_to_wait() {
     let rotate =
         stage.post(&tenant.key, &format!("{path}/dkim/rotate"), json!({"algorithm": "rsa-sha256"})).await;
     let error = rotate.expect_error(409, "limit_reached");
-    assert!(text(&error, "/hint").contains("a week later"), "{error}");
+    assert!(text(&error, "/hint").contains("a week after"), "{error}");
 }

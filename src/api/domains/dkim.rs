@@ -1,4 +1,4 @@
-//! The DKIM keys of a domain: made here, or brought along. Their private halves go in and never come out.
+//! DKIM keys of a domain, generated or imported. Private keys are write-only.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.
 pub(super) const RECORD_NAME_OCTETS_MAX: usize = 253;
 
-/// A DKIM key of your own.
+/// A DKIM key to import.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "DkimKeyCreate")]
@@ -32,7 +32,7 @@ pub struct Add {
     private_key: String,
 }
 
-/// A DKIM key of a domain; its private half cannot be read.
+/// A DKIM key of a domain, without its private key.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DkimKey")]
 pub struct DkimKeyView {
@@ -43,17 +43,17 @@ pub struct DkimKeyView {
     object: &'static str,
     /// Its selector.
     selector: String,
-    /// What it signs with.
+    /// The algorithm.
     algorithm: DkimAlgorithm,
-    /// How far it is.
+    /// The status.
     state: DkimKeyState,
-    /// Where its record belongs.
+    /// Name of its DNS record.
     record_name: String,
-    /// What its record says.
+    /// Value of its DNS record.
     record_value: String,
-    /// Since when it is being replaced; its record has to stay until it is gone from here.
+    /// Start of the retirement. Keep the DNS record until the key disappears from this list.
     retiring_since: Option<Timestamp>,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
 }
 
@@ -127,7 +127,7 @@ pub async fn add(call: RequestContext<'_>) -> Result<ApiResponse> {
     checks.length(name_octets, "selector", RECORD_NAME_OCTETS_MAX, "octets with the domain");
     checks.finish()?;
     if call.store().dkim_keys(domain.id).await?.len() >= KEYS_MAX {
-        let message = format!("the domain has {KEYS_MAX} DKIM keys, which is as many as it may");
+        let message = format!("limit reached: {KEYS_MAX} DKIM keys per domain");
         return Err(ApiError::field("selector", "too_many", message));
     }
     let pair = on_turn(&call, move || dkim::import_pem(&private_key)).await?;
@@ -153,8 +153,7 @@ fn check_selector(selector: &str, checks: &mut Checks) {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let message =
-        "a selector has labels of 1 to 63 lower-case letters, digits and inner hyphens, with dots between";
+    let message = "a selector is one or more labels separated by dots; a label has 1 to 63 lower-case letters, digits and inner hyphens";
     checks.require(selector.split('.').all(is_label), "selector", "invalid", message);
 }
 

@@ -1,4 +1,4 @@
-//! Sending domains and their proof. `dkim` has their keys, `rotation` replaces these.
+//! Sending domains and their verification. `dkim` manages their keys, `rotation` replaces them.
 
 mod dkim;
 mod rotation;
@@ -25,32 +25,32 @@ pub use rotation::{Rotate as RotateDkimKeys, rotate as rotate_dkim_keys};
 /// Leaves room for `selector._domainkey.` in front, within the 253 octets of a name (RFC 1035 §2.3.4).
 const NAME_OCTETS_MAX: usize = 220;
 
-/// A sending domain to be claimed.
+/// A sending domain to create.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "DomainCreate")]
 pub struct Create {
     /// The domain, like `example.com`.
     name: String,
-    /// Whose it is; a platform key has to say so.
+    /// Owner. Required with a platform key.
     tenant_id: Option<TenantId>,
-    /// `dns`: by its records; `manual`: the platform vouches for it, which takes a platform key.
+    /// `dns`: verified by DNS records. `manual`: verified by the platform; needs a platform key.
     verification: Option<Verification>,
-    /// Whether senders may be below it; true if absent.
+    /// Whether senders may use subdomains. Default: true.
     subdomains: Option<bool>,
     /// Whether to make a second key for Ed25519 signatures.
     #[serde(default)]
     ed25519: bool,
 }
 
-/// What is to change of a domain: what is absent stays.
+/// Changes to a domain. Absent fields stay unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "DomainUpdate")]
 pub struct Update {
-    /// `dns`: by its records; `manual`: the platform vouches for it, which takes a platform key.
+    /// `dns`: verified by DNS records. `manual`: verified by the platform; needs a platform key.
     verification: Option<Verification>,
-    /// Whether senders may be below it.
+    /// Whether senders may use subdomains.
     subdomains: Option<bool>,
 }
 
@@ -69,25 +69,25 @@ pub struct DomainView {
     /// Always `domain`.
     #[schemars(extend("const" = "domain"))]
     object: &'static str,
-    /// Whose it is; `null` for the sandbox domain.
+    /// Owner; `null` for the sandbox domain.
     tenant_id: Option<TenantId>,
     /// The domain.
     name: DomainName,
-    /// How far its proof is.
+    /// Verification status.
     status: DomainStatus,
-    /// How it is proved.
+    /// Verification method.
     verification: Verification,
-    /// Whether senders may be below it.
+    /// Whether senders may use subdomains.
     subdomains: bool,
-    /// What to publish, and what was found.
+    /// DNS records to publish, with the result of the last check.
     dns_records: Vec<RecordView>,
-    /// When its records were last looked up.
+    /// Time of the last DNS check.
     last_checked_at: Option<Timestamp>,
-    /// Since when the records of a verified domain are wrong.
+    /// Since when the DNS records of a verified domain fail the check.
     failing_since: Option<Timestamp>,
-    /// When it was proved.
+    /// Time of the verification.
     verified_at: Option<Timestamp>,
-    /// When it was claimed.
+    /// Creation time.
     created_at: Timestamp,
 }
 
@@ -95,20 +95,20 @@ pub struct DomainView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DnsRecord")]
 pub struct RecordView {
-    /// What it is for.
+    /// Purpose of the record.
     purpose: Purpose,
     /// Always `TXT`.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The owner name, without a final dot.
     name: String,
-    /// What to publish; another value may do as well.
+    /// Recommended value; other values can also pass the check.
     value: String,
-    /// How what was found compares.
+    /// Result of the comparison.
     status: RecordStatus,
-    /// What was found at the last look-up.
+    /// Values found by the last DNS check.
     found: Vec<String>,
-    /// Whether the domain is not verified without it.
+    /// Whether verification requires this record.
     required: bool,
     /// Of a DKIM record: whether its key signs, is to sign or did so. A retiring one's record has to stay.
     dkim_key_state: Option<DkimKeyState>,
@@ -176,14 +176,14 @@ fn check_allowed(call: &RequestContext<'_>, domain: Option<DomainId>) -> Result<
     }
     Err(ApiError::new(
         RefusalCode::DomainNotAllowedForKey,
-        "this key is bound to certain domains, and this is not one of them",
-        "use a key without allowed_domain_ids, or add the domain to this one",
+        "allowed_domain_ids of this key does not contain the domain",
+        "use a key without allowed_domain_ids, or add the domain to this key",
     ))
 }
 
 fn check_verification(call: &RequestContext<'_>, verification: Option<Verification>) -> Result<()> {
     if verification == Some(Verification::Manual) && !call.caller.is_platform() {
-        return Err(ApiError::platform_only("vouching for a domain (verification: manual)"));
+        return Err(ApiError::platform_only("verifying a domain manually (verification: manual)"));
     }
     Ok(())
 }
@@ -194,7 +194,11 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     check_verification(&call, body.verification)?;
     check_allowed(&call, None)?;
     let tenant_id = call.owner(body.tenant_id).await?.ok_or_else(|| {
-        ApiError::field("tenant_id", "required", "a platform key has to say whose domain it is to be")
+        ApiError::field(
+            "tenant_id",
+            "required",
+            "with a platform key, give the tenant that will own the domain",
+        )
     })?;
     let name = read_name(&body.name)?;
     let verification = body.verification.unwrap_or(Verification::Dns);
@@ -228,12 +232,12 @@ fn read_name(text: &str) -> Result<DomainName> {
     let mut checks = Checks::default();
     let name = checks.read(DomainName::parse(text), "name");
     if let Some(name) = &name {
-        let message = "this must be a whole name such as example.com";
+        let message = "this must be a complete domain name such as example.com";
         checks.require(name.is_fully_qualified(), "name", "invalid", message);
         checks.length(name.as_str().len(), "name", NAME_OCTETS_MAX, "octets");
     }
     checks.finish()?;
-    name.ok_or_else(|| ApiError::internal("a name without faults was not read"))
+    name.ok_or_else(|| ApiError::internal("a valid domain name was not parsed"))
 }
 
 /// `GET /v1/domains`

@@ -17,7 +17,7 @@ use super::dkim::{self, DkimKeyView, KEYS_MAX};
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate {
-    /// The only algorithm to make a key for. Absent: each that the domain has a key for.
+    /// The only algorithm to replace. Default: each algorithm that the domain has a key for.
     algorithm: Option<DkimAlgorithm>,
 }
 
@@ -39,8 +39,8 @@ pub async fn rotate(call: RequestContext<'_>) -> Result<ApiResponse> {
     if keys.len() + missing.len() > KEYS_MAX {
         return Err(ApiError::new(
             RefusalCode::LimitReached,
-            format!("the domain would have more than {KEYS_MAX} DKIM keys"),
-            "wait: a key that was replaced goes a week later, once no queued message carries its signature",
+            format!("limit reached: {KEYS_MAX} DKIM keys per domain"),
+            "wait until old keys are removed: a week after their replacement, once no queued message carries their signature",
         ));
     }
     for algorithm in missing {

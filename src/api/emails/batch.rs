@@ -112,7 +112,7 @@ fn make(
     if let Some(template) = email.template_id.and_then(|id| templates.get(&id)) {
         let has_body = email.text.is_some() || email.html.is_some();
         let mut checks = Checks::default();
-        checks.require(!has_body, "template_id", "invalid", "give a template or bodies, not both");
+        checks.require(!has_body, "template_id", "invalid", "give either a template or bodies, not both");
         templates::check_data(&email.template_data, "template_data", &mut checks);
         checks.finish()?;
         let data = std::mem::take(&mut email.template_data);
@@ -154,8 +154,8 @@ impl Stock {
         if self.octets > self.octets_max {
             return Err(ApiError::new(
                 RefusalCode::PayloadTooLarge,
-                format!("the messages of this request come to more than {} bytes", self.octets_max),
-                "send fewer in one request; the operator sets the limit with api.send_body_max",
+                format!("the messages of this request exceed {} bytes in total", self.octets_max),
+                "send fewer messages in one request; the operator sets the limit with api.send_body_max",
             ));
         }
         if self.room.grow_to(self.octets) { Ok(()) } else { Err(body::no_room()) }

@@ -39,7 +39,7 @@ pub struct MimeMessage {
     pub attachments: Vec<Attachment>,
 }
 
-/// A file that goes with a message.
+/// An attachment.
 #[derive(Debug)]
 pub struct Attachment {
     /// Its name.

@@ -49,24 +49,24 @@ const RESERVED_HEADERS: &[&str] = &[
     "To",
 ];
 
-/// A message to be sent. At least one of `text`, `html` and `template_id` is there.
+/// A message to send. At least one of `text`, `html` and `template_id` is required.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmailRequest {
-    /// Whom it is from: an address of a verified domain of the tenant. Without a name it gets the tenant's `from_name`.
+    /// Sender: an address of a verified domain of the tenant. The default display name is `from_name` of the tenant.
     pub from: Mailbox,
-    /// Whom it is for; at least one.
+    /// Recipients; at least one.
     pub to: Vec<Mailbox>,
-    /// Who gets a copy.
+    /// Copy recipients.
     #[serde(default)]
     pub cc: Vec<Mailbox>,
-    /// Who gets a copy that nobody else sees.
+    /// Blind copy recipients.
     #[serde(default)]
     pub bcc: Vec<Mailbox>,
-    /// Where answers go; the tenant's `reply_to` if absent.
+    /// Reply-To addresses. Default: `reply_to` of the tenant.
     #[serde(default)]
     pub reply_to: Vec<Mailbox>,
-    /// The subject; with a template its own if absent.
+    /// The subject. Default with a template: that of the template.
     pub subject: Option<String>,
     /// The body as plain text.
     pub text: Option<String>,
@@ -75,38 +75,38 @@ pub struct EmailRequest {
     /// Other header fields by their names.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Files that go with it.
+    /// Attachments.
     #[serde(default)]
     pub attachments: Vec<AttachmentRequest>,
-    /// By which messages are found again (`GET /v1/emails?tag=`).
+    /// Tags, for `GET /v1/emails?tag=`.
     #[serde(default)]
     pub tags: Vec<String>,
-    /// Anything that the sender wants to know of it later; no recipient sees it. At most 50 keys and 8 KiB.
+    /// Metadata of the sender; recipients do not see it. At most 50 keys and 8 KiB.
     #[serde(default)]
     pub metadata: Map<String, Value>,
-    /// The template that makes subject and bodies.
+    /// Template for subject and bodies.
     pub template_id: Option<TemplateId>,
-    /// What the template puts in; at most 256 KiB.
+    /// Template variables; at most 256 KiB.
     #[serde(default)]
     pub template_data: Data,
-    /// Not before this time; at most 30 days ahead.
+    /// Scheduled time of delivery; at most 30 days ahead.
     pub send_at: Option<Timestamp>,
     /// When delivery is given up: after `send_at`, and no longer after it than the operator allows any message
     /// (`relay.message_lifetime_max`). If absent, the tenant's `expiry_hours` or the server's own time counts.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A file that goes with a message.
+/// An attachment.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentRequest {
     /// Its name.
     pub filename: String,
-    /// Its type; `application/octet-stream` if absent.
+    /// Content type. Default: `application/octet-stream`.
     pub content_type: Option<String>,
-    /// Its octets in base64.
+    /// Content in base64.
     pub content: String,
-    /// By what the HTML body shows it (`<img src="cid:logo">`).
+    /// Content-ID, to show the file in the HTML body (`<img src="cid:logo">`).
     pub content_id: Option<String>,
 }
 
@@ -190,24 +190,24 @@ impl EmailRequest {
     }
 
     fn read_recipients(&self, recipients_max: usize, checks: &mut Checks) -> Vec<Address> {
-        checks.require(!self.to.is_empty(), "to", "required", "a message has at least one recipient");
+        checks.require(!self.to.is_empty(), "to", "required", "a message needs at least one recipient");
         checks.length(self.reply_to.len(), "reply_to", REPLY_TO_MAX, "addresses");
         let recipients = distinct(self.to.iter().chain(&self.cc).chain(&self.bcc));
         checks.require(
             recipients.len() <= recipients_max,
             "to",
             RefusalCode::TooManyRecipients.as_str(),
-            &format!("a message has at most {recipients_max} recipients, in to, cc and bcc"),
+            &format!("limit exceeded: {recipients_max} recipients in to, cc and bcc together"),
         );
         recipients
     }
 
     fn check_bodies(&self, checks: &mut Checks) {
         let has_body = self.text.is_some() || self.html.is_some();
-        checks.require(has_body, "text", "required", "a message has text, html or a template_id");
+        checks.require(has_body, "text", "required", "a message needs text, html or a template_id");
         for (body, path) in [(&self.text, "text"), (&self.html, "html")] {
             let has_nul = body.as_ref().is_some_and(|body| body.contains('\0'));
-            checks.require(!has_nul, path, RefusalCode::NulInContent.as_str(), "this must not have NUL");
+            checks.require(!has_nul, path, RefusalCode::NulInContent.as_str(), "this must not contain NUL");
         }
     }
 
@@ -227,7 +227,7 @@ impl EmailRequest {
             "expires_at",
             "invalid",
             &format!(
-                "this must be in the future and after send_at, and delivery is tried for at most {} hours",
+                "this must be in the future, after send_at, and at most {} hours after it",
                 terms.lifetime_max.as_secs() / 3600
             ),
         );
@@ -245,7 +245,7 @@ fn default_reply_to(defaults: &TenantSettings) -> Vec<Mailbox> {
 
 fn check_subject(subject: Option<&str>, checks: &mut Checks) {
     match subject {
-        None => checks.require(false, "subject", "required", "a message without a template has a subject"),
+        None => checks.require(false, "subject", "required", "a message without a template needs a subject"),
         Some("") => {}
         Some(subject) => checks.line(subject, "subject", SUBJECT_CHARS_MAX),
     }
@@ -264,14 +264,24 @@ fn read_headers(headers: BTreeMap<String, String>, checks: &mut Checks) -> Vec<(
     for (name, value) in headers.into_iter().take(HEADERS_MAX) {
         let path = format!("headers.{}", crate::api::json::echo(&name));
         let is_reserved = RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
-        checks.require(!is_reserved, &path, "reserved", "this field is set by other means or by the server");
+        checks.require(
+            !is_reserved,
+            &path,
+            "reserved",
+            "another request field or the server sets this header field",
+        );
         // RFC 5322 §3.6.8.
         let is_name = name.bytes().all(|octet| matches!(octet, 33..=126) && octet != b':');
-        checks.require(is_name, &path, "invalid", "the name of a field has printable ASCII and no colon");
+        checks.require(is_name, &path, "invalid", "a header field name is printable ASCII without a colon");
         checks.length(value.chars().count(), &path, HEADER_CHARS_MAX, "characters");
         checks.one_line(&value, &path);
         let is_repeated = read.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name));
-        checks.require(!is_repeated, &path, "duplicate", "this field is given twice, in different letters");
+        checks.require(
+            !is_repeated,
+            &path,
+            "duplicate",
+            "this header field is given twice; names are case-insensitive",
+        );
         if let Some(name) = checks.read(HeaderName::new_from_ascii(name), &path) {
             read.push((name, value));
         }
@@ -293,7 +303,12 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
     // RFC 2046 §5.1, §5.2.1: these are not encoded in base64.
     let is_leaf =
         !["multipart/", "message/"].iter().any(|class| kind.to_ascii_lowercase().starts_with(class));
-    checks.require(is_leaf, &path("content_type"), "invalid", "send messages as application/octet-stream");
+    checks.require(
+        is_leaf,
+        &path("content_type"),
+        "invalid",
+        "attach message/* and multipart/* content as application/octet-stream",
+    );
     if let Some(id) = &file.content_id {
         let is_id = (1..=FILENAME_CHARS_MAX).contains(&id.len())
             && id.bytes().all(|octet| octet.is_ascii_graphic() && !b"<>\"()".contains(&octet));
@@ -301,7 +316,7 @@ fn read_attachment(file: AttachmentRequest, place: usize, checks: &mut Checks) -
             is_id,
             &path("content_id"),
             "invalid",
-            "this is a word of printable ASCII without < and >",
+            "this must be printable ASCII without spaces, < and >",
         );
     }
     let content = checks.read(STANDARD.decode(file.content), &path("content"))?;

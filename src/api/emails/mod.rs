@@ -1,5 +1,5 @@
-//! Messages: `send` takes them (described in `draft`, made by `compose`, all of a request by `batch`), the rest tells what became of them, `timeline`
-//! step by step, `raw` with its bytes; `steering` hurries and cancels.
+//! Messages. `send` accepts them: `draft` validates the request, `compose` builds the MIME message, `batch` handles all
+//! messages of a request. `timeline` and `raw` read a message; `retry_cancel` retries or cancels its deliveries.
 
 mod batch;
 mod compose;
@@ -38,17 +38,17 @@ pub struct EmailView {
     /// Always `email`.
     #[schemars(extend("const" = "email"))]
     object: &'static str,
-    /// Whose it is.
+    /// The tenant.
     tenant_id: TenantId,
-    /// The key it was sent with.
+    /// The key that sent it.
     key_id: Option<KeyId>,
-    /// Whether it leaves the machine.
+    /// `live` or `test`. A test message is stored but not delivered.
     environment: Environment,
-    /// One status for all recipients: while any is open that, then the worst end of any.
+    /// Combined status of all deliveries: open while any is open, then the worst final status.
     status: DeliveryState,
-    /// The reverse path; `null` for `<>`.
+    /// Reverse path; `null` is the null reverse path.
     from: Option<Address>,
-    /// In lists the first of them.
+    /// Recipients. Lists contain only the first ones.
     to: Vec<Address>,
     /// How many recipients there are.
     recipient_count: u64,
@@ -58,22 +58,22 @@ pub struct EmailView {
     subject: Option<String>,
     /// The Message-ID field, without angle brackets.
     message_id: Option<String>,
-    /// Its octets as accepted.
+    /// Size in octets as accepted.
     size: u64,
     /// The domain that signs it.
     dkim_domain: Option<DomainName>,
-    /// By which it is found again.
+    /// Tags, for `GET /v1/emails?tag=`.
     tags: Vec<String>,
-    /// What the sender noted.
+    /// Metadata of the sender.
     #[schemars(with = "Map<String, Value>")]
     metadata: Metadata,
-    /// When it was accepted.
+    /// Time of acceptance.
     created_at: Timestamp,
-    /// Not before this time, if the sender chose one.
+    /// Scheduled time of the first attempt.
     send_at: Option<Timestamp>,
-    /// When delivery is given up.
+    /// Expiry of delivery.
     expires_at: Timestamp,
-    /// Only for a single message.
+    /// Deliveries; absent in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Vec<DeliveryView>>,
 }
@@ -87,19 +87,19 @@ pub struct DeliveryView {
     /// Always `delivery`.
     #[schemars(extend("const" = "delivery"))]
     object: &'static str,
-    /// To whom it goes.
+    /// The recipient.
     recipient: Address,
-    /// How far it is.
+    /// The status.
     status: DeliveryState,
-    /// Tries so far.
+    /// Delivery attempts so far.
     attempts: u32,
-    /// When it is tried next; `null` if it is finished.
+    /// Time of the next attempt; `null` if finished.
     next_attempt_at: Option<Timestamp>,
-    /// What the other server said last.
+    /// The last reply of the remote server.
     last_reply: Option<String>,
-    /// Why the last try did not deliver.
-    last_class: Option<BounceClass>,
-    /// When anything of it changed last.
+    /// Why the last attempt failed, as a stable code.
+    bounce_class: Option<BounceClass>,
+    /// Time of the last change.
     updated_at: Timestamp,
 }
 
@@ -141,7 +141,7 @@ impl From<Delivery> for DeliveryView {
             attempts: delivery.attempts,
             next_attempt_at: delivery.next_attempt_at,
             last_reply: delivery.last_reply,
-            last_class: delivery.last_class,
+            bounce_class: delivery.last_class,
             updated_at: delivery.updated_at,
         }
     }

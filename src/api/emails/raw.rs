@@ -90,15 +90,15 @@ impl Reading {
 fn no_longer_kept() -> ApiError {
     ApiError::new(
         RefusalCode::NotFound,
-        "the content of this message is no longer kept",
-        "content is removed some days after the last delivery; the operator sets retention.body_days",
+        "the content of this message has been removed",
+        "content is removed when its retention ends; the operator sets retention.body_days",
     )
 }
 
 fn too_many() -> ApiError {
     ApiError::new(
         RefusalCode::Overloaded,
-        "too many large messages are being read, of this tenant or of all",
-        "take those that were asked for, or try again in a few seconds",
+        "limit reached: large messages that are downloaded at the same time",
+        "finish the downloads in progress, or try again in a few seconds",
     )
 }

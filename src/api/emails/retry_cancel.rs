@@ -1,4 +1,4 @@
-//! Orders about a message on its way: try again now, or not at all.
+//! Retry and cancellation of queued messages.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::mail::Address;
 use crate::model::{DeliveryId, MessageId, RefusalCode};
 use crate::store::{Journal, Steered};
 
-/// What came of the order to try a message again now.
+/// Result of a retry.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "EmailRetry")]
 pub struct RetryView {
@@ -21,13 +21,13 @@ pub struct RetryView {
     /// `email_retry`.
     #[schemars(extend("const" = "email_retry"))]
     object: &'static str,
-    /// Deliveries that waited for their next try and are due now.
+    /// Deferred deliveries that are due now.
     retried: Vec<DeliveryName>,
-    /// Deliveries that are being tried already.
+    /// Deliveries with an attempt in progress.
     in_flight: Vec<DeliveryName>,
 }
 
-/// What came of the order to cancel a message.
+/// Result of a cancellation.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "EmailCancellation")]
 pub struct CancellationView {
@@ -36,9 +36,9 @@ pub struct CancellationView {
     /// `email_cancellation`.
     #[schemars(extend("const" = "email_cancellation"))]
     object: &'static str,
-    /// Deliveries that will not be tried any more.
+    /// Cancelled deliveries.
     cancelled: Vec<DeliveryName>,
-    /// Deliveries for which it was too late: they are being tried. They can be cancelled if the try fails.
+    /// Deliveries with an attempt in progress. They can be cancelled if the attempt fails.
     in_flight: Vec<DeliveryName>,
 }
 
@@ -48,7 +48,7 @@ pub struct CancellationView {
 pub struct DeliveryName {
     /// The delivery.
     id: DeliveryId,
-    /// To whom it goes.
+    /// The recipient.
     recipient: Address,
 }
 
@@ -67,8 +67,8 @@ impl Target {
         if recipients.is_empty() {
             return Err(ApiError::new(
                 RefusalCode::MessageFinished,
-                "every delivery of this message is finished",
-                "GET /v1/emails/{id} says how each ended; what failed has to be sent as a new message",
+                "all deliveries of this message are finished",
+                "GET /v1/emails/{id} shows the result of each; send a new message to the recipients that failed",
             ));
         }
         Ok(Self { id, recipients })

@@ -29,7 +29,7 @@ pub struct BatchRequest {
     emails: Vec<EmailRequest>,
 }
 
-/// A message that was accepted: it is on disk.
+/// An accepted message. It is on disk.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "EmailAccepted")]
 pub struct Accepted {
@@ -40,9 +40,9 @@ pub struct Accepted {
     object: &'static str,
     /// Always `queued`.
     status: DeliveryState,
-    /// When delivery begins, if not at once.
+    /// Scheduled time of delivery; `null` for immediate delivery.
     send_at: Option<Timestamp>,
-    /// Recipients that it is not sent to, because they are suppressed.
+    /// Recipients that are skipped because they are suppressed.
     suppressed: Vec<Address>,
 }
 
@@ -76,7 +76,7 @@ struct Ready {
 pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let (email, digest) = batch::read(&call).await?;
     let sent = send_all(&mut call, Wanted { emails: vec![email], is_batch: false, digest }).await?;
-    let only = sent.first().ok_or_else(|| ApiError::internal("one message makes one answer"))?;
+    let only = sent.first().ok_or_else(|| ApiError::internal("sending one message returned no result"))?;
     ApiResponse::accepted(only)
 }
 
@@ -84,7 +84,7 @@ pub async fn send(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let (BatchRequest { emails }, digest) = batch::read(&call).await?;
     if emails.is_empty() || emails.len() > BATCH_MAX {
-        return Err(ApiError::field("emails", "invalid", format!("from 1 to {BATCH_MAX} are taken at once")));
+        return Err(ApiError::field("emails", "invalid", format!("give 1 to {BATCH_MAX} items")));
     }
     let sent = send_all(&mut call, Wanted { emails, is_batch: true, digest }).await?;
     ApiResponse::accepted(&List::whole(sent))
@@ -132,8 +132,8 @@ async fn submitter(call: &RequestContext<'_>) -> Result<Arc<Submitter>> {
     let Some(tenant) = call.caller.tenant.clone() else {
         return Err(ApiError::new(
             RefusalCode::InsufficientScope,
-            "a platform key belongs to no tenant and so has no domain to send from",
-            "send with a key of the tenant: POST /v1/keys makes one",
+            "a platform key belongs to no tenant, so it has no domain to send from",
+            "use a key of the tenant; create one with POST /v1/keys",
         ));
     };
     Ok(Arc::new(Submitter {
@@ -217,8 +217,8 @@ impl Sending<'_> {
         }
         let refusal = Refusal::new(
             RefusalCode::MessageTooLarge,
-            format!("the message has {} octets, at most {octets_max} are taken", message.len()),
-            "send less; attachments grow by a third on their way",
+            format!("the message has {} octets; the limit is {octets_max}", message.len()),
+            "reduce the message; base64 makes attachments a third larger",
         );
         Err(self.note(Stage::Data, refusal))
     }

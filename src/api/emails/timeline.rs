@@ -1,4 +1,4 @@
-//! The life of a message: its events and attempts in the order of time.
+//! Timeline of a message: its events and attempts in chronological order.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,13 +22,13 @@ const ENTRIES_MAX: usize = 1000;
 #[serde(untagged)]
 #[schemars(rename = "TimelineEntry")]
 pub enum Entry {
-    /// Something that happened.
+    /// An event.
     Event(EventEntry),
-    /// A try to deliver.
+    /// A delivery attempt.
     Attempt(AttemptEntry),
 }
 
-/// Something that happened to a message.
+/// An event of a message.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "TimelineEvent")]
 pub struct EventEntry {
@@ -37,20 +37,20 @@ pub struct EventEntry {
     /// Always `event`.
     #[schemars(extend("const" = "event"))]
     object: &'static str,
-    /// When it happened.
+    /// Time of the event.
     at: Timestamp,
-    /// What happened.
+    /// The event type.
     #[serde(rename = "type")]
     kind: EventKind,
     /// The delivery it is about.
     delivery_id: Option<DeliveryId>,
     /// The recipient, if it is about one.
     recipient: Option<Address>,
-    /// What else there is to say; its fields depend on the type.
+    /// Event data; its fields depend on the type.
     data: serde_json::Value,
 }
 
-/// One try to deliver.
+/// A delivery attempt.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "TimelineAttempt")]
 pub struct AttemptEntry {
@@ -59,35 +59,35 @@ pub struct AttemptEntry {
     /// Always `attempt`.
     #[schemars(extend("const" = "attempt"))]
     object: &'static str,
-    /// When it began.
+    /// Start time.
     at: Timestamp,
     /// The delivery it is about.
     delivery_id: DeliveryId,
-    /// To whom it goes.
+    /// The recipient.
     recipient: Option<Address>,
     /// The host that was tried.
     host: String,
     /// Its address; `null` if none was reached.
     address: Option<IpAddr>,
-    /// Version and cipher; `null` in clear.
+    /// TLS version and cipher suite; `null` without TLS.
     tls: Option<String>,
-    /// Which TLS policy held for the host, and on what ground.
+    /// TLS policy that applied to the host, and its source.
     tls_policy: Option<String>,
     /// The SMTP reply code.
     reply_code: Option<u16>,
     /// The enhanced status code (RFC 3463).
     enhanced_code: Option<String>,
-    /// What the host said, or what went wrong here.
+    /// Reply of the host, or the local error.
     reply: String,
     /// The SMTP dialogue.
     transcript: String,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     duration_ms: u64,
-    /// What the delivery is after it.
+    /// Delivery status after the attempt.
     outcome: DeliveryState,
-    /// Why it did not deliver; `null` if it did.
-    class: Option<BounceClass>,
-    /// Why the next try is when it is.
+    /// Why the attempt failed, as a stable code; `null` after success.
+    bounce_class: Option<BounceClass>,
+    /// Explains the time of the next attempt.
     reason: String,
 }
 
@@ -114,7 +114,7 @@ pub async fn get(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     let events = call.store().message_events(message.id, wanted, ENTRIES_MAX).await?;
     let attempts = call.store().attempts(message.id, wanted, ENTRIES_MAX).await?;
     let (entries, has_more) = merge(events, attempts, &recipients);
-    ApiResponse::ok(&List::cut(entries, has_more))
+    ApiResponse::ok(&List::without_cursor(entries, has_more))
 }
 
 /// The beginning of the story, and whether there is more of it. Where the store had more of one kind, nothing is told
@@ -157,7 +157,7 @@ fn merge(
             transcript: attempt.transcript.to_string(),
             duration_ms: attempt.duration_ms,
             outcome: attempt.outcome,
-            class: attempt.class,
+            bounce_class: attempt.class,
             reason: attempt.reason,
         })
     });

@@ -1,4 +1,4 @@
-//! Events: the journal as a list, and as a live tail.
+//! Events: list and server-sent event stream.
 
 mod stream;
 mod tail;
@@ -44,7 +44,7 @@ fn wants_stream(call: &RequestContext<'_>) -> bool {
 async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<ApiResponse> {
     call.query.finish()?;
     if let Some(name) = page::PARAMETERS.iter().find(|name| call.query.text(name).is_some()) {
-        let message = "a live tail has no pages; it begins now, or behind the Last-Event-ID";
+        let message = "an event stream has no pages; it starts now, or after Last-Event-ID";
         return Err(ApiError::invalid(vec![FieldError::new(*name, "invalid", message)]));
     }
     let after = last_event_id(&call).await?;
@@ -85,13 +85,13 @@ fn too_many(taken: SemaphoreFull) -> ApiError {
     match taken {
         SemaphoreFull::Tenant => ApiError::new(
             RefusalCode::LimitReached,
-            format!("{} live tails of this tenant are open already", super::STREAMS_OF_TENANT_MAX),
-            "close one that is not read any more",
+            format!("limit reached: {} event streams per tenant", super::STREAMS_PER_TENANT_MAX),
+            "close an unused stream",
         ),
         SemaphoreFull::Total => ApiError::new(
             RefusalCode::Overloaded,
-            "as many live tails are open as the server has room for",
-            "try again later, or read the list of events from time to time",
+            "limit reached: event streams on this server",
+            "try again later, or poll the list of events",
         ),
     }
 }

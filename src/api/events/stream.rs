@@ -1,6 +1,5 @@
-//! Server-sent events: the journal as it grows, for as long as the key may read it. Nothing is read from the journal
-//! before the client has taken what was read last, so a slow client costs no memory; one that takes nothing is cut with
-//! its connection, and goes on where it was with `Last-Event-ID`.
+//! Server-sent events. The stream reads the journal only when the client has taken the previous events, so a slow client
+//! uses no memory. A client that takes nothing loses its connection and continues with `Last-Event-ID`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -23,15 +22,15 @@ use crate::mail::Timestamp;
 use crate::model::SecretDigest;
 use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
 
-/// A comment after so long a silence keeps proxies from closing the connection.
+/// Interval of keep-alive comments, so that proxies do not close an idle stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Between two looks at whether a key or a tenant has changed in this process, which costs nothing.
+/// Interval of the in-memory check for changes of keys and tenants by this process.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks at the key itself, which may expire or be revoked by another process.
+/// Interval of the check of the key in the store: it can expire or be revoked by another process.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// So much is gathered before the journal is read again.
+/// Octets to send before the journal is read again.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a client is to wait before it connects again.
+/// Reconnection delay for the client.
 const RETRY_MS: u64 = 2000;
 
 /// By what a stream may go on.
@@ -41,13 +40,13 @@ pub struct Credential {
     pub client: IpAddr,
 }
 
-/// What a stream begins with.
+/// Input of a stream.
 pub struct Start {
     pub store: Arc<Store>,
     pub tail: Arc<Tail>,
-    /// Holds the tenant that the caller is confined to.
+    /// Filter; contains the tenant of the caller.
     pub filter: EventFilter,
-    /// Where the client was; `None` for now.
+    /// Position of the client; `None` for the present end.
     pub after: Option<JournalCursor>,
     pub credential: Credential,
     pub turn: TenantPermit,
@@ -70,7 +69,7 @@ struct Follower {
     _turn: TenantPermit,
 }
 
-/// Begins a stream.
+/// Starts a stream.
 pub fn open(start: Start) -> ResponseBody {
     let last = start.store.watch_events();
     let position = start.after.unwrap_or(*last.borrow());
@@ -90,7 +89,7 @@ pub fn open(start: Start) -> ResponseBody {
         has_ended: false,
         _turn: start.turn,
     };
-    let greeting = format!("retry: {RETRY_MS}\n: from here on every event as it happens\n\n");
+    let greeting = format!("retry: {RETRY_MS}\n: events follow as they happen\n\n");
     let state = (Some(greeting), follower);
     let chunks = stream::unfold(state, |(greeting, mut follower)| async move {
         let text = match greeting {
@@ -103,7 +102,7 @@ pub fn open(start: Start) -> ResponseBody {
 }
 
 impl Follower {
-    /// What to send next; `None` at the end.
+    /// The next data to send; `None` at the end.
     async fn next_text(&mut self) -> Option<String> {
         if self.has_ended {
             return None;
@@ -120,7 +119,7 @@ impl Follower {
         }
     }
 
-    /// Waits for something to send; the error says why there is no more.
+    /// Waits for data to send. An error is the reason why the stream ends.
     async fn follow(&mut self) -> Result<String, &'static str> {
         loop {
             if self.stop.is_cancelled() {
@@ -130,7 +129,7 @@ impl Follower {
             let last = *self.last.borrow_and_update();
             if self.position < last {
                 let found = self.tail.after(self.position, last).await;
-                let found = found.map_err(|_| "the journal cannot be read now; connect again")?;
+                let found = found.map_err(|_| "the events cannot be read now; connect again")?;
                 let (text, position) = tell(&found, &self.filter, self.position);
                 self.position = position;
                 if !text.is_empty() {
@@ -156,8 +155,8 @@ impl Follower {
         }
     }
 
-    /// Nothing is sent that the key may not read any more, but for what was committed in the very moment that ended it:
-    /// a tenant may hear of its own suspension.
+    /// Ends the stream when the key loses access. Events committed in the same moment are still sent: a tenant receives the
+    /// event of its own suspension.
     async fn check_key(&mut self) -> Result<(), &'static str> {
         let version = self.store.directory_version();
         if version == self.checked_version && self.checked_at.elapsed() < CHECK_INTERVAL {
@@ -169,7 +168,7 @@ impl Follower {
         let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
         match auth::admit(found, access, client, Timestamp::now()) {
             Ok(_) => Ok(()),
-            Err(_) => Err("this key may not read events any more"),
+            Err(_) => Err("this key is no longer allowed to read events"),
         }
     }
 }
@@ -189,7 +188,7 @@ fn tell(found: &Following, filter: &EventFilter, mut position: JournalCursor) ->
     (text, found.position)
 }
 
-/// One event. JSON has no line ends, so it is one line.
+/// One event. Compact JSON has no line breaks, so `data` is one line.
 fn frame(entry: &JournalEntry) -> String {
     let JournalEntry { cursor, event } = entry;
     let mut text = format!("id: {cursor}\nevent: {}\ndata: ", event.kind);

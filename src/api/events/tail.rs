@@ -1,5 +1,5 @@
-//! The end of the journal in memory, read once for all who follow it. Who falls behind it reads the database on their
-//! own, so nothing waits for a slow reader and nothing is kept for one.
+//! A cache of the newest events, shared by all streams. A stream that falls behind the cache reads the database, so slow
+//! streams delay nobody.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use tokio::sync::Mutex;
 
 use crate::store::{Journal, JournalCursor, JournalEntry, Result, Store};
 
-/// Events kept for all.
+/// Events in the cache.
 const KEPT_MAX: usize = 2048;
-/// Events read at once.
+/// Events per read.
 const READ_MAX: usize = 512;
 
 /// What was committed last.

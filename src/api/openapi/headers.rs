@@ -18,16 +18,16 @@ pub fn components() -> Value {
     let text = |text: &str| json!({ "description": text, "schema": { "type": "string" } });
     let number = |text: &str| json!({ "description": text, "schema": { "type": "integer", "minimum": 0 } });
     json!({
-        REQUEST_ID: text("The id of the request, as in the log of the server."),
-        RETRY_AFTER: number("Seconds after which it makes sense to try again."),
-        ETAG: text("The tag of the object, for `If-Match` and `If-None-Match`."),
-        REPLAYED: text("`true` if this is the answer to an earlier request with the same `Idempotency-Key`."),
-        REQUESTS[0]: number("Requests in a minute, by the limit that leaves the least room; absent without a limit."),
-        REQUESTS[1]: number("What is left of it."),
-        REQUESTS[2]: number("Seconds until it begins anew."),
-        SENDING[0]: number("Recipients in a minute or a day, by the limit that leaves the least room; absent without a limit."),
-        SENDING[1]: number("What is left of it."),
-        SENDING[2]: number("Seconds until it begins anew."),
+        REQUEST_ID: text("The id of the request, as in the server log."),
+        RETRY_AFTER: number("Seconds to wait before trying again."),
+        ETAG: text("The ETag of the object, for `If-Match` and `If-None-Match`."),
+        REPLAYED: text("`true` if this is the stored response to an earlier request with the same `Idempotency-Key`."),
+        REQUESTS[0]: number("Requests per minute, of the limit with the least remaining; absent without a limit."),
+        REQUESTS[1]: number("Remaining in the current period."),
+        REQUESTS[2]: number("Seconds until the period ends and the limit resets."),
+        SENDING[0]: number("Recipients per minute or per day, of the limit with the least remaining; absent without a limit."),
+        SENDING[1]: number("Remaining in the current period."),
+        SENDING[2]: number("Seconds until the period ends and the limit resets."),
     })
 }
 

@@ -1,6 +1,6 @@
-//! What the API is, for programs (OpenAPI 3.1) and for people. Nothing of it is written twice: paths, methods, access
-//! and parameters are those of [`ROUTES`], bodies and answers the structs that parse and answer, and their texts the
-//! comments of these. [`describe`] adds what no code says, one entry for each endpoint; `manual` shows it all as a page.
+//! The OpenAPI 3.1 document and its HTML page. Paths, methods, access and parameters come from [`ROUTES`]; schemas come from
+//! the request and response structs, and their descriptions from the doc comments. [`describe`] adds one entry per endpoint;
+//! `manual` renders the page.
 
 mod describe;
 mod headers;
@@ -109,7 +109,7 @@ fn build() -> Value {
             "description": CONVENTIONS,
             "license": { "name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE") },
         },
-        "servers": [{ "url": "/", "description": "The server that this document is from." }],
+        "servers": [{ "url": "/", "description": "The server that serves this document." }],
         "tags": tags,
         "paths": paths,
         "components": {
@@ -124,7 +124,7 @@ fn build() -> Value {
             "headers": headers::components(),
             "responses": {
                 "Error": {
-                    "description": "It was not done; the answer says why and what to do about it.",
+                    "description": "The request failed. The response says why and what to do.",
                     "headers": headers::of_refusal(),
                     "content": { "application/json": { "schema": error } },
                 },
@@ -181,9 +181,9 @@ fn security(access: Access) -> Value {
 
 fn access_text(access: Access) -> String {
     match access {
-        Access::Public => "Needs no key.".to_owned(),
-        Access::Platform => "Needs a platform key.".to_owned(),
-        Access::Scope(scope) => format!("Needs a key with the scope `{scope}`."),
+        Access::Public => "Requires no key.".to_owned(),
+        Access::Platform => "Requires a platform key.".to_owned(),
+        Access::Scope(scope) => format!("Requires a key with the scope `{scope}`."),
     }
 }
 

@@ -58,56 +58,54 @@ pub fn of_query(
 ) -> Option<(&'static str, SchemaOf)> {
     use Endpoint as E;
     let found: (&str, SchemaOf) = match (endpoint, name) {
-        (_, "limit") => ("How many are wanted.", limit),
-        (E::ShowQueue, "after") => ("The `next_cursor` of the page before.", Schemas::request::<String>),
-        (_, "after") => ("Only what stands behind this object: older ones.", description.cursor),
-        (_, "before") => ("Only what stands in front of this object: newer ones.", description.cursor),
-        (_, "created_after") => ("Only what was made after this time.", Schemas::request::<Timestamp>),
-        (_, "created_before") => ("Only what was made before this time.", Schemas::request::<Timestamp>),
-        (_, "tenant_id") => ("Only what is this tenant's.", Schemas::request::<TenantId>),
-        (_, "dry_run") => ("Only count what would go.", Schemas::request::<bool>),
-        (E::ListTemplates, "name") => ("Only those of this name.", Schemas::request::<String>),
-        (_, "name") => ("Only those of this name.", Schemas::request::<DomainName>),
-        (_, "verification") => ("Only those that are proved so.", Schemas::request::<Verification>),
-        (_, "slug") => ("Only the one with this slug.", Schemas::request::<String>),
-        (_, "external_ref") => ("Only those with this reference.", Schemas::request::<String>),
-        (_, "url") => ("Only those with exactly this URL.", Schemas::request::<String>),
-        (E::ListTenants, "status") => ("Only those of this status.", Schemas::request::<TenantStatus>),
-        (_, "environment") => ("Only those of this environment.", Schemas::request::<Environment>),
-        (E::ListDomains, "status") => ("Only those of this status.", Schemas::request::<DomainStatus>),
+        (_, "limit") => ("Objects per page.", limit),
+        (E::ShowQueue, "after") => ("`next_cursor` of the previous page.", Schemas::request::<String>),
+        (_, "after") => ("Only objects after this one in the list, which are older.", description.cursor),
+        (_, "before") => ("Only objects before this one in the list, which are newer.", description.cursor),
+        (_, "created_after") => ("Only objects created after this time.", Schemas::request::<Timestamp>),
+        (_, "created_before") => ("Only objects created before this time.", Schemas::request::<Timestamp>),
+        (_, "tenant_id") => ("Only objects of this tenant.", Schemas::request::<TenantId>),
+        (_, "dry_run") => ("Count what would be deleted, without deleting it.", Schemas::request::<bool>),
+        (E::ListTemplates, "name") => ("Only objects with this name.", Schemas::request::<String>),
+        (_, "name") => ("Only objects with this name.", Schemas::request::<DomainName>),
+        (_, "verification") => {
+            ("Only domains with this verification method.", Schemas::request::<Verification>)
+        }
+        (_, "slug") => ("Only the tenant with this slug.", Schemas::request::<String>),
+        (_, "external_ref") => ("Only objects with this external reference.", Schemas::request::<String>),
+        (_, "url") => ("Only webhooks with exactly this URL.", Schemas::request::<String>),
+        (E::ListTenants, "status") => ("Only objects with this status.", Schemas::request::<TenantStatus>),
+        (_, "environment") => ("Only objects of this environment.", Schemas::request::<Environment>),
+        (E::ListDomains, "status") => ("Only objects with this status.", Schemas::request::<DomainStatus>),
         (E::ListEmails, "status") => {
-            ("Only those with a recipient of this status.", Schemas::request::<DeliveryState>)
+            ("Only messages with a delivery of this status.", Schemas::request::<DeliveryState>)
         }
-        (E::ListWebhooks, "status") => ("Only those of this status.", Schemas::request::<WebhookStatus>),
+        (E::ListWebhooks, "status") => ("Only objects with this status.", Schemas::request::<WebhookStatus>),
         (E::ListWebhookDeliveries, "status") => {
-            ("Only those of this status.", Schemas::request::<WebhookDeliveryState>)
+            ("Only objects with this status.", Schemas::request::<WebhookDeliveryState>)
         }
-        (_, "address") => ("Only the one of this address.", Schemas::request::<Address>),
-        (_, "reason") => ("Only those for this reason.", Schemas::request::<SuppressionReason>),
-        (E::ListEmails, "to") => ("Only those to this recipient.", Schemas::request::<Address>),
-        (E::ListEmails, "from") => {
-            ("Only those with this reverse path; `<>` for none.", Schemas::request::<String>)
-        }
+        (_, "address") => ("Only the object with this address.", Schemas::request::<Address>),
+        (_, "reason") => ("Only suppressions with this reason.", Schemas::request::<SuppressionReason>),
+        (E::ListEmails, "to") => ("Only messages to this recipient.", Schemas::request::<Address>),
+        (E::ListEmails, "from") => (
+            "Only messages with this reverse path; `<>` is the null reverse path.",
+            Schemas::request::<String>,
+        ),
         (E::ListEmails, "subject") => (
-            "Only those whose subject has all these words; the last may be the beginning of one, of two letters or more.",
+            "Only messages whose subject contains all these words. The last may be a prefix of at least two letters.",
             Schemas::request::<String>,
         ),
-        (E::ListEmails, "tag") => ("Only those with this tag.", Schemas::request::<String>),
-        (E::ListEmails, "message_id") => {
-            ("Only those with this Message-ID field.", Schemas::request::<String>)
+        (E::ListEmails, "tag") => ("Only messages with this tag.", Schemas::request::<String>),
+        (E::ListEmails, "message_id") => ("Only messages with this Message-ID.", Schemas::request::<String>),
+        (_, "message_id") => ("Only objects about this message.", Schemas::request::<MessageId>),
+        (_, "delivery_id") => ("Only objects about this delivery.", Schemas::request::<DeliveryId>),
+        (_, "period") => ("The month, such as `2026-01`. Default: the current month.", month),
+        (E::GetUsageSeries, "from") => {
+            ("Start: a date or a time. Default: 30 days before the end.", Schemas::request::<String>)
         }
-        (_, "message_id") => ("Only what is about this message.", Schemas::request::<MessageId>),
-        (_, "delivery_id") => ("Only what is about this recipient.", Schemas::request::<DeliveryId>),
-        (_, "period") => ("The month, like `2026-01`; this one if absent.", month),
-        (E::GetUsageSeries, "from") => (
-            "Where it begins: a date or a time; 30 days before the end if absent.",
-            Schemas::request::<String>,
-        ),
-        (E::GetUsageSeries, "to") => {
-            ("Where it ends: a date or a time; now if absent.", Schemas::request::<String>)
-        }
-        (_, "interval") => ("How long each part is; `day` if absent.", Schemas::request::<UsageInterval>),
-        (_, "type") => ("Only those of this type.", Schemas::request::<EventKind>),
+        (E::GetUsageSeries, "to") => ("End: a date or a time. Default: now.", Schemas::request::<String>),
+        (_, "interval") => ("Length of each interval. Default: `day`.", Schemas::request::<UsageInterval>),
+        (_, "type") => ("Only events of this type.", Schemas::request::<EventKind>),
         (_, "destination") => {
             ("Only mail for this domain, or for this address literal.", Schemas::request::<String>)
         }
@@ -119,11 +117,11 @@ pub fn of_query(
 fn headers(operation: &Operation) -> Vec<(&'static str, &'static str, SchemaOf)> {
     let mut headers: Vec<(_, _, SchemaOf)> = Vec::new();
     if operation.method == Method::POST && !operation.endpoint.changes_nothing() {
-        let text = "Names the request, so that its repetition is not done again but answered as it was.";
+        let text = "Identifies the request. A repetition with the same key is not executed again and gets the stored response.";
         headers.push(("Idempotency-Key", text, idempotency_key));
     }
     if operation.endpoint == Endpoint::ListEvents {
-        let text = "With `Accept: text/event-stream`: go on behind this event. What an `id:` line said, or the id of an event.";
+        let text = "With `Accept: text/event-stream`: continue after this position, the value of an `id:` line, or after the event with this id.";
         headers.push(("Last-Event-ID", text, last_event_id));
     }
     headers

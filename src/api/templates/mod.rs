@@ -23,24 +23,24 @@ const SOURCE_OCTETS_MAX: usize = 256 * 1024;
 /// Of data as JSON.
 const DATA_OCTETS_MAX: usize = 256 * 1024;
 
-/// A template to be made. Its parts are in the language of Jinja; what they name must be in the data of each message.
+/// A template to create. Subject and bodies are in a subset of Jinja. The data of each message must have all variables that they use.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TemplateCreate")]
 pub struct CreateTemplate {
     /// Unique within the tenant.
     name: String,
-    /// Whose it is; only with a platform key.
+    /// Owner; only with a platform key.
     tenant_id: Option<TenantId>,
     /// The subject.
     subject: String,
     /// The body as plain text.
     text: Option<String>,
-    /// The body as HTML; data is escaped in it.
+    /// The body as HTML. Data is escaped.
     html: Option<String>,
 }
 
-/// Changes to a template: what is absent stays.
+/// Changes to a template. Absent fields stay unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TemplateUpdate")]
@@ -60,12 +60,12 @@ pub struct UpdateTemplate {
 /// What a template puts in.
 pub type Data = serde_json::Map<String, serde_json::Value>;
 
-/// Data to see a template with.
+/// Data to render a template with.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TemplateRender")]
 pub struct RenderTemplate {
-    /// An object with what the template names; at most 256 KiB.
+    /// The template variables as an object; at most 256 KiB.
     #[serde(default)]
     data: Data,
 }
@@ -79,7 +79,7 @@ pub struct TemplateView {
     /// Always `template`.
     #[schemars(extend("const" = "template"))]
     object: &'static str,
-    /// Whose it is.
+    /// The tenant.
     tenant_id: TenantId,
     /// Unique within the tenant.
     name: String,
@@ -89,13 +89,13 @@ pub struct TemplateView {
     text: Option<String>,
     /// The body as HTML.
     html: Option<String>,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// When it was changed last.
+    /// Time of the last change.
     updated_at: Timestamp,
 }
 
-/// A template in a list, without its bodies: `GET /v1/templates/{id}` has them.
+/// A template in a list, without its bodies. `GET /v1/templates/{id}` returns them.
 #[derive(Serialize, JsonSchema)]
 pub struct TemplateSummary {
     /// Its id.
@@ -103,19 +103,19 @@ pub struct TemplateSummary {
     /// Always `template`.
     #[schemars(extend("const" = "template"))]
     object: &'static str,
-    /// Whose it is.
+    /// The tenant.
     tenant_id: TenantId,
     /// Unique within the tenant.
     name: String,
     /// The subject.
     subject: String,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// When it was changed last.
+    /// Time of the last change.
     updated_at: Timestamp,
 }
 
-/// A template with data in it.
+/// A rendered template.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "RenderedTemplate")]
 pub struct Rendered {
@@ -188,7 +188,7 @@ fn fill_parts(template: &Template, data: Data) -> Result<Rendered> {
 fn refuse(template: &Template, part: &str, error: &RenderError) -> ApiError {
     ApiError::new(
         RefusalCode::TemplateFailed,
-        format!("the {part} of template {} cannot be made with this data: {error}", template.id),
+        format!("rendering the {part} of template {} failed: {error}", template.id),
         "give all data that the template names, or let it use `default`, and let it do no more than a letter needs; \
          POST /v1/templates/{id}/render shows it",
     )
@@ -205,7 +205,11 @@ pub async fn create(call: RequestContext<'_>) -> Result<ApiResponse> {
     let body = checked(&call, call.json()?, check_new).await?;
     let owner = call.owner(body.tenant_id).await?;
     let tenant_id = owner.ok_or_else(|| {
-        ApiError::field("tenant_id", "required", "a platform key says whose template this is to be")
+        ApiError::field(
+            "tenant_id",
+            "required",
+            "with a platform key, give the tenant that will own the template",
+        )
     })?;
     let CreateTemplate { name, subject, text, html, .. } = body;
     let new = NewTemplate { tenant_id, name, subject, text, html };

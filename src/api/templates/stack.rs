@@ -19,7 +19,7 @@ fn run_on<T: Send>(stack_octets: usize, work: impl FnOnce() -> T + Send) -> io::
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("template".into()).stack_size(stack_octets);
         let worker = builder.spawn_scoped(scope, work)?;
-        worker.join().map_err(|_| io::Error::other("the engine of templates panicked"))
+        worker.join().map_err(|_| io::Error::other("the template engine panicked"))
     })
 }
 

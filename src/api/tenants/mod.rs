@@ -1,4 +1,4 @@
-//! The customers of the platform. `smart_host` reads where their mail goes.
+//! Tenants: create, read, change, delete. `smart_host` validates the smart host of a tenant.
 
 mod smart_host;
 
@@ -26,109 +26,109 @@ const NAME_CHARS_MAX: usize = 200;
 const SLUG_CHARS_MAX: usize = 63;
 const EXTERNAL_REF_CHARS_MAX: usize = 255;
 const RETENTION_DAYS_MAX: u32 = 3650;
-/// Slugs that are tried for a new tenant before chance makes one.
+/// Numbered slugs that are tried for a new tenant before a random one.
 const SLUG_TRIES: u32 = 50;
 
-/// A tenant to be made.
+/// A tenant to create.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantCreate")]
 pub struct Create {
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: String,
-    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens. Made from the name if absent.
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens. Default: derived from the name.
     slug: Option<String>,
-    /// What the platform calls the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant: one line of at most 255 characters.
     external_ref: Option<String>,
-    /// Anything that the platform wants to note; at most 50 keys and 8 KiB.
+    /// Arbitrary data of the platform; at most 50 keys and 8 KiB.
     #[serde(default)]
     metadata: Map<String, Value>,
-    /// What holds for all of its mail.
+    /// Settings for all mail of the tenant.
     #[serde(default)]
     settings: SettingsPatch,
-    /// Its limits; none if absent.
+    /// Rate limits. Default: none.
     #[serde(default)]
     rate_limit: RateLimitPatch,
-    /// Where its mail goes instead of to the MX.
+    /// The smart host that relays the mail, instead of the MX.
     smtp: Option<SmartHostBody>,
-    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
     source_pool: Option<String>,
-    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
     retention_days: Option<u32>,
-    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
     body_retention_days: Option<u32>,
-    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     #[serde(default)]
     weight: Weight,
 }
 
-/// What is to change of a tenant: what is absent stays. A tenant key may change `name` and `settings`.
+/// Changes to a tenant. Absent fields stay unchanged. A tenant key may change `name` and `settings`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantUpdate")]
 pub struct Update {
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: Option<String>,
-    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens.
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
     slug: Option<String>,
-    /// What the platform calls the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant: one line of at most 255 characters.
     #[serde(default, deserialize_with = "nullable")]
     external_ref: Option<Option<String>>,
     /// Keys to be set; `null` as a value removes the key.
     metadata: Option<Map<String, Value>>,
-    /// What holds for all of its mail.
+    /// Settings for all mail of the tenant.
     settings: Option<SettingsPatch>,
-    /// Its limits.
+    /// Rate limits.
     rate_limit: Option<RateLimitPatch>,
-    /// Where its mail goes instead of to the MX, merged into what is there; `null` for the MX again.
+    /// The smart host that relays the mail, merged into the present one; `null` to use the MX again.
     #[serde(default, deserialize_with = "nullable")]
     smtp: Option<Option<SmartHostBody>>,
-    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
     #[serde(default, deserialize_with = "nullable")]
     source_pool: Option<Option<String>>,
-    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
     #[serde(default, deserialize_with = "nullable")]
     retention_days: Option<Option<u32>>,
-    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
     #[serde(default, deserialize_with = "nullable")]
     body_retention_days: Option<Option<u32>>,
-    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     weight: Option<Weight>,
-    /// `suspended` refuses its keys and holds its queued mail.
+    /// `suspended` refuses the tenant's keys and stops delivery of its queued mail.
     status: Option<TenantStatus>,
 }
 
-/// What a tenant chooses for all of its mail: what is absent stays, `null` is the default again.
+/// Settings for all mail of a tenant. Absent fields stay unchanged; `null` restores the default.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TenantSettingsUpdate")]
 pub struct SettingsPatch {
-    /// The name beside the From address of messages that are sent over HTTP and give none.
+    /// Default display name of the From address, for messages sent over HTTP.
     #[serde(default, deserialize_with = "nullable")]
     from_name: Option<Option<String>>,
-    /// Reply-To of messages that are sent over HTTP and give none: an address.
+    /// Default Reply-To address, for messages sent over HTTP.
     #[serde(default, deserialize_with = "nullable")]
     reply_to: Option<Option<Address>>,
-    /// Whether reports of failure, delay and success go to the reverse path, or are events only.
+    /// Whether DSNs go to the reverse path by mail, or are events only.
     #[serde(default, deserialize_with = "nullable")]
     delivery_reports: Option<Option<DeliveryReports>>,
-    /// Hours in which delivery is tried; the server's default if `null`.
+    /// Hours to attempt delivery; `null` for the server default.
     #[serde(default, deserialize_with = "nullable")]
     expiry_hours: Option<Option<u32>>,
 }
 
-/// Limits of a tenant: what is absent stays, `null` lifts it.
+/// Rate limits of a tenant. Absent fields stay unchanged; `null` removes the limit.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "RateLimitUpdate")]
 pub struct RateLimitPatch {
-    /// Requests to the API in a minute, at least 1; `null` for no limit.
+    /// API requests per minute, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     requests_per_minute: Option<Option<u32>>,
-    /// Recipients in a day, at least 1; `null` for no limit.
+    /// Recipients per day, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     emails_per_day: Option<Option<u32>>,
-    /// Recipients in a minute, at least 1; `null` for no limit.
+    /// Recipients per minute, at least 1; `null` for no limit.
     #[serde(default, deserialize_with = "nullable")]
     emails_per_minute: Option<Option<u32>>,
 }
@@ -142,37 +142,37 @@ pub struct TenantView {
     /// Always `tenant`.
     #[schemars(extend("const" = "tenant"))]
     object: &'static str,
-    /// For people: one line of at most 200 characters.
+    /// Display name: one line of at most 200 characters.
     name: String,
-    /// Unique over the platform: 1 to 63 lower-case letters, digits and hyphens.
+    /// Unique on the platform: 1 to 63 lower-case letters, digits and hyphens.
     slug: String,
-    /// What the platform calls the tenant: one line of at most 255 characters.
+    /// The platform's own id for the tenant: one line of at most 255 characters.
     external_ref: Option<String>,
-    /// What the platform noted.
+    /// Arbitrary data of the platform.
     metadata: Map<String, Value>,
-    /// What holds for all of its mail.
+    /// Settings for all mail of the tenant.
     settings: TenantSettings,
-    /// Its limits.
+    /// Rate limits.
     rate_limit: RateLimit,
-    /// Where its mail goes instead of to the MX; `null` for the MX.
+    /// The smart host that relays the mail; `null` if mail goes to the MX.
     smtp: Option<SmartHostView>,
-    /// The pool of source addresses that its mail leaves from, by its name in the configuration.
+    /// Name of the source address pool (`relay.pools`) that sends the mail.
     source_pool: Option<String>,
-    /// Days for which its messages are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep messages, 1 to 3650; `null` for the server default.
     retention_days: Option<u32>,
-    /// Days for which its bodies are kept, from 1 to 3650; `null` for the server's own number.
+    /// Days to keep message content, 1 to 3650; `null` for the server default.
     body_retention_days: Option<u32>,
-    /// Its part of what is scarce, from 1 to 100, against those of other tenants.
+    /// Weight in the fair sharing of capacity between tenants, 1 to 100.
     weight: Weight,
-    /// Whether it may send.
+    /// `active` or `suspended`.
     status: TenantStatus,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     updated_at: Timestamp,
 }
 
-/// Without the password, which nobody can read again.
+/// A smart host. The password is write-only.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "SmartHost")]
 pub struct SmartHostView {
@@ -180,17 +180,17 @@ pub struct SmartHostView {
     host: String,
     /// Its port.
     port: u16,
-    /// Whom to log in as; `null` for no login.
+    /// SMTP AUTH user; `null` for no authentication.
     user: Option<String>,
-    /// How it speaks TLS.
+    /// TLS mode.
     tls: TlsMode,
-    /// What goes there: domains, `.example.com` for what is below one, or `*`; everything if empty.
+    /// Recipient domains that use the smart host: a domain, `.example.com` for its subdomains, or `*`. Empty means all.
     destinations: Vec<DestinationPattern>,
-    /// Who signs what goes there.
+    /// Who adds the DKIM signatures.
     dkim: DkimPolicy,
 }
 
-/// What went with a tenant, or would go.
+/// The data deleted with a tenant, or, in a dry run, the data to delete.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "TenantRemoval")]
 pub struct Removal {
@@ -199,11 +199,11 @@ pub struct Removal {
     /// Always `tenant`.
     #[schemars(extend("const" = "tenant"))]
     object: &'static str,
-    /// Whether it is gone now.
+    /// Whether the tenant was deleted.
     deleted: bool,
-    /// Whether it was only counted.
+    /// Whether this was a dry run.
     dry_run: bool,
-    /// How much the tenant had.
+    /// Counts of the tenant's data.
     counts: TenantCounts,
 }
 
@@ -342,8 +342,8 @@ pub async fn update(call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 impl Update {
-    /// The first field that a tenant may not change itself: what the platform has agreed with it, what holds it to
-    /// that, and where connections of the server go.
+    /// The first field in the request that needs a platform key: contract terms, limits,
+    /// and where the server connects to.
     fn platform_field(&self) -> Option<&'static str> {
         let fields = [
             ("slug", self.slug.is_some()),
@@ -360,7 +360,7 @@ impl Update {
         fields.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
-    /// Merges into what is there, and checks the outcome.
+    /// Merges the changes into the tenant and validates the result.
     fn resolve(self, tenant: &Tenant, expiry_hours_max: u32, source_pools: &[String]) -> Result<TenantPatch> {
         let mut checks = Checks::default();
         self.name.iter().for_each(|name| check_name(name, &mut checks));
@@ -478,14 +478,14 @@ fn check_rate_limit(limit: &RateLimit, checks: &mut Checks) {
             value != Some(0),
             name,
             "invalid",
-            "this must be at least 1; suspend the tenant to stop it",
+            "this must be at least 1; to stop the tenant, suspend it",
         );
     }
 }
 
 fn check_source_pool(name: Option<&str>, configured: &[String], checks: &mut Checks) {
     let is_known = name.is_none_or(|name| configured.iter().any(|pool| pool == name));
-    let message = "there is no pool of this name under relay.pools in the server's configuration";
+    let message = "relay.pools in the server configuration has no pool of this name";
     checks.require(is_known, "source_pool", "invalid", message);
 }
 

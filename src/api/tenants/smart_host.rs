@@ -25,16 +25,16 @@ pub struct SmartHostBody {
     host: Option<String>,
     /// Its port; 587, or 465 with implicit TLS, if absent.
     port: Option<u16>,
-    /// Whom to log in as; `null` for no login.
+    /// SMTP AUTH user; `null` for no authentication.
     #[serde(default, deserialize_with = "nullable")]
     user: Option<Option<String>>,
     /// The password that goes with `user`; write-only.
     pass: Option<String>,
-    /// How it speaks TLS.
+    /// TLS mode.
     tls: Option<TlsMode>,
-    /// What goes there: domains, `.example.com` for what is below one, or `*`; everything if empty.
+    /// Recipient domains that use the smart host: a domain, `.example.com` for its subdomains, or `*`. Empty means all.
     destinations: Option<Vec<DestinationPattern>>,
-    /// Who signs what goes there.
+    /// Who adds the DKIM signatures.
     dkim: Option<DkimPolicy>,
 }
 
@@ -83,10 +83,11 @@ fn check(wanted: &SmartHost, password: Option<&str>, current: Option<&SmartHost>
         // A stored password goes to the host that it was given for, and to no other.
         let is_kept =
             current.is_some_and(|c| c.user == wanted.user && c.host == wanted.host && c.port == wanted.port);
-        let message = "give the password; a stored one is kept only while host, port and user stay the same";
+        let message =
+            "give the password: a stored password is kept only while host, port and user stay the same";
         checks.require(password.is_some() || is_kept, "smtp.pass", "required", message);
         let is_loopback = address.is_some_and(|ip| ip.is_loopback());
-        let message = "a password is only sent under checked TLS: use starttls or implicit";
+        let message = "use starttls or implicit: passwords are sent only over verified TLS";
         checks.require(wanted.tls.protects_password(is_loopback), "smtp.tls", "invalid", message);
     }
 }

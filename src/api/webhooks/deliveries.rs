@@ -1,4 +1,4 @@
-//! What a webhook was told, and how to have it told again.
+//! Webhook deliveries: list, get, replay, and test events.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,45 +12,45 @@ use super::super::page::List;
 use crate::api::request_context::RequestContext;
 use crate::api::response::ApiResponse;
 
-/// One event for one webhook.
+/// The delivery of one event to one webhook.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "WebhookDelivery")]
 pub struct DeliveryView {
-    /// Like `whd_…`: the `webhook-id` of every try.
+    /// `whd_…`: the `webhook-id` header of every attempt.
     id: WebhookDeliveryId,
     /// Always `webhook_delivery`.
     #[schemars(extend("const" = "webhook_delivery"))]
     object: &'static str,
-    /// Where it goes.
+    /// The webhook.
     webhook_id: WebhookId,
     /// `pending`, `delivered` or `failed`.
     status: WebhookDeliveryState,
-    /// Tries so far, since it was last asked for.
+    /// Attempts since the creation or the last replay.
     attempts: u32,
-    /// When it is tried next; `null` unless it is pending.
+    /// Time of the next attempt; `null` unless pending.
     next_attempt_at: Option<Timestamp>,
-    /// What came of the last try.
+    /// Result of the last attempt.
     last_attempt: Option<AttemptView>,
-    /// What is told.
+    /// The event type.
     #[schemars(with = "EventView<'static>")]
     event: Event,
     /// When the event happened.
     created_at: Timestamp,
 }
 
-/// What came of one try.
+/// Result of one attempt.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "WebhookAttempt")]
 pub struct AttemptView {
-    /// When it began.
+    /// Start time.
     at: Timestamp,
-    /// How long it took.
+    /// Duration.
     duration_ms: u64,
-    /// The status of the answer; `null` if there was none.
+    /// HTTP status of the response; `null` if there was none.
     response_code: Option<u16>,
-    /// The beginning of the answer's body.
+    /// The beginning of the response body.
     response_body: String,
-    /// What went wrong, if there was no answer.
+    /// The error, if there was no response.
     error: Option<String>,
 }
 
@@ -124,7 +124,7 @@ fn require_enabled(webhook: &Webhook) -> Result<()> {
         WebhookStatus::Enabled => Ok(()),
         WebhookStatus::Disabled => Err(ApiError::new(
             RefusalCode::WebhookDisabled,
-            "the webhook is disabled, and nothing is posted there",
+            "the webhook is disabled",
             format!("enable it first: PATCH /v1/webhooks/{} with {{\"status\":\"enabled\"}}", webhook.id),
         )),
     }

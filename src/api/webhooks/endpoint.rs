@@ -1,4 +1,4 @@
-//! What the URL of a webhook may be. Where its name leads is looked at again at every try; this is to tell early.
+//! Validation of webhook URLs. Every attempt checks the resolved address again; this check reports errors early.
 
 use std::net::IpAddr;
 
@@ -21,14 +21,14 @@ pub fn check(text: &str, settings: &config::Webhooks) -> Result<String, &'static
     match url.scheme() {
         "https" => {}
         "http" if settings.allows_plain_http(&url) => {}
-        "http" => return Err("use https; http goes only to the hosts that the operator allows"),
+        "http" => return Err("use https; http is allowed only for hosts that the operator lists"),
         _ => return Err("this must begin with https://"),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("leave out the user name and the password; the signature proves who sends");
+        return Err("remove user name and password; the signature authenticates the sender");
     }
     if url.fragment().is_some() {
-        return Err("leave out what follows the #; it would not be sent");
+        return Err("remove the fragment (after #); it is never sent");
     }
     let literal = match url.host() {
         Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -36,7 +36,9 @@ pub fn check(text: &str, settings: &config::Webhooks) -> Result<String, &'static
         _ => None,
     };
     if literal.is_some_and(|ip| !is_permitted(ip, &settings.allowed_private_networks)) {
-        return Err("this is a private, loopback or otherwise special address, where no events are posted");
+        return Err(
+            "this is a private, loopback or other special-purpose address; webhooks need a public address",
+        );
     }
     Ok(url.into())
 }

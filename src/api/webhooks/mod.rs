@@ -1,4 +1,4 @@
-//! Webhooks: where events are told, with which secret, and how far it is.
+//! Webhooks: create, read, change, delete, and rotation of their secrets.
 
 mod deliveries;
 mod endpoint;
@@ -25,33 +25,33 @@ pub use deliveries::{DeliveryView, get_delivery, list_deliveries, replay_deliver
 const SECRET_OCTETS: usize = 32;
 /// What a secret begins with, so that it is known for what it is.
 const SECRET_PREFIX: &str = "whsec_";
-/// How long a secret that was replaced signs too.
+/// How long the previous secret also signs.
 const ROTATION_TIME: SignedDuration = SignedDuration::from_hours(24);
 
-/// A webhook to be made.
+/// A webhook to create.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "WebhookCreate")]
 pub struct Create {
-    /// Where events are posted: `https`, or `http` to a host that the operator allows.
+    /// URL that receives the events: `https`, or `http` to a host that the operator allows.
     url: String,
-    /// Whose events; a platform key may leave it out for everybody's.
+    /// Tenant of the events. With a platform key, absent means all tenants.
     tenant_id: Option<TenantId>,
-    /// Which events, like `message.bounced`; none for all.
+    /// Event types, such as `message.bounced`. Empty means all.
     #[serde(default)]
     events: Vec<EventKind>,
 }
 
-/// What is to change of a webhook.
+/// Changes to a webhook. Absent fields stay unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "WebhookUpdate")]
 pub struct Update {
-    /// Where events are posted from now on, those that wait included.
+    /// URL that receives the events from now on, including pending ones.
     url: Option<String>,
-    /// Which events from now on; none for all.
+    /// Event types from now on. Empty means all.
     events: Option<Vec<EventKind>>,
-    /// `enabled` takes up what waited; `disabled` keeps it waiting.
+    /// `enabled` resumes pending deliveries; `disabled` keeps them pending.
     status: Option<WebhookStatus>,
 }
 
@@ -64,25 +64,25 @@ pub struct WebhookView {
     /// Always `webhook`.
     #[schemars(extend("const" = "webhook"))]
     object: &'static str,
-    /// Whose events; `null` for everybody's.
+    /// Tenant of the events; `null` for all tenants.
     tenant_id: Option<TenantId>,
-    /// Where events are posted.
+    /// URL that receives the events.
     url: String,
-    /// Which events; none for all.
+    /// Event types. Empty means all.
     events: Vec<EventKind>,
     /// `enabled` or `disabled`.
     status: WebhookStatus,
     /// Why it is disabled: `manual`, `gone` (it answered 410), `failing` (for five days) or `backlog_full`.
     disabled_reason: Option<DisabledReason>,
-    /// Since when nothing arrived; `null` after a success.
+    /// Start of the continuous failure; `null` after a success.
     failing_since: Option<Timestamp>,
-    /// Until when the secret before the present one signs too.
+    /// Until when the previous secret also signs.
     previous_secret_until: Option<Timestamp>,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     updated_at: Timestamp,
-    /// `whsec_…`, in the answer that made it and never again.
+    /// `whsec_…`. Only the response that creates the secret contains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
@@ -117,7 +117,12 @@ fn new_secret() -> WebhookSecret {
 
 fn check_events(checks: &mut Checks, events: &[EventKind]) {
     let is_right = events.iter().all(|kind| kind.is_subscribable());
-    checks.require(is_right, "events", "invalid", "webhook.test comes when it is asked for, and only then");
+    checks.require(
+        is_right,
+        "events",
+        "invalid",
+        "webhook.test cannot be subscribed; POST /v1/webhooks/{id}/test sends it",
+    );
 }
 
 /// Each once, in the order of the vocabulary.

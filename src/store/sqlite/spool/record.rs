@@ -34,7 +34,7 @@ struct EventPayload<'a> {
     enhanced: Option<String>,
     reply: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<BounceClass>,
+    bounce_class: Option<BounceClass>,
     attempts: u32,
     /// It has taken so long that the sender is told of the delay.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -111,7 +111,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         code: attempt.and_then(|attempt| attempt.code),
         enhanced: attempt.and_then(|attempt| attempt.enhanced).map(|status| status.to_string()),
         reply,
-        class: record.class,
+        bounce_class: record.class,
         attempts,
         delayed: record.delayed,
     };
