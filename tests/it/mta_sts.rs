@@ -186,8 +186,8 @@ async fn a_policy_that_cannot_be_had_stops_no_mail_and_is_not_asked_for_again_at
         (answer("404 Not Found\r\nContent-Type: text/plain", good), "its server answers 404"),
         (answer(redirect, good), "its server answers 301"),
         (answer(plain, &oversized), "larger than 65536 octets"),
-        (answer("200 OK\r\nContent-Type: text/html", good), "not text/plain"),
-        (answer("200 OK", good), "not text/plain"),
+        (answer("200 OK\r\nContent-Type: text/html", good), "does not send text/plain"),
+        (answer("200 OK", good), "does not send text/plain"),
         (answer(plain, "<html></html>"), "the policy has a line that is not a field"),
         (
             Reaction::WriteAndHang(format!("HTTP/1.1 {plain}\r\n\r\nversion").into()),
