@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::api_stage::{ApiStage, Tenant, text};
 use crate::http::{Answer, read_answer, request, request_with};
-use crate::http2::Http2;
+use crate::http2::{HEADERS, Http2};
 use crate::wait::until;
 
 /// A body that is no file, and one that is.
@@ -33,6 +33,15 @@ async fn ask(stage: &ApiStage, path: &str, key: &str, times: u32) -> Http2 {
     client
 }
 
+/// Waits until each of so many requests has the head of its answer: what it holds of the room is what it will hold.
+async fn wait_for_heads(client: &mut Http2, times: u32) {
+    let mut heads = 0;
+    while heads < times {
+        let frame = client.frame().await.expect("the connection lives");
+        heads += u32::from(frame.kind == HEADERS);
+    }
+}
+
 async fn refused(stage: &ApiStage, key: &str, path: &str) -> Option<Answer> {
     let answer = stage.get(key, path).await;
     (answer.status != 200).then_some(answer)
@@ -44,7 +53,8 @@ async fn answers_that_a_tenant_does_not_take_leave_room_for_others() {
     let (greedy, other) = (stage.tenant("greedy").await, stage.tenant("other").await);
     let path = message(&stage, &greedy, SMALL).await;
     let of_other = message(&stage, &other, SMALL).await;
-    let held = ask(&stage, &path, &greedy.key, STREAMS).await;
+    let mut held = ask(&stage, &path, &greedy.key, STREAMS).await;
+    wait_for_heads(&mut held, STREAMS).await;
     let refusal = until("there is no room", async || refused(&stage, &greedy.key, &path).await).await;
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     refusal.expect_error(503, "overloaded");
