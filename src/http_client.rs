@@ -2,7 +2,7 @@
 //! size are bounded. Imports `dns`, `egress_guard`, `tls`.
 //!
 //! Each request uses a new HTTP/1.1 connection. Redirects are not followed, because their target would need the
-//! consent of whoever made the request.
+//! consent of the tenant or domain that named the URL.
 
 use std::future::Future;
 use std::io;

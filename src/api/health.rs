@@ -50,7 +50,7 @@ pub async fn ready(store: &Store, is_stopping: bool) -> Result<ApiResponse> {
     ApiResponse::ok(&Health { status: "ready" })
 }
 
-/// Names the cause: it is for whoever watches the server, and names no path.
+/// The refusal names the cause for the operator, and no path, because the endpoint needs no key.
 fn not_ready(error: StoreError) -> ApiError {
     let message = format!("the server cannot store mail: {error}");
     let mut refused = ApiError::from(error);

@@ -233,7 +233,7 @@ impl<T: Clone + Eq + Hash, L: Clone + Eq + Hash, J> FairQueue<T, L, J> {
         }
     }
 
-    /// Whether another lane has work. That lane may be full; then a slot is returned in vain once.
+    /// Whether another lane has work. That lane may be full; then the slot is given back once without use.
     fn other_lane_waits(&self, lane: &L) -> bool {
         self.tenants.values().any(|round| round.in_order().any(|other| other != lane))
     }

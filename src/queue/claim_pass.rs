@@ -219,7 +219,7 @@ impl<'a> ClaimPass<'a> {
         let still_due = match self.manager.store().park(rows).await {
             Ok(tenants) => tenants,
             Err(error) => {
-                tracing::warn!(%error, "mail for a paused destination could not be set aside");
+                tracing::warn!(%error, "the next attempt of mail for a paused destination could not be moved to the end of the pause");
                 Vec::new()
             }
         };

@@ -117,8 +117,8 @@ pub async fn get(mut call: RequestContext<'_>) -> Result<ApiResponse> {
     ApiResponse::ok(&List::without_cursor(entries, has_more))
 }
 
-/// The beginning of the story, and whether there is more of it. Where the store had more of one kind, nothing is told
-/// that happened after the last of it.
+/// The first entries of the timeline, and whether there are more. If the store cut the events or the attempts, entries
+/// after the last one read of that kind are left out, so that none is missing in between.
 fn merge(
     events: Page<Event>,
     attempts: Page<Attempt>,

@@ -123,7 +123,7 @@ impl SqliteStore {
         let Some(host) = &part.destination else { return Ok(()) };
         for tenant in self.tenants_waiting(part).await? {
             self.hurry(flush::Range::parked(tenant, host.clone(), parked_until_us), now).await?;
-            // Also what was found while it was paused and could not be set aside.
+            // Rows that were found during the pause and could not be moved to its end are due as well.
             self.feed.send(SpoolChange::Due { tenant_id: tenant, at: now });
         }
         Ok(())
