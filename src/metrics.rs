@@ -147,7 +147,7 @@ impl Metrics {
         );
         let of = queue.totals;
         let depth =
-            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("deferred", of.later)];
+            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.paused), ("deferred", of.deferred)];
         let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
         gauges(own, "queue_deliveries", "Unfinished deliveries, by state", depth);
         let oldest_age_s =

@@ -19,7 +19,7 @@ use crate::mail::{Address, Content, DomainName, ReversePath, SignedDuration, Tim
 use crate::model::{
     DeliveryId, DeliveryState, DkimPolicy, Environment, MessageId, TenantId, TenantStatus, TlsMode,
 };
-use crate::queue::{ClaimRoom, QueueManager};
+use crate::queue::{ClaimLimits, QueueManager};
 use crate::store::{
     Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool, Store,
     StoreOptions, SuppressionFilter, Tenant, TenantPatch,
@@ -578,12 +578,12 @@ async fn who_fills_the_room_for_messages_that_are_read_back_leaves_some_to_other
 
 /// Takes out what was handed over in memory and gives it back, to be read.
 async fn forget_content(queue: &QueueManager) {
-    let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
+    let limits = ClaimLimits { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
+    let claimed = queue.claim_due(Timestamp::now(), &limits).await.unwrap();
     let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
     queue.release(deliveries.map(|delivery| delivery.id).collect());
 }
 
-fn nothing() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &crate::mail::Host| true) }
+fn nothing() -> ClaimLimits {
+    ClaimLimits { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &crate::mail::Host| true) }
 }

@@ -12,7 +12,7 @@ use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
     DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
-use pillarbox::queue::ClaimRoom;
+use pillarbox::queue::ClaimLimits;
 use pillarbox::store::{AttemptRecord, Directory, NewSuppression, Outbox, RecordBatch, Spool};
 use pillarbox::webhook::{WebhookDispatcher, WebhookSettings};
 use serde_json::{Value, json};
@@ -156,12 +156,12 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
     receiver.script([answer("500 Oops"), answer("302 Found")]);
     let hook = stage.hook(&acme.key, &receiver, &[]).await;
     stage.api.enqueue(acme.id).await;
-    let room = ClaimRoom {
+    let limits = ClaimLimits {
         deliveries_max: 10,
         per_tenant_max: 10,
         admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
     };
-    let claimed = stage.api.queue.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = stage.api.queue.claim_due(Timestamp::now(), &limits).await.unwrap();
     let batch = &claimed.batches[0];
     let record = AttemptRecord {
         message_id: batch.message.id,
@@ -173,7 +173,7 @@ async fn what_fails_is_tried_again_under_its_id_and_later_events_of_the_message_
         reply: "250 ok".into(),
         suppress: None,
         complained: false,
-        class: None,
+        bounce_class: None,
         delayed: false,
         at: Timestamp::now(),
     };

@@ -21,12 +21,12 @@ async fn what_waits_for_a_host_that_wants_a_rest_is_not_tried_until_the_rest_is_
     stage.expect(first, &[Deferred]).await;
     let status = loop {
         match stage.queue.snapshot(Timestamp::now()).sites.pop() {
-            Some(status) if status.held_until.is_some() => break status,
+            Some(status) if status.backoff_until.is_some() => break status,
             _ => tokio::task::yield_now().await,
         }
     };
     assert_eq!(status.reason.as_deref(), Some("421 4.7.0 too many connections"));
-    let rest = status.held_until.unwrap().duration_since(Timestamp::now()).as_secs();
+    let rest = status.backoff_until.unwrap().duration_since(Timestamp::now()).as_secs();
     assert!((20..=30).contains(&rest), "{rest}");
     let second = stage.send(Environment::Live, &["b@[127.0.0.1]"]).await;
     // Past it.
@@ -45,9 +45,9 @@ async fn a_site_is_tried_again_when_its_hold_is_over_and_free_again_when_it_take
     let (server, _seen) = serve(Script { slowness: Duration::from_millis(50), ..Script::default() }).await;
     let stage = Stage::set(server, |relay| straight_to(server, relay)).await;
     let first = stage.send(Environment::Live, &["a@[127.0.0.1]"]).await;
-    let lane = loop {
-        match stage.queue.dispatcher().lanes(Instant::now()).pop() {
-            Some(state) if state.in_use > 0 => break state.lane,
+    let queue_key = loop {
+        match stage.queue.dispatcher().queue_states(Instant::now()).pop() {
+            Some(state) if state.in_use > 0 => break state.queue_key,
             _ => {}
         }
         tokio::task::yield_now().await;
@@ -56,7 +56,7 @@ async fn a_site_is_tried_again_when_its_hold_is_over_and_free_again_when_it_take
     // As if it had been closed so long ago that the rest is nearly over.
     let close = |ago| {
         let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
-        stage.queue.dispatcher().learn(&lane, &closed, ago, ago).backoff.unwrap().until
+        stage.queue.dispatcher().apply_feedback(&queue_key, &closed, ago, ago).backoff.unwrap().until
     };
     let until = close(Instant::now() - Duration::from_secs(29));
     assert!(until > Instant::now());
@@ -99,8 +99,8 @@ async fn mail_for_a_refused_account_goes_on_when_one_try_finds_the_login_taken()
     // As if it had been refused so long ago that the wait is nearly over.
     let (now, account) = (Timestamp::now(), account.unwrap());
     let ago = now - SignedDuration::from_secs(58);
-    let (hold, _) = built.relay.core.smart_host_backoffs.record_refusal(&account, "535 5.7.8 no", ago);
-    assert!(hold.until > now);
+    let (backoff, _) = built.relay.core.smart_host_backoffs.record_refusal(&account, "535 5.7.8 no", ago);
+    assert!(backoff.until > now);
     let stage = built.run();
     let ids = [
         stage.send(Environment::Live, &["a@x.example"]).await,
@@ -110,7 +110,7 @@ async fn mail_for_a_refused_account_goes_on_when_one_try_finds_the_login_taken()
         stage.expect(id, &[Delivered]).await;
         assert_eq!(stage.store.deliveries(id).await.unwrap()[0].attempts, 1);
     }
-    assert!(Timestamp::now() >= hold.until);
+    assert!(Timestamp::now() >= backoff.until);
     let commands = seen.lock().unwrap().commands.clone();
     assert!(commands.iter().any(|command| command.starts_with("AUTH")), "{commands:?}");
     stage.end().await;
@@ -133,24 +133,27 @@ async fn a_hold_does_not_end_because_something_else_changes() {
     let patch = TenantPatch { smart_host: own, ..TenantPatch::default() };
     store.update_tenant(tenant.id, patch, Timestamp::now()).await.unwrap();
     store.enqueue(new_message(tenant.id, Environment::Live, &["a@x.example"])).await.unwrap();
-    let room = ClaimRoom { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
-    let batch = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches.remove(0);
+    let limits = ClaimLimits { deliveries_max: 9, per_tenant_max: 9, ..nothing() };
+    let batch = queue.claim_due(Timestamp::now(), &limits).await.unwrap().batches.remove(0);
     let core = relay.core;
-    let Some(RouteDecision::Known(lane)) =
+    let Some(RouteDecision::Known(queue_key)) =
         core.router.route_batch(&batch).await.unwrap().map(|placed| placed.decision)
     else {
         panic!("not over its smart host");
     };
-    let account = core.router.account_of(&lane.next_hop).unwrap();
+    let account = core.router.account_of(&queue_key.next_hop).unwrap();
     let now = Timestamp::now();
     core.smart_host_backoffs.record_refusal(&account, "535 5.7.8 no", now);
-    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_some());
+    assert!(core.smart_host_backoff(&queue_key.next_hop, &batch, now).await.is_some());
     // Whatever the directory was asked is forgotten.
     store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
     assert_eq!(core.router.cached_account(tenant.id), None);
-    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_some());
+    assert!(core.smart_host_backoff(&queue_key.next_hop, &batch, now).await.is_some());
     let patch = TenantPatch { smart_host: Some(None), ..TenantPatch::default() };
     store.update_tenant(tenant.id, patch, now).await.unwrap();
     core.router.route_batch(&batch).await.unwrap();
-    assert!(core.smart_host_backoff(&lane.next_hop, &batch, now).await.is_none(), "it has none any more");
+    assert!(
+        core.smart_host_backoff(&queue_key.next_hop, &batch, now).await.is_none(),
+        "it has none any more"
+    );
 }
