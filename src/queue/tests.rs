@@ -2,6 +2,7 @@
 
 mod claims;
 mod deliveries;
+mod site_backoff;
 mod steering;
 
 use std::ops::Deref;
