@@ -3,6 +3,7 @@
 mod claims;
 mod deliveries;
 mod operator_actions;
+mod site_backoff;
 
 use std::ops::Deref;
 use std::sync::Arc;

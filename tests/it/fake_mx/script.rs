@@ -52,6 +52,8 @@ pub enum Fault {
     ReplyAndHang(&'static str),
     /// This reply, octet by octet.
     Split(&'static str),
+    /// This reply, after a time.
+    Late(Duration, &'static str),
     /// These octets as they stand.
     Octets(&'static [u8]),
     /// A reply that comes slowly and never ends.
@@ -75,6 +77,7 @@ impl Fault {
             Self::Reply(reply)
             | Self::ReplyAndClose(reply)
             | Self::ReplyAndHang(reply)
+            | Self::Late(_, reply)
             | Self::Split(reply) => phase.succeeds(reply.as_bytes()),
             Self::Octets(octets) => phase.succeeds(octets),
             Self::Counted(_) => true,
@@ -100,6 +103,10 @@ impl Fault {
                     sleep(Duration::from_millis(1)).await;
                 }
                 Ok(())
+            }
+            Self::Late(time, reply) => {
+                sleep(*time).await;
+                say(wire, reply).await
             }
             Self::Octets(octets) => wire.write(octets).await.map_err(|_| Over),
             Self::Drip => {
