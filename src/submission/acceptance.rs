@@ -5,7 +5,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::header_rewrite::{self, ReceivedField};
-use super::send_limit::QuotaReservation;
+use super::send_limit::{QuotaRequest, QuotaReservation};
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
 use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
@@ -24,13 +24,21 @@ pub struct CheckedSubmission {
     domain: SendingDomain,
 }
 
+/// What is decided about a message when it is stored.
+struct MessageTerms {
+    submission_key: Option<SubmissionKey>,
+    expires_at: Timestamp,
+    now: Timestamp,
+}
+
 impl SubmissionService {
     /// Checks the header, and whether the submitter may send for every author and sender in it.
     pub async fn check(&self, submission: Submission) -> Result<CheckedSubmission, Refusal> {
         let header = header_rewrite::check(&submission.message)?;
-        let domain = self.admit_from(&submission.submitter, &header.from).await?;
+        let current = self.refresh(&submission.submitter).await?;
+        let domain = self.admit_from(&submission.submitter, &current, &header.from).await?;
         if !header.senders.is_empty() {
-            self.admit_from(&submission.submitter, &header.senders).await?;
+            self.admit_from(&submission.submitter, &current, &header.senders).await?;
         }
         Ok(CheckedSubmission { submission, header, domain })
     }
@@ -46,7 +54,8 @@ impl SubmissionService {
         let Submission { submitter, envelope, .. } = &checked.submission;
         let (submitter, key) = (submitter.clone(), checked.submission_key());
         let now = Timestamp::now();
-        let request = self.quota_request(&submitter, now).await?;
+        let current = self.refresh(&submitter).await?;
+        let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         // A duplicate is not counted again. Without a send limit the storing transaction finds it.
         if let Some(key) = key.as_ref().filter(|_| request.is_limited())
             && let Some(earlier) = self.find_duplicate(&submitter, key).await?
@@ -55,7 +64,9 @@ impl SubmissionService {
         }
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
-        let new = self.build_message(checked, key, now).await?;
+        let expires_at = self.expires_at(current.1.settings.expiry_hours, &envelope.parameters, now);
+        let terms = MessageTerms { submission_key: key, expires_at, now };
+        let new = self.build_message(checked, terms).await?;
         self.store(&submitter, new, reservation).await
     }
 
@@ -74,10 +85,10 @@ impl SubmissionService {
     async fn build_message(
         &self,
         checked: CheckedSubmission,
-        submission_key: Option<SubmissionKey>,
-        now: Timestamp,
+        terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
         let CheckedSubmission { submission, header, domain } = checked;
+        let MessageTerms { submission_key, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras } = submission;
         let id = MessageId::generate(now);
         let received = ReceivedField {
@@ -95,7 +106,6 @@ impl SubmissionService {
         let unsigned = Content { prefix: added.into(), submitted: header.strip(message) };
         let (content, dkim_domain) =
             self.sign(submitter.tenant.id, domain, received.field(), unsigned).await?;
-        let expires_at = self.expires_at(&submitter, &envelope.parameters, now).await?;
         Ok(NewMessage {
             message: Message {
                 id,
@@ -156,24 +166,23 @@ impl SubmissionService {
     }
 
     /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
-    async fn expires_at(
+    fn expires_at(
         &self,
-        submitter: &Submitter,
+        expiry_hours: Option<u32>,
         parameters: &MailParameters,
         now: Timestamp,
-    ) -> Result<Timestamp, Refusal> {
+    ) -> Timestamp {
         let SubmissionSettings { message_lifetime, message_lifetime_max, .. } = self.settings;
         // RFC 4865 §4.2: the time before release does not count.
         let begins_at = parameters.release_at.unwrap_or(now).max(now);
         let after = |lifetime| begins_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let latest = after(message_lifetime_max);
         if let Some(deliver_by) = parameters.deliver_by {
-            return Ok(deliver_by.min(latest));
+            return deliver_by.min(latest);
         }
-        let hours = self.refresh(submitter).await?.1.settings.expiry_hours;
-        let lifetime =
-            hours.map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
-        Ok(after(lifetime).min(latest))
+        let lifetime = expiry_hours
+            .map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
+        after(lifetime).min(latest)
     }
 
     /// Adds our fields in front: signatures, `Received`, then missing fields.
