@@ -1,6 +1,8 @@
 //! Stores a message whose envelope was admitted: checks the header, counts recipients against the send limit, then
 //! adds header fields, signs, and writes in one transaction.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -8,9 +10,9 @@ use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::{QuotaRequest, QuotaReservation};
 use super::{Submission, SubmissionService, SubmissionSettings, Submitter, storage_refusal};
 use crate::mail::{Content, DomainName, Envelope, MailParameters, Recipient, Timestamp};
-use crate::model::{DeliveryId, MessageId, Refusal, RefusalCode, TenantId};
+use crate::model::{DeliveryId, Environment, MessageId, Refusal, RefusalCode, TenantId};
 use crate::policy::submission::SendingDomain;
-use crate::store::{Message, NewMessage, Spool, StoreError, SubmissionKey};
+use crate::store::{Key, Message, NewMessage, Spool, StoreError, SubmissionKey, Tenant};
 
 /// A message being stored has weight 1, plus 1 for each this many octets.
 const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
@@ -19,6 +21,8 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 #[derive(Debug)]
 pub struct CheckedSubmission {
     submission: Submission,
+    /// The tenant as it was when the submission was checked.
+    current: Arc<(Key, Tenant)>,
     header: header_rewrite::CheckedHeader,
     /// The domain that signs.
     domain: SendingDomain,
@@ -40,28 +44,29 @@ impl SubmissionService {
         if !header.senders.is_empty() {
             self.admit_from(&submission.submitter, &current, &header.senders).await?;
         }
-        Ok(CheckedSubmission { submission, header, domain })
+        Ok(CheckedSubmission { submission, current, header, domain })
     }
 
-    /// Checks and stores. After `Ok` the message is on disk.
+    /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
-        self.enqueue(self.check(submission).await?).await
+        let checked = self.check(submission).await?;
+        let (key, tenant) = &*checked.current;
+        if let Some(name) = checked.submission_key()
+            && let Some(earlier) = self.find_duplicate(tenant, key.environment, &name).await?
+        {
+            return Ok(earlier);
+        }
+        self.enqueue(checked).await
     }
 
     /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
-    /// submission.
+    /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
         let Submission { submitter, envelope, .. } = &checked.submission;
         let (submitter, key) = (submitter.clone(), checked.submission_key());
         let now = Timestamp::now();
         let current = self.refresh(&submitter).await?;
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
-        // A duplicate is not counted again. Without a send limit the storing transaction finds it.
-        if let Some(key) = key.as_ref().filter(|_| request.is_limited())
-            && let Some(earlier) = self.find_duplicate(&submitter, key).await?
-        {
-            return Ok(log_duplicate(&submitter, earlier));
-        }
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
         let expires_at = self.expires_at(current.1.settings.expiry_hours, &envelope.parameters, now);
@@ -70,15 +75,21 @@ impl SubmissionService {
         self.store(&submitter, new, reservation).await
     }
 
-    /// The message submitted before under this submission key within a day; refused if its content differs.
+    /// The message submitted before under this submission key within a day, which must not be counted again; refused if
+    /// its content differs. Without a send limit nothing is counted, and only the storing transaction looks.
     pub async fn find_duplicate(
         &self,
-        submitter: &Submitter,
+        tenant: &Tenant,
+        environment: Environment,
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
-        let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
-        let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
-        found.map_err(storage_refusal)
+        let now = Timestamp::now();
+        if !QuotaRequest::new(tenant, environment, now).is_limited() {
+            return Ok(None);
+        }
+        let earlier = self.store.submitted_before(tenant.id, environment, key, now).await;
+        let earlier = earlier.map_err(storage_refusal)?;
+        Ok(earlier.map(|earlier| log_duplicate(tenant, earlier)))
     }
 
     /// Builds the message to store.
@@ -87,7 +98,7 @@ impl SubmissionService {
         checked: CheckedSubmission,
         terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
-        let CheckedSubmission { submission, header, domain } = checked;
+        let CheckedSubmission { submission, header, domain, .. } = checked;
         let MessageTerms { submission_key, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras } = submission;
         let id = MessageId::generate(now);
@@ -151,7 +162,7 @@ impl SubmissionService {
         }
         let stored = stored.map_err(storage_refusal)?;
         if stored != id {
-            return Ok(log_duplicate(submitter, stored));
+            return Ok(log_duplicate(&submitter.tenant, stored));
         }
         tracing::info!(
             msg = %id,
@@ -258,8 +269,8 @@ fn describe_parameters(parameters: &MailParameters) -> String {
     format!("{return_content:?} {envelope_id:?} {require_tls} {held_until:?} {hold_for_s:?} {deliver_by:?}")
 }
 
-fn log_duplicate(submitter: &Submitter, earlier: MessageId) -> MessageId {
-    tracing::info!(msg = %earlier, tenant = %submitter.tenant.slug, "duplicate submission");
+fn log_duplicate(tenant: &Tenant, earlier: MessageId) -> MessageId {
+    tracing::info!(msg = %earlier, tenant = %tenant.slug, "duplicate submission");
     earlier
 }
 
