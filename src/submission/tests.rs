@@ -249,7 +249,8 @@ async fn each_command_looks_up_the_key_once_and_so_does_storing() {
     assert_eq!(lookups(), 1, "MAIL");
     service.admit_recipient(&submitter, &recipient, true, Some(0)).await.unwrap();
     assert_eq!(lookups(), 1, "RCPT");
-    let message = b"From: a@sandbox.example\r\nSender: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
+    let message =
+        b"From: a@sandbox.example\r\nSender: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
     let submission = Submission { message: Bytes::from_static(message), ..submission(&submitter) };
     let checked = service.check(submission).await.unwrap();
     assert_eq!(lookups(), 1, "the end of DATA");
