@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::header_rewrite::{self, ReceivedField};
 use super::send_limit::{QuotaRequest, QuotaReservation};
@@ -30,6 +31,7 @@ pub struct CheckedSubmission {
 
 /// What is decided about a message when it is stored.
 struct MessageTerms {
+    id: MessageId,
     submission_key: Option<SubmissionKey>,
     expires_at: Timestamp,
     now: Timestamp,
@@ -62,15 +64,31 @@ impl SubmissionService {
     /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
     /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
+        let submitter = checked.submission.submitter.clone();
+        let now = Timestamp::now();
+        let id = MessageId::generate(now);
+        let span = tracing::info_span!(
+            "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
+        );
+        let stored = self.enqueue_as(id, checked, now).instrument(span).await?;
+        Ok(if stored == id { id } else { log_duplicate(&submitter.tenant, stored) })
+    }
+
+    /// Returns `id`, or the id of the earlier submission that is the same.
+    async fn enqueue_as(
+        &self,
+        id: MessageId,
+        checked: CheckedSubmission,
+        now: Timestamp,
+    ) -> Result<MessageId, Refusal> {
         let Submission { submitter, envelope, .. } = &checked.submission;
         let (submitter, key) = (submitter.clone(), checked.submission_key());
-        let now = Timestamp::now();
         let current = self.refresh(&submitter).await?;
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
         let expires_at = self.expires_at(current.1.settings.expiry_hours, &envelope.parameters, now);
-        let terms = MessageTerms { submission_key: key, expires_at, now };
+        let terms = MessageTerms { id, submission_key: key, expires_at, now };
         let new = self.build_message(checked, terms).await?;
         self.store(&submitter, new, reservation).await
     }
@@ -99,9 +117,8 @@ impl SubmissionService {
         terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
         let CheckedSubmission { submission, header, domain, .. } = checked;
-        let MessageTerms { submission_key, expires_at, now } = terms;
+        let MessageTerms { id, submission_key, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras } = submission;
-        let id = MessageId::generate(now);
         let received = ReceivedField {
             hostname: &self.settings.hostname,
             trace: &trace,
@@ -161,19 +178,10 @@ impl SubmissionService {
             self.limits.release(&counted);
         }
         let stored = stored.map_err(storage_refusal)?;
-        if stored != id {
-            return Ok(log_duplicate(&submitter.tenant, stored));
+        if stored == id {
+            tracing::info!(environment = %submitter.key.environment, recipients, size, "accepted");
         }
-        tracing::info!(
-            msg = %id,
-            tenant = %submitter.tenant.slug,
-            key = %submitter.key.id,
-            environment = %submitter.key.environment,
-            recipients,
-            size,
-            "accepted"
-        );
-        Ok(id)
+        Ok(stored)
     }
 
     /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
