@@ -52,6 +52,15 @@ pub struct LaneState {
     pub backoff: Option<SiteBackoff>,
 }
 
+/// How many connections and back-offs there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneCounts {
+    /// Open connections to other servers.
+    pub connections: usize,
+    /// Lanes that are left alone for a time.
+    pub backoffs: usize,
+}
+
 impl Dispatcher {
     /// Nothing waits. `default_rule` holds for lanes that no rule is made for.
     pub fn new(connections_max: usize, default_rule: Rule) -> Self {
@@ -236,6 +245,14 @@ impl Dispatcher {
             lanes.entry(lane).or_insert_with(|| state(lane, 0, 0));
         }
         lanes.into_values().collect()
+    }
+
+    /// How many connections and back-offs there are, without the names of the lanes.
+    pub fn counts(&self, now: Instant) -> LaneCounts {
+        LaneCounts {
+            connections: self.fairness.lanes().map(|(_, in_use, _)| in_use).sum(),
+            backoffs: self.shapers.values().filter(|shaper| shaper.backoff(now).is_some()).count(),
+        }
     }
 
     /// Forgets lanes that were not used for long.

@@ -64,14 +64,18 @@ impl SubmissionService {
     /// Counts, adds header fields, signs and stores. After `Ok` the message is on disk, possibly from an earlier
     /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
-        let submitter = checked.submission.submitter.clone();
+        let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
         let now = Timestamp::now();
         let id = MessageId::generate(now);
         let span = tracing::info_span!(
             "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
         );
         let stored = self.enqueue_as(id, checked, now).instrument(span).await?;
-        Ok(if stored == id { id } else { log_duplicate(&submitter.tenant, stored) })
+        if stored != id {
+            return Ok(log_duplicate(&submitter.tenant, stored));
+        }
+        self.accept_seconds.observe(received_at.elapsed());
+        Ok(id)
     }
 
     /// Returns `id`, or the id of the earlier submission that is the same.
@@ -118,7 +122,7 @@ impl SubmissionService {
     ) -> Result<NewMessage, Refusal> {
         let CheckedSubmission { submission, header, domain, .. } = checked;
         let MessageTerms { id, submission_key, expires_at, now } = terms;
-        let Submission { submitter, envelope, message, trace, extras } = submission;
+        let Submission { submitter, envelope, message, trace, extras, received_at: _ } = submission;
         let received = ReceivedField {
             hostname: &self.settings.hostname,
             trace: &trace,

@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -22,6 +22,7 @@ use self::directory_cache::DirectoryCache;
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
+use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{Environment, KeySecret, Refusal, RefusalCode, RequestId, Scope, Stage};
@@ -63,6 +64,8 @@ pub struct SubmissionService {
     signing: TenantSemaphore,
     /// Weight of messages being stored.
     storing: TenantSemaphore,
+    /// From the end of the data to the durable commit.
+    accept_seconds: Histogram,
 }
 
 /// The submitter: a tenant, through one of its keys.
@@ -102,6 +105,8 @@ pub struct Submission {
     pub trace: Trace,
     /// Data from the HTTP API besides the message.
     pub extras: SubmissionExtras,
+    /// When all of it was received: the end of the data, or of the request.
+    pub received_at: Instant,
 }
 
 /// Data that the HTTP API has besides the envelope.
@@ -151,6 +156,7 @@ impl SubmissionService {
             signing: TenantSemaphore::new(cores, cores).with_contended_max((cores / 2).max(1)),
             storing: TenantSemaphore::new(STORING_WEIGHT_MAX, STORING_WEIGHT_OF_TENANT_MAX)
                 .with_contended_max(STORING_WEIGHT_OF_TENANT_CONTENDED_MAX),
+            accept_seconds: Histogram::new(UP_TO_SECONDS),
         }
     }
 
@@ -285,6 +291,11 @@ impl SubmissionService {
         now: Timestamp,
     ) -> Result<Option<QuotaStatus>, StoreError> {
         self.limits.status(&QuotaRequest::new(tenant, environment, now)).await
+    }
+
+    /// How long messages took from the end of their data to the durable commit.
+    pub fn accept_seconds(&self) -> HistogramReading {
+        self.accept_seconds.read()
     }
 
     /// Refusals since the start, by code.

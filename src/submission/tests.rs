@@ -88,6 +88,7 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
         message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
         extras: SubmissionExtras::default(),
         trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
+        received_at: Instant::now(),
     }
 }
 

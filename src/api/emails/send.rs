@@ -1,6 +1,7 @@
 //! `POST /v1/emails`: what a client describes becomes a message, and passes the same checks as over SMTP.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,7 @@ struct Sending<'a> {
     digest: [u8; 32],
     /// Recipients of all its messages.
     recipients: usize,
+    received_at: Instant,
 }
 
 /// A message that passed all checks.
@@ -93,11 +95,12 @@ pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
+    let received_at = Instant::now();
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;
     let recipients = composed.iter().map(|one| one.recipients.len()).sum();
-    let sending = Sending { call, submitter, digest, recipients };
+    let sending = Sending { call, submitter, digest, recipients, received_at };
     let mut ready: Vec<Ready> = Vec::with_capacity(composed.len());
     let mut counted = 0;
     for (place, one) in composed.into_iter().enumerate() {
@@ -181,6 +184,7 @@ impl Sending<'_> {
             message,
             trace: Trace { helo: "api".into(), protocol: "HTTP", tls: None },
             extras: SubmissionExtras { annotations, suppressed: suppressed.clone(), submission_key },
+            received_at: self.received_at,
         });
         let checked = checked.await.map_err(|refusal| self.note(Stage::Data, refusal))?;
         Ok(Ready { checked, earlier: duplicate, counted, send_at: release_at, suppressed })
