@@ -147,7 +147,7 @@ async fn a_self_signed_certificate_that_a_power_cut_emptied_is_made_again() {
         std::fs::write(setting.path("data").join(name), "").unwrap();
     }
     let server = start(&setting).await;
-    expect_all(&server.said, &["WARN", "self-signed.crt", "made again"]);
+    expect_all(&server.said, &["WARN", "self-signed.crt", "generating a new one"]);
     let mut client = Client::connect(([127, 0, 0, 1], server.port).into(), HOSTNAME).await;
     client.ehlo().await;
     let made = std::fs::read_to_string(certificate).unwrap();
