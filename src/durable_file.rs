@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-/// Prefix of temporary names. A file with such a name may be deleted when no process writes it.
-const TEMPORARY_PREFIX: &str = ".new-";
+/// What the name of a file begins with while it is being written. Such a file belongs to nobody once its writer is gone.
+const UNFINISHED_PREFIX: &str = ".new-";
 
 /// Writes a file, and replaces an existing one. If writing or renaming fails, the existing file is unchanged.
 pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
-    write(path, mode, &[octets], |temporary| std::fs::rename(temporary, path))
+    write(path, mode, &[octets], |unfinished| std::fs::rename(unfinished, path))
 }
 
 /// Writes a new file from pieces.
@@ -24,7 +24,7 @@ pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if the file exists; any error of the file system.
 pub fn create(path: &Path, mode: u32, pieces: &[&[u8]]) -> Result<()> {
-    write(path, mode, pieces, |temporary| rename_without_replacing(temporary, path))
+    write(path, mode, pieces, |unfinished| rename_without_replacing(unfinished, path))
 }
 
 /// Creates a directory and its missing parents. An existing directory keeps its mode.
@@ -51,28 +51,28 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Whether the name is a temporary one: the file is being written, or its writer was interrupted.
-pub fn is_temporary(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())
+/// Whether a file of this name was left by a writer that did not come to its end.
+pub fn is_unfinished(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(UNFINISHED_PREFIX.as_bytes())
 }
 
 fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let temporary = temporary_path(path)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let unfinished = unfinished_path(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
     let written = pieces.iter().try_for_each(|piece| file.write_all(piece)).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| rename(&temporary)) {
+    if let Err(error) = written.and_then(|()| rename(&unfinished)) {
         // Frees the space of the incomplete file: the disk may be full.
-        let _ = std::fs::remove_file(&temporary);
+        let _ = std::fs::remove_file(&unfinished);
         return Err(error);
     }
     sync_directory(parent_of(path))
 }
 
-fn temporary_path(path: &Path) -> Result<PathBuf> {
+fn unfinished_path(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-    let mut temporary = OsString::from(format!("{TEMPORARY_PREFIX}{:016x}-", rand::random::<u64>()));
-    temporary.push(name);
-    Ok(path.with_file_name(temporary))
+    let mut unfinished = OsString::from(format!("{UNFINISHED_PREFIX}{:016x}-", rand::random::<u64>()));
+    unfinished.push(name);
+    Ok(path.with_file_name(unfinished))
 }
 
 fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
@@ -133,6 +133,11 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_path_is_no_directory_to_create() {
+        assert_eq!(create_directory(Path::new(""), 0o700).unwrap_err().kind(), ErrorKind::InvalidFilename);
+    }
+
+    #[test]
     fn directories_are_created_with_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b/c");
@@ -147,15 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_path_is_no_directory_to_create() {
-        assert_eq!(create_directory(Path::new(""), 0o700).unwrap_err().kind(), ErrorKind::InvalidFilename);
-    }
-
-    #[test]
-    fn temporary_files_are_recognized_by_name() {
-        let temporary = temporary_path(Path::new("/x/msg_1.eml")).unwrap();
-        assert_eq!(temporary.parent(), Some(Path::new("/x")));
-        assert!(is_temporary(temporary.file_name().unwrap()));
-        assert!(!is_temporary(OsStr::new("msg_1.eml")) && !is_temporary(OsStr::new(".hidden")));
+    fn what_is_being_written_is_known_by_its_name() {
+        let unfinished = unfinished_path(Path::new("/x/msg_1.eml")).unwrap();
+        assert_eq!(unfinished.parent(), Some(Path::new("/x")));
+        assert!(is_unfinished(unfinished.file_name().unwrap()));
+        assert!(!is_unfinished(OsStr::new("msg_1.eml")) && !is_unfinished(OsStr::new(".hidden")));
     }
 }

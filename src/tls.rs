@@ -125,7 +125,7 @@ impl Certificate {
         Ok(())
     }
 
-    /// The modification times and sizes of the files, which differ after a change.
+    /// A value that changes when a file does: their times of modification and sizes.
     pub fn fingerprint(&self) -> Vec<Option<(std::time::SystemTime, u64)>> {
         [&self.certificate, &self.private_key]
             .into_iter()
@@ -144,13 +144,11 @@ fn read_config(certificate: &Path, private_key: &Path) -> Result<ServerConfig, T
     }
     let key = PrivateKeyDer::from_pem_slice(&read(private_key)?)
         .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
-    // rustls supports TLS 1.2 and 1.3 only, as RFC 8996 and RFC 9325 require.
+    // TLS 1.2 and 1.3 are all that rustls has, as RFC 8996 and RFC 9325 want.
     ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| {
-            content(certificate, format!("cannot be used with {}: {error}", private_key.display()))
-        })
+        .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
 }
 
 /// The crypto provider of all TLS connections.
@@ -234,17 +232,17 @@ fn check_self_signed(certificate: &Path, private_key: &Path) -> Result<(), TlsEr
 mod tests {
     use super::*;
 
-    fn generated() -> (tempfile::TempDir, Certificate) {
+    fn made() -> (tempfile::TempDir, Certificate) {
         let dir = tempfile::tempdir().unwrap();
-        let hostname = DomainName::parse("mail.example.com").unwrap();
-        let generated = Certificate::load_or_generate(dir.path(), &hostname).unwrap();
-        (dir, generated)
+        let made = Certificate::load_or_generate(dir.path(), &DomainName::parse("mail.example.com").unwrap())
+            .unwrap();
+        (dir, made)
     }
 
     #[test]
     fn a_generated_certificate_is_kept_and_its_key_is_private() {
         use std::os::unix::fs::PermissionsExt;
-        let (dir, first) = generated();
+        let (dir, first) = made();
         let before = std::fs::read(first.path()).unwrap();
         Certificate::load_or_generate(dir.path(), &DomainName::parse("other.example").unwrap()).unwrap();
         assert_eq!(std::fs::read(first.path()).unwrap(), before);
@@ -254,7 +252,7 @@ mod tests {
 
     #[test]
     fn an_unusable_self_signed_certificate_is_replaced() {
-        let (dir, first) = generated();
+        let (dir, first) = made();
         let hostname = DomainName::parse("mail.example.com").unwrap();
         let private_key = dir.path().join("self-signed.key");
         let (good_certificate, good_key) =
@@ -283,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_that_the_system_cannot_read_is_kept() {
-        let (dir, first) = generated();
+        let (dir, first) = made();
         let private_key = dir.path().join("self-signed.key");
         std::fs::remove_file(&private_key).unwrap();
         std::fs::create_dir(&private_key).unwrap();
@@ -303,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_and_leaves_the_old_certificate_in_use() {
-        let (_dir, certificate) = generated();
+        let (_dir, certificate) = made();
         let before = certificate.shared().load_full();
         std::fs::write(certificate.path(), "nonsense").unwrap();
         let error = certificate.reload().unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The log of the real binary: one line for each accepted message and each attempt, and never a secret.
+//! The log of the real binary: one line for each accepted message and each attempt, and no secrets.
 
 use base64::Engine;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::http::request;
 use crate::program::Serving;
 
 #[tokio::test]
-async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
+async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[smtp]\n\

@@ -21,7 +21,7 @@ pub struct Request<'a> {
     pub eight_bit: bool,
     /// Whether the header has octets above 127 (RFC 6531 §3.2).
     pub utf8_header: bool,
-    /// Whether RSET must first end an open transaction of the connection.
+    /// Whether the connection has an open transaction, which RSET must end first.
     pub reset: bool,
 }
 
@@ -37,9 +37,9 @@ pub struct Target<'a> {
 /// The result for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The phase that the reply belongs to.
+    /// The command that the reply answers.
     pub phase: Phase,
-    /// The server's reply, or one of this server if the other lacks an extension that the message needs.
+    /// The server's reply, or our own if the server lacks an extension that the message needs.
     pub reply: Reply,
 }
 
@@ -54,20 +54,20 @@ pub enum Next {
     Done,
 }
 
-/// The state machine of a transaction. Call [`Transaction::advance`] until it returns `Done`.
+/// The state machine. Call [`Transaction::advance`] until it returns `Done`.
 #[derive(Debug)]
 pub struct Transaction {
     commands: Vec<Exchange>,
-    /// The number of commands written.
+    /// Commands written.
     sent: usize,
-    /// The number of commands that have their reply.
+    /// Commands answered.
     answered: usize,
     pipelining: bool,
     outcomes: Vec<Option<Outcome>>,
     /// Recipients that the server accepted.
     accepted: Vec<usize>,
-    /// Whether the server has an open transaction, which RSET must end.
-    transaction_open: bool,
+    /// Whether the server has an open transaction.
+    draft_open: bool,
     progressed: bool,
     state: State,
     unusable: bool,
@@ -91,7 +91,7 @@ enum Verb {
 enum State {
     Envelope,
     Content,
-    /// The server accepted DATA although it accepted no recipient: the terminator alone ends the data.
+    /// DATA was accepted without any accepted recipient: an empty message ends it.
     EmptyContent,
     FinalReply,
     EmptyReply,
@@ -99,7 +99,7 @@ enum State {
 }
 
 impl Transaction {
-    /// Prepares the commands. Recipients that need an extension which the server lacks get their result immediately.
+    /// Plans the commands. Recipients that need an extension which the server lacks get their result immediately.
     pub fn new(capabilities: &Capabilities, request: &Request<'_>) -> Self {
         let outcomes: Vec<Option<Outcome>> = request
             .recipients
@@ -128,7 +128,7 @@ impl Transaction {
             pipelining: capabilities.pipelining,
             accepted: Vec::with_capacity(outcomes.len()),
             outcomes,
-            transaction_open: request.reset,
+            draft_open: request.reset,
             progressed: false,
             state,
             unusable: false,
@@ -157,7 +157,7 @@ impl Transaction {
         }
     }
 
-    /// Must be called after the message and its terminator were written.
+    /// Call after the message and its terminator were written.
     pub fn content_sent(&mut self) {
         if self.state == State::Content {
             self.state = State::FinalReply;
@@ -180,12 +180,12 @@ impl Transaction {
                 }
             }
             State::FinalReply | State::EmptyReply => {
-                // After another 3yz, the server would treat the next commands as content.
+                // After another 3yz, the server would take the next commands for content.
                 self.unusable |= reply.code / 100 == 3;
                 if self.state == State::FinalReply {
                     self.finish_accepted(Phase::Content, &reply);
                 }
-                self.transaction_open = false;
+                self.draft_open = false;
                 self.state = State::Done;
             }
             State::Content | State::EmptyContent | State::Done => self.unusable = true,
@@ -203,7 +203,7 @@ impl Transaction {
 
     fn handle_envelope_reply(&mut self, verb: Verb, reply: Reply) {
         let class = reply.code / 100;
-        // Such a reply cannot belong to this command: commands and replies are out of sync.
+        // The reply cannot belong to this command: commands and replies are out of sync.
         let out_of_sync = class == 3 && verb != Verb::Data || class == 2 && verb == Verb::Data;
         if out_of_sync || (verb == Verb::Reset && class != 2) {
             self.unusable = true;
@@ -212,8 +212,8 @@ impl Transaction {
             return;
         }
         match verb {
-            Verb::Reset => self.transaction_open = false,
-            Verb::Mail if class == 2 => self.transaction_open = true,
+            Verb::Reset => self.draft_open = false,
+            Verb::Mail if class == 2 => self.draft_open = true,
             Verb::Mail => {
                 self.fail_remaining(Phase::Mail, &reply);
                 self.stop_unless_pipelined();
@@ -245,7 +245,7 @@ impl Transaction {
         }
     }
 
-    /// Ends the transaction. With pipelining, the replies to the commands already written are read first.
+    /// With pipelining, replies to commands already written must be read; without it, the transaction ends here.
     fn stop_unless_pipelined(&mut self) {
         if !self.pipelining {
             self.state = State::Done;
@@ -264,29 +264,28 @@ impl Transaction {
         }
     }
 
-    /// Whether the server has replied to a command of this message with anything but 421. If not, it may have closed a
-    /// reused connection before.
+    /// Whether the server has answered a command for this message with anything but 421. If not, a reused connection
+    /// was already closed.
     pub fn has_progressed(&self) -> bool {
         self.progressed
     }
 
-    /// Whether the message was written completely and the final reply is missing. If the connection closes now, the
-    /// server may have accepted the message.
+    /// Whether the message was written completely: if the connection closes now, the server may have accepted it.
     pub fn awaits_final_reply(&self) -> bool {
         self.state == State::FinalReply
     }
 
-    /// Whether the connection cannot be used for another transaction.
+    /// Whether the connection cannot carry another transaction.
     pub fn is_unusable(&self) -> bool {
         self.unusable || !matches!(self.state, State::Done)
     }
 
     /// Whether the server still has an open transaction, which RSET must end.
     pub fn needs_reset(&self) -> bool {
-        self.transaction_open
+        self.draft_open
     }
 
-    /// One result for each recipient, in order; `None` if the dialogue ended before its result.
+    /// One result for each recipient, in order; `None` where the dialogue ended early.
     pub fn into_outcomes(self) -> Vec<Option<Outcome>> {
         self.outcomes
     }
@@ -316,7 +315,7 @@ fn mail_line(capabilities: &Capabilities, request: &Request<'_>) -> String {
     if capabilities.smtputf8 && needs_smtputf8(request) {
         line.push_str(" SMTPUTF8");
     }
-    // RFC 8689 §4.2.1: the next server must require TLS as well.
+    // RFC 8689 §4.2.1: the next server must require TLS too.
     if capabilities.require_tls && request.parameters.require_tls {
         line.push_str(" REQUIRETLS");
     }
@@ -353,7 +352,7 @@ fn needs_smtputf8(request: &Request<'_>) -> bool {
         || request.recipients.iter().any(|recipient| recipient.address.needs_smtputf8())
 }
 
-/// The result of a recipient if the server lacks an extension that the message or the recipient needs.
+/// The result of a recipient that the server's capabilities already exclude.
 fn missing_capability(
     capabilities: &Capabilities,
     request: &Request<'_>,
@@ -464,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipelined_group_is_sent_at_once_and_each_recipient_gets_its_reply() {
+    fn a_pipelined_group_is_sent_at_once_and_each_reply_counts() {
         let mut group = start(&PIPELINING, &["a@x.example", "b@x.example"], 1, false);
         assert_eq!(
             play(&mut group, &[250, 250, 550, 354, 250]),
@@ -494,11 +493,11 @@ mod tests {
 
     #[test]
     fn data_accepted_without_recipients_gets_the_terminator_alone() {
-        let mut empty = start(&PIPELINING, &["a@x.example"], 1, false);
-        let seen = play(&mut empty, &[250, 550, 354, 250]);
+        let mut nobody = start(&PIPELINING, &["a@x.example"], 1, false);
+        let seen = play(&mut nobody, &[250, 550, 354, 250]);
         assert!(seen.ends_with("DATA;250 550 354 .;250 "), "{seen}");
-        assert!(!empty.needs_reset() && !empty.is_unusable());
-        assert_eq!(results(empty), [Some((Phase::Rcpt, 550))]);
+        assert!(!nobody.needs_reset() && !nobody.is_unusable());
+        assert_eq!(results(nobody), [Some((Phase::Rcpt, 550))]);
         let mut refused = start(&PIPELINING, &["a@x.example"], 1, false);
         play(&mut refused, &[250, 550, 554]);
         assert!(refused.needs_reset());
@@ -509,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_data_or_of_the_message_is_the_result_of_accepted_recipients() {
+    fn a_refused_message_fails_those_that_were_accepted() {
         for (codes, phase) in
             [(&[250, 250, 550, 451][..], Phase::Data), (&[250, 250, 550, 354, 552], Phase::Content)]
         {
@@ -523,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn rset_ends_an_earlier_transaction_in_the_same_pipelined_group() {
+    fn a_transaction_left_open_is_reset_within_the_group() {
         let mut transaction = start(&PIPELINING, &["a@x.example"], 1, true);
         assert!(play(&mut transaction, &[250, 250, 250, 354, 250]).starts_with("RSET;MAIL FROM"));
         assert_eq!(results(transaction), [Some((Phase::Content, 250))]);
@@ -598,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_needs_a_missing_extension_fails_without_a_command() {
+    fn a_message_beyond_the_servers_capabilities_fails_without_dialogue() {
         let mut mixed = start(&PIPELINING, &["é@x.example", "e@x.example"], 7, false);
         assert!(!play(&mut mixed, &[250, 250, 354, 250]).contains('é'));
         assert_eq!(results(mixed), [Some((Phase::Mail, 550)), Some((Phase::Content, 250))]);
@@ -612,7 +611,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_replies_end_the_transaction_and_only_a_sent_message_succeeds(
+        fn no_replies_hang_or_panic_and_success_is_never_invented(
             pipelining: bool,
             reset: bool,
             recipients in 1usize..4,

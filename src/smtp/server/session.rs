@@ -346,7 +346,7 @@ impl Session {
             }
             Err(error) => return self.fail(Some(transaction), replies::for_command(&error)),
         };
-        // A repeated recipient is accepted and gets one copy. It counts towards the limit of rejected recipients.
+        // A recipient given twice is accepted, and gets one copy.
         if transaction.recipients.iter().any(|earlier| earlier.address == address) {
             return self.reject(transaction, replies::recipient_ok_250());
         }

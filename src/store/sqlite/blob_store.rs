@@ -178,7 +178,7 @@ impl BodyFiles {
             let file = file?;
             let Some(octets) = octets_if_old(&file) else { continue };
             let name = file.file_name();
-            if durable_file::is_temporary(&name) {
+            if durable_file::is_unfinished(&name) {
                 let _ = std::fs::remove_file(file.path());
             }
             let id = name.to_str().and_then(|name| name.strip_suffix(".eml")?.parse().ok());
