@@ -11,6 +11,7 @@ pub mod durable_file;
 pub mod egress_guard;
 pub mod http_client;
 pub mod limits;
+pub mod listener;
 pub mod mail;
 pub mod maintenance;
 pub mod metrics;

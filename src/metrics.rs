@@ -1,6 +1,6 @@
 //! Metrics in the Prometheus text format, on a separate listener without authentication. Values are collected from
 //! other modules at each scrape. No label contains a tenant, domain or address, so the number of series is bounded.
-//! Imports `mail`, `store`, `submission`, `limits` and `queue`.
+//! Imports `mail`, `store`, `submission`, `limits`, `queue` and `listener`.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::connection_limiter::ConnectionLimiter;
+use crate::listener;
 use crate::mail::Timestamp;
 use crate::queue::QueueManager;
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
@@ -37,8 +38,6 @@ const OPEN_METRICS: HeaderValue =
 const CONNECTIONS_MAX: usize = 16;
 /// Timeout of one connection.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Delay after a failed accept, for example without free file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The sources of metrics.
 pub struct Metrics {
@@ -67,28 +66,16 @@ impl Metrics {
     /// Serves scrapes until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let (tasks, permits) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-                    let (metrics, stop) = (self.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        let exchange =
-                            tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.serve_connection(stream));
-                        let _ended = stop.run_until_cancelled(exchange).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a metrics connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        listener::accept_until(&stop, listener, |stream, _| {
+            let Ok(permit) = permits.clone().try_acquire_owned() else { return };
+            let (metrics, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move {
+                let exchange = tokio::time::timeout(EXCHANGE_TIMEOUT, metrics.serve_connection(stream));
+                let _ended = stop.run_until_cancelled(exchange).await;
+                drop(permit);
+            });
+        })
+        .await;
         tasks.close();
         tasks.wait().await;
     }
@@ -147,7 +134,7 @@ impl Metrics {
         );
         let of = queue.totals;
         let depth =
-            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.parked), ("deferred", of.later)];
+            [("in_flight", of.in_flight), ("due", of.due), ("paused", of.paused), ("deferred", of.deferred)];
         let depth = depth.map(|(state, count)| ([("state", state.to_owned())], count));
         gauges(own, "queue_deliveries", "Unfinished deliveries, by state", depth);
         let oldest_age_s =

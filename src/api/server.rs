@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::connection_limiter::{ConnectionSlot, LimitReached};
+use crate::listener;
 use crate::mail::Timestamp;
 use crate::model::{RefusalCode, RequestId};
 use crate::tls::SharedServerConfig;
@@ -31,8 +32,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// How long closing an idle connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Delay after a failed accept, such as without free file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 64;
 /// Octets of a header over HTTP/1.1, and of what waits to be sent there.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -55,32 +54,16 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     let tasks = Tasks::new(stop.clone());
     let mut builder = Builder::new(tasks.clone());
     configure(&mut builder);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "accepting an API connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    listener::accept_until(&stop, listener, |stream, peer| {
         let place = match admit(&api, peer) {
             Ok(place) => Arc::new(place),
-            Err(option) => {
-                refuse(&stream, api.tls.is_none(), option);
-                continue;
-            }
+            Err(option) => return refuse(&stream, api.tls.is_none(), option),
         };
         let origin = Origin { client: peer.ip(), place, tasks: tasks.clone() };
         let connection = Connection { api: api.clone(), builder: builder.clone(), origin };
         tasks.spawn(connection.run(stream));
-    }
-    drop(listener);
+    })
+    .await;
     tasks.end().await;
 }
 
@@ -146,10 +129,6 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
-        // Answers are small and written whole: waiting for more to send only delays them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::trace!(%error, "the client closed the connection");
-        }
         let Some(tls) = self.api.tls.clone() else {
             return self.speak(stream).await;
         };

@@ -49,7 +49,7 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
             break;
         }
     }
-    if let Err(error) = store.tidy_holds(Timestamp::now()).await {
+    if let Err(error) = store.expire_pauses(Timestamp::now()).await {
         tracing::warn!(%error, "cannot remove expired pauses; retrying in a minute");
     }
     let before = Timestamp::now().checked_sub(DKIM_OVERLAP_MIN).unwrap_or(Timestamp::MIN);

@@ -61,7 +61,7 @@ pub(super) fn batches_of(new: &NewMessage) -> Vec<Batch> {
             attempts: 0,
             next_attempt_at: Some(message.created_at),
             last_reply: None,
-            last_class: None,
+            bounce_class: None,
             updated_at: message.created_at,
         };
         batches.add(&message, delivery, Some(&new.content));

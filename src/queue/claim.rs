@@ -1,4 +1,4 @@
-//! What the relay holds of the queue: claimed batches and slots of lanes. Dropping one sends it back and waits for no
+//! What the relay holds of the queue: claimed batches and slots of destination queues. Dropping one sends it back and waits for no
 //! lock.
 
 use std::sync::Arc;
@@ -83,10 +83,10 @@ impl Drop for Claim {
     }
 }
 
-/// A slot of a lane: a connection that may be open. It is free again when it is dropped.
+/// A slot of a destination queue: a connection that may be open. It is free again when it is dropped.
 pub struct Slot {
     /// Where.
-    pub lane: QueueKey,
+    pub queue_key: QueueKey,
     /// Whose.
     pub holder: TenantId,
     pub(super) freed: UnboundedSender<(QueueKey, TenantId)>,
@@ -95,6 +95,6 @@ pub struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         // Without its receiver there is nobody to have a slot.
-        let _sent = self.freed.send((self.lane.clone(), self.holder));
+        let _sent = self.freed.send((self.queue_key.clone(), self.holder));
     }
 }

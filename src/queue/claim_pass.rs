@@ -11,7 +11,7 @@ use super::claim_table::{Choice, Chosen, ClaimTable};
 use super::manager::QueueManager;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
-use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, ParkedRow, Result, Spool};
+use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, PausedRow, Result, Spool};
 
 /// Due rows read at a time for one tenant: at least so many, for some are passed over.
 const PAGE_ROWS_MIN: usize = 32;
@@ -20,13 +20,13 @@ const PAGE_ROWS_MAX: usize = 1024;
 /// Due rows that a pass looks at for one tenant; the next pass goes on from there.
 const SCAN_ROWS_MAX: usize = 8192;
 /// Rows that are looked at before others may have the lock.
-const ROWS_IN_TURN: usize = 512;
+const ROWS_PER_LOCK: usize = 512;
 /// Due rows of paused destinations after which a pass looks for no more.
-const PARKED_ROWS_MAX: usize = 8192;
+const PAUSED_ROWS_MAX: usize = 8192;
 
 /// How much the caller of [`QueueManager::claim_due`] can take.
 #[derive(Clone)]
-pub struct ClaimRoom {
+pub struct ClaimLimits {
     /// Deliveries in all.
     pub deliveries_max: usize,
     /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
@@ -61,16 +61,16 @@ pub struct Claimed {
 pub(super) struct ClaimPass<'a> {
     manager: &'a QueueManager,
     now: Timestamp,
-    room: &'a ClaimRoom,
-    room_left: usize,
-    rows_in_turn: usize,
+    limits: &'a ClaimLimits,
+    capacity_left: usize,
+    rows_until_yield: usize,
     scans: HashMap<TenantId, Scan>,
     /// Batches of the hot queue.
     batches: Vec<Batch>,
     /// Claimed rows that are still to be read.
     claimed: Vec<DeliveryId>,
     /// Rows that were due at a paused destination.
-    parked: Vec<ParkedRow>,
+    paused_rows: Vec<PausedRow>,
 }
 
 /// How far the look at a tenant's due rows has come.
@@ -90,18 +90,18 @@ struct Scan {
 }
 
 impl<'a> ClaimPass<'a> {
-    pub(super) fn begin(manager: &'a QueueManager, now: Timestamp, room: &'a ClaimRoom) -> Self {
-        let due = manager.lock().begin_pass(now.as_microsecond(), room);
+    pub(super) fn begin(manager: &'a QueueManager, now: Timestamp, limits: &'a ClaimLimits) -> Self {
+        let due = manager.lock().begin_pass(now.as_microsecond(), limits);
         Self {
             manager,
             now,
-            room,
-            room_left: room.deliveries_max,
-            rows_in_turn: 0,
+            limits,
+            capacity_left: limits.deliveries_max,
+            rows_until_yield: 0,
             scans: due.into_iter().map(|(tenant, cursor)| (tenant, Scan::new(cursor))).collect(),
             batches: Vec::new(),
             claimed: Vec::new(),
-            parked: Vec::new(),
+            paused_rows: Vec::new(),
         }
     }
 
@@ -112,25 +112,25 @@ impl<'a> ClaimPass<'a> {
             while self.choose() {
                 tokio::task::yield_now().await;
             }
-            if self.room_left == 0 || self.ranges().is_empty() {
+            if self.capacity_left == 0 || self.ranges().is_empty() {
                 break;
             }
         }
-        self.park().await;
+        self.postpone_paused().await;
         self.read_claimed().await?;
         Ok(self.finish())
     }
 
     /// What has to be read for the pass to go on.
     fn ranges(&self) -> Vec<DueRange> {
-        if self.room_left == 0 || self.parked.len() >= PARKED_ROWS_MAX {
+        if self.capacity_left == 0 || self.paused_rows.len() >= PAUSED_ROWS_MAX {
             return Vec::new();
         }
-        let share = self.room_left / self.scans.len().max(1);
+        let share = self.capacity_left / self.scans.len().max(1);
         let rows_max = (2 * share).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
         let table = self.manager.lock();
         let wanting = self.scans.iter().filter(|&(&tenant, scan)| {
-            scan.page.is_empty() && !scan.is_over() && table.allowance_of(tenant, self.room) > 0
+            scan.page.is_empty() && !scan.is_over() && table.allowance_of(tenant, self.limits) > 0
         });
         wanting.map(|(&tenant, scan)| scan.range(tenant, rows_max)).collect()
     }
@@ -153,16 +153,16 @@ impl<'a> ClaimPass<'a> {
     /// Claims in turns of the tenants until there is no room or nothing more at hand. True if others should have the lock
     /// before it goes on.
     fn choose(&mut self) -> bool {
-        self.rows_in_turn = ROWS_IN_TURN;
-        let (manager, room_left) = (self.manager, self.room_left);
-        self.room_left -= manager.lock().serve_in_turns(room_left, |table, tenant, share| {
-            if self.rows_in_turn == 0 {
+        self.rows_until_yield = ROWS_PER_LOCK;
+        let (manager, capacity_left) = (self.manager, self.capacity_left);
+        self.capacity_left -= manager.lock().serve_round_robin(capacity_left, |table, tenant, share| {
+            if self.rows_until_yield == 0 {
                 return None;
             }
-            let wanted = share.min(table.allowance_of(tenant, self.room));
+            let wanted = share.min(table.allowance_of(tenant, self.limits));
             Some(self.serve(table, tenant, wanted))
         });
-        self.room_left > 0 && self.rows_in_turn == 0
+        self.capacity_left > 0 && self.rows_until_yield == 0
     }
 
     /// Takes for one tenant; where it has both, half of it from the hot queue, so that neither starves the other. The odd
@@ -179,7 +179,7 @@ impl<'a> ClaimPass<'a> {
     }
 
     fn take_hot(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
-        let batches = table.take_hot(tenant, wanted, &*self.room.admits);
+        let batches = table.take_hot(tenant, wanted, &*self.limits.admits);
         let count = batches.iter().map(|batch| batch.deliveries.len()).sum();
         self.batches.extend(batches);
         count
@@ -187,14 +187,14 @@ impl<'a> ClaimPass<'a> {
 
     fn take_due(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
         let Some(scan) = self.scans.get_mut(&tenant) else { return 0 };
-        let choice = Choice { tenant, now_us: self.now.as_microsecond(), admits: &*self.room.admits };
+        let choice = Choice { tenant, now_us: self.now.as_microsecond(), admits: &*self.limits.admits };
         let mut taken = 0;
         while taken < wanted
-            && self.rows_in_turn > 0
-            && self.parked.len() < PARKED_ROWS_MAX
+            && self.rows_until_yield > 0
+            && self.paused_rows.len() < PAUSED_ROWS_MAX
             && let Some(row) = scan.next_row()
         {
-            self.rows_in_turn -= 1;
+            self.rows_until_yield -= 1;
             let id = row.at.id;
             match table.choose(&choice, row) {
                 Chosen::Claimed => {
@@ -203,20 +203,20 @@ impl<'a> ClaimPass<'a> {
                 }
                 Chosen::Taken => {}
                 Chosen::Refused => scan.skipped = true,
-                Chosen::Paused(row) => self.parked.push(row),
+                Chosen::Paused(row) => self.paused_rows.push(row),
             }
         }
         taken
     }
 
     /// Puts off what is paused, before anybody else may look. What cannot be written now is found due again.
-    async fn park(&mut self) {
-        if self.parked.is_empty() {
+    async fn postpone_paused(&mut self) {
+        if self.paused_rows.is_empty() {
             return;
         }
-        let rows = mem::take(&mut self.parked);
+        let rows = mem::take(&mut self.paused_rows);
         let ends: HashSet<(TenantId, i64)> = rows.iter().map(|row| (row.tenant_id, row.until_us)).collect();
-        let still_due = match self.manager.store().park(rows).await {
+        let still_due = match self.manager.store().postpone_paused(rows).await {
             Ok(tenants) => tenants,
             Err(error) => {
                 tracing::warn!(%error, "the next attempt of mail for a paused destination could not be moved to the end of the pause");

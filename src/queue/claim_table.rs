@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::batches::batches_of;
-use super::claim_pass::{Admits, ClaimRoom};
+use super::claim_pass::{Admits, ClaimLimits};
 use super::due_index::DueIndex;
 use super::hot_queue::HotQueue;
 use super::pauses::Pauses;
@@ -16,7 +16,7 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, QueueFilter, TenantId, Weight};
 use crate::policy::deficit_round_robin::DeficitRoundRobin;
 use crate::store::{
-    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, PARKED_US, ParkedRow, SpoolChange,
+    AcceptedMessage, Batch, DueCursor, DueRow, HotQueuePermit, OPEN_ENDED_PAUSE_US, PausedRow, SpoolChange,
 };
 
 /// Such a part of what a tenant may have handed out is not for fresh mail where the database may have something due:
@@ -36,7 +36,7 @@ pub(super) struct ClaimTable {
     handed_out_count: usize,
     pub(super) hot: HotQueue,
     /// The tenants that have something in the hot queue or, during a pass, something due: the fairness of claims.
-    turns: DeficitRoundRobin<TenantId>,
+    round_robin: DeficitRoundRobin<TenantId>,
     pub(super) pauses: Pauses,
     pub(super) due: DueIndex,
     /// The tenants whose due rows the running pass looks at.
@@ -81,7 +81,7 @@ pub(super) enum Chosen {
     /// It may not be claimed now.
     Refused,
     /// Its destination is paused.
-    Paused(ParkedRow),
+    Paused(PausedRow),
 }
 
 impl ClaimTable {
@@ -152,7 +152,7 @@ impl ClaimTable {
                 self.claims.insert(delivery.id, ClaimState { tenant, is_handed_out: false, _memory: memory });
             }
             self.hot.push(tenant, batch);
-            self.turns.join(tenant);
+            self.round_robin.join(tenant);
         }
         wakes
     }
@@ -196,7 +196,7 @@ impl ClaimTable {
     /// The database has work of a tenant from `at` on. True if that is earlier than anything known.
     pub(super) fn advance(&mut self, tenant: TenantId, at: i64) -> bool {
         let begin = self.pauses.earliest_of(tenant);
-        begin.is_some_and(|begin| at != PARKED_US && self.due.advance(tenant, at.max(begin)))
+        begin.is_some_and(|begin| at != OPEN_ENDED_PAUSE_US && self.due.advance(tenant, at.max(begin)))
     }
 
     fn is_taken(&self, id: DeliveryId) -> bool {
@@ -268,7 +268,7 @@ impl ClaimTable {
             return Chosen::Taken;
         }
         if let Some(until_us) = self.pauses.end_of(tenant, &destination, now_us) {
-            return Chosen::Paused(ParkedRow { tenant_id: tenant, destination, at, until_us });
+            return Chosen::Paused(PausedRow { tenant_id: tenant, destination, at, until_us });
         }
         if !admits.admits(tenant, &destination, 1) {
             return Chosen::Refused;
@@ -280,21 +280,25 @@ impl ClaimTable {
     }
 
     /// How many deliveries of a tenant may still be handed out.
-    pub(super) fn allowance_of(&self, tenant: TenantId, room: &ClaimRoom) -> usize {
+    pub(super) fn allowance_of(&self, tenant: TenantId, limits: &ClaimLimits) -> usize {
         let handed_out = self.handed_out.get(&tenant).copied().unwrap_or(0);
-        room.per_tenant_max.saturating_sub(handed_out)
+        limits.per_tenant_max.saturating_sub(handed_out)
     }
 
     /// Takes the tenants that may have something due, with the places where their scans go on.
-    pub(super) fn begin_pass(&mut self, now_us: i64, room: &ClaimRoom) -> Vec<(TenantId, Option<DueCursor>)> {
+    pub(super) fn begin_pass(
+        &mut self,
+        now_us: i64,
+        limits: &ClaimLimits,
+    ) -> Vec<(TenantId, Option<DueCursor>)> {
         self.ended_in_pass = Some(HashSet::new());
-        let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, room) > 0);
+        let due = self.due.due(now_us).filter(|&tenant| self.allowance_of(tenant, limits) > 0);
         // More tenants than deliveries cannot be served; the others are first the next time.
-        let due: Vec<_> = due.take(room.deliveries_max).collect();
+        let due: Vec<_> = due.take(limits.deliveries_max).collect();
         due.into_iter()
             .map(|tenant| {
                 self.due.remove(tenant);
-                self.turns.join(tenant);
+                self.round_robin.join(tenant);
                 self.in_pass.insert(tenant);
                 (tenant, self.cursors.get(&tenant).copied())
             })
@@ -314,41 +318,41 @@ impl ClaimTable {
         }
     }
 
-    /// Lets tenants take deliveries in turns, at most `room` in all; answers how many were taken. `serve` says how many of
+    /// Lets tenants take deliveries in turns, at most `capacity` in all; answers how many were taken. `serve` says how many of
     /// its share a tenant took, or `None` to stop; who takes less than its share has nothing more for now.
-    pub(super) fn serve_in_turns(
+    pub(super) fn serve_round_robin(
         &mut self,
-        room: usize,
+        capacity: usize,
         mut serve: impl FnMut(&mut Self, TenantId, usize) -> Option<usize>,
     ) -> usize {
-        let (mut room_left, mut resting) = (room, Vec::new());
-        while room_left > 0
+        let (mut capacity_left, mut resting) = (capacity, Vec::new());
+        while capacity_left > 0
             && resting.len() < TENANTS_MAX
-            && let Some(&tenant) = self.turns.first()
+            && let Some(&tenant) = self.round_robin.first()
         {
-            let share = (room_left / self.turns.len().max(1)).max(1);
+            let share = (capacity_left / self.round_robin.len().max(1)).max(1);
             let Some(taken) = serve(self, tenant, share) else { break };
-            room_left -= taken;
+            capacity_left -= taken;
             if taken > 0 {
-                self.turns.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
+                self.round_robin.charge(&tenant, u32::try_from(taken).unwrap_or(u32::MAX), Weight::default());
             }
             if taken < share {
-                self.turns.leave(&tenant);
+                self.round_robin.leave(&tenant);
                 resting.push(tenant);
             }
         }
         for tenant in resting {
             self.rejoin(tenant);
         }
-        room - room_left
+        capacity - capacity_left
     }
 
     /// Puts a tenant back into line if there may be something to claim of it.
     fn rejoin(&mut self, tenant: TenantId) {
         if self.hot.has(tenant) || self.in_pass.contains(&tenant) {
-            self.turns.join(tenant);
+            self.round_robin.join(tenant);
         } else {
-            self.turns.leave(&tenant);
+            self.round_robin.leave(&tenant);
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) struct HotQueue {
 struct TenantQueues {
     queues: HashMap<(Environment, Host), VecDeque<Batch>>,
     /// Whose turn it is; each destination with something ready once.
-    turns: VecDeque<(Environment, Host)>,
+    rotation: VecDeque<(Environment, Host)>,
 }
 
 impl HotQueue {
@@ -27,7 +27,7 @@ impl HotQueue {
         let key = (batch.message.environment, batch.destination.clone());
         let queue = queues.queues.entry(key.clone()).or_default();
         if queue.is_empty() {
-            queues.turns.push_back(key);
+            queues.rotation.push_back(key);
         }
         queue.push_back(batch);
     }
@@ -97,7 +97,7 @@ impl HotQueue {
 
 impl TenantQueues {
     fn remove(&mut self, host: &Host) -> Vec<Batch> {
-        self.turns.retain(|(_, other)| other != host);
+        self.rotation.retain(|(_, other)| other != host);
         let environments = Environment::ALL.iter().copied();
         environments.filter_map(|of| self.queues.remove(&(of, host.clone()))).flatten().collect()
     }
@@ -114,7 +114,7 @@ impl TenantQueues {
             });
             if queue.is_empty() {
                 self.queues.remove(&key);
-                self.turns.retain(|other| *other != key);
+                self.rotation.retain(|other| *other != key);
             }
         }
         removed
@@ -126,24 +126,24 @@ impl TenantQueues {
 
     fn take(&mut self, tenant: TenantId, deliveries_max: usize, admits: &dyn Admits) -> Vec<Batch> {
         let mut taken = Vec::new();
-        let (mut room, mut skipped) = (deliveries_max, 0);
-        while room > 0 && skipped < self.turns.len() {
-            let Some(key) = self.turns.pop_front() else { break };
+        let (mut capacity, mut skipped) = (deliveries_max, 0);
+        while capacity > 0 && skipped < self.rotation.len() {
+            let Some(key) = self.rotation.pop_front() else { break };
             let Some(queue) = self.queues.get_mut(&key) else { continue };
-            if !queue.front().is_some_and(|first| may_go(first, tenant, room, admits)) {
-                self.turns.push_back(key);
+            if !queue.front().is_some_and(|first| may_go(first, tenant, capacity, admits)) {
+                self.rotation.push_back(key);
                 skipped += 1;
                 continue;
             }
             skipped = 0;
-            if let Some(batch) = take_one(queue, room) {
-                room -= batch.deliveries.len();
+            if let Some(batch) = take_one(queue, capacity) {
+                capacity -= batch.deliveries.len();
                 taken.push(batch);
             }
             if queue.is_empty() {
                 self.queues.remove(&key);
             } else {
-                self.turns.push_back(key);
+                self.rotation.push_back(key);
             }
         }
         taken
@@ -152,18 +152,18 @@ impl TenantQueues {
 
 /// Whether a batch, or as much of it as there is room for, may be claimed. Mail of the test environment goes nowhere, so
 /// no destination stands in its way.
-fn may_go(batch: &Batch, tenant: TenantId, room: usize, admits: &dyn Admits) -> bool {
+fn may_go(batch: &Batch, tenant: TenantId, capacity: usize, admits: &dyn Admits) -> bool {
     batch.message.environment == Environment::Test
-        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(room))
+        || admits.admits(tenant, &batch.destination, batch.deliveries.len().min(capacity))
 }
 
 /// The first batch, or as much of it as there is room for.
-fn take_one(queue: &mut VecDeque<Batch>, room: usize) -> Option<Batch> {
-    if queue.front()?.deliveries.len() <= room {
+fn take_one(queue: &mut VecDeque<Batch>, capacity: usize) -> Option<Batch> {
+    if queue.front()?.deliveries.len() <= capacity {
         return queue.pop_front();
     }
     let first = queue.front_mut()?;
-    let part: Vec<Delivery> = first.deliveries.drain(..room).collect();
+    let part: Vec<Delivery> = first.deliveries.drain(..capacity).collect();
     Some(Batch { deliveries: part, ..first.clone_without_deliveries() })
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 use super::claim::{Claim, GivenBack, Releaser};
-use super::claim_pass::{ClaimPass, ClaimRoom, Claimed};
+use super::claim_pass::{ClaimLimits, ClaimPass, Claimed};
 use super::claim_table::{ClaimTable, LEFT_TO_DUE, Wakes};
 use super::dispatch::Dispatcher;
 use super::queue_key::QueueKey;
@@ -18,7 +18,7 @@ use crate::config;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, TenantId};
 use crate::store::{
-    Batch, Queue, QueueOverview, QueueRequest, Result, Spool, SpoolFeed, Steered, Store, StoreError,
+    Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
 };
 
 /// Decides in memory what of the spool is delivered next. A claim writes nothing: after a crash everything that is not
@@ -34,7 +34,7 @@ pub struct QueueManager {
     sites: Sites,
     wait_reasons: WaitRegistry,
     /// Something may have its turn that could not before.
-    pub(super) turn: Notify,
+    pub(super) scheduler_wakeup: Notify,
     work: Notify,
     fresh: Notify,
     /// Held during a pass.
@@ -110,7 +110,7 @@ impl QueueManager {
             lookups: SiteResolution::new(),
             sites,
             wait_reasons: WaitRegistry::default(),
-            turn: Notify::new(),
+            scheduler_wakeup: Notify::new(),
             work: Notify::new(),
             fresh: Notify::new(),
             pass: tokio::sync::Mutex::default(),
@@ -136,8 +136,8 @@ impl QueueManager {
     pub(crate) fn dispatcher(&self) -> Dispatching<'_> {
         // Each change is one step.
         let mut dispatch = self.dispatch.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Ok((lane, holder)) = dispatch.freed.try_recv() {
-            dispatch.dispatcher.free(&lane, &holder);
+        while let Ok((queue_key, holder)) = dispatch.freed.try_recv() {
+            dispatch.dispatcher.free(&queue_key, &holder);
         }
         Dispatching(dispatch)
     }
@@ -173,21 +173,21 @@ impl QueueManager {
 
     /// Takes due deliveries that nobody has claimed yet, grouped by message and destination. What it answers is the
     /// caller's until it is recorded in the store or given to [`QueueManager::release`].
-    pub async fn claim_due(&self, now: Timestamp, room: &ClaimRoom) -> Result<Claimed> {
+    pub async fn claim_due(&self, now: Timestamp, limits: &ClaimLimits) -> Result<Claimed> {
         // The next pass begins when it is known whether the caller took what was claimed.
-        let _turn = self.pass.lock().await;
-        ClaimPass::begin(self, now, room).run().await
+        let _pass = self.pass.lock().await;
+        ClaimPass::begin(self, now, limits).run().await
     }
 
     /// Takes of what was accepted just now and waits in memory as much as there is room for, also while
     /// [`QueueManager::claim_due`] looks into the database, whose matter the rest is.
-    pub fn claim_fresh(&self, room: &ClaimRoom) -> Vec<Batch> {
+    pub fn claim_fresh(&self, limits: &ClaimLimits) -> Vec<Batch> {
         let mut table = self.lock();
         let mut batches = Vec::new();
-        table.serve_in_turns(room.deliveries_max, |table, tenant, share| {
-            let left_to_due = if table.due.has(tenant) { room.per_tenant_max / LEFT_TO_DUE } else { 0 };
-            let wanted = share.min(table.allowance_of(tenant, room).saturating_sub(left_to_due));
-            let taken = table.take_hot(tenant, wanted, &*room.admits);
+        table.serve_round_robin(limits.deliveries_max, |table, tenant, share| {
+            let left_to_due = if table.due.has(tenant) { limits.per_tenant_max / LEFT_TO_DUE } else { 0 };
+            let wanted = share.min(table.allowance_of(tenant, limits).saturating_sub(left_to_due));
+            let taken = table.take_hot(tenant, wanted, &*limits.admits);
             let count = taken.iter().map(|batch| batch.deliveries.len()).sum();
             batches.extend(taken);
             Some(count)
@@ -260,16 +260,16 @@ impl QueueManager {
     ///
     /// # Errors
     /// The store's.
-    pub async fn retry(&self, message: MessageId, now: Timestamp) -> Result<Steered> {
+    pub async fn retry(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(Steered::default()) };
+        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
         let (in_flight, ids) = {
             let table = self.lock();
             ids.partition(|&id| table.is_handed_out(id))
         };
         let changed = self.store.make_due(tenant, ids, now).await?;
-        Ok(Steered { changed, in_flight })
+        Ok(RetryCancelResult { changed, in_flight })
     }
 
     /// Ends the open deliveries of a message that the relay does not have, each with its event. They are claimed first,
@@ -277,22 +277,22 @@ impl QueueManager {
     ///
     /// # Errors
     /// The store's.
-    pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<Steered> {
+    pub async fn cancel(self: &Arc<Self>, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let manager = Arc::clone(self);
         // What was begun is done, whoever waits for it.
         let done = tokio::spawn(async move { manager.cancel_now(message, now).await });
         done.await.map_err(|error| StoreError::Failed(error.to_string()))?
     }
 
-    async fn cancel_now(&self, message: MessageId, now: Timestamp) -> Result<Steered> {
+    async fn cancel_now(&self, message: MessageId, now: Timestamp) -> Result<RetryCancelResult> {
         let open = self.store.open_deliveries(message).await?;
-        let Some(tenant) = open.tenant_id else { return Ok(Steered::default()) };
+        let Some(tenant) = open.tenant_id else { return Ok(RetryCancelResult::default()) };
         let taken: HashSet<DeliveryId> = self.lock().take_back(tenant, &open.deliveries);
         let ids = open.deliveries.into_iter().map(|(id, _)| id);
         let (claimed, in_flight): (Vec<_>, Vec<_>) = ids.partition(|id| taken.contains(id));
         let cancelled = self.store.cancel(message, claimed.clone(), now).await;
         // Of those that were cancelled the claims have ended; the others are due as they were.
         self.release(claimed);
-        Ok(Steered { changed: cancelled?, in_flight })
+        Ok(RetryCancelResult { changed: cancelled?, in_flight })
     }
 }

@@ -1,13 +1,13 @@
 //! What must not be handed out, and until when. Times are in microseconds.
 //!
 //! A tenant that is paused or suspended is left out of claims as a whole. Mail for a paused destination stands among the
-//! tenant's other due rows, so the pass that finds it puts it off to the end of the pause, or to [`PARKED_US`].
+//! tenant's other due rows, so the pass that finds it puts it off to the end of the pause, or to [`OPEN_ENDED_PAUSE_US`].
 
 use std::collections::{HashMap, HashSet};
 
 use crate::mail::Host;
 use crate::model::{QueueFilter, TenantId};
-use crate::store::PARKED_US;
+use crate::store::OPEN_ENDED_PAUSE_US;
 
 #[derive(Default)]
 pub(super) struct Pauses {
@@ -37,7 +37,7 @@ impl Pauses {
         self.resumed.insert(tenant, at);
     }
 
-    /// Pauses a part until a time; [`PARKED_US`] is without end.
+    /// Pauses a part until a time; [`OPEN_ENDED_PAUSE_US`] is without end.
     pub(super) fn pause(&mut self, part: &QueueFilter, until: i64) {
         match &part.destination {
             Some(host) => {
@@ -82,7 +82,7 @@ impl Pauses {
             return None;
         }
         match self.tenants.get(&tenant) {
-            Some(&PARKED_US) => None,
+            Some(&OPEN_ENDED_PAUSE_US) => None,
             until => Some(until.copied().unwrap_or(i64::MIN)),
         }
     }

@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ClaimRoute, Slot};
 use super::claim_filter::ClaimFilter;
-use super::claim_pass::ClaimRoom;
+use super::claim_pass::ClaimLimits;
 use super::manager::QueueManager;
 use super::queue_key::{QueueKey, RouteDecision, Routed};
 use super::site_resolution::UnresolvedClaim;
 use super::site_status::name_of;
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::TenantId;
-use crate::policy::fair_queue::Turn;
+use crate::policy::fair_queue::Grant;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::store::{Batch, Directory, StoreError};
 
@@ -27,7 +27,7 @@ const WINDOW_PER_TENANT: usize = WINDOW / 4;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two claims while more is due than there is room for: each should find a little room and not one place.
 const POLL_BACKOFF_MIN: Duration = Duration::from_millis(5);
-/// So long a crowded lane surely has enough to do.
+/// So long a crowded destination queue surely has enough to do.
 const POLL_BACKOFF_MAX: Duration = Duration::from_millis(80);
 /// As many times longer than a look into the database is the wait for the next one.
 const POLL_BACKOFF_PER_LOOK: u32 = 3;
@@ -57,7 +57,7 @@ pub trait DeliveryAgents: Send + Sync + 'static {
     fn mail_hosts(&self, domain: &DomainName) -> impl Future<Output = Option<Vec<String>>> + Send;
     /// Runs a task that ends with the agents.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
-    /// Begins to deliver, and goes on with what [`QueueManager::keep_turn`] and [`QueueManager::take_turn`] give.
+    /// Begins to deliver, and goes on with what [`QueueManager::next_claim_for`] and [`QueueManager::next_claim`] give.
     fn deliver(&self, slot: Slot, claim: Claim);
     /// Ends connections that were idle for too long.
     fn end_idle_connections(&self);
@@ -87,49 +87,49 @@ impl QueueManager {
 
     /// Tells the scheduler that something may have its turn that could not before.
     pub fn wake(&self) {
-        self.turn.notify_one();
+        self.scheduler_wakeup.notify_one();
     }
 
     /// The next claim that has a free slot.
-    pub fn take_turn(&self) -> Option<(Slot, Claim)> {
-        let turn = self.dispatcher().take(Moment::now());
-        let Turn { tenant, lane, job } = turn?;
-        Some((Slot { lane, holder: tenant, freed: self.freed.clone() }, job))
+    pub fn next_claim(&self) -> Option<(Slot, Claim)> {
+        let grant = self.dispatcher().grant(Moment::now());
+        let Grant { tenant, key: queue_key, job } = grant?;
+        Some((Slot { queue_key, holder: tenant, freed: self.freed.clone() }, job))
     }
 
     /// The next claim for a slot that an agent has.
-    pub fn keep_turn(&self, slot: &mut Slot) -> Option<Claim> {
-        let (holder, claim) = self.dispatcher().keep(&slot.lane, &slot.holder, Moment::now())?;
+    pub fn next_claim_for(&self, slot: &mut Slot) -> Option<Claim> {
+        let (holder, claim) = self.dispatcher().reuse(&slot.queue_key, &slot.holder, Moment::now())?;
         slot.holder = holder;
         Some(claim)
     }
 
     /// An agent opens a connection.
-    pub fn begin_connection(&self, lane: &QueueKey) {
-        self.dispatcher().begin_connection(lane, Moment::now());
+    pub fn begin_connection(&self, queue_key: &QueueKey) {
+        self.dispatcher().begin_connection(queue_key, Moment::now());
     }
 
-    /// Idle connections of a lane that a tenant leaves to others.
-    pub fn left_to_others(&self, lane: &QueueKey, tenant: &TenantId) -> usize {
-        self.dispatcher().left_to_others(lane, tenant)
+    /// Idle connections of a destination queue that a tenant leaves to others.
+    pub fn left_to_others(&self, queue_key: &QueueKey, tenant: &TenantId) -> usize {
+        self.dispatcher().left_to_others(queue_key, tenant)
     }
 
-    /// Messages that one connection of a lane may carry.
-    pub fn messages_per_connection_max(&self, lane: &QueueKey) -> u32 {
-        self.dispatcher().messages_per_connection_max(lane)
+    /// Messages that one connection of a destination queue may carry.
+    pub fn messages_per_connection_max(&self, queue_key: &QueueKey) -> u32 {
+        self.dispatcher().messages_per_connection_max(queue_key)
     }
 
     /// What one attempt says of its site changes what the site gets; what waits for a site that is left alone now is
     /// given back untried.
-    pub fn learn(&self, lane: &QueueKey, feedback: &SiteFeedback, began: Moment) {
-        let learned = self.dispatcher().learn(lane, feedback, began, Moment::now());
-        if let Some(backoff) = &learned.backoff {
-            self.post_backoff(lane, backoff);
+    pub fn apply_feedback(&self, queue_key: &QueueKey, feedback: &SiteFeedback, began: Moment) {
+        let effect = self.dispatcher().apply_feedback(queue_key, feedback, began, Moment::now());
+        if let Some(backoff) = &effect.backoff {
+            self.post_backoff(queue_key, backoff);
             let seconds = backoff.until.saturating_duration_since(Moment::now()).as_secs() + 1;
-            tracing::warn!(site = %name_of(lane), seconds, reason = %backoff.reason, waiting = learned.evicted.len(),
+            tracing::warn!(site = %name_of(queue_key), seconds, reason = %backoff.reason, waiting = effect.evicted.len(),
                 "the site is left alone for a time");
         }
-        if learned.grew {
+        if effect.grew {
             self.wake();
         }
     }
@@ -165,7 +165,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = queue.wait_for_fresh() => self.claim_fresh().await,
-                () = queue.turn.notified() => {}
+                () = queue.scheduler_wakeup.notified() => {}
                 () = sleep_until(reopening) => {}
                 _ = sweep.tick() => {
                     self.agents.end_idle_connections();
@@ -212,9 +212,9 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
         }
     }
 
-    fn room(&self) -> ClaimRoom {
+    fn limits(&self) -> ClaimLimits {
         let deliveries_max = WINDOW.saturating_sub(self.queue.lock().handed_out_count());
-        ClaimRoom {
+        ClaimLimits {
             deliveries_max,
             per_tenant_max: tenant_share_of(deliveries_max),
             admits: ClaimFilter::begin(self.queue, self.agents),
@@ -222,7 +222,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn claim_fresh(&self) {
-        let batches = self.queue.claim_fresh(&self.room());
+        let batches = self.queue.claim_fresh(&self.limits());
         if let Err(error) = self.line_up_all(batches).await {
             tracing::warn!(%error, "fresh mail could not be placed; it is claimed again");
         }
@@ -232,7 +232,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     async fn claim_due(&self) -> Result<Next, StoreError> {
         let now = Timestamp::now();
         // Also without any room: only so is it known whom to wake when there is some.
-        let claimed = self.queue.claim_due(now, &self.room()).await?;
+        let claimed = self.queue.claim_due(now, &self.limits()).await?;
         let found = claimed.batches.len();
         self.line_up_all(claimed.batches).await?;
         Ok(match claimed.next_due_at {
@@ -259,32 +259,32 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
         Ok(())
     }
 
-    /// Puts a claim into its lane, or where lanes are found.
+    /// Puts a claim into its destination queue, or where destination queues are found.
     fn line_up(&self, routed: Routed, directory_version: u64, mut claim: Claim) {
-        let Routed { decision: course, weight } = routed;
+        let Routed { decision, weight } = routed;
         let sites = self.queue.sites();
-        claim.route = Some(ClaimRoute { decision: course.clone(), directory_version });
-        let lane = match course {
-            RouteDecision::Known(lane) => lane,
-            RouteDecision::Mx(course) => {
+        claim.route = Some(ClaimRoute { decision: decision.clone(), directory_version });
+        let queue_key = match decision {
+            RouteDecision::Known(queue_key) => queue_key,
+            RouteDecision::Mx(mx_route) => {
                 match (sites.find(&claim.batch.destination), &claim.batch.destination) {
-                    (Some(site), _) => course.queue_to(site),
+                    (Some(site), _) => mx_route.queue_to(site),
                     (None, Host::Domain(domain)) => {
                         let domain = domain.clone();
-                        return self.queue.lookups.push(domain, UnresolvedClaim { course, weight, claim });
+                        return self.queue.lookups.push(domain, UnresolvedClaim { mx_route, weight, claim });
                     }
-                    (None, destination) => course.queue_to(sites.provisional(destination)),
+                    (None, destination) => mx_route.queue_to(sites.provisional(destination)),
                 }
             }
         };
-        self.queue.dispatcher().push(lane, weight, claim, Moment::now());
+        self.queue.dispatcher().push(queue_key, weight, claim, Moment::now());
     }
 
-    /// Gives each piece of work that has a free slot to an agent, and what has no lane yet to the look-ups.
+    /// Gives each piece of work that has a free slot to an agent, and what has no destination queue yet to the look-ups.
     fn hand_out(&self) {
         self.begin_lookups();
         self.queue.dispatcher().reopen(Moment::now());
-        while let Some((slot, claim)) = self.queue.take_turn() {
+        while let Some((slot, claim)) = self.queue.next_claim() {
             self.agents.deliver(slot, claim);
         }
     }
@@ -321,12 +321,12 @@ mod tests {
     #[test]
     fn looks_into_the_database_become_rare_where_they_find_nothing() {
         let look = Duration::from_millis(1);
-        let breaths: Vec<u128> =
+        let waits: Vec<u128> =
             std::iter::successors(Some(POLL_BACKOFF_MIN), |last| Some(poll_backoff_after(*last, look, 0)))
                 .take(6)
                 .map(|poll_backoff| poll_backoff.as_millis())
                 .collect();
-        assert_eq!(breaths, [5, 10, 20, 40, 80, 80]);
+        assert_eq!(waits, [5, 10, 20, 40, 80, 80]);
         assert_eq!(poll_backoff_after(POLL_BACKOFF_MAX, look, 1), POLL_BACKOFF_MIN);
         assert_eq!(poll_backoff_after(POLL_BACKOFF_MIN, 10 * look, 1), 30 * look);
     }

@@ -1,6 +1,6 @@
 //! The site that a destination belongs to: who takes its mail, and how much of it.
 //!
-//! What is known is kept for a time, so that mail is put into its lane without asking the DNS; what is not known is
+//! What is known is kept for a time, so that mail is put into its destination queue without asking the DNS; what is not known is
 //! looked up beside the scheduler ([`super::site_resolution`]).
 
 use std::collections::HashMap;

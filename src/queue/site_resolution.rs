@@ -14,7 +14,7 @@ use super::queue_key::MxRoute;
 use super::scheduler::{DeliveryAgents, Scheduler};
 use crate::mail::DomainName;
 use crate::model::{TenantId, Weight};
-use crate::policy::fair_queue::{FairQueue, Job, Turn};
+use crate::policy::fair_queue::{FairQueue, Grant, Job};
 
 /// Questions that are under way at one time, one for each domain.
 const LOOKUPS_MAX: usize = 128;
@@ -22,7 +22,7 @@ const LOOKUPS_MAX: usize = 128;
 /// A claim whose site is not known.
 pub struct UnresolvedClaim {
     /// How it goes to its site.
-    pub course: MxRoute,
+    pub mx_route: MxRoute,
     /// Its tenant's weight.
     pub weight: Weight,
     /// The claim.
@@ -43,7 +43,7 @@ impl SiteResolution {
         let UnresolvedClaim { weight, claim: Claim { batch, .. }, .. } = &unresolved;
         let (tenant, weight) = (batch.message.tenant_id, *weight);
         let cost = u32::try_from(batch.deliveries.len()).unwrap_or(u32::MAX);
-        self.lock().push(Job { tenant, weight, lane: domain, cost, work: unresolved });
+        self.lock().push(Job { tenant, weight, key: domain, cost, work: unresolved });
     }
 
     /// Deliveries that wait to hear of a domain: all, and the tenant's.
@@ -65,10 +65,10 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     /// Begins as many look-ups as may be under way.
     pub(super) fn begin_lookups(&self) {
         loop {
-            let turn = self.queue.lookups.lock().take_turn(|_, _| 1);
-            let Some(turn) = turn else { return };
+            let grant = self.queue.lookups.lock().grant_slot(|_, _| 1);
+            let Some(grant) = grant else { return };
             let (queue, agents, stop) = (self.queue.clone(), self.agents.clone(), self.stop.clone());
-            self.agents.spawn(find(queue, agents, stop, turn));
+            self.agents.spawn(find(queue, agents, stop, grant));
         }
     }
 }
@@ -77,9 +77,9 @@ async fn find<A: DeliveryAgents>(
     queue: Arc<QueueManager>,
     agents: Arc<A>,
     stop: CancellationToken,
-    turn: Turn<TenantId, DomainName, UnresolvedClaim>,
+    grant: Grant<TenantId, DomainName, UnresolvedClaim>,
 ) {
-    let Turn { tenant, lane: domain, job } = turn;
+    let Grant { tenant, key: domain, job } = grant;
     let hosts = tokio::select! {
         hosts = agents.mail_hosts(&domain) => hosts,
         // Dropping the claim gives it back.
@@ -91,15 +91,15 @@ async fn find<A: DeliveryAgents>(
         lookups.free(&domain, &tenant);
         lookups.evict(&domain)
     };
-    let mut lanes = HashSet::new();
+    let mut queue_keys = HashSet::new();
     {
         let mut dispatcher = queue.dispatcher();
-        for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
-            let lane = course.queue_to(site.clone());
-            lanes.insert(lane.clone());
-            dispatcher.push(lane, weight, claim, Instant::now());
+        for UnresolvedClaim { mx_route, weight, claim } in std::iter::once(job).chain(others) {
+            let queue_key = mx_route.queue_to(site.clone());
+            queue_keys.insert(queue_key.clone());
+            dispatcher.push(queue_key, weight, claim, Instant::now());
         }
     }
-    lanes.iter().for_each(|lane| queue.post_if_backed_off(&domain, lane));
+    queue_keys.iter().for_each(|queue_key| queue.post_if_backed_off(&domain, queue_key));
     queue.wake();
 }

@@ -2,12 +2,13 @@
 
 mod claims;
 mod deliveries;
-mod steering;
+mod operator_actions;
+mod site_backoff;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{ClaimRoom, Claimed, QueueDepth, QueueManager};
+use super::{ClaimLimits, Claimed, QueueDepth, QueueManager};
 use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
@@ -60,6 +61,6 @@ impl Bed {
     }
 }
 
-fn plenty() -> ClaimRoom {
-    ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) }
+fn plenty() -> ClaimLimits {
+    ClaimLimits { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) }
 }

@@ -28,12 +28,12 @@ mod route;
 mod sandbox;
 mod smart_host_backoff;
 mod smart_host_login;
+#[cfg(test)]
+mod smart_host_login_tests;
 mod smtp_stream;
 mod source;
 mod target_hosts;
 mod tasks;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod transcript;
 mod worker;

@@ -34,28 +34,28 @@ pub async fn run(
     mut claim: Claim,
 ) {
     let worker = Worker { core: core.clone(), recordings };
-    let mut connection = find_idle(&core, &slot.lane, &claim.batch);
+    let mut connection = find_idle(&core, &slot.queue_key, &claim.batch);
     loop {
-        connection = worker.deliver(&slot.lane, claim, connection).await;
+        connection = worker.deliver(&slot.queue_key, claim, connection).await;
         if core.stop.is_cancelled() {
             break;
         }
-        claim = match core.queue.keep_turn(&mut slot) {
+        claim = match core.queue.next_claim_for(&mut slot) {
             Some(next) => {
-                connection = fit(&core, &slot.lane, &next.batch, connection);
+                connection = fit(&core, &slot.queue_key, &next.batch, connection);
                 next
             }
             None => {
                 // Kept before the slot is free: the lane's next worker is to find it.
                 if let Some(connection) = connection.take() {
-                    core.pool.put(&slot.lane, slot.holder, connection);
+                    core.pool.put(&slot.queue_key, slot.holder, connection);
                 }
                 drop(slot);
                 // This worker takes one turn at most; there may be more.
                 core.queue.wake();
-                let Some((next_slot, next)) = core.queue.take_turn() else { return };
+                let Some((next_slot, next)) = core.queue.next_claim() else { return };
                 slot = next_slot;
-                connection = find_idle(&core, &slot.lane, &next.batch);
+                connection = find_idle(&core, &slot.queue_key, &next.batch);
                 next
             }
         };
@@ -69,27 +69,27 @@ pub async fn run(
 /// while slots go on is for those that come new.
 fn fit(
     core: &RelayContext,
-    lane: &QueueKey,
+    queue_key: &QueueKey,
     batch: &Batch,
     connection: Option<Connection>,
 ) -> Option<Connection> {
     let connection = connection?;
-    if fits(core, lane, batch, &connection) {
+    if fits(core, queue_key, batch, &connection) {
         return Some(connection);
     }
     core.tasks.spawn(connection.quit());
-    find_idle(core, lane, batch)
+    find_idle(core, queue_key, batch)
 }
 
-fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Connection> {
+fn find_idle(core: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
-    let left_to_others = core.queue.left_to_others(lane, tenant);
-    core.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
+    let left_to_others = core.queue.left_to_others(queue_key, tenant);
+    core.pool.take(queue_key, tenant, left_to_others, |connection| fits(core, queue_key, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
-fn fits(core: &RelayContext, lane: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
-    match &lane.next_hop {
+fn fits(core: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &Connection) -> bool {
+    match &queue_key.next_hop {
         NextHop::Mx(..) => core.queue.sites().is_mail_host(&connection.peer.host, &batch.destination),
         NextHop::Sandbox(_) | NextHop::Hosts(_) | NextHop::TenantSmartHost(..) => true,
     }
@@ -111,7 +111,7 @@ impl Worker {
     /// Delivers one batch. Answers a connection that takes more.
     async fn deliver(
         &self,
-        lane: &QueueKey,
+        queue_key: &QueueKey,
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
@@ -124,12 +124,13 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if let Some(hold) = self.core.smart_host_backoff(&lane.next_hop, &claim.batch, Timestamp::now()).await
+        if let Some(backoff) =
+            self.core.smart_host_backoff(&queue_key.next_hop, &claim.batch, Timestamp::now()).await
         {
-            self.hold(claim, &hold).await;
+            self.back_off(claim, &backoff).await;
             return connection;
         }
-        if matches!(lane.next_hop, NextHop::Sandbox(_)) {
+        if matches!(queue_key.next_hop, NextHop::Sandbox(_)) {
             self.play(claim).await;
             return None;
         }
@@ -142,20 +143,20 @@ impl Worker {
                 return connection;
             }
         };
-        let content = filter_signatures(&content, self.core.router.dkim_policy(&lane.next_hop));
+        let content = filter_signatures(&content, self.core.router.dkim_policy(&queue_key.next_hop));
         let (started_at, started) = (Timestamp::now(), Instant::now());
-        let tried = Attempt::new(&self.core, lane, &claim.batch, &content).run(connection).await;
-        match self.note_login(&lane.next_hop, &claim.batch, &tried.login).await {
+        let tried = Attempt::new(&self.core, queue_key, &claim.batch, &content).run(connection).await;
+        match self.note_login(&queue_key.next_hop, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
-            Some(hold) => self.hold(claim, &hold).await,
+            Some(backoff) => self.back_off(claim, &backoff).await,
             None => {
                 self.conclude(claim, Some(&content), &tried, started_at, started).await;
-                if let Some(lesson) = tried.site_feedback() {
-                    self.core.queue.learn(lane, &lesson, started);
+                if let Some(feedback) = tried.site_feedback() {
+                    self.core.queue.apply_feedback(queue_key, &feedback, started);
                 }
             }
         }
-        let messages_max = self.core.queue.messages_per_connection_max(lane);
+        let messages_max = self.core.queue.messages_per_connection_max(queue_key);
         let used_up = |connection: &Connection| connection.messages >= messages_max;
         match tried.connection {
             Some(connection) if used_up(&connection) => {
@@ -251,12 +252,13 @@ impl Worker {
     }
 
     /// The account is refused: the mail waits as it is.
-    async fn hold(&self, claim: Claim, hold: &SmartHostBackoff) {
+    async fn back_off(&self, claim: Claim, backoff: &SmartHostBackoff) {
         let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
-        let reason = hold.explain();
+        let reason = backoff.explain();
         let records = claim.batch.deliveries.iter();
-        let records = records.map(|delivery| untried.record_backoff(delivery, &reason, hold.until)).collect();
-        self.write(claim, None, Outcomes { records, notices: Vec::new() }).await;
+        let records =
+            records.map(|delivery| untried.record_backoff(delivery, &reason, backoff.until)).collect();
+        self.write(claim, None, Outcomes { records, dsn_recipients: Vec::new() }).await;
     }
 
     async fn expire(&self, claim: Claim) {
@@ -312,11 +314,11 @@ impl Worker {
 
     /// Adds the report to the records and hands both to the recorder.
     async fn write(&self, claim: Claim, content: Option<&Content>, outcomes: Outcomes) {
-        let Outcomes { records, notices } = outcomes;
-        let report = match notices.as_slice() {
+        let Outcomes { records, dsn_recipients } = outcomes;
+        let report = match dsn_recipients.as_slice() {
             [] => None,
-            notices if self.reports_by_mail(&claim.batch.message).await => {
-                self.report(&claim.batch.message, content, notices).await
+            dsn_recipients if self.reports_by_mail(&claim.batch.message).await => {
+                self.report(&claim.batch.message, content, dsn_recipients).await
             }
             _ => None,
         };
@@ -342,7 +344,7 @@ impl Worker {
         &self,
         message: &Message,
         content: Option<&Content>,
-        notices: &[DsnRecipient],
+        dsn_recipients: &[DsnRecipient],
     ) -> Option<NewMessage> {
         let read = match content {
             None => self.core.store.content(message.id).await.ok().flatten(),
@@ -352,7 +354,7 @@ impl Worker {
             hostname: &self.core.settings.hostname,
             message,
             content: content.or(read.as_ref()),
-            recipients: notices,
+            recipients: dsn_recipients,
             now: Timestamp::now(),
             lifetime: self.core.settings.expiry,
         };
@@ -364,14 +366,14 @@ impl Worker {
 #[derive(Default)]
 struct Outcomes {
     records: Vec<AttemptRecord>,
-    notices: Vec<DsnRecipient>,
+    dsn_recipients: Vec<DsnRecipient>,
 }
 
 impl Outcomes {
     /// `passed_on`: the server that took it gives the reports.
     fn add(&mut self, message: &Message, delivery: &Delivery, record: AttemptRecord, passed_on: bool) {
         log(delivery, &record);
-        self.notices.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
+        self.dsn_recipients.extend(DsnRecipient::for_record(message, delivery, &record, passed_on));
         self.records.push(record);
     }
 }
@@ -401,7 +403,7 @@ fn log(delivery: &Delivery, record: &AttemptRecord) {
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,
-        class = record.class.map(tracing::field::display),
+        bounce_class = record.bounce_class.map(tracing::field::display),
         code = attempt.and_then(|attempt| attempt.code),
         status = attempt.and_then(|attempt| attempt.enhanced).map(tracing::field::display),
         duration_ms = attempt.map_or(0, |attempt| attempt.duration_ms),

@@ -26,6 +26,7 @@ use crate::config;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
+use crate::listener;
 use crate::mail::{DomainName, Timestamp};
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
@@ -35,9 +36,6 @@ use connection::Connection;
 
 /// Maximum octets of a content line; RFC 5321 §4.5.3.1.6 allows senders 1000.
 const CONTENT_LINE_OCTETS_MAX: usize = 64 * 1024;
-
-/// Delay after an error of accept that would repeat immediately, such as too many open files.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Timeout of the PROXY header, which a proxy knows before it connects.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,23 +104,13 @@ impl Server {
     /// received may complete.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, security: Security, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let Some(slot) = self.admit(&stream, peer, security) else { continue };
-                    let task = self.clone().serve_connection(stream, peer, slot, security, stop.clone());
-                    let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
-                    connections.spawn(task.instrument(span));
-                }
-                Err(error) => delay_after(error, &stop).await,
-            }
-        }
-        drop(listener);
+        listener::accept_until(&stop, listener, |stream, peer| {
+            let Some(slot) = self.admit(&stream, peer, security) else { return };
+            let task = self.clone().serve_connection(stream, peer, slot, security, stop.clone());
+            let span = tracing::info_span!("smtp", %peer, client = tracing::field::Empty);
+            connections.spawn(task.instrument(span));
+        })
+        .await;
         connections.close();
         connections.wait().await;
     }
@@ -164,10 +152,6 @@ impl Server {
         security: Security,
         stop: CancellationToken,
     ) {
-        // Replies are small and the client waits for them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
         let mut client = peer.ip().to_canonical();
         if self.is_proxy(client) {
             let header = tokio::select! {
@@ -214,18 +198,6 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>>
                 stream.read_exact(&mut header[read..]).await?;
             }
         }
-    }
-}
-
-async fn delay_after(error: io::Error, stop: &CancellationToken) {
-    // The client closed the connection before it was accepted; others are not affected.
-    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        return;
-    }
-    tracing::error!(%error, "cannot accept connections");
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = tokio::time::sleep(ACCEPT_RETRY_DELAY) => {}
     }
 }
 

@@ -269,7 +269,7 @@ pub(crate) fn attempt(delivery: &Delivery, outcome: DeliveryState) -> Attempt {
         text: "fine".to_owned(),
         transcript: "RCPT TO:<…>".into(),
         outcome,
-        class: class_of(outcome),
+        bounce_class: class_of(outcome),
         reason: String::new(),
     }
 }
@@ -286,7 +286,7 @@ pub(crate) fn outcome(tenant: TenantId, delivery: &Delivery, state: DeliveryStat
         tenant_id: tenant,
         delivery_id: delivery.id,
         state,
-        class: class_of(state),
+        bounce_class: class_of(state),
         next_attempt_at: state.is_open().then(|| at + SignedDuration::from_secs(60)),
         attempt: Some(attempt(delivery, state)),
         reply: "250 2.0.0 fine".to_owned(),

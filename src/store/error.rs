@@ -54,7 +54,7 @@ pub enum Conflict {
     NoTenant,
     /// There are as many pauses of the queue as there may be.
     #[error("there are as many pauses as there may be: 1000")]
-    TooManyHolds,
+    TooManyPauses,
     /// As much is pending for the webhook as may be.
     #[error("as much is waiting for this webhook as may wait")]
     WebhookBacklog,

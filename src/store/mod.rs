@@ -33,7 +33,7 @@ pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, Tls
 /// How long a [`SubmissionKey`] is remembered.
 pub const SUBMISSION_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// How long an [`IdempotentResponse`] is.
-pub const KEPT_ANSWER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+pub const IDEMPOTENT_RESPONSE_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// MTA-STS policies that are kept; of more, those that expire first go.
 pub const STS_POLICIES_MAX: usize = 10_000;

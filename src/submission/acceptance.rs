@@ -66,7 +66,7 @@ impl SubmissionService {
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
         let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
-        let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
+        let found = self.store.find_submission(tenant, environment, key, Timestamp::now()).await;
         found.map_err(storage_refusal)
     }
 

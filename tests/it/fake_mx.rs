@@ -82,6 +82,7 @@ impl Transaction {
 struct State {
     offer: Offer,
     rules: Mutex<Vec<Rule>>,
+    gates: Mutex<Vec<(Phase, CancellationToken)>>,
     transactions: Mutex<Vec<Transaction>>,
     connections: Mutex<Vec<Connection>>,
 }
@@ -144,6 +145,13 @@ impl FakeMx {
         self.state.rules.lock().unwrap().push(Rule { phase, part: part.to_owned(), times, fault });
     }
 
+    /// The next session that reaches `phase` waits there until the answer is cancelled.
+    pub fn wait_at(&self, phase: Phase) -> CancellationToken {
+        let gate = CancellationToken::new();
+        self.state.gates.lock().unwrap().push((phase, gate.clone()));
+        gate
+    }
+
     pub fn transactions(&self) -> Vec<Transaction> {
         self.state.transactions.lock().unwrap().clone()
     }
@@ -151,6 +159,11 @@ impl FakeMx {
     /// The connections so far, in order.
     pub fn connections(&self) -> Vec<Connection> {
         self.state.connections.lock().unwrap().clone()
+    }
+
+    /// The command lines of all connections.
+    pub fn commands(&self) -> Vec<String> {
+        self.connections().into_iter().flat_map(|connection| connection.commands).collect()
     }
 
     /// Waits until this many messages have arrived.
@@ -378,6 +391,9 @@ impl Session {
         usual: &str,
         on_success: impl FnOnce(),
     ) -> Step<bool> {
+        if let Some(gate) = self.gate(phase) {
+            gate.cancelled().await;
+        }
         let fault = self.fault(phase, line);
         let success = match &fault {
             None => phase.succeeds(usual.as_bytes()),
@@ -399,6 +415,12 @@ impl Session {
         let rule = rules.iter_mut().find(|rule| rule.fits(phase, line))?;
         rule.times = rule.times.saturating_sub(1);
         Some(rule.fault.clone())
+    }
+
+    fn gate(&self, phase: Phase) -> Option<CancellationToken> {
+        let mut gates = self.state.gates.lock().unwrap();
+        let at = gates.iter().position(|(gated, _)| *gated == phase)?;
+        Some(gates.remove(at).1)
     }
 
     fn connection(&self) -> Connection {

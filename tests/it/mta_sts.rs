@@ -89,7 +89,7 @@ impl Stage {
             fetched_at,
             expires_at: fetched_at + SignedDuration::from_hours(168),
         };
-        self.server.running().store().keep_sts_policy(record).await.unwrap();
+        self.server.running().store().store_sts_policy(record).await.unwrap();
     }
 
     /// Waits until the store has a policy that names a host.

@@ -71,7 +71,7 @@ async fn a_smart_host_with_an_untrusted_certificate_gets_no_password() {
     let id = server.submit(&account, &["a@b.test"], &message(&account, "untrusted")).await;
     server.wait_for_status(&id, &["deferred"]).await;
     assert!(mx.transactions().is_empty());
-    let commands: Vec<_> = mx.connections().into_iter().flat_map(|connection| connection.commands).collect();
+    let commands = mx.commands();
     assert!(!commands.iter().any(|line| line.starts_with("AUTH")), "{commands:?}");
 }
 

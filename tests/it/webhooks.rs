@@ -12,7 +12,7 @@ use pillarbox::mail::{Address, Timestamp};
 use pillarbox::model::{
     DeliveryState, DisabledReason, SuppressionReason, TenantId, WebhookId, WebhookStatus,
 };
-use pillarbox::queue::ClaimRoom;
+use pillarbox::queue::ClaimLimits;
 use pillarbox::store::{AttemptRecord, Directory, NewSuppression, Outbox, RecordBatch, Spool};
 use pillarbox::webhook::{WebhookDispatcher, WebhookSettings};
 use serde_json::{Value, json};
@@ -157,12 +157,12 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
     receiver.script([answer("500 Oops"), answer("302 Found")]);
     let hook = stage.hook(&acme.key, &receiver, &[]).await;
     stage.api.enqueue(acme.id).await;
-    let room = ClaimRoom {
+    let limits = ClaimLimits {
         deliveries_max: 10,
         per_tenant_max: 10,
         admits: std::sync::Arc::new(|_: &pillarbox::mail::Host| true),
     };
-    let claimed = stage.api.queue.claim_due(Timestamp::now(), &room).await.unwrap();
+    let claimed = stage.api.queue.claim_due(Timestamp::now(), &limits).await.unwrap();
     let batch = &claimed.batches[0];
     let record = AttemptRecord {
         message_id: batch.message.id,
@@ -174,7 +174,7 @@ async fn a_failed_event_is_retried_with_its_id_and_later_events_of_the_message_w
         reply: "250 ok".into(),
         suppress: None,
         complained: false,
-        class: None,
+        bounce_class: None,
         delayed: false,
         at: Timestamp::now(),
     };

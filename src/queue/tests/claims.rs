@@ -32,8 +32,9 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
             bed.enqueue(small.id, &[&format!("x@d{number}.example")]).await;
         }
         bed.enqueue(tiny.id, &["x@one.example"]).await;
-        let room = ClaimRoom { deliveries_max: 60, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits =
+            ClaimLimits { deliveries_max: 60, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         let counts = per_tenant(&claimed.batches);
         assert_eq!(counts[&tiny.id], 1);
         assert!(counts[&small.id] >= 20, "{counts:?}");
@@ -50,10 +51,11 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
         for _ in 0..30 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
         }
-        let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 7, admits: Arc::new(|_: &Host| true) };
-        let first = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits =
+            ClaimLimits { deliveries_max: 100, per_tenant_max: 7, admits: Arc::new(|_: &Host| true) };
+        let first = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&first.batches).len(), 7);
-        let none = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let none = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert!(none.batches.is_empty() && none.next_due_at.is_some_and(|at| at <= later(0)));
         // A finished one makes room for another, and says so.
         let done = outcomes(&first.batches[..1], DeliveryState::Delivered);
@@ -61,7 +63,7 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
         while tokio::time::timeout(std::time::Duration::ZERO, bed.queue.wait_for_work()).await.is_ok() {}
         bed.store.record(done).await.unwrap();
         bed.queue.wait_for_work().await;
-        let next = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let next = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&next.batches).len(), freed);
     }
 }
@@ -75,12 +77,12 @@ async fn a_saturated_destination_holds_up_nothing_but_itself() {
         }
         let free = bed.enqueue(tenant.id, &["x@free.example", "y@busy.example"]).await;
         let busy = Host::parse("busy.example").unwrap();
-        let room = ClaimRoom {
+        let limits = ClaimLimits {
             deliveries_max: 100,
             per_tenant_max: 1000,
             admits: Arc::new(move |host: &Host| *host != busy),
         };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
         assert!(claimed.next_due_at.is_some_and(|at| at <= later(0)));
         assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 301);
@@ -97,14 +99,14 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
         bed.enqueue(tenant.id, &busy).await;
     }
     let free = bed.enqueue(tenant.id, &["x@free.example"]).await;
-    let room = ClaimRoom {
+    let limits = ClaimLimits {
         deliveries_max: 100,
         per_tenant_max: 1000,
         admits: Arc::new(|host: &Host| *host != Host::parse("busy.example").unwrap()),
     };
     for pass in 0.. {
         assert!(pass < 10, "the free destination was never reached");
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         if !claimed.batches.is_empty() {
             assert_eq!(ids(&claimed.batches), [free.recipients[0].0]);
             break;
@@ -153,8 +155,8 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
         let recipients: Vec<_> = (0..250).map(|number| format!("u{number}@one.example")).collect();
         let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
         bed.enqueue(tenant.id, &recipients).await;
-        let room = ClaimRoom { deliveries_max: 230, ..plenty() };
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+        let limits = ClaimLimits { deliveries_max: 230, ..plenty() };
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
         let sizes: Vec<_> = claimed.batches.iter().map(|batch| batch.deliveries.len()).collect();
         assert!(sizes.iter().all(|&size| size <= 100), "{sizes:?}");
         assert_eq!(sizes.iter().sum::<usize>(), 230);
@@ -201,12 +203,12 @@ async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ev
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let due_again = ids(&bed.claim(later(0)).await.batches);
     bed.queue.release(due_again);
-    let room = ClaimRoom { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
+    let limits = ClaimLimits { deliveries_max: 1, per_tenant_max: 1, ..plenty() };
     let mut is_fresh = Vec::new();
     // By lot.
     while is_fresh.len() < 100 && (!is_fresh.contains(&true) || !is_fresh.contains(&false)) {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
-        let claimed = bed.queue.claim_due(later(0), &room).await.unwrap().batches;
+        let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap().batches;
         is_fresh.push(claimed[0].content.is_some());
         bed.queue.release(ids(&claimed));
     }
@@ -224,11 +226,11 @@ async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
         }
     }
-    let room = ClaimRoom { per_tenant_max: 8, ..plenty() };
-    let fresh = bed.queue.claim_fresh(&room);
+    let limits = ClaimLimits { per_tenant_max: 8, ..plenty() };
+    let fresh = bed.queue.claim_fresh(&limits);
     let of = |tenant: &Tenant| fresh.iter().filter(|batch| batch.message.tenant_id == tenant.id).count();
     assert_eq!((of(&one), of(&other)), (6, 8));
-    let left = bed.queue.claim_due(later(0), &room).await.unwrap().batches;
+    let left = bed.queue.claim_due(later(0), &limits).await.unwrap().batches;
     assert_eq!(left.iter().filter(|batch| batch.content.is_none()).count(), 1, "half of two");
 }
 
@@ -238,8 +240,8 @@ async fn a_claim_that_nobody_waited_for_is_released() {
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     for _ in 0..20 {
-        let room = plenty();
-        let mut claim = Box::pin(bed.queue.claim_due(later(0), &room));
+        let limits = plenty();
+        let mut claim = Box::pin(bed.queue.claim_due(later(0), &limits));
         let polled = std::future::poll_fn(|context| std::task::Poll::Ready(claim.as_mut().poll(context)));
         let polled = polled.await;
         // On a busy machine the other thread is done before the first look, and then the claim is the caller's.
@@ -292,9 +294,10 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     let done = |out: &HashMap<_, _>| out.values().filter(|state| **state == "done").count();
     let mut random = seed | 1;
     while done(&out.lock().unwrap()) < total {
-        let room = ClaimRoom { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
+        let limits =
+            ClaimLimits { deliveries_max: 17, per_tenant_max: 40, admits: Arc::new(|_: &Host| true) };
         let (due, fresh) =
-            tokio::join!(bed.queue.claim_due(later(600), &room), async { bed.queue.claim_fresh(&room) });
+            tokio::join!(bed.queue.claim_due(later(600), &limits), async { bed.queue.claim_fresh(&limits) });
         for batch in due.unwrap().batches.into_iter().chain(fresh) {
             for delivery in &batch.deliveries {
                 let before = out.lock().unwrap().insert(delivery.id, "out");
@@ -345,7 +348,7 @@ async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next
     for _ in 0..3 {
         bed.enqueue(other.id, &["x@one.example"]).await;
     }
-    let room = |deliveries_max| ClaimRoom {
+    let limits = |deliveries_max| ClaimLimits {
         deliveries_max,
         per_tenant_max: 7,
         admits: Arc::new(|host: &Host| host.to_string() == "one.example"),
@@ -353,16 +356,16 @@ async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next
     let of = |batches: &[Batch], tenant: &Tenant| {
         batches.iter().filter(|batch| batch.message.tenant_id == tenant.id).count()
     };
-    let first = bed.queue.claim_fresh(&room(4));
+    let first = bed.queue.claim_fresh(&limits(4));
     assert_eq!((of(&first, &one), of(&first, &other)), (2, 2));
-    let second = bed.queue.claim_fresh(&room(100));
+    let second = bed.queue.claim_fresh(&limits(100));
     assert_eq!((of(&second, &one), of(&second, &other)), (5, 1), "seven of one tenant are out");
-    assert!(bed.queue.claim_fresh(&room(0)).is_empty());
+    assert!(bed.queue.claim_fresh(&limits(0)).is_empty());
     while tokio::time::timeout(std::time::Duration::ZERO, bed.queue.wait_for_work()).await.is_ok() {}
     bed.store.record(outcomes(&first, DeliveryState::Delivered)).await.unwrap();
     bed.queue.wait_for_work().await;
-    assert_eq!(ids(&bed.queue.claim_due(later(0), &room(100)).await.unwrap().batches).len(), 2);
+    assert_eq!(ids(&bed.queue.claim_due(later(0), &limits(100)).await.unwrap().batches).len(), 2);
     bed.enqueue(one.id, &["x@elsewhere.example"]).await;
-    let passed_over = bed.queue.claim_fresh(&room(100));
+    let passed_over = bed.queue.claim_fresh(&limits(100));
     assert!(passed_over.iter().all(|batch| batch.destination.to_string() == "one.example"));
 }

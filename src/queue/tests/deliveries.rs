@@ -9,8 +9,8 @@ async fn an_accepted_message_is_handed_over_in_memory_with_its_bytes() {
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@one.example", "y@two.example", "z@one.example"]).await;
     bed.queue.wait_for_fresh().await;
-    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
-    let batches = bed.queue.claim_fresh(&room);
+    let limits = ClaimLimits { deliveries_max: 100, per_tenant_max: 100, admits: Arc::new(|_: &Host| true) };
+    let batches = bed.queue.claim_fresh(&limits);
     let destinations: Vec<_> =
         batches.iter().map(|batch| (batch.destination.to_string(), batch.deliveries.len())).collect();
     assert_eq!(destinations, [("one.example".to_owned(), 2), ("two.example".to_owned(), 1)]);
@@ -132,14 +132,14 @@ async fn more_than_one_step_holds_is_made_due() {
     for _ in 0..5 {
         bed.enqueue(tenant.id, &recipients).await;
     }
-    let room = ClaimRoom { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
-    let claimed = bed.queue.claim_due(later(0), &room).await.unwrap();
+    let limits = ClaimLimits { deliveries_max: 10_000, per_tenant_max: 10_000, ..plenty() };
+    let claimed = bed.queue.claim_due(later(0), &limits).await.unwrap();
     let mut records = outcomes(&claimed.batches, DeliveryState::Deferred);
     assert_eq!(records.records.len(), 5000);
     records.records.iter_mut().for_each(|record| record.next_attempt_at = Some(later(3600)));
     bed.store.record(records).await.unwrap();
     bed.store.flush(QueueFilter::tenant(tenant.id), later(60)).await.unwrap();
-    let due = bed.queue.claim_due(later(60), &room).await.unwrap();
+    let due = bed.queue.claim_due(later(60), &limits).await.unwrap();
     assert_eq!(ids(&due.batches).len(), 5000);
 }
 
@@ -179,7 +179,7 @@ async fn a_submission_under_the_same_key_is_stored_once_for_a_day() {
     let another = SubmissionKey { digest: [8; 32], ..key.clone() };
     let before = async |tenant: TenantId, environment, key: &SubmissionKey, hours| {
         let at = first.message.created_at + SignedDuration::from_hours(hours);
-        bed.store.submitted_before(tenant, environment, key, at).await
+        bed.store.find_submission(tenant, environment, key, at).await
     };
     assert_eq!(before(tenant.id, Environment::Live, &key, 1).await.unwrap(), Some(first.message.id));
     assert_eq!(before(tenant.id, Environment::Live, &key, 25).await.unwrap(), None);

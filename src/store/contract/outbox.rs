@@ -9,7 +9,7 @@ async fn suppress(bed: &TestBed<impl Harness>, tenant: TenantId, address: &str) 
 }
 
 async fn waiting(bed: &TestBed<impl Harness>, webhook: WebhookId) -> Vec<WebhookDelivery> {
-    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 100, later(0)).await.unwrap();
+    let served = bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 100, later(0)).await.unwrap();
     served.unwrap().work.deliveries
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn what_is_to_be_told_outlives_a_crash<H: Harness>() {
     let told = waiting(&bed, webhook).await;
     assert_eq!((told.len(), told[0].event.kind), (1, EventKind::SuppressionCreated));
     let secrets =
-        bed.store.claim_webhook(webhook, WebhookFlights::default(), 1, now()).await.unwrap().unwrap();
+        bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 1, now()).await.unwrap().unwrap();
     assert_eq!(secrets.secrets, [WebhookSecret(Zeroizing::new(vec![7; 32]))]);
     suppress(&bed, tenant, "y@one.example").await;
     assert_eq!(waiting(&bed, webhook).await.len(), 2, "who is to be told is known after a restart");
@@ -68,7 +68,7 @@ pub(super) async fn later_events_of_a_message_wait_for_the_first_tries_of_an_ear
     let kinds = async || waiting(&bed, webhook).await.iter().map(|told| told.event.kind).collect::<Vec<_>>();
     assert_eq!(kinds().await, [EventKind::MessageAccepted, EventKind::SuppressionCreated]);
     let first = waiting(&bed, webhook).await.remove(0);
-    let busy = WebhookFlights { deliveries: vec![first.id], messages: vec![batches[0].message.id] };
+    let busy = WebhooksInFlight { deliveries: vec![first.id], messages: vec![batches[0].message.id] };
     let beside = bed.store.claim_webhook(webhook, busy, 10, later(0)).await.unwrap().unwrap().work.deliveries;
     assert_eq!(beside.len(), 1, "only what has nothing to do with the message");
     for _ in 0..2 {
@@ -106,7 +106,7 @@ pub(super) async fn what_waits_for_an_earlier_event_is_not_due_before_it<H: Harn
     deliver(1).await;
     assert_eq!(due().await, [again_at; 3], "nor what comes later");
     assert_eq!(bed.store.take_due_webhooks(later(0)), (vec![], Some(again_at)), "nobody need look before");
-    let served = bed.store.claim_webhook(webhook, WebhookFlights::default(), 10, again_at).await.unwrap();
+    let served = bed.store.claim_webhook(webhook, WebhooksInFlight::default(), 10, again_at).await.unwrap();
     assert_eq!(served.unwrap().work.deliveries.iter().map(|told| told.id).collect::<Vec<_>>(), [first.id]);
     let last_in_order = outcome(&first, now(), WebhookVerdict::Retry(later(9000)));
     bed.store.record_webhook(last_in_order).await.unwrap();

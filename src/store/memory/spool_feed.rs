@@ -56,7 +56,7 @@ pub enum SpoolChange {
     Paused {
         /// Which part.
         part: QueueFilter,
-        /// The end in microseconds; [`crate::store::PARKED_US`] without one.
+        /// The end in microseconds; [`crate::store::OPEN_ENDED_PAUSE_US`] without one.
         until_us: i64,
     },
     /// The pause of a part was ended by somebody.

@@ -68,9 +68,9 @@ pub struct QueueCounts {
     /// Due, and nobody has them.
     pub due: u64,
     /// Set aside because their destination is paused.
-    pub parked: u64,
+    pub paused: u64,
     /// Due later.
-    pub later: u64,
+    pub deferred: u64,
 }
 
 impl AddAssign for QueueCounts {
@@ -78,8 +78,8 @@ impl AddAssign for QueueCounts {
         self.open += more.open;
         self.in_flight += more.in_flight;
         self.due += more.due;
-        self.parked += more.parked;
-        self.later += more.later;
+        self.paused += more.paused;
+        self.deferred += more.deferred;
     }
 }
 
@@ -94,14 +94,14 @@ pub struct QueueGroup {
     /// The earliest time at which one is due, also if that is past; `None` if all are set aside.
     pub next_due_at: Option<Timestamp>,
     /// When the first of those that are due later is.
-    pub later_at: Option<Timestamp>,
+    pub deferred_until: Option<Timestamp>,
     /// Why those are due later, as far as a few of them tell.
-    pub later_because: LaterBecause,
+    pub deferral_causes: DeferralCauses,
 }
 
 /// What a few deliveries that are due later have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LaterBecause {
+pub struct DeferralCauses {
     /// At least one was tried.
     pub deferred: bool,
     /// At least one was not: it leaves later because its sender wants it.
@@ -112,7 +112,7 @@ pub struct LaterBecause {
 
 /// What came of an order about the deliveries of one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Steered {
+pub struct RetryCancelResult {
     /// Done as ordered.
     pub changed: Vec<DeliveryId>,
     /// The relay has them: too late.

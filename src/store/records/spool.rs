@@ -128,7 +128,7 @@ pub struct Delivery {
     /// The last reply, or what went wrong.
     pub last_reply: Option<String>,
     /// Why the last try did not deliver.
-    pub last_class: Option<BounceClass>,
+    pub bounce_class: Option<BounceClass>,
     pub updated_at: Timestamp,
 }
 
@@ -153,7 +153,7 @@ pub enum StoredContent {
 }
 
 /// The next attempt of what is paused without end, in microseconds: the last one that a time can be.
-pub const PARKED_US: i64 = 253_402_207_200_000_000;
+pub const OPEN_ENDED_PAUSE_US: i64 = 253_402_207_200_000_000;
 
 /// A place among a tenant's due rows: behind this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,7 +192,7 @@ pub struct DueRow {
 
 /// A due row whose next attempt is put off to the end of the pause of its destination.
 #[derive(Debug, Clone)]
-pub struct ParkedRow {
+pub struct PausedRow {
     pub tenant_id: TenantId,
     pub destination: Host,
     pub at: DueCursor,
@@ -224,7 +224,7 @@ pub struct AttemptRecord {
     /// The state afterwards.
     pub state: DeliveryState,
     /// Why it was not delivered, if it was not.
-    pub class: Option<BounceClass>,
+    pub bounce_class: Option<BounceClass>,
     /// Set exactly if the state is open.
     pub next_attempt_at: Option<Timestamp>,
     /// What was tried; `None` when a lifetime ended without another try, or when the delivery was held back.
@@ -266,7 +266,7 @@ pub struct Attempt {
     /// The state that followed.
     pub outcome: DeliveryState,
     /// Why it did not deliver, if it did not.
-    pub class: Option<BounceClass>,
+    pub bounce_class: Option<BounceClass>,
     /// Why the next try is when it is.
     pub reason: String,
 }

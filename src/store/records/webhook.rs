@@ -115,7 +115,7 @@ pub struct ServedWebhook {
 
 /// What the caller of [`crate::store::Outbox::claim_webhook`] is busy with already.
 #[derive(Debug, Clone, Default)]
-pub struct WebhookFlights {
+pub struct WebhooksInFlight {
     pub deliveries: Vec<WebhookDeliveryId>,
     /// Of these no later event is begun.
     pub messages: Vec<MessageId>,

@@ -227,7 +227,7 @@ pub(super) enum Place {
 }
 
 /// A body that is kept, by where its bytes are.
-pub(super) enum Kept {
+pub(super) enum BodyLocation {
     Row {
         octets: u64,
     },
@@ -327,13 +327,13 @@ fn read_checksum(row: &Row<'_>) -> rusqlite::Result<Option<Checksum>> {
 }
 
 /// Where the bytes of a message are, if they are still kept. Does not read them.
-pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<Kept>> {
+pub(super) fn find(connection: &Connection, id: MessageId) -> Result<Option<BodyLocation>> {
     let sql =
         "SELECT file_prefix_octets IS NULL, coalesce(length(prefix) + length(submitted), 0), octets, crc32
                FROM body WHERE message_id = ?1";
     let found = connection.prepare_cached(sql)?.query_row([id], |row| match row.get(0)? {
-        true => Ok(Kept::Row { octets: count(row, 1)? }),
-        false => Ok(Kept::File { checksum: read_checksum(row)? }),
+        true => Ok(BodyLocation::Row { octets: count(row, 1)? }),
+        false => Ok(BodyLocation::File { checksum: read_checksum(row)? }),
     });
     Ok(found.optional()?)
 }

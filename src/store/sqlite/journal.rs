@@ -106,7 +106,7 @@ impl Journal for SqliteStore {
         self.read_at_leisure(move |connection| rejections::list(connection, scope, &page)).await
     }
 
-    async fn kept_answer(
+    async fn idempotent_response(
         &self,
         key: KeyId,
         name: &str,
@@ -117,7 +117,7 @@ impl Journal for SqliteStore {
         self.read(move |connection| idempotent_responses::find(connection, &sealer, key, &name, now)).await
     }
 
-    async fn keep_answer(
+    async fn store_idempotent_response(
         &self,
         key: KeyId,
         name: &str,

@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use self::blob_store::BodyFiles;
 use self::journal::retention;
 use self::probe::Probe;
-use self::queue::Surveys;
+use self::queue::StatsCache;
 use self::readers::Readers;
 pub use self::secret_encryption::check_master_key;
 use self::spool::FreeSpace;
@@ -157,7 +157,7 @@ pub struct SqliteStore {
     readers: Readers,
     /// See [`super::Spool::feed`].
     feed: Arc<SpoolFeed>,
-    surveys: Surveys,
+    stats_cache: StatsCache,
     probe: Probe,
     /// Held by who brings the index of messages up to date.
     indexing: tokio::sync::Mutex<()>,

@@ -88,7 +88,7 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         writer,
         readers,
         feed: Arc::new(feed),
-        surveys: Default::default(),
+        stats_cache: Default::default(),
         probe: Default::default(),
         indexing: Default::default(),
         retention: Default::default(),

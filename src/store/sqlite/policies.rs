@@ -18,7 +18,7 @@ impl Policies for SqliteStore {
         .await
     }
 
-    async fn keep_sts_policy(&self, new: StsRecord) -> Result<()> {
+    async fn store_sts_policy(&self, new: StsRecord) -> Result<()> {
         self.write(move |tx| {
             let sql = "INSERT INTO sts_policy (domain, policy_id, policy, fetched_us, expires_us)
                        VALUES (?1, ?2, ?3, ?4, ?5)

@@ -13,14 +13,14 @@ pub(super) use self::free_space::FreeSpace;
 
 use self::enqueue::{EnqueueJob, Stored};
 use self::record::RecordJob;
-use super::blob_store::{self, Kept};
+use super::blob_store::{self, BodyLocation};
 use super::checksum::Checksum;
 use super::sql_types::count;
 use super::{Access, SqliteStore};
 use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, Spool, SpoolFeed,
+    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, Spool, SpoolFeed,
     StoreError, StoredContent, SubmissionKey,
 };
 
@@ -43,7 +43,7 @@ impl Spool for SqliteStore {
         self.writer.run(incoming, EnqueueJob::write, EnqueueJob::conclude).await
     }
 
-    async fn submitted_before(
+    async fn find_submission(
         &self,
         tenant: TenantId,
         environment: Environment,
@@ -67,11 +67,11 @@ impl Spool for SqliteStore {
         self.read(move |connection| due_rows::take(connection, &ids)).await
     }
 
-    async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>> {
+    async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>> {
         let mut due = Vec::new();
         for step in rows.chunks(PARK_ROWS_MAX) {
             let step = step.to_vec();
-            due.extend(self.write(move |tx| super::queue::pauses::park(tx, &step)).await?);
+            due.extend(self.write(move |tx| super::queue::pauses::postpone_paused(tx, &step)).await?);
         }
         Ok(due)
     }
@@ -88,8 +88,8 @@ impl Spool for SqliteStore {
     async fn stored_content(&self, id: MessageId) -> Result<Option<StoredContent>> {
         let checksum = match self.read(move |connection| blob_store::find(connection, id)).await? {
             None => return Ok(None),
-            Some(Kept::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
-            Some(Kept::File { checksum }) => checksum,
+            Some(BodyLocation::Row { octets }) => return Ok(Some(StoredContent::Row { octets })),
+            Some(BodyLocation::File { checksum }) => checksum,
         };
         let files = Arc::clone(&self.bodies);
         let opened = tokio::task::spawn_blocking(move || files.open(id, checksum)).await;

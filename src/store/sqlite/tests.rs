@@ -242,6 +242,12 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         ALTER TABLE body DROP COLUMN crc32;
         DROP TABLE released_body;
         DROP TABLE write_test;
+        ALTER TABLE delivery RENAME COLUMN bounce_class TO last_class;
+        ALTER TABLE attempt RENAME COLUMN bounce_class TO class;
+        ALTER TABLE pause RENAME TO hold;
+        ALTER TABLE idempotent_response RENAME TO kept_answer;
+        DROP INDEX idempotent_response_by_age;
+        CREATE INDEX kept_answer_by_age ON kept_answer (created_us);
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
@@ -635,7 +641,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(key, now()).await.unwrap().id;
     let kept = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
-    bed.store.keep_answer(key, "n", kept, now()).await.unwrap();
+    bed.store.store_idempotent_response(key, "n", kept, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
     }
@@ -651,7 +657,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
     let notes = "INSERT INTO submission_key VALUES (?1, 'live', 'n', x'00', ?2, 0)";
     database.execute(notes, [&id, &message]).unwrap();
-    let pause = "INSERT INTO hold VALUES (?1, '', NULL, 0, 0, 0)";
+    let pause = "INSERT INTO pause VALUES (?1, '', NULL, 0, 0, 0)";
     database.execute(pause, [&id]).unwrap();
     let refusal =
         "INSERT INTO rejection VALUES ('req_1', ?1, NULL, 'mail', 'internal_error', '', NULL, 0, 'live')";
@@ -662,7 +668,7 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
         let of_tenant = rows_with(&database, "tenant_id", &id);
         let of_message = rows_with(&database, "message_id", &message);
         let of_key = rows_with(&database, "key_id", &key.to_string());
-        let of_key = of_key.into_iter().filter(|(table, _)| table == "kept_answer").collect();
+        let of_key = of_key.into_iter().filter(|(table, _)| table == "idempotent_response").collect();
         [of_tenant, of_message, of_key, rows_with(&database, "domain_id", &domain)].concat()
     };
     // What the index keeps of a message has no column that tells whose it is; the first ten blocks are its own.

@@ -70,7 +70,7 @@ impl TlsResults for SqliteStore {
         .await
     }
 
-    async fn forget_tls_results(&self, day: Date, domain: &DomainName) -> Result<()> {
+    async fn delete_tls_results(&self, day: Date, domain: &DomainName) -> Result<()> {
         let domain = domain.clone();
         self.write(move |tx| {
             let sql = "DELETE FROM tls_result WHERE day = ?1 AND domain = ?2";
@@ -80,7 +80,7 @@ impl TlsResults for SqliteStore {
         .await
     }
 
-    async fn forget_tls_results_before(&self, day: Date) -> Result<()> {
+    async fn delete_tls_results_before(&self, day: Date) -> Result<()> {
         self.write(move |tx| {
             tx.prepare_cached("DELETE FROM tls_result WHERE day < ?1")?.execute([day.to_string()])?;
             Ok(())

@@ -57,15 +57,15 @@ store_trait! {
             scope: Option<TenantId>,
             page: PageRequest,
         ) -> Result<Page<Rejection>>;
-        /// The answer that a request under this key's name was given within [`KEPT_ANSWER_LIFETIME`](crate::store::KEPT_ANSWER_LIFETIME).
-        async fn kept_answer(
+        /// The answer that a request under this key's name was given within [`IDEMPOTENT_RESPONSE_LIFETIME`](crate::store::IDEMPOTENT_RESPONSE_LIFETIME).
+        async fn idempotent_response(
             &self,
             key: KeyId,
             name: &str,
             now: Timestamp,
         ) -> Result<Option<IdempotentResponse>>;
         /// Keeps an answer for whoever asks again; the first one stays.
-        async fn keep_answer(
+        async fn store_idempotent_response(
             &self,
             key: KeyId,
             name: &str,

@@ -3,7 +3,7 @@ use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId}
 use crate::store::dispatch::store_trait;
 use crate::store::{
     NewWebhook, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookFlights, WebhookOutcome, WebhookPatch, WebhookSecret,
+    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,
 };
 
 store_trait! {
@@ -62,12 +62,12 @@ store_trait! {
         async fn claim_webhook(
             &self,
             id: WebhookId,
-            flights: WebhookFlights,
+            flights: WebhooksInFlight,
             limit: usize,
             now: Timestamp,
         ) -> Result<Option<ServedWebhook>>;
         /// Has [`Outbox::take_due_webhooks`] answer the endpoint at a time.
-        fn note_webhook_due(&self, id: WebhookId, at: Timestamp);
+        fn schedule_webhook(&self, id: WebhookId, at: Timestamp);
         /// Writes what came of a try; what was deleted meanwhile is passed over.
         async fn record_webhook(&self, outcome: WebhookOutcome) -> Result<()>;
     }

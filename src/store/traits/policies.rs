@@ -9,7 +9,7 @@ store_trait! {
         async fn sts_policy(&self, domain: &DomainName, now: Timestamp) -> Result<Option<StsRecord>>;
         /// Keeps a policy in the place of the domain's earlier one, and drops expired ones, and of more than
         /// [`STS_POLICIES_MAX`](crate::store::STS_POLICIES_MAX) those that expire first.
-        async fn keep_sts_policy(&self, record: StsRecord) -> Result<()>;
+        async fn store_sts_policy(&self, record: StsRecord) -> Result<()>;
         /// Policies that were fetched before a time and have not expired: at most `limit`, the oldest first.
         async fn stale_sts_policies(
             &self,

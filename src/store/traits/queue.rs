@@ -18,13 +18,13 @@ store_trait! {
         ) -> Result<QueueOverview>;
         /// Hands nothing of a part out until it is resumed or the time has come; a pause of the same part is replaced.
         /// What the relay has already is delivered. [`Conflict::NoTenant`](crate::store::Conflict::NoTenant), [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
-        async fn pause(&self, hold: Pause) -> Result<Pause>;
+        async fn pause(&self, pause: Pause) -> Result<Pause>;
         /// Ends the pause of exactly this part and makes what it held due. False if there was none.
         async fn resume(&self, part: QueueFilter, now: Timestamp) -> Result<bool>;
         /// The pauses that hold at a time, the latest first.
-        async fn holds(&self, now: Timestamp) -> Result<Vec<Pause>>;
+        async fn pauses(&self, now: Timestamp) -> Result<Vec<Pause>>;
         /// Ends what a resumption that was broken off by a crash left undone, and forgets pauses that ended long ago.
-        async fn tidy_holds(&self, now: Timestamp) -> Result<()>;
+        async fn expire_pauses(&self, now: Timestamp) -> Result<()>;
         /// Makes what was tried and waits for its next try due now; counts it. In steps: commits of others come between.
         async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64>;
         /// The open deliveries of a message.

@@ -4,7 +4,7 @@ use crate::mail::{Content, Timestamp};
 use crate::model::{DeliveryId, Environment, MessageId, TenantId};
 use crate::store::dispatch::store_trait;
 use crate::store::{
-    Delivery, DuePage, DueRange, Message, NewMessage, ParkedRow, RecordBatch, Result, SpoolFeed,
+    Delivery, DuePage, DueRange, Message, NewMessage, PausedRow, RecordBatch, Result, SpoolFeed,
     StoredContent, SubmissionKey,
 };
 
@@ -23,7 +23,7 @@ store_trait! {
         /// [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey), [`Conflict::NoTenant`](crate::store::Conflict::NoTenant).
         async fn enqueue(&self, new: NewMessage) -> Result<MessageId>;
         /// The message that was enqueued under a key and is known by it still. [`Conflict::SubmissionKey`](crate::store::Conflict::SubmissionKey).
-        async fn submitted_before(
+        async fn find_submission(
             &self,
             tenant: TenantId,
             environment: Environment,
@@ -36,7 +36,7 @@ store_trait! {
         async fn take(&self, ids: Vec<DeliveryId>) -> Result<Vec<(Arc<Message>, Delivery)>>;
         /// Puts the next attempt of rows off to the end of the pause that holds them, if it still does. Answers the tenants
         /// of which a row was not put off: they are due still.
-        async fn park(&self, rows: Vec<ParkedRow>) -> Result<Vec<TenantId>>;
+        async fn postpone_paused(&self, rows: Vec<PausedRow>) -> Result<Vec<TenantId>>;
         /// The bytes of a message; `None` if it was deleted meanwhile. Bytes that are not those that were accepted cause an
         /// event and [`StoreError::Damaged`](crate::store::StoreError::Damaged); restored, they can be read again.
         async fn content(&self, id: MessageId) -> Result<Option<Content>>;

@@ -18,8 +18,8 @@ store_trait! {
         /// What was counted for a domain on a day, in the order of policy, host and failure.
         async fn tls_results(&self, day: Date, domain: &DomainName) -> Result<Vec<TlsResult>>;
         /// Forgets what was counted for a domain on a day.
-        async fn forget_tls_results(&self, day: Date, domain: &DomainName) -> Result<()>;
+        async fn delete_tls_results(&self, day: Date, domain: &DomainName) -> Result<()>;
         /// Forgets all days before one.
-        async fn forget_tls_results_before(&self, day: Date) -> Result<()>;
+        async fn delete_tls_results_before(&self, day: Date) -> Result<()>;
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
-use pillarbox::queue::{ClaimRoom, QueueManager};
+use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
     Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, Store, StoreOptions,
 };
@@ -105,11 +105,11 @@ async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later
 
 /// Claims and releases 100 at a time; the median and the worst in microseconds.
 async fn claim(queue: &QueueManager, rounds: usize) -> (u128, u128) {
-    let room = ClaimRoom { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
+    let limits = ClaimLimits { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
     let mut took = Vec::new();
     for _ in 0..rounds {
         let started = Instant::now();
-        let claimed = queue.claim_due(Timestamp::now(), &room).await.unwrap();
+        let claimed = queue.claim_due(Timestamp::now(), &limits).await.unwrap();
         took.push(started.elapsed().as_micros());
         let deliveries = claimed.batches.iter().flat_map(|batch| &batch.deliveries);
         let ids: Vec<_> = deliveries.map(|delivery| delivery.id).collect();

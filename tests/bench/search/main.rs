@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
-use pillarbox::queue::{ClaimRoom, QueueManager};
+use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
     Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
     NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
@@ -114,10 +114,11 @@ async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::
 /// Ends what waits: of a thousand 10 bounce, 1 expires, the rest is delivered.
 async fn deliver(store: &Arc<Store>) {
     let queue = QueueManager::new(store.clone(), &Default::default());
-    let room = ClaimRoom { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
+    let limits =
+        ClaimLimits { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
     let mut number = 0_usize;
     loop {
-        let batches = queue.claim_due(Timestamp::now(), &room).await.unwrap().batches;
+        let batches = queue.claim_due(Timestamp::now(), &limits).await.unwrap().batches;
         if batches.is_empty() {
             return;
         }
@@ -135,7 +136,7 @@ async fn deliver(store: &Arc<Store>) {
                     tenant_id: batch.message.tenant_id,
                     delivery_id: delivery.id,
                     state,
-                    class: None,
+                    bounce_class: None,
                     next_attempt_at: None,
                     attempt: None,
                     reply: "250 2.0.0 fine".into(),

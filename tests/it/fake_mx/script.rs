@@ -52,6 +52,8 @@ pub enum Fault {
     ReplyAndHang(&'static str),
     /// Sends this reply, octet by octet.
     Split(&'static str),
+    /// Sends this reply after a delay.
+    Late(Duration, &'static str),
     /// Sends these octets unchanged.
     Octets(&'static [u8]),
     /// Sends an endless reply slowly.
@@ -75,6 +77,7 @@ impl Fault {
             Self::Reply(reply)
             | Self::ReplyAndClose(reply)
             | Self::ReplyAndHang(reply)
+            | Self::Late(_, reply)
             | Self::Split(reply) => phase.succeeds(reply.as_bytes()),
             Self::Octets(octets) => phase.succeeds(octets),
             Self::Counted(_) => true,
@@ -100,6 +103,10 @@ impl Fault {
                     sleep(Duration::from_millis(1)).await;
                 }
                 Ok(())
+            }
+            Self::Late(time, reply) => {
+                sleep(*time).await;
+                say(wire, reply).await
             }
             Self::Octets(octets) => wire.write(octets).await.map_err(|_| Over),
             Self::Drip => {

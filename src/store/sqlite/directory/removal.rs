@@ -102,7 +102,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let own = "tenant_id = ?1";
     let events = remove("event", "id", "tenant_id = ?1 AND message_id IS NULL")?;
     remove("rejection", "id", own)?;
-    remove("hold", "(tenant_id, destination)", own)?;
+    remove("pause", "(tenant_id, destination)", own)?;
     remove("usage", "(tenant_id, span, start_us, environment)", own)?;
     remove("limit_warning", "(tenant_id, environment, period, kind)", own)?;
     remove("submission_key", "(tenant_id, environment, name)", own)?;
@@ -111,7 +111,7 @@ fn remove_rows(tx: &Tx<'_>, id: TenantId) -> Result<Step> {
     let webhooks = remove("webhook", "id", own)?;
     let suppressions = remove("suppression", "id", own)?;
     let templates = remove("template", "id", own)?;
-    remove("kept_answer", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
+    remove("idempotent_response", "(key_id, name)", "key_id IN (SELECT id FROM key WHERE tenant_id = ?1)")?;
     let keys = remove("key", "id", own)?;
     remove("dkim_key", "id", "domain_id IN (SELECT id FROM domain WHERE tenant_id = ?1)")?;
     // While keys are left there is no room for their domains.

@@ -14,8 +14,8 @@ use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{
-    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookFlights,
-    WebhookOutcome, WebhookVerdict, WebhookWork,
+    Page, PageRequest, Result, StoreError, Webhook, WebhookAttempt, WebhookDelivery, WebhookOutcome,
+    WebhookVerdict, WebhookWork, WebhooksInFlight,
 };
 
 /// Octets of an answer or an error that are kept.
@@ -146,7 +146,7 @@ pub(super) fn replay(tx: &Tx<'_>, id: WebhookDeliveryId, now: Timestamp) -> Resu
 pub(super) fn claim(
     connection: &Connection,
     webhook: WebhookId,
-    flights: &WebhookFlights,
+    flights: &WebhooksInFlight,
     limit: usize,
     now: Timestamp,
 ) -> Result<WebhookWork> {

@@ -14,7 +14,7 @@ use crate::mail::Timestamp;
 use crate::model::{TenantId, WebhookDeliveryId, WebhookDeliveryState, WebhookId, WebhookStatus};
 use crate::store::{
     NewWebhook, Outbox, Page, PageRequest, Result, ServedWebhook, Webhook, WebhookDelivery, WebhookFilter,
-    WebhookFlights, WebhookOutcome, WebhookPatch, WebhookSecret,
+    WebhookOutcome, WebhookPatch, WebhookSecret, WebhooksInFlight,
 };
 
 /// Rows removed in one job, so that the commits of others come between.
@@ -106,7 +106,7 @@ impl Outbox for SqliteStore {
     async fn claim_webhook(
         &self,
         id: WebhookId,
-        flights: WebhookFlights,
+        flights: WebhooksInFlight,
         limit: usize,
         now: Timestamp,
     ) -> Result<Option<ServedWebhook>> {
@@ -123,7 +123,7 @@ impl Outbox for SqliteStore {
         .await
     }
 
-    fn note_webhook_due(&self, id: WebhookId, at: Timestamp) {
+    fn schedule_webhook(&self, id: WebhookId, at: Timestamp) {
         self.webhooks_due.note_all([(id, us(at))]);
     }
 

@@ -10,16 +10,16 @@ use crate::model::{QueueFilter, TenantId};
 use crate::store::sqlite::Tx;
 use crate::store::sqlite::directory::note_resumed;
 use crate::store::sqlite::sql_types::{count, time, us};
-use crate::store::{Conflict, PARKED_US, ParkedRow, Pause, Result, StoreError};
+use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
 
 /// Pauses there may be.
-const HOLDS_MAX: u64 = 1000;
+const PAUSES_MAX: u64 = 1000;
 /// How long a pause that ended by itself is remembered: what fell due meanwhile gets its try by that.
 const MEMORY: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// When a pause ends, as its row says it.
-pub(super) fn end_us(hold: &Pause) -> i64 {
-    hold.until.map_or(PARKED_US, us)
+pub(super) fn end_us(pause: &Pause) -> i64 {
+    pause.until.map_or(OPEN_ENDED_PAUSE_US, us)
 }
 
 pub(super) fn time_of(at_us: i64) -> Timestamp {
@@ -41,32 +41,32 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
 }
 
 /// Answers until when an earlier pause of the same part had set mail aside.
-pub(super) fn write(tx: &Tx<'_>, hold: &Pause) -> Result<Option<i64>> {
-    if let Some(tenant) = hold.part.tenant_id
+pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
+    if let Some(tenant) = pause.part.tenant_id
         && !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant])?
     {
         return Err(StoreError::Conflict(Conflict::NoTenant));
     }
-    forget_ended(tx, hold.since)?;
-    let (tenant, destination) = key(&hold.part);
+    forget_ended(tx, pause.since)?;
+    let (tenant, destination) = key(&pause.part);
     let earlier: Option<i64> = tx
-        .prepare_cached("SELECT until_us FROM hold WHERE tenant_id = ?1 AND destination = ?2")?
+        .prepare_cached("SELECT until_us FROM pause WHERE tenant_id = ?1 AND destination = ?2")?
         .query_row([&tenant, &destination], |row| row.get(0))
         .optional()?;
-    let sql = "INSERT INTO hold (tenant_id, destination, reason, since_us, until_us, is_lifted)
+    let sql = "INSERT INTO pause (tenant_id, destination, reason, since_us, until_us, is_lifted)
                VALUES (?1, ?2, ?3, ?4, ?5, 0)
                ON CONFLICT (tenant_id, destination) DO UPDATE SET
                    reason = excluded.reason, since_us = excluded.since_us, until_us = excluded.until_us,
                    is_lifted = 0";
-    let row = params![tenant, destination, hold.reason, us(hold.since), end_us(hold)];
+    let row = params![tenant, destination, pause.reason, us(pause.since), end_us(pause)];
     tx.prepare_cached(sql)?.execute(row)?;
-    let holds = tx.prepare_cached("SELECT count(*) FROM hold")?.query_row([], |row| count(row, 0))?;
-    if holds > HOLDS_MAX { Err(StoreError::Conflict(Conflict::TooManyHolds)) } else { Ok(earlier) }
+    let pauses = tx.prepare_cached("SELECT count(*) FROM pause")?.query_row([], |row| count(row, 0))?;
+    if pauses > PAUSES_MAX { Err(StoreError::Conflict(Conflict::TooManyPauses)) } else { Ok(earlier) }
 }
 
 /// Answers until when the pause had set mail aside; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
-    let sql = "UPDATE hold SET is_lifted = 1
+    let sql = "UPDATE pause SET is_lifted = 1
                WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 0 AND until_us > ?3 RETURNING until_us";
     let (tenant, destination) = key(part);
     let until_us: Option<i64> = tx
@@ -82,31 +82,31 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
 /// The pause is over and nothing is set aside by it any more; unless there is a new one.
 pub(super) fn forget(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
     let (tenant, destination) = key(part);
-    tx.prepare_cached("DELETE FROM hold WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
+    tx.prepare_cached("DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
         .execute(params![tenant, destination])?;
     Ok(())
 }
 
 pub(super) fn forget_ended(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     let before = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
-    tx.prepare_cached("DELETE FROM hold WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
+    tx.prepare_cached("DELETE FROM pause WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
     Ok(())
 }
 
 /// Those that hold now, the latest first.
 pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>> {
-    let sql = "SELECT * FROM hold WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
+    let sql = "SELECT * FROM pause WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
     let mut statement = connection.prepare_cached(sql)?;
-    let holds = statement.query_map([us(now)], |row| {
+    let pauses = statement.query_map([us(now)], |row| {
         let until_us: i64 = row.get("until_us")?;
         Ok(Pause {
             part: read_part(row)?,
             reason: row.get("reason")?,
             since: time(row, "since_us")?,
-            until: (until_us != PARKED_US).then(|| time_of(until_us)),
+            until: (until_us != OPEN_ENDED_PAUSE_US).then(|| time_of(until_us)),
         })
     })?;
-    Ok(holds.collect::<rusqlite::Result<_>>()?)
+    Ok(pauses.collect::<rusqlite::Result<_>>()?)
 }
 
 /// What memory has to know: the parts and the ends, those that ended lately too.
@@ -122,24 +122,24 @@ pub(super) fn read_lifted(connection: &Connection) -> Result<Vec<(QueueFilter, i
 }
 
 fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
-    let mut statement = connection.prepare("SELECT * FROM hold WHERE is_lifted = ?1")?;
+    let mut statement = connection.prepare("SELECT * FROM pause WHERE is_lifted = ?1")?;
     let ends = statement.query_map([lifted], |row| Ok((read_part(row)?, row.get("until_us")?)))?;
     ends.collect()
 }
 
 /// Puts the next attempt of rows off, if it is still when it was and the pause that holds them does still. Whoever ends a
 /// pause makes due afterwards what is put off here before. Answers the tenants of which a row was not put off.
-pub(in crate::store::sqlite) fn park(tx: &Tx<'_>, rows: &[ParkedRow]) -> Result<Vec<TenantId>> {
+pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow]) -> Result<Vec<TenantId>> {
     let sql = "UPDATE delivery SET next_attempt_us = ?3
                WHERE id = ?1 AND next_attempt_us = ?2
-                 AND EXISTS (SELECT 1 FROM hold WHERE tenant_id IN ('', ?4) AND destination = ?5
+                 AND EXISTS (SELECT 1 FROM pause WHERE tenant_id IN ('', ?4) AND destination = ?5
                                                   AND until_us = ?3 AND is_lifted = 0)";
     let mut statement = tx.prepare_cached(sql)?;
     let mut due = Vec::new();
     for row in rows {
-        let ParkedRow { tenant_id, destination, at, until_us } = row;
-        let parked = params![at.id, at.next_attempt_us, until_us, tenant_id, destination];
-        if statement.execute(parked)? == 0 && !due.contains(tenant_id) {
+        let PausedRow { tenant_id, destination, at, until_us } = row;
+        let paused = params![at.id, at.next_attempt_us, until_us, tenant_id, destination];
+        if statement.execute(paused)? == 0 && !due.contains(tenant_id) {
             due.push(*tenant_id);
         }
     }

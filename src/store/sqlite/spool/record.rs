@@ -87,7 +87,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
     let sql =
         "UPDATE delivery SET state = ?2, attempts = attempts + ?3, next_attempt_us = ?4, last_reply = ?5,
-                   updated_us = ?6, last_class = ?7
+                   updated_us = ?6, bounce_class = ?7
                WHERE id = ?1 AND next_attempt_us IS NOT NULL RETURNING recipient, attempts";
     let row = params![
         record.delivery_id,
@@ -96,7 +96,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         next_attempt_us(record),
         reply,
         us(record.at),
-        record.class,
+        record.bounce_class,
     ];
     let changed: Option<(String, u32)> =
         tx.prepare_cached(sql)?.query_row(row, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
@@ -111,7 +111,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         code: attempt.and_then(|attempt| attempt.code),
         enhanced: attempt.and_then(|attempt| attempt.enhanced).map(|status| status.to_string()),
         reply,
-        bounce_class: record.class,
+        bounce_class: record.bounce_class,
         attempts,
         delayed: record.delayed,
     };
@@ -172,7 +172,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         None => shorten(&attempt.transcript, Attempt::TRANSCRIPT_OCTETS_MAX),
     };
     let sql = "INSERT INTO attempt (id, message_id, delivery_id, started_us, duration_ms, host, address, tls,
-                                    code, enhanced, text, transcript, outcome, reason, class, transcript_of,
+                                    code, enhanced, text, transcript, outcome, reason, bounce_class, transcript_of,
                                     tls_policy)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
     tx.prepare_cached(sql)?.execute(params![
@@ -190,7 +190,7 @@ fn insert_attempt<'a>(tx: &Tx<'_>, attempt: &'a Attempt, carrier: &mut Option<Ca
         transcript,
         attempt.outcome,
         attempt.reason,
-        attempt.class,
+        attempt.bounce_class,
         transcript_of,
         attempt.tls_policy.as_deref().map(|policy| shorten(policy, REPLY_OCTETS_MAX)),
     ])?;

@@ -1,47 +1,43 @@
 //! The composition root: opens the store, loads the certificate, binds the listeners, starts every task and owns the
 //! order in which they stop. Nothing else in the crate starts a task that outlives its caller.
 
+mod certificate_watch;
+mod listeners;
+mod sandbox_domain;
+mod task_group;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+
+use self::listeners::Listeners;
+use self::task_group::TaskGroup;
 
 use crate::api::{self, Api};
 use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
-use crate::mail::{DomainName, Timestamp};
 use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
-use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
-use crate::server::{self, Security, Server};
-use crate::store::{
-    Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
-};
+use crate::server::{self, Server};
+use crate::store::{Access, OpenError, RetentionPolicy, Store, StoreOptions};
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
+use crate::verification;
 use crate::webhook::{self, WebhookDispatcher};
-use crate::{dkim, verification};
 
-/// Between two looks at whether the certificate's files have changed.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
-/// Of a stop's deadline, at most half, what is kept for writing the outcomes that were heard and closing the store.
+/// The part of the shutdown deadline, at most half of it, that is reserved for recording results and closing the store.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
-/// Of this, what writing the outcomes may take.
+/// How much of it recording results may take.
 const RECORDING_TIME: Duration = Duration::from_secs(2);
-/// The label of the platform's domain for test senders, below the host name.
-const SANDBOX_LABEL: &str = "sandbox";
 
-/// Why the server did not start. Each names the option, the file or the address, and what to do.
+/// Why the server did not start. Each error names the option, the file or the address, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store cannot be opened.
@@ -53,11 +49,11 @@ pub enum StartError {
     /// A listener cannot be bound.
     #[error("{option}: cannot listen on {address}: {source}{hint}")]
     Listen {
-        /// The option that names it.
+        /// The option with the address.
         option: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
         /// What to do.
         hint: &'static str,
@@ -71,75 +67,40 @@ pub enum StartError {
     /// The certificate authorities for webhooks cannot be used.
     #[error("webhooks.ca_file {0}")]
     Webhooks(TlsError),
-    /// Reports on TLS cannot be sent.
+    /// TLS reports cannot be sent.
     #[error("tls_report.mail: {0}")]
     TlsReport(#[from] TlsReportError),
-    /// The sandbox domain cannot be made.
+    /// The sandbox domain cannot be created.
     #[error("cannot prepare the sandbox domain: {0}")]
     Sandbox(String),
 }
 
-/// Something took longer to end than the deadline.
+/// A group of tasks did not end within the deadline.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} did not end within the deadline of {1:?}")]
 pub struct StopError(&'static str, Duration);
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
-    /// Where STARTTLS submission listens.
+    /// The listeners of submission with STARTTLS.
     pub submission_addresses: Vec<SocketAddr>,
-    /// Where implicit TLS submission listens.
+    /// The listeners of submission with implicit TLS.
     pub submissions_addresses: Vec<SocketAddr>,
-    /// Where the API listens.
+    /// The listeners of the API.
     pub api_addresses: Vec<SocketAddr>,
-    /// Where metrics are told.
+    /// The listeners of metrics.
     pub metrics_addresses: Vec<SocketAddr>,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
-    intake: Stage,
-    delivery: Stage,
+    acceptance: TaskGroup,
+    delivery: TaskGroup,
     recording: Recording,
     deadline: Duration,
 }
 
-/// Tasks that stop together.
-struct Stage {
-    name: &'static str,
-    tasks: JoinSet<&'static str>,
-    stop: CancellationToken,
-}
-
-impl Stage {
-    fn new(name: &'static str) -> Self {
-        Self { name, tasks: JoinSet::new(), stop: CancellationToken::new() }
-    }
-
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            task.await;
-            name
-        });
-    }
-
-    /// Tells the tasks to stop and waits until all have ended.
-    async fn end(&mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-    }
-
-    /// The same until a time, when those that are left are dropped; the error is the stage's name.
-    async fn end_by(&mut self, end: Instant) -> Result<(), &'static str> {
-        if tokio::time::timeout_at(end, self.end()).await.is_err() {
-            self.tasks.abort_all();
-            return Err(self.name);
-        }
-        Ok(())
-    }
-}
-
 impl StoreOptions {
-    /// The options that a configuration gives.
+    /// The options of a configuration.
     pub fn new(config: &Config, access: Access) -> Self {
         Self {
             data_dir: config.data_dir.clone(),
@@ -153,42 +114,7 @@ impl StoreOptions {
     }
 }
 
-/// Where connections are taken.
-struct Listeners {
-    submission: Vec<TcpListener>,
-    submissions: Vec<TcpListener>,
-    control: Vec<TcpListener>,
-    metrics: Vec<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, StartError> {
-        Ok(Self {
-            submission: listen("smtp.submission", &config.smtp.submission).await?,
-            submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
-            control: listen("api.listen", &config.api.listen).await?,
-            metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
-        })
-    }
-
-    fn serve(self, stage: &mut Stage, server: &Arc<Server>, control: &Arc<Api>, metrics: &Arc<Metrics>) {
-        for (listeners, security) in
-            [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
-        {
-            for listener in listeners {
-                stage.spawn("SMTP listener", server.clone().serve(listener, security, stage.stop.clone()));
-            }
-        }
-        for listener in self.control {
-            stage.spawn("API listener", control.clone().serve(listener, stage.stop.clone()));
-        }
-        for listener in self.metrics {
-            stage.spawn("metrics listener", metrics.clone().serve(listener, stage.stop.clone()));
-        }
-    }
-}
-
-/// What the parts of a server are built of.
+/// What the server's components are built from.
 struct Core<'a> {
     config: &'a Config,
     store: Arc<Store>,
@@ -203,9 +129,9 @@ struct Core<'a> {
 impl<'a> Core<'a> {
     async fn open(config: &'a Config) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
-        let certificate = Arc::new(load_certificate(config)?);
+        let certificate = Arc::new(certificate_watch::load(config)?);
         let resolver = Resolver::new(&config.relay.name_servers)?;
-        ensure_sandbox(&store, &config.hostname).await?;
+        sandbox_domain::ensure(&store, &config.hostname).await?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
             message_lifetime: config.relay.message_lifetime,
@@ -302,8 +228,8 @@ impl<'a> Core<'a> {
         Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
     }
 
-    /// Starts what looks after the store, the domains and the certificate.
-    fn spawn_maintenance(self, stage: &mut Stage) {
+    /// Starts the tasks that maintain the store, the domains and the certificate.
+    fn spawn_maintenance(self, stage: &mut TaskGroup) {
         let retention = &self.config.retention;
         let retention = RetentionPolicy {
             body_days: retention.body_days,
@@ -316,12 +242,12 @@ impl<'a> Core<'a> {
         stage.spawn("janitor", retention::run(store.clone(), retention, stop.clone()));
         let recheck = verification::recheck_loop(store, self.resolver, self.checks, stop.clone());
         stage.spawn("domain check", recheck);
-        stage.spawn("certificate watch", watch_certificate(self.certificate, stop));
+        stage.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
     }
 }
 
 impl Running {
-    /// Starts everything. Answers once all listeners accept.
+    /// Starts everything. Returns once all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let core = Core::open(config).await?;
         let listeners = Listeners::bind(config).await?;
@@ -330,19 +256,19 @@ impl Running {
         let metrics = core.build_metrics(&server, &control);
         let (teller, reporter) = (core.build_teller()?, core.build_reporter()?);
         let mut running = Self {
-            submission_addresses: addresses(&listeners.submission),
-            submissions_addresses: addresses(&listeners.submissions),
-            api_addresses: addresses(&listeners.control),
-            metrics_addresses: addresses(&listeners.metrics),
+            submission_addresses: listeners::addresses(&listeners.submission),
+            submissions_addresses: listeners::addresses(&listeners.submissions),
+            api_addresses: listeners::addresses(&listeners.control),
+            metrics_addresses: listeners::addresses(&listeners.metrics),
             store: core.store.clone(),
             queue: core.queue.clone(),
             certificate: core.certificate.clone(),
-            intake: Stage::new("what accepts mail"),
-            delivery: Stage::new("what delivers mail"),
+            acceptance: TaskGroup::new("acceptance of mail"),
+            delivery: TaskGroup::new("delivery of mail"),
             recording: relay.recording(),
             deadline: config.shutdown_deadline,
         };
-        let stage = &mut running.intake;
+        let stage = &mut running.acceptance;
         listeners.serve(stage, &server, &control, &metrics);
         stage.spawn("count of requests", control.clone().count_requests(stage.stop.clone()));
         core.spawn_maintenance(stage);
@@ -362,12 +288,12 @@ impl Running {
         Ok(running)
     }
 
-    /// The store behind the server, for what runs in the same process.
+    /// The store of the server, for code in the same process.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    /// What waits for delivery, for what runs in the same process.
+    /// The queue manager, for code in the same process.
     pub fn queue(&self) -> &Arc<QueueManager> {
         &self.queue
     }
@@ -377,11 +303,11 @@ impl Running {
         self.certificate.reload()
     }
 
-    /// Completes when a task ends that should not: what to say of it.
+    /// Completes when a task ends that should run until the stop. Returns a message about it.
     pub async fn wait_for_failure(&mut self) -> String {
         let ended = tokio::select! {
-            Some(ended) = self.intake.tasks.join_next() => ended,
-            Some(ended) = self.delivery.tasks.join_next() => ended,
+            Some(ended) = self.acceptance.next_ended() => ended,
+            Some(ended) = self.delivery.next_ended() => ended,
         };
         match ended {
             Ok(name) => format!("the {name} ended unexpectedly"),
@@ -389,140 +315,18 @@ impl Running {
         }
     }
 
-    /// Stops accepting, lets what is being received and what is being delivered finish, then closes the store.
-    /// What has not ended shortly before the deadline is dropped, which is as safe as a crash; what was heard by then is
-    /// written.
+    /// Stops accepting, lets messages in transfer finish in both directions, then closes the store. Tasks that still run
+    /// shortly before the deadline are dropped, which is as safe as a crash; the results that they have are recorded.
+    /// Acceptance and delivery stop at the same time: a client that hangs must not cost deliveries the time to get their
+    /// results. Mail that is accepted meanwhile waits in the spool.
     pub async fn stop(mut self) -> Result<(), StopError> {
         let end = Instant::now() + self.deadline - CLOSING_TIME.min(self.deadline / 2);
-        let ended = end_both(&mut self.intake, &mut self.delivery, end).await;
-        // An outcome that is lost is a message delivered twice.
+        let ended = task_group::end_both(&mut self.acceptance, &mut self.delivery, end).await;
+        // A result that is lost is a message delivered twice.
         if tokio::time::timeout(RECORDING_TIME, self.recording.end()).await.is_err() {
-            tracing::error!("not every outcome could be written in time");
+            tracing::error!("not all results were recorded before the deadline");
         }
         self.store.close().await;
         ended.map_err(|name| StopError(name, self.deadline))
-    }
-}
-
-/// At the same time: a client that hangs must not cost deliveries the time to hear what became of them. What is still
-/// accepted meanwhile waits in the spool. The error names what was late.
-async fn end_both(intake: &mut Stage, delivery: &mut Stage, end: Instant) -> Result<(), &'static str> {
-    let (intake, delivery) = tokio::join!(intake.end_by(end), delivery.end_by(end));
-    intake.and(delivery)
-}
-
-fn load_certificate(config: &Config) -> Result<Certificate, TlsError> {
-    match (&config.tls.certificate, &config.tls.private_key) {
-        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
-        _ => {
-            tracing::warn!("no tls.certificate: using a self-signed one, which mail clients refuse");
-            Certificate::load_or_generate(&config.data_dir, &config.hostname)
-        }
-    }
-}
-
-async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
-    for &address in wanted {
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
-            option,
-            address,
-            hint: hint_for(&source),
-            source,
-        })?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
-fn hint_for(error: &std::io::Error) -> &'static str {
-    if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
-        return "; this machine has no IPv6: write 0.0.0.0 instead of [::]";
-    }
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
-        std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives"
-        }
-        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
-        _ => "",
-    }
-}
-
-fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-}
-
-/// Makes the domain that test keys may send from without any DNS of their own.
-async fn ensure_sandbox(store: &Store, hostname: &DomainName) -> Result<(), StartError> {
-    let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
-    let name = DomainName::parse(&format!("{SANDBOX_LABEL}.{hostname}")).map_err(|error| fail(&error))?;
-    let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
-    if known.map_err(|error| fail(&error))?.is_some() {
-        return Ok(());
-    }
-    let pair = tokio::task::spawn_blocking(|| dkim::generate(DkimAlgorithm::Rsa))
-        .await
-        .map_err(|error| fail(&error))?
-        .map_err(|error| fail(&error))?;
-    let new = NewDomain {
-        tenant_id: None,
-        name,
-        verification: Verification::Manual,
-        subdomains: false,
-        ownership_token: String::new(),
-        dkim_keys: vec![NewDkimKey {
-            selector: "sandbox".into(),
-            algorithm: pair.algorithm,
-            state: DkimKeyState::Active,
-            public_key: pair.public_key,
-            private_key: pair.private_key,
-        }],
-    };
-    store.ensure_sandbox_domain(new, Timestamp::now()).await.map_err(|error| fail(&error))?;
-    Ok(())
-}
-
-/// Takes a renewed certificate into use without a signal.
-async fn watch_certificate(certificate: Arc<Certificate>, stop: CancellationToken) {
-    let mut seen = certificate.fingerprint();
-    let mut looks = tokio::time::interval(CERTIFICATE_INTERVAL);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = looks.tick() => {}
-        }
-        let found = certificate.fingerprint();
-        if found == seen {
-            continue;
-        }
-        seen = found;
-        let path: PathBuf = certificate.path().to_owned();
-        match certificate.reload() {
-            Ok(()) => tracing::info!(path = %path.display(), "certificate renewed"),
-            Err(error) => tracing::error!(%error, "keeping the old certificate"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    #[tokio::test]
-    async fn a_stage_that_hangs_leaves_the_other_its_time_to_finish() {
-        let (mut hung, mut busy) = (Stage::new("hung"), Stage::new("busy"));
-        hung.spawn("client", std::future::pending());
-        let finished = Arc::new(AtomicBool::new(false));
-        let (stop, is_finished) = (busy.stop.clone(), finished.clone());
-        busy.spawn("delivery", async move {
-            stop.cancelled().await;
-            tokio::task::yield_now().await;
-            is_finished.store(true, Ordering::Relaxed);
-        });
-        let end = Instant::now() + Duration::from_secs(1);
-        assert_eq!(end_both(&mut hung, &mut busy, end).await, Err("hung"));
-        assert!(finished.load(Ordering::Relaxed));
     }
 }

@@ -1,0 +1,44 @@
+//! The certificate of the server: loaded at the start, and again whenever its files change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::tls::{Certificate, TlsError};
+
+/// How often the certificate's files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Loads the configured certificate, or the self-signed one in the data directory.
+pub fn load(config: &Config) -> Result<Certificate, TlsError> {
+    match (&config.tls.certificate, &config.tls.private_key) {
+        (Some(certificate), Some(private_key)) => Certificate::load(certificate, private_key),
+        _ => {
+            tracing::warn!("no tls.certificate: using a self-signed one, which mail clients refuse");
+            Certificate::load_or_generate(&config.data_dir, &config.hostname)
+        }
+    }
+}
+
+/// Reloads the certificate when its files have changed, until `stop`.
+pub async fn run(certificate: Arc<Certificate>, stop: CancellationToken) {
+    let mut seen = certificate.fingerprint();
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = checks.tick() => {}
+        }
+        let found = certificate.fingerprint();
+        if found == seen {
+            continue;
+        }
+        seen = found;
+        match certificate.reload() {
+            Ok(()) => tracing::info!(path = %certificate.path().display(), "certificate renewed"),
+            Err(error) => tracing::error!(%error, "keeping the old certificate"),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The TCP listeners of the configuration.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::StartError;
+use super::task_group::TaskGroup;
+use crate::api::Api;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::server::{Security, Server};
+
+/// All bound listeners.
+pub struct Listeners {
+    /// Submission with STARTTLS.
+    pub submission: Vec<TcpListener>,
+    /// Submission with implicit TLS.
+    pub submissions: Vec<TcpListener>,
+    /// The API.
+    pub control: Vec<TcpListener>,
+    /// Metrics.
+    pub metrics: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds the listeners that the configuration names.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            submission: listen("smtp.submission", &config.smtp.submission).await?,
+            submissions: listen("smtp.submissions", &config.smtp.submissions).await?,
+            control: listen("api.listen", &config.api.listen).await?,
+            metrics: listen("api.metrics_listen", &config.api.metrics_listen).await?,
+        })
+    }
+
+    /// Starts a task for each listener.
+    pub fn serve(
+        self,
+        tasks: &mut TaskGroup,
+        server: &Arc<Server>,
+        control: &Arc<Api>,
+        metrics: &Arc<Metrics>,
+    ) {
+        for (listeners, security) in
+            [(self.submission, Security::Starttls), (self.submissions, Security::Implicit)]
+        {
+            for listener in listeners {
+                tasks.spawn("SMTP listener", server.clone().serve(listener, security, tasks.stop.clone()));
+            }
+        }
+        for listener in self.control {
+            tasks.spawn("API listener", control.clone().serve(listener, tasks.stop.clone()));
+        }
+        for listener in self.metrics {
+            tasks.spawn("metrics listener", metrics.clone().serve(listener, tasks.stop.clone()));
+        }
+    }
+}
+
+async fn listen(option: &'static str, wanted: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for &address in wanted {
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+            option,
+            address,
+            hint: hint_for(&source),
+            source,
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn hint_for(error: &std::io::Error) -> &'static str {
+    if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
+        return "; this machine has no IPv6: write 0.0.0.0 instead of [::]";
+    }
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; stop the program that has the port, or choose another one",
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+/// The addresses of listeners, with the ports that the system chose.
+pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}

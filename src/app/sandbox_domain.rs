@@ -1,0 +1,40 @@
+//! The sandbox domain: test keys may send from it without DNS records of their own.
+
+use super::StartError;
+use crate::dkim;
+use crate::mail::{DomainName, Timestamp};
+use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
+use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
+
+/// Its label, below the host name.
+const LABEL: &str = "sandbox";
+
+/// Creates the domain if it does not exist.
+pub async fn ensure(store: &Store, hostname: &DomainName) -> Result<(), StartError> {
+    let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
+    let name = DomainName::parse(&format!("{LABEL}.{hostname}")).map_err(|error| fail(&error))?;
+    let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
+    if known.map_err(|error| fail(&error))?.is_some() {
+        return Ok(());
+    }
+    let pair = tokio::task::spawn_blocking(|| dkim::generate(DkimAlgorithm::Rsa))
+        .await
+        .map_err(|error| fail(&error))?
+        .map_err(|error| fail(&error))?;
+    let new = NewDomain {
+        tenant_id: None,
+        name,
+        verification: Verification::Manual,
+        subdomains: false,
+        ownership_token: String::new(),
+        dkim_keys: vec![NewDkimKey {
+            selector: "sandbox".into(),
+            algorithm: pair.algorithm,
+            state: DkimKeyState::Active,
+            public_key: pair.public_key,
+            private_key: pair.private_key,
+        }],
+    };
+    store.ensure_sandbox_domain(new, Timestamp::now()).await.map_err(|error| fail(&error))?;
+    Ok(())
+}

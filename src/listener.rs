@@ -1,0 +1,46 @@
+//! The accept loop of every listener. Imports nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Delay after an error of accept that would repeat immediately, such as too many open files.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Hands every connection to `serve`, which must not wait, until `stop`; then closes the listener. The caller limits
+/// connections, because only it knows how to refuse one.
+pub async fn accept_until(
+    stop: &CancellationToken,
+    listener: TcpListener,
+    mut serve: impl FnMut(TcpStream, SocketAddr),
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Replies are small and written whole: waiting for more to send would only delay them.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+                }
+                serve(stream, peer);
+            }
+            // The client closed the connection before it was accepted; others are not affected.
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                tracing::error!(address = ?listener.local_addr().ok(), %error, "cannot accept connections");
+                stop.run_until_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}

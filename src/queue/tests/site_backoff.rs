@@ -1,0 +1,83 @@
+//! Sites that rest, in a queue manager that runs.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::mail::DomainName;
+use crate::model::Weight;
+use crate::policy::site_feedback::SiteFeedback;
+use crate::queue::{Claim, DeliveryAgents, MxRoute, RouteDecision, RouteId, Routed, Slot, SourcePoolId};
+
+/// Agents that leave all work to the test.
+struct Agents(UnboundedSender<(Slot, Claim)>);
+
+impl DeliveryAgents for Agents {
+    async fn route(&self, _: &Batch) -> Result<Option<Routed>> {
+        let decision = RouteDecision::Mx(MxRoute { route: RouteId(0), sources: Some(SourcePoolId(0)) });
+        Ok(Some(Routed { decision, weight: Weight::default() }))
+    }
+
+    fn known_route(&self, _: TenantId, _: &Host) -> Option<RouteDecision> {
+        None
+    }
+
+    async fn mail_hosts(&self, _: &DomainName) -> Option<Vec<String>> {
+        None
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task);
+    }
+
+    fn deliver(&self, slot: Slot, claim: Claim) {
+        self.0.send((slot, claim)).unwrap();
+    }
+
+    fn end_idle_connections(&self) {}
+}
+
+async fn enqueue_now(bed: &Bed, tenant: TenantId) {
+    let mut new = new_message(tenant, &["x@[192.0.2.7]"], "body");
+    new.message.created_at = Timestamp::now();
+    bed.store.enqueue(new).await.unwrap();
+}
+
+async fn next(given: &mut UnboundedReceiver<(Slot, Claim)>) -> (Slot, Claim) {
+    timeout(Duration::from_secs(20), given.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let (sender, mut given) = unbounded_channel();
+    let stop = CancellationToken::new();
+    let (queue, agents, until_stop) = (Arc::clone(&bed.queue), Arc::new(Agents(sender)), stop.clone());
+    let running = tokio::spawn(async move { queue.run(&agents, &until_stop).await });
+    enqueue_now(&bed, tenant).await;
+    let (slot, claim) = next(&mut given).await;
+    let queue_key = slot.queue_key.clone();
+    claim.settle();
+    drop(slot);
+    let close = |at| {
+        let closed = SiteFeedback::Closed { reason: "421 4.7.0 too much".into() };
+        bed.queue.dispatcher().apply_feedback(&queue_key, &closed, at, at).backoff.unwrap().until
+    };
+    // As if it had been closed so long ago that the rest is nearly over.
+    let until = close(Instant::now() - Duration::from_secs(29));
+    assert!(until > Instant::now());
+    enqueue_now(&bed, tenant).await;
+    let (slot, claim) = next(&mut given).await;
+    assert!(Instant::now() >= until, "it was spared a try until then");
+    claim.settle();
+    bed.queue.apply_feedback(&queue_key, &SiteFeedback::Served { host: "192.0.2.7".into() }, Instant::now());
+    drop(slot);
+    let now = Instant::now();
+    assert_eq!(close(now) - now, Duration::from_secs(30), "no longer than the first one");
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}

@@ -1,0 +1,109 @@
+//! What follows when a smart host refuses or accepts our login, over a real store; no host is asked.
+
+use std::sync::Arc;
+
+use super::result_record::UnattemptedBatch;
+use super::{Relay, RelayContext};
+use crate::config;
+use crate::dns::Resolver;
+use crate::mail::{DomainName, Host, SignedDuration, Timestamp};
+use crate::model::{DkimPolicy, TenantId, TlsMode};
+use crate::queue::{ClaimLimits, NextHop, QueueManager, RouteDecision};
+use crate::store::contract::{SqliteHarness, TestBed, ids, later};
+use crate::store::{
+    AttemptRecord, Batch, Directory, NewSmartHost, NewTenant, RecordBatch, SmartHost, Spool, TenantPatch,
+};
+
+type Bed = TestBed<SqliteHarness>;
+
+/// A tenant with an account at a smart host.
+async fn tenant_with_smart_host(bed: &Bed) -> TenantId {
+    let tenant = bed.tenant("a").await.id;
+    let smart_host = SmartHost {
+        host: "192.0.2.1".to_owned(),
+        port: 587,
+        user: Some("acme".into()),
+        tls: TlsMode::None,
+        destinations: Vec::new(),
+        dkim: DkimPolicy::All,
+        password_revision: 0,
+    };
+    let own = Some(Some(NewSmartHost { smart_host, password: Some("x".to_owned().into()) }));
+    set_smart_host(bed, tenant, own).await;
+    tenant
+}
+
+async fn set_smart_host(bed: &Bed, tenant: TenantId, smart_host: Option<Option<NewSmartHost>>) {
+    let patch = TenantPatch { smart_host, ..TenantPatch::default() };
+    bed.store.update_tenant(tenant, patch, later(0)).await.unwrap();
+}
+
+fn relay(bed: &Bed) -> RelayContext {
+    let config = config::Relay::default();
+    let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config));
+    let resolver = Resolver::new(&config.name_servers).unwrap();
+    let hostname = DomainName::parse("relay.example").unwrap();
+    Relay::new(&config, &hostname, queue, resolver).unwrap().core
+}
+
+async fn claim(core: &RelayContext, at: Timestamp) -> Vec<Batch> {
+    let limits = ClaimLimits { deliveries_max: 9, per_tenant_max: 9, admits: Arc::new(|_: &Host| true) };
+    core.queue.claim_due(at, &limits).await.unwrap().batches
+}
+
+async fn next_hop_of(core: &RelayContext, batch: &Batch) -> NextHop {
+    match core.router.route_batch(batch).await.unwrap().map(|routed| routed.decision) {
+        Some(RouteDecision::Known(lane)) => lane.next_hop,
+        other => panic!("not over its smart host: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_is_due() {
+    let bed = Bed::new().await;
+    let tenant = tenant_with_smart_host(&bed).await;
+    bed.enqueue(tenant, &["a@x.example"]).await;
+    bed.enqueue(tenant, &["b@y.example"]).await;
+    let core = relay(&bed);
+    let refused_at = later(0);
+    let batches = claim(&core, refused_at).await;
+    let (first, next_hop) = (&batches[0], next_hop_of(&core, &batches[0]).await);
+    let backoff = core.login_refused(&next_hop, first, "535 5.7.8 no", refused_at).await.unwrap();
+    let next_attempt_at = Some(backoff.until + SignedDuration::from_hours(1));
+    for batch in &batches {
+        let untried = UnattemptedBatch { batch, now: refused_at };
+        let record = untried.record_backoff(&batch.deliveries[0], "on hold", backoff.until);
+        let records = vec![AttemptRecord { next_attempt_at, ..record }];
+        bed.store.record(RecordBatch { records, report: None }).await.unwrap();
+    }
+
+    let early = backoff.until - SignedDuration::from_secs(1);
+    assert!(core.smart_host_backoff(&next_hop, first, early).await.is_some());
+    assert!(core.smart_host_backoff(&next_hop, first, backoff.until).await.is_none(), "one attempt");
+    assert!(core.smart_host_backoff(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
+    assert!(claim(&core, backoff.until).await.is_empty());
+    core.login_accepted(&next_hop, first, backoff.until).await;
+    assert!(core.smart_host_backoff(&next_hop, &batches[1], backoff.until).await.is_none());
+    assert!(core.queue.wait_reasons().records(backoff.until).is_empty());
+    assert_eq!(ids(&claim(&core, backoff.until).await), ids(&batches));
+}
+
+#[tokio::test]
+async fn a_back_off_does_not_end_because_something_else_changes() {
+    let bed = Bed::new().await;
+    let tenant = tenant_with_smart_host(&bed).await;
+    bed.enqueue(tenant, &["a@x.example"]).await;
+    let core = relay(&bed);
+    let now = later(0);
+    let batch = claim(&core, now).await.remove(0);
+    let next_hop = next_hop_of(&core, &batch).await;
+    core.login_refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
+    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_some());
+    // The cached answers of the directory are outdated.
+    bed.store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
+    assert_eq!(core.router.cached_account(tenant), None);
+    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_some());
+    set_smart_host(&bed, tenant, Some(None)).await;
+    core.router.route_batch(&batch).await.unwrap();
+    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_none(), "it has none any more");
+}
