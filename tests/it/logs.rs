@@ -1,4 +1,4 @@
-//! The log of the real binary: one line for each accepted message and each attempt, and no secrets.
+//! The log of the real binary: one line for each accepted message and each attempt, and never a secret.
 
 use base64::Engine;
 use serde_json::Value;

@@ -22,7 +22,7 @@ fn value(text: &str, series: &str) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn mail_is_counted_without_naming_tenants_or_addresses() {
+async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);

@@ -103,7 +103,7 @@ async fn the_hosts_of_a_route_are_tried_in_order_each_at_its_port() {
 }
 
 #[tokio::test]
-async fn mail_of_a_tenant_leaves_from_its_pool_with_the_names_of_its_sources() {
+async fn a_tenant_leaves_from_its_pool_under_the_names_of_its_sources_and_others_from_theirs() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     for domain in ["b.test", "routed.test"] {
@@ -190,7 +190,7 @@ async fn tenants_with_different_pools_never_share_a_connection() {
 }
 
 #[tokio::test]
-async fn mail_of_a_tenant_whose_pool_was_removed_waits_with_a_reason() {
+async fn mail_of_a_tenant_whose_pool_is_gone_waits_and_says_so() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);
@@ -267,7 +267,7 @@ async fn an_unresponsive_address_delays_the_message_only_briefly() {
 }
 
 #[tokio::test]
-async fn a_source_address_that_this_machine_lacks_is_reported_and_does_not_affect_the_site() {
+async fn a_source_address_that_this_machine_lacks_is_told_and_held_against_no_site() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);

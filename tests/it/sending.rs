@@ -271,7 +271,7 @@ async fn a_message_may_have_its_own_lifetime() {
 }
 
 #[tokio::test]
-async fn a_message_whose_retry_would_be_after_its_lifetime_expires_instead() {
+async fn a_message_that_would_be_tried_again_after_its_time_expires_instead() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);

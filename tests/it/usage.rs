@@ -75,7 +75,7 @@ fn counted(usage: &Value) -> Counts {
 }
 
 #[tokio::test]
-async fn the_usage_of_mixed_traffic_equals_the_journal() {
+async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
     dns.mx("b.test", &[(10, "mx.b.test")]);
