@@ -1,7 +1,7 @@
-//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases.
+//! DNS lookups for mail: MX hosts, addresses, TXT records and aliases, based on hickory.
 //!
-//! Based on hickory. Names are looked up as absolute names, so that the search list of the machine does not apply.
-//! [`SecureResolver`] validates DNSSEC too. Imports `mail`.
+//! Names are looked up as absolute names, so that the search list of the machine does not apply. [`SecureResolver`]
+//! also validates DNSSEC. Imports `mail`.
 
 mod proof;
 mod secure;
@@ -22,11 +22,11 @@ use crate::mail::DomainName;
 
 pub use secure::{SecureResolver, Signed};
 
-/// Maximum of MX hosts used of one domain.
+/// Maximum number of MX hosts used for one domain.
 const MX_HOSTS_MAX: usize = 20;
-/// Maximum of addresses used of one host.
+/// Maximum number of addresses used for one host.
 const ADDRESSES_MAX: usize = 20;
-/// Maximum of other records used.
+/// Maximum number of records used from one answer.
 const RECORDS_MAX: usize = 50;
 /// Timeout of one lookup with its retries and aliases.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,7 +34,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// A DNS resolver. Cheap to clone; clones share a cache.
 #[derive(Clone, Debug)]
 pub struct Resolver {
-    current: TokioResolver,
+    /// Answers the lookups of this clone: with a cache, or `uncached`.
+    active: TokioResolver,
     uncached: TokioResolver,
 }
 
@@ -75,18 +76,18 @@ impl Resolver {
             builder.options_mut().cache_size = cache_entries;
             builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
         };
-        Ok(Self { current: build(16_384)?, uncached: build(0)? })
+        Ok(Self { active: build(16_384)?, uncached: build(0)? })
     }
 
-    /// The same name servers without a cache, for users who wait for a record to appear.
+    /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
-        Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
+        Self { active: self.uncached.clone(), uncached: self.uncached.clone() }
     }
 
     /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
     ///
     /// # Errors
-    /// [`DnsError::NoSuchDomain`] if the domain does not exist, [`DnsError::Temporary`].
+    /// [`DnsError::NoSuchDomain`] if the domain does not exist; [`DnsError::Temporary`] if the lookup failed.
     pub async fn mail_hosts(&self, domain: &DomainName) -> Result<MailHosts, DnsError> {
         let exchanges = self.lookup(domain.as_str(), RecordType::MX, |data| match data {
             RData::MX(mx) => Some(mx.clone()),
@@ -125,7 +126,7 @@ impl Resolver {
     /// The TXT records of a name; the strings of one record are joined (RFC 7208 §3.3).
     ///
     /// # Errors
-    /// As [`DnsError`] says.
+    /// [`DnsError`].
     pub async fn texts(&self, name: &str) -> Result<Vec<String>, DnsError> {
         let records = self.lookup(name, RecordType::TXT, |data| match data {
             RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
@@ -137,7 +138,7 @@ impl Resolver {
     /// The CNAME targets of a name, without final dots.
     ///
     /// # Errors
-    /// As [`DnsError`] says.
+    /// [`DnsError`].
     pub async fn cnames(&self, name: &str) -> Result<Vec<String>, DnsError> {
         let records = self.lookup(name, RecordType::CNAME, |data| match data {
             RData::CNAME(target) => Some(host_text(&target.0)),
@@ -155,7 +156,7 @@ impl Resolver {
         // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
-        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
+        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.active.lookup(name, kind))
             .await
             .map_err(|_| DnsError::Temporary("timeout".into()))?
             .map_err(classify)?;
@@ -300,12 +301,12 @@ mod tests {
     }
 
     #[test]
-    fn the_root_alone_means_no_mail() {
+    fn an_mx_record_with_the_root_as_host_is_a_null_mx() {
         assert_eq!(order_hosts(vec![mx(0, ".")]), MailHosts::NullMx);
     }
 
     #[test]
-    fn an_endless_answer_is_cut() {
+    fn an_answer_with_too_many_records_is_truncated() {
         let many = (0..500).map(|n| mx(n, &format!("h{n}.example."))).collect();
         assert_eq!(hosts(many).len(), MX_HOSTS_MAX);
         let v4 = vec![IpAddr::from([192, 0, 2, 1]); 100];
@@ -347,10 +348,10 @@ mod tests {
     #[tokio::test]
     async fn negative_answers_are_distinguished() {
         let domain = DomainName::parse("example.com").unwrap();
-        let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
-        assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
-        assert_eq!(ask(3).await, Err(DnsError::NoSuchDomain));
-        assert!(matches!(ask(2).await, Err(DnsError::Temporary(_))));
+        let lookup = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
+        assert_eq!(lookup(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
+        assert_eq!(lookup(3).await, Err(DnsError::NoSuchDomain));
+        assert!(matches!(lookup(2).await, Err(DnsError::Temporary(_))));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
-//! Files and directories that survive a power cut whole or not at all: written under another name in the same
-//! directory, synced, renamed, the directory synced. A leaf.
+//! Atomic and durable writes of files and directories: after a power cut, a file is complete or absent. A file is
+//! written under a temporary name in the same directory, synced and renamed; then the directory is synced. Imports
+//! nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -13,32 +14,39 @@ use rustix::io::Errno;
 /// What the name of a file begins with while it is being written. Such a file belongs to nobody once its writer is gone.
 const UNFINISHED_PREFIX: &str = ".new-";
 
-/// Writes a file, in the place of one that may be there. On an error that one is as it was.
+/// Writes a file, and replaces an existing one. If writing or renaming fails, the existing file is unchanged.
 pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
     write(path, mode, &[octets], |unfinished| std::fs::rename(unfinished, path))
 }
 
-/// Writes a file from pieces; [`ErrorKind::AlreadyExists`] if there is one.
+/// Writes a new file from pieces.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if the file exists; any error of the file system.
 pub fn create(path: &Path, mode: u32, pieces: &[&[u8]]) -> Result<()> {
-    write(path, mode, pieces, |unfinished| rename_to_free_name(unfinished, path))
+    write(path, mode, pieces, |unfinished| rename_without_replacing(unfinished, path))
 }
 
-/// Makes a directory and those above it that are missing. One that is there is left as it is.
+/// Creates a directory and its missing parents. An existing directory keeps its mode.
 pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    // An empty path has no parent, so the recursion would not end.
+    if path == Path::new("") {
+        return Err(ErrorKind::InvalidFilename.into());
+    }
     if path.is_dir() {
         return Ok(());
     }
     let parent = parent_of(path);
     create_directory(parent, mode)?;
     match DirBuilder::new().mode(mode).create(path) {
-        // Another process was faster, but need not have synced it yet.
+        // Another process has created it, but may not have synced it yet.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        made => made?,
+        created => created?,
     }
     sync_directory(parent)
 }
 
-/// Makes names that came to a directory, or left it, survive a power cut.
+/// Syncs a directory: names that were added to it or removed from it survive a power cut.
 pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)?.sync_all()
 }
@@ -53,7 +61,7 @@ fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) ->
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
     let written = pieces.iter().try_for_each(|piece| file.write_all(piece)).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| rename(&unfinished)) {
-        // Half a file on a full disk helps nobody.
+        // Frees the space of the incomplete file: the disk may be full.
         let _ = std::fs::remove_file(&unfinished);
         return Err(error);
     }
@@ -67,9 +75,9 @@ fn unfinished_path(path: &Path) -> Result<PathBuf> {
     Ok(path.with_file_name(unfinished))
 }
 
-fn rename_to_free_name(from: &Path, to: &Path) -> Result<()> {
+fn rename_without_replacing(from: &Path, to: &Path) -> Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system can do it, NFS among them.
+        // Some file systems do not support the flag, such as NFS.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             std::fs::hard_link(from, to)?;
             std::fs::remove_file(from)
@@ -78,7 +86,7 @@ fn rename_to_free_name(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// The parent of a bare name is the working directory.
+/// The parent directory; `.` for a path of one component.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -101,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_whole_with_its_mode_and_nothing_beside_it() {
+    fn a_file_is_written_with_its_mode_and_without_temporary_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         create(&path, 0o600, &[b"one ", b"two"]).unwrap();
@@ -116,16 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_take_its_name_leaves_nothing_behind() {
+    fn a_failed_rename_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
-        let taken = dir.path().join("taken");
-        std::fs::create_dir(&taken).unwrap();
-        assert!(replace(&taken, 0o600, b"x").is_err());
-        assert_eq!(names_in(dir.path()), ["taken"]);
+        let directory = dir.path().join("directory");
+        std::fs::create_dir(&directory).unwrap();
+        assert!(replace(&directory, 0o600, b"x").is_err());
+        assert_eq!(names_in(dir.path()), ["directory"]);
     }
 
     #[test]
-    fn directories_are_made_with_those_above_them() {
+    fn an_empty_path_is_no_directory_to_create() {
+        assert_eq!(create_directory(Path::new(""), 0o700).unwrap_err().kind(), ErrorKind::InvalidFilename);
+    }
+
+    #[test]
+    fn directories_are_created_with_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b/c");
         create_directory(&deep, 0o700).unwrap();

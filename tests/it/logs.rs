@@ -16,7 +16,7 @@ fn span<'a>(line: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn accepted_messages_and_attempts_have_a_line_and_secrets_have_none() {
+async fn accepted_messages_and_attempts_are_logged_and_secrets_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "hostname = \"localhost\"\ndata_dir = \"{}\"\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[smtp]\n\

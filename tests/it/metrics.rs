@@ -1,4 +1,4 @@
-//! What an operator's Prometheus is told.
+//! The metrics for Prometheus.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -15,7 +15,7 @@ async fn scrape(server: &TestServer) -> Answer {
     request(server.running().metrics_addresses[0], "GET", "/metrics", None, None).await
 }
 
-/// The value of a series, written as it stands there.
+/// The value of a series, as text.
 fn value(text: &str, series: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
@@ -92,7 +92,7 @@ async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
 }
 
 #[tokio::test]
-async fn metrics_are_off_by_default_and_nothing_else_is_on_their_listener() {
+async fn metrics_are_off_by_default_and_their_listener_serves_nothing_else() {
     let dns = FakeDns::start().await;
     let mut server = TestServer::start(&dns, 25).await;
     assert_eq!(server.running().metrics_addresses, []);

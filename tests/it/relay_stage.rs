@@ -1,4 +1,4 @@
-//! The relay alone, over a store of its own with one tenant; everything goes to one smart host of the platform.
+//! The relay without the server, with its own store and one tenant. The platform's smart host gets all mail.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ impl RelayStage {
         Self { store, queue, tenant, relay, recording, stop, _dir: dir }
     }
 
-    /// One message of the tenant's live mail.
+    /// One live message of the tenant.
     pub async fn send(&self, recipients: &[&str]) -> MessageId {
         self.enqueue(new_message(self.tenant, recipients)).await
     }
@@ -78,12 +78,12 @@ impl RelayStage {
         .await;
     }
 
-    /// Waits until nothing is open.
+    /// Waits until no delivery is open.
     pub async fn expect_empty(&self) {
         until("nothing is open", async || (self.store.count_open().await.unwrap() == 0).then_some(())).await;
     }
 
-    /// Waits until so many deliveries are claimed, and nothing that is due is left to claim.
+    /// Waits until this many deliveries are claimed, and no other delivery is due.
     pub async fn expect_all_claimed(&self, count: u64) {
         until("everything is claimed", async || {
             let left = self.queue.claim_due(Timestamp::now(), &nothing()).await.unwrap().next_due_at;
@@ -111,7 +111,7 @@ impl RelayStage {
         addresses
     }
 
-    /// Stops the relay, which must end in time and leave no claim.
+    /// Stops the relay, which must end in time without claims.
     pub async fn end(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.relay).await.expect("the relay stops").unwrap();
@@ -123,7 +123,7 @@ fn nothing() -> ClaimLimits {
     ClaimLimits { deliveries_max: 0, per_tenant_max: 0, admits: Arc::new(|_: &Host| true) }
 }
 
-/// A message of a tenant's live mail with a line that needs dot-stuffing.
+/// A live message of a tenant with a line that needs dot stuffing.
 pub fn new_message(tenant_id: TenantId, recipients: &[&str]) -> NewMessage {
     let now = Timestamp::now();
     let content =

@@ -1,4 +1,4 @@
-//! The submission server alone, on loopback ports, over a store of its own with one tenant that may send.
+//! The submission server without the relay, on loopback ports, with its own store and one tenant that may send.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl SubmissionStage {
         }
     }
 
-    /// What dialogues speak of.
+    /// The variables of the dialogues.
     pub fn variables(&self) -> Variables<'static> {
         let plain = |password: &str| BASE64_STANDARD.encode(format!("\0{}\0{password}", self.user));
         [

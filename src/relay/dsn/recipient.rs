@@ -60,7 +60,7 @@ impl DsnRecipient {
         record: &AttemptRecord,
         server_sends_dsn: bool,
     ) -> Option<Self> {
-        let wants = delivery.parameters.wants();
+        let wants = delivery.parameters.notify_or_default();
         let action = match record.state {
             DeliveryState::Bounced if wants.failure => DsnAction::Failed { expired: false },
             DeliveryState::Expired if wants.failure => DsnAction::Failed { expired: true },

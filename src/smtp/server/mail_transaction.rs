@@ -1,4 +1,4 @@
-//! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the protocol itself decides.
+//! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the session decides itself.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::smtp::command::MailArguments;
 use crate::smtp::data::{ContentError, DataLimits, Decoder};
 use crate::smtp::parameters::MailOptions;
 
-/// Upper bound for the buffer reserved before any content arrives, whatever SIZE declares.
+/// Maximum of the buffer that is reserved before any content arrives, whatever SIZE declares.
 const OCTETS_EXPECTED_MAX: u64 = 1024 * 1024;
 /// The buffer reserved when SIZE is absent.
 const OCTETS_EXPECTED: u64 = 16 * 1024;
@@ -62,14 +62,14 @@ impl MailTransaction {
         self.content.as_ref().map_or(0, Decoder::memory_octets)
     }
 
-    /// The buffer to reserve. SIZE is a hint of the client and is bounded.
+    /// The size of the buffer to reserve. A client may declare any SIZE, so it is limited.
     pub fn octets_expected(&self, limits: &DataLimits) -> usize {
         let hint = self.options.octets.map_or(OCTETS_EXPECTED, |octets| octets.min(OCTETS_EXPECTED_MAX));
         usize::try_from(hint.min(limits.message_octets_max)).unwrap_or(0)
     }
 }
 
-/// The address in RCPT does not parse.
+/// The address in RCPT is not valid.
 pub fn invalid_recipient(error: AddressError) -> Refusal {
     Refusal::new(
         RefusalCode::RecipientInvalid,
@@ -78,7 +78,7 @@ pub fn invalid_recipient(error: AddressError) -> Refusal {
     )
 }
 
-/// RFC 5321 §4.5.3.1.10.
+/// The message has more recipients than the server supports (RFC 5321 §4.5.3.1.10).
 pub fn too_many_recipients(recipients_max: usize) -> Refusal {
     Refusal::new(
         RefusalCode::TooManyRecipients,
@@ -87,7 +87,7 @@ pub fn too_many_recipients(recipients_max: usize) -> Refusal {
     )
 }
 
-/// RFC 1870 §6.1 at MAIL, §6.3 at the end of the data.
+/// The message is too large: as declared with MAIL (RFC 1870 §6.1) or as received (§6.3).
 pub fn too_large(octets_max: u64) -> Refusal {
     Refusal::new(
         RefusalCode::MessageTooLarge,

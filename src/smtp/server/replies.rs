@@ -1,5 +1,5 @@
-//! Every reply that the SMTP server writes itself, named by meaning and code. RFC 5321 §4.2.3 defines the codes, RFC
-//! 3463 and RFC 5248 the enhanced ones. Replies to refusals by policy are in `server/refusal_replies.rs`.
+//! The replies that the SMTP session writes itself, named by meaning and code. RFC 5321 §4.2.3 defines the codes, RFC
+//! 3463 and RFC 5248 the enhanced ones. `server/refusal_replies.rs` writes the replies to refusals by policy.
 
 use crate::mail::{DomainName, EnhancedStatus, Timestamp};
 use crate::model::MessageId;
@@ -55,7 +55,7 @@ replies! {
     too_slow_421 = 421 4 . 4 . 2 "Message data arrives too slowly, closing";
     /// The client speaks HTTP, or TLS on a port with STARTTLS.
     not_smtp_421 = 421 4 . 7 . 0 "This is an SMTP server, closing";
-    /// Internal error: a reply is missing.
+    /// Internal error: the session received no verdict that fits its question.
     local_error_451 = 451 4 . 3 . 0 "Local error, try again later";
     /// The credential store is unavailable (RFC 4954 §4).
     authentication_unavailable_454 = 454 4 . 7 . 0 "Temporary authentication failure, try again later";
