@@ -24,7 +24,8 @@ use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
 use crate::server::{self, Security, Server};
 use crate::store::{
-    Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
+    Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, SqliteOptions, Store, StoreError,
+    StoreOptions,
 };
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
@@ -141,15 +142,15 @@ impl Stage {
 impl StoreOptions {
     /// The options that a configuration gives.
     pub fn new(config: &Config, access: Access) -> Self {
-        Self {
+        Self::Sqlite(SqliteOptions {
             data_dir: config.data_dir.clone(),
             master_key_file: config.master_key_file.clone(),
-            readers: config.store.read_connections,
+            read_connections: config.store.read_connections,
             inline_body_bytes_max: config.store.inline_body_max.0,
             free_disk_bytes_min: config.store.free_disk_min.0,
             hot_queue_bytes_max: config.relay.hot_queue_bytes_max.0,
             access,
-        }
+        })
     }
 }
 
@@ -202,7 +203,7 @@ struct Core<'a> {
 
 impl<'a> Core<'a> {
     async fn open(config: &'a Config) -> Result<Self, StartError> {
-        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
+        let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
         let certificate = Arc::new(load_certificate(config)?);
         let resolver = Resolver::new(&config.relay.name_servers)?;
         ensure_sandbox(&store, &config.hostname).await?;

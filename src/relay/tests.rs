@@ -21,8 +21,8 @@ use crate::model::{
 };
 use crate::queue::{ClaimLimits, QueueManager};
 use crate::store::{
-    Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool, Store,
-    StoreOptions, SuppressionFilter, Tenant, TenantPatch,
+    Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool,
+    SqliteOptions, Store, SuppressionFilter, Tenant, TenantPatch,
 };
 
 /// A server that answers by script: replies keyed by the start of the command, else success.
@@ -130,7 +130,7 @@ struct Built {
 impl Built {
     async fn for_server(server: SocketAddr, change: impl FnOnce(&mut config::Relay)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(dir.path())).await.unwrap());
         let new = NewTenant::named("acme", "acme");
         let tenant = store.create_tenant(new, Timestamp::now()).await.unwrap();
         let mut settings = config::Relay {

@@ -34,6 +34,7 @@ use crate::model::{
 };
 
 pub(crate) use super::sqlite::tests::SqliteHarness;
+pub(crate) use every_test::engine_tests;
 
 run_on!(sqlite, crate::store::sqlite::tests::SqliteHarness);
 

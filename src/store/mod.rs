@@ -17,6 +17,7 @@ pub(crate) mod contract;
 mod dispatch;
 mod error;
 mod memory;
+mod options;
 mod records;
 mod sqlite;
 mod traits;
@@ -26,8 +27,9 @@ use crate::mail::SignedDuration;
 pub use dispatch::Store;
 pub use error::{Conflict, Result, StoreError};
 pub use memory::{AcceptedMessage, HotQueuePermit, RecordedDelivery, SpoolChange, SpoolFeed};
+pub use options::{Access, OpenError, StoreOptions};
 pub use records::*;
-pub use sqlite::{Access, OpenError, SqliteStore, StoreOptions, check_master_key};
+pub use sqlite::{SqliteOptions, SqliteStore, check_master_key};
 pub use traits::{Directory, Journal, Ledger, Outbox, Policies, Queue, Spool, TlsResults};
 
 /// How long a [`SubmissionKey`] is remembered.

@@ -370,7 +370,8 @@ mod tests {
         let shelf = dir.path().join("bodies/zz");
         std::fs::create_dir_all(&shelf).unwrap();
         let [young, old, other] =
-            [".new-1-msg_1.eml", ".new-2-msg_2.eml", "note"].map(|name| shelf.join(name));
+            [".new-0000000000000001-msg_1.eml", ".new-0000000000000002-msg_2.eml", "note"]
+                .map(|name| shelf.join(name));
         for path in [&young, &old, &other] {
             std::fs::write(path, "half").unwrap();
         }

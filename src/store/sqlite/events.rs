@@ -15,18 +15,14 @@ use crate::store::{Event, EventFilter, EventPage, JournalCursor, JournalEntry, P
 /// Continues behind the last event and the last copy of one for a webhook, and behind what the search has followed, for
 /// that event may have been removed.
 pub(super) fn open_clock(connection: &Connection) -> rusqlite::Result<EventClock> {
-    let mut last = 0;
-    for (table, column, prefix) in [
-        ("event", "id", EventId::PREFIX),
-        ("webhook_delivery", "id", WebhookDeliveryId::PREFIX),
-        ("search_progress", "up_to", EventId::PREFIX),
-    ] {
-        let sql = format!("SELECT max({column}) FROM {table}");
-        let id: Option<String> = connection.query_row(&sql, [], |row| row.get(0))?;
-        let id = id.and_then(|id| Ulid::from_string(id.strip_prefix(prefix)?).ok());
-        last = id.map_or(last, |id| last.max(id.into()));
-    }
-    Ok(EventClock::behind(last))
+    let event: Option<EventId> = connection.query_row("SELECT max(id) FROM event", [], |row| row.get(0))?;
+    let copy: Option<WebhookDeliveryId> =
+        connection.query_row("SELECT max(id) FROM webhook_delivery", [], |row| row.get(0))?;
+    let indexed: Option<JournalCursor> =
+        connection.query_row("SELECT max(cursor) FROM search_progress", [], |row| row.get(0))?;
+    let last = [event.map(Ulid::from).map(u128::from), copy.map(Ulid::from).map(u128::from)];
+    let last = last.into_iter().chain([indexed.map(JournalCursor::bits)]).flatten().max();
+    Ok(EventClock::behind(last.unwrap_or(0)))
 }
 
 /// The position behind every event that was committed, and before those to come.
@@ -148,15 +144,19 @@ pub(super) fn cursor_behind(event: EventId) -> JournalCursor {
     JournalCursor::from_bits(Ulid::from(event).into())
 }
 
+/// The event before a position.
+pub(super) fn last_before(cursor: JournalCursor) -> EventId {
+    EventId::from(Ulid::from(cursor.bits()))
+}
+
 pub(super) fn after(
     connection: &Connection,
     after: JournalCursor,
     limit: usize,
 ) -> Result<Page<JournalEntry>> {
-    let after = EventId::from(Ulid::from(after.bits()));
     let mut statement =
         connection.prepare_cached("SELECT * FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-    let rows = statement.query(params![after, sql_limit(limit.saturating_add(1))])?;
+    let rows = statement.query(params![last_before(after), sql_limit(limit.saturating_add(1))])?;
     read_rows(rows, limit, |row| {
         let event = read_row(row)?;
         Ok(JournalEntry { cursor: cursor_behind(event.id), event })

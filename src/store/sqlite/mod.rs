@@ -44,109 +44,38 @@ use self::spool::FreeSpace;
 use self::unit_of_work::Tx;
 use self::writer::Writer;
 use super::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex, lock};
-use super::{Conflict, JournalCursor, Result, SpoolFeed, StoreError};
+use super::{Access, Conflict, JournalCursor, OpenError, Result, SpoolFeed, StoreError};
 
-/// How a store is opened.
+/// How a data directory is opened.
 #[derive(Debug, Clone)]
-pub struct StoreOptions {
-    /// Made if absent.
+pub struct SqliteOptions {
+    /// Created if absent.
     pub data_dir: PathBuf,
-    /// The file with the key that seals secrets; `master.key` in the data directory, made if absent, by default.
+    /// The file with the key that encrypts secrets. By default `master.key` in the data directory, created if absent.
     pub master_key_file: Option<PathBuf>,
-    /// Connections that read.
-    pub readers: u32,
-    /// Octets above which a body goes to a file of its own.
+    /// Connections for queries.
+    pub read_connections: u32,
+    /// Larger bodies are stored in files of their own.
     pub inline_body_bytes_max: u64,
-    /// Octets that the file system must have free for anything to be accepted.
+    /// With less free space in the file system, no mail is accepted.
     pub free_disk_bytes_min: u64,
-    /// Octets of accepted messages kept in memory for immediate delivery, with 1 KiB for each of their recipients.
+    /// Memory for accepted messages until their immediate delivery, with 1 KiB for each recipient.
     pub hot_queue_bytes_max: u64,
     /// Whether this process serves the spool.
     pub access: Access,
 }
 
-impl StoreOptions {
-    /// A small store that this process serves, whatever room the disk has.
+impl SqliteOptions {
+    /// A small store that this process serves and that needs no free space.
     pub fn at(data_dir: &Path) -> Self {
         Self {
             data_dir: data_dir.to_owned(),
             master_key_file: None,
-            readers: 2,
+            read_connections: 2,
             inline_body_bytes_max: 256 * 1024,
             free_disk_bytes_min: 0,
             hot_queue_bytes_max: 1024 * 1024,
             access: Access::Serve,
-        }
-    }
-}
-
-/// Who else may have the data directory open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Nobody else serves it: the server.
-    Serve,
-    /// A server may be running: the key commands. Nothing may be enqueued or claimed.
-    Manage,
-}
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process serves the data directory.
-    #[error("{0} is in use by another process; stop that one, or choose another data_dir")]
-    InUse(PathBuf),
-    /// Another process serves the data directory with an older schema, which must not change under it.
-    #[error(
-        "{0} is in use by a server of an older version; restart the server with this version first, then try again"
-    )]
-    OlderServer(PathBuf),
-    /// The database is gone, and what belongs to it is there.
-    #[error(
-        "{database} is missing or empty, but there is {}, which only goes with it; restore the database from a backup, \
-         or move all of {} away to begin anew",
-        list(.leftovers), .database.parent().unwrap_or(.database).display()
-    )]
-    DatabaseMissing {
-        /// Where it should be.
-        database: PathBuf,
-        /// What belongs to it.
-        leftovers: Vec<PathBuf>,
-    },
-    /// The database is newer than the program.
-    #[error("the database has schema {found}, this program knows up to {known}: use a newer pillarbox")]
-    Newer {
-        /// In the file.
-        found: u32,
-        /// Ours.
-        known: u32,
-    },
-    /// The master key is missing, unreadable or another one than the database was sealed with.
-    #[error("master key {path}: {message}")]
-    MasterKey {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// Anything else.
-    #[error("cannot open the store in {path} (data_dir): {message}")]
-    Failed {
-        /// The data directory.
-        path: PathBuf,
-        /// What SQLite or the system says.
-        message: String,
-    },
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
-}
-
-impl OpenError {
-    fn of_older_server(self) -> Self {
-        match self {
-            Self::InUse(path) => Self::OlderServer(path),
-            other => other,
         }
     }
 }
@@ -179,9 +108,11 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the data directory, making or migrating it as needed.
-    pub fn open(options: StoreOptions) -> std::result::Result<Self, OpenError> {
-        open::open(options)
+    /// Opens the data directory; creates it and migrates its database if necessary.
+    pub async fn open(options: SqliteOptions) -> std::result::Result<Self, OpenError> {
+        let path = options.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(|| open::open(options)).await;
+        opened.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
     }
 
     /// Writes what waits, moves the log into the database and closes.

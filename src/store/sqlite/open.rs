@@ -15,11 +15,11 @@ use super::schema::{MigrationError, is_current, migrate};
 use super::secret_encryption::{MasterKeyFile, SealedColumn, Sealer};
 use super::spool::{FreeSpace, due_rows};
 use super::writer::{CommitHooks, Writer};
-use super::{Access, OpenError, SqliteStore, StoreOptions};
+use super::{SqliteOptions, SqliteStore};
 use super::{events, outbox};
-use crate::durable_file::{create_directory, sync_directory};
-use crate::store::SpoolFeed;
+use crate::durable_file::{create_directory, remove_unfinished, sync_directory};
 use crate::store::memory::{CommitCounters, DirectoryVersion, WebhookDueIndex};
+use crate::store::{Access, OpenError, SpoolFeed};
 
 const DATABASE_FILE: &str = "pillarbox.db";
 const LOCK_FILE: &str = "lock";
@@ -40,7 +40,7 @@ const WRITER_PRAGMAS: &str = "
     PRAGMA cache_size = -65536;
     PRAGMA foreign_keys = ON;";
 
-pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
+pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     let data_dir = options.data_dir.clone();
     let fault = |message: String| OpenError::Failed { path: data_dir.clone(), message };
     create_directory(&data_dir, 0o700).map_err(|error| fault(error.to_string()))?;
@@ -48,6 +48,11 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         Access::Serve => Some(take_lock(&data_dir)?),
         Access::Manage => None,
     };
+    if lock.is_some()
+        && let Err(error) = remove_unfinished(&data_dir)
+    {
+        tracing::warn!(%error, "cannot remove the files that a crash left unfinished in the data directory");
+    }
     let database = data_dir.join(DATABASE_FILE);
     let key_file = MasterKeyFile::new(options.master_key_file, &data_dir);
     let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
@@ -79,8 +84,8 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         webhooks_due: Arc::clone(&webhooks_due),
         counters: Arc::clone(&counters),
     };
-    let readers =
-        Readers::open(&database, options.readers.max(1)).map_err(|error| fault(error.to_string()))?;
+    let readers = Readers::open(&database, options.read_connections.max(1))
+        .map_err(|error| fault(error.to_string()))?;
     let writer = Writer::start(connection, clock, Arc::clone(&sealer), hooks)
         .map_err(|error| fault(error.to_string()))?;
     Ok(SqliteStore {

@@ -116,7 +116,7 @@ fn write_row(tx: &Tx<'_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::store::sqlite::tests::{Bed, options};
-    use crate::store::{Access, Journal, Store, StoreOptions};
+    use crate::store::{Access, Journal, SqliteOptions, Store};
 
     fn probe(interval: Duration) -> Probe {
         Probe { interval, ..Probe::default() }
@@ -147,8 +147,8 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_does_not_serve_is_not_ready() {
         let bed = Bed::new().await;
-        let managing = StoreOptions { access: Access::Manage, ..options(bed.path()) };
-        assert!(Store::open(managing).unwrap().probe().await.is_err());
+        let managing = SqliteOptions { access: Access::Manage, ..options(bed.path()) };
+        assert!(Store::open(managing).await.unwrap().probe().await.is_err());
         assert!(bed.store.probe().await.is_ok());
     }
 

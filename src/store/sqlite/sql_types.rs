@@ -16,7 +16,7 @@ use crate::model::{
     TenantStatus, TlsFailure, TlsPolicyType, UsageInterval, Verification, WebhookDeliveryId,
     WebhookDeliveryState, WebhookId, WebhookStatus, Weight,
 };
-use crate::store::{Result, StoreError};
+use crate::store::{JournalCursor, Result, StoreError};
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> FromSqlError {
     FromSqlError::Other(Box::new(error))
@@ -58,6 +58,7 @@ macro_rules! stored_as_name {
 }
 
 stored_as_text!(
+    JournalCursor,
     TenantId,
     DomainId,
     KeyId,

@@ -381,13 +381,14 @@ impl WriterLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Journal, Spool, SqliteStore, StoreOptions};
+    use crate::store::{Journal, Spool, SqliteOptions, SqliteStore};
 
     #[tokio::test]
     async fn a_reader_that_takes_its_time_does_not_hold_up_a_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store =
-            SqliteStore::open(StoreOptions { hot_queue_bytes_max: 0, ..StoreOptions::at(dir.path()) })
+            SqliteStore::open(SqliteOptions { hot_queue_bytes_max: 0, ..SqliteOptions::at(dir.path()) })
+                .await
                 .unwrap();
         let slow = Connection::open(dir.path().join("pillarbox.db")).unwrap();
         slow.execute_batch("BEGIN; SELECT count(*) FROM tenant;").unwrap();

@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use crate::mail::{Address, ReversePath};
-use crate::model::{Environment, EventId, EventKind, MessageId, TenantId};
+use crate::model::{Environment, EventKind, MessageId, TenantId};
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::sqlite::{delivery_rows, message_rows};
-use crate::store::{Message, MessageFilter, Result};
+use crate::store::sqlite::{delivery_rows, events, message_rows};
+use crate::store::{JournalCursor, Message, MessageFilter, Result};
 
 /// Events followed in one round: the job that writes what they tell holds up the commits of others.
 const ROUND_EVENTS_MAX: usize = 500;
@@ -27,7 +27,8 @@ const PLACE_SHIFT_MAX: i64 = 1 << PLACE_RANDOM_BITS;
 
 /// What the journal tells that the index does not know yet.
 pub(super) struct News {
-    up_to: EventId,
+    /// The position behind the last event that was read.
+    cursor: JournalCursor,
     messages: Vec<Entry>,
     /// Whether there may be more.
     pub(super) truncated: bool,
@@ -40,12 +41,13 @@ struct Entry {
 }
 
 pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
-    let progress = "SELECT up_to FROM search_progress WHERE id = 1";
-    let up_to: Option<String> =
+    let progress = "SELECT cursor FROM search_progress WHERE id = 1";
+    let cursor: Option<JournalCursor> =
         connection.prepare_cached(progress)?.query_row([], |row| row.get(0)).optional()?;
     let sql = "SELECT id, kind, message_id FROM event WHERE id > ?1 ORDER BY id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![up_to.unwrap_or_default(), sql_limit(ROUND_EVENTS_MAX)])?;
+    let last_read = cursor.map_or_else(String::new, |cursor| events::last_before(cursor).to_string());
+    let mut rows = statement.query(params![last_read, sql_limit(ROUND_EVENTS_MAX)])?;
     let (mut last, mut count, mut facets_count) = (None, 0, 0);
     let mut messages = Vec::new();
     while facets_count < ROUND_FACETS_MAX
@@ -67,7 +69,7 @@ pub(super) fn read_news(connection: &Connection) -> Result<Option<News>> {
     // Segments of the index are written in the order of places.
     messages.sort_unstable_by_key(|entry| entry.id);
     let truncated = count == ROUND_EVENTS_MAX || facets_count >= ROUND_FACETS_MAX;
-    Ok(last.map(|up_to| News { up_to, messages, truncated }))
+    Ok(last.map(|event| News { cursor: events::cursor_behind(event), messages, truncated }))
 }
 
 pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
@@ -84,9 +86,9 @@ pub(super) fn write(tx: &Tx<'_>, news: &News) -> Result<()> {
             index.execute(params![place, facets, subject])?;
         }
     }
-    let sql = "INSERT INTO search_progress (id, up_to) VALUES (1, ?1)
-               ON CONFLICT (id) DO UPDATE SET up_to = excluded.up_to";
-    tx.prepare_cached(sql)?.execute([news.up_to])?;
+    let sql = "INSERT INTO search_progress (id, cursor) VALUES (1, ?1)
+               ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor";
+    tx.prepare_cached(sql)?.execute([news.cursor])?;
     Ok(())
 }
 
