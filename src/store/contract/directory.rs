@@ -378,7 +378,7 @@ pub(super) async fn a_replaced_dkim_key_goes_when_nothing_that_it_signed_waits_a
     let new = new_domain(Some(a), "example.com", Verification::Dns);
     let domain = bed.store.create_domain(new, now()).await.unwrap().id;
     bed.store.add_dkim_key(domain, new_dkim_key("s2", DkimKeyState::Active), now()).await.unwrap();
-    let remove = async |before| bed.store.remove_served_dkim_keys(before).await.unwrap();
+    let remove = async |before| bed.store.delete_retired_dkim_keys(before).await.unwrap();
     assert_eq!(remove(later(9000)).await, 0, "one that waits for its record is not replaced");
 
     bed.enqueue(a, &["x@remote.example"]).await;

@@ -1,5 +1,4 @@
-//! SQLite behind the traits: one writer on its own thread that commits everything waiting in one transaction, and a
-//! pool of readers.
+//! The SQLite engine: one writer thread, which commits all waiting jobs in one transaction, and a pool of readers.
 
 mod blob_store;
 mod checksum;
@@ -88,9 +87,9 @@ pub struct SqliteStore {
     feed: Arc<SpoolFeed>,
     stats_cache: StatsCache,
     probe: Probe,
-    /// Held by who brings the index of messages up to date.
+    /// Locked while the search index is updated.
     indexing: tokio::sync::Mutex<()>,
-    retention: Mutex<retention::Progress>,
+    retention: Mutex<retention::PruneProgress>,
     bodies: Arc<BodyFiles>,
     free_space: FreeSpace,
     sealer: Arc<secret_encryption::Sealer>,
@@ -99,11 +98,11 @@ pub struct SqliteStore {
     counters: Arc<CommitCounters>,
     /// See [`super::Journal::watch_events`].
     last_event: watch::Receiver<JournalCursor>,
-    /// Which webhooks have something to be sent.
+    /// The due times of webhooks.
     webhooks_due: Arc<WebhookDueIndex>,
     /// See [`super::Directory::directory_version`].
     directory_version: DirectoryVersion,
-    /// Held while this process serves the data directory.
+    /// The lock of the data directory while this process serves it.
     lock: Mutex<Option<File>>,
 }
 
@@ -115,14 +114,14 @@ impl SqliteStore {
         opened.unwrap_or_else(|error| Err(OpenError::Failed { path, message: error.to_string() }))
     }
 
-    /// Writes what waits, moves the log into the database and closes.
+    /// Writes pending changes, moves the log into the database and closes.
     pub async fn close(&self) {
         if let Err(error) = self.writer.checkpoint().await {
             tracing::warn!(%error, "the write-ahead log was not moved into the database");
         }
         self.readers.close();
         self.writer.close().await;
-        // Said outright: a child of this process that has yet to exec may hold a copy of the descriptor.
+        // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
         if let Some(held) = lock(&self.lock).take()
             && let Err(error) = held.unlock()
         {
@@ -130,7 +129,7 @@ impl SqliteStore {
         }
     }
 
-    /// Runs a job on the writer; answers after its commit.
+    /// Runs a job on the writer; returns after its commit.
     async fn write<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -138,7 +137,7 @@ impl SqliteStore {
         self.write_then(work, |value| value).await
     }
 
-    /// Runs a job on the writer, then after its commit and before the answer what memory has to know of it.
+    /// Runs a job on the writer, and after its commit `after`, which updates memory before this returns.
     async fn write_then<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -155,12 +154,12 @@ impl SqliteStore {
         self.readers.run(query).await
     }
 
-    /// Runs a query that may take long on a reader.
-    async fn read_at_leisure<T: Send + 'static>(
+    /// Runs a query that may be slow on a reader.
+    async fn read_slow<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.run_at_leisure(query).await
+        self.readers.run_slow(query).await
     }
 }
 
@@ -168,7 +167,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
             Some(fault) if fault.code == rusqlite::ErrorCode::DiskFull => Self::DiskFull,
-            // The only references that a caller can get wrong are those to a tenant.
+            // Only references to a tenant can be wrong by input of a caller.
             Some(fault) if fault.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
                 Self::Conflict(Conflict::NoTenant)
             }

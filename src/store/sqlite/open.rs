@@ -26,8 +26,8 @@ const LOCK_FILE: &str = "lock";
 const CHECK_PLACE: SealedColumn<'_> = SealedColumn { column: "seal_check.sealed", row: "1" };
 const CHECK_TEXT: &[u8] = b"pillarbox";
 
-// `page_size` and `auto_vacuum` take effect only before the first table. 500 pages between checkpoints keep
-// the longest wait for a commit short at nearly full speed. Synced in full: what was answered survives a power cut.
+// `page_size` and `auto_vacuum` take effect only before the first table. A checkpoint every 500 pages keeps the longest
+// commit short at nearly full speed. `synchronous = FULL`: committed data survives a power cut.
 const WRITER_PRAGMAS: &str = "
     PRAGMA page_size = 8192;
     PRAGMA auto_vacuum = INCREMENTAL;
@@ -58,7 +58,7 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
     refuse_leftovers(&database, &key_file, &bodies, &fault)?;
     let mut connection = connect(&database).map_err(&fault)?;
-    // A server of an older version would not know what its tables have become.
+    // A running server of an older version does not know a newer schema.
     let _migrating = match options.access {
         Access::Manage if !is_current(&connection).map_err(|error| fault(error.to_string()))? => {
             Some(take_lock(&data_dir).map_err(OpenError::of_older_server)?)
@@ -108,7 +108,8 @@ pub(super) fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
     })
 }
 
-/// A database is made only where there was none. Looked at last, for another process may be making it and its key.
+/// Refuses to create a database in place of a lost one. Checks for the database last, because another process may be
+/// creating it and its key.
 fn refuse_leftovers(
     database: &Path,
     key_file: &MasterKeyFile,
@@ -130,7 +131,7 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Held until the file is closed, so a process that dies leaves no stale lock.
+/// The lock ends when the file is closed, so a process that dies leaves no stale lock.
 fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
     let fault =
         |error: std::io::Error| OpenError::Failed { path: data_dir.to_owned(), message: error.to_string() };
@@ -143,7 +144,7 @@ fn take_lock(data_dir: &Path) -> Result<File, OpenError> {
 }
 
 fn connect(database: &PathBuf) -> Result<Connection, String> {
-    // SQLite gives its log and its index the mode of the database.
+    // SQLite creates its log and index with the mode of the database.
     private_file(database).map_err(|error| error.to_string())?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connect = || {
@@ -155,7 +156,7 @@ fn connect(database: &PathBuf) -> Result<Connection, String> {
     connect().map_err(|error: rusqlite::Error| error.to_string())
 }
 
-/// Loads the master key and holds it against the text that was sealed when the database was new.
+/// Loads the master key and checks that it decrypts the text that was stored when the database was created.
 fn unlock(
     connection: &mut Connection,
     key_file: &MasterKeyFile,

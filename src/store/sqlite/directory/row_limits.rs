@@ -1,4 +1,4 @@
-//! Whether a tenant may have more of something. Counting ends where the answer is known.
+//! Limits on objects of a tenant. Counting stops at the limit.
 
 use rusqlite::{Connection, params};
 
@@ -6,8 +6,7 @@ use crate::model::TenantId;
 use crate::store::sqlite::sql_types::sql_limit;
 use crate::store::{Conflict, Limited, Result, StoreError};
 
-/// Refuses `more` rows that would be too many; the platform's own have no limit.
-/// [`Conflict::LimitReached`].
+/// Fails with [`Conflict::LimitReached`] if `more` rows exceed the limit. Objects of the platform have no limit.
 pub(in crate::store::sqlite) fn require(
     connection: &Connection,
     what: Limited,

@@ -1,4 +1,4 @@
-//! The rows of suppressed addresses: one for an address and a tenant, and one for an address and everybody.
+//! Suppressed addresses: one row for an address and tenant, and one for an address and all tenants.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
-/// What the events of suppressions say.
+/// The data of events of suppressions.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     suppression_id: SuppressionId,
@@ -31,8 +31,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
     })
 }
 
-/// Suppresses an address. The event, which only a suppression that was not in force before has, belongs to
-/// the delivery in `cause` if there is one.
+/// Suppresses an address. Only a new suppression appends an event, which refers to the delivery in `cause`, if any.
 pub(in crate::store::sqlite) fn suppress(
     tx: &Tx<'_>,
     new: &NewSuppression,
