@@ -264,9 +264,9 @@ mod tests {
         assert!(limits.take(request, 7).await.unwrap().is_err(), "what is on its way counts");
         drop(dropped);
         assert_eq!(used().await, 0);
-        let kept = limits.take(request, 4).await.unwrap().unwrap().confirm();
+        let quota = limits.take(request, 4).await.unwrap().unwrap().confirm();
         assert_eq!(used().await, 4);
-        limits.release(&kept);
+        limits.release(&quota);
         assert_eq!(used().await, 0);
     }
 
