@@ -170,7 +170,7 @@ impl SubmissionService {
         if let Some(deliver_by) = parameters.deliver_by {
             return Ok(deliver_by.min(latest));
         }
-        let hours = self.refresh(submitter).await?.1.settings.expiry_hours;
+        let hours = self.refresh(submitter).await?.1.settings.message_lifetime_hours;
         let lifetime =
             hours.map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
         Ok(after(lifetime).min(latest))

@@ -48,7 +48,7 @@ pub struct TenantSettings {
     /// Whether reports of failure, delay and success go to the reverse path, or are events only.
     pub delivery_reports: DeliveryReports,
     /// Hours in which delivery is tried; the server's default if absent.
-    pub expiry_hours: Option<u32>,
+    pub message_lifetime_hours: Option<u32>,
 }
 
 /// Limits of a tenant; absent means unlimited.

@@ -267,9 +267,11 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         DROP INDEX idempotent_response_by_age;
         CREATE INDEX kept_answer_by_age ON kept_answer (created_us);
         ALTER TABLE search_progress RENAME COLUMN cursor TO up_to;
+        UPDATE tenant SET settings = replace(settings, 'message_lifetime_hours', 'expiry_hours');
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
+    assert!(bed.store.tenant(tenant).await.unwrap().is_some(), "its settings have the present names");
     let found = async |filter| {
         let page = bed.store.list_messages(filter, PageRequest { limit: 10, ..PageRequest::default() }).await;
         page.unwrap().items.iter().map(|found| found.message.id).collect::<Vec<_>>()
