@@ -73,7 +73,7 @@ impl Sites {
         Self { rules: Rules::new(config), known: Mutex::default() }
     }
 
-    /// What holds for destinations that no rule names.
+    /// The rule of destinations without a rule of their own.
     pub fn default_rule(&self) -> &Rule {
         &self.rules.default
     }

@@ -116,15 +116,15 @@ pub(super) async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones<H: H
 
 pub(super) async fn a_suspended_tenant_is_held_and_resumes<H: Harness>() {
     for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
-        let (held, other) = (bed.tenant("held").await, bed.tenant("other").await);
-        let before = bed.enqueue(held.id, &["x@one.example"]).await;
-        bed.store.update_tenant(held.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
-        let during = bed.enqueue(held.id, &["y@one.example"]).await;
+        let (suspended, other) = (bed.tenant("suspended").await, bed.tenant("other").await);
+        let before = bed.enqueue(suspended.id, &["x@one.example"]).await;
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
+        let during = bed.enqueue(suspended.id, &["y@one.example"]).await;
         let theirs = bed.enqueue(other.id, &["z@one.example"]).await;
         let claimed = bed.claim(later(0)).await;
         assert_eq!(ids(&claimed.batches), [theirs.recipients[0].0]);
         assert_eq!(claimed.next_due_at, None);
-        bed.store.update_tenant(held.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
         bed.queue.wait_for_work().await;
         let mut expected = [before.recipients[0].0, during.recipients[0].0];
         expected.sort();
@@ -183,9 +183,9 @@ pub(super) async fn recipients_take_room_in_memory_too<H: Harness>() {
     bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
     let mut batches = bed.claim(later(0)).await.batches;
     batches.sort_by_key(|batch| batch.deliveries.len());
-    let held: Vec<_> =
+    let found: Vec<_> =
         batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
-    assert_eq!(held, [(2, true), (100, false)]);
+    assert_eq!(found, [(2, true), (100, false)]);
 }
 
 pub(super) async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever<H: Harness>() {

@@ -308,8 +308,8 @@ pub(super) async fn a_recipient_is_suppressed_by_the_record_and_told_once<H: Har
         records.records[0].suppress = Some(new_suppression(Some(tenant.id), "Bob@one.example"));
         bed.store.record(records).await.unwrap();
         let events = bed.store.message_events(new.message.id, None, 1000).await.unwrap().items;
-        let told = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
-        assert_eq!(told, expected);
+        let suppressions = events.iter().filter(|event| event.kind == EventKind::SuppressionCreated).count();
+        assert_eq!(suppressions, expected);
     }
     let found = bed.store.suppression_of(tenant.id, "bob@one.example", now()).await.unwrap();
     assert!(found.is_some());

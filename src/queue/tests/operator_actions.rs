@@ -22,7 +22,7 @@ fn first_id(new: &NewMessage) -> DeliveryId {
 
 async fn overview(bed: &Bed<impl Harness>, part: QueueFilter, at: Timestamp) -> QueueOverview {
     let request = QueueRequest { part, limit: 100, after: None };
-    // Counts are kept for a moment; of these few rows a short one.
+    // Counts are cached for a moment; of these few rows a short one.
     for _ in 0..1000 {
         let found = bed.queue.overview(request.clone(), at).await.unwrap();
         if found.counted_at == at {
@@ -67,11 +67,11 @@ pub(super) async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     let part = QueueFilter { tenant_id: Some(one.id), ..to("paused.example") };
     bed.store.pause(pause_of(part.clone(), None)).await.unwrap();
-    let held = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
+    let waiting = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
     let theirs = bed.enqueue(other.id, &["x@paused.example"]).await;
-    assert_eq!(ids(&bed.claim(later(0)).await.batches), [held.recipients[1].0, first_id(&theirs)]);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches), [waiting.recipients[1].0, first_id(&theirs)]);
     assert!(bed.store.resume(part, now()).await.unwrap());
-    assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&held)]);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&waiting)]);
 }
 
 pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() {
@@ -122,13 +122,13 @@ pub(super) async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_end
     let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let status = |status| TenantPatch { status: Some(status), ..TenantPatch::default() };
-    let held = bed.enqueue(tenant.id, &["x@one.example"]).await;
+    let waiting = bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
     let resumed_at = later(3600);
     bed.store.update_tenant(tenant.id, status(TenantStatus::Active), resumed_at).await.unwrap();
     let bed = bed.restart().await;
     let claimed = bed.claim(later(3600)).await.batches;
-    assert_eq!(ids(&claimed), [first_id(&held)]);
+    assert_eq!(ids(&claimed), [first_id(&waiting)]);
     assert_eq!(claimed[0].deliveries[0].next_attempt_at, Some(resumed_at));
 }
 
@@ -188,26 +188,26 @@ pub(super) async fn a_retry_makes_one_messages_deferred_deliveries_due<H: Harnes
 pub(super) async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told<H: Harness>() {
     for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
-        let kept = bed.enqueue(tenant.id, &["x@a.example"]).await;
+        let other = bed.enqueue(tenant.id, &["x@a.example"]).await;
         let new = bed.enqueue(tenant.id, &["x@a.example", "y@a.example", "z@b.example"]).await;
         let mut all: Vec<_> = new.recipients.iter().map(|(id, _)| *id).collect();
         let cancelled = bed.queue.cancel(new.message.id, now()).await.unwrap();
         assert_eq!(cancelled, RetryCancelResult { changed: all.clone(), in_flight: vec![] });
-        assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&kept)]);
+        assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&other)]);
         assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(
             deliveries.iter().all(|d| d.state == DeliveryState::Cancelled && d.next_attempt_at.is_none())
         );
         let events = bed.store.message_events(new.message.id, None, 100).await.unwrap().items;
-        let told = events.iter().filter(|event| event.kind == EventKind::MessageCancelled);
-        let mut told: Vec<_> = told.filter_map(|event| event.delivery_id).collect();
-        told.sort();
+        let cancelled_ids = events.iter().filter(|event| event.kind == EventKind::MessageCancelled);
+        let mut cancelled_ids: Vec<_> = cancelled_ids.filter_map(|event| event.delivery_id).collect();
+        cancelled_ids.sort();
         all.sort();
-        assert_eq!(told, all);
+        assert_eq!(cancelled_ids, all);
 
-        let late = bed.queue.cancel(kept.message.id, now()).await.unwrap();
-        assert_eq!(late, RetryCancelResult { changed: vec![], in_flight: vec![first_id(&kept)] });
+        let late = bed.queue.cancel(other.message.id, now()).await.unwrap();
+        assert_eq!(late, RetryCancelResult { changed: vec![], in_flight: vec![first_id(&other)] });
         assert_eq!(bed.queue.cancel(new.message.id, now()).await.unwrap(), RetryCancelResult::default());
     }
 }

@@ -137,8 +137,8 @@ pub(super) async fn lists_go_from_new_to_old_and_page_both_ways<H: Harness>() {
 
 pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harness>() {
     let bed = TestBed::<H>::new().await;
-    let (gone, kept) = (bed.tenant("gone").await, bed.tenant("kept").await);
-    for tenant in [&gone, &kept] {
+    let (gone, other) = (bed.tenant("gone").await, bed.tenant("other").await);
+    for tenant in [&gone, &other] {
         bed.store
             .create_domain(
                 new_domain(Some(tenant.id), &format!("{}.example", tenant.slug), Verification::Manual),
@@ -171,7 +171,7 @@ pub(super) async fn removing_a_tenant_counts_first_and_leaves_the_others<H: Harn
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), Some(expected));
     assert_eq!(bed.store.remove_tenant(gone.id, true).await.unwrap(), None);
     assert!(bed.store.tenant(gone.id).await.unwrap().is_none());
-    assert_eq!(bed.store.remove_tenant(kept.id, false).await.unwrap(), Some(expected));
+    assert_eq!(bed.store.remove_tenant(other.id, false).await.unwrap(), Some(expected));
     assert_eq!(bed.store.count_open().await.unwrap(), 2);
 }
 

@@ -1,4 +1,4 @@
-//! Where events are told: what is written with an event, what is claimed, and what follows from an outcome.
+//! Webhooks: deliveries written with events, claims, and the consequences of attempts.
 
 use super::*;
 use crate::model::{DisabledReason, EventKind, WebhookStatus};

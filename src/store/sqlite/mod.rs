@@ -122,8 +122,8 @@ impl SqliteStore {
         self.readers.close();
         self.writer.close().await;
         // Unlocked explicitly, because a child process before its exec may have a copy of the descriptor.
-        if let Some(held) = lock(&self.lock).take()
-            && let Err(error) = held.unlock()
+        if let Some(file) = lock(&self.lock).take()
+            && let Err(error) = file.unlock()
         {
             tracing::warn!(%error, "the data directory was not unlocked");
         }

@@ -345,13 +345,13 @@ async fn a_job_that_fails_half_done_is_undone_alone() {
     let bed = Bed::new().await;
     let tenant = bed.tenant("a").await.id;
     // The writer is held until all jobs wait, so that one transaction has them all.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
     let store = Arc::clone(&bed.store);
     // Done again, it does not wait again: the other end is gone then.
     let holder = tokio::spawn(async move {
         let Store::Sqlite(engine) = &*store;
-        engine.write(move |_| Ok(lock(&held).recv().is_err())).await
+        engine.write(move |_| Ok(lock(&blocked).recv().is_err())).await
     });
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..9 {
@@ -568,10 +568,10 @@ async fn content_that_was_cut_or_altered_is_an_event_and_is_not_handed_out() {
         assert_eq!(bed.store.content(id).await.unwrap(), Some(message.content.clone()));
         bed.store.checkpoint().await.unwrap();
         let events = bed.store.message_events(id, None, 100).await.unwrap();
-        let told: Vec<_> =
+        let events: Vec<_> =
             events.items.iter().filter(|event| event.kind == EventKind::MessageContentDamaged).collect();
-        assert_eq!(told.len(), 1, "each try finds it, and it is told once");
-        assert_eq!(told[0].tenant_id, Some(tenant));
+        assert_eq!(events.len(), 1, "each try finds it, and it is told once");
+        assert_eq!(events[0].tenant_id, Some(tenant));
     }
 }
 
@@ -666,8 +666,8 @@ async fn a_removed_tenant_leaves_no_row_in_any_table() {
     let domain = bed.store.create_domain(domain, now()).await.unwrap().id.to_string();
     let key = new_key(Some(tenant), &KeySecret::generate(Environment::Live));
     let key = bed.store.create_key(key, now()).await.unwrap().id;
-    let kept = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
-    bed.store.store_idempotent_response(key, "n", kept, now()).await.unwrap();
+    let response = IdempotentResponse { digest: [0; 32], status: 200, body: b"{}".to_vec() };
+    bed.store.store_idempotent_response(key, "n", response, now()).await.unwrap();
     for owner in [Some(tenant), None] {
         bed.store.create_webhook(new_webhook(owner), now()).await.unwrap();
     }
