@@ -71,7 +71,7 @@ impl EnqueueJob {
         let reverse_path = message.reverse_path.to_string();
         insert_message(tx, message, &reverse_path)?;
         let placement = if self.file.is_some() { BodyPlacement::File } else { BodyPlacement::Row };
-        blob_store::insert(tx, message.id, content, self.checksum, place)?;
+        blob_store::insert(tx, message.id, content, self.checksum, placement)?;
         insert_deliveries(tx, &self.new)?;
         let subject = Subject {
             tenant_id: Some(message.tenant_id),
