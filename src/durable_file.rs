@@ -7,12 +7,16 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-/// What the name of a file begins with while it is being written. Such a file belongs to nobody once its writer is gone.
+/// While a file is being written, its name is this prefix, [`RANDOM_DIGITS`] hexadecimal digits, `-` and its final name.
 const UNFINISHED_PREFIX: &str = ".new-";
+const RANDOM_DIGITS: usize = 16;
+/// A younger unfinished file may still have a writer.
+const UNFINISHED_AGE_MIN: Duration = Duration::from_secs(60);
 
 /// Writes a file, and replaces an existing one. If writing or renaming fails, the existing file is unchanged.
 pub fn replace(path: &Path, mode: u32, octets: &[u8]) -> Result<()> {
@@ -51,9 +55,26 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Whether a file of this name was left by a writer that did not come to its end.
+/// Whether this is the name of a file that is being written.
 pub fn is_unfinished(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(UNFINISHED_PREFIX.as_bytes())
+    let rest = name.as_encoded_bytes().strip_prefix(UNFINISHED_PREFIX.as_bytes());
+    rest.and_then(|rest| rest.split_at_checked(RANDOM_DIGITS)).is_some_and(|(digits, name)| {
+        digits.iter().all(u8::is_ascii_hexdigit) && name.len() > 1 && name.starts_with(b"-")
+    })
+}
+
+/// Removes the files that writers in this directory left unfinished, because the process or the machine crashed.
+pub fn remove_unfinished(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_unfinished(&entry.file_name()) && entry.file_type()?.is_file() {
+            let age = SystemTime::now().duration_since(entry.metadata()?.modified()?);
+            if age.is_ok_and(|age| age >= UNFINISHED_AGE_MIN) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
@@ -70,7 +91,8 @@ fn write(path: &Path, mode: u32, pieces: &[&[u8]], rename: impl FnOnce(&Path) ->
 
 fn unfinished_path(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-    let mut unfinished = OsString::from(format!("{UNFINISHED_PREFIX}{:016x}-", rand::random::<u64>()));
+    let mut unfinished =
+        OsString::from(format!("{UNFINISHED_PREFIX}{:0RANDOM_DIGITS$x}-", rand::random::<u64>()));
     unfinished.push(name);
     Ok(path.with_file_name(unfinished))
 }
@@ -156,6 +178,34 @@ mod tests {
         let unfinished = unfinished_path(Path::new("/x/msg_1.eml")).unwrap();
         assert_eq!(unfinished.parent(), Some(Path::new("/x")));
         assert!(is_unfinished(unfinished.file_name().unwrap()));
-        assert!(!is_unfinished(OsStr::new("msg_1.eml")) && !is_unfinished(OsStr::new(".hidden")));
+        for other in [
+            "msg_1.eml",
+            ".hidden",
+            ".new-",
+            ".new-key",
+            ".new-0123456789abcdef-",
+            ".new-0123456789abcdeg-key",
+        ] {
+            assert!(!is_unfinished(OsStr::new(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_old_unfinished_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &Path, age: Duration| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let unfinished = || unfinished_path(Path::new("master.key")).unwrap();
+        let (old, young, directory) = (unfinished(), unfinished(), unfinished());
+        make(&old, 2 * UNFINISHED_AGE_MIN);
+        make(&young, Duration::ZERO);
+        make(Path::new(".new-key"), 2 * UNFINISHED_AGE_MIN);
+        std::fs::create_dir(dir.path().join(&directory)).unwrap();
+        remove_unfinished(dir.path()).unwrap();
+        let mut left = [young.into(), OsString::from(".new-key"), directory.into()];
+        left.sort();
+        assert_eq!(names_in(dir.path()), left);
     }
 }

@@ -409,7 +409,7 @@ mod tests {
         Fair { fair: FairQueue::new(total), per_queue }
     }
 
-    /// Lane and work of the next turn.
+    /// Destination queue and work of the next grant.
     fn grant(fair: &mut Fair) -> Option<(u8, u32)> {
         fair.grant_slot().map(|grant| (grant.key, grant.job))
     }

@@ -1,4 +1,5 @@
-//! What may be claimed: nothing for a destination queue that is left alone, and of a crowded one only for tenants that have little waiting there.
+//! Decides what may be claimed: nothing for a destination queue that backs off, and for a crowded one only mail of tenants
+//! with few deliveries waiting there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use super::scheduler::DeliveryAgents;
 use crate::mail::Host;
 use crate::model::TenantId;
 
-/// One claim's view: what it admits counts for the rest of it.
+/// The filter of one claim pass. Admitted deliveries count as waiting for the rest of the pass.
 pub struct ClaimFilter<A> {
     queue: Arc<QueueManager>,
     agents: Arc<A>,
@@ -25,7 +26,7 @@ struct Admitted {
 }
 
 impl<A: DeliveryAgents> ClaimFilter<A> {
-    /// For a claim that begins now.
+    /// For a pass that begins now.
     pub fn begin(queue: &Arc<QueueManager>, agents: &Arc<A>) -> Arc<dyn Admits> {
         Arc::new(Self { queue: queue.clone(), agents: agents.clone(), admitted: Mutex::default() })
     }
@@ -48,8 +49,8 @@ impl<A: DeliveryAgents> ClaimFilter<A> {
 
 impl<A: DeliveryAgents> Admits for ClaimFilter<A> {
     fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool {
-        // What is suspended is known to the claim table. A tenant that is not remembered may have a way of its own: once it
-        // is placed, its destination queue decides.
+        // The claim table handles suspended tenants. A tenant that is not cached may have a route of its own: then its
+        // destination queue decides once it is known.
         let Some((queue_key, unplaced)) = self.queue_key_of(tenant, destination) else { return true };
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (queue_key, tenant);

@@ -1,5 +1,5 @@
-//! One pass over what is due: what is in the hot queue, and pages of due rows of the store, the room split between the
-//! tenants that have something. What a pass reads is bounded, however deep the queue is.
+//! One pass over due mail: the hot queue, and pages of due rows from the store. Tenants share the capacity. The rows that a
+//! pass reads are bounded, however deep the queue is.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -13,51 +13,51 @@ use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, TenantId};
 use crate::store::{Batch, DueCursor, DuePage, DueRange, DueRow, PausedRow, Result, Spool};
 
-/// Due rows read at a time for one tenant: at least so many, for some are passed over.
+/// Minimum of due rows in a page of one tenant, because some are skipped.
 const PAGE_ROWS_MIN: usize = 32;
-/// At most so many.
+/// Maximum of due rows in a page.
 const PAGE_ROWS_MAX: usize = 1024;
-/// Due rows that a pass looks at for one tenant; the next pass goes on from there.
+/// Maximum of due rows that a pass examines for one tenant; the next pass continues there.
 const SCAN_ROWS_MAX: usize = 8192;
-/// Rows that are looked at before others may have the lock.
+/// Maximum of rows examined under one lock.
 const ROWS_PER_LOCK: usize = 512;
-/// Due rows of paused destinations after which a pass looks for no more.
+/// A pass ends after this many due rows of paused destinations.
 const PAUSED_ROWS_MAX: usize = 8192;
 
-/// How much the caller of [`QueueManager::claim_due`] can take.
+/// The limits of a claim, see [`QueueManager::claim_due`].
 #[derive(Clone)]
 pub struct ClaimLimits {
-    /// Deliveries in all.
+    /// Maximum of deliveries.
     pub deliveries_max: usize,
-    /// Deliveries of one tenant that may be claimed at any time, those from earlier claims included.
+    /// Maximum of claimed deliveries of one tenant, including those of earlier claims.
     pub per_tenant_max: usize,
-    /// What is passed over.
+    /// Which deliveries may be claimed.
     pub admits: Arc<dyn Admits>,
 }
 
-/// Says what of all that is due may be claimed.
+/// Decides which due deliveries may be claimed.
 pub trait Admits: Send + Sync {
-    /// Whether so many deliveries of a tenant to a destination may be claimed: they are if so.
+    /// Whether these deliveries of a tenant to a destination may be claimed. If so, the caller claims them.
     fn admits(&self, tenant: TenantId, destination: &Host, deliveries: usize) -> bool;
 }
 
-/// Passes over what a function of the destination says.
+/// Decides by destination only.
 impl<F: Fn(&Host) -> bool + Send + Sync> Admits for F {
     fn admits(&self, _: TenantId, destination: &Host, _: usize) -> bool {
         self(destination)
     }
 }
 
-/// What was claimed.
+/// The result of a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// The caller's until they are recorded or released.
+    /// The claimed batches, until they are recorded or released.
     pub batches: Vec<Batch>,
-    /// The earliest time at which there will be more; now or past if only the room was too small.
+    /// The earliest time at which more may be due; now or past if a limit was reached.
     pub next_due_at: Option<Timestamp>,
 }
 
-/// A pass that runs. Dropped unfinished, it leaves everything to the next one.
+/// A pass in progress. If it is dropped unfinished, it releases its claims.
 pub(super) struct ClaimPass<'a> {
     manager: &'a QueueManager,
     now: Timestamp,
@@ -65,27 +65,27 @@ pub(super) struct ClaimPass<'a> {
     capacity_left: usize,
     rows_until_yield: usize,
     scans: HashMap<TenantId, Scan>,
-    /// Batches of the hot queue.
+    /// Batches from the hot queue.
     batches: Vec<Batch>,
-    /// Claimed rows that are still to be read.
+    /// Claimed rows that must be read from the store.
     claimed: Vec<DeliveryId>,
-    /// Rows that were due at a paused destination.
+    /// Due rows of paused destinations.
     paused_rows: Vec<PausedRow>,
 }
 
-/// How far the look at a tenant's due rows has come.
+/// The scan of a tenant's due rows.
 struct Scan {
-    /// Rows that were read and not looked at yet.
+    /// Rows that were read but not examined.
     page: VecDeque<DueRow>,
     page_is_last: bool,
     behind: Option<DueCursor>,
-    /// Where it began, if not at the front: the rows up to there are looked at last.
+    /// Where it began, if not at the first row: the rows up to there are examined last.
     began_behind: Option<DueCursor>,
     has_wrapped: bool,
     is_complete: bool,
     skipped: bool,
     rows_left: usize,
-    /// When the tenant's next row falls due.
+    /// When the tenant's next row is due.
     next_due_us: Option<i64>,
 }
 
@@ -105,7 +105,7 @@ impl<'a> ClaimPass<'a> {
         }
     }
 
-    /// Claims what there is room for.
+    /// Claims as much as the limits allow.
     pub(super) async fn run(mut self) -> Result<Claimed> {
         loop {
             self.read_pages().await?;
@@ -121,7 +121,7 @@ impl<'a> ClaimPass<'a> {
         Ok(self.finish())
     }
 
-    /// What has to be read for the pass to go on.
+    /// The ranges to read next.
     fn ranges(&self) -> Vec<DueRange> {
         if self.capacity_left == 0 || self.paused_rows.len() >= PAUSED_ROWS_MAX {
             return Vec::new();
@@ -150,8 +150,7 @@ impl<'a> ClaimPass<'a> {
         Ok(())
     }
 
-    /// Claims in turns of the tenants until there is no room or nothing more at hand. True if others should have the lock
-    /// before it goes on.
+    /// Claims rows that were read, in fair order of tenants. True if the lock should be released before it continues.
     fn choose(&mut self) -> bool {
         self.rows_until_yield = ROWS_PER_LOCK;
         let (manager, capacity_left) = (self.manager, self.capacity_left);
@@ -165,8 +164,8 @@ impl<'a> ClaimPass<'a> {
         self.capacity_left > 0 && self.rows_until_yield == 0
     }
 
-    /// Takes for one tenant; where it has both, half of it from the hot queue, so that neither starves the other. The odd
-    /// one goes by lot: whose turn it is among tenants could keep step with any order.
+    /// Claims for one tenant. If it has both, half comes from the hot queue, so that neither starves the other. The odd one
+    /// is random, because any fixed order could be in step with the order of tenants.
     fn serve(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
         let has_rows = self.scans.get(&tenant).is_some_and(|scan| !scan.page.is_empty());
         let from_hot = if has_rows { (wanted + usize::from(rand::random::<bool>())) / 2 } else { wanted };
@@ -209,7 +208,7 @@ impl<'a> ClaimPass<'a> {
         taken
     }
 
-    /// Puts off what is paused, before anybody else may look. What cannot be written now is found due again.
+    /// Moves paused deliveries to the end of their pause. If that fails, they are found due again.
     async fn postpone_paused(&mut self) {
         if self.paused_rows.is_empty() {
             return;
@@ -232,7 +231,7 @@ impl<'a> ClaimPass<'a> {
         }
     }
 
-    /// Reads the rows that were claimed.
+    /// Reads the claimed rows.
     async fn read_claimed(&mut self) -> Result<()> {
         if self.claimed.is_empty() {
             return Ok(());
@@ -250,7 +249,7 @@ impl<'a> ClaimPass<'a> {
             batches.add(&message, delivery, None);
         }
         self.batches.extend(batches.take());
-        // Deleted since its page was read.
+        // They were deleted since their page was read.
         gone.retain(|id| !found.contains(id));
         table.forget(gone.into_iter());
         Ok(())
@@ -323,7 +322,7 @@ impl Scan {
         Some(row)
     }
 
-    /// At the end of the rows: once more from the front, if the scan began further behind.
+    /// At the last row: continues from the first row, if the scan began after it.
     fn turn_around_at_end(&mut self) {
         if !self.page.is_empty() || !self.page_is_last {
             return;

@@ -1,4 +1,4 @@
-//! Whose turn it is and where, as far as sites let us: fairness between tenants, under the limits and back-offs of destination queues.
+//! Chooses the next claim to deliver: fair between tenants, under the limits and back-offs of destination queues.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -10,45 +10,45 @@ use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, Si
 use crate::policy::fair_queue::{FairQueue, Grant, Job, reserved_in_queue};
 use crate::policy::site_feedback::SiteFeedback;
 
-/// Lanes of which something is known. Above it, those that are not in use are forgotten.
+/// Maximum of destination queues with a limiter. Above it, the limiters of unused ones are removed.
 const QUEUES_MAX: usize = 20_000;
-/// Unused for so long, a destination queue starts anew.
+/// The limiter of a destination queue that was unused for this long is removed.
 const QUEUE_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
-/// Deliveries that wait for one destination queue before no more are claimed for it, save those of tenants that have none.
+/// Above this many waiting deliveries in a destination queue, only tenants without any there get more.
 const CROWDED_AT: usize = 512;
 
-/// Claims that wait for a slot, and what their destination queues take.
+/// Claims that wait for a slot, and the limiters of their destination queues.
 pub struct Dispatcher {
     fairness: FairQueue<TenantId, QueueKey, Claim>,
     limiters: HashMap<QueueKey, ConcurrencyLimiter>,
-    /// When destination queues open again for which something waits.
+    /// When destination queues with waiting claims may send again.
     reopenings: BTreeMap<(Instant, u64), QueueKey>,
     reopenings_noted: u64,
     default_rule: Rule,
 }
 
-/// What follows from a try for others.
+/// The effect of the feedback of an attempt on other claims.
 #[derive(Default)]
 pub struct FeedbackEffect {
-    /// Claims that waited for a destination queue that is left alone now: dropping them gives them back.
+    /// Claims that waited for a destination queue that now backs off; dropping them releases them.
     pub evicted: Vec<Claim>,
-    /// Why the destination queue is left alone, if it was not before.
+    /// The back-off, if it is new.
     pub backoff: Option<SiteBackoff>,
-    /// Whether the destination queue may have more slots.
+    /// Whether the connection limit grew.
     pub grew: bool,
 }
 
-/// How a destination queue does.
+/// The state of a destination queue.
 pub struct QueueState {
-    /// Which.
+    /// Its key.
     pub queue_key: QueueKey,
-    /// Connections that it may have.
+    /// Its connection limit.
     pub limit: usize,
-    /// Those that it has.
+    /// Its connections.
     pub in_use: usize,
-    /// Deliveries that are claimed and wait for one.
+    /// Claimed deliveries that wait for a connection.
     pub waiting: usize,
-    /// While it is left alone.
+    /// The active back-off.
     pub backoff: Option<SiteBackoff>,
 }
 
@@ -62,7 +62,7 @@ pub struct ConnectionCounts {
 }
 
 impl Dispatcher {
-    /// Nothing waits. `default_rule` holds for destination queues that no rule is made for.
+    /// Without waiting claims. `default_rule` applies to destination queues without a rule.
     pub fn new(connections_max: usize, default_rule: Rule) -> Self {
         Self {
             fairness: FairQueue::new(connections_max),
@@ -73,8 +73,8 @@ impl Dispatcher {
         }
     }
 
-    /// Lines up a claim of a tenant of this weight. It is given back if the destination queue is left alone or
-    /// crowded: nobody knew where it belongs when it was claimed, and it would keep others from being claimed.
+    /// Adds a claim of a tenant with this weight. Releases it if the destination queue backs off or has no capacity: its
+    /// destination queue was unknown when it was claimed, and it would keep other mail from being claimed.
     pub fn push(&mut self, queue_key: QueueKey, weight: Weight, claim: Claim, now: Instant) {
         let tenant = claim.batch.message.tenant_id;
         if !self.has_capacity(&queue_key, &tenant, (0, 0), now) {
@@ -100,12 +100,12 @@ impl Dispatcher {
         match &queue_key.next_hop {
             NextHop::Mx(site, _) => site.rule.clone(),
             NextHop::TenantSmartHost(..) => self.default_rule.clone(),
-            // Nobody else's opinion is asked for.
+            // Hosts of the operator have no back-off.
             NextHop::Sandbox(_) | NextHop::Hosts(_) => Rule { trusted: true, ..self.default_rule.clone() },
         }
     }
 
-    /// Takes a slot and the claim whose turn it is.
+    /// Grants a slot to the next claim.
     pub fn grant(&mut self, now: Instant) -> Option<Grant<TenantId, QueueKey, Claim>> {
         let Self { fairness, limiters, reopenings, reopenings_noted, .. } = self;
         let grant = fairness.grant_slot(|queue_key, in_use| {
@@ -123,7 +123,7 @@ impl Dispatcher {
         Some(grant)
     }
 
-    /// The next claim for a slot that a worker has.
+    /// The next claim for a worker's slot.
     pub fn reuse(
         &mut self,
         queue_key: &QueueKey,
@@ -132,7 +132,7 @@ impl Dispatcher {
     ) -> Option<(TenantId, Claim)> {
         let limiter = self.limiters.get(queue_key)?;
         let connections = match limiter.allowance(self.fairness.slots_taken(queue_key), now) {
-            // A limit on beginning connections is none on keeping them.
+            // A limit on new connections does not apply to open ones.
             Allowance::UpTo(_) => limiter.limit(),
             Allowance::NotBefore(_) => 0,
         };
@@ -147,19 +147,19 @@ impl Dispatcher {
         }
     }
 
-    /// A worker is about to open a connection.
+    /// Counts a new connection.
     pub fn begin_connection(&mut self, queue_key: &QueueKey, now: Instant) {
         if let Some(limiter) = self.limiters.get_mut(queue_key) {
             limiter.begin_connection(now);
         }
     }
 
-    /// Gives a slot back.
+    /// Returns a slot.
     pub fn free(&mut self, queue_key: &QueueKey, holder: &TenantId) {
         self.fairness.free(queue_key, holder);
     }
 
-    /// Idle connections of a destination queue that a tenant leaves to others: none if it has but this slot there.
+    /// Idle connections of a destination queue reserved for other tenants: none if the tenant has only this slot there.
     pub fn left_to_others(&self, queue_key: &QueueKey, tenant: &TenantId) -> usize {
         match self.limiters.get(queue_key) {
             Some(limiter) if self.fairness.slots_of(queue_key, tenant) > 1 => {
@@ -169,13 +169,13 @@ impl Dispatcher {
         }
     }
 
-    /// Messages that one connection of a destination queue may carry.
+    /// Maximum of messages over one connection of a destination queue.
     pub fn messages_per_connection_max(&self, queue_key: &QueueKey) -> u32 {
         let rule = self.limiters.get(queue_key).map_or(&self.default_rule, ConcurrencyLimiter::rule);
         rule.messages_per_connection_max
     }
 
-    /// Learns from a try that began at `began`.
+    /// Applies the feedback of an attempt that began at `began`.
     pub fn apply_feedback(
         &mut self,
         queue_key: &QueueKey,
@@ -185,7 +185,7 @@ impl Dispatcher {
     ) -> FeedbackEffect {
         let Some(limiter) = self.limiters.get_mut(queue_key) else { return FeedbackEffect::default() };
         let limit_before = limiter.limit();
-        // What is kept free for others shows nothing of what the site can take.
+        // Reserved slots count as used: that they are free does not mean that the site could accept less.
         let in_use = self.fairness.slots_taken(queue_key) + reserved_in_queue(limit_before);
         if limiter.record_feedback(feedback, began, in_use, now) {
             let backoff = limiter.backoff(now).cloned();
@@ -198,12 +198,12 @@ impl Dispatcher {
         FeedbackEffect { grew, ..FeedbackEffect::default() }
     }
 
-    /// When the next destination queue opens for which something waits.
+    /// When the next destination queue with waiting claims may send again.
     pub fn next_reopening(&self) -> Option<Instant> {
         self.reopenings.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Lets destination queues take part whose time has come.
+    /// Reopens the destination queues that may send again.
     pub fn reopen(&mut self, now: Instant) {
         while let Some(entry) = self.reopenings.first_entry().filter(|entry| entry.key().0 <= now) {
             let queue_key = entry.remove();
@@ -211,8 +211,9 @@ impl Dispatcher {
         }
     }
 
-    /// Whether another claim of a tenant for a destination queue finds room, where so many more than are known of wait: of all
-    /// tenants, and of this one. Like slots: who has waiting as much as there is room left gets no more.
+    /// Whether a destination queue has capacity for another claim of a tenant. `more` are deliveries that wait in addition to
+    /// those in the queue: of all tenants, and of this one. As with slots, a tenant may have at most as much waiting as the
+    /// remaining capacity.
     pub fn has_capacity(
         &self,
         queue_key: &QueueKey,
@@ -230,12 +231,12 @@ impl Dispatcher {
         may_wait(all + more.0, own + more.1)
     }
 
-    /// Why and how long a destination queue is left alone, if it is.
+    /// The active back-off of a destination queue.
     pub fn backoff(&self, queue_key: &QueueKey, now: Instant) -> Option<SiteBackoff> {
         self.limiters.get(queue_key)?.backoff(now).cloned()
     }
 
-    /// Ends the back-offs of destination queues that `is_meant`; answers which.
+    /// Ends the back-offs of the selected destination queues; returns their keys.
     pub fn end_backoffs(&mut self, is_meant: impl Fn(&QueueKey) -> bool) -> Vec<QueueKey> {
         let mut lifted = Vec::new();
         for (queue_key, limiter) in &mut self.limiters {
@@ -247,7 +248,7 @@ impl Dispatcher {
         lifted
     }
 
-    /// Every destination queue that is in use, is waited for, or is left alone.
+    /// Every destination queue with slots in use, waiting claims or a back-off.
     pub fn queue_states(&self, now: Instant) -> Vec<QueueState> {
         let state = |queue_key: &QueueKey, in_use: usize, waiting: usize| QueueState {
             queue_key: queue_key.clone(),
@@ -275,12 +276,12 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets destination queues that were not used for long.
+    /// Removes the limiters of destination queues that were unused for long.
     pub fn sweep(&mut self, now: Instant) {
         self.forget_idle(QUEUE_IDLE_MAX, now);
     }
 
-    /// At the limit a back-off does not count: a tenant can write to any number of domains whose hosts are dead.
+    /// With `idle_min` zero, also those that back off: a tenant can send to any number of domains with dead hosts.
     fn forget_idle(&mut self, idle_min: Duration, now: Instant) {
         let Self { fairness, limiters, .. } = self;
         let in_use: std::collections::HashSet<&QueueKey> =
@@ -294,13 +295,13 @@ impl Dispatcher {
         });
     }
 
-    /// Takes out all claims that wait.
+    /// Removes and returns all waiting claims.
     pub fn drain(&mut self) -> Vec<Claim> {
         self.fairness.drain()
     }
 }
 
-/// Whether another one finds room where so many wait, of all tenants and of its own.
+/// Whether another delivery may wait, with so many of all tenants and of its own tenant waiting.
 fn may_wait(all: usize, own: usize) -> bool {
     if own == 0 { all < 2 * CROWDED_AT } else { own + all < CROWDED_AT }
 }
@@ -310,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_crowds_a_lane_leaves_room_for_the_first_of_others() {
+    fn a_tenant_with_a_backlog_leaves_capacity_for_the_first_deliveries_of_others() {
         let (mut all, mut shares) = (0, Vec::new());
         for _ in 0..50 {
             let mut own = 0;

@@ -1,6 +1,5 @@
-//! Finds the sites of destinations that nobody knows yet, beside the scheduler, so that no answer of the DNS is waited
-//! for by anything but the mail it is for. Tenants take turns here as well: one that writes to many domains whose name
-//! servers are slow leaves look-ups for others.
+//! Looks up the sites of unknown destinations in the background, so that a slow DNS delays only the mail for its domain.
+//! Fair between tenants: one that sends to many domains with slow name servers leaves look-ups for others.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +15,12 @@ use crate::mail::DomainName;
 use crate::model::{TenantId, Weight};
 use crate::policy::fair_queue::{FairQueue, Grant, Job};
 
-/// Questions that are under way at one time, one for each domain.
+/// Maximum of look-ups in progress, one for each domain.
 const LOOKUPS_MAX: usize = 128;
 
-/// A claim whose site is not known.
+/// A claim whose site is unknown.
 pub struct UnresolvedClaim {
-    /// How it goes to its site.
+    /// Its route to the site.
     pub mx_route: MxRoute,
     /// Its tenant's weight.
     pub weight: Weight,
@@ -29,16 +28,16 @@ pub struct UnresolvedClaim {
     pub claim: Claim,
 }
 
-/// Claims whose site is not known.
+/// Claims whose site is unknown.
 pub struct SiteResolution(Mutex<FairQueue<TenantId, DomainName, UnresolvedClaim>>);
 
 impl SiteResolution {
-    /// Nothing waits.
+    /// Without waiting claims.
     pub fn new() -> Self {
         Self(Mutex::new(FairQueue::new(LOOKUPS_MAX)))
     }
 
-    /// Lines up a claim.
+    /// Adds a claim.
     pub fn push(&self, domain: DomainName, unresolved: UnresolvedClaim) {
         let UnresolvedClaim { weight, claim: Claim { batch, .. }, .. } = &unresolved;
         let (tenant, weight) = (batch.message.tenant_id, *weight);
@@ -46,12 +45,12 @@ impl SiteResolution {
         self.lock().push(Job { tenant, weight, key: domain, cost, work: unresolved });
     }
 
-    /// Deliveries that wait to hear of a domain: all, and the tenant's.
+    /// Deliveries that wait for the look-up of a domain: of all tenants, and of the tenant.
     pub fn waiting(&self, domain: &DomainName, tenant: &TenantId) -> (usize, usize) {
         self.lock().waiting(domain, tenant)
     }
 
-    /// Takes out all claims that wait.
+    /// Removes and returns all waiting claims.
     pub fn drain(&self) -> Vec<UnresolvedClaim> {
         self.lock().drain()
     }
@@ -62,7 +61,7 @@ impl SiteResolution {
 }
 
 impl<A: DeliveryAgents> Scheduler<'_, A> {
-    /// Begins as many look-ups as may be under way.
+    /// Starts look-ups up to the maximum.
     pub(super) fn begin_lookups(&self) {
         loop {
             let grant = self.queue.lookups.lock().grant_slot(|_, _| 1);
@@ -82,7 +81,7 @@ async fn find<A: DeliveryAgents>(
     let Grant { tenant, key: domain, job } = grant;
     let hosts = tokio::select! {
         hosts = agents.mail_hosts(&domain) => hosts,
-        // Dropping the claim gives it back.
+        // Dropping the claim releases it.
         () = stop.cancelled() => return,
     };
     let site = queue.sites().learn(&domain, hosts);

@@ -1,4 +1,4 @@
-//! What people see of the queue manager: sites, reasons to wait, counts.
+//! The snapshot of the queue manager: sites, reasons why mail waits, counts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, WaitReason};
 use crate::policy::concurrency_limiter::SiteBackoff;
 
-/// Domains of one site that are named.
+/// Maximum of domains of one site in the snapshot.
 const DOMAINS_SHOWN_MAX: usize = 100;
-/// Domains of one site that a back-off is posted for.
+/// Maximum of domains of one site for which a back-off is recorded.
 const DOMAINS_POSTED_MAX: usize = 1000;
 
-/// What waits in memory and why, at one moment.
+/// The state of the queue in memory at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct QueueSnapshot {
-    /// Every site that is in use, waited for, or left alone, by name.
+    /// Every site with connections, waiting claims or a back-off, by name.
     pub sites: Vec<SiteStatus>,
-    /// Why parts of the queue wait, where only the relay knows it, in no order.
+    /// Recorded reasons why parts of the queue wait, in no order.
     pub reasons: Vec<(QueueFilter, WaitRecord)>,
-    /// Deliveries that are claimed, whether they are being delivered or wait.
+    /// Claimed deliveries, being delivered or waiting.
     pub claimed: usize,
 }
 
 impl QueueManager {
-    /// What waits in memory and why.
+    /// The state of the queue in memory.
     pub fn snapshot(&self, now: Timestamp) -> QueueSnapshot {
         let states = self.dispatcher().queue_states(Instant::now());
         let mx_sites = states.iter().filter_map(|state| match &state.queue_key.next_hop {
@@ -48,7 +48,7 @@ impl QueueManager {
         self.dispatcher().counts(Instant::now())
     }
 
-    /// Ends the back-offs of sites in the way of a part of the queue, before their time.
+    /// Ends the back-offs that affect a part of the queue.
     pub fn end_backoffs(&self, part: &QueueFilter) {
         let site = part.destination.as_ref().map(|destination| self.sites().find(destination));
         let is_meant = |queue_key: &QueueKey| match (&queue_key.next_hop, &site) {
@@ -66,14 +66,14 @@ impl QueueManager {
         self.wake();
     }
 
-    /// Tells people what is held back, and why.
+    /// Records the back-off for the parts of the queue that it affects.
     pub(super) fn post_backoff(&self, queue_key: &QueueKey, backoff: &SiteBackoff) {
         for subject in subjects(queue_key, self.sites()) {
             self.post_for(subject, queue_key, backoff);
         }
     }
 
-    /// The same for a domain that is found to be at a site that is left alone.
+    /// Records the back-off of a site for a domain that was found to belong to it.
     pub(super) fn post_if_backed_off(&self, domain: &DomainName, queue_key: &QueueKey) {
         let backoff = self.dispatcher().backoff(queue_key, Instant::now());
         if let Some(backoff) = backoff {
@@ -85,7 +85,7 @@ impl QueueManager {
         let now = Timestamp::now();
         let record = WaitRecord {
             reason: WaitReason::SiteBackoff,
-            detail: format!("{} is left alone for a time after: {}", name_of(queue_key), backoff.reason),
+            detail: format!("{} backs off after: {}", name_of(queue_key), backoff.reason),
             since: now,
             until: Some(time_of(backoff.until)),
         };
@@ -93,7 +93,7 @@ impl QueueManager {
     }
 }
 
-/// What people see of a destination queue.
+/// The name of a destination queue in the API and logs.
 pub fn name_of(queue_key: &QueueKey) -> String {
     match &queue_key.next_hop {
         NextHop::Mx(site, _) => site.name.clone(),
@@ -103,7 +103,7 @@ pub fn name_of(queue_key: &QueueKey) -> String {
     }
 }
 
-/// Whose mail a destination queue carries.
+/// The parts of the queue whose mail is in a destination queue.
 fn subjects(queue_key: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
     match &queue_key.next_hop {
         NextHop::Mx(site, _) => {
@@ -111,7 +111,7 @@ fn subjects(queue_key: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
             domains.map(|domain| QueueFilter::destination(Host::Domain(domain))).collect()
         }
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => vec![QueueFilter::tenant(*tenant)],
-        // The platform's own choice, which is never left alone.
+        // Hosts of the operator have no back-off.
         NextHop::Hosts(_) => Vec::new(),
     }
 }

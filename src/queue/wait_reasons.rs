@@ -1,8 +1,7 @@
-//! Why mail waits, where only the queue manager or a delivery agent knows it. The API reads it from the snapshot. What
-//! the store knows itself (pauses, suspensions, times of the next attempt) is not recorded here.
+//! Reasons why mail waits that only the queue manager or a delivery agent knows. The API reads them from the snapshot.
+//! Pauses, suspensions and times of the next attempt are in the store and not recorded here.
 //!
-//! A record is about a part of the queue. It ends at its time or when it is removed. It is in memory only: what holds
-//! after a restart is recorded anew.
+//! A record is about a part of the queue. It ends at its time or when it is removed. Records are in memory only.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,28 +9,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::mail::Timestamp;
 use crate::model::{QueueFilter, TenantId, WaitReason};
 
-/// Records kept; more are not taken, for nobody reads so many.
+/// Maximum of records; more are ignored.
 const RECORDS_MAX: usize = 10_000;
 
-/// Why something waits, and until when.
+/// Why a part of the queue waits, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitRecord {
-    /// For programs.
+    /// The code.
     pub reason: WaitReason,
-    /// For people: one line, no secret.
+    /// One line of text without secrets.
     pub detail: String,
-    /// Since when.
+    /// When it began.
     pub since: Timestamp,
-    /// `None` if that is not known.
+    /// `None` if the end is unknown.
     pub until: Option<Timestamp>,
 }
 
-/// The reasons that hold. One record for each part and reason.
+/// The current reasons: one record for each part and reason.
 #[derive(Debug, Default)]
 pub struct WaitRegistry(Mutex<HashMap<(QueueFilter, WaitReason), WaitRecord>>);
 
 impl WaitRegistry {
-    /// Adds a record in the place of an earlier one with the same part and reason, whose beginning it keeps.
+    /// Adds a record. It replaces one with the same part and reason and keeps its beginning.
     pub fn post(&self, part: QueueFilter, record: WaitRecord, now: Timestamp) {
         let mut records = self.lock();
         if records.len() >= RECORDS_MAX {
@@ -54,7 +53,7 @@ impl WaitRegistry {
         self.lock().remove(&(part.clone(), reason));
     }
 
-    /// What holds at a time, in no order.
+    /// The valid records at a time, in no order.
     pub fn records(&self, now: Timestamp) -> Vec<(QueueFilter, WaitRecord)> {
         let records = self.lock();
         let holding = records.iter().filter(|(_, record)| record.is_valid_at(now));
@@ -67,24 +66,24 @@ impl WaitRegistry {
     }
 }
 
-/// A site, or a smart host, that is in use, waited for, or left alone.
+/// A site or smart host with connections, waiting claims or a back-off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteStatus {
-    /// The site's name, or the smart host's.
+    /// The name of the site or smart host.
     pub name: String,
-    /// Whose smart host it is, or whose sandbox; `None` for what all tenants share.
+    /// The tenant of the smart host or sandbox; `None` if all tenants share it.
     pub tenant_id: Option<TenantId>,
-    /// Domains that are known to be there, in order; at most a hundred are named.
+    /// Known domains, in order, at most a hundred.
     pub domains: Vec<String>,
-    /// Connections that it may have now.
+    /// The connection limit.
     pub connections_max: usize,
-    /// Connections that it has.
+    /// Open connections.
     pub connections: usize,
-    /// Deliveries that the relay has claimed and that wait for a connection.
+    /// Claimed deliveries that wait for a connection.
     pub waiting: usize,
-    /// Nothing is sent before this time.
+    /// The end of the back-off.
     pub backoff_until: Option<Timestamp>,
-    /// Why: the reply, or what happened.
+    /// The reason of the back-off: the reply or error.
     pub reason: Option<String>,
 }
 

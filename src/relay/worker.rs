@@ -1,4 +1,4 @@
-//! A worker holds a slot and delivers batch after batch, keeping its connection as long as its lane has work.
+//! A worker has a slot and delivers batch after batch over one connection, as long as its destination queue has work.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,12 +48,12 @@ pub async fn run(
                 next
             }
             None => {
-                // Kept before the slot is free: the lane's next worker is to find it.
+                // Before the slot is returned, so that the next worker of the destination queue finds the connection.
                 if let Some(connection) = connection.take() {
                     core.pool.put(&slot.queue_key, slot.holder, connection);
                 }
                 drop(slot);
-                // This worker takes one turn at most; there may be more.
+                // This worker takes one claim; others may have got slots.
                 core.queue.wake();
                 let Some((next_slot, next)) = core.queue.next_claim() else { return };
                 slot = next_slot;
@@ -79,8 +79,8 @@ fn delivery_span(batch: &Batch) -> tracing::Span {
     )
 }
 
-/// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
-/// while slots go on is for those that come new.
+/// The current connection, if the batch may use it, else an idle one. A worker without a current connection opens one: idle
+/// connections are for workers that start.
 fn fit(
     core: &RelayContext,
     queue_key: &QueueKey,
@@ -112,7 +112,7 @@ fn fits(core: &RelayContext, queue_key: &QueueKey, batch: &Batch, connection: &C
 /// A message in memory.
 struct Loaded {
     content: Content,
-    /// The room for it, if it was read back.
+    /// The reserved memory, if it was read from the store.
     _memory: Option<crate::limits::tenant_semaphore::TenantPermit>,
 }
 
@@ -129,8 +129,7 @@ impl Worker {
         mut claim: Claim,
         connection: Option<Connection>,
     ) -> Option<Connection> {
-        // While it waited here its tenant may have been suspended, or got another smart host: dropping the claim gives
-        // it back, to be held or to be claimed for its new lane.
+        // While it waited, its tenant may have been suspended or got another smart host. Dropping the claim releases it.
         if !self.is_in_place(&claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
@@ -185,7 +184,7 @@ impl Worker {
         self.core.queue.is_in_place(claim, self.core.router.route_batch(&claim.batch)).await
     }
 
-    /// The hold that a batch falls under after what its try learnt of the account.
+    /// Records the result of a login; returns the back-off of the account, if any.
     async fn note_login(
         &self,
         next_hop: &NextHop,
@@ -203,8 +202,7 @@ impl Worker {
         }
     }
 
-    /// The message of a batch, read where it is not at hand and there is room for it. `None` if it was deleted meanwhile, or
-    /// the relay stops.
+    /// The content of a batch, read from the store if necessary. `None` if it was deleted or the relay stops.
     async fn load(&self, batch: &mut Batch) -> Result<Option<Loaded>, StoreError> {
         if let Some(content) = batch.content.take() {
             return Ok(Some(Loaded { content, _memory: None }));
@@ -213,7 +211,7 @@ impl Worker {
         let memory = tokio::select! {
             biased;
             () = self.core.stop.cancelled() => return Ok(None),
-            // The turns are never closed.
+            // The semaphore is never closed.
             memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
         let content = self.core.store.content(id).await?;
@@ -342,14 +340,14 @@ impl Worker {
         }
     }
 
-    /// Whether there is somebody to report to, and the tenant wants it so.
+    /// Whether the sender gets reports by mail.
     async fn reports_by_mail(&self, message: &Message) -> bool {
         if message.reverse_path == ReversePath::Null {
             return false;
         }
         match self.core.store.tenant(message.tenant_id).await {
             Ok(tenant) => tenant.is_some_and(|t| t.settings.delivery_reports == DeliveryReports::Mail),
-            // What is not known is reported: a failure that nobody hears of is worse than a report too many.
+            // If the setting is unknown, report: an unreported failure is worse than an unwanted report.
             Err(_) => true,
         }
     }
@@ -376,7 +374,7 @@ impl Worker {
     }
 }
 
-/// What is written down of a batch, and what its sender is told.
+/// The records of a batch and the recipients of its report.
 #[derive(Default)]
 struct Outcomes {
     records: Vec<AttemptRecord>,
@@ -392,10 +390,11 @@ impl Outcomes {
     }
 }
 
-/// What falls due past its lifetime was held until then by a suspension or a pause: it gets one try.
+/// Whether the message lifetime has ended. A delivery that is due after it was paused or suspended until then and gets one
+/// attempt.
 fn has_expired(batch: &Batch, now: Timestamp) -> bool {
     let end = batch.message.expires_at;
-    // What is held for its account is due at the end at the latest.
+    // A back-off ends at the end of the lifetime at the latest.
     let is_due_in_time = |delivery: &Delivery| delivery.next_attempt_at.is_none_or(|due| due <= end);
     now >= end && batch.deliveries.iter().all(is_due_in_time)
 }

@@ -91,7 +91,8 @@ impl SubmissionService {
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
-        let expires_at = self.expires_at(current.1.settings.expiry_hours, &envelope.parameters, now);
+        let expires_at =
+            self.expires_at(current.1.settings.message_lifetime_hours, &envelope.parameters, now);
         let terms = MessageTerms { id, submission_key: key, expires_at, now };
         let new = self.build_message(checked, terms).await?;
         self.store(&submitter, new, reservation).await
@@ -191,7 +192,7 @@ impl SubmissionService {
     /// When delivery expires: the message's own limit, else the tenant's, else the configured one.
     fn expires_at(
         &self,
-        expiry_hours: Option<u32>,
+        lifetime_hours: Option<u32>,
         parameters: &MailParameters,
         now: Timestamp,
     ) -> Timestamp {
@@ -203,7 +204,7 @@ impl SubmissionService {
         if let Some(deliver_by) = parameters.deliver_by {
             return deliver_by.min(latest);
         }
-        let lifetime = expiry_hours
+        let lifetime = lifetime_hours
             .map_or(message_lifetime, |hours| std::time::Duration::from_secs(u64::from(hours) * 3600));
         after(lifetime).min(latest)
     }

@@ -6,7 +6,7 @@ use tokio::task::{JoinSet, yield_now};
 use super::*;
 use crate::mail::{BodyType, MailParameters, Notify};
 use crate::model::{DkimAlgorithm, DkimKeyState, Environment, TenantId, Verification};
-use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, StoreOptions};
+use crate::store::{NewDkimKey, NewDomain, NewKey, NewTenant, RateLimit, SqliteOptions};
 
 const BACKLOG: usize = 20;
 
@@ -19,7 +19,7 @@ struct Fixture {
 impl Fixture {
     async fn make() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(dir.path())).await.unwrap());
         let pair = crate::dkim::generate(DkimAlgorithm::Ed25519).unwrap();
         let sandbox = NewDomain {
             tenant_id: None,

@@ -38,8 +38,7 @@ async fn a_tenant_is_created_changed_and_listed() {
     });
     let changed = stage.patch(&stage.platform, &path, patch).await.expect(200);
     assert_eq!(changed["metadata"], json!({"seats": 3, "region": "eu"}));
-    let settings =
-        json!({"from_name": "Acme", "reply_to": null, "delivery_reports": "mail", "expiry_hours": null});
+    let settings = json!({"from_name": "Acme", "reply_to": null, "delivery_reports": "mail", "message_lifetime_hours": null});
     assert_eq!(changed["settings"], settings);
     let limits = json!({"requests_per_minute": null, "emails_per_day": 100, "emails_per_minute": 5});
     assert_eq!(changed["rate_limit"], limits);

@@ -12,7 +12,7 @@ use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
 use pillarbox::queue::QueueManager;
-use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, Store, StoreOptions};
+use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, SqliteOptions, Store};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
 use pillarbox::verification::{self, VerificationSettings};
@@ -64,7 +64,7 @@ impl ApiStage {
         adjust: impl FnOnce(&mut config::Api, &mut config::Domains),
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let queue = Arc::new(QueueManager::new(store.clone(), &config::Relay::default()));
         let dns = FakeDns::start().await;
         let resolver = Resolver::new(&[dns.address]).unwrap();

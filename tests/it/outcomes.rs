@@ -132,12 +132,12 @@ async fn a_tenant_has_its_own_message_lifetime_within_the_servers_limit() {
         at("expires_at").duration_since(at("created_at")).as_hours()
     };
     assert_eq!(lifetime_h().await, 120);
-    set(&server, &account, json!({"expiry_hours": 7})).await;
+    set(&server, &account, json!({"message_lifetime_hours": 7})).await;
     assert_eq!(lifetime_h().await, 7);
     let path = format!("/v1/tenants/{}", account.tenant_id);
-    let too_long = json!({"settings": {"expiry_hours": 241}});
+    let too_long = json!({"settings": {"message_lifetime_hours": 241}});
     let control = &server.control;
     let refused = request(control.address, "PATCH", &path, Some(&control.secret), Some(&too_long)).await;
     let error = refused.expect_error(422, "validation_failed");
-    assert_eq!(error["errors"][0]["path"], "settings.expiry_hours", "{error}");
+    assert_eq!(error["errors"][0]["path"], "settings.message_lifetime_hours", "{error}");
 }

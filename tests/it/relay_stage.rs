@@ -9,7 +9,7 @@ use pillarbox::model::{DeliveryId, DeliveryState, Environment, MessageId, Tenant
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::relay::{Recording, Relay};
 use pillarbox::store::{
-    Attempt, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, Store, StoreOptions,
+    Attempt, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, SqliteOptions, Store,
     SuppressionFilter,
 };
 use tokio::task::JoinHandle;
@@ -34,9 +34,9 @@ impl RelayStage {
         Self::with(mx, |_, _| {}).await
     }
 
-    pub async fn with(mx: &FakeMx, adjust: impl FnOnce(&mut StoreOptions, &mut config::Relay)) -> Self {
+    pub async fn with(mx: &FakeMx, adjust: impl FnOnce(&mut SqliteOptions, &mut config::Relay)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = StoreOptions::at(dir.path());
+        let mut options = SqliteOptions::at(dir.path());
         let mut config = config::Relay {
             smart_host: Some(config::PlatformSmartHost {
                 host: mx.address.ip().to_string(),
@@ -48,7 +48,7 @@ impl RelayStage {
             ..config::Relay::default()
         };
         adjust(&mut options, &mut config);
-        let store = Arc::new(Store::open(options).unwrap());
+        let store = Arc::new(Store::open(options).await.unwrap());
         let tenant =
             store.create_tenant(NewTenant::named("acme", "acme"), Timestamp::now()).await.unwrap().id;
         let queue = Arc::new(QueueManager::new(store.clone(), &config));

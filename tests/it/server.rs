@@ -221,7 +221,7 @@ fn config(directory: &Path, dns: &FakeDns, port: u16) -> Config {
 
 /// The first key is created in the data directory, as by `pillarbox key create`.
 async fn create_platform_key(config: &Config) -> String {
-    let store = Store::open(StoreOptions::new(config, Access::Manage)).unwrap();
+    let store = Store::open(StoreOptions::new(config, Access::Manage)).await.unwrap();
     let secret = KeySecret::generate(Environment::Live);
     let key = NewKey::unrestricted(None, "it", Environment::Live, &secret);
     store.create_key(key, Timestamp::now()).await.unwrap();

@@ -17,7 +17,7 @@ use pillarbox::model::{
 };
 use pillarbox::server::{Security, Server, ServerDependencies};
 use pillarbox::store::{
-    Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, Store, StoreOptions,
+    Directory, NewDkimKey, NewDomain, NewKey, NewSuppression, NewTenant, SqliteOptions, Store,
 };
 use pillarbox::submission::{SubmissionService, SubmissionSettings};
 use tokio::net::TcpListener;
@@ -50,7 +50,7 @@ impl SubmissionStage {
 
     pub async fn with(adjust: impl FnOnce(&mut config::Smtp)) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(StoreOptions::at(data_dir.path())).unwrap());
+        let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
         let (tenant, user, password) = furnish(&store).await;
         let mut limits = config::Smtp {
             recipients_max: 5,

@@ -39,7 +39,7 @@ impl Place {
     }
 
     /// For what works on keys that are there.
-    fn open(&self) -> anyhow::Result<Store> {
+    async fn open(&self) -> anyhow::Result<Store> {
         let config = self.config()?;
         let data_dir = &config.data_dir;
         if !data_dir.try_exists().with_context(|| format!("cannot look at {}", data_dir.display()))? {
@@ -48,12 +48,12 @@ impl Place {
                 data_dir.display()
             );
         }
-        Ok(Store::open(StoreOptions::new(&config, Access::Manage))?)
+        Ok(Store::open(StoreOptions::new(&config, Access::Manage)).await?)
     }
 
     /// The first key may come before the first start of the server.
-    fn open_or_make(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage))?)
+    async fn open_or_make(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(StoreOptions::new(&self.config()?, Access::Manage)).await?)
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -85,7 +85,7 @@ pub(super) async fn create(place: &Place, new: Wanted, audience: Audience) -> an
     if new.tenant.is_none() && !new.scopes.is_empty() {
         bail!("only keys of a tenant have scopes; name the tenant with --tenant");
     }
-    let store = place.open_or_make()?;
+    let store = place.open_or_make().await?;
     let tenant_id = find_tenant(&store, new.tenant.as_deref()).await?;
     let secret = KeySecret::generate(new.environment);
     let mut key = NewKey {
@@ -109,7 +109,7 @@ pub(super) async fn list(
     extent: &Extent,
     audience: Audience,
 ) -> anyhow::Result<()> {
-    let store = place.open()?;
+    let store = place.open().await?;
     let filter = KeyFilter { tenant_id: find_tenant(&store, tenant).await?, environment: None };
     let page = async |limit, after| {
         let request = PageRequest { limit, after, ..PageRequest::default() };
@@ -126,7 +126,7 @@ pub(super) async fn list(
 /// Revokes a key.
 pub(super) async fn revoke(place: &Place, id: &str, audience: Audience) -> anyhow::Result<()> {
     let key: KeyId = id.parse().with_context(|| format!("{id} is not the id of a key"))?;
-    let store = place.open()?;
+    let store = place.open().await?;
     store.revoke_key(key, Timestamp::now()).await?;
     let revoked = store.key(None, key).await?;
     store.close().await;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::mail::Host;
@@ -20,9 +21,8 @@ fn per_tenant(batches: &[Batch]) -> HashMap<TenantId, usize> {
     counts
 }
 
-#[tokio::test]
-async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn the_room_is_split_between_tenants_however_deep_one_queue_is<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let (big, small, tiny) =
             (bed.tenant("big").await, bed.tenant("small").await, bed.tenant("tiny").await);
         for number in 0..300 {
@@ -44,9 +44,8 @@ async fn the_room_is_split_between_tenants_however_deep_one_queue_is() {
     }
 }
 
-#[tokio::test]
-async fn a_tenant_never_has_more_out_than_its_limit() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_tenant_never_has_more_out_than_its_limit<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..30 {
             bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -68,9 +67,8 @@ async fn a_tenant_never_has_more_out_than_its_limit() {
     }
 }
 
-#[tokio::test]
-async fn a_saturated_destination_holds_up_nothing_but_itself() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_saturated_destination_holds_up_nothing_but_itself<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         for _ in 0..300 {
             bed.enqueue(tenant.id, &["x@busy.example"]).await;
@@ -89,9 +87,8 @@ async fn a_saturated_destination_holds_up_nothing_but_itself() {
     }
 }
 
-#[tokio::test]
-async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let busy: Vec<_> = (0..1000).map(|number| format!("u{number}@busy.example")).collect();
     let busy: Vec<_> = busy.iter().map(String::as_str).collect();
@@ -117,18 +114,17 @@ async fn more_than_one_pass_looks_at_is_reached_by_the_next_ones() {
     assert_eq!(ids(&claimed.batches).len(), 999);
 }
 
-#[tokio::test]
-async fn a_suspended_tenant_is_held_and_resumes() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
-        let (held, other) = (bed.tenant("held").await, bed.tenant("other").await);
-        let before = bed.enqueue(held.id, &["x@one.example"]).await;
-        bed.store.update_tenant(held.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
-        let during = bed.enqueue(held.id, &["y@one.example"]).await;
+pub(super) async fn a_suspended_tenant_is_held_and_resumes<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
+        let (suspended, other) = (bed.tenant("suspended").await, bed.tenant("other").await);
+        let before = bed.enqueue(suspended.id, &["x@one.example"]).await;
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Suspended), now()).await.unwrap().unwrap();
+        let during = bed.enqueue(suspended.id, &["y@one.example"]).await;
         let theirs = bed.enqueue(other.id, &["z@one.example"]).await;
         let claimed = bed.claim(later(0)).await;
         assert_eq!(ids(&claimed.batches), [theirs.recipients[0].0]);
         assert_eq!(claimed.next_due_at, None);
-        bed.store.update_tenant(held.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
+        bed.store.update_tenant(suspended.id, status(TenantStatus::Active), now()).await.unwrap().unwrap();
         bed.queue.wait_for_work().await;
         let mut expected = [before.recipients[0].0, during.recipients[0].0];
         expected.sort();
@@ -136,9 +132,8 @@ async fn a_suspended_tenant_is_held_and_resumes() {
     }
 }
 
-#[tokio::test]
-async fn a_suspended_tenant_is_held_over_a_restart() {
-    let bed = Bed::new().await;
+pub(super) async fn a_suspended_tenant_is_held_over_a_restart<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
@@ -148,9 +143,8 @@ async fn a_suspended_tenant_is_held_over_a_restart() {
     assert_eq!(bed.claim(later(0)).await.batches.len(), 1);
 }
 
-#[tokio::test]
-async fn a_batch_holds_at_most_a_hundred_deliveries() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_batch_holds_at_most_a_hundred_deliveries<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let recipients: Vec<_> = (0..250).map(|number| format!("u{number}@one.example")).collect();
         let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
@@ -164,9 +158,8 @@ async fn a_batch_holds_at_most_a_hundred_deliveries() {
     }
 }
 
-#[tokio::test]
-async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
-    let bed = Bed::with_hot_queue(5000).await;
+pub(super) async fn what_does_not_fit_into_memory_is_claimed_from_the_database<H: Harness>() {
+    let bed = Bed::<H>::with_hot_queue(5000).await;
     let tenant = bed.tenant("a").await;
     for _ in 0..20 {
         bed.enqueue(tenant.id, &["x@one.example"]).await;
@@ -182,23 +175,21 @@ async fn what_does_not_fit_into_memory_is_claimed_from_the_database() {
     assert!(bed.claim(later(0)).await.batches[0].content.is_some());
 }
 
-#[tokio::test]
-async fn recipients_take_room_in_memory_too() {
-    let bed = Bed::with_hot_queue(50_000).await;
+pub(super) async fn recipients_take_room_in_memory_too<H: Harness>() {
+    let bed = Bed::<H>::with_hot_queue(50_000).await;
     let tenant = bed.tenant("a").await;
     let many: Vec<_> = (0..100).map(|number| format!("u{number}@one.example")).collect();
     bed.enqueue(tenant.id, &many.iter().map(String::as_str).collect::<Vec<_>>()).await;
     bed.enqueue(tenant.id, &["x@two.example", "y@two.example"]).await;
     let mut batches = bed.claim(later(0)).await.batches;
     batches.sort_by_key(|batch| batch.deliveries.len());
-    let held: Vec<_> =
+    let found: Vec<_> =
         batches.iter().map(|batch| (batch.deliveries.len(), batch.content.is_some())).collect();
-    assert_eq!(held, [(2, true), (100, false)]);
+    assert_eq!(found, [(2, true), (100, false)]);
 }
 
-#[tokio::test]
-async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever() {
-    let bed = Bed::new().await;
+pub(super) async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ever<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     let due_again = ids(&bed.claim(later(0)).await.batches);
@@ -215,9 +206,8 @@ async fn with_room_for_one_neither_fresh_mail_nor_what_is_due_again_waits_for_ev
     assert!(is_fresh.contains(&true) && is_fresh.contains(&false), "{is_fresh:?}");
 }
 
-#[tokio::test]
-async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
-    let bed = Bed::new().await;
+pub(super) async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("a").await, bed.tenant("b").await);
     bed.enqueue(one.id, &["x@one.example"]).await;
     bed.queue.release(ids(&bed.claim(later(0)).await.batches));
@@ -234,9 +224,8 @@ async fn a_flood_of_fresh_mail_leaves_room_for_what_is_due_again() {
     assert_eq!(left.iter().filter(|batch| batch.content.is_none()).count(), 1, "half of two");
 }
 
-#[tokio::test]
-async fn a_claim_that_nobody_waited_for_is_released() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn a_claim_that_nobody_waited_for_is_released<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     bed.enqueue(tenant.id, &["x@one.example"]).await;
     for _ in 0..20 {
@@ -253,9 +242,8 @@ async fn a_claim_that_nobody_waited_for_is_released() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches).len(), 1);
 }
 
-#[tokio::test]
-async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn what_cannot_be_recorded_is_not_due_until_it_is_released<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
         let mut message = bed.enqueue(tenant.id, &["x@one.example"]).await;
         message.recipients[0].0 = DeliveryId::generate(now());
@@ -273,8 +261,8 @@ async fn what_cannot_be_recorded_is_not_due_until_it_is_released() {
 }
 
 /// Producers, claimers that record at random, and nothing may be handed out while it is out, or after its end.
-async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
-    let bed = Bed::with_hot_queue(hand_over_octets).await;
+async fn run_crowd<H: Harness>(hand_over_octets: u64, messages: usize, seed: u64) {
+    let bed = Bed::<H>::with_hot_queue(hand_over_octets).await;
     let tenants = [bed.tenant("a").await.id, bed.tenant("b").await.id];
     let out = Arc::new(std::sync::Mutex::new(HashMap::<DeliveryId, &'static str>::new()));
     let mut producers = tokio::task::JoinSet::new();
@@ -329,18 +317,25 @@ async fn run_crowd(hand_over_octets: u64, messages: usize, seed: u64) {
     assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth::default());
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
-    #[test]
-    fn nothing_is_handed_out_twice_whoever_races(hand_over in 0u64..50_000, messages in 5usize..40, seed: u64) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-        runtime.block_on(run_crowd(hand_over, messages, seed));
-    }
+pub(super) async fn nothing_is_handed_out_twice_whoever_races<H: Harness>() {
+    let run_cases = || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let cases = (0u64..50_000, 5usize..40, any::<u64>());
+        let mut runner = TestRunner::new(ProptestConfig { cases: 6, ..ProptestConfig::default() });
+        runner.run(&cases, |(hand_over, messages, seed)| {
+            runtime.block_on(run_crowd::<H>(hand_over, messages, seed));
+            Ok(())
+        })
+    };
+    // A thread of its own, because each case runs on a runtime of its own.
+    tokio::task::spawn_blocking(run_cases).await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim() {
-    let bed = Bed::new().await;
+pub(super) async fn fresh_mail_is_claimed_evenly_and_what_finds_no_room_is_left_to_the_next_claim<
+    H: Harness,
+>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..30 {
         bed.enqueue(one.id, &["x@one.example"]).await;

@@ -20,9 +20,9 @@ fn first_id(new: &NewMessage) -> DeliveryId {
     new.recipients[0].0
 }
 
-async fn overview(bed: &Bed, part: QueueFilter, at: Timestamp) -> QueueOverview {
+async fn overview(bed: &Bed<impl Harness>, part: QueueFilter, at: Timestamp) -> QueueOverview {
     let request = QueueRequest { part, limit: 100, after: None };
-    // Counts are kept for a moment; of these few rows a short one.
+    // Counts are cached for a moment; of these few rows a short one.
     for _ in 0..1000 {
         let found = bed.queue.overview(request.clone(), at).await.unwrap();
         if found.counted_at == at {
@@ -34,14 +34,13 @@ async fn overview(bed: &Bed, part: QueueFilter, at: Timestamp) -> QueueOverview 
 }
 
 /// Defers all that is due for a minute.
-async fn defer_all(bed: &Bed) {
+async fn defer_all(bed: &Bed<impl Harness>) {
     let batches = bed.claim(later(0)).await.batches;
     bed.store.record(outcomes(&batches, DeliveryState::Deferred)).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_paused_destination_is_held_for_everybody_and_resumes() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_paused_destination_is_held_for_everybody_and_resumes<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let before = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
         let pause = pause_of(to("paused.example"), None);
@@ -63,22 +62,20 @@ async fn a_paused_destination_is_held_for_everybody_and_resumes() {
     }
 }
 
-#[tokio::test]
-async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn a_pause_of_one_tenants_mail_for_a_destination_holds_nothing_else<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     let part = QueueFilter { tenant_id: Some(one.id), ..to("paused.example") };
     bed.store.pause(pause_of(part.clone(), None)).await.unwrap();
-    let held = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
+    let waiting = bed.enqueue(one.id, &["x@paused.example", "x@free.example"]).await;
     let theirs = bed.enqueue(other.id, &["x@paused.example"]).await;
-    assert_eq!(ids(&bed.claim(later(0)).await.batches), [held.recipients[1].0, first_id(&theirs)]);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches), [waiting.recipients[1].0, first_id(&theirs)]);
     assert!(bed.store.resume(part, now()).await.unwrap());
-    assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&held)]);
+    assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&waiting)]);
 }
 
-#[tokio::test]
-async fn a_pause_ends_by_itself_when_its_time_has_come() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn a_pause_ends_by_itself_when_its_time_has_come<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
         let until = later(100);
         bed.store.pause(pause_of(to("paused.example"), Some(until))).await.unwrap();
@@ -94,9 +91,8 @@ async fn a_pause_ends_by_itself_when_its_time_has_come() {
     }
 }
 
-#[tokio::test]
-async fn a_later_pause_of_the_same_part_replaces_the_one_before() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn a_later_pause_of_the_same_part_replaces_the_one_before<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@paused.example"]).await;
     bed.store.pause(pause_of(to("paused.example"), None)).await.unwrap();
@@ -108,9 +104,8 @@ async fn a_later_pause_of_the_same_part_replaces_the_one_before() {
     assert_eq!(ids(&bed.claim(until).await.batches), [first_id(&new)]);
 }
 
-#[tokio::test]
-async fn pauses_outlive_a_restart() {
-    let bed = Bed::new().await;
+pub(super) async fn pauses_outlive_a_restart<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     bed.store.pause(pause_of(to("paused.example"), None)).await.unwrap();
     bed.store.pause(pause_of(QueueFilter::tenant(other.id), None)).await.unwrap();
@@ -123,24 +118,22 @@ async fn pauses_outlive_a_restart() {
     assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&theirs)]);
 }
 
-#[tokio::test]
-async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended() {
-    let bed = Bed::without_hand_over().await;
+pub(super) async fn what_fell_due_while_its_tenant_was_held_is_due_when_that_ended<H: Harness>() {
+    let bed = Bed::<H>::without_hand_over().await;
     let tenant = bed.tenant("a").await;
     let status = |status| TenantPatch { status: Some(status), ..TenantPatch::default() };
-    let held = bed.enqueue(tenant.id, &["x@one.example"]).await;
+    let waiting = bed.enqueue(tenant.id, &["x@one.example"]).await;
     bed.store.update_tenant(tenant.id, status(TenantStatus::Suspended), now()).await.unwrap();
     let resumed_at = later(3600);
     bed.store.update_tenant(tenant.id, status(TenantStatus::Active), resumed_at).await.unwrap();
     let bed = bed.restart().await;
     let claimed = bed.claim(later(3600)).await.batches;
-    assert_eq!(ids(&claimed), [first_id(&held)]);
+    assert_eq!(ids(&claimed), [first_id(&waiting)]);
     assert_eq!(claimed[0].deliveries[0].next_attempt_at, Some(resumed_at));
 }
 
-#[tokio::test]
-async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
-    let bed = Bed::new().await;
+pub(super) async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     bed.store.pause(pause_of(QueueFilter::tenant(tenant.id), None)).await.unwrap();
     bed.store.remove_tenant(tenant.id, true).await.unwrap().unwrap();
@@ -149,9 +142,8 @@ async fn the_pauses_of_a_tenant_go_with_it_and_nobody_elses_can_be_made() {
     assert!(matches!(refused, Err(StoreError::Conflict(Conflict::NoTenant))), "{refused:?}");
 }
 
-#[tokio::test]
-async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
-    let bed = Bed::new().await;
+pub(super) async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     // More than one step of a flush.
     let mut deferred = Vec::new();
@@ -176,9 +168,8 @@ async fn a_flush_makes_due_what_was_tried_and_leaves_what_is_scheduled() {
     assert_eq!(ids(&bed.claim(at).await.batches), [elsewhere, theirs]);
 }
 
-#[tokio::test]
-async fn a_retry_makes_one_messages_deferred_deliveries_due() {
-    let bed = Bed::new().await;
+pub(super) async fn a_retry_makes_one_messages_deferred_deliveries_due<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     let new = bed.enqueue(tenant.id, &["x@a.example", "y@b.example"]).await;
     let other = bed.enqueue(tenant.id, &["x@a.example"]).await;
@@ -194,37 +185,35 @@ async fn a_retry_makes_one_messages_deferred_deliveries_due() {
     assert_eq!(ids(&bed.claim(later(70)).await.batches), [first_id(&other)]);
 }
 
-#[tokio::test]
-async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told() {
-    for bed in [Bed::new().await, Bed::without_hand_over().await] {
+pub(super) async fn what_is_cancelled_is_never_handed_out_and_what_is_in_flight_is_told<H: Harness>() {
+    for bed in [Bed::<H>::new().await, Bed::<H>::without_hand_over().await] {
         let tenant = bed.tenant("a").await;
-        let kept = bed.enqueue(tenant.id, &["x@a.example"]).await;
+        let other = bed.enqueue(tenant.id, &["x@a.example"]).await;
         let new = bed.enqueue(tenant.id, &["x@a.example", "y@a.example", "z@b.example"]).await;
         let mut all: Vec<_> = new.recipients.iter().map(|(id, _)| *id).collect();
         let cancelled = bed.queue.cancel(new.message.id, now()).await.unwrap();
         assert_eq!(cancelled, RetryCancelResult { changed: all.clone(), in_flight: vec![] });
-        assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&kept)]);
+        assert_eq!(ids(&bed.claim(later(0)).await.batches), [first_id(&other)]);
         assert_eq!(bed.queue.depth().await.unwrap(), QueueDepth { open: 1, claimed: 1 });
         let deliveries = bed.store.deliveries(new.message.id).await.unwrap();
         assert!(
             deliveries.iter().all(|d| d.state == DeliveryState::Cancelled && d.next_attempt_at.is_none())
         );
         let events = bed.store.message_events(new.message.id, None, 100).await.unwrap().items;
-        let told = events.iter().filter(|event| event.kind == EventKind::MessageCancelled);
-        let mut told: Vec<_> = told.filter_map(|event| event.delivery_id).collect();
-        told.sort();
+        let cancelled_ids = events.iter().filter(|event| event.kind == EventKind::MessageCancelled);
+        let mut cancelled_ids: Vec<_> = cancelled_ids.filter_map(|event| event.delivery_id).collect();
+        cancelled_ids.sort();
         all.sort();
-        assert_eq!(told, all);
+        assert_eq!(cancelled_ids, all);
 
-        let late = bed.queue.cancel(kept.message.id, now()).await.unwrap();
-        assert_eq!(late, RetryCancelResult { changed: vec![], in_flight: vec![first_id(&kept)] });
+        let late = bed.queue.cancel(other.message.id, now()).await.unwrap();
+        assert_eq!(late, RetryCancelResult { changed: vec![], in_flight: vec![first_id(&other)] });
         assert_eq!(bed.queue.cancel(new.message.id, now()).await.unwrap(), RetryCancelResult::default());
     }
 }
 
-#[tokio::test]
-async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
-    let bed = Bed::new().await;
+pub(super) async fn the_overview_counts_each_group_and_says_why_it_is_due_later<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let (one, other) = (bed.tenant("one").await, bed.tenant("other").await);
     for _ in 0..3 {
         bed.enqueue(one.id, &["x@a.example"]).await;
@@ -263,9 +252,8 @@ async fn the_overview_counts_each_group_and_says_why_it_is_due_later() {
     assert_eq!((of_a.totals.open, of_a.group_count), (4, 1));
 }
 
-#[tokio::test]
-async fn the_groups_of_a_long_queue_come_page_by_page_each_once() {
-    let bed = Bed::new().await;
+pub(super) async fn the_groups_of_a_long_queue_come_page_by_page_each_once<H: Harness>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await;
     for number in 0..25 {
         for _ in 0..=number % 3 {

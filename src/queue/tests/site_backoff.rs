@@ -40,7 +40,7 @@ impl DeliveryAgents for Agents {
     fn end_idle_connections(&self) {}
 }
 
-async fn enqueue_now(bed: &Bed, tenant: TenantId) {
+async fn enqueue_now<H: Harness>(bed: &Bed<H>, tenant: TenantId) {
     let mut new = new_message(tenant, &["x@[192.0.2.7]"], "body");
     new.message.created_at = Timestamp::now();
     bed.store.enqueue(new).await.unwrap();
@@ -50,9 +50,10 @@ async fn next(given: &mut UnboundedReceiver<(Slot, Claim)>) -> (Slot, Claim) {
     timeout(Duration::from_secs(20), given.recv()).await.unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something() {
-    let bed = Bed::new().await;
+pub(super) async fn a_site_is_tried_again_when_its_rest_is_over_and_begins_anew_when_it_accepts_something<
+    H: Harness,
+>() {
+    let bed = Bed::<H>::new().await;
     let tenant = bed.tenant("a").await.id;
     let (sender, mut given) = unbounded_channel();
     let stop = CancellationToken::new();

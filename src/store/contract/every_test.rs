@@ -3,7 +3,7 @@
 macro_rules! run_on {
     ($engine:ident, $Harness:ty) => {
         mod $engine {
-            tests! {
+            engine_tests! {
                 $Harness;
                 directory {
                     a_tenant_is_read_back_as_it_was_written_and_changed,
@@ -96,15 +96,17 @@ macro_rules! run_on {
     };
 }
 
-macro_rules! tests {
+/// Runs functions of the modules beside the one that calls this, each as a test of one engine.
+macro_rules! engine_tests {
     ($Harness:ty; $($role:ident { $($test:ident,)* })*) => {$(
         mod $role {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    crate::store::contract::$role::$test::<$Harness>().await;
+                    super::super::$role::$test::<$Harness>().await;
                 }
             )*
         }
     )*};
 }
+pub(crate) use engine_tests;

@@ -1,5 +1,4 @@
-//! What the writer has done since the store was opened, and what its files are found to be, for whoever watches the
-//! server. Commits are counted after they are done, so nothing that was undone is in it.
+//! Counts for metrics. Commits are counted after they succeed, so nothing that was rolled back is included.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ const ENDS: [DeliveryState; 3] = [DeliveryState::Delivered, DeliveryState::Bounc
 /// Each class, and none.
 const CLASSES: usize = BounceClass::ALL.len() + 1;
 
-/// Counts for whoever watches.
+/// Counts of commits, their events and stray body files.
 #[derive(Debug)]
 pub(in crate::store) struct CommitCounters {
     events: [AtomicU64; EventKind::ALL.len()],
@@ -41,7 +40,7 @@ impl CommitCounters {
         }
     }
 
-    /// A transaction was committed within this time, with these events and results.
+    /// Counts a commit with its duration, events and results.
     pub(in crate::store) fn note_commit(
         &self,
         events: &[EventKind],
@@ -72,12 +71,12 @@ impl CommitCounters {
         }
     }
 
-    /// A transaction was not committed.
+    /// Counts a failed commit.
     pub(in crate::store) fn note_failure(&self) {
         self.failed_commits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Number of body files that belong to no message.
+    /// Sets the number of body files without a message.
     pub(in crate::store) fn note_stray_files(&self, count: u64) {
         self.stray_files.store(count, Ordering::Relaxed);
     }

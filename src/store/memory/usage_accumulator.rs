@@ -1,4 +1,4 @@
-//! What the jobs of a transaction use, noted while they run and summed before the commit.
+//! Usage of the jobs of a transaction, collected while they run and summed before the commit.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,14 +8,14 @@ use crate::mail::Timestamp;
 use crate::model::{BounceClass, DeliveryState, Environment, EventKind, TenantId, UsageInterval};
 use crate::store::{UsageCounts, UsedBy};
 
-/// The key of a row of usage: whose, how long, since when, where.
+/// The key of a usage row: tenant, interval, start, environment.
 pub(in crate::store) type UsageRow = (TenantId, UsageInterval, Timestamp, Environment);
 
-/// What the jobs of one transaction have used so far.
+/// Usage of the jobs of one transaction.
 #[derive(Default)]
 pub(in crate::store) struct UsageAccumulator {
     used: RefCell<Vec<(UsedBy, UsageCounts)>>,
-    /// What they appended to the journal.
+    /// Events that they appended.
     events: RefCell<Vec<EventKind>>,
     /// What came of the deliveries that they recorded.
     results: RefCell<Vec<DeliveryResult>>,
@@ -32,7 +32,7 @@ pub(in crate::store) struct DeliveryResult {
     pub(in crate::store) age: Duration,
 }
 
-/// How much was noted at a time.
+/// A state of the accumulator to return to.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct UsageMark {
     used: usize,
@@ -41,12 +41,12 @@ pub(in crate::store) struct UsageMark {
 }
 
 impl UsageAccumulator {
-    /// Notes that something was used.
+    /// Adds usage.
     pub(in crate::store) fn add(&self, by: UsedBy, counts: UsageCounts) {
         self.used.borrow_mut().push((by, counts));
     }
 
-    /// What was used, summed for each row of usage: many messages of one tenant are one change of its rows.
+    /// Takes the usage, summed for each row, so that many messages of one tenant change a row once.
     pub(in crate::store) fn take_sums(&self) -> BTreeMap<UsageRow, UsageCounts> {
         let mut sums = BTreeMap::<UsageRow, UsageCounts>::new();
         for (by, counts) in self.used.take() {
@@ -58,7 +58,7 @@ impl UsageAccumulator {
         sums
     }
 
-    /// How much is noted.
+    /// The current state.
     pub(in crate::store) fn mark(&self) -> UsageMark {
         UsageMark {
             used: self.used.borrow().len(),
@@ -67,19 +67,19 @@ impl UsageAccumulator {
         }
     }
 
-    /// Forgets what a job noted that failed.
+    /// Removes the usage of a failed job.
     pub(in crate::store) fn truncate(&self, mark: UsageMark) {
         self.used.borrow_mut().truncate(mark.used);
         self.events.borrow_mut().truncate(mark.events);
         self.results.borrow_mut().truncate(mark.results);
     }
 
-    /// Notes an event.
+    /// Adds an event.
     pub(in crate::store) fn note_event(&self, kind: EventKind) {
         self.events.borrow_mut().push(kind);
     }
 
-    /// The events that are noted.
+    /// Takes the events.
     pub(in crate::store) fn take_events(&self) -> Vec<EventKind> {
         self.events.take()
     }

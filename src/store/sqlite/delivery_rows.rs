@@ -38,7 +38,7 @@ pub(super) fn of_message(connection: &Connection, message: MessageId) -> Result<
     Ok(deliveries.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The recipients of a message in their order, at most `limit`.
+/// The recipients of a message in order, at most `limit`.
 pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usize) -> Result<Vec<Address>> {
     let sql = "SELECT recipient FROM delivery WHERE message_id = ?1 ORDER BY position LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
@@ -46,7 +46,7 @@ pub(super) fn recipients(connection: &Connection, message: MessageId, limit: usi
     Ok(recipients.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many deliveries of a message are in each state.
+/// The number of deliveries of a message in each state.
 pub(super) fn states(connection: &Connection, message: MessageId) -> Result<Vec<(DeliveryState, u64)>> {
     let sql = "SELECT state, count(*) FROM delivery WHERE message_id = ?1 GROUP BY state";
     let mut statement = connection.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! Tenants, domains, keys and suppressions: what may be sent by whom.
+//! Tenants, domains, keys, suppressions and templates.
 
 mod dkim_keys;
 mod domains;
@@ -30,12 +30,12 @@ use crate::store::{
     TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
-/// DKIM keys removed in one job of the writer.
+/// Maximum of DKIM keys that one job deletes.
 const REMOVED_AT_ONCE_MAX: usize = 50;
 
 impl SqliteStore {
-    /// Writes something that what is remembered of senders depends on. The version changes before the caller is
-    /// answered, so that whoever was told of the change sees it.
+    /// Writes a change that invalidates caches of the directory. The version changes before this returns, so that a caller
+    /// that knows of the change sees the new version.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -94,7 +94,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_tenants(&self, filter: TenantFilter, page: PageRequest) -> Result<Page<Tenant>> {
-        self.read_at_leisure(move |connection| tenants::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| tenants::list(connection, &filter, &page)).await
     }
 
     async fn update_tenant(
@@ -134,7 +134,7 @@ impl Directory for SqliteStore {
 
     async fn remove_tenant(&self, id: TenantId, delete: bool) -> Result<Option<TenantCounts>> {
         if !delete {
-            return self.read_at_leisure(move |connection| removal::count(connection, id)).await;
+            return self.read_slow(move |connection| removal::count(connection, id)).await;
         }
         if !self.begin_removal(id).await? {
             return Ok(None);
@@ -159,7 +159,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_domains(&self, filter: DomainFilter, page: PageRequest) -> Result<Page<Domain>> {
-        self.read_at_leisure(move |connection| domains::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| domains::list(connection, &filter, &page)).await
     }
 
     async fn domains_covering(
@@ -184,7 +184,7 @@ impl Directory for SqliteStore {
     async fn record_domain_check(&self, id: DomainId, check: DomainCheck) -> Result<Option<Domain>> {
         let version = self.directory_version.clone();
         let after = move |recorded: Option<domains::Recorded>| {
-            // Checks are made all day, and nearly all find what the one before found.
+            // Nearly all checks find no change.
             if recorded.as_ref().is_some_and(|recorded| recorded.matters_to_senders) {
                 version.advance();
             }
@@ -195,7 +195,7 @@ impl Directory for SqliteStore {
     }
 
     async fn tenants_to_check(&self, before: Timestamp) -> Result<Vec<TenantId>> {
-        self.read_at_leisure(move |connection| domains::tenants_to_check(connection, before)).await
+        self.read_slow(move |connection| domains::tenants_to_check(connection, before)).await
     }
 
     async fn domains_to_check(
@@ -204,7 +204,7 @@ impl Directory for SqliteStore {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<Domain>> {
-        self.read_at_leisure(move |connection| domains::to_check(connection, tenant, before, limit)).await
+        self.read_slow(move |connection| domains::to_check(connection, tenant, before, limit)).await
     }
 
     async fn delete_domain(&self, id: DomainId) -> Result<bool> {
@@ -224,10 +224,10 @@ impl Directory for SqliteStore {
         self.change(move |tx| dkim_keys::add(tx, domain, &new, now)).await
     }
 
-    async fn remove_served_dkim_keys(&self, before: Timestamp) -> Result<u64> {
-        let served = self.read_at_leisure(move |connection| dkim_keys::served(connection, before)).await?;
+    async fn delete_retired_dkim_keys(&self, before: Timestamp) -> Result<u64> {
+        let served = self.read_slow(move |connection| dkim_keys::served(connection, before)).await?;
         let mut removed = 0;
-        // Small jobs, so that no commit of others waits for a long deletion.
+        // Small jobs, so that other commits do not wait for a long deletion.
         for ids in served.chunks(REMOVED_AT_ONCE_MAX) {
             let ids = ids.to_vec();
             removed += self.change(move |tx| dkim_keys::remove_served(tx, &ids)).await?;
@@ -268,7 +268,7 @@ impl Directory for SqliteStore {
     }
 
     async fn list_keys(&self, filter: KeyFilter, page: PageRequest) -> Result<Page<Key>> {
-        self.read_at_leisure(move |connection| keys::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| keys::list(connection, &filter, &page)).await
     }
 
     async fn update_key(&self, id: KeyId, patch: KeyPatch) -> Result<Option<Key>> {
@@ -308,7 +308,7 @@ impl Directory for SqliteStore {
         filter: SuppressionFilter,
         page: PageRequest,
     ) -> Result<Page<Suppression>> {
-        self.read_at_leisure(move |connection| suppressions::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| suppressions::list(connection, &filter, &page)).await
     }
 
     async fn suppression(&self, scope: Option<TenantId>, id: SuppressionId) -> Result<Option<Suppression>> {
@@ -337,7 +337,7 @@ impl Directory for SqliteStore {
         filter: TemplateFilter,
         page: PageRequest,
     ) -> Result<Page<TemplateSummary>> {
-        self.read_at_leisure(move |connection| templates::list(connection, &filter, &page)).await
+        self.read_slow(move |connection| templates::list(connection, &filter, &page)).await
     }
 
     async fn update_template(

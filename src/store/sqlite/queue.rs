@@ -1,4 +1,4 @@
-//! The queue for people: counting it, pausing and resuming parts of it, hurrying and cancelling what waits.
+//! Counts of the queue, pauses, retries and cancellation.
 
 mod cancel;
 mod flush;
@@ -15,7 +15,7 @@ use crate::mail::Timestamp;
 use crate::model::{DeliveryId, MessageId, QueueFilter, TenantId};
 use crate::store::{OpenDeliveries, Pause, Queue, QueueOverview, QueueRequest, Result, SpoolChange};
 
-/// Deliveries changed in one job of the writer: others commit in between.
+/// Maximum of deliveries that one job changes, so that others can commit in between.
 const STEP_ROWS_MAX: usize = 500;
 
 impl Queue for SqliteStore {
@@ -26,7 +26,7 @@ impl Queue for SqliteStore {
         now: Timestamp,
     ) -> Result<QueueOverview> {
         let stats = self.queue_stats(&request.part, in_flight, now).await?;
-        self.read_at_leisure(move |connection| stats::page(connection, &stats, &request)).await
+        self.read_slow(move |connection| stats::page(connection, &stats, &request)).await
     }
 
     async fn pause(&self, pause: Pause) -> Result<Pause> {
@@ -38,7 +38,7 @@ impl Queue for SqliteStore {
             earlier_us
         };
         let earlier_us = self.write_then(move |tx| pauses::write(tx, &of_job), after).await?;
-        // What the earlier pause set aside for longer is looked at anew.
+        // Deliveries that the earlier pause moved further are due now, so that they are moved to the new end.
         if let Some(earlier_us) = earlier_us.filter(|&earlier_us| earlier_us > until_us) {
             self.make_paused_due(&pause.part, earlier_us, pause.since).await?;
         }
@@ -66,7 +66,7 @@ impl Queue for SqliteStore {
         for (part, paused_until_us) in self.read(pauses::read_lifted).await? {
             self.end_lifted(part, paused_until_us, now).await?;
         }
-        self.write(move |tx| pauses::forget_ended(tx, now)).await
+        self.write(move |tx| pauses::delete_expired(tx, now)).await
     }
 
     async fn flush(&self, part: QueueFilter, now: Timestamp) -> Result<u64> {
@@ -114,18 +114,18 @@ impl Queue for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Makes due what a pause that was lifted had set aside, then forgets the pause.
+    /// Makes the deliveries of a lifted pause due, then deletes the pause.
     async fn end_lifted(&self, part: QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
         self.make_paused_due(&part, paused_until_us, now).await?;
-        self.write(move |tx| pauses::forget(tx, &part)).await
+        self.write(move |tx| pauses::delete_lifted(tx, &part)).await
     }
 
-    /// Makes due what a pause had set aside until a time.
+    /// Makes the deliveries due that a pause had moved to its end.
     async fn make_paused_due(&self, part: &QueueFilter, paused_until_us: i64, now: Timestamp) -> Result<()> {
         let Some(host) = &part.destination else { return Ok(()) };
         for tenant in self.tenants_waiting(part).await? {
             self.make_range_due(flush::Range::paused(tenant, host.clone(), paused_until_us), now).await?;
-            // Rows that were found during the pause and could not be moved to its end are due as well.
+            // Deliveries that could not be moved to the end of the pause are due as well.
             self.feed.send(SpoolChange::Due { tenant_id: tenant, at: now });
         }
         Ok(())
@@ -138,12 +138,12 @@ impl SqliteStore {
         }
     }
 
-    /// Makes the rows of a range due, step by step.
+    /// Makes the deliveries of a range due in steps.
     async fn make_range_due(&self, mut range: flush::Range, now: Timestamp) -> Result<u64> {
         let mut changed = 0;
         loop {
             let asked = range.clone();
-            let page = self.read_at_leisure(move |connection| asked.page(connection, STEP_ROWS_MAX)).await?;
+            let page = self.read_slow(move |connection| asked.page(connection, STEP_ROWS_MAX)).await?;
             let Some(last) = page.last() else { return Ok(changed) };
             range.behind = Some(*last);
             let ids: Vec<DeliveryId> = page.iter().map(|place| place.id).collect();

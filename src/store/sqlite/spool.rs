@@ -1,4 +1,4 @@
-//! Messages on their way: accepting, reading what is due, recording what became of them.
+//! Messages and deliveries: enqueue, read what is due, record results.
 
 mod damage;
 pub(super) mod due_rows;
@@ -26,7 +26,7 @@ use crate::store::{
 
 pub(super) const COUNT_OPEN: &str = "SELECT count(*) FROM delivery WHERE next_attempt_us IS NOT NULL";
 
-/// Rows put off in one job of the writer: others commit in between.
+/// Maximum of deliveries that one job moves, so that others can commit in between.
 const PARK_ROWS_MAX: usize = 500;
 
 impl Spool for SqliteStore {
@@ -128,7 +128,7 @@ impl SqliteStore {
         }
     }
 
-    /// Tells the operator at each read, and the tenant by an event at the first one.
+    /// Logs damaged content at each read, and appends the tenant's event at the first one.
     fn tell_damage(&self, message_id: MessageId, fault: &str) {
         tracing::error!(%message_id, fault, "the content of a message is damaged and is not sent: restore it from a backup, or cancel the message");
         let fault = fault.to_owned();
@@ -137,7 +137,7 @@ impl SqliteStore {
         }
     }
 
-    /// Brings a large body to disk and reserves memory for the delivery of the message without a read.
+    /// Writes a large body to its file and reserves memory, so that the message can be delivered without reading it.
     async fn prepare(&self, new: NewMessage) -> Result<EnqueueJob> {
         let new = Arc::new(new);
         let stored = if self.bodies.is_large(&new.content) {

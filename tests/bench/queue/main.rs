@@ -17,7 +17,7 @@ use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDurat
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
-    Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, Store, StoreOptions,
+    Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, SqliteOptions, Store,
 };
 use serde_json::json;
 
@@ -26,9 +26,9 @@ const DESTINATIONS: usize = 500;
 const SUBMITTERS: usize = 256;
 const BODY_OCTETS: usize = 1024;
 
-fn open(dir: &Path) -> Arc<Store> {
-    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(dir) };
-    Arc::new(Store::open(options).unwrap())
+async fn open(dir: &Path) -> Arc<Store> {
+    let options = SqliteOptions { read_connections: 4, hot_queue_bytes_max: 0, ..SqliteOptions::at(dir) };
+    Arc::new(Store::open(options).await.unwrap())
 }
 
 async fn furnish(store: &Store) -> (Vec<TenantId>, String) {
@@ -176,7 +176,7 @@ impl Drop for Server {
 }
 
 async fn measure_store(dir: &Path, count: usize) -> String {
-    let store = open(&dir.join("full"));
+    let store = open(&dir.join("full")).await;
     let queue = QueueManager::new(store.clone(), &Default::default());
     let (tenants, secret) = furnish(&store).await;
     let mut depth = 0;
@@ -204,7 +204,7 @@ async fn measure_store(dir: &Path, count: usize) -> String {
         json!({"overview_fresh_ms": fresh_ms, "overview_kept_ms": kept_ms, "open": overview.totals.open})
     );
 
-    let empty = open(&dir.join("empty"));
+    let empty = open(&dir.join("empty")).await;
     let (few, _) = furnish(&empty).await;
     let mut ratios = Vec::new();
     for round in 0..7 {

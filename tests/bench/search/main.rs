@@ -15,7 +15,7 @@ use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKin
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::store::{
     Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
-    NewTenant, PageRequest, RecordBatch, Spool, Store, StoreOptions,
+    NewTenant, PageRequest, RecordBatch, Spool, SqliteOptions, Store,
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -294,8 +294,8 @@ fn event_filters(tenants: &[TenantId]) -> Vec<(&'static str, EventFilter)> {
 }
 
 async fn run(dir: PathBuf, count: usize) {
-    let options = StoreOptions { readers: 4, hot_queue_bytes_max: 0, ..StoreOptions::at(&dir) };
-    let store = Arc::new(Store::open(options).unwrap());
+    let options = SqliteOptions { read_connections: 4, hot_queue_bytes_max: 0, ..SqliteOptions::at(&dir) };
+    let store = Arc::new(Store::open(options).await.unwrap());
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
         let new = NewTenant::named(&format!("Tenant {number}"), &format!("tenant-{number}"));

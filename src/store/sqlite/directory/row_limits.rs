@@ -1,5 +1,5 @@
-//! Whether a tenant may have more of something. Counting ends where the answer is known; of suppressions, which may be a
-//! million, the count is stored.
+//! Limits on objects of a tenant. Counting stops at the limit; the count of suppressions, which may be a million, is
+//! stored.
 
 use rusqlite::{Connection, params};
 
@@ -10,8 +10,7 @@ use crate::store::{Conflict, Limited, Result, StoreError};
 pub(in crate::store::sqlite) const MORE_SUPPRESSIONS: &str =
     "SELECT 1 FROM suppression_count WHERE tenant_id = ?1 AND suppressions > ?2";
 
-/// Refuses `more` rows that would be too many; the platform's own have no limit.
-/// [`Conflict::LimitReached`].
+/// Fails with [`Conflict::LimitReached`] if `more` rows exceed the limit. Objects of the platform have no limit.
 pub(in crate::store::sqlite) fn require(
     connection: &Connection,
     what: Limited,

@@ -1,4 +1,4 @@
-//! The rows of suppressed addresses: one for an address and a tenant, and one for an address and everybody.
+//! Suppressed addresses: one row for an address and tenant, and one for an address and all tenants.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
-/// What the events of suppressions say.
+/// The data of events of suppressions.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     suppression_id: SuppressionId,
@@ -34,7 +34,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
     })
 }
 
-/// Suppresses addresses for whoever asks: all of them or none.
+/// Suppresses all of these addresses or none. Fails with
 /// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
 pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Result<Vec<Suppression>> {
     let mut more = HashMap::<_, usize>::new();
@@ -48,8 +48,7 @@ pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Re
     news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
 }
 
-/// Suppresses an address. The event, which only a suppression that was not in force before has, belongs to
-/// the delivery in `cause` if there is one.
+/// Suppresses an address. Only a new suppression appends an event, which refers to the delivery in `cause`, if any.
 pub(in crate::store::sqlite) fn suppress(
     tx: &Tx<'_>,
     new: &NewSuppression,

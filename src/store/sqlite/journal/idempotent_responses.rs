@@ -1,4 +1,4 @@
-//! The rows of answers that are given again when a request is repeated under its key.
+//! Stored responses to requests with an `Idempotency-Key`.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -9,15 +9,16 @@ use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{IDEMPOTENT_RESPONSE_LIFETIME, IdempotentResponse, Result};
 
-const BODY_COLUMN: &str = "idempotent_response.body";
+/// The name of the column in earlier versions: stored bodies are encrypted for it.
+const BODY_COLUMN: &str = "kept_answer.body";
 
-/// Where a body is sealed for.
+/// The row in the associated data of an encrypted body.
 fn row_of(key: KeyId, name: &str) -> String {
     format!("{key}.{name}")
 }
 
-/// Keeps an answer, unless one is kept already.
-pub(super) fn keep(
+/// Stores a response, unless there is an unexpired one.
+pub(super) fn insert(
     tx: &Tx<'_>,
     key: KeyId,
     name: &str,
@@ -26,7 +27,7 @@ pub(super) fn keep(
 ) -> Result<()> {
     let row = row_of(key, name);
     let body = tx.sealer.seal(SealedColumn { column: BODY_COLUMN, row: &row }, &answer.body)?;
-    // A key that was deleted meanwhile has nobody who could ask again.
+    // The key may have been deleted; then the request cannot be repeated.
     let sql = "INSERT INTO idempotent_response (key_id, name, digest, status, body, created_us)
                SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM key WHERE id = ?1)
                ON CONFLICT (key_id, name) DO UPDATE SET
@@ -66,8 +67,8 @@ pub(super) fn find(
     Ok(Some(IdempotentResponse { digest, status, body: body.to_vec() }))
 }
 
-/// Forgets answers whose time is over; at most `limit`.
-pub(super) fn forget(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
+/// Deletes expired responses, at most `limit`.
+pub(super) fn delete_expired(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<u64> {
     let sql = "DELETE FROM idempotent_response WHERE (key_id, name) IN
                    (SELECT key_id, name FROM idempotent_response WHERE created_us < ?1 LIMIT ?2)";
     Ok(tx.prepare_cached(sql)?.execute(params![forgotten_before_us(now), sql_limit(limit)])? as u64)

@@ -1,4 +1,4 @@
-//! Between the webhooks in the database and those that the writer remembers.
+//! Keeps the writer's cache of webhook subscriptions in line with the database.
 
 use rusqlite::{Connection, params};
 
@@ -11,7 +11,7 @@ use crate::store::sqlite::unit_of_work::Tx;
 use crate::store::{Conflict, Result, StoreError, Webhook};
 
 impl Tx<'_> {
-    /// Writes a copy of an event for each webhook that wants it.
+    /// Writes a delivery for each webhook that subscribes to the event.
     pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &EventPayload<'_>) -> Result<()> {
         self.know_subscriptions()?;
         for (id, action) in self.subscriptions.wanting(event.kind, event.subject.tenant_id) {
@@ -34,19 +34,19 @@ impl Tx<'_> {
                 let pending = count_pending(self, webhook.id)?;
                 found.push((webhook, pending));
             }
-            self.subscriptions.learn(found);
+            self.subscriptions.load(found);
         }
         Ok(())
     }
 }
 
-/// Refuses what somebody wants sent while too much is pending.
+/// Refuses a requested delivery while too many are pending.
 pub(super) fn require_room(tx: &Tx<'_>, id: WebhookId) -> Result<()> {
     tx.know_subscriptions()?;
     if tx.subscriptions.is_full(id) { Err(StoreError::Conflict(Conflict::WebhookBacklog)) } else { Ok(()) }
 }
 
-/// A webhook is enabled, with these kinds. What the writer does not know yet it will read with this one.
+/// Updates the cache with an enabled webhook, if the cache is loaded.
 pub(super) fn put(tx: &Tx<'_>, webhook: &Webhook) -> Result<()> {
     if !tx.subscriptions.is_unknown() {
         tx.subscriptions.put(webhook, count_pending(tx, webhook.id)?);

@@ -1,4 +1,4 @@
-//! Making deliveries due before their time: what was tried and waits, and what a pause had set aside.
+//! Makes deliveries due before their time: deferred ones, and those of an ended pause.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -8,23 +8,23 @@ use crate::store::sqlite::Tx;
 use crate::store::sqlite::sql_types::{sql_limit, us};
 use crate::store::{DueCursor, OPEN_ENDED_PAUSE_US, Result};
 
-/// Which rows.
+/// Selects deliveries.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
-    /// Tried, or held back with a reason, and due later.
+    /// Waiting for a retry or the end of a back-off.
     Deferred,
-    /// Set aside until this time.
+    /// Paused until this time.
     PausedUntil(i64),
 }
 
-/// A tenant's rows, all or those for a destination, from a place on.
+/// Deliveries of a tenant, all or those for a destination, after a position.
 #[derive(Clone)]
 pub(super) struct Range {
     pub(super) tenant: TenantId,
     pub(super) which: Which,
     pub(super) behind: Option<DueCursor>,
     destination: Option<Host>,
-    /// Rows due then or earlier are not meant.
+    /// Excludes deliveries that are due at this time or earlier.
     from_us: i64,
 }
 
@@ -59,7 +59,7 @@ impl Range {
 }
 
 impl Which {
-    /// Makes those of the rows due that are still what was meant. Answers which.
+    /// Makes those deliveries due that still meet the selection. Returns these.
     pub(super) fn make_due(self, tx: &Tx<'_>, ids: &[DeliveryId], now: Timestamp) -> Result<Vec<DeliveryId>> {
         let sql = match self {
             Self::Deferred => {

@@ -1,7 +1,7 @@
-//! The rows of pauses, and setting aside what they hold.
+//! Pauses, and the deliveries that they move to their end.
 //!
-//! A pause that is lifted is void from then on, but its row stays until what it had set aside is due again: a crash in
-//! between leaves the rest of that work to [`read_lifted`].
+//! The row of a lifted pause stays until its deliveries are due again: after a crash in between, [`read_lifted`] finds the
+//! unfinished ones.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -12,12 +12,12 @@ use crate::store::sqlite::directory::note_resumed;
 use crate::store::sqlite::sql_types::{count, time, us};
 use crate::store::{Conflict, OPEN_ENDED_PAUSE_US, Pause, PausedRow, Result, StoreError};
 
-/// Pauses there may be.
+/// Maximum of pauses.
 const PAUSES_MAX: u64 = 1000;
-/// How long a pause that ended by itself is remembered: what fell due meanwhile gets its try by that.
-const MEMORY: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Retention of a pause that ended at its time: deliveries that expired during the pause get one attempt.
+const EXPIRED_RETENTION: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// When a pause ends, as its row says it.
+/// The end of a pause in its row.
 pub(super) fn end_us(pause: &Pause) -> i64 {
     pause.until.map_or(OPEN_ENDED_PAUSE_US, us)
 }
@@ -26,7 +26,7 @@ pub(super) fn time_of(at_us: i64) -> Timestamp {
     Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::MAX)
 }
 
-/// The names in the row's key.
+/// The key of the row.
 fn key(part: &QueueFilter) -> (String, String) {
     let tenant = part.tenant_id.map(|id| id.to_string()).unwrap_or_default();
     (tenant, part.destination.as_ref().map(Host::to_string).unwrap_or_default())
@@ -40,14 +40,14 @@ fn read_part(row: &rusqlite::Row<'_>) -> rusqlite::Result<QueueFilter> {
     })
 }
 
-/// Answers until when an earlier pause of the same part had set mail aside.
+/// Returns the end of an earlier pause of the same part.
 pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
     if let Some(tenant) = pause.part.tenant_id
         && !tx.prepare_cached("SELECT 1 FROM tenant WHERE id = ?1")?.exists([tenant])?
     {
         return Err(StoreError::Conflict(Conflict::NoTenant));
     }
-    forget_ended(tx, pause.since)?;
+    delete_expired(tx, pause.since)?;
     let (tenant, destination) = key(&pause.part);
     let earlier: Option<i64> = tx
         .prepare_cached("SELECT until_us FROM pause WHERE tenant_id = ?1 AND destination = ?2")?
@@ -64,7 +64,7 @@ pub(super) fn write(tx: &Tx<'_>, pause: &Pause) -> Result<Option<i64>> {
     if pauses > PAUSES_MAX { Err(StoreError::Conflict(Conflict::TooManyPauses)) } else { Ok(earlier) }
 }
 
-/// Answers until when the pause had set mail aside; `None` if there is no such pause.
+/// Returns the end that the pause had; `None` if there is no such pause.
 pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Option<i64>> {
     let sql = "UPDATE pause SET is_lifted = 1
                WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 0 AND until_us > ?3 RETURNING until_us";
@@ -79,21 +79,21 @@ pub(super) fn lift(tx: &Tx<'_>, part: &QueueFilter, now: Timestamp) -> Result<Op
     Ok(until_us)
 }
 
-/// The pause is over and nothing is set aside by it any more; unless there is a new one.
-pub(super) fn forget(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
+/// Deletes a lifted pause, unless a new one has replaced it.
+pub(super) fn delete_lifted(tx: &Tx<'_>, part: &QueueFilter) -> Result<()> {
     let (tenant, destination) = key(part);
     tx.prepare_cached("DELETE FROM pause WHERE tenant_id = ?1 AND destination = ?2 AND is_lifted = 1")?
         .execute(params![tenant, destination])?;
     Ok(())
 }
 
-pub(super) fn forget_ended(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    let before = now.checked_sub(MEMORY).unwrap_or(Timestamp::MIN);
+pub(super) fn delete_expired(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    let before = now.checked_sub(EXPIRED_RETENTION).unwrap_or(Timestamp::MIN);
     tx.prepare_cached("DELETE FROM pause WHERE until_us < ?1 AND is_lifted = 0")?.execute([us(before)])?;
     Ok(())
 }
 
-/// Those that hold now, the latest first.
+/// The pauses in force, the latest first.
 pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>> {
     let sql = "SELECT * FROM pause WHERE is_lifted = 0 AND until_us > ?1 ORDER BY since_us DESC";
     let mut statement = connection.prepare_cached(sql)?;
@@ -109,14 +109,14 @@ pub(super) fn read(connection: &Connection, now: Timestamp) -> Result<Vec<Pause>
     Ok(pauses.collect::<rusqlite::Result<_>>()?)
 }
 
-/// What memory has to know: the parts and the ends, those that ended lately too.
+/// The parts and ends of all pauses that were not lifted, including those that ended recently.
 pub(in crate::store::sqlite) fn read_unlifted(
     connection: &Connection,
 ) -> rusqlite::Result<Vec<(QueueFilter, i64)>> {
     read_ends(connection, false)
 }
 
-/// Pauses that were lifted while what they set aside is not due yet.
+/// Lifted pauses whose deliveries may not be due yet.
 pub(super) fn read_lifted(connection: &Connection) -> Result<Vec<(QueueFilter, i64)>> {
     Ok(read_ends(connection, true)?)
 }
@@ -127,8 +127,8 @@ fn read_ends(connection: &Connection, lifted: bool) -> rusqlite::Result<Vec<(Que
     ends.collect()
 }
 
-/// Puts the next attempt of rows off, if it is still when it was and the pause that holds them does still. Whoever ends a
-/// pause makes due afterwards what is put off here before. Answers the tenants of which a row was not put off.
+/// Moves the next attempt of deliveries to the end of their pause, if neither has changed. Ending a pause first lifts it and
+/// then makes its deliveries due, so none stays behind. Returns the tenants with a delivery that was not moved.
 pub(in crate::store::sqlite) fn postpone_paused(tx: &Tx<'_>, rows: &[PausedRow]) -> Result<Vec<TenantId>> {
     let sql = "UPDATE delivery SET next_attempt_us = ?3
                WHERE id = ?1 AND next_attempt_us = ?2

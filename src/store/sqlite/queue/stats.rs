@@ -1,5 +1,5 @@
-//! Counting what waits: one walk over the index of open deliveries, which reads no row, kept for ten times as long as
-//! it took. So whoever asks, however often, costs a reader a tenth of its time at most.
+//! Counts open deliveries with one scan of a covering index. The result is cached for ten times as long as the scan took,
+//! so that requests cost at most a tenth of one reader's time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -17,16 +17,16 @@ use crate::store::{
     Result, StoreError,
 };
 
-/// Deliveries of a group that are looked at to tell why they are due later.
+/// Sampled deliveries of a group, to find out why they wait.
 const SAMPLES_MAX: usize = 16;
-/// Groups on a page.
+/// Maximum of groups on a page.
 const PAGE_GROUPS_MAX: usize = 100;
-/// Parts of the queue whose counts are kept.
+/// Maximum of cached counts, one for each requested part.
 const CACHED_MAX: usize = 16;
-/// How much longer than it took a count is kept.
+/// A count is cached for this many times its duration.
 const CACHE_FACTOR: u32 = 10;
 
-/// One count.
+/// The result of one count.
 pub(super) struct QueueStats {
     counted_at: Timestamp,
     totals: QueueCounts,
@@ -42,15 +42,15 @@ struct Group {
     oldest_at: Timestamp,
     next_due_us: i64,
     deferred_us: i64,
-    /// Some of those that are due later.
+    /// A sample of the deferred ones.
     samples: Vec<DeliveryId>,
 }
 
-/// The counts that are kept.
+/// Cached counts.
 #[derive(Default)]
 pub(in crate::store::sqlite) struct StatsCache {
     cached: Mutex<Vec<CachedStats>>,
-    /// One count at a time.
+    /// Locked while counting.
     counting: tokio::sync::Mutex<()>,
 }
 
@@ -88,21 +88,20 @@ impl SqliteStore {
             return Ok(stats);
         }
         let _guard = self.stats_cache.counting.lock().await;
-        // Who waited for the turn may find what it wants.
+        // Another caller may have counted meanwhile.
         if let Some(stats) = self.stats_cache.find(part) {
             return Ok(stats);
         }
         let asked = part.clone();
         let started = Instant::now();
-        let stats =
-            self.read_at_leisure(move |connection| count(connection, &asked, &in_flight, now)).await?;
+        let stats = self.read_slow(move |connection| count(connection, &asked, &in_flight, now)).await?;
         let stats = Arc::new(stats);
         self.stats_cache.insert(part.clone(), Arc::clone(&stats), started.elapsed());
         Ok(stats)
     }
 }
 
-/// What is being counted.
+/// A count in progress.
 struct Counting<'a> {
     in_flight: &'a HashSet<DeliveryId>,
     now_us: i64,
@@ -111,7 +110,7 @@ struct Counting<'a> {
     truncated: bool,
 }
 
-/// One open delivery, as the index has it.
+/// An open delivery in the index.
 struct Entry<'a> {
     next_us: i64,
     id: &'a str,
@@ -123,7 +122,7 @@ fn count(
     in_flight: &HashSet<DeliveryId>,
     now: Timestamp,
 ) -> Result<QueueStats> {
-    // In the order of the index, so that nothing has to be sorted.
+    // In the order of the index, without sorting.
     let filter = if part.tenant_id.is_some() { "tenant_id = ?1" } else { "?1 IS NULL" };
     let sql = format!(
         "SELECT tenant_id, next_attempt_us, id, destination FROM delivery
@@ -140,7 +139,7 @@ fn count(
         truncated: false,
     };
     let mut tenant: Option<(String, TenantId)> = None;
-    // Where the groups of this tenant are.
+    // Indexes of the groups of this tenant.
     let mut places: HashMap<String, usize> = HashMap::new();
     while let Some(row) = rows.next()? {
         let text = |column: usize| -> Result<&str> {
@@ -170,7 +169,7 @@ fn count(
 }
 
 impl Counting<'_> {
-    /// Makes a group, if there may be another one.
+    /// Adds a group, unless the maximum is reached.
     fn open_group(
         &mut self,
         tenant_id: TenantId,
@@ -229,7 +228,7 @@ fn read_id(text: &str) -> Result<DeliveryId> {
     text.parse().map_err(|error: crate::model::IdError| StoreError::Failed(error.to_string()))
 }
 
-/// An id holds the time of its making.
+/// The creation time in an id.
 fn accepted_at(id: &str) -> Timestamp {
     let ulid = id.strip_prefix(DeliveryId::PREFIX).and_then(|rest| Ulid::from_string(rest).ok());
     let ms = ulid.and_then(|ulid| i64::try_from(ulid.timestamp_ms()).ok());
@@ -237,13 +236,13 @@ fn accepted_at(id: &str) -> Timestamp {
 }
 
 impl Group {
-    /// Deepest first, and the same order each time.
+    /// Deepest first, with a stable order.
     fn key(&self) -> (std::cmp::Reverse<u64>, TenantId, String) {
         (std::cmp::Reverse(self.counts.open), self.tenant_id, self.destination.to_string())
     }
 }
 
-/// One page of a count, with why its groups wait.
+/// A page of groups with the reasons why they wait.
 pub(super) fn page(
     connection: &Connection,
     stats: &QueueStats,
@@ -282,7 +281,7 @@ fn explain(connection: &Connection, group: &Group) -> Result<QueueGroup> {
 }
 
 fn read_causes(connection: &Connection, samples: &[DeliveryId]) -> Result<DeferralCauses> {
-    // What a pause put off was not scheduled by its sender.
+    // A delivery that a pause moved was not scheduled by its sender.
     let sql = "SELECT d.state, d.last_reply, m.release_us IS NOT NULL AND m.release_us = d.next_attempt_us
                FROM delivery d JOIN message m ON m.id = d.message_id
                WHERE d.id = ?1 AND d.next_attempt_us IS NOT NULL";

@@ -1,4 +1,4 @@
-//! Whether the file system of the data directory has room to accept mail.
+//! Checks the free space in the file system of the data directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use crate::store::sqlite::lock;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks at the file system at most once a second.
+/// Queries the file system at most once a second.
 pub(in crate::store::sqlite) struct FreeSpace {
     data_dir: PathBuf,
     octets_min: u64,
@@ -20,7 +20,7 @@ impl FreeSpace {
         Self { data_dir: data_dir.to_owned(), octets_min, last: Mutex::new(None) }
     }
 
-    /// Whether there is less room than there must be.
+    /// Whether there is less free space than required.
     pub(in crate::store::sqlite) fn is_short(&self) -> bool {
         let mut last = lock(&self.last);
         match *last {
@@ -39,6 +39,7 @@ impl FreeSpace {
         match rustix::fs::statvfs(&self.data_dir) {
             Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
             Err(error) => {
+                // The commit will fail if the disk cannot be written.
                 tracing::warn!(%error, "the free space of the data directory cannot be read");
                 None
             }

@@ -1,4 +1,4 @@
-//! Writing what came of attempts: the state, the attempt, the events, the suppression, the report.
+//! Writes results of attempts: state, attempt, events, suppression and report.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::store::{Attempt, AttemptRecord, RecordedDelivery, Result, SpoolChange
 
 const REPLY_OCTETS_MAX: usize = 1024;
 
-/// What came of attempts.
+/// Results of attempts, to be written.
 pub(super) struct RecordJob {
     pub(super) feed: Arc<SpoolFeed>,
     pub(super) records: Vec<AttemptRecord>,
     pub(super) report: Option<EnqueueJob>,
 }
 
-/// What the event of a delivery says.
+/// The data of the event of a delivery.
 #[derive(Serialize)]
 struct EventPayload<'a> {
     recipient: &'a str,
@@ -37,33 +37,33 @@ struct EventPayload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bounce_class: Option<BounceClass>,
     attempts: u32,
-    /// It has taken so long that the sender is told of the delay.
+    /// Whether the delay is reported to the sender.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     delayed: bool,
 }
 
-/// The last transcript that was written, and in which attempt.
+/// The last written transcript and its attempt.
 struct Carrier<'a> {
     attempt_id: AttemptId,
     transcript: &'a Arc<str>,
 }
 
 impl RecordJob {
-    /// Answers whether any of the deliveries was still there.
+    /// Returns whether any of the deliveries still existed.
     pub(super) fn write(&self, tx: &Tx<'_>) -> Result<bool> {
         let mut any_was_open = false;
         let mut carrier = None;
         for record in &self.records {
             any_was_open |= write_one(tx, record, &mut carrier)?;
         }
-        // A tenant that was removed meanwhile gets no report.
+        // The tenant may have been deleted.
         if let Some(report) = self.report.as_ref().filter(|_| any_was_open) {
             report.write(tx)?;
         }
         Ok(any_was_open)
     }
 
-    /// The commit is synced.
+    /// After the synced commit.
     pub(super) fn conclude(self, any_was_open: bool) {
         let Self { feed, records, report } = self;
         let recorded = records.iter().map(|record| RecordedDelivery {
@@ -83,7 +83,7 @@ fn next_attempt_us(record: &AttemptRecord) -> Option<i64> {
     record.next_attempt_at.filter(|_| record.state.is_open()).map(us)
 }
 
-/// False if the delivery is gone or finished already.
+/// False if the delivery was deleted or is already finished.
 fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Carrier<'a>>) -> Result<bool> {
     let reply = shorten(&record.reply, REPLY_OCTETS_MAX);
     let sql =
@@ -106,7 +106,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         insert_attempt(tx, attempt, carrier)?;
     }
     let attempt = record.attempt.as_ref();
-    let told = EventPayload {
+    let data = EventPayload {
         recipient: &recipient,
         host: attempt.map(|attempt| attempt.host.as_str()),
         code: attempt.and_then(|attempt| attempt.code),
@@ -116,7 +116,7 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         attempts,
         delayed: record.delayed,
     };
-    write_events(tx, record, &told)?;
+    write_events(tx, record, &data)?;
     tx.usage.note_result(DeliveryResult {
         state: record.state,
         class: record.bounce_class,
@@ -140,19 +140,19 @@ fn counts_of(record: &AttemptRecord) -> UsageCounts {
     }
 }
 
-fn write_events(tx: &Tx<'_>, record: &AttemptRecord, told: &EventPayload<'_>) -> Result<()> {
+fn write_events(tx: &Tx<'_>, record: &AttemptRecord, data: &EventPayload<'_>) -> Result<()> {
     let subject = Subject {
         tenant_id: Some(record.tenant_id),
         message_id: Some(record.message_id),
         delivery_id: Some(record.delivery_id),
     };
-    // Nothing happened to what is open still and was not tried.
+    // An open delivery without an attempt has no event.
     let has_news = record.attempt.is_some() || !record.state.is_open();
     if let Some(kind) = kind_of(record.state).filter(|_| has_news) {
-        tx.append(kind, subject, told, record.at)?;
+        tx.append(kind, subject, data, record.at)?;
     }
     if record.complained {
-        tx.append(EventKind::MessageComplained, subject, told, record.at)?;
+        tx.append(EventKind::MessageComplained, subject, data, record.at)?;
     }
     if let Some(new) = &record.suppress {
         suppress(tx, new, subject, record.at)?;
