@@ -1,5 +1,5 @@
-//! The fuzzed code, compiled from the sources of Pillarbox (the layers without I/O, and the template language), and the
-//! fuzz targets.
+//! The code under test (the modules without I/O and the template language, compiled from their sources) and the fuzz
+//! targets.
 
 #[path = "../../src/mail/mod.rs"]
 pub mod mail;

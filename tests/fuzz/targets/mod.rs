@@ -1,6 +1,5 @@
-//! Properties that hold for any input; each function panics if its property does not hold. The parent module provides
-//! `mail`, `smtp` and `template_language`: compiled from their sources in the fuzz crate, from the library in the
-//! tests.
+//! Properties of the parsers, each as a function that panics if the input violates the property. The parent module provides
+//! `mail`, `smtp` and `template_language`: the fuzz crate compiles their sources, the integration tests use the library.
 
 mod address;
 mod command;
@@ -22,7 +21,7 @@ pub use reply::reply;
 pub use session::session;
 pub use template::template;
 
-/// Uses the first octet to choose how the others arrive. Returns the choice and the pieces.
+/// The first octet chooses how the others are split. Returns this octet and the pieces.
 fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
     let Some((&choice, rest)) = octets.split_first() else { return (0, Vec::new()) };
     // Pieces of 1 to 16 octets, and sometimes a large one.

@@ -1,7 +1,7 @@
 use super::super::smtp::proxy::{ProxyProgress, parse};
 
-/// A header that is read by the number of missing octets ends within its limit, never reads octets after its end, and
-/// is the same if all octets are there at once.
+/// Reads a header as a connection does, by the number of missing octets. It must end within its limit, must not include
+/// octets behind it, and must be the same as from the complete input.
 pub fn proxy(octets: &[u8]) {
     let mut taken = 0;
     loop {

@@ -2,8 +2,8 @@ use super::super::mail::{Address, MailParameters, RcptParameters, ReversePath};
 use super::super::smtp::Reply;
 use super::super::smtp::client::{Capabilities, Next, ReplyError, ReplyReader, Request, Target, Transaction};
 
-/// No server makes the client hang, panic or exceed its memory limit: any split of the octets gives the same replies,
-/// and a transaction ends with a result for every recipient, or with a connection that is not used again.
+/// No server can make the client hang, panic or exceed its memory limit. Any split of the octets gives the same replies. A
+/// transaction with them ends with a result for each recipient, or with a connection that is not reused.
 pub fn reply(octets: &[u8]) {
     let (choice, pieces) = super::split(octets);
     let (replies, error) = read(&pieces);
