@@ -127,7 +127,7 @@ fn the_tables_have_every_type_of_event_class_scope_and_refusal_and_no_other() {
     let rows = rows(&page("errors"));
     let told: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert_eq!(told, known);
-    assert_eq!(rows.len(), told.len(), "a code stands there twice");
+    assert_eq!(rows.len(), told.len(), "a code is listed twice");
 }
 
 #[test]
