@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::{RootCertStore, ServerConfig};
@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::EndEntityCert;
 
 use crate::durable_file;
-use crate::mail::DomainName;
+use crate::mail::{DomainName, Timestamp};
 
 /// The TLS configuration of the listeners. They read it at each handshake, so that a reload takes effect.
 pub type SharedServerConfig = Arc<ArcSwap<ServerConfig>>;
@@ -66,6 +66,14 @@ pub struct Certificate {
     certificate: PathBuf,
     private_key: PathBuf,
     shared: SharedServerConfig,
+    /// See [`Certificate::expires_at`].
+    expires_at: Mutex<Option<Timestamp>>,
+}
+
+/// What the two files hold.
+struct Loaded {
+    config: ServerConfig,
+    expires_at: Option<Timestamp>,
 }
 
 impl Certificate {
@@ -74,11 +82,12 @@ impl Certificate {
     /// # Errors
     /// [`TlsError`] if a file cannot be read or used, or the key does not match the certificate.
     pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, TlsError> {
-        let config = read_config(certificate, private_key)?;
+        let Loaded { config, expires_at } = load(certificate, private_key)?;
         Ok(Self {
             certificate: certificate.to_owned(),
             private_key: private_key.to_owned(),
             shared: Arc::new(ArcSwap::from_pointee(config)),
+            expires_at: Mutex::new(expires_at),
         })
     }
 
@@ -121,8 +130,15 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.shared.store(Arc::new(read_config(&self.certificate, &self.private_key)?));
+        let Loaded { config, expires_at } = load(&self.certificate, &self.private_key)?;
+        self.shared.store(Arc::new(config));
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at;
         Ok(())
+    }
+
+    /// When the certificate in use expires, if that can be read in it.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A value that changes when a file does: their times of modification and sizes.
@@ -134,7 +150,7 @@ impl Certificate {
     }
 }
 
-fn read_config(certificate: &Path, private_key: &Path) -> Result<ServerConfig, TlsError> {
+fn load(certificate: &Path, private_key: &Path) -> Result<Loaded, TlsError> {
     let content = |path: &Path, message: String| TlsError::Content { path: path.to_owned(), message };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(certificate)?)
         .collect::<Result<_, _>>()
@@ -144,11 +160,20 @@ fn read_config(certificate: &Path, private_key: &Path) -> Result<ServerConfig, T
     }
     let key = PrivateKeyDer::from_pem_slice(&read(private_key)?)
         .map_err(|error| content(private_key, format!("not a private key in PEM: {error}")))?;
+    let expires_at = chain.first().and_then(expiry_of);
     // TLS 1.2 and 1.3 are all that rustls has, as RFC 8996 and RFC 9325 want.
-    ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| content(certificate, format!("does not go with {}: {error}", private_key.display())))
+        .map_err(|error| {
+            content(certificate, format!("does not go with {}: {error}", private_key.display()))
+        })?;
+    Ok(Loaded { config, expires_at })
+}
+
+fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
 /// The crypto provider of all TLS connections.
@@ -207,7 +232,7 @@ fn write(path: &Path, mode: u32, octets: &[u8]) -> Result<(), TlsError> {
 /// Checks that the two files can be read, that they match, and that the certificate has not expired. A certificate that
 /// is not valid yet passes: the clock of the machine may be behind.
 fn check_self_signed(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
-    read_config(certificate, private_key)?;
+    load(certificate, private_key)?;
     let fault = |message: String| TlsError::Content { path: certificate.to_owned(), message };
     let der =
         CertificateDer::from_pem_slice(&read(certificate)?).map_err(|error| fault(error.to_string()))?;
@@ -307,5 +332,16 @@ mod tests {
         let error = certificate.reload().unwrap_err().to_string();
         assert!(error.contains("self-signed.crt") && error.contains("no certificate"), "{error}");
         assert!(Arc::ptr_eq(&before, &certificate.shared().load_full()));
+    }
+
+    #[test]
+    fn the_expiry_is_that_of_the_certificate_in_use() {
+        let (dir, certificate) = made();
+        assert!(certificate.expires_at().unwrap() > Timestamp::now());
+        let (expired, expired_key) = expired();
+        std::fs::write(certificate.path(), expired).unwrap();
+        std::fs::write(dir.path().join("self-signed.key"), expired_key).unwrap();
+        certificate.reload().unwrap();
+        assert_eq!(certificate.expires_at(), "2001-01-01T00:00:00Z".parse().ok());
     }
 }

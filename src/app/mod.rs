@@ -199,6 +199,7 @@ impl<'a> Core<'a> {
             submission: self.intake.clone(),
             smtp: server.connections(),
             api: control.connections(),
+            certificate: self.certificate.clone(),
         })
     }
 

@@ -78,6 +78,7 @@ fn an_error_names_file_line_and_key() {
             ["test.toml", "relay.message_lifetime_max", "at least relay.message_lifetime"],
         ),
         ("[smtp]\nrecipients_max = 0\n", ["test.toml", "smtp.recipients_max", "at least 1"]),
+        ("[smtp]\nrecipients_max = 10001\n", ["test.toml", "smtp.recipients_max", "at most 10000"]),
         ("[tls]\ncertificate = \"a\"\n", ["test.toml", "tls", "set both or neither"]),
         ("[[relay.shaping]]\nname = \"x\"\n", ["test.toml", "relay.shaping", "mx or domains"]),
         (

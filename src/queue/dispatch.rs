@@ -52,6 +52,15 @@ pub struct QueueState {
     pub backoff: Option<SiteBackoff>,
 }
 
+/// How many connections and back-offs there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// Open connections to other servers.
+    pub connections: usize,
+    /// Lanes that are left alone for a time.
+    pub backoffs: usize,
+}
+
 impl Dispatcher {
     /// Nothing waits. `default_rule` holds for destination queues that no rule is made for.
     pub fn new(connections_max: usize, default_rule: Rule) -> Self {
@@ -256,6 +265,14 @@ impl Dispatcher {
             states.entry(queue_key).or_insert_with(|| state(queue_key, 0, 0));
         }
         states.into_values().collect()
+    }
+
+    /// How many connections and back-offs there are, without the names of the queues.
+    pub fn counts(&self, now: Instant) -> ConnectionCounts {
+        ConnectionCounts {
+            connections: self.fairness.queues().map(|(_, in_use, _)| in_use).sum(),
+            backoffs: self.limiters.values().filter(|limiter| limiter.backoff(now).is_some()).count(),
+        }
     }
 
     /// Forgets destination queues that were not used for long.

@@ -29,6 +29,7 @@ pub mod wait_reasons;
 
 pub use claim::{Claim, Slot};
 pub use claim_pass::{Admits, ClaimLimits, Claimed};
+pub use dispatch::ConnectionCounts;
 pub use manager::{QueueDepth, QueueManager};
 pub use queue_key::{MxRoute, NextHop, QueueKey, RouteDecision, RouteId, Routed, SourcePoolId};
 pub use scheduler::DeliveryAgents;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dispatch::QueueState;
+use super::dispatch::{ConnectionCounts, QueueState};
 use super::manager::QueueManager;
 use super::queue_key::{NextHop, QueueKey};
 use super::site::{Site, Sites};
@@ -25,8 +25,6 @@ pub struct QueueSnapshot {
     pub sites: Vec<SiteStatus>,
     /// Why parts of the queue wait, where only the relay knows it, in no order.
     pub reasons: Vec<(QueueFilter, WaitRecord)>,
-    /// Open connections to other servers.
-    pub connections: usize,
     /// Deliveries that are claimed, whether they are being delivered or wait.
     pub claimed: usize,
 }
@@ -42,12 +40,12 @@ impl QueueManager {
         let domains = self.sites().domains(&mx_sites.collect::<Vec<_>>(), DOMAINS_SHOWN_MAX);
         let mut sites: Vec<SiteStatus> = states.iter().map(|state| describe(state, &domains)).collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
-        QueueSnapshot {
-            connections: sites.iter().map(|site| site.connections).sum(),
-            sites,
-            reasons: self.wait_reasons().records(now),
-            claimed: self.lock().claims(),
-        }
+        QueueSnapshot { sites, reasons: self.wait_reasons().records(now), claimed: self.lock().claims() }
+    }
+
+    /// Open connections and back-offs: a scrape of the metrics does not copy the names of a snapshot.
+    pub fn connection_counts(&self) -> ConnectionCounts {
+        self.dispatcher().counts(Instant::now())
     }
 
     /// Ends the back-offs of sites in the way of a part of the queue, before their time.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::RelayContext;
 use super::attempt::{Attempt, AttemptResult};
@@ -36,7 +37,8 @@ pub async fn run(
     let worker = Worker { core: core.clone(), recordings };
     let mut connection = find_idle(&core, &slot.queue_key, &claim.batch);
     loop {
-        connection = worker.deliver(&slot.queue_key, claim, connection).await;
+        let span = delivery_span(&claim.batch);
+        connection = worker.deliver(&slot.queue_key, claim, connection).instrument(span).await;
         if core.stop.is_cancelled() {
             break;
         }
@@ -63,6 +65,18 @@ pub async fn run(
     if let Some(connection) = connection {
         connection.quit().await;
     }
+}
+
+/// What every line about the attempt of a batch says. A warning needs it too, whatever the level of the log.
+fn delivery_span(batch: &Batch) -> tracing::Span {
+    tracing::warn_span!(
+        "delivery",
+        msg = %batch.message.id,
+        tenant_id = %batch.message.tenant_id,
+        destination = %batch.destination,
+        deliveries = batch.deliveries.len(),
+        attempt = batch.deliveries.first().map_or(1, |delivery| delivery.attempts.saturating_add(1)),
+    )
 }
 
 /// The connection at hand, if the batch may go over it, or else an idle one. Who has none at hand opens one: what is idle
@@ -231,7 +245,7 @@ impl Worker {
 
     /// The spool cannot be read: another time.
     async fn postpone(&self, claim: Claim, error: &StoreError) {
-        tracing::warn!(msg = %claim.batch.message.id, %error, "cannot read a message from the spool");
+        tracing::warn!(%error, "cannot read a message from the spool");
         let peer = Arc::new(Peer::default());
         let what = match error {
             StoreError::Damaged { .. } => {
@@ -399,7 +413,7 @@ fn jitter() -> f64 {
 fn log(delivery: &Delivery, record: &AttemptRecord) {
     let attempt = record.attempt.as_ref();
     tracing::info!(
-        msg = %record.message_id,
+        delivery = %record.delivery_id,
         recipient = %delivery.recipient,
         host = attempt.map_or("", |attempt| attempt.host.as_str()),
         outcome = %record.state,

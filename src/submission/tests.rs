@@ -88,6 +88,7 @@ fn submission(submitter: &Arc<Submitter>) -> Submission {
         message: Bytes::from_static(b"From: a@sandbox.example\r\nSubject: x\r\n\r\nhello\r\n"),
         extras: SubmissionExtras::default(),
         trace: Trace { helo: "client.example".into(), protocol: "ESMTPSA", tls: None },
+        received_at: Instant::now(),
     }
 }
 
@@ -235,5 +236,45 @@ async fn a_duplicate_submission_has_the_same_parameters() {
     for other in others {
         let refused = fixture.submission.accept(other).await.unwrap_err();
         assert_eq!(refused.code, RefusalCode::IdempotencyKeyReused);
+    }
+}
+
+#[tokio::test]
+async fn each_command_looks_up_the_key_once_and_so_does_storing() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.limited_submitter("limited", Some(9)).await;
+    let service = &fixture.submission;
+    let lookups = || service.directory.key_lookups.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let mut envelope = keyed(&submitter).envelope;
+    let recipient = envelope.recipients.remove(0).address;
+    service.admit_sender(&submitter, &envelope.reverse_path, false).await.unwrap();
+    assert_eq!(lookups(), 1, "MAIL");
+    service.admit_recipient(&submitter, &recipient, true, Some(0)).await.unwrap();
+    assert_eq!(lookups(), 1, "RCPT");
+    let message =
+        b"From: a@sandbox.example\r\nSender: a@sandbox.example\r\nIdempotency-Key: k\r\n\r\nhello\r\n";
+    let submission = Submission { message: Bytes::from_static(message), ..submission(&submitter) };
+    let checked = service.check(submission).await.unwrap();
+    assert_eq!(lookups(), 1, "the end of DATA");
+    service.enqueue(checked).await.unwrap();
+    assert_eq!(lookups(), 1, "storing");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_noticed_at_every_command_of_a_transaction() {
+    let fixture = Fixture::make().await;
+    let submitter = fixture.submitter("one").await;
+    let service = &fixture.submission;
+    let checked = service.check(submission(&submitter)).await.unwrap();
+    let (path, recipient) =
+        (submission(&submitter).envelope.reverse_path, Address::parse("b@else.example").unwrap());
+    assert!(fixture.store.revoke_key(submitter.key.id, Timestamp::now()).await.unwrap());
+    for refused in [
+        service.admit_sender(&submitter, &path, false).await,
+        service.admit_recipient(&submitter, &recipient, true, Some(0)).await,
+        service.check(submission(&submitter)).await.map(drop),
+        service.enqueue(checked).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().code, RefusalCode::ExpiredApiKey);
     }
 }

@@ -1,6 +1,8 @@
 //! One mail transaction (RFC 5321 §3.3): its envelope so far, and the refusals that the session decides itself.
 
-use crate::mail::{AddressError, Envelope, Recipient, ReversePath};
+use std::collections::HashSet;
+
+use crate::mail::{Address, AddressError, Envelope, Recipient, ReversePath};
 use crate::model::{Refusal, RefusalCode};
 use crate::smtp::command::MailArguments;
 use crate::smtp::data::{ContentError, DataLimits, Decoder};
@@ -16,6 +18,8 @@ const OCTETS_EXPECTED: u64 = 16 * 1024;
 pub struct MailTransaction {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
+    /// Of the recipients, to find one that is given twice.
+    addresses: HashSet<Address>,
     pub options: MailOptions,
     /// Content received in chunks (RFC 3030); `None` before the first chunk.
     pub content: Option<Decoder>,
@@ -23,7 +27,24 @@ pub struct MailTransaction {
 
 impl MailTransaction {
     pub fn new(mail: MailArguments) -> Self {
-        Self { reverse_path: mail.path, recipients: Vec::new(), options: mail.options, content: None }
+        Self {
+            reverse_path: mail.path,
+            recipients: Vec::new(),
+            addresses: HashSet::new(),
+            options: mail.options,
+            content: None,
+        }
+    }
+
+    /// Adds a recipient.
+    pub fn add(&mut self, recipient: Recipient) {
+        self.addresses.insert(recipient.address.clone());
+        self.recipients.push(recipient);
+    }
+
+    /// Whether the address is a recipient already.
+    pub fn has(&self, address: &Address) -> bool {
+        self.addresses.contains(address)
     }
 
     pub fn into_envelope(self) -> Envelope {

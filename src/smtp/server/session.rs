@@ -347,7 +347,7 @@ impl Session {
             Err(error) => return self.fail(Some(transaction), replies::for_command(&error)),
         };
         // A recipient given twice is accepted, and gets one copy.
-        if transaction.recipients.iter().any(|earlier| earlier.address == address) {
+        if transaction.has(&address) {
             return self.reject(transaction, replies::recipient_ok_250());
         }
         let recipients_max = self.settings.recipients_max;
@@ -398,7 +398,7 @@ impl Session {
             }
             (Pending::Sender(transaction), _) => self.ready(Some(transaction), replies::sender_ok_250()),
             (Pending::Recipient(mut transaction, recipient), _) => {
-                transaction.recipients.push(recipient);
+                transaction.add(recipient);
                 self.ready(Some(transaction), replies::recipient_ok_250())
             }
             (Pending::StartData(transaction), _) => self.start_data(transaction),

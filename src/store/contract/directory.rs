@@ -559,6 +559,20 @@ pub(super) async fn a_tenant_has_so_many_objects_and_no_more<H: Harness>() {
     assert!(is_full(suppress(Some(full), "more@one.example").await.unwrap_err(), Limited::Suppressions));
     suppress(Some(other), "more@one.example").await.unwrap();
     suppressions(None, 0..most + 1).await.unwrap();
+    let lifted = bed.store.suppression_of(full, "last@one.example", now()).await.unwrap().unwrap();
+    assert!(bed.store.lift_suppression(Some(full), lifted.id, now()).await.unwrap());
+    suppress(Some(full), "more@one.example").await.unwrap();
+    assert!(is_full(suppress(Some(full), "last@one.example").await.unwrap_err(), Limited::Suppressions));
+    bed.store.remove_tenant(full, true).await.unwrap().unwrap();
+}
+
+pub(super) async fn an_address_that_is_suppressed_again_counts_once<H: Harness>() {
+    let bed = TestBed::<H>::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let same = vec![new_suppression(Some(tenant), "same@one.example"); Limited::Suppressions.rows_max() / 2];
+    for _ in 0..3 {
+        bed.store.suppress_all(same.clone(), now()).await.unwrap();
+    }
 }
 
 pub(super) async fn of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room<H: Harness>() {

@@ -23,6 +23,7 @@ macro_rules! run_on {
                     a_foreign_object_is_as_absent_as_one_that_never_was,
                     many_addresses_are_suppressed_together_or_not_at_all,
                     a_tenant_has_so_many_objects_and_no_more,
+                    an_address_that_is_suppressed_again_counts_once,
                     of_a_tenant_with_all_its_keys_the_oldest_revoked_one_makes_room,
                     a_change_of_status_has_its_event_and_a_patch_without_one_none,
                 }

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::mail::Timestamp;
-use crate::model::{Environment, EventKind, TenantId, UsageInterval};
+use crate::model::{BounceClass, DeliveryState, Environment, EventKind, TenantId, UsageInterval};
 use crate::store::{UsageCounts, UsedBy};
 
 /// The key of a row of usage: whose, how long, since when, where.
@@ -16,6 +17,19 @@ pub(in crate::store) struct UsageAccumulator {
     used: RefCell<Vec<(UsedBy, UsageCounts)>>,
     /// What they appended to the journal.
     events: RefCell<Vec<EventKind>>,
+    /// What came of the deliveries that they recorded.
+    results: RefCell<Vec<DeliveryResult>>,
+}
+
+/// What came of one delivery, for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct DeliveryResult {
+    pub(in crate::store) state: DeliveryState,
+    pub(in crate::store) class: Option<BounceClass>,
+    /// False if a lifetime ended without another attempt.
+    pub(in crate::store) was_attempted: bool,
+    /// Since the acceptance of the message.
+    pub(in crate::store) age: Duration,
 }
 
 /// How much was noted at a time.
@@ -23,6 +37,7 @@ pub(in crate::store) struct UsageAccumulator {
 pub(in crate::store) struct UsageMark {
     used: usize,
     events: usize,
+    results: usize,
 }
 
 impl UsageAccumulator {
@@ -45,13 +60,18 @@ impl UsageAccumulator {
 
     /// How much is noted.
     pub(in crate::store) fn mark(&self) -> UsageMark {
-        UsageMark { used: self.used.borrow().len(), events: self.events.borrow().len() }
+        UsageMark {
+            used: self.used.borrow().len(),
+            events: self.events.borrow().len(),
+            results: self.results.borrow().len(),
+        }
     }
 
     /// Forgets what a job noted that failed.
     pub(in crate::store) fn truncate(&self, mark: UsageMark) {
         self.used.borrow_mut().truncate(mark.used);
         self.events.borrow_mut().truncate(mark.events);
+        self.results.borrow_mut().truncate(mark.results);
     }
 
     /// Notes an event.
@@ -62,5 +82,15 @@ impl UsageAccumulator {
     /// The events that are noted.
     pub(in crate::store) fn take_events(&self) -> Vec<EventKind> {
         self.events.take()
+    }
+
+    /// Notes what came of a delivery.
+    pub(in crate::store) fn note_result(&self, result: DeliveryResult) {
+        self.results.borrow_mut().push(result);
+    }
+
+    /// The results that are noted.
+    pub(in crate::store) fn take_results(&self) -> Vec<DeliveryResult> {
+        self.results.take()
     }
 }

@@ -7,10 +7,11 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::histogram::HistogramReading;
 use crate::mail::{Address, ReversePath, Timestamp};
 use crate::model::{
-    DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode, RequestId,
-    Stage, TenantId,
+    BounceClass, DeliveryId, DeliveryState, Environment, EventId, EventKind, KeyId, MessageId, RefusalCode,
+    RequestId, Stage, TenantId,
 };
 
 use super::Message;
@@ -237,16 +238,34 @@ pub struct RetentionPolicy {
 }
 
 /// What was written since a store was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoreCounts {
     /// Of each kind.
     pub events: Vec<(EventKind, u64)>,
+    /// Attempts of deliveries, by outcome; those that occurred.
+    pub attempts: Vec<AttemptCount>,
+    /// From the acceptance of a message to the end of a delivery, by the state in which it ended.
+    pub delivery_seconds: Vec<(DeliveryState, HistogramReading)>,
     /// Transactions.
     pub commits: u64,
+    /// From the begin of a transaction to its synced commit.
+    pub commit_seconds: HistogramReading,
     /// Transactions that could not be committed.
     pub failed_commits: u64,
     /// Body files that belong to no message, when they were last counted.
     pub stray_files: u64,
+    /// What the file system of the data directory has free, if it can be read.
+    pub free_disk_bytes: Option<u64>,
+}
+
+/// How many attempts had an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptCount {
+    /// The state of the delivery afterwards.
+    pub state: DeliveryState,
+    /// Why it was not delivered.
+    pub class: Option<BounceClass>,
+    pub count: u64,
 }
 
 /// What was removed.

@@ -12,10 +12,8 @@ mod tenants;
 pub(super) use self::suppressions::suppress;
 pub(super) use self::tenants::note_resumed;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::SqliteStore;
@@ -26,10 +24,10 @@ use crate::model::{
     TenantStatus,
 };
 use crate::store::{
-    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, Limited,
-    NewDkimKey, NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
-    ScramCredential, SpoolChange, Suppression, SuppressionFilter, Template, TemplateFilter, TemplatePatch,
-    TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
+    Directory, DkimKey, Domain, DomainCheck, DomainFilter, DomainPatch, Key, KeyFilter, KeyPatch, NewDkimKey,
+    NewDomain, NewKey, NewSuppression, NewTemplate, NewTenant, Page, PageRequest, Queue, Result,
+    ScramCredential, SpoolChange, StoreError, Suppression, SuppressionFilter, Template, TemplateFilter,
+    TemplatePatch, TemplateSummary, Tenant, TenantCounts, TenantFilter, TenantPatch,
 };
 
 /// DKIM keys removed in one job of the writer.
@@ -48,21 +46,6 @@ impl SqliteStore {
             value
         };
         self.write_then(work, after).await
-    }
-
-    /// Counted by a reader: a million rows take longer than others should wait for a commit.
-    async fn require_room_for_suppressions(&self, tenants: Vec<Option<TenantId>>) -> Result<()> {
-        let require = move |connection: &Connection| {
-            let mut more = HashMap::<_, usize>::new();
-            for tenant in tenants {
-                *more.entry(tenant).or_default() += 1;
-            }
-            for (tenant, more) in more {
-                row_limits::require(connection, Limited::Suppressions, tenant, more)?;
-            }
-            Ok(())
-        };
-        self.read_at_leisure(require).await
     }
 
     pub(super) async fn begin_removal(&self, id: TenantId) -> Result<bool> {
@@ -301,17 +284,13 @@ impl Directory for SqliteStore {
     }
 
     async fn suppress(&self, new: NewSuppression, now: Timestamp) -> Result<Suppression> {
-        let tenant = new.tenant_id;
-        self.require_room_for_suppressions(vec![tenant]).await?;
-        self.write(move |tx| suppressions::suppress(tx, &new, Default::default(), now)).await
+        let created = self.suppress_all(vec![new], now).await?;
+        let nothing = || StoreError::Failed("the suppression was not created".into());
+        created.into_iter().next().ok_or_else(nothing)
     }
 
     async fn suppress_all(&self, news: Vec<NewSuppression>, now: Timestamp) -> Result<Vec<Suppression>> {
-        self.require_room_for_suppressions(news.iter().map(|new| new.tenant_id).collect()).await?;
-        let suppress_each = move |tx: &Tx<'_>| {
-            news.iter().map(|new| suppressions::suppress(tx, new, Default::default(), now)).collect()
-        };
-        self.write(suppress_each).await
+        self.write(move |tx| suppressions::create(tx, &news, now)).await
     }
 
     async fn suppression_of(

@@ -93,7 +93,7 @@ impl Journal for SqliteStore {
     }
 
     fn counts(&self) -> StoreCounts {
-        self.counters.read()
+        StoreCounts { free_disk_bytes: self.free_space.available(), ..self.counters.read() }
     }
 
     fn reject(&self, rejection: Rejection) {

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0016_search_recipients.sql"),
     include_str!("migrations/0017_storage_faults.sql"),
     include_str!("migrations/0018_standard_names.sql"),
+    include_str!("migrations/0019_suppression_count.sql"),
 ];
 
 /// Why a database cannot be brought to this program's schema.

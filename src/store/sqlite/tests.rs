@@ -17,8 +17,8 @@ use crate::store::contract::{
     new_template, new_tenant, new_webhook, now, outcomes,
 };
 use crate::store::{
-    Directory, IdempotentResponse, Journal, MessageFilter, NewMessage, NewSmartHost, Outbox, PageRequest,
-    RetentionPolicy, Spool, Store, SubmissionKey,
+    Directory, IdempotentResponse, Journal, Limited, MessageFilter, NewMessage, NewSmartHost, Outbox,
+    PageRequest, RetentionPolicy, Spool, Store, SubmissionKey,
 };
 
 /// A data directory of its own.
@@ -248,6 +248,9 @@ async fn the_search_of_an_older_database_is_filled_anew() {
         ALTER TABLE idempotent_response RENAME TO kept_answer;
         DROP INDEX idempotent_response_by_age;
         CREATE INDEX kept_answer_by_age ON kept_answer (created_us);
+        DROP TRIGGER suppression_added;
+        DROP TRIGGER suppression_removed;
+        DROP TABLE suppression_count;
         PRAGMA user_version = 15;";
     database.execute_batch(older).unwrap();
     let bed = bed.restart().await;
@@ -264,6 +267,26 @@ async fn the_search_of_an_older_database_is_filled_anew() {
     assert_eq!(database.query_row(words, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     let indexes = "SELECT count(*) FROM sqlite_schema WHERE name IN ('message_by_header_id', 'delivery_to')";
     assert_eq!(database.query_row(indexes, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_suppressions_of_an_older_database_are_counted() {
+    let bed = Bed::new().await;
+    let tenant = bed.tenant("a").await.id;
+    let suppression = |number: usize| new_suppression(Some(tenant), &format!("u{number}@one.example"));
+    let most = Limited::Suppressions.rows_max();
+    bed.store.suppress_all((1..most).map(suppression).collect(), now()).await.unwrap();
+    bed.store.close().await;
+    let database = Connection::open(bed.path().join("pillarbox.db")).unwrap();
+    let older = "
+        DROP TRIGGER suppression_added;
+        DROP TRIGGER suppression_removed;
+        DROP TABLE suppression_count;
+        PRAGMA user_version = 17;";
+    database.execute_batch(older).unwrap();
+    let bed = bed.restart().await;
+    bed.store.suppress(suppression(most), now()).await.unwrap();
+    assert!(bed.store.suppress(suppression(most + 1), now()).await.is_err());
 }
 
 #[tokio::test]
@@ -610,6 +633,7 @@ async fn the_hot_queries_use_their_indexes() {
         (events::OF_MESSAGE, "event_of_message"),
         (directory::suppressions::OF_TENANT, "suppression_of_tenant"),
         (directory::suppressions::OF_PLATFORM, "suppression_of_"),
+        (directory::row_limits::MORE_SUPPRESSIONS, "SEARCH suppression_count USING PRIMARY KEY"),
         (outbox::deliveries::LAST_WAITING, "webhook_delivery_in_order"),
         (outbox::deliveries::PUT_OFF, "webhook_delivery_in_order"),
     ] {

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -295,6 +295,7 @@ impl WriterLoop {
 
     fn transact(&self, jobs: &mut [Box<dyn Job>], savepoints: Savepoints) -> std::result::Result<(), Fault> {
         let Self { connection, clock, sealer, subscriptions, .. } = self;
+        let began = Instant::now();
         let tx = Tx { connection, clock, sealer, subscriptions, usage: UsageAccumulator::default() };
         self.execute("BEGIN IMMEDIATE")?;
         for job in jobs {
@@ -309,7 +310,8 @@ impl WriterLoop {
         }
         tx.write_usage().map_err(|error| CommitError::from(&error))?;
         self.execute("COMMIT")?;
-        self.hooks.counters.note_commit(&tx.usage.take_events());
+        let (events, results) = (tx.usage.take_events(), tx.usage.take_results());
+        self.hooks.counters.note_commit(&events, &results, began.elapsed());
         Ok(())
     }
 

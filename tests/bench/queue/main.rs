@@ -1,6 +1,6 @@
-//! What a deep queue costs: fills a spool, then measures start-up, memory, claims, acceptance and the overview.
+//! Measures a deep queue: fills a spool, then measures start-up, memory, claims, acceptance and the overview.
 //!   cargo run --release --example queue_bench -- DIR [COUNT] [PILLARBOX]
-//! DIR must be new; it takes some 3 GB for a million. Half of the deliveries are due, half in a day. Prints one line of
+//! DIR must be new; a million needs about 3 GB. Half of the deliveries are due now, half in a day. Prints one line of
 //! JSON for each figure. Targets for 1,000,000: start-up under 5 s, under 300 MB resident, a claim that costs the same at
 //! every depth, acceptance at 80 % or more of that with an empty queue.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -83,7 +83,7 @@ fn message(tenant_id: TenantId, number: usize, is_later: bool) -> NewMessage {
     NewMessage { message, recipients, suppressed: vec![], content, submission_key: None }
 }
 
-/// Accepts so many messages, many at a time; how many each second.
+/// Accepts `count` messages, many at a time. Returns the rate per second.
 async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later: fn(usize) -> bool) -> f64 {
     let started = Instant::now();
     let submitters: Vec<_> = (0..SUBMITTERS)
@@ -103,7 +103,7 @@ async fn accept(store: &Arc<Store>, tenants: &[TenantId], count: usize, is_later
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Claims and releases 100 at a time; the median and the worst in microseconds.
+/// Claims and releases 100 deliveries at a time. Returns the median and the maximum in microseconds.
 async fn claim(queue: &QueueManager, rounds: usize) -> (u128, u128) {
     let limits = ClaimLimits { deliveries_max: 100, per_tenant_max: 1024, admits: Arc::new(|_: &Host| true) };
     let mut took = Vec::new();
@@ -126,8 +126,8 @@ fn resident_mb(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-/// The program on the filled spool. It delivers to a host that takes connections and never speaks, so that what is due
-/// stays due.
+/// Starts the program on the filled spool. It delivers to a host that accepts connections and sends nothing, so that due
+/// deliveries stay due.
 struct Server {
     child: Child,
     api: String,

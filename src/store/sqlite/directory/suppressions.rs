@@ -1,15 +1,18 @@
 //! The rows of suppressed addresses: one for an address and a tenant, and one for an address and everybody.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::row_limits;
 use crate::mail::Timestamp;
 use crate::model::{EventKind, SuppressionId, SuppressionReason, TenantId};
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{time, time_if_any, us};
 use crate::store::sqlite::unit_of_work::Tx;
-use crate::store::{NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
+use crate::store::{Limited, NewSuppression, Page, PageRequest, Result, Suppression, SuppressionFilter};
 
 /// What the events of suppressions say.
 #[derive(Serialize)]
@@ -29,6 +32,20 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Suppression> {
         created_at: time(row, "created_us")?,
         expires_at: time_if_any(row, "expires_us")?,
     })
+}
+
+/// Suppresses addresses for whoever asks: all of them or none.
+/// [`Conflict::LimitReached`](crate::store::Conflict::LimitReached).
+pub(super) fn create(tx: &Tx<'_>, news: &[NewSuppression], now: Timestamp) -> Result<Vec<Suppression>> {
+    let mut more = HashMap::<_, usize>::new();
+    for new in news {
+        *more.entry(new.tenant_id).or_default() += 1;
+    }
+    // Before anything is written: a job that fails half done costs the others of its transaction a repetition.
+    for (tenant, more) in more {
+        row_limits::require(tx, Limited::Suppressions, tenant, more)?;
+    }
+    news.iter().map(|new| suppress(tx, new, Subject::default(), now)).collect()
 }
 
 /// Suppresses an address. The event, which only a suppression that was not in force before has, belongs to

@@ -26,20 +26,21 @@ impl FreeSpace {
         match *last {
             Some((at, is_short)) if at.elapsed() < SAMPLE_INTERVAL => is_short,
             _ => {
-                let is_short = self.look();
+                // If it cannot be read, the commit itself will tell whether the disk can be written.
+                let is_short = self.available().is_some_and(|octets| octets < self.octets_min);
                 *last = Some((Instant::now(), is_short));
                 is_short
             }
         }
     }
 
-    fn look(&self) -> bool {
+    /// The octets that are free for this process.
+    pub(in crate::store::sqlite) fn available(&self) -> Option<u64> {
         match rustix::fs::statvfs(&self.data_dir) {
-            Ok(found) => found.f_bavail.saturating_mul(found.f_frsize) < self.octets_min,
+            Ok(found) => Some(found.f_bavail.saturating_mul(found.f_frsize)),
             Err(error) => {
-                // The commit itself will tell whether the disk can be written.
                 tracing::warn!(%error, "the free space of the data directory cannot be read");
-                false
+                None
             }
         }
     }

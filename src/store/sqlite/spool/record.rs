@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::enqueue::EnqueueJob;
 use crate::model::{AttemptId, BounceClass, DeliveryState, EventKind};
+use crate::store::memory::DeliveryResult;
 use crate::store::sqlite::directory::suppress;
 use crate::store::sqlite::events::Subject;
 use crate::store::sqlite::sql_types::{shorten, us};
@@ -116,6 +117,12 @@ fn write_one<'a>(tx: &Tx<'_>, record: &'a AttemptRecord, carrier: &mut Option<Ca
         delayed: record.delayed,
     };
     write_events(tx, record, &told)?;
+    tx.usage.note_result(DeliveryResult {
+        state: record.state,
+        class: record.bounce_class,
+        was_attempted: record.attempt.is_some(),
+        age: record.at.duration_since(record.message_id.created_at()).try_into().unwrap_or_default(),
+    });
     let counts = counts_of(record);
     if counts != UsageCounts::default() {
         tx.count_delivery(record.message_id, record.at, counts)?;
