@@ -1,5 +1,5 @@
-//! The fuzzed code, compiled from the sources of Pillarbox (the layers without I/O, and the template language), and the
-//! fuzz targets.
+//! What is fuzzed: the layers that see no socket and the language of templates, built from their own sources, and the
+//! targets that drive them.
 
 #[path = "../../src/mail/mod.rs"]
 pub mod mail;

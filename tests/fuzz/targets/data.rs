@@ -1,8 +1,8 @@
 use super::super::smtp::client::DotStuffer;
 use super::super::smtp::{BareNewline, ContentError, DataLimits, DataProgress, Decoder, Framing};
 
-/// Compares with an independent implementation of RFC 5321 §4.5.2: the first `CRLF.CRLF` ends the data, however the
-/// octets arrive; the message has no bare line end and no NUL; and its wire form is decoded to the same message.
+/// Against an independent reading of RFC 5321 §4.5.2: the end is the first `CRLF.CRLF`, however the octets arrive; the
+/// message has no lone line end and no NUL; and what is sent on in wire form is read back the same.
 pub fn data(octets: &[u8]) {
     let (choice, pieces) = super::split(octets);
     let content = octets.get(1..).unwrap_or_default();
@@ -63,7 +63,7 @@ fn unstuff(wire: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
 }
 
-/// The decoder finds the same message, whether the octets arrive one by one or at once.
+/// One byte at a time and at once the same, and the decoder finds what went in.
 fn reads_back(message: &[u8]) {
     let (mut stuffing, mut at_once) = (DotStuffer::new(), Vec::new());
     stuffing.push(message, &mut at_once);

@@ -1,6 +1,5 @@
-//! Properties that hold for any input; each function panics if its property does not hold. The parent module provides
-//! `mail`, `smtp` and `template_language`: compiled from their sources in the fuzz crate, from the library in the
-//! tests.
+//! What holds for all input, each as a function that panics where it does not. The parent module provides `mail`,
+//! `smtp` and `template_language`: the fuzz crate builds them from their sources, the integration tests take them from the library.
 
 mod address;
 mod command;
@@ -22,10 +21,10 @@ pub use reply::reply;
 pub use session::session;
 pub use template::template;
 
-/// Uses the first octet to choose how the others arrive. Returns the choice and the pieces.
+/// Takes the first octet as the choice of how the others arrive; answers the choice and the pieces.
 fn split(octets: &[u8]) -> (u8, Vec<&[u8]>) {
     let Some((&choice, rest)) = octets.split_first() else { return (0, Vec::new()) };
-    // Pieces of 1 to 16 octets, and sometimes a large one.
+    // A walk of pieces from 1 to 16 octets, and now and then a large one.
     let mut state = u32::from(choice).wrapping_mul(2_654_435_761) | 1;
     let (mut pieces, mut left) = (Vec::new(), rest);
     while !left.is_empty() {

@@ -1,7 +1,7 @@
 use super::super::smtp::proxy::{ProxyProgress, parse};
 
-/// A header that is read by the number of missing octets ends within its limit, never reads octets after its end, and
-/// is the same if all octets are there at once.
+/// A header that is read as a connection reads it, by what is said to be missing, ends within its limit, never reaches
+/// into what follows, and is the same when all of it is there at once.
 pub fn proxy(octets: &[u8]) {
     let mut taken = 0;
     loop {
