@@ -35,7 +35,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Resolver {
     /// Answers the lookups of this clone: with a cache, or `uncached`.
-    active: TokioResolver,
+    current: TokioResolver,
     uncached: TokioResolver,
 }
 
@@ -76,12 +76,12 @@ impl Resolver {
             builder.options_mut().cache_size = cache_entries;
             builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
         };
-        Ok(Self { active: build(16_384)?, uncached: build(0)? })
+        Ok(Self { current: build(16_384)?, uncached: build(0)? })
     }
 
     /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
-        Self { active: self.uncached.clone(), uncached: self.uncached.clone() }
+        Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
     }
 
     /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
@@ -156,7 +156,7 @@ impl Resolver {
         // A text that is not a domain name has no records.
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::NoSuchDomain)?;
         name.set_fqdn(true);
-        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.active.lookup(name, kind))
+        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.current.lookup(name, kind))
             .await
             .map_err(|_| DnsError::Temporary("timeout".into()))?
             .map_err(classify)?;
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mx_record_with_the_root_as_host_is_a_null_mx() {
+    fn the_root_alone_means_no_mail() {
         assert_eq!(order_hosts(vec![mx(0, ".")]), MailHosts::NullMx);
     }
 
@@ -348,10 +348,10 @@ mod tests {
     #[tokio::test]
     async fn negative_answers_are_distinguished() {
         let domain = DomainName::parse("example.com").unwrap();
-        let lookup = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
-        assert_eq!(lookup(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
-        assert_eq!(lookup(3).await, Err(DnsError::NoSuchDomain));
-        assert!(matches!(lookup(2).await, Err(DnsError::Temporary(_))));
+        let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
+        assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
+        assert_eq!(ask(3).await, Err(DnsError::NoSuchDomain));
+        assert!(matches!(ask(2).await, Err(DnsError::Temporary(_))));
     }
 
     #[tokio::test]

@@ -48,7 +48,9 @@ impl KeySecret {
         for digit in digits.iter_mut().rev() {
             *digit = ALPHABET[divide(&mut random, 62)];
         }
-        let mut text = format!("pb_{environment}_");
+        // Reserved completely: a growing string would leave copies of the secret that are not zeroed.
+        let mut text = String::with_capacity("pb_live_".len() + RANDOM_DIGITS + CHECK_DIGITS);
+        text.extend(["pb_", environment.as_str(), "_"]);
         text.extend(digits.iter().map(|&b| char::from(b)));
         text.push_str(&checksum(&text));
         digits.zeroize();

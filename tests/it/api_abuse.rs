@@ -89,7 +89,7 @@ async fn a_tenant_whose_bodies_use_up_the_memory_leaves_enough_for_others() {
     let (greedy, other) = (key("greedy").await, key("other").await);
     let request = padded(&greedy, 45_000);
     let (begin, rest) = request.split_at(request.len() - 10_000);
-    let mut held = until("the slow request is in the room before the probe", async || {
+    let mut held = until("the slow request has reserved memory before the probe", async || {
         let mut held = TcpStream::connect(stage.address).await.unwrap();
         held.write_all(begin.as_bytes()).await.unwrap();
         let answer = exchange(stage.address, padded(&greedy, 50_000).as_bytes()).await;

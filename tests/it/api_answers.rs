@@ -55,7 +55,7 @@ async fn responses_that_a_tenant_does_not_read_leave_memory_for_others() {
     let of_other = message(&stage, &other, SMALL).await;
     let mut held = ask(&stage, &path, &greedy.key, STREAMS).await;
     wait_for_heads(&mut held, STREAMS).await;
-    let refusal = until("there is no room", async || refused(&stage, &greedy.key, &path).await).await;
+    let refusal = until("the memory is used up", async || refused(&stage, &greedy.key, &path).await).await;
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     refusal.expect_error(503, "overloaded");
     let keys = format!("/v1/keys?tenant_id={}", greedy.id);
@@ -71,11 +71,11 @@ async fn responses_that_a_tenant_does_not_read_leave_memory_for_others() {
     assert_eq!(count().await, before, "nothing was made");
     drop(rest);
     assert!(stage.room.octets_reserved() >= SMALL as u64);
-    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the room is for others");
+    assert!(stage.room.octets_reserved() <= 1024 * 1024, "half of the memory is for others");
     let answer = stage.get(&other.key, &of_other).await;
     assert_eq!((answer.status, answer.body.len()), (200, SMALL + 14));
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     assert_eq!(stage.get(&greedy.key, &path).await.status, 200);
 }
 
@@ -90,10 +90,12 @@ async fn a_list_that_is_not_read_counts_in_the_memory_budget() {
     let held = ask(&stage, "/v1/emails?limit=50", &tenant.key, STREAMS).await;
     // The octets that the connection's window allows to send are not counted any more.
     let expected = octets * u64::from(STREAMS) - 2 * 65_535;
-    until("the lists are in the room", async || (stage.room.octets_reserved() >= expected).then_some(()))
-        .await;
+    until("the lists have reserved memory", async || {
+        (stage.room.octets_reserved() >= expected).then_some(())
+    })
+    .await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]
@@ -105,7 +107,7 @@ async fn a_large_message_uses_the_memory_of_a_few_pieces_whatever_its_size() {
     let expected = u64::from(STREAMS) * 256 * 1024;
     until("all are being read", async || (stage.room.octets_reserved() == expected).then_some(())).await;
     drop(held);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
     let answer = stage.get(&tenant.key, &path).await;
     assert_eq!(answer.header("content-length"), Some((LARGE + 14).to_string().as_str()));
     assert_eq!(answer.body, [&b"A: b\r\nC: d\r\n\r\n"[..], &vec![b'x'; LARGE]].concat());
@@ -125,11 +127,14 @@ async fn the_number_of_large_messages_that_a_tenant_reads_at_the_same_time_is_li
     for _ in 0..3 {
         held.push(ask(&stage, &path, &greedy.key, STREAMS).await);
     }
-    let refusal = until("it has enough of them", async || refused(&stage, &greedy.key, &path).await).await;
+    let refusal = until("the limit is reached", async || refused(&stage, &greedy.key, &path).await).await;
     refusal.expect_error(503, "overloaded");
     assert_eq!(stage.get(&other.key, &of_other).await.status, 200);
     drop(held);
-    until("it may go on", async || (stage.get(&greedy.key, &path).await.status == 200).then_some(())).await;
+    until("another one is accepted", async || {
+        (stage.get(&greedy.key, &path).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// The only file of a body.
@@ -255,9 +260,10 @@ async fn the_head_of_a_request_counts_in_the_memory_budget_while_its_body_is_awa
     );
     let mut client = TcpStream::connect(stage.address).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
-    until("it is in the room", async || (stage.room.octets_reserved() > 10_000).then_some(())).await;
+    until("the head has reserved memory", async || (stage.room.octets_reserved() > 10_000).then_some(()))
+        .await;
     drop(client);
-    until("the room is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
+    until("all memory is free", async || (stage.room.octets_reserved() == 0).then_some(())).await;
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn a_connection_over_the_limit_gets_the_reason() {
     .await;
     answer.expect_error(503, "overloaded");
     drop(held);
-    until("there is room again", async || {
+    until("it is accepted again", async || {
         (request(stage.address, "GET", "/healthz", None, None).await.status == 200).then_some(())
     })
     .await;

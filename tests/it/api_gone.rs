@@ -92,7 +92,7 @@ async fn narrow_stage() -> ApiStage {
 /// Waits until the only connection is in use, and then until it is free.
 async fn expect_place_again(stage: &ApiStage) {
     let health = async || request(stage.address, "GET", "/healthz", None, None).await.status;
-    until("there is room again", async || (health().await == 200).then_some(())).await;
+    until("it is accepted again", async || (health().await == 200).then_some(())).await;
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn the_number_of_connections_of_one_address_is_limited() {
     assert!(text(&error, "/hint").contains("api.connections_per_address_max"), "{error}");
     from(2).await.expect(200);
     drop(held);
-    until("there is room again", async || (from(1).await.status == 200).then_some(())).await;
+    until("it is accepted again", async || (from(1).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

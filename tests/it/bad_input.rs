@@ -54,7 +54,7 @@ async fn an_idle_client_gets_421_and_is_disconnected() {
     let silent = Client::open(server.submissions(), HOSTNAME).await;
     silent.expect_close().await;
     let emails = server.control.get("/v1/emails").await;
-    assert_eq!(emails["data"].as_array().map(Vec::len), Some(0), "half a message is none");
+    assert_eq!(emails["data"].as_array().map(Vec::len), Some(0), "a part of a message is not accepted");
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn one_delay_dsn_is_sent_after_four_hours_to_senders_that_did_not_decline(
         (email["deliveries"][0]["attempts"] == 3).then_some(())
     })
     .await;
-    assert_eq!(own.transactions().len(), 1, "told once");
+    assert_eq!(own.transactions().len(), 1, "one DSN");
     let timeline = server.control.get(&format!("/v1/emails/{id}/timeline")).await;
     let delayed = |entry: &&serde_json::Value| entry["data"]["delayed"] == true;
     let events: Vec<_> = timeline["data"].as_array().unwrap().iter().filter(delayed).collect();

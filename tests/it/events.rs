@@ -203,7 +203,7 @@ async fn the_number_of_streams_of_a_tenant_is_limited() {
     assert!(refused.heard.starts_with("HTTP/1.1 409"), "{}", refused.heard);
     Follower::start(&stage, &other.key, "/v1/events", "").await;
     open.pop();
-    until("there is room again", async || {
+    until("it is accepted again", async || {
         let mut follower = Follower::open(&stage, &acme.key, "/v1/events", "Connection: close\r\n").await;
         follower.until("\r\n\r\n").await;
         follower.heard.starts_with("HTTP/1.1 200").then_some(())

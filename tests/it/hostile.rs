@@ -30,7 +30,7 @@ async fn the_number_of_connections_of_a_tenant_is_limited() {
     reply.expect_saying(421, "4.7.0 Too many connections for your account");
     second.expect_close().await;
     drop(first);
-    until("the place of the first is free", async || {
+    until("the connection of the first is free", async || {
         let reply = secured(&stage).await.auth_plain(&stage.user, &stage.password).await;
         (reply.code == 235).then_some(())
     })
@@ -238,5 +238,5 @@ async fn guesses_at_a_key_from_many_addresses_are_stopped_and_its_owner_can_stil
     let bans = it.bans().await;
     assert_eq!((bans.len(), bans[0]["key_id"].as_str()), (1, Some(user.as_str())), "{bans:?}");
     it.connect("192.0.2.5").await.auth_plain(user, &it.account.secret).await.expect_code(235);
-    assert!(it.bans().await.is_empty(), "a success forgets");
+    assert!(it.bans().await.is_empty(), "a success resets the count");
 }

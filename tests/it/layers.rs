@@ -1,15 +1,15 @@
-//! The layers of the crate: which module may import which. The imports form a DAG, documented in `ARCHITECTURE.md`.
+//! The layering of the crate: which module may import which. The arrows form a DAG; they stand in `ARCHITECTURE.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The modules that wire the others and may import all of them.
+/// What wires the others and so may import all of them, beside what the table says so of.
 const ROOTS: [&str; 2] = ["main", "lib"];
 
-/// The modules that layer 3 and the layers above may import in addition.
+/// What layer 3 and those above may import besides.
 const LEAVES: [&str; 3] = ["config", "tls", "telemetry"];
 
-/// What the pure layers must not use: I/O, clock, runtime.
+/// What the pure layers never touch: no I/O, no clock, no runtime.
 const IMPURE: &[&str] =
     &["tokio::", "std::net::Tcp", "std::net::Udp", "std::fs", "rusqlite", "Timestamp::now", "Instant::now"];
 
@@ -49,7 +49,7 @@ fn pure_layers_have_no_input_output_and_no_clock() {
 }
 
 #[test]
-fn only_the_store_uses_sql() {
+fn sql_stands_in_the_store_only() {
     let (all, arrows) = (sources(), arrows());
     let is_root = |module: &str| matches!(arrows.get(module), Some(Allowed::All));
     let outside = all.iter().filter(|(module, _, _)| module != "store" && !is_root(module));
@@ -59,7 +59,7 @@ fn only_the_store_uses_sql() {
 }
 
 #[test]
-fn the_table_names_only_existing_modules() {
+fn the_table_names_no_module_that_is_not_there() {
     let modules: BTreeSet<String> = sources().into_iter().map(|(module, _, _)| module).collect();
     for (module, allowed) in arrows() {
         let targets = if let Allowed::Only(targets) = allowed { targets } else { BTreeSet::new() };
@@ -70,14 +70,14 @@ fn the_table_names_only_existing_modules() {
 }
 
 #[test]
-fn every_form_of_an_import_is_found() {
+fn every_way_to_write_an_import_is_read() {
     let text = "use crate::mail::{Address, Host};\npub use crate::{\n    smtp::reply, store::{Store, Key},\n};\n\
                 // use crate::cli::Comment;\nfn f() -> crate::dns::Resolver { crate :: relay::x() }\n";
     let found: Vec<_> = imports(text).into_iter().collect();
     assert_eq!(found, ["dns", "mail", "relay", "smtp", "store"]);
 }
 
-/// The modules that a module may import.
+/// What a module may import, besides itself.
 enum Allowed {
     All,
     Only(BTreeSet<String>),
@@ -156,7 +156,7 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The members of a group of imports. The text begins after its opening brace.
+/// The members of a group of imports, whose opening brace is behind us.
 fn group_members(group: &str) -> Vec<&str> {
     let (mut depth, mut start, mut members) = (0, 0, Vec::new());
     for (at, c) in group.char_indices() {
@@ -177,7 +177,7 @@ fn group_members(group: &str) -> Vec<&str> {
     members
 }
 
-/// The first segment of a path, if it is a module: modules are lower case, and macros are excluded.
+/// The first segment of a path, if it is a module: modules are lower case, and a macro is no module.
 fn module_of(path: &str) -> Option<String> {
     let end = path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
@@ -190,7 +190,7 @@ fn without_comments(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text before the tests. Tests of a pure module may use what the module must not.
+/// Tests of a pure module may use what the module may not.
 fn before_tests(text: &str) -> &str {
     text.split_once("#[cfg(test)]").map_or(text, |(code, _)| code)
 }

@@ -138,7 +138,7 @@ async fn a_refused_platform_login_stops_the_mail_of_all_tenants_and_does_not_dis
             assert!(told.contains("smart.test") && !told.contains("relay-user"), "{told}");
         }
     }
-    assert_eq!(logins(&host), 1, "one tenant's try is another's");
+    assert_eq!(logins(&host), 1, "one attempt for all tenants");
     let failed = events(&server, "smart_host.login_failed").await;
     assert!(matches!(&failed[..], [(None, data)] if data["user"] == "relay-user"), "{failed:?}");
 }

@@ -326,7 +326,7 @@ async fn mail_for_a_site_in_back_off_is_not_tried_until_the_back_off_ends() {
     let recipient = format!("a@[{}]", mx.address.ip());
     let first = stage.send(&[&recipient]).await;
     stage.expect(first, &[Deferred]).await;
-    let status = until("the site rests", async || {
+    let status = until("the site is in back-off", async || {
         let status = stage.queue.snapshot(Timestamp::now()).sites.pop();
         status.filter(|status| status.backoff_until.is_some())
     })

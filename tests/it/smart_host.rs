@@ -178,7 +178,7 @@ async fn each_message_is_sent_with_the_login_of_its_own_tenant_whichever_connect
         let expected = if transaction.reverse_path.ends_with("@one.test") { "user-one" } else { "user-two" };
         assert_eq!(transaction.user.as_deref(), Some(expected), "{transaction:?}");
     }
-    assert!(mx.connections().len() < all.len(), "connections are used again");
+    assert!(mx.connections().len() < all.len(), "connections are reused");
 }
 
 /// Two Pillarbox servers: one is the smart host of a tenant of the other.

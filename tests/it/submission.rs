@@ -146,7 +146,7 @@ async fn connections_over_a_limit_get_421_and_closed_ones_make_room() {
         let third = read_to_end(TcpStream::connect(stage.submission).await.unwrap()).await;
         assert!(third.starts_with(said), "{third}");
         drop(first);
-        until("a place is free", async || {
+        until("a connection is free", async || {
             let mut next = TcpStream::connect(stage.submission).await.unwrap();
             read_until(&mut next, "\r\n").await.starts_with("220").then_some(())
         })
@@ -197,7 +197,7 @@ async fn mail_without_memory_is_deferred_and_the_session_continues() {
     drop(first);
     let mut large = MESSAGE.to_vec();
     large.extend(b"0123456789\r\n".repeat(8_000));
-    until("the room of the client that left is free", async || {
+    until("the memory of the client that left is free", async || {
         let reply = second.send("app@own.example", &["b@other.example"], MESSAGE).await;
         (reply.code == 250).then_some(())
     })

@@ -293,7 +293,11 @@ async fn for_a_day_after_a_rotation_both_secrets_sign() {
     assert_eq!(stage.api.database().execute(a_day_later, []).unwrap(), 1);
     stage.suppress(acme.id, "b@x.example").await;
     let request = &receiver.wait_for(2).await[1];
-    assert_eq!(request.header("webhook-signature"), signature(&secret, request), "the old one signs no more");
+    assert_eq!(
+        request.header("webhook-signature"),
+        signature(&secret, request),
+        "the old secret does not sign any more"
+    );
 }
 
 #[tokio::test]

@@ -406,6 +406,19 @@ fn a_421_verdict_closes_the_session() {
 }
 
 #[test]
+fn the_refusal_of_a_sender_names_the_fault_of_its_address() {
+    let mut it = Conversation::logged_in();
+    for (sender, fault) in [
+        ("nobody".to_owned(), "an address must have the form local@domain"),
+        (format!("{}@own.example", "x".repeat(65)), "the part before the @ is longer than 64 octets"),
+        ("a@own..example".to_owned(), "the domain is not valid: a domain name cannot have an empty label"),
+    ] {
+        let expected = format!("501 5.1.7 Sender address is not valid: {fault}\r\n");
+        assert_eq!(it.say(&format!("MAIL FROM:<{sender}>\r\n")), expected);
+    }
+}
+
+#[test]
 fn the_ehlo_name_is_sanitized() {
     let mut it = Conversation::new(settings(), true);
     it.say("EHLO a(b)\"c é;d [IPv6:::1]\r\n");

@@ -19,7 +19,7 @@ pub enum Input<'a> {
     LineError(LineError),
     /// Content octets after 354 or BDAT.
     Body(&'a [u8]),
-    /// The content has no memory left: the session discards it, reads the rest and then sends this reply.
+    /// There is no memory for the content: the session discards it, reads the rest and then sends this reply.
     BodyRefused(Reply),
     /// The verdict on the last question.
     Answer(Verdict),
