@@ -122,7 +122,12 @@ async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
     assert!(platform.ok("tenant list").await.contains("suspended"));
     assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
     let would = platform.ok("tenant delete acme-test --dry-run").await;
-    assert!(would.contains("would be deleted with 1 domains") && would.contains("1 keys"), "{would}");
+    assert!(
+        would.contains("would be deleted with all its data (")
+            && would.contains("domains: 1")
+            && would.contains("keys: 1"),
+        "{would}"
+    );
     assert!(platform.ends(2, "tenant delete acme-test").await.contains("--yes"));
     assert!(platform.ends(2, "domain delete acme.test").await.contains("--yes"));
     assert!(platform.ok("domain list --tenant acme-test").await.contains("acme.test"));
@@ -293,7 +298,7 @@ async fn the_tail_shows_events_as_they_happen_and_goes_on_after_a_restart() {
         assert_eq!(event["recipient"], recipient, "{told}");
         if recipient == "bob@b.test" {
             stage.server.stop().await;
-            people.wait_for_line("connecting again").await;
+            people.wait_for_line("the server is stopping; connect again; reconnecting").await;
             people.wait_for_line("trying again").await;
             stage.server.restart(|_| ()).await;
         }

@@ -1,16 +1,16 @@
-//! Lists of the API: as many pages of them as are wanted.
+//! Lists of the API, which come in pages.
 
 use serde_json::{Value, json};
 
 use super::api_client::{ApiClient, Query};
 use super::table::Table;
 
-/// Objects of one page.
+/// Maximum of objects in one page of the API.
 const PAGE_OBJECTS_MAX: u16 = 100;
 
-/// How much of a list.
+/// The part of a list to show.
 #[derive(Debug, clap::Args)]
-pub(super) struct Extent {
+pub(super) struct PageArguments {
     /// How many to show, the newest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
@@ -19,9 +19,9 @@ pub(super) struct Extent {
     after: Option<String>,
 }
 
-impl Extent {
-    /// Shows a list: as JSON, or as a table that `row` adds a row to.
-    pub(super) async fn show<const N: usize>(
+impl PageArguments {
+    /// Prints a list as JSON, or as a table with one `row` for each object.
+    pub(super) async fn print<const N: usize>(
         &self,
         client: &ApiClient,
         path: &str,
@@ -29,58 +29,58 @@ impl Extent {
         table: Table<N>,
         row: impl Fn(&Value) -> [String; N],
     ) -> anyhow::Result<()> {
-        let page = async |limit, after| get_page(client, path, &query, limit, after).await;
-        client.show(&self.fetch(page).await?, |list| tell(list, table, row))
+        let get_page = async |limit, after| get_page(client, path, &query, limit, after).await;
+        client.print(&self.fetch(get_page).await?, |list| list_text(list, table, row))
     }
 
-    /// As many pages as are wanted, as one; `page` gives one of so many objects, behind a place.
+    /// As many pages as the limit needs, joined into one. `get_page` gets the number of objects and the cursor.
     pub(super) async fn fetch(
         &self,
-        page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
+        get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
     ) -> anyhow::Result<Value> {
-        let mut gathered = Vec::new();
+        let mut objects = Vec::new();
         let mut cursor = self.after.clone();
         loop {
-            let wanted = (usize::from(self.limit) - gathered.len()).min(PAGE_OBJECTS_MAX.into());
-            let mut page = page(wanted, cursor).await?;
-            gathered.extend(take_data(&mut page));
+            let missing = usize::from(self.limit) - objects.len();
+            let mut page = get_page(missing.min(PAGE_OBJECTS_MAX.into()), cursor).await?;
+            objects.extend(take_data(&mut page));
             cursor = page["next_cursor"].as_str().map(str::to_owned);
-            if gathered.len() >= self.limit.into() || cursor.is_none() {
+            if objects.len() >= self.limit.into() || cursor.is_none() {
                 return Ok(json!({
-                    "object": "list", "data": gathered, "has_more": cursor.is_some(), "next_cursor": cursor,
+                    "object": "list", "data": objects, "has_more": cursor.is_some(), "next_cursor": cursor,
                 }));
             }
         }
     }
 }
 
-/// A list for people, and how to see more of it.
-pub(super) fn tell<const N: usize>(
+/// A list as a table, and how to see more of it.
+pub(super) fn list_text<const N: usize>(
     list: &Value,
     mut table: Table<N>,
     row: impl Fn(&Value) -> [String; N],
 ) -> String {
     let objects = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     objects.iter().for_each(|object| table.add(row(object)));
-    let mut told = table.render();
+    let mut text = table.render();
     if objects.is_empty() {
-        told += "nothing found\n";
+        text += "nothing found\n";
     }
     if let Some(cursor) = list["next_cursor"].as_str() {
-        told += &format!("there may be more: --after {cursor} shows the next page, --limit a longer one\n");
+        text += &format!("there may be more: --after {cursor} shows the next page, --limit a longer one\n");
     }
-    told
+    text
 }
 
 /// All objects of a list.
-pub(super) async fn all_pages(client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Vec<Value>> {
-    let (mut found, mut cursor) = (Vec::new(), None);
+pub(super) async fn fetch_all(client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Vec<Value>> {
+    let (mut objects, mut cursor) = (Vec::new(), None);
     loop {
         let mut page = get_page(client, path, &query, PAGE_OBJECTS_MAX.into(), cursor).await?;
-        found.extend(take_data(&mut page));
+        objects.extend(take_data(&mut page));
         cursor = page["next_cursor"].as_str().map(str::to_owned);
         if cursor.is_none() {
-            return Ok(found);
+            return Ok(objects);
         }
     }
 }
