@@ -29,7 +29,7 @@ const CONFIG_FILE_DEFAULT: &str = "/etc/pillarbox/pillarbox.toml";
 /// A self-hosted, multi-tenant SMTP submission relay with an HTTP control API.
 ///
 /// Applications submit mail on port 587 or 465 with a tenant's credential. Pillarbox checks it against the tenant's
-/// domains and suppressions, signs it with DKIM, stores it durably, answers 250, and delivers it to the recipients'
+/// domains and suppressions, signs it with DKIM, stores it durably, replies 250, and delivers it to the recipients'
 /// servers. Tenants, domains and keys are managed over the API.
 #[derive(Debug, Parser)]
 #[command(

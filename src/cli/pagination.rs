@@ -6,7 +6,7 @@ use super::api_client::{ApiClient, Query};
 use super::table::Table;
 
 /// Maximum of objects in one page of the API.
-const PAGE_OBJECTS_MAX: u16 = 100;
+const PAGE_OBJECTS_MAX: usize = 100;
 
 /// The part of a list to show.
 #[derive(Debug, clap::Args)]
@@ -38,18 +38,26 @@ impl PageArguments {
         &self,
         get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
     ) -> anyhow::Result<Value> {
-        let mut objects = Vec::new();
-        let mut cursor = self.after.clone();
-        loop {
-            let missing = usize::from(self.limit) - objects.len();
-            let mut page = get_page(missing.min(PAGE_OBJECTS_MAX.into()), cursor).await?;
-            objects.extend(take_data(&mut page));
-            cursor = page["next_cursor"].as_str().map(str::to_owned);
-            if objects.len() >= self.limit.into() || cursor.is_none() {
-                return Ok(json!({
-                    "object": "list", "data": objects, "has_more": cursor.is_some(), "next_cursor": cursor,
-                }));
-            }
+        let (objects, cursor) = fetch(self.limit.into(), self.after.clone(), get_page).await?;
+        Ok(json!({"object": "list", "data": objects, "has_more": cursor.is_some(), "next_cursor": cursor}))
+    }
+}
+
+/// Up to `limit` objects after the cursor, and the cursor of the rest.
+async fn fetch(
+    limit: usize,
+    mut cursor: Option<String>,
+    get_page: impl AsyncFn(usize, Option<String>) -> anyhow::Result<Value>,
+) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+    let mut objects = Vec::new();
+    loop {
+        let mut page = get_page((limit - objects.len()).min(PAGE_OBJECTS_MAX), cursor).await?;
+        if let Value::Array(data) = page["data"].take() {
+            objects.extend(data);
+        }
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if objects.len() >= limit || cursor.is_none() {
+            return Ok((objects, cursor));
         }
     }
 }
@@ -74,15 +82,8 @@ pub(super) fn list_text<const N: usize>(
 
 /// All objects of a list.
 pub(super) async fn fetch_all(client: &ApiClient, path: &str, query: Query) -> anyhow::Result<Vec<Value>> {
-    let (mut objects, mut cursor) = (Vec::new(), None);
-    loop {
-        let mut page = get_page(client, path, &query, PAGE_OBJECTS_MAX.into(), cursor).await?;
-        objects.extend(take_data(&mut page));
-        cursor = page["next_cursor"].as_str().map(str::to_owned);
-        if cursor.is_none() {
-            return Ok(objects);
-        }
-    }
+    let get_page = async |limit, after| get_page(client, path, &query, limit, after).await;
+    Ok(fetch(usize::MAX, None, get_page).await?.0)
 }
 
 async fn get_page(
@@ -96,11 +97,4 @@ async fn get_page(
     query.push(("limit", limit.to_string()));
     query.extend(after.map(|cursor| ("after", cursor)));
     client.get(path, &query).await
-}
-
-fn take_data(page: &mut Value) -> Vec<Value> {
-    match page["data"].take() {
-        Value::Array(objects) => objects,
-        _ => Vec::new(),
-    }
 }

@@ -45,7 +45,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let mut query = client.tenant_parameter(tenant.as_deref()).await?;
         query.extend(kind.map(|kind| ("type", kind)));
         query.extend(message.map(|message| ("message_id", message)));
-        follow(&client, &query, EventReader::starting_after(after), count.unwrap_or(u64::MAX)).await
+        let reader = EventReader::new(after, RECONNECT_DELAY_DEFAULT);
+        follow(&client, &query, reader, count.unwrap_or(u64::MAX)).await
     })
 }
 
@@ -63,7 +64,8 @@ async fn follow(
         };
         eprintln!("{}; reconnecting", printable_lines(&end));
         stream = reconnect(client, query, &reader).await?;
-        reader.discard_partial_event();
+        // The server sends an interrupted event again.
+        reader = EventReader::new(reader.last_event_id, reader.reconnect_delay);
     }
     Ok(())
 }
@@ -132,6 +134,7 @@ async fn next_chunk(stream: &mut ResponseStream, silence_max: Duration) -> Resul
 ///
 /// The crate eventsource-stream (0.2.3) cannot do this: it discards comments, in which the server says why it ends, and a
 /// `retry` without an event; it buffers a line without limit; and a byte order mark makes it panic.
+#[derive(Default)]
 struct EventReader {
     /// The line that has not ended.
     partial_line: Vec<u8>,
@@ -146,15 +149,8 @@ struct EventReader {
 }
 
 impl EventReader {
-    fn starting_after(last_event_id: Option<String>) -> Self {
-        Self {
-            partial_line: Vec::new(),
-            data: String::new(),
-            id: last_event_id.clone(),
-            last_event_id,
-            reconnect_delay: RECONNECT_DELAY_DEFAULT,
-            last_comment: None,
-        }
+    fn new(last_event_id: Option<String>, reconnect_delay: Duration) -> Self {
+        Self { id: last_event_id.clone(), last_event_id, reconnect_delay, ..Self::default() }
     }
 
     /// The data of the events that end in this chunk.
@@ -192,13 +188,6 @@ impl EventReader {
             _ => {}
         }
         None
-    }
-
-    /// After a reconnection the server sends the whole event again.
-    fn discard_partial_event(&mut self) {
-        self.partial_line.clear();
-        self.data.clear();
-        self.id.clone_from(&self.last_event_id);
     }
 }
 
@@ -249,7 +238,7 @@ mod tests {
     fn events_are_read_however_they_are_split() {
         let text = "retry: 500\n: hello\n\nid: evt_1\nevent: a\ndata: {\"x\":1}\n\nid: evt_2\r\ndata: {}\r\n\r\n: bye\n\ndata";
         for size in 1..text.len() {
-            let mut reader = EventReader::starting_after(None);
+            let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
             let events: Vec<_> = text.as_bytes().chunks(size).flat_map(|chunk| reader.read(chunk)).collect();
             assert_eq!(events, ["{\"x\":1}", "{}"], "in chunks of {size}");
             assert_eq!(reader.last_event_id.as_deref(), Some("evt_2"));
@@ -260,10 +249,10 @@ mod tests {
 
     #[test]
     fn a_reconnection_continues_after_the_last_complete_event() {
-        let mut reader = EventReader::starting_after(Some("evt_0".into()));
+        let mut reader = EventReader::new(Some("evt_0".into()), RECONNECT_DELAY_DEFAULT);
         assert!(reader.read(b"id: evt_1\ndata: {").is_empty());
-        reader.discard_partial_event();
         assert_eq!(reader.last_event_id.as_deref(), Some("evt_0"));
+        let mut reader = EventReader::new(reader.last_event_id, reader.reconnect_delay);
         assert_eq!(reader.read(b"id: evt_1\ndata: {}\n\nid: evt_2\n"), ["{}"]);
         assert_eq!(reader.last_event_id.as_deref(), Some("evt_1"));
     }
@@ -282,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_discarded() {
-        let mut reader = EventReader::starting_after(None);
+        let mut reader = EventReader::new(None, RECONNECT_DELAY_DEFAULT);
         for _ in 0..=LINE_OCTETS_MAX / (1024 * 1024) {
             assert!(reader.read(&vec![b'x'; 1024 * 1024]).is_empty());
         }

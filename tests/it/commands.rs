@@ -1,4 +1,4 @@
-//! The verbs of the command line against a real server: what a platform does, typed.
+//! The commands of the command line against a real server.
 
 use pillarbox::mail::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ struct Stage {
     server: TestServer,
 }
 
-/// Who types.
+/// The environment of a user: a URL and a key.
 struct Terminal {
     url: String,
     key: String,
@@ -56,12 +56,12 @@ impl Terminal {
     }
 }
 
-/// What the shell would make of a line.
+/// The arguments of a command line.
 fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// The last word of what a command said.
+/// The last word of the output of a command.
 fn last_word(said: &str) -> String {
     said.split_whitespace().last().unwrap_or_default().to_owned()
 }
@@ -138,7 +138,7 @@ async fn suspension_and_removal_say_what_they_do_and_removal_asks_first() {
 }
 
 #[tokio::test]
-async fn an_address_is_suppressed_checked_and_let_go() {
+async fn an_address_is_suppressed_checked_and_removed() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     stage.server.create_account("acme.test").await;
@@ -161,24 +161,24 @@ async fn an_address_is_suppressed_checked_and_let_go() {
 }
 
 #[tokio::test]
-async fn what_waits_is_hurried_or_taken_back() {
+async fn a_deferred_message_is_retried_or_cancelled() {
     let stage = Stage::start().await;
     let account = stage.server.create_account("acme.test").await;
     let platform = stage.platform();
-    for (verb, told, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
+    for (verb, result, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
         stage.mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
         let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, verb)).await;
         stage.server.wait_for_status(&id, &["deferred"]).await;
         assert!(platform.ok(&format!("message show {id}")).await.contains("greylisted"));
         let said = platform.ok(&format!("message {verb} {id}")).await;
-        assert_eq!(said, format!("bob@b.test: {told}\n"));
+        assert_eq!(said, format!("bob@b.test: {result}\n"));
         stage.server.wait_for_status(&id, &[end]).await;
         assert!(platform.ends(1, &format!("message {verb} {id}")).await.contains("[message_finished]"));
     }
 }
 
 #[tokio::test]
-async fn lists_go_on_where_the_page_before_ended() {
+async fn a_list_continues_after_the_cursor_of_the_page_before() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     for number in 1..=3 {
@@ -194,7 +194,7 @@ async fn lists_go_on_where_the_page_before_ended() {
 }
 
 #[tokio::test]
-async fn the_exit_status_tells_a_refusal_from_a_server_that_was_not_asked() {
+async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let refused = platform.ends(1, "tenant create x --slug A!").await;
@@ -245,7 +245,7 @@ async fn a_key_is_made_listed_and_revoked_in_the_data_directory_without_a_server
 }
 
 #[tokio::test]
-async fn a_password_comes_from_a_file_and_a_tenants_key_is_told_that_it_knows_no_slugs() {
+async fn a_password_is_read_from_a_file_and_a_key_of_a_tenant_cannot_look_up_slugs() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let dir = TempDir::new().unwrap();
