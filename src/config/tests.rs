@@ -142,7 +142,7 @@ fn an_unusable_value_is_reported_with_its_key() {
 }
 
 #[test]
-fn what_nests_without_end_is_an_error() {
+fn deeply_nested_values_are_an_error() {
     for depth in [100, 100_000] {
         for text in [
             format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),

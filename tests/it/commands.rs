@@ -16,7 +16,7 @@ struct Stage {
     server: TestServer,
 }
 
-/// The user of the command line.
+/// The environment of a user: a URL and a key.
 struct Terminal {
     url: String,
     key: String,
@@ -56,12 +56,12 @@ impl Terminal {
     }
 }
 
-/// The words of a line, as the shell splits it.
+/// The arguments of a command line.
 fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// The last word of a command's output.
+/// The last word of the output of a command.
 fn last_word(said: &str) -> String {
     said.split_whitespace().last().unwrap_or_default().to_owned()
 }
@@ -122,7 +122,12 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
     assert!(platform.ok("tenant list").await.contains("suspended"));
     assert_eq!(platform.ok("tenant resume acme-test").await, "acme-test is active\n");
     let would = platform.ok("tenant delete acme-test --dry-run").await;
-    assert!(would.contains("would be deleted with 1 domains") && would.contains("1 keys"), "{would}");
+    assert!(
+        would.contains("would be deleted with all its data (")
+            && would.contains("domains: 1")
+            && would.contains("keys: 1"),
+        "{would}"
+    );
     assert!(platform.ends(2, "tenant delete acme-test").await.contains("--yes"));
     assert!(platform.ends(2, "domain delete acme.test").await.contains("--yes"));
     assert!(platform.ok("domain list --tenant acme-test").await.contains("acme.test"));
@@ -133,7 +138,7 @@ async fn suspend_and_delete_describe_their_effect_and_delete_asks_for_confirmati
 }
 
 #[tokio::test]
-async fn an_address_is_suppressed_looked_up_and_removed() {
+async fn an_address_is_suppressed_checked_and_removed() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     stage.server.create_account("acme.test").await;
@@ -156,24 +161,24 @@ async fn an_address_is_suppressed_looked_up_and_removed() {
 }
 
 #[tokio::test]
-async fn a_queued_message_is_retried_or_cancelled() {
+async fn a_deferred_message_is_retried_or_cancelled() {
     let stage = Stage::start().await;
     let account = stage.server.create_account("acme.test").await;
     let platform = stage.platform();
-    for (verb, told, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
+    for (verb, result, end) in [("retry", "retried", "delivered"), ("cancel", "cancelled", "cancelled")] {
         stage.mx.script(Phase::Rcpt, "", 1, Fault::Reply("451 4.7.1 greylisted"));
         let id = stage.server.submit(&account, &["bob@b.test"], &message(&account, verb)).await;
         stage.server.wait_for_status(&id, &["deferred"]).await;
         assert!(platform.ok(&format!("message show {id}")).await.contains("greylisted"));
         let said = platform.ok(&format!("message {verb} {id}")).await;
-        assert_eq!(said, format!("bob@b.test: {told}\n"));
+        assert_eq!(said, format!("bob@b.test: {result}\n"));
         stage.server.wait_for_status(&id, &[end]).await;
         assert!(platform.ends(1, &format!("message {verb} {id}")).await.contains("[message_finished]"));
     }
 }
 
 #[tokio::test]
-async fn a_list_continues_where_the_previous_page_ended() {
+async fn a_list_continues_after_the_cursor_of_the_page_before() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     for number in 1..=3 {
@@ -189,7 +194,7 @@ async fn a_list_continues_where_the_previous_page_ended() {
 }
 
 #[tokio::test]
-async fn the_exit_status_distinguishes_a_refusal_from_a_failed_request() {
+async fn the_exit_status_tells_a_refusal_from_an_unreached_server() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let refused = platform.ends(1, "tenant create x --slug A!").await;
@@ -240,7 +245,7 @@ async fn a_key_is_created_listed_and_revoked_in_the_data_directory_without_a_ser
 }
 
 #[tokio::test]
-async fn a_password_is_read_from_a_file_and_a_tenants_key_cannot_use_slugs() {
+async fn a_password_is_read_from_a_file_and_a_key_of_a_tenant_cannot_look_up_slugs() {
     let stage = Stage::start().await;
     let platform = stage.platform();
     let dir = TempDir::new().unwrap();
@@ -293,7 +298,7 @@ async fn tail_shows_events_as_they_happen_and_continues_after_a_restart() {
         assert_eq!(event["recipient"], recipient, "{told}");
         if recipient == "bob@b.test" {
             stage.server.stop().await;
-            people.wait_for_line("connecting again").await;
+            people.wait_for_line("the server is stopping; connect again; reconnecting").await;
             people.wait_for_line("trying again").await;
             stage.server.restart(|_| ()).await;
         }
