@@ -218,7 +218,7 @@ fn add_store(registry: &mut Registry, counts: &StoreCounts) {
     let commits = [("committed", counts.commits), ("failed", counts.failed_commits)];
     let commits = commits.map(|(result, count)| ([("result", result.to_owned())], count));
     counters(registry, "store_commits", "Store transactions, by result", commits);
-    let help = "Time of a store transaction from its begin to its durable commit";
+    let help = "Time of a store transaction from its start to its durable commit";
     registry.register(
         "store_commit_seconds",
         help,

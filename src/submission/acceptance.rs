@@ -22,8 +22,10 @@ const STORING_OCTETS_PER_WEIGHT: u64 = 32 * 1024;
 #[derive(Debug)]
 pub struct CheckedSubmission {
     submission: Submission,
-    /// The tenant as it was when the submission was checked.
+    /// Key and tenant at the time of the check.
     current: Arc<(Key, Tenant)>,
+    /// The submission key, if the client identified the submission.
+    submission_key: Option<SubmissionKey>,
     header: header_rewrite::CheckedHeader,
     /// The domain that signs.
     domain: SendingDomain,
@@ -32,7 +34,6 @@ pub struct CheckedSubmission {
 /// What is decided about a message when it is stored.
 struct MessageTerms {
     id: MessageId,
-    submission_key: Option<SubmissionKey>,
     expires_at: Timestamp,
     now: Timestamp,
 }
@@ -46,15 +47,16 @@ impl SubmissionService {
         if !header.senders.is_empty() {
             self.admit_from(&submission.submitter, &current, &header.senders).await?;
         }
-        Ok(CheckedSubmission { submission, current, header, domain })
+        let submission_key = submission_key(&submission, &header);
+        Ok(CheckedSubmission { submission, current, submission_key, header, domain })
     }
 
     /// Checks and stores. After `Ok` the message is on disk, possibly from an earlier submission.
     pub async fn accept(&self, submission: Submission) -> Result<MessageId, Refusal> {
         let checked = self.check(submission).await?;
         let (key, tenant) = &*checked.current;
-        if let Some(name) = checked.submission_key()
-            && let Some(earlier) = self.find_duplicate(tenant, key.environment, &name).await?
+        if let Some(name) = &checked.submission_key
+            && let Some(earlier) = self.find_duplicate(tenant, key.environment, name).await?
         {
             return Ok(earlier);
         }
@@ -86,14 +88,14 @@ impl SubmissionService {
         now: Timestamp,
     ) -> Result<MessageId, Refusal> {
         let Submission { submitter, envelope, .. } = &checked.submission;
-        let (submitter, key) = (submitter.clone(), checked.submission_key());
+        let submitter = submitter.clone();
         let current = self.refresh(&submitter).await?;
         let request = QuotaRequest::new(&current.1, submitter.key.environment, now);
         let count = envelope.recipients.len() as u64;
         let reservation = self.limits.take(request, count).await.map_err(storage_refusal)??;
         let expires_at =
             self.expires_at(current.1.settings.message_lifetime_hours, &envelope.parameters, now);
-        let terms = MessageTerms { id, submission_key: key, expires_at, now };
+        let terms = MessageTerms { id, expires_at, now };
         let new = self.build_message(checked, terms).await?;
         self.store(&submitter, new, reservation).await
     }
@@ -121,8 +123,8 @@ impl SubmissionService {
         checked: CheckedSubmission,
         terms: MessageTerms,
     ) -> Result<NewMessage, Refusal> {
-        let CheckedSubmission { submission, header, domain, .. } = checked;
-        let MessageTerms { id, submission_key, expires_at, now } = terms;
+        let CheckedSubmission { submission, submission_key, header, domain, .. } = checked;
+        let MessageTerms { id, expires_at, now } = terms;
         let Submission { submitter, envelope, message, trace, extras, received_at: _ } = submission;
         let received = ReceivedField {
             hostname: &self.settings.hostname,
@@ -238,16 +240,14 @@ impl SubmissionService {
     }
 }
 
-impl CheckedSubmission {
-    /// The submission key, if the client identified the submission.
-    fn submission_key(&self) -> Option<SubmissionKey> {
-        let Submission { envelope, message, extras, .. } = &self.submission;
-        let own_key = || {
-            let name = format!("smtp {}", self.header.idempotency_key.as_ref()?);
-            Some(SubmissionKey { name, digest: digest_of(envelope, message) })
-        };
-        extras.submission_key.clone().or_else(own_key)
-    }
+/// The key that the caller gave, or that the message has in its header.
+fn submission_key(submission: &Submission, header: &header_rewrite::CheckedHeader) -> Option<SubmissionKey> {
+    let Submission { envelope, message, extras, .. } = submission;
+    let own_key = || {
+        let name = format!("smtp {}", header.idempotency_key.as_ref()?);
+        Some(SubmissionKey { name, digest: digest_of(envelope, message) })
+    };
+    extras.submission_key.clone().or_else(own_key)
 }
 
 /// A digest of everything that distinguishes submissions. Lengths separate the parts unambiguously.

@@ -249,7 +249,7 @@ pub struct StoreCounts {
     pub delivery_seconds: Vec<(DeliveryState, HistogramReading)>,
     /// Transactions.
     pub commits: u64,
-    /// From the begin of a transaction to its synced commit.
+    /// From the start of a transaction to its synced commit.
     pub commit_seconds: HistogramReading,
     /// Transactions that could not be committed.
     pub failed_commits: u64,
