@@ -39,7 +39,7 @@ pub async fn run(
     loop {
         let span = delivery_span(&claim.batch);
         connection = worker.deliver(&slot.queue_key, claim, connection).instrument(span).await;
-        if core.stop.is_cancelled() {
+        if core.tasks.stop.is_cancelled() {
             break;
         }
         claim = match core.queue.next_claim_for(&mut slot) {
@@ -50,7 +50,7 @@ pub async fn run(
             None => {
                 // Before the slot is returned, so that the next worker of the destination queue finds the connection.
                 if let Some(connection) = connection.take() {
-                    core.pool.put(&slot.queue_key, slot.holder, connection);
+                    core.outbound.pool.put(&slot.queue_key, slot.holder, connection);
                 }
                 drop(slot);
                 // This worker takes one claim; others may have got slots.
@@ -98,7 +98,9 @@ fn fit(
 fn find_idle(core: &RelayContext, queue_key: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
     let left_to_others = core.queue.left_to_others(queue_key, tenant);
-    core.pool.take(queue_key, tenant, left_to_others, |connection| fits(core, queue_key, batch, connection))
+    core.outbound
+        .pool
+        .take(queue_key, tenant, left_to_others, |connection| fits(core, queue_key, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
@@ -138,7 +140,7 @@ impl Worker {
             return connection;
         }
         if let Some(backoff) =
-            self.core.smart_host_backoff(&queue_key.next_hop, &claim.batch, Timestamp::now()).await
+            self.core.logins.backoff_of(&queue_key.next_hop, &claim.batch, Timestamp::now()).await
         {
             self.back_off(claim, &backoff).await;
             return connection;
@@ -195,10 +197,10 @@ impl Worker {
         match login {
             LoginResult::NotAttempted => None,
             LoginResult::Accepted => {
-                self.core.login_accepted(next_hop, batch, now).await;
+                self.core.logins.accepted(next_hop, batch, now).await;
                 None
             }
-            LoginResult::Refused(words) => self.core.login_refused(next_hop, batch, words, now).await,
+            LoginResult::Refused(words) => self.core.logins.refused(next_hop, batch, words, now).await,
         }
     }
 
@@ -210,7 +212,7 @@ impl Worker {
         let Message { id, tenant_id, size, .. } = *batch.message;
         let memory = tokio::select! {
             biased;
-            () = self.core.stop.cancelled() => return Ok(None),
+            () = self.core.tasks.stop.cancelled() => return Ok(None),
             // The semaphore is never closed.
             memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
@@ -294,7 +296,7 @@ impl Worker {
         tokio::select! {
             () = tokio::time::sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
             // Dropping the claim gives it back.
-            () = self.core.stop.cancelled() => {}
+            () = self.core.tasks.stop.cancelled() => {}
         }
     }
 

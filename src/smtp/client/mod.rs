@@ -10,16 +10,20 @@
 mod capabilities;
 mod dot_stuffing;
 mod handshake;
+mod login;
 mod reply_reader;
+mod request;
 mod scram;
 mod transaction;
 
 pub use self::dot_stuffing::DotStuffer;
-pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, Login, StartTls, Step};
+pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, StartTls, Step};
+pub use self::login::Login;
 pub use capabilities::Capabilities;
 pub use reply_reader::{ReplyError, ReplyReader};
+pub use request::{Outcome, Request, Target};
 pub use scram::ScramError;
-pub use transaction::{Next, Outcome, Request, Target, Transaction};
+pub use transaction::{Next, Transaction};
 
 /// A phase of the dialogue. It decides the meaning and the timeout of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
