@@ -12,16 +12,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
+use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::dkim;
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::Client;
 use crate::limits::auth_limiter::{self, AuthLimiter};
-use crate::mail::{DomainName, Timestamp};
+use crate::mail::DomainName;
 use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
+use crate::rng::Rng;
 use crate::server::{self, Security, Server};
 use crate::store::{
     Access, Directory, NewDkimKey, NewDomain, OpenError, RetentionPolicy, Store, StoreError, StoreOptions,
@@ -29,8 +32,8 @@ use crate::store::{
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
-use crate::webhook::{self, WebhookDispatcher};
-use crate::{dkim, verification};
+use crate::verification::{self, VerificationSettings, Verifier};
+use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
 /// Between two looks at whether the certificate's files have changed.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(30);
@@ -191,21 +194,23 @@ impl Listeners {
 /// What the parts of a server are built of.
 struct Core<'a> {
     config: &'a Config,
+    clock: Clock,
+    rng: Rng,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     resolver: Resolver,
     intake: Arc<SubmissionService>,
     bans: Arc<AuthLimiter>,
-    checks: verification::VerificationSettings,
+    verifier: Arc<Verifier>,
 }
 
 impl<'a> Core<'a> {
-    async fn open(config: &'a Config) -> Result<Self, StartError> {
+    async fn open(config: &'a Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve))?);
         let certificate = Arc::new(load_certificate(config)?);
-        let resolver = Resolver::new(&config.relay.name_servers)?;
-        ensure_sandbox(&store, &config.hostname).await?;
+        let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
+        ensure_sandbox(&store, &config.hostname, &clock).await?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
             message_lifetime: config.relay.message_lifetime,
@@ -218,15 +223,23 @@ impl<'a> Core<'a> {
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
         };
+        let verifier = Verifier {
+            store: store.clone(),
+            resolver: resolver.clone(),
+            settings: VerificationSettings::new(&config.domains, &config.hostname),
+            clock: clock.clone(),
+        };
         Ok(Self {
             config,
             certificate,
             resolver,
-            intake: Arc::new(SubmissionService::new(store.clone(), settings)),
+            intake: Arc::new(SubmissionService::new(store.clone(), settings, clock.clone())),
             bans: Arc::new(AuthLimiter::new(bans)),
-            checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
-            queue: Arc::new(QueueManager::new(store.clone(), &config.relay)),
+            verifier: Arc::new(verifier),
+            queue: Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone())),
             store,
+            clock,
+            rng,
         })
     }
 
@@ -235,6 +248,7 @@ impl<'a> Core<'a> {
             submission: self.intake.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
+            clock: self.clock.clone(),
         };
         Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, parts))
     }
@@ -250,7 +264,8 @@ impl<'a> Core<'a> {
         Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
             message_lifetime_max: config.relay.message_lifetime_max,
-            verification: self.checks.clone(),
+            verification: self.verifier.clone(),
+            clock: self.clock.clone(),
             sending: api::SendLimits {
                 recipients_max: config.smtp.recipients_max,
                 message_octets_max: config.smtp.message_size_max.as_u64(),
@@ -258,7 +273,6 @@ impl<'a> Core<'a> {
             webhooks: config.webhooks.clone(),
             store: self.store.clone(),
             intake: self.intake.clone(),
-            resolver: self.resolver.clone(),
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             queue: self.queue.clone(),
@@ -281,7 +295,13 @@ impl<'a> Core<'a> {
             webhook::WebhookSettings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
         let networks = &self.config.webhooks.allowed_private_networks;
         let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
-        Ok(WebhookDispatcher::new(self.store.clone(), client.map_err(StartError::Webhooks)?, settings))
+        let services = WebhookDependencies {
+            store: self.store.clone(),
+            client: client.map_err(StartError::Webhooks)?,
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+        };
+        Ok(WebhookDispatcher::new(services, settings))
     }
 
     /// `None` if reports are not wanted.
@@ -297,6 +317,8 @@ impl<'a> Core<'a> {
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
             submission: self.intake.clone(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
             hostname: config.hostname.clone(),
         };
         Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
@@ -312,10 +334,9 @@ impl<'a> Core<'a> {
             webhook_days: retention.webhook_days,
         };
         let (store, stop) = (self.store, stage.stop.clone());
-        stage.spawn("indexer", search_indexer::run(store.clone(), stop.clone()));
-        stage.spawn("janitor", retention::run(store.clone(), retention, stop.clone()));
-        let recheck = verification::recheck_loop(store, self.resolver, self.checks, stop.clone());
-        stage.spawn("domain check", recheck);
+        stage.spawn("indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
+        stage.spawn("janitor", retention::run(store, retention, self.clock, stop.clone()));
+        stage.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
         stage.spawn("certificate watch", watch_certificate(self.certificate, stop));
     }
 }
@@ -323,7 +344,12 @@ impl<'a> Core<'a> {
 impl Running {
     /// Starts everything. Answers once all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let core = Core::open(config).await?;
+        Self::start_with(config, Clock::system(), Rng::system()).await
+    }
+
+    /// The same with another clock and other randomness, for tests.
+    pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        let core = Core::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = core.build_relay()?;
         let (server, control) = (core.build_server(), core.build_control());
@@ -454,7 +480,7 @@ fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
 }
 
 /// Makes the domain that test keys may send from without any DNS of their own.
-async fn ensure_sandbox(store: &Store, hostname: &DomainName) -> Result<(), StartError> {
+async fn ensure_sandbox(store: &Store, hostname: &DomainName, clock: &Clock) -> Result<(), StartError> {
     let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
     let name = DomainName::parse(&format!("{SANDBOX_LABEL}.{hostname}")).map_err(|error| fail(&error))?;
     let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
@@ -479,7 +505,7 @@ async fn ensure_sandbox(store: &Store, hostname: &DomainName) -> Result<(), Star
             private_key: pair.private_key,
         }],
     };
-    store.ensure_sandbox_domain(new, Timestamp::now()).await.map_err(|error| fail(&error))?;
+    store.ensure_sandbox_domain(new, clock.now()).await.map_err(|error| fail(&error))?;
     Ok(())
 }
 

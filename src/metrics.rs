@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::connection_limiter::ConnectionLimiter;
-use crate::mail::Timestamp;
 use crate::queue::QueueManager;
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
 use crate::submission::SubmissionService;
@@ -120,7 +119,7 @@ impl Metrics {
 
     async fn collect(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
-        let queue = self.queue.overview(request, Timestamp::now()).await?;
+        let queue = self.queue.overview(request, self.queue.clock().now()).await?;
         let webhook_backlog = self.store.webhook_backlog().await?;
         Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
     }
@@ -153,7 +152,7 @@ impl Metrics {
         let oldest_age_s =
             queue.oldest_at.map_or(0, |oldest| queue.counted_at.duration_since(oldest).as_secs());
         gauge(own, "queue_oldest_age_seconds", "Age of the oldest unfinished delivery", oldest_age_s);
-        let outbound = self.queue.snapshot(Timestamp::now()).connections as u64;
+        let outbound = self.queue.snapshot(self.queue.clock().now()).connections as u64;
         let connections = [
             ("smtp", self.smtp.open_count() as u64),
             ("api", self.api.open_count() as u64),

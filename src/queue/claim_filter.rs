@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use super::claim_pass::Admits;
 use super::manager::QueueManager;
@@ -56,7 +55,7 @@ impl<A: DeliveryAgents> Admits for ClaimFilter<A> {
         let of_lane = admitted.by_lane.get(&key.0).copied().unwrap_or(0);
         let of_tenant = admitted.by_tenant.get(&key).copied().unwrap_or(0);
         let more = (unplaced.0 + of_lane, unplaced.1 + of_tenant);
-        if !self.queue.dispatcher().has_room(&key.0, &tenant, more, Instant::now()) {
+        if !self.queue.dispatcher().has_room(&key.0, &tenant, more, self.queue.clock().instant()) {
             return false;
         }
         *admitted.by_lane.entry(key.0.clone()).or_default() += deliveries;

@@ -1,10 +1,11 @@
 //! Whose turn it is and where, as far as sites let us: fairness between tenants, under the limits and back-offs of lanes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
+use crate::clock::Instant;
 use crate::model::{TenantId, Weight};
 use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, SiteBackoff};
 use crate::policy::fair_queue::{FairQueue, Job, Turn, reserved_in_lane};

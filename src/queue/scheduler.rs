@@ -1,9 +1,8 @@
 //! Claims what is due, as far as there is room in memory, and hands it to delivery agents in fair turns.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant as Moment};
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ClaimRoute, Slot};
@@ -13,7 +12,8 @@ use super::manager::QueueManager;
 use super::queue_key::{QueueKey, RouteDecision, Routed};
 use super::site_resolution::UnresolvedClaim;
 use super::site_status::name_of;
-use crate::mail::{DomainName, Host, Timestamp};
+use crate::clock::Instant;
+use crate::mail::{DomainName, Host};
 use crate::model::TenantId;
 use crate::policy::fair_queue::Turn;
 use crate::policy::site_feedback::SiteFeedback;
@@ -92,21 +92,21 @@ impl QueueManager {
 
     /// The next claim that has a free slot.
     pub fn take_turn(&self) -> Option<(Slot, Claim)> {
-        let turn = self.dispatcher().take(Moment::now());
+        let turn = self.dispatcher().take(self.clock().instant());
         let Turn { tenant, lane, job } = turn?;
         Some((Slot { lane, holder: tenant, freed: self.freed.clone() }, job))
     }
 
     /// The next claim for a slot that an agent has.
     pub fn keep_turn(&self, slot: &mut Slot) -> Option<Claim> {
-        let (holder, claim) = self.dispatcher().keep(&slot.lane, &slot.holder, Moment::now())?;
+        let (holder, claim) = self.dispatcher().keep(&slot.lane, &slot.holder, self.clock().instant())?;
         slot.holder = holder;
         Some(claim)
     }
 
     /// An agent opens a connection.
     pub fn begin_connection(&self, lane: &QueueKey) {
-        self.dispatcher().begin_connection(lane, Moment::now());
+        self.dispatcher().begin_connection(lane, self.clock().instant());
     }
 
     /// Idle connections of a lane that a tenant leaves to others.
@@ -121,11 +121,11 @@ impl QueueManager {
 
     /// What one attempt says of its site changes what the site gets; what waits for a site that is left alone now is
     /// given back untried.
-    pub fn learn(&self, lane: &QueueKey, feedback: &SiteFeedback, began: Moment) {
-        let learned = self.dispatcher().learn(lane, feedback, began, Moment::now());
+    pub fn learn(&self, lane: &QueueKey, feedback: &SiteFeedback, began: Instant) {
+        let learned = self.dispatcher().learn(lane, feedback, began, self.clock().instant());
         if let Some(backoff) = &learned.backoff {
             self.post_backoff(lane, backoff);
-            let seconds = backoff.until.saturating_duration_since(Moment::now()).as_secs() + 1;
+            let seconds = backoff.until.saturating_duration_since(self.clock().instant()).as_secs() + 1;
             tracing::warn!(site = %name_of(lane), seconds, reason = %backoff.reason, waiting = learned.evicted.len(),
                 "the site is left alone for a time");
         }
@@ -158,18 +158,18 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     /// Hands out what was accepted just now, and what has found a slot: nothing of it waits for a look into the database.
     async fn attend(&self) {
         let queue = self.queue;
-        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut sweep = queue.clock().interval(SWEEP_INTERVAL);
         loop {
             let reopening = queue.dispatcher().next_reopening();
-            let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
+            let reopening = reopening.unwrap_or_else(|| queue.clock().instant() + SLEEP_MAX);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = queue.wait_for_fresh() => self.claim_fresh().await,
                 () = queue.turn.notified() => {}
-                () = sleep_until(reopening) => {}
-                _ = sweep.tick() => {
+                () = queue.clock().sleep_until(reopening) => {}
+                () = sweep.tick() => {
                     self.agents.end_idle_connections();
-                    queue.dispatcher().sweep(Moment::now());
+                    queue.dispatcher().sweep(queue.clock().instant());
                 }
             }
             self.hand_out();
@@ -177,30 +177,31 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn claim_what_is_due(&self) {
+        let clock = self.queue.clock();
         let mut poll_backoff = POLL_BACKOFF_MIN;
         loop {
-            let began = Moment::now();
+            let began = clock.instant();
             let claimed = self.claim_due().await;
             self.hand_out();
             let claim_at = match claimed {
                 Ok(Next::At(at)) => at,
                 Ok(Next::Soon { found }) => {
-                    poll_backoff = poll_backoff_after(poll_backoff, began.elapsed(), found);
+                    poll_backoff = poll_backoff_after(poll_backoff, clock.elapsed_since(began), found);
                     // What comes free meanwhile would have us look again at once.
                     self.pause(poll_backoff).await;
-                    Instant::now() + PAUSE
+                    clock.instant() + PAUSE
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim due mail; trying again");
                     // What was given back would wake us at once.
                     self.pause(PAUSE).await;
-                    Instant::now()
+                    clock.instant()
                 }
             };
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.queue.wait_for_work() => {}
-                () = sleep_until(claim_at) => {}
+                () = clock.sleep_until(claim_at) => {}
             }
         }
     }
@@ -208,7 +209,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     async fn pause(&self, length: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(length) => {}
+            () = self.queue.clock().sleep(length) => {}
         }
     }
 
@@ -230,17 +231,18 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
 
     /// Claims as much as there is room for.
     async fn claim_due(&self) -> Result<Next, StoreError> {
-        let now = Timestamp::now();
+        let clock = self.queue.clock();
+        let now = clock.now();
         // Also without any room: only so is it known whom to wake when there is some.
         let claimed = self.queue.claim_due(now, &self.room()).await?;
         let found = claimed.batches.len();
         self.line_up_all(claimed.batches).await?;
         Ok(match claimed.next_due_at {
-            None => Next::At(Instant::now() + SLEEP_MAX),
+            None => Next::At(clock.instant() + SLEEP_MAX),
             Some(due) if due <= now => Next::Soon { found },
             Some(due) => {
-                let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
-                Next::At(Instant::now() + wait.min(SLEEP_MAX))
+                let wait = Duration::try_from(due.duration_since(clock.now())).unwrap_or_default();
+                Next::At(clock.instant() + wait.min(SLEEP_MAX))
             }
         })
     }
@@ -277,13 +279,13 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
                 }
             }
         };
-        self.queue.dispatcher().push(lane, weight, claim, Moment::now());
+        self.queue.dispatcher().push(lane, weight, claim, self.queue.clock().instant());
     }
 
     /// Gives each piece of work that has a free slot to an agent, and what has no lane yet to the look-ups.
     fn hand_out(&self) {
         self.begin_lookups();
-        self.queue.dispatcher().reopen(Moment::now());
+        self.queue.dispatcher().reopen(self.queue.clock().instant());
         while let Some((slot, claim)) = self.queue.take_turn() {
             self.agents.deliver(slot, claim);
         }

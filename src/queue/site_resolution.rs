@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +96,7 @@ async fn find<A: DeliveryAgents>(
         for UnresolvedClaim { course, weight, claim } in std::iter::once(job).chain(others) {
             let lane = course.queue_to(site.clone());
             lanes.insert(lane.clone());
-            dispatcher.push(lane, weight, claim, Instant::now());
+            dispatcher.push(lane, weight, claim, queue.clock().instant());
         }
     }
     lanes.iter().for_each(|lane| queue.post_if_backed_off(&domain, lane));

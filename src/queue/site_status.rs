@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::dispatch::LaneState;
 use super::manager::QueueManager;
 use super::queue_key::{NextHop, QueueKey};
 use super::site::{Site, Sites};
 use super::wait_reasons::{SiteStatus, WaitRecord};
+use crate::clock::{Clock, Instant};
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, WaitReason};
 use crate::policy::concurrency_limiter::SiteBackoff;
@@ -34,13 +34,14 @@ pub struct QueueSnapshot {
 impl QueueManager {
     /// What waits in memory and why.
     pub fn snapshot(&self, now: Timestamp) -> QueueSnapshot {
-        let lanes = self.dispatcher().lanes(Instant::now());
+        let lanes = self.dispatcher().lanes(self.clock().instant());
         let of_lanes = lanes.iter().filter_map(|state| match &state.lane.next_hop {
             NextHop::Mx(site, _) => Some(site),
             _ => None,
         });
         let domains = self.sites().domains(&of_lanes.collect::<Vec<_>>(), DOMAINS_SHOWN_MAX);
-        let mut sites: Vec<SiteStatus> = lanes.iter().map(|lane| describe(lane, &domains)).collect();
+        let mut sites: Vec<SiteStatus> =
+            lanes.iter().map(|lane| describe(lane, &domains, self.clock())).collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
         QueueSnapshot {
             connections: sites.iter().map(|site| site.connections).sum(),
@@ -77,19 +78,19 @@ impl QueueManager {
 
     /// The same for a domain that is found to be at a site that is left alone.
     pub(super) fn post_if_backed_off(&self, domain: &DomainName, lane: &QueueKey) {
-        let backoff = self.dispatcher().backoff(lane, Instant::now());
+        let backoff = self.dispatcher().backoff(lane, self.clock().instant());
         if let Some(backoff) = backoff {
             self.post_for(QueueFilter::destination(Host::Domain(domain.clone())), lane, &backoff);
         }
     }
 
     fn post_for(&self, subject: QueueFilter, lane: &QueueKey, backoff: &SiteBackoff) {
-        let now = Timestamp::now();
+        let now = self.clock().now();
         let record = WaitRecord {
             reason: WaitReason::SiteBackoff,
             detail: format!("{} is left alone for a time after: {}", name_of(lane), backoff.reason),
             since: now,
-            until: Some(time_of(backoff.until)),
+            until: Some(time_of(backoff.until, self.clock())),
         };
         self.wait_reasons().post(subject, record, now);
     }
@@ -118,12 +119,12 @@ fn subjects(lane: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
     }
 }
 
-fn time_of(moment: Instant) -> Timestamp {
-    let left = moment.saturating_duration_since(Instant::now());
-    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+fn time_of(moment: Instant, clock: &Clock) -> Timestamp {
+    let left = moment.saturating_duration_since(clock.instant());
+    clock.now().checked_add(left).unwrap_or(Timestamp::MAX)
 }
 
-fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>) -> SiteStatus {
+fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>, clock: &Clock) -> SiteStatus {
     let (tenant_id, domains) = match &state.lane.next_hop {
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => (Some(*tenant), None),
         NextHop::Hosts(_) => (None, None),
@@ -136,7 +137,7 @@ fn describe(state: &LaneState, domains: &HashMap<Arc<Site>, Vec<String>>) -> Sit
         connections_max: state.limit,
         connections: state.in_use,
         waiting: state.waiting,
-        held_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until)),
+        held_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until, clock)),
         reason: state.backoff.as_ref().map(|backoff| backoff.reason.clone()),
     }
 }

@@ -8,9 +8,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{ClaimRoom, Claimed, QueueDepth, QueueManager};
+use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
+use crate::rng::Rng;
 use crate::store::contract::{
     SqliteHarness, TestBed, ids, later, new_message, new_suppression, now, outcomes,
 };
@@ -31,7 +33,12 @@ impl Deref for Bed {
 
 impl Bed {
     fn over(bed: TestBed<SqliteHarness>) -> Self {
-        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config::Relay::default()));
+        let queue = Arc::new(QueueManager::new(
+            Arc::clone(&bed.store),
+            &config::Relay::default(),
+            Clock::system(),
+            Rng::system(),
+        ));
         Self { bed, queue }
     }
 

@@ -49,10 +49,12 @@ use tokio_util::task::TaskTracker;
 
 use self::agents::Agents;
 use self::smart_host_backoff::SmartHostBackoffs;
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::DomainName;
 use crate::queue::QueueManager;
+use crate::rng::Rng;
 use crate::store::Store;
 use crate::tls::TlsError;
 use dialer::Dialer;
@@ -111,6 +113,8 @@ impl Recording {
 /// What all tasks of the relay share.
 struct RelayContext {
     settings: RelaySettings,
+    clock: Clock,
+    rng: Rng,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     resolver: Resolver,
@@ -161,7 +165,8 @@ pub fn check(config: &config::Relay) -> Result<(), RelayError> {
 }
 
 impl Relay {
-    /// Reads what the configuration names: the smart host's password, certificate authorities.
+    /// Reads what the configuration names: the smart host's password, certificate authorities. The clock and the
+    /// randomness are those of the queue.
     ///
     /// # Errors
     /// A file that cannot be used.
@@ -172,6 +177,7 @@ impl Relay {
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
         let store = queue.store().clone();
+        let (clock, rng) = (queue.clock().clone(), queue.rng().clone());
         let settings = RelaySettings {
             hostname: hostname.clone(),
             port: config.port,
@@ -181,11 +187,12 @@ impl Relay {
         let dialer = Dialer {
             tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
+            rng: rng.clone(),
         };
-        let sources = Arc::new(Sources::new(config, hostname));
+        let sources = Arc::new(Sources::new(config, hostname, rng.clone()));
         let core = RelayContext {
             settings,
-            tls_policies: TlsPolicies::new(config, &store, &resolver)?,
+            tls_policies: TlsPolicies::new(config, &queue, &resolver)?,
             tls_results: None,
             router: Router::new(store.clone(), config, sources.clone())?,
             sources,
@@ -193,7 +200,9 @@ impl Relay {
             queue,
             resolver,
             dialer,
-            pool: ConnectionPool::new(config.idle_connection_timeout),
+            pool: ConnectionPool::new(config.idle_connection_timeout, clock.clone()),
+            clock,
+            rng,
             connections: Arc::new(Semaphore::new(config.connections_max)),
             loaded: crate::limits::tenant_semaphore::TenantSemaphore::new(
                 LOADED_KIB_MAX,
@@ -208,7 +217,7 @@ impl Relay {
 
     /// Has it count TLS sessions with mail hosts for reports on them.
     pub fn counting_tls(mut self) -> Self {
-        self.core.tls_results = Some(Arc::default());
+        self.core.tls_results = Some(Arc::new(TlsSessionCounts::new(self.core.clock.clone())));
         self
     }
 

@@ -78,7 +78,7 @@ async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
             core.queue.release(ids);
             break;
         }
-        tokio::time::sleep(delay).await;
+        core.clock.sleep(delay).await;
         delay = (delay * 2).min(RETRY_DELAY_MAX);
     }
 }

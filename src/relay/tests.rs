@@ -5,7 +5,7 @@ mod smart_host_backoff;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dsn::message::sample_message;
 use super::{Recording, Relay};
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{Address, Content, DomainName, ReversePath, SignedDuration, Timestamp};
@@ -20,6 +21,7 @@ use crate::model::{
     DeliveryId, DeliveryState, DkimPolicy, Environment, MessageId, TenantId, TenantStatus, TlsMode,
 };
 use crate::queue::{ClaimRoom, QueueManager};
+use crate::rng::Rng;
 use crate::store::{
     Directory, Journal, Message, NewMessage, NewSmartHost, NewTenant, PageRequest, SmartHost, Spool, Store,
     StoreOptions, SuppressionFilter, Tenant, TenantPatch,
@@ -145,8 +147,8 @@ impl Built {
         };
         change(&mut settings);
         let hostname = DomainName::parse("relay.example").unwrap();
-        let queue = Arc::new(QueueManager::new(store.clone(), &settings));
-        let resolver = Resolver::new(&settings.name_servers).unwrap();
+        let queue = Arc::new(QueueManager::new(store.clone(), &settings, Clock::system(), Rng::system()));
+        let resolver = Resolver::new(&settings.name_servers, Rng::system()).unwrap();
         let relay = Relay::new(&settings, &hostname, queue.clone(), resolver).unwrap();
         Self { dir, store, queue, tenant, relay }
     }

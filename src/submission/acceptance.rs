@@ -45,7 +45,7 @@ impl SubmissionService {
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
         let Submission { submitter, envelope, .. } = &checked.submission;
         let (submitter, key) = (submitter.clone(), checked.submission_key());
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let request = self.quota_request(&submitter, now).await?;
         // A duplicate is not counted again. Without a send limit the storing transaction finds it.
         if let Some(key) = key.as_ref().filter(|_| request.is_limited())
@@ -66,7 +66,7 @@ impl SubmissionService {
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
         let (tenant, environment) = (submitter.tenant.id, submitter.key.environment);
-        let found = self.store.submitted_before(tenant, environment, key, Timestamp::now()).await;
+        let found = self.store.submitted_before(tenant, environment, key, self.clock.now()).await;
         found.map_err(storage_refusal)
     }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout_at;
 
 use super::{ADDRESSES_MAX, Attempt, DialState};
 use crate::config::Endpoint;
@@ -96,9 +95,9 @@ impl Attempt<'_> {
     /// Connects to one of the addresses and removes it and those that failed. `None` also if the time is used up.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
-        let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
+        let permit = self.deadline.limit(self.permit()).await.ok()??;
         let race = self.core.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
-        let RaceResult { connected, mut failed } = match timeout_at(self.deadline, race).await {
+        let RaceResult { connected, mut failed } = match self.deadline.limit(race).await {
             Ok(result) => result,
             Err(_) => {
                 let error = DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT);
@@ -164,7 +163,7 @@ impl Attempt<'_> {
         connected: TcpConnected,
     ) -> Result<Connection, DeliveryError> {
         let opening = self.core.dialer.open(plan, connected, &mut self.transcript);
-        let opened = timeout_at(self.deadline, opening).await;
+        let opened = self.deadline.limit(opening).await;
         let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT)));
         match &opened {
             Ok(connection) => {

@@ -1,6 +1,7 @@
 //! What is held back because of a site or an account, and how it goes on.
 
 use super::*;
+use crate::clock::Instant;
 use crate::policy::site_feedback::SiteFeedback;
 use crate::queue::RouteDecision;
 use crate::relay::smart_host_backoff::SmartHostAccount;

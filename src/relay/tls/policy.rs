@@ -12,11 +12,11 @@ use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsLookup, TlsRefusal, TlsaLookup, admit, decide,
 };
+use crate::queue::QueueManager;
 use crate::relay::connection::{Connection, TlsVerifiedFor};
 use crate::relay::peer::Peer;
 use crate::relay::target_hosts::TargetHosts;
 use crate::relay::{RelayContext, RelayError};
-use crate::store::Store;
 
 /// How long the check of an open connection against a domain's policy remains valid.
 const VERIFIED_LIFETIME: Duration = Duration::from_secs(60);
@@ -69,10 +69,14 @@ impl TlsPolicies {
     ///
     /// # Errors
     /// [`RelayError::TrustAnchor`], [`RelayError::CaFile`].
-    pub fn new(config: &config::Relay, store: &Arc<Store>, resolver: &Resolver) -> Result<Self, RelayError> {
+    pub fn new(
+        config: &config::Relay,
+        queue: &QueueManager,
+        resolver: &Resolver,
+    ) -> Result<Self, RelayError> {
         let secure = secure_resolver(config)?;
         let sts = match config.mta_sts.enabled {
-            true => Some(Arc::new(MtaSts::new(config, store.clone(), resolver.clone())?)),
+            true => Some(Arc::new(MtaSts::new(config, queue, resolver.clone())?)),
             false => None,
         };
         let minimums =
@@ -91,7 +95,7 @@ impl TlsPolicies {
         let is_verified = connection
             .tls_verified_for
             .as_ref()
-            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME));
+            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME, &core.clock));
         if is_verified && !need.require_tls {
             return true;
         }
@@ -102,7 +106,7 @@ impl TlsPolicies {
         if !connection.meets(&policy.requirement) {
             return false;
         }
-        connection.tls_verified_for = Some(TlsVerifiedFor::now(need.domain.clone()));
+        connection.tls_verified_for = Some(TlsVerifiedFor::new(need.domain.clone(), core.clock.instant()));
         if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
             let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
             connection.peer = Arc::new(peer);
