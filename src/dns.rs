@@ -19,6 +19,7 @@ use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use crate::mail::DomainName;
+use crate::rng::Rng;
 
 pub use secure::{SecureResolver, Signed};
 
@@ -37,6 +38,8 @@ pub struct Resolver {
     /// Answers the lookups of this clone: with a cache, or `uncached`.
     current: TokioResolver,
     uncached: TokioResolver,
+    /// Orders hosts of equal preference.
+    rng: Rng,
 }
 
 /// The mail hosts of a domain.
@@ -67,7 +70,7 @@ impl Resolver {
     ///
     /// # Errors
     /// [`DnsError::Temporary`] if no resolver can be created.
-    pub fn new(name_servers: &[SocketAddr]) -> Result<Self, DnsError> {
+    pub fn new(name_servers: &[SocketAddr], rng: Rng) -> Result<Self, DnsError> {
         let (config, options) = configuration(name_servers);
         let build = |cache_entries: u64| {
             let mut builder =
@@ -76,12 +79,12 @@ impl Resolver {
             builder.options_mut().cache_size = cache_entries;
             builder.build().map_err(|error| DnsError::Temporary(error.to_string()))
         };
-        Ok(Self { current: build(16_384)?, uncached: build(0)? })
+        Ok(Self { current: build(16_384)?, uncached: build(0)?, rng })
     }
 
     /// A resolver with the same name servers and without a cache, for users who wait for a record to appear.
     pub fn without_cache(&self) -> Self {
-        Self { current: self.uncached.clone(), uncached: self.uncached.clone() }
+        Self { current: self.uncached.clone(), ..self.clone() }
     }
 
     /// The mail hosts of a domain by preference, equal ones in random order (RFC 5321 §5.1).
@@ -94,7 +97,7 @@ impl Resolver {
             _ => None,
         });
         match exchanges.await {
-            Ok(records) => Ok(order_hosts(records)),
+            Ok(records) => Ok(order_hosts(records, &self.rng)),
             // RFC 5321 §5.1: without MX records the domain is its own mail host.
             Err(DnsError::NoRecords) => Ok(MailHosts::Hosts(vec![domain.as_str().to_owned()])),
             Err(error) => Err(error),
@@ -176,13 +179,13 @@ fn classify(error: NetError) -> DnsError {
     }
 }
 
-fn order_hosts(mut records: Vec<MX>) -> MailHosts {
+fn order_hosts(mut records: Vec<MX>, rng: &Rng) -> MailHosts {
     // RFC 7505 §3: the root as exchange is a null MX.
     if records.iter().all(|mx| mx.exchange.is_root()) {
         return MailHosts::NullMx;
     }
     records.retain(|mx| !mx.exchange.is_root());
-    records.sort_by_cached_key(|mx| (mx.preference, rand::random::<u64>()));
+    records.sort_by_cached_key(|mx| (mx.preference, rng.random::<u64>()));
     let mut hosts: Vec<String> = Vec::new();
     for mx in records {
         let host = host_text(&mx.exchange);
@@ -274,7 +277,7 @@ mod tests {
     }
 
     fn hosts(records: Vec<MX>) -> Vec<String> {
-        match order_hosts(records) {
+        match order_hosts(records, &Rng::system()) {
             MailHosts::Hosts(hosts) => hosts,
             MailHosts::NullMx => panic!("null MX"),
         }
@@ -302,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_root_alone_means_no_mail() {
-        assert_eq!(order_hosts(vec![mx(0, ".")]), MailHosts::NullMx);
+        assert_eq!(order_hosts(vec![mx(0, ".")], &Rng::system()), MailHosts::NullMx);
     }
 
     #[test]
@@ -348,7 +351,8 @@ mod tests {
     #[tokio::test]
     async fn negative_answers_are_distinguished() {
         let domain = DomainName::parse("example.com").unwrap();
-        let ask = async |code| Resolver::new(&[answer_all(code)]).unwrap().mail_hosts(&domain).await;
+        let ask =
+            async |code| Resolver::new(&[answer_all(code)], Rng::system()).unwrap().mail_hosts(&domain).await;
         assert_eq!(ask(0).await, Ok(MailHosts::Hosts(vec!["example.com".into()])));
         assert_eq!(ask(3).await, Err(DnsError::NoSuchDomain));
         assert!(matches!(ask(2).await, Err(DnsError::Temporary(_))));
@@ -356,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_ip_address_needs_no_lookup_and_an_invalid_name_is_not_sent() {
-        let resolver = Resolver::new(&[answer_all(0)]).unwrap();
+        let resolver = Resolver::new(&[answer_all(0)], Rng::system()).unwrap();
         assert_eq!(resolver.addresses("::1").await, Ok(vec!["::1".parse().unwrap()]));
         assert_eq!(resolver.addresses("not a name").await, Err(DnsError::NoSuchDomain));
         assert_eq!(resolver.without_cache().texts("example.com").await, Err(DnsError::NoRecords));

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod dkim;
 pub mod dns;
@@ -20,6 +21,7 @@ pub mod model;
 pub mod policy;
 pub mod queue;
 pub mod relay;
+pub mod rng;
 pub mod server;
 pub mod smtp;
 pub mod store;

@@ -30,7 +30,6 @@ use tokio_util::task::TaskTracker;
 use crate::histogram::HistogramReading;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::listener;
-use crate::mail::Timestamp;
 use crate::model::BounceClass;
 use crate::queue::{ConnectionCounts, QueueManager};
 use crate::store::{Journal, Outbox, QueueOverview, QueueRequest, Store, StoreCounts, StoreError};
@@ -140,7 +139,7 @@ impl Metrics {
 
     async fn collect(&self) -> Result<Snapshot, StoreError> {
         let request = QueueRequest { limit: 1, ..QueueRequest::default() };
-        let queue = self.queue.overview(request, Timestamp::now()).await?;
+        let queue = self.queue.overview(request, self.queue.clock().now()).await?;
         let webhook_backlog = self.store.webhook_backlog().await?;
         Ok(Snapshot { counts: self.store.counts(), queue, webhook_backlog })
     }
@@ -155,7 +154,7 @@ impl Metrics {
         self.add_queue(own, &snapshot.queue);
         gauge(own, "webhook_backlog", "Webhook deliveries pending", to_gauge(snapshot.webhook_backlog));
         if let Some(expires_at) = self.certificate.expires_at() {
-            let left_s = expires_at.duration_since(Timestamp::now()).as_secs();
+            let left_s = expires_at.duration_since(self.queue.clock().now()).as_secs();
             gauge(
                 own,
                 "certificate_expiry_seconds",

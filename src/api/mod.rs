@@ -47,8 +47,8 @@ use hyper::HeaderMap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config;
-use crate::dns::Resolver;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{self, ConnectionLimiter};
 use crate::limits::memory_budget::MemoryBudget;
@@ -60,7 +60,7 @@ use crate::queue::QueueManager;
 use crate::store::{Directory, Key, Store, Tenant};
 use crate::submission::SubmissionService;
 use crate::tls::SharedServerConfig;
-use crate::verification;
+use crate::verification::Verifier;
 
 use self::auth::{Caller, LastUsedThrottle};
 use self::error::{ApiError, Result};
@@ -109,18 +109,18 @@ pub struct ApiDependencies {
     pub settings: config::Api,
     /// Upper limit of the message lifetime that a tenant can set.
     pub message_lifetime_max: Duration,
-    /// Settings of domain verification.
-    pub verification: verification::VerificationSettings,
+    /// Checks domains.
+    pub verification: Arc<Verifier>,
     /// Limits of messages.
     pub sending: SendLimits,
     /// The store.
     pub store: Arc<Store>,
+    /// The wall clock.
+    pub clock: Clock,
     /// Accepts messages.
     pub intake: Arc<SubmissionService>,
     /// `[webhooks]` of the configuration.
     pub webhooks: config::Webhooks,
-    /// Resolver for the DNS records of domains.
-    pub resolver: Resolver,
     /// Bans from SMTP authentication.
     pub bans: Arc<AuthLimiter>,
     /// Names of the source address pools.
@@ -135,14 +135,14 @@ pub struct ApiDependencies {
 pub struct Api {
     settings: config::Api,
     message_lifetime_max: Duration,
-    verification: verification::VerificationSettings,
+    verification: Arc<Verifier>,
     sending: SendLimits,
     store: Arc<Store>,
+    clock: Clock,
     intake: Arc<SubmissionService>,
     webhooks: config::Webhooks,
     tail: Arc<Tail>,
     streams: TenantSemaphore,
-    resolver: Resolver,
     bans: Arc<AuthLimiter>,
     source_pools: Vec<String>,
     queue: Arc<QueueManager>,
@@ -174,9 +174,9 @@ impl Api {
             verification,
             sending,
             store,
+            clock,
             intake,
             webhooks,
-            resolver,
             bans,
             source_pools,
             queue,
@@ -202,7 +202,6 @@ impl Api {
             store,
             intake,
             webhooks,
-            resolver,
             bans,
             source_pools,
             queue,
@@ -212,7 +211,8 @@ impl Api {
             requests,
             in_progress: InProgress::default(),
             kept,
-            keys: VersionedCache::new(KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
+            keys: VersionedCache::new(clock.clone(), KEY_CACHE_LIFETIME, CACHED_KEYS_MAX),
+            clock,
             object_locks: ObjectLocks::default(),
             room,
             making: TenantSemaphore::new(RESPONSES_BUILT_MAX, RESPONSES_BUILT_PER_TENANT_MAX),
@@ -232,6 +232,12 @@ impl Api {
     /// The memory budget for request bodies and responses.
     pub fn room(&self) -> Arc<MemoryBudget> {
         self.room.clone()
+    }
+
+    /// The current time in the precision of the store, so that a new object equals the stored one.
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     /// Serves a listener until `stop`. Returns when its last request is complete or aborted. Several listeners share the
@@ -279,12 +285,6 @@ impl Api {
         }
         Ok(caller)
     }
-}
-
-/// The current time in the precision of the store, so that a new object equals the stored one.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 async fn dispatch(endpoint: Endpoint, call: RequestContext<'_>) -> Result<ApiResponse> {

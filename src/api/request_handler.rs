@@ -83,7 +83,7 @@ impl Api {
         origin: &Origin,
     ) -> Response<ResponseBody> {
         let started = Instant::now();
-        let now = super::now();
+        let now = self.now();
         let request_id = RequestId::generate(now);
         let method = request.method().clone();
         let mut trace =

@@ -57,7 +57,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, stop: CancellationToken
     listener::accept_until(&stop, listener, |stream, peer| {
         let place = match admit(&api, peer) {
             Ok(place) => Arc::new(place),
-            Err(option) => return refuse(&stream, api.tls.is_none(), option),
+            Err(option) => return refuse(&stream, api.tls.is_none(), option, api.now()),
         };
         let origin = Origin { client: peer.ip(), place, tasks: tasks.clone() };
         let connection = Connection { api: api.clone(), builder: builder.clone(), origin };
@@ -96,11 +96,9 @@ fn configure(builder: &mut Builder<Tasks>) {
 }
 
 /// Sends a 503 without waiting, if the connection is plain: before a TLS handshake no response is possible.
-fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str) {
+fn refuse(stream: &TcpStream, is_plain: bool, option: &'static str, now: Timestamp) {
     tracing::debug!(option, "API connection refused: connection limit reached");
-    if is_plain
-        && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(Timestamp::now())))
-    {
+    if is_plain && let Err(error) = stream.try_write(&overloaded(option, RequestId::generate(now))) {
         tracing::trace!(%error, "the refused client closed the connection");
     }
 }

@@ -16,6 +16,7 @@ use self::listeners::Listeners;
 use self::task_group::TaskGroup;
 
 use crate::api::{self, Api};
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::Client;
@@ -24,13 +25,14 @@ use crate::maintenance::{retention, search_indexer};
 use crate::metrics::Metrics;
 use crate::queue::QueueManager;
 use crate::relay::{Recording, Relay, RelayError};
+use crate::rng::Rng;
 use crate::server::{self, Server};
 use crate::store::{Access, OpenError, RetentionPolicy, SqliteOptions, Store, StoreOptions};
 use crate::submission::{self, SubmissionService};
 use crate::tls::{Certificate, TlsError};
 use crate::tls_report::{self, Reporter, TlsReportError};
-use crate::verification;
-use crate::webhook::{self, WebhookDispatcher};
+use crate::verification::{self, VerificationSettings, Verifier};
+use crate::webhook::{self, WebhookDependencies, WebhookDispatcher};
 
 /// The part of the shutdown deadline, at most half of it, that is reserved for recording results and closing the store.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
@@ -117,21 +119,23 @@ impl StoreOptions {
 /// What the server's components are built from.
 struct Core<'a> {
     config: &'a Config,
+    clock: Clock,
+    rng: Rng,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     certificate: Arc<Certificate>,
     resolver: Resolver,
-    intake: Arc<SubmissionService>,
+    submission: Arc<SubmissionService>,
     bans: Arc<AuthLimiter>,
-    checks: verification::VerificationSettings,
+    verifier: Arc<Verifier>,
 }
 
 impl<'a> Core<'a> {
-    async fn open(config: &'a Config) -> Result<Self, StartError> {
+    async fn open(config: &'a Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(StoreOptions::new(config, Access::Serve)).await?);
         let certificate = Arc::new(certificate_watch::load(config)?);
-        let resolver = Resolver::new(&config.relay.name_servers)?;
-        sandbox_domain::ensure(&store, &config.hostname).await?;
+        let resolver = Resolver::new(&config.relay.name_servers, rng.clone())?;
+        sandbox_domain::ensure(&store, &config.hostname, &clock).await?;
         let settings = submission::SubmissionSettings {
             hostname: config.hostname.clone(),
             message_lifetime: config.relay.message_lifetime,
@@ -144,23 +148,32 @@ impl<'a> Core<'a> {
             window: config.smtp.login_failures_window,
             ban: config.smtp.login_ban,
         };
+        let verifier = Verifier {
+            store: store.clone(),
+            resolver: resolver.clone(),
+            settings: VerificationSettings::new(&config.domains, &config.hostname),
+            clock: clock.clone(),
+        };
         Ok(Self {
             config,
             certificate,
             resolver,
-            intake: Arc::new(SubmissionService::new(store.clone(), settings)),
+            submission: Arc::new(SubmissionService::new(store.clone(), settings, clock.clone())),
             bans: Arc::new(AuthLimiter::new(bans)),
-            checks: verification::VerificationSettings::new(&config.domains, &config.hostname),
-            queue: Arc::new(QueueManager::new(store.clone(), &config.relay)),
+            verifier: Arc::new(verifier),
+            queue: Arc::new(QueueManager::new(store.clone(), &config.relay, clock.clone(), rng.clone())),
             store,
+            clock,
+            rng,
         })
     }
 
     fn build_server(&self) -> Arc<Server> {
         let parts = server::ServerDependencies {
-            submission: self.intake.clone(),
+            submission: self.submission.clone(),
             tls: self.certificate.shared(),
             bans: self.bans.clone(),
+            clock: self.clock.clone(),
         };
         Arc::new(Server::new(self.config.hostname.clone(), &self.config.smtp, parts))
     }
@@ -176,15 +189,15 @@ impl<'a> Core<'a> {
         Arc::new(Api::new(api::ApiDependencies {
             settings: config.api.clone(),
             message_lifetime_max: config.relay.message_lifetime_max,
-            verification: self.checks.clone(),
+            verification: self.verifier.clone(),
+            clock: self.clock.clone(),
             sending: api::SendLimits {
                 recipients_max: config.smtp.recipients_max,
                 message_octets_max: config.smtp.message_size_max.as_u64(),
             },
             webhooks: config.webhooks.clone(),
             store: self.store.clone(),
-            intake: self.intake.clone(),
-            resolver: self.resolver.clone(),
+            intake: self.submission.clone(),
             bans: self.bans.clone(),
             source_pools: config.relay.pools.iter().map(|pool| pool.name.clone()).collect(),
             queue: self.queue.clone(),
@@ -196,7 +209,7 @@ impl<'a> Core<'a> {
         Arc::new(Metrics {
             store: self.store.clone(),
             queue: self.queue.clone(),
-            submission: self.intake.clone(),
+            submission: self.submission.clone(),
             smtp: server.connections(),
             api: control.connections(),
             certificate: self.certificate.clone(),
@@ -208,7 +221,13 @@ impl<'a> Core<'a> {
             webhook::WebhookSettings { config: self.config.webhooks.clone(), retries: webhook::RETRIES };
         let networks = &self.config.webhooks.allowed_private_networks;
         let client = Client::new(self.resolver.clone(), self.config.webhooks.ca_file.as_deref(), networks);
-        Ok(WebhookDispatcher::new(self.store.clone(), client.map_err(StartError::Webhooks)?, settings))
+        let services = WebhookDependencies {
+            store: self.store.clone(),
+            client: client.map_err(StartError::Webhooks)?,
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+        };
+        Ok(WebhookDispatcher::new(services, settings))
     }
 
     /// `None` if reports are not wanted.
@@ -223,7 +242,9 @@ impl<'a> Core<'a> {
             store: self.store.clone(),
             resolver: self.resolver.clone(),
             client: client.map_err(RelayError::CaFile)?,
-            submission: self.intake.clone(),
+            submission: self.submission.clone(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
             hostname: config.hostname.clone(),
         };
         Ok(Some(Reporter::new(config.tls_report.clone(), parts)?))
@@ -239,10 +260,9 @@ impl<'a> Core<'a> {
             webhook_days: retention.webhook_days,
         };
         let (store, stop) = (self.store, stage.stop.clone());
-        stage.spawn("indexer", search_indexer::run(store.clone(), stop.clone()));
-        stage.spawn("janitor", retention::run(store.clone(), retention, stop.clone()));
-        let recheck = verification::recheck_loop(store, self.resolver, self.checks, stop.clone());
-        stage.spawn("domain check", recheck);
+        stage.spawn("indexer", search_indexer::run(store.clone(), self.clock.clone(), stop.clone()));
+        stage.spawn("janitor", retention::run(store, retention, self.clock, stop.clone()));
+        stage.spawn("domain check", verification::recheck_loop(self.verifier, stop.clone()));
         stage.spawn("certificate watch", certificate_watch::run(self.certificate, stop));
     }
 }
@@ -250,7 +270,12 @@ impl<'a> Core<'a> {
 impl Running {
     /// Starts everything. Returns once all listeners accept.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let core = Core::open(config).await?;
+        Self::start_with(config, Clock::system(), Rng::system()).await
+    }
+
+    /// The same with another clock and other randomness, for tests.
+    pub async fn start_with(config: &Config, clock: Clock, rng: Rng) -> Result<Self, StartError> {
+        let core = Core::open(config, clock, rng).await?;
         let listeners = Listeners::bind(config).await?;
         let relay = core.build_relay()?;
         let (server, control) = (core.build_server(), core.build_control());

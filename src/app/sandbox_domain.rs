@@ -1,8 +1,9 @@
 //! The sandbox domain: test keys may send from it without DNS records of their own.
 
 use super::StartError;
+use crate::clock::Clock;
 use crate::dkim;
-use crate::mail::{DomainName, Timestamp};
+use crate::mail::DomainName;
 use crate::model::{DkimAlgorithm, DkimKeyState, Verification};
 use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
 
@@ -10,7 +11,7 @@ use crate::store::{Directory, NewDkimKey, NewDomain, Store, StoreError};
 const LABEL: &str = "sandbox";
 
 /// Creates the domain if it does not exist.
-pub async fn ensure(store: &Store, hostname: &DomainName) -> Result<(), StartError> {
+pub async fn ensure(store: &Store, hostname: &DomainName, clock: &Clock) -> Result<(), StartError> {
     let fail = |error: &dyn std::fmt::Display| StartError::Sandbox(error.to_string());
     let name = DomainName::parse(&format!("{LABEL}.{hostname}")).map_err(|error| fail(&error))?;
     let known: Result<_, StoreError> = store.sandbox_domain(&name).await;
@@ -35,6 +36,6 @@ pub async fn ensure(store: &Store, hostname: &DomainName) -> Result<(), StartErr
             private_key: pair.private_key,
         }],
     };
-    store.ensure_sandbox_domain(new, Timestamp::now()).await.map_err(|error| fail(&error))?;
+    store.ensure_sandbox_domain(new, clock.now()).await.map_err(|error| fail(&error))?;
     Ok(())
 }

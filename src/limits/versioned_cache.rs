@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::{Clock, Instant};
 
 /// Cached values by key.
 pub struct VersionedCache<K, V> {
+    clock: Clock,
     entries: Mutex<HashMap<K, Entry<V>>>,
     lifetime: Duration,
     entries_max: usize,
@@ -20,8 +23,8 @@ struct Entry<V> {
 
 impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
     /// A cache of at most `entries_max` values.
-    pub fn new(lifetime: Duration, entries_max: usize) -> Self {
-        Self { entries: Mutex::new(HashMap::new()), lifetime, entries_max }
+    pub fn new(clock: Clock, lifetime: Duration, entries_max: usize) -> Self {
+        Self { clock, entries: Mutex::new(HashMap::new()), lifetime, entries_max }
     }
 
     /// The cached value if valid for this version of the directory, else the result of `load`. The version is read
@@ -40,14 +43,14 @@ impl<K: Eq + Hash, V: Clone> VersionedCache<K, V> {
         if entries.len() >= self.entries_max {
             entries.clear();
         }
-        entries.insert(key, Entry { value: value.clone(), version, since: Instant::now() });
+        entries.insert(key, Entry { value: value.clone(), version, since: self.clock.instant() });
         Ok(value)
     }
 
     fn find(&self, key: &K, version: u64) -> Option<V> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(key)?;
-        let is_good = entry.version == version && entry.since.elapsed() < self.lifetime;
+        let is_good = entry.version == version && self.clock.elapsed_since(entry.since) < self.lifetime;
         is_good.then(|| entry.value.clone())
     }
 }
@@ -58,7 +61,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_value_is_cached_until_the_directory_changes() {
-        let recent = VersionedCache::new(Duration::from_secs(3600), 2);
+        let recent = VersionedCache::new(Clock::system(), Duration::from_secs(3600), 2);
         let ask = |version, value| recent.get("key", version, async move { Ok::<_, ()>(value) });
         assert_eq!(ask(1, "old").await, Ok("old"));
         assert_eq!(ask(1, "new").await, Ok("old"));
@@ -67,7 +70,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_zero_lifetime_caches_nothing_and_errors_are_not_cached() {
-        let recent = VersionedCache::new(Duration::ZERO, 2);
+        let recent = VersionedCache::new(Clock::system(), Duration::ZERO, 2);
         assert_eq!(recent.get(1, 1, async { Err::<u8, _>("down") }).await, Err("down"));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(1) }).await, Ok(1));
         assert_eq!(recent.get(1, 1, async { Ok::<_, &str>(2) }).await, Ok(2));
@@ -75,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_is_bounded() {
-        let recent = VersionedCache::new(Duration::from_secs(3600), 2);
+        let recent = VersionedCache::new(Clock::system(), Duration::from_secs(3600), 2);
         for key in 0..10 {
             let _ = recent.get(key, 1, async move { Ok::<_, ()>(key) }).await;
             assert!(recent.entries.lock().unwrap().len() <= 2);

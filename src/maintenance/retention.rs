@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::store::{Directory, Journal, Pruned, Queue, RetentionPolicy, Store};
 
@@ -19,22 +20,21 @@ const STEPS_MAX: usize = 200;
 const DKIM_OVERLAP_MIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Cleans up once a minute, and repeats immediately while more remains to be removed.
-pub async fn run(store: Arc<Store>, policy: RetentionPolicy, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+pub async fn run(store: Arc<Store>, policy: RetentionPolicy, clock: Clock, stop: CancellationToken) {
+    let mut ticks = clock.interval(INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => while clean(&store, policy, &stop).await {},
+            () = ticks.tick() => while clean(&store, policy, &clock, &stop).await {},
         }
     }
 }
 
 /// One round. Returns whether more may remain.
-async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken) -> bool {
+async fn clean(store: &Store, policy: RetentionPolicy, clock: &Clock, stop: &CancellationToken) -> bool {
     let mut truncated = true;
     for _ in 0..STEPS_MAX {
-        let pruned = store.prune(policy, Timestamp::now(), BATCH_MAX).await.unwrap_or_else(|error| {
+        let pruned = store.prune(policy, clock.now(), BATCH_MAX).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "retention failed; retrying in a minute");
             Pruned::default()
         });
@@ -49,10 +49,10 @@ async fn clean(store: &Store, policy: RetentionPolicy, stop: &CancellationToken)
             break;
         }
     }
-    if let Err(error) = store.expire_pauses(Timestamp::now()).await {
+    if let Err(error) = store.expire_pauses(clock.now()).await {
         tracing::warn!(%error, "cannot remove expired pauses; retrying in a minute");
     }
-    let before = Timestamp::now().checked_sub(DKIM_OVERLAP_MIN).unwrap_or(Timestamp::MIN);
+    let before = clock.now().checked_sub(DKIM_OVERLAP_MIN).unwrap_or(Timestamp::MIN);
     match store.delete_retired_dkim_keys(before).await {
         Ok(0) => {}
         Ok(keys) => tracing::info!(keys, "removed replaced DKIM keys"),

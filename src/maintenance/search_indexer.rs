@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::store::{Journal, Store};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Follows the journal until `stop`.
-pub async fn run(store: Arc<Store>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+pub async fn run(store: Arc<Store>, clock: Clock, stop: CancellationToken) {
+    let mut ticks = clock.interval(INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = ticks.tick() => {}
         }
         while !stop.is_cancelled() {
             match store.index_messages().await {

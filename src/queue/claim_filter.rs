@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use super::claim_pass::Admits;
 use super::manager::QueueManager;
@@ -57,7 +56,7 @@ impl<A: DeliveryAgents> Admits for ClaimFilter<A> {
         let of_queue = admitted.by_queue.get(&key.0).copied().unwrap_or(0);
         let of_tenant = admitted.by_tenant.get(&key).copied().unwrap_or(0);
         let more = (unplaced.0 + of_queue, unplaced.1 + of_tenant);
-        if !self.queue.dispatcher().has_capacity(&key.0, &tenant, more, Instant::now()) {
+        if !self.queue.dispatcher().has_capacity(&key.0, &tenant, more, self.queue.clock().instant()) {
             return false;
         }
         *admitted.by_queue.entry(key.0.clone()).or_default() += deliveries;

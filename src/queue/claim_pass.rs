@@ -168,7 +168,8 @@ impl<'a> ClaimPass<'a> {
     /// is random, because any fixed order could be in step with the order of tenants.
     fn serve(&mut self, table: &mut ClaimTable, tenant: TenantId, wanted: usize) -> usize {
         let has_rows = self.scans.get(&tenant).is_some_and(|scan| !scan.page.is_empty());
-        let from_hot = if has_rows { (wanted + usize::from(rand::random::<bool>())) / 2 } else { wanted };
+        let from_hot =
+            if has_rows { (wanted + usize::from(self.manager.rng().random::<bool>())) / 2 } else { wanted };
         let mut taken = self.take_hot(table, tenant, from_hot);
         if has_rows {
             taken += self.take_due(table, tenant, wanted - taken);

@@ -1,10 +1,11 @@
 //! Chooses the next claim to deliver: fair between tenants, under the limits and back-offs of destination queues.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::claim::Claim;
 use super::queue_key::{NextHop, QueueKey};
+use crate::clock::Instant;
 use crate::model::{TenantId, Weight};
 use crate::policy::concurrency_limiter::{Allowance, ConcurrencyLimiter, Rule, SiteBackoff};
 use crate::policy::fair_queue::{FairQueue, Grant, Job, reserved_in_queue};

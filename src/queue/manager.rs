@@ -14,9 +14,11 @@ use super::queue_key::QueueKey;
 use super::site::Sites;
 use super::site_resolution::SiteResolution;
 use super::wait_reasons::WaitRegistry;
+use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, MessageId, TenantId};
+use crate::rng::Rng;
 use crate::store::{
     Batch, Queue, QueueOverview, QueueRequest, Result, RetryCancelResult, Spool, SpoolFeed, Store, StoreError,
 };
@@ -25,6 +27,8 @@ use crate::store::{
 /// deliveries are due.
 pub struct QueueManager {
     store: Arc<Store>,
+    clock: Clock,
+    rng: Rng,
     feed: Arc<SpoolFeed>,
     state: Mutex<State>,
     releaser: Releaser,
@@ -94,16 +98,18 @@ impl DerefMut for Dispatching<'_> {
 
 impl QueueManager {
     /// Creates the only reader of the store's feed.
-    pub fn new(store: Arc<Store>, config: &config::Relay) -> Self {
+    pub fn new(store: Arc<Store>, config: &config::Relay, clock: Clock, rng: Rng) -> Self {
         let (sender, given_back) = mpsc::unbounded_channel();
         let (freed, free_slots) = mpsc::unbounded_channel();
         let feed = store.feed();
-        let sites = Sites::new(config);
+        let sites = Sites::new(config, clock.clone());
         let dispatcher = Dispatcher::new(config.connections_max, sites.default_rule().clone());
         Self {
             releaser: Releaser { sender, feed: feed.clone() },
             feed,
             store,
+            clock,
+            rng,
             state: Mutex::new(State { table: ClaimTable::default(), given_back }),
             dispatch: Mutex::new(Dispatch { dispatcher, freed: free_slots }),
             freed,
@@ -120,6 +126,16 @@ impl QueueManager {
     /// The store of the queue.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The clock by which mail is due.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The randomness of the queue and of the delivery agents.
+    pub fn rng(&self) -> &Rng {
+        &self.rng
     }
 
     /// The sites of destinations.

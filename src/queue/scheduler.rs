@@ -1,9 +1,8 @@
 //! Claims due mail up to the window and gives it to delivery agents.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant as Moment};
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, ClaimRoute, Slot};
@@ -13,7 +12,8 @@ use super::manager::QueueManager;
 use super::queue_key::{QueueKey, RouteDecision, Routed};
 use super::site_resolution::UnresolvedClaim;
 use super::site_status::name_of;
-use crate::mail::{DomainName, Host, Timestamp};
+use crate::clock::Instant;
+use crate::mail::{DomainName, Host};
 use crate::model::TenantId;
 use crate::policy::fair_queue::Grant;
 use crate::policy::site_feedback::SiteFeedback;
@@ -92,21 +92,22 @@ impl QueueManager {
 
     /// The next claim, with its slot.
     pub fn next_claim(&self) -> Option<(Slot, Claim)> {
-        let grant = self.dispatcher().grant(Moment::now());
+        let grant = self.dispatcher().grant(self.clock().instant());
         let Grant { tenant, key: queue_key, job } = grant?;
         Some((Slot { queue_key, holder: tenant, freed: self.freed.clone() }, job))
     }
 
     /// The next claim for an agent's slot.
     pub fn next_claim_for(&self, slot: &mut Slot) -> Option<Claim> {
-        let (holder, claim) = self.dispatcher().reuse(&slot.queue_key, &slot.holder, Moment::now())?;
+        let (holder, claim) =
+            self.dispatcher().reuse(&slot.queue_key, &slot.holder, self.clock().instant())?;
         slot.holder = holder;
         Some(claim)
     }
 
     /// Counts a new connection.
     pub fn begin_connection(&self, queue_key: &QueueKey) {
-        self.dispatcher().begin_connection(queue_key, Moment::now());
+        self.dispatcher().begin_connection(queue_key, self.clock().instant());
     }
 
     /// Idle connections of a destination queue reserved for other tenants.
@@ -121,11 +122,11 @@ impl QueueManager {
 
     /// Applies the feedback of one attempt to the limits of its site. If the site now backs off, its waiting claims are
     /// released without an attempt.
-    pub fn apply_feedback(&self, queue_key: &QueueKey, feedback: &SiteFeedback, began: Moment) {
-        let effect = self.dispatcher().apply_feedback(queue_key, feedback, began, Moment::now());
+    pub fn apply_feedback(&self, queue_key: &QueueKey, feedback: &SiteFeedback, began: Instant) {
+        let effect = self.dispatcher().apply_feedback(queue_key, feedback, began, self.clock().instant());
         if let Some(backoff) = &effect.backoff {
             self.post_backoff(queue_key, backoff);
-            let seconds = backoff.until.saturating_duration_since(Moment::now()).as_secs() + 1;
+            let seconds = backoff.until.saturating_duration_since(self.clock().instant()).as_secs() + 1;
             tracing::warn!(site = %name_of(queue_key), seconds, reason = %backoff.reason, waiting = effect.evicted.len(),
                 "the site backs off");
         }
@@ -157,18 +158,18 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     /// Hands out fresh mail and claims that got a slot, without waiting for the database.
     async fn attend(&self) {
         let queue = self.queue;
-        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut sweep = queue.clock().interval(SWEEP_INTERVAL);
         loop {
             let reopening = queue.dispatcher().next_reopening();
-            let reopening = reopening.map_or_else(|| Instant::now() + SLEEP_MAX, Instant::from_std);
+            let reopening = reopening.unwrap_or_else(|| queue.clock().instant() + SLEEP_MAX);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = queue.wait_for_fresh() => self.claim_fresh().await,
                 () = queue.scheduler_wakeup.notified() => {}
-                () = sleep_until(reopening) => {}
-                _ = sweep.tick() => {
+                () = queue.clock().sleep_until(reopening) => {}
+                () = sweep.tick() => {
                     self.agents.end_idle_connections();
-                    queue.dispatcher().sweep(Moment::now());
+                    queue.dispatcher().sweep(queue.clock().instant());
                 }
             }
             self.hand_out();
@@ -176,30 +177,31 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     }
 
     async fn claim_what_is_due(&self) {
+        let clock = self.queue.clock();
         let mut poll_backoff = POLL_BACKOFF_MIN;
         loop {
-            let began = Moment::now();
+            let began = clock.instant();
             let claimed = self.claim_due().await;
             self.hand_out();
             let claim_at = match claimed {
                 Ok(Next::At(at)) => at,
                 Ok(Next::Soon { found }) => {
-                    poll_backoff = poll_backoff_after(poll_backoff, began.elapsed(), found);
+                    poll_backoff = poll_backoff_after(poll_backoff, clock.elapsed_since(began), found);
                     // Without a fixed wait, each freed slot would cause a pass.
                     self.pause(poll_backoff).await;
-                    Instant::now() + PAUSE
+                    clock.instant() + PAUSE
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot claim due mail; trying again");
                     // Without a fixed wait, the released claims would cause a pass at once.
                     self.pause(PAUSE).await;
-                    Instant::now()
+                    clock.instant()
                 }
             };
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.queue.wait_for_work() => {}
-                () = sleep_until(claim_at) => {}
+                () = clock.sleep_until(claim_at) => {}
             }
         }
     }
@@ -207,7 +209,7 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
     async fn pause(&self, length: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(length) => {}
+            () = self.queue.clock().sleep(length) => {}
         }
     }
 
@@ -229,17 +231,18 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
 
     /// Claims as much as the limits allow.
     async fn claim_due(&self) -> Result<Next, StoreError> {
-        let now = Timestamp::now();
+        let clock = self.queue.clock();
+        let now = clock.now();
         // Also without capacity: the pass records that more is due, so that freed capacity causes the next pass.
         let claimed = self.queue.claim_due(now, &self.limits()).await?;
         let found = claimed.batches.len();
         self.line_up_all(claimed.batches).await?;
         Ok(match claimed.next_due_at {
-            None => Next::At(Instant::now() + SLEEP_MAX),
+            None => Next::At(clock.instant() + SLEEP_MAX),
             Some(due) if due <= now => Next::Soon { found },
             Some(due) => {
-                let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
-                Next::At(Instant::now() + wait.min(SLEEP_MAX))
+                let wait = Duration::try_from(due.duration_since(clock.now())).unwrap_or_default();
+                Next::At(clock.instant() + wait.min(SLEEP_MAX))
             }
         })
     }
@@ -276,13 +279,13 @@ impl<A: DeliveryAgents> Scheduler<'_, A> {
                 }
             }
         };
-        self.queue.dispatcher().push(queue_key, weight, claim, Moment::now());
+        self.queue.dispatcher().push(queue_key, weight, claim, self.queue.clock().instant());
     }
 
     /// Starts site look-ups, and gives each claim with a slot to an agent.
     fn hand_out(&self) {
         self.begin_lookups();
-        self.queue.dispatcher().reopen(Moment::now());
+        self.queue.dispatcher().reopen(self.queue.clock().instant());
         while let Some((slot, claim)) = self.queue.next_claim() {
             self.agents.deliver(slot, claim);
         }

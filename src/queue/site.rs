@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::{Clock, Instant};
 use crate::config;
 use crate::mail::{DomainName, Host};
 use crate::policy::concurrency_limiter::Rule;
@@ -58,6 +59,7 @@ impl Hash for Site {
 /// The cache of sites.
 pub struct Sites {
     rules: Rules,
+    clock: Clock,
     known: Mutex<HashMap<DomainName, Known>>,
 }
 
@@ -69,8 +71,8 @@ struct Known {
 
 impl Sites {
     /// Nothing is known yet.
-    pub fn new(config: &config::Relay) -> Self {
-        Self { rules: Rules::new(config), known: Mutex::default() }
+    pub fn new(config: &config::Relay, clock: Clock) -> Self {
+        Self { rules: Rules::new(config), clock, known: Mutex::default() }
     }
 
     /// The rule of destinations without a rule of their own.
@@ -84,7 +86,7 @@ impl Sites {
             Host::Literal(_) => Some(self.provisional(destination)),
             Host::Domain(domain) => {
                 let known = self.known();
-                let known = known.get(domain).filter(|known| Instant::now() < known.until)?;
+                let known = known.get(domain).filter(|known| self.clock.instant() < known.until)?;
                 Some(known.site.clone())
             }
         }
@@ -104,7 +106,7 @@ impl Sites {
     pub fn learn(&self, domain: &DomainName, hosts: Option<Vec<String>>) -> Arc<Site> {
         let known_for = if hosts.is_some() { KNOWN_FOR } else { FAILURE_KNOWN_FOR };
         let hosts = hosts.unwrap_or_default();
-        let now = Instant::now();
+        let now = self.clock.instant();
         let site = Arc::new(self.rules.site_of(domain, &hosts));
         let mut known = self.known();
         if known.len() >= DOMAINS_MAX {
@@ -309,8 +311,8 @@ mod tests {
 
     #[test]
     fn what_is_known_is_bounded() {
-        let sites = Sites::new(&config::Relay::default());
-        let now = Instant::now();
+        let sites = Sites::new(&config::Relay::default(), Clock::system());
+        let now = sites.clock.instant();
         {
             let mut known = sites.known();
             for n in 0..DOMAINS_MAX {

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +95,7 @@ async fn find<A: DeliveryAgents>(
         for UnresolvedClaim { mx_route, weight, claim } in std::iter::once(job).chain(others) {
             let queue_key = mx_route.queue_to(site.clone());
             queue_keys.insert(queue_key.clone());
-            dispatcher.push(queue_key, weight, claim, Instant::now());
+            dispatcher.push(queue_key, weight, claim, queue.clock().instant());
         }
     }
     queue_keys.iter().for_each(|queue_key| queue.post_if_backed_off(&domain, queue_key));

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::dispatch::{ConnectionCounts, QueueState};
 use super::manager::QueueManager;
 use super::queue_key::{NextHop, QueueKey};
 use super::site::{Site, Sites};
 use super::wait_reasons::{SiteStatus, WaitRecord};
+use crate::clock::{Clock, Instant};
 use crate::mail::{DomainName, Host, Timestamp};
 use crate::model::{QueueFilter, WaitReason};
 use crate::policy::concurrency_limiter::SiteBackoff;
@@ -32,20 +32,21 @@ pub struct QueueSnapshot {
 impl QueueManager {
     /// The state of the queue in memory.
     pub fn snapshot(&self, now: Timestamp) -> QueueSnapshot {
-        let states = self.dispatcher().queue_states(Instant::now());
+        let states = self.dispatcher().queue_states(self.clock().instant());
         let mx_sites = states.iter().filter_map(|state| match &state.queue_key.next_hop {
             NextHop::Mx(site, _) => Some(site),
             _ => None,
         });
         let domains = self.sites().domains(&mx_sites.collect::<Vec<_>>(), DOMAINS_SHOWN_MAX);
-        let mut sites: Vec<SiteStatus> = states.iter().map(|state| describe(state, &domains)).collect();
+        let mut sites: Vec<SiteStatus> =
+            states.iter().map(|state| describe(state, &domains, self.clock())).collect();
         sites.sort_by(|a, b| a.name.cmp(&b.name));
         QueueSnapshot { sites, reasons: self.wait_reasons().records(now), claimed: self.lock().claims() }
     }
 
     /// Open connections and back-offs: a scrape of the metrics does not copy the names of a snapshot.
     pub fn connection_counts(&self) -> ConnectionCounts {
-        self.dispatcher().counts(Instant::now())
+        self.dispatcher().counts(self.clock().instant())
     }
 
     /// Ends the back-offs that affect a part of the queue.
@@ -75,19 +76,19 @@ impl QueueManager {
 
     /// Records the back-off of a site for a domain that was found to belong to it.
     pub(super) fn post_if_backed_off(&self, domain: &DomainName, queue_key: &QueueKey) {
-        let backoff = self.dispatcher().backoff(queue_key, Instant::now());
+        let backoff = self.dispatcher().backoff(queue_key, self.clock().instant());
         if let Some(backoff) = backoff {
             self.post_for(QueueFilter::destination(Host::Domain(domain.clone())), queue_key, &backoff);
         }
     }
 
     fn post_for(&self, subject: QueueFilter, queue_key: &QueueKey, backoff: &SiteBackoff) {
-        let now = Timestamp::now();
+        let now = self.clock().now();
         let record = WaitRecord {
             reason: WaitReason::SiteBackoff,
             detail: format!("{} backs off after: {}", name_of(queue_key), backoff.reason),
             since: now,
-            until: Some(time_of(backoff.until)),
+            until: Some(time_of(backoff.until, self.clock())),
         };
         self.wait_reasons().post(subject, record, now);
     }
@@ -116,12 +117,12 @@ fn subjects(queue_key: &QueueKey, sites: &Sites) -> Vec<QueueFilter> {
     }
 }
 
-fn time_of(moment: Instant) -> Timestamp {
-    let left = moment.saturating_duration_since(Instant::now());
-    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+fn time_of(moment: Instant, clock: &Clock) -> Timestamp {
+    let left = moment.saturating_duration_since(clock.instant());
+    clock.now().checked_add(left).unwrap_or(Timestamp::MAX)
 }
 
-fn describe(state: &QueueState, domains: &HashMap<Arc<Site>, Vec<String>>) -> SiteStatus {
+fn describe(state: &QueueState, domains: &HashMap<Arc<Site>, Vec<String>>, clock: &Clock) -> SiteStatus {
     let (tenant_id, domains) = match &state.queue_key.next_hop {
         NextHop::Sandbox(tenant) | NextHop::TenantSmartHost(tenant, _) => (Some(*tenant), None),
         NextHop::Hosts(_) => (None, None),
@@ -134,7 +135,7 @@ fn describe(state: &QueueState, domains: &HashMap<Arc<Site>, Vec<String>>) -> Si
         connections_max: state.limit,
         connections: state.in_use,
         waiting: state.waiting,
-        backoff_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until)),
+        backoff_until: state.backoff.as_ref().map(|backoff| time_of(backoff.until, clock)),
         reason: state.backoff.as_ref().map(|backoff| backoff.reason.clone()),
     }
 }

@@ -9,9 +9,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{ClaimLimits, Claimed, QueueDepth, QueueManager};
+use crate::clock::Clock;
 use crate::config;
 use crate::mail::{Host, ReversePath, SignedDuration, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, Environment, QueueFilter, TenantId};
+use crate::rng::Rng;
 use crate::store::contract::{Harness, TestBed, ids, later, new_message, new_suppression, now, outcomes};
 use crate::store::*;
 
@@ -95,7 +97,12 @@ impl<H> Deref for Bed<H> {
 
 impl<H: Harness> Bed<H> {
     fn over(bed: TestBed<H>) -> Self {
-        let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config::Relay::default()));
+        let queue = Arc::new(QueueManager::new(
+            Arc::clone(&bed.store),
+            &config::Relay::default(),
+            Clock::system(),
+            Rng::system(),
+        ));
         Self { bed, queue }
     }
 

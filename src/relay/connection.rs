@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -11,6 +11,7 @@ use super::peer::Peer;
 use super::smtp_stream::SmtpStream;
 use super::tls::client::Trust;
 use super::transcript::Transcript;
+use crate::clock::{Clock, Deadline, Instant};
 use crate::mail::{Content, DomainName};
 use crate::model::TlsMinimum;
 use crate::policy::tls::Requirement;
@@ -74,14 +75,14 @@ pub struct SendResult {
 }
 
 impl TlsVerifiedFor {
-    /// Checked now.
-    pub fn now(domain: DomainName) -> Self {
-        Self { domain, since: Instant::now() }
+    /// Checked at this time.
+    pub fn new(domain: DomainName, since: Instant) -> Self {
+        Self { domain, since }
     }
 
     /// Whether the check was for this domain and is more recent than `lifetime`.
-    pub fn holds_for(&self, domain: &DomainName, lifetime: Duration) -> bool {
-        self.domain == *domain && self.since.elapsed() < lifetime
+    pub fn holds_for(&self, domain: &DomainName, lifetime: Duration, clock: &Clock) -> bool {
+        self.domain == *domain && clock.elapsed_since(self.since) < lifetime
     }
 }
 
@@ -143,7 +144,7 @@ impl Connection {
     }
 
     /// Until when the next message must have been sent; see [`SmtpStream::set_deadline`].
-    pub fn set_deadline(&mut self, deadline: tokio::time::Instant) {
+    pub fn set_deadline(&mut self, deadline: Deadline) {
         self.stream.set_deadline(deadline);
     }
 

@@ -20,6 +20,7 @@ use super::transcript::Transcript;
 use crate::config::Timeouts;
 use crate::model::TlsFailure;
 use crate::policy::tls::{NOT_TRUSTED, ReportedPolicy};
+use crate::rng::Rng;
 use crate::smtp::client::{Capabilities, Handshake, HandshakeOptions, Login, Phase, StartTls, Step};
 
 /// How to open a connection.
@@ -68,6 +69,8 @@ pub struct Dialer {
     pub tls: ClientTls,
     /// The timeout of each step.
     pub timeouts: Arc<Timeouts>,
+    /// For nonces.
+    pub rng: Rng,
 }
 
 impl Dialer {
@@ -104,7 +107,7 @@ impl Dialer {
             secured: plan.implicit_tls,
             local: address.ip().is_loopback(),
             channel,
-            nonce: format!("{:032x}", rand::random::<u128>()),
+            nonce: format!("{:032x}", self.rng.random::<u128>()),
             login: plan.login.clone(),
         });
         loop {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 /// How long to wait for an address before the next is dialled as well. RFC 8305 §5 allows up to 2 s; mail can wait, and
 /// a superfluous connection is a cost for the receiver.
@@ -67,18 +67,20 @@ where
             let connecting = connect(address);
             running.spawn(async move { (address, connecting.await) });
         }
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                Some(Ok((address, Ok(stream)))) => {
-                    result.connected = Some((address, stream));
-                    return result;
-                }
-                Some(Ok((address, Err(error)))) => result.failed.push((address, error)),
-                // A task that panicked is ignored: the other addresses count.
-                Some(Err(_)) => {}
-                None => return result,
-            },
-            () = sleep(delay), if waiting.len() > 0 => {}
+        let ended = match timeout(delay, running.join_next()).await {
+            Ok(ended) => ended,
+            Err(_) if waiting.len() > 0 => continue,
+            Err(_) => running.join_next().await,
+        };
+        match ended {
+            Some(Ok((address, Ok(stream)))) => {
+                result.connected = Some((address, stream));
+                return result;
+            }
+            Some(Ok((address, Err(error)))) => result.failed.push((address, error)),
+            // A task that panicked is ignored: the other addresses count.
+            Some(Err(_)) => {}
+            None => return result,
         }
     }
 }

@@ -48,11 +48,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::Agents;
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::DomainName;
 use crate::queue::QueueManager;
+use crate::rng::Rng;
 use crate::store::Store;
 use crate::tls::TlsError;
 use dialer::Dialer;
@@ -120,6 +122,8 @@ impl Recording {
 /// What a delivery uses.
 struct RelayContext {
     settings: RelaySettings,
+    clock: Clock,
+    rng: Rng,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
     router: Arc<Router>,
@@ -151,7 +155,8 @@ pub fn check(config: &config::Relay) -> Result<(), RelayError> {
 }
 
 impl Relay {
-    /// Reads what the configuration names: the smart host's password, certificate authorities.
+    /// Reads what the configuration names: the smart host's password, certificate authorities. The clock and the
+    /// randomness are those of the queue.
     ///
     /// # Errors
     /// A file that cannot be used.
@@ -162,17 +167,21 @@ impl Relay {
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
         let store = queue.store().clone();
+        let (clock, rng) = (queue.clock().clone(), queue.rng().clone());
         let settings = RelaySettings { hostname: hostname.clone(), expiry: config.message_lifetime };
         let dialer = Dialer {
             tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
+            rng: rng.clone(),
         };
-        let sources = Arc::new(Sources::new(config, hostname));
+        let sources = Arc::new(Sources::new(config, hostname, rng.clone()));
         let router = Arc::new(Router::new(store.clone(), config, sources.clone())?);
         let recording = Recording { tasks: TaskTracker::new(), queue: queue.clone() };
         let core = RelayContext {
+            clock: clock.clone(),
+            rng,
             settings,
-            tls_policies: TlsPolicies::new(config, &store, &resolver)?,
+            tls_policies: TlsPolicies::new(config, &queue, &resolver)?,
             tls_results: None,
             targets: TargetFinder {
                 resolver,
@@ -183,7 +192,7 @@ impl Relay {
             outbound: OutboundConnections {
                 sources,
                 dialer,
-                pool: ConnectionPool::new(config.idle_connection_timeout),
+                pool: ConnectionPool::new(config.idle_connection_timeout, clock.clone()),
                 permits: Arc::new(Semaphore::new(config.connections_max)),
             },
             logins: SmartHostLogins::new(router.clone(), queue.clone()),
@@ -198,7 +207,7 @@ impl Relay {
 
     /// Has it count TLS sessions with mail hosts for reports on them.
     pub fn counting_tls(mut self) -> Self {
-        self.core.tls_results = Some(Arc::default());
+        self.core.tls_results = Some(Arc::new(TlsSessionCounts::new(self.core.clock.clone())));
         self
     }
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connection::Connection;
+use crate::clock::{Clock, Instant};
 use crate::model::TenantId;
 use crate::queue::QueueKey;
 
@@ -13,6 +14,7 @@ use crate::queue::QueueKey;
 pub struct ConnectionPool<K = QueueKey, C = Connection> {
     idle: Mutex<HashMap<K, Vec<Idle<C>>>>,
     idle_max: Duration,
+    clock: Clock,
 }
 
 struct Idle<C> {
@@ -24,8 +26,8 @@ struct Idle<C> {
 
 impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     /// Connections idle for longer than `idle_max` are not given out.
-    pub fn new(idle_max: Duration) -> Self {
-        Self { idle: Mutex::default(), idle_max }
+    pub fn new(idle_max: Duration, clock: Clock) -> Self {
+        Self { idle: Mutex::default(), idle_max, clock }
     }
 
     /// Takes a fitting connection of a queue: the one that the tenant used last, or else the one that is idle longest.
@@ -39,7 +41,7 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     ) -> Option<C> {
         let mut idle = self.lock();
         let connections = idle.get_mut(queue)?;
-        let is_good = |idle: &Idle<C>| idle.since.elapsed() < self.idle_max && fits(&idle.connection);
+        let is_good = |idle: &Idle<C>| !self.has_expired(idle) && fits(&idle.connection);
         let own = connections.iter().rposition(|idle| idle.tenant == *tenant && is_good(idle));
         let spare = connections.len().saturating_sub(reserved);
         let place = own.or_else(|| connections.iter().take(spare).position(is_good))?;
@@ -52,7 +54,7 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
 
     /// Keeps a connection for the next message.
     pub fn put(&self, queue: &K, tenant: TenantId, connection: C) {
-        let idle = Idle { since: Instant::now(), tenant, connection };
+        let idle = Idle { since: self.clock.instant(), tenant, connection };
         self.lock().entry(queue.clone()).or_default().push(idle);
     }
 
@@ -77,7 +79,7 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     pub fn take_expired(&self) -> Vec<C> {
         let mut expired = Vec::new();
         self.lock().retain(|_, connections| {
-            let stale = connections.iter().take_while(|idle| idle.since.elapsed() >= self.idle_max).count();
+            let stale = connections.iter().take_while(|idle| self.has_expired(idle)).count();
             expired.extend(connections.drain(..stale).map(|idle| idle.connection));
             !connections.is_empty()
         });
@@ -87,6 +89,10 @@ impl<K: Clone + Eq + Hash, C> ConnectionPool<K, C> {
     /// Takes all connections.
     pub fn take_all(&self) -> Vec<C> {
         self.lock().drain().flat_map(|(_, connections)| connections).map(|idle| idle.connection).collect()
+    }
+
+    fn has_expired(&self, idle: &Idle<C>) -> bool {
+        self.clock.elapsed_since(idle.since) >= self.idle_max
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<Idle<C>>>> {
@@ -103,7 +109,7 @@ mod tests {
     fn a_tenant_gets_its_own_connection_first_and_leaves_the_reserved_ones_of_others() {
         let tenant = |second| TenantId::generate(Timestamp::from_second(second).unwrap());
         let (one, other, third) = (tenant(1), tenant(2), tenant(3));
-        let pool: ConnectionPool<u8, u8> = ConnectionPool::new(Duration::from_secs(60));
+        let pool: ConnectionPool<u8, u8> = ConnectionPool::new(Duration::from_secs(60), Clock::system());
         for (user, connection) in [(one, 1), (other, 2), (one, 3), (other, 4)] {
             pool.put(&0, user, connection);
         }

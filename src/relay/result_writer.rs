@@ -90,7 +90,7 @@ impl ResultWriter {
                 self.queue.release(ids);
                 break;
             }
-            tokio::time::sleep(delay).await;
+            self.queue.clock().sleep(delay).await;
             delay = (delay * 2).min(RETRY_DELAY_MAX);
         }
     }

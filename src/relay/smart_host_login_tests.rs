@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::result_record::UnattemptedBatch;
 use super::{Relay, RelayContext};
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::Resolver;
 use crate::mail::{DomainName, Host, SignedDuration, Timestamp};
 use crate::model::{DkimPolicy, TenantId, TlsMode};
 use crate::queue::{ClaimLimits, NextHop, QueueManager, RouteDecision};
+use crate::rng::Rng;
 use crate::store::contract::{SqliteHarness, TestBed, ids, later};
 use crate::store::{
     AttemptRecord, Batch, Directory, NewSmartHost, NewTenant, RecordBatch, SmartHost, Spool, TenantPatch,
@@ -40,8 +42,8 @@ async fn set_smart_host(bed: &Bed, tenant: TenantId, smart_host: Option<Option<N
 
 fn relay(bed: &Bed) -> RelayContext {
     let config = config::Relay::default();
-    let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config));
-    let resolver = Resolver::new(&config.name_servers).unwrap();
+    let queue = Arc::new(QueueManager::new(Arc::clone(&bed.store), &config, Clock::system(), Rng::system()));
+    let resolver = Resolver::new(&config.name_servers, Rng::system()).unwrap();
     let hostname = DomainName::parse("relay.example").unwrap();
     Relay::new(&config, &hostname, queue, resolver).unwrap().core
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use super::delivery_error::{ATTEMPT_TIMED_OUT, DeliveryError};
 use super::transcript::Transcript;
+use crate::clock::Deadline;
 use crate::config::Timeouts;
 use crate::mail::Content;
 use crate::model::BounceClass;
@@ -39,7 +40,7 @@ pub struct SmtpStream {
     out: Vec<u8>,
     timeouts: Arc<Timeouts>,
     /// When the attempt must have sent its message.
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 }
 
 impl SmtpStream {
@@ -50,7 +51,7 @@ impl SmtpStream {
 
     /// Until when the next message must have been sent. The reply to the message may take longer: giving up on it
     /// early makes duplicates (RFC 5321 §4.5.3.2.6).
-    pub fn set_deadline(&mut self, deadline: Instant) {
+    pub fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = Some(deadline);
     }
 
@@ -154,7 +155,7 @@ impl SmtpStream {
                 }
             }
         };
-        match timeout_at(end, written).await {
+        match end.limit(written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(DeliveryError::connection_lost(phase, &error.to_string())),
             Err(_) => Err(self.timed_out(end, phase, "while sending at")),
@@ -167,7 +168,7 @@ impl SmtpStream {
     /// The connection was lost, the step timed out, or what was read is no reply.
     pub async fn read_reply(&mut self, phase: Phase) -> Result<Reply, DeliveryError> {
         let limit = self.timeout_of(phase);
-        let end = if phase == Phase::Content { Instant::now() + limit } else { self.deadline_after(limit) };
+        let end = if phase == Phase::Content { Deadline::after(limit) } else { self.deadline_after(limit) };
         loop {
             match self.reader.next_reply() {
                 Ok(Some(reply)) => return Ok(reply),
@@ -177,7 +178,7 @@ impl SmtpStream {
                     return Err(DeliveryError::new(phase, text).with_class(BounceClass::Protocol));
                 }
             }
-            match timeout_at(end, self.read_some()).await {
+            match end.limit(self.read_some()).await {
                 Ok(Ok(0)) => return Err(DeliveryError::connection_lost(phase, "closed by the server")),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(DeliveryError::connection_lost(phase, &error.to_string())),
@@ -187,12 +188,12 @@ impl SmtpStream {
     }
 
     /// When a step with this time limit must end.
-    fn deadline_after(&self, limit: Duration) -> Instant {
-        let end = Instant::now() + limit;
+    fn deadline_after(&self, limit: Duration) -> Deadline {
+        let end = Deadline::after(limit);
         self.deadline.map_or(end, |deadline| deadline.min(end))
     }
 
-    fn timed_out(&self, end: Instant, phase: Phase, doing: &str) -> DeliveryError {
+    fn timed_out(&self, end: Deadline, phase: Phase, doing: &str) -> DeliveryError {
         let what = if self.deadline == Some(end) { ATTEMPT_TIMED_OUT } else { "time-out" };
         DeliveryError::new(phase, format!("{what} {doing} {}", phase.as_str()))
     }

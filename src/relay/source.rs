@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use rand::seq::IndexedRandom;
-
 use crate::config;
 use crate::mail::DomainName;
 use crate::queue::SourcePoolId;
+use crate::rng::Rng;
 
 /// A source of connections: the addresses and the EHLO name. Without addresses the system chooses one.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,11 +40,12 @@ pub struct Sources {
     pools: Vec<Vec<Arc<Source>>>,
     names: HashMap<String, SourcePoolId>,
     default: SourcePoolId,
+    rng: Rng,
 }
 
 impl Sources {
     /// The pools of a configuration; `source_address` is one without a name.
-    pub fn new(config: &config::Relay, hostname: &DomainName) -> Self {
+    pub fn new(config: &config::Relay, hostname: &DomainName, rng: Rng) -> Self {
         let ehlo_name = config.ehlo_name.as_ref().unwrap_or(hostname);
         let single = Source {
             ipv4: config.source_address.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None }),
@@ -69,7 +69,7 @@ impl Sources {
             pools.push(pool.sources.iter().filter_map(|name| named.get(name.as_str()).cloned()).collect());
         }
         let default = config.source_pool.as_ref().and_then(|name| names.get(name).copied());
-        Self { pools, names, default: default.unwrap_or(SourcePoolId(0)) }
+        Self { pools, names, default: default.unwrap_or(SourcePoolId(0)), rng }
     }
 
     /// The pool of this name, or the default one for none; `None` if there is no such pool.
@@ -81,7 +81,7 @@ impl Sources {
     pub fn choose(&self, pool: SourcePoolId, targets: &[SocketAddr]) -> Option<Arc<Source>> {
         let reaches_any = |source: &&Arc<Source>| targets.iter().any(|target| source.reaches(target.ip()));
         let fit: Vec<&Arc<Source>> = self.pools.get(pool.0)?.iter().filter(reaches_any).collect();
-        fit.choose_weighted(&mut rand::rng(), |source| source.weight).ok().map(|source| Arc::clone(source))
+        self.rng.choose_weighted(&fit, |source| source.weight).map(|source| Arc::clone(source))
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
 
     fn sources(text: &str) -> Sources {
         let config = config::Config::parse(text, std::path::Path::new("test.toml")).unwrap();
-        Sources::new(&config.relay, &DomainName::parse("relay.example").unwrap())
+        Sources::new(&config.relay, &DomainName::parse("relay.example").unwrap(), Rng::seeded(1))
     }
 
     fn targets(texts: &[&str]) -> Vec<SocketAddr> {

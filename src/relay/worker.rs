@@ -1,7 +1,6 @@
 //! A worker has a slot and delivers batch after batch over one connection, as long as its destination queue has work.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tracing::Instrument;
@@ -18,10 +17,12 @@ use super::result_record::{CompletedAttempt, UnattemptedBatch};
 use super::sandbox::{self, SandboxScenario};
 use super::smart_host_backoff::SmartHostBackoff;
 use super::smart_host_login::LoginResult;
+use crate::clock::Instant;
 use crate::dkim::filter_signatures;
 use crate::mail::{Content, ReversePath, Timestamp};
 use crate::model::{BounceClass, DeliveryReports};
 use crate::queue::{Claim, NextHop, QueueKey, Slot};
+use crate::rng::Rng;
 use crate::smtp::client::Phase;
 use crate::store::{
     AttemptRecord, Batch, Delivery, Directory, Message, NewMessage, RecordBatch, Spool, StoreError,
@@ -135,12 +136,12 @@ impl Worker {
         if !self.is_in_place(&claim).await || is_paused(&self.core, &claim) {
             return connection;
         }
-        if has_expired(&claim.batch, Timestamp::now()) {
+        if has_expired(&claim.batch, self.core.clock.now()) {
             self.expire(claim).await;
             return connection;
         }
         if let Some(backoff) =
-            self.core.logins.backoff_of(&queue_key.next_hop, &claim.batch, Timestamp::now()).await
+            self.core.logins.backoff_of(&queue_key.next_hop, &claim.batch, self.core.clock.now()).await
         {
             self.back_off(claim, &backoff).await;
             return connection;
@@ -159,7 +160,7 @@ impl Worker {
             }
         };
         let content = filter_signatures(&content, self.core.router.dkim_policy(&queue_key.next_hop));
-        let (started_at, started) = (Timestamp::now(), Instant::now());
+        let (started_at, started) = (self.core.clock.now(), self.core.clock.instant());
         let tried = Attempt::new(&self.core, queue_key, &claim.batch, &content).run(connection).await;
         match self.note_login(&queue_key.next_hop, &claim.batch, &tried.login).await {
             // It says nothing of how the host does.
@@ -193,7 +194,7 @@ impl Worker {
         batch: &Batch,
         login: &LoginResult,
     ) -> Option<SmartHostBackoff> {
-        let now = Timestamp::now();
+        let now = self.core.clock.now();
         match login {
             LoginResult::NotAttempted => None,
             LoginResult::Accepted => {
@@ -231,13 +232,14 @@ impl Worker {
         let account = CompletedAttempt {
             batch: &claim.batch,
             started_at,
-            now: Timestamp::now(),
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            now: self.core.clock.now(),
+            duration_ms: u64::try_from(self.core.clock.elapsed_since(started).as_millis())
+                .unwrap_or(u64::MAX),
             transcript: &tried.transcript,
         };
         let mut outcomes = Outcomes::default();
         for (delivery, ending) in claim.batch.deliveries.iter().zip(&tried.results) {
-            let record = account.record(delivery, ending, jitter());
+            let record = account.record(delivery, ending, jitter(&self.core.rng));
             outcomes.add(&claim.batch.message, delivery, record, ending.peer.offers_dsn);
         }
         self.write(claim, content, outcomes).await;
@@ -262,12 +264,13 @@ impl Worker {
             connection: None,
             sessions: 0,
         };
-        self.conclude(claim, None, &tried, Timestamp::now(), Instant::now()).await;
+        let clock = &self.core.clock;
+        self.conclude(claim, None, &tried, clock.now(), clock.instant()).await;
     }
 
     /// The account is refused: the mail waits as it is.
     async fn back_off(&self, claim: Claim, backoff: &SmartHostBackoff) {
-        let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
+        let untried = UnattemptedBatch { batch: &claim.batch, now: self.core.clock.now() };
         let reason = backoff.explain();
         let records = claim.batch.deliveries.iter();
         let records =
@@ -276,7 +279,7 @@ impl Worker {
     }
 
     async fn expire(&self, claim: Claim) {
-        let untried = UnattemptedBatch { batch: &claim.batch, now: Timestamp::now() };
+        let untried = UnattemptedBatch { batch: &claim.batch, now: self.core.clock.now() };
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             outcomes.add(&claim.batch.message, delivery, untried.record_expired(delivery), false);
@@ -288,13 +291,13 @@ impl Worker {
     async fn play(&self, mut claim: Claim) {
         let slow_claim =
             claim.split_off(|delivery| SandboxScenario::of(&delivery.recipient) == SandboxScenario::Slow);
-        let started_at = Timestamp::now();
+        let started_at = self.core.clock.now();
         self.play_now(claim, started_at).await;
         if slow_claim.batch.deliveries.is_empty() {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
+            () = self.core.clock.sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
             // Dropping the claim gives it back.
             () = self.core.tasks.stop.cancelled() => {}
         }
@@ -304,7 +307,7 @@ impl Worker {
         if claim.batch.deliveries.is_empty() {
             return;
         }
-        let now = Timestamp::now();
+        let now = self.core.clock.now();
         let mut outcomes = Outcomes::default();
         for delivery in &claim.batch.deliveries {
             let scenario = SandboxScenario::of(&delivery.recipient);
@@ -318,7 +321,8 @@ impl Worker {
                 duration_ms,
                 transcript: &transcript,
             };
-            let mut record = account.record(delivery, &sandbox::result_of(scenario, delivery), jitter());
+            let mut record =
+                account.record(delivery, &sandbox::result_of(scenario, delivery), jitter(&self.core.rng));
             scenario.adjust(&mut record, delivery, now);
             outcomes.add(&claim.batch.message, delivery, record, false);
         }
@@ -369,7 +373,7 @@ impl Worker {
             message,
             content: content.or(read.as_ref()),
             recipients: dsn_recipients,
-            now: Timestamp::now(),
+            now: self.core.clock.now(),
             lifetime: self.core.settings.expiry,
         };
         report.compose()
@@ -403,12 +407,12 @@ fn has_expired(batch: &Batch, now: Timestamp) -> bool {
 
 /// Whether it was paused while it waited here.
 fn is_paused(core: &RelayContext, claim: &Claim) -> bool {
-    core.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, Timestamp::now())
+    core.queue.is_paused(claim.batch.message.tenant_id, &claim.batch.destination, core.clock.now())
 }
 
 /// From -1 to 1.
-fn jitter() -> f64 {
-    rand::random::<f64>() * 2.0 - 1.0
+fn jitter(rng: &Rng) -> f64 {
+    rng.random::<f64>() * 2.0 - 1.0
 }
 
 fn log(delivery: &Delivery, record: &AttemptRecord) {

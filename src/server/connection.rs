@@ -14,7 +14,6 @@ use super::session_services::{Peer, SessionServices};
 use super::stream::Stream;
 use super::{Security, Server, refusal_replies};
 use crate::limits::memory_budget::MemoryReservation;
-use crate::mail::Timestamp;
 use crate::smtp::{Input, LineReader, Next, Question, Session, Step, Verdict};
 
 /// Read buffer for commands: fits a pipelined group, and keeps ten thousand idle connections small.
@@ -127,7 +126,7 @@ impl Connection {
             let (consumed, line) = self.lines.next(&self.input);
             let step = line.map(|line| match line {
                 Ok(line) => {
-                    self.session.set_time(Timestamp::now());
+                    self.session.set_time(self.server.clock.now());
                     self.session.step(Input::Line(line))
                 }
                 Err(error) => self.session.step(Input::LineError(error)),

@@ -22,12 +22,13 @@ use tracing::Instrument;
 
 use self::min_rate::MinRate;
 use self::session_services::Peer;
+use crate::clock::Clock;
 use crate::config;
 use crate::limits::auth_limiter::AuthLimiter;
 use crate::limits::connection_limiter::{ConnectionLimiter, ConnectionSlot, LimitReached, Limits};
 use crate::limits::memory_budget::MemoryBudget;
 use crate::listener;
-use crate::mail::{DomainName, Timestamp};
+use crate::mail::DomainName;
 use crate::smtp::server::replies;
 use crate::smtp::{self, BareNewline, DataLimits, Reply, proxy};
 use crate::submission::SubmissionService;
@@ -57,6 +58,7 @@ pub struct Server {
     submission: Arc<SubmissionService>,
     tls: SharedServerConfig,
     bans: Arc<AuthLimiter>,
+    clock: Clock,
     connection_limiter: Arc<ConnectionLimiter>,
     memory: Arc<MemoryBudget>,
     min_rate: MinRate,
@@ -71,12 +73,14 @@ pub struct ServerDependencies {
     pub tls: SharedServerConfig,
     /// Limits failed logins.
     pub bans: Arc<AuthLimiter>,
+    /// The wall clock.
+    pub clock: Clock,
 }
 
 impl Server {
     /// A server with this host name and these limits.
     pub fn new(hostname: DomainName, limits: &config::Smtp, services: ServerDependencies) -> Self {
-        let ServerDependencies { submission, tls, bans } = services;
+        let ServerDependencies { submission, tls, bans, clock } = services;
         Self {
             session: Arc::new(session_settings(hostname, limits)),
             idle_timeout: limits.idle_timeout,
@@ -84,6 +88,7 @@ impl Server {
             submission,
             tls,
             bans,
+            clock,
             min_rate: MinRate { rate_min: limits.data_rate_min.0, grace: limits.data_rate_grace },
             proxies: limits.proxy_protocol_from.clone(),
             connection_limiter: ConnectionLimiter::new(Limits {
@@ -133,7 +138,7 @@ impl Server {
 
     /// Checks bans and connection limits of a client address.
     fn admit_client(&self, slot: &mut ConnectionSlot, client: IpAddr) -> Result<(), Reply> {
-        if let Some(until) = self.bans.banned_until(client, Timestamp::now()) {
+        if let Some(until) = self.bans.banned_until(client, self.clock.now()) {
             return Err(replies::banned_421(until));
         }
         slot.set_address(client).map_err(|LimitReached| replies::too_many_from_address_421())

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -12,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Server, refusal_replies};
 use crate::limits::auth_limiter::AuthDecision;
 use crate::limits::connection_limiter::ConnectionSlot;
-use crate::mail::Timestamp;
 use crate::model::{KeyId, Refusal, RequestId, Stage, TenantId};
 use crate::smtp::server::replies;
 use crate::smtp::{Credentials, Question, Reply, ScramParameters, ScramProof, Verdict};
@@ -91,7 +89,7 @@ impl SessionServices {
                     message,
                     trace,
                     extras: SubmissionExtras::default(),
-                    received_at: Instant::now(),
+                    received_at: self.server.clock.instant(),
                 };
                 match self.server.submission.accept(submission).await {
                     Ok(id) => return Verdict::Queued(id),
@@ -157,7 +155,7 @@ impl SessionServices {
 
     /// For a banned address nothing is looked up.
     fn check_ban(&self) -> Option<Verdict> {
-        let until = self.server.bans.banned_until(self.peer.client, Timestamp::now())?;
+        let until = self.server.bans.banned_until(self.peer.client, self.server.clock.now())?;
         Some(Verdict::Refused(replies::banned_421(until)))
     }
 
@@ -187,11 +185,11 @@ impl SessionServices {
 
     /// The reply to wrong credentials, after the delay imposed by the limiter.
     async fn fail_login(&self, key: Option<KeyId>) -> Reply {
-        match self.server.bans.record_failure(self.peer.client, key, Timestamp::now()) {
+        match self.server.bans.record_failure(self.peer.client, key, self.server.clock.now()) {
             AuthDecision::Ban(until) => replies::banned_421(until),
             AuthDecision::Delay(delay) => {
                 tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
+                    () = self.server.clock.sleep(delay) => {}
                     () = self.stop.cancelled() => {}
                 }
                 replies::bad_credentials_535()
@@ -203,7 +201,7 @@ impl SessionServices {
     fn refuse(&self, submitter: &Submitter, stage: Stage, refusal: &Refusal) -> Reply {
         let reference: Option<RequestId> = refusal_replies::is_recorded(refusal.code)
             .then(|| {
-                let id = RequestId::generate(Timestamp::now());
+                let id = RequestId::generate(self.server.clock.now());
                 self.server.submission.record_rejection(id, submitter, stage, refusal)
             })
             .flatten();

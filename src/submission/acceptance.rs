@@ -67,7 +67,7 @@ impl SubmissionService {
     /// submission, which the storing transaction finds.
     pub async fn enqueue(&self, checked: CheckedSubmission) -> Result<MessageId, Refusal> {
         let (submitter, received_at) = (checked.submission.submitter.clone(), checked.submission.received_at);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let id = MessageId::generate(now);
         let span = tracing::info_span!(
             "message", msg = %id, tenant = %submitter.tenant.slug, key = %submitter.key.id
@@ -76,7 +76,7 @@ impl SubmissionService {
         if stored != id {
             return Ok(log_duplicate(&submitter.tenant, stored));
         }
-        self.accept_seconds.observe(received_at.elapsed());
+        self.accept_seconds.observe(self.clock.elapsed_since(received_at));
         Ok(id)
     }
 
@@ -108,7 +108,7 @@ impl SubmissionService {
         environment: Environment,
         key: &SubmissionKey,
     ) -> Result<Option<MessageId>, Refusal> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if !QuotaRequest::new(tenant, environment, now).is_limited() {
             return Ok(None);
         }

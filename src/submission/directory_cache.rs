@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::dkim::{SignError, Signer};
 use crate::limits::versioned_cache::VersionedCache;
 use crate::mail::DomainName;
@@ -40,12 +41,12 @@ pub enum SignersError {
 
 impl DirectoryCache {
     /// An empty cache in front of `store`.
-    pub fn new(store: Arc<Store>) -> Self {
+    pub fn new(store: Arc<Store>, clock: &Clock) -> Self {
         Self {
             store,
-            keys: VersionedCache::new(KEY_LIFETIME, ENTRIES_MAX),
-            covering: VersionedCache::new(DOMAIN_LIFETIME, ENTRIES_MAX),
-            signers: VersionedCache::new(DOMAIN_LIFETIME, ENTRIES_MAX),
+            keys: VersionedCache::new(clock.clone(), KEY_LIFETIME, ENTRIES_MAX),
+            covering: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
+            signers: VersionedCache::new(clock.clone(), DOMAIN_LIFETIME, ENTRIES_MAX),
             #[cfg(test)]
             key_lookups: Default::default(),
         }

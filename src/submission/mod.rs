@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -22,6 +22,7 @@ use self::directory_cache::DirectoryCache;
 use self::rejection_counters::RejectionCounters;
 use self::rejection_log_limit::RejectionLogLimit;
 use self::send_limit::{QuotaRequest, SendLimits};
+use crate::clock::{Clock, Instant};
 use crate::histogram::{Histogram, HistogramReading, UP_TO_SECONDS};
 use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::{Address, DomainName, Envelope, Host, ReversePath, SignedDuration, Timestamp};
@@ -55,6 +56,7 @@ pub struct SubmissionSettings {
 /// The service that accepts mail.
 pub struct SubmissionService {
     store: Arc<Store>,
+    clock: Clock,
     directory: DirectoryCache,
     rejection_log: RejectionLogLimit,
     refusals: RejectionCounters,
@@ -144,10 +146,11 @@ const STORING_WEIGHT_OF_TENANT_CONTENDED_MAX: u32 = 8;
 
 impl SubmissionService {
     /// A service that stores into `store`.
-    pub fn new(store: Arc<Store>, settings: SubmissionSettings) -> Self {
+    pub fn new(store: Arc<Store>, settings: SubmissionSettings, clock: Clock) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         Self {
-            directory: DirectoryCache::new(store.clone()),
+            directory: DirectoryCache::new(store.clone(), &clock),
+            clock,
             rejection_log: RejectionLogLimit::default(),
             refusals: RejectionCounters::new(),
             limits: SendLimits::new(store.clone()),
@@ -211,7 +214,7 @@ impl SubmissionService {
         tenant: Tenant,
         client_address: IpAddr,
     ) -> Result<Submitter, AuthenticationError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if !is_valid(&key, now) {
             return Err(AuthenticationError::Rejected);
         }
@@ -254,7 +257,7 @@ impl SubmissionService {
     ) -> Result<(), Refusal> {
         let suppression = self
             .store
-            .suppression_of(submitter.tenant.id, &recipient.folded(), Timestamp::now())
+            .suppression_of(submitter.tenant.id, &recipient.folded(), self.clock.now())
             .await
             .map_err(storage_refusal)?
             .map(|found| SuppressionFacts {
@@ -272,6 +275,11 @@ impl SubmissionService {
         }
     }
 
+    /// The clock by which messages are accepted.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Whether the send limit of the submitter's current tenant allows this many recipients.
     async fn admit_count(
         &self,
@@ -279,7 +287,7 @@ impl SubmissionService {
         tenant: &Tenant,
         recipients: u64,
     ) -> Result<(), Refusal> {
-        let request = QuotaRequest::new(tenant, submitter.key.environment, Timestamp::now());
+        let request = QuotaRequest::new(tenant, submitter.key.environment, self.clock.now());
         self.limits.check(&request, recipients).await.map_err(storage_refusal)?
     }
 
@@ -312,7 +320,7 @@ impl SubmissionService {
         refusal: &Refusal,
     ) -> Option<RequestId> {
         self.refusals.increment(refusal.code);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if !self.rejection_log.take(submitter.tenant.id, now) {
             return None;
         }
@@ -334,7 +342,7 @@ impl SubmissionService {
     /// other networks, and a tenant may be suspended. Each command looks once, and so does [`Self::enqueue`].
     async fn refresh(&self, submitter: &Submitter) -> Result<Arc<(Key, Tenant)>, Refusal> {
         let current = self.directory.key(submitter.key.id).await.map_err(storage_refusal)?;
-        let current = current.filter(|current| is_valid(&current.0, Timestamp::now())).ok_or_else(|| {
+        let current = current.filter(|current| is_valid(&current.0, self.clock.now())).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::ExpiredApiKey,
                 "the key of this session has expired or was revoked",

@@ -43,7 +43,11 @@ impl Fixture {
             allow_null_sender: false,
             received_includes_client_address: false,
         };
-        Self { _dir: dir, submission: SubmissionService::new(store.clone(), settings), store }
+        Self {
+            _dir: dir,
+            submission: SubmissionService::new(store.clone(), settings, Clock::system()),
+            store,
+        }
     }
 
     async fn submitter(&self, slug: &str) -> Arc<Submitter> {

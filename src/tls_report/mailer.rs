@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -79,7 +78,7 @@ impl ReportMailer {
                 submission_key: Some(SubmissionKey { name, digest }),
                 ..SubmissionExtras::default()
             },
-            received_at: Instant::now(),
+            received_at: self.submission.clock().instant(),
         };
         self.submission.accept(submission).await.map(drop).map_err(|refusal| refusal.message)
     }

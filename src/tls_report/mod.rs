@@ -21,10 +21,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::{Client, Limits, OverflowPolicy, Request};
 use crate::mail::{Address, Date, DomainName, Timestamp};
+use crate::rng::Rng;
 use crate::store::{Policies, Store, TlsResults};
 use crate::submission::SubmissionService;
 use mailer::ReportMailer;
@@ -75,6 +77,10 @@ pub struct TlsReportDependencies {
     pub client: Client,
     /// Submits reports by mail.
     pub submission: Arc<SubmissionService>,
+    /// Says what is due.
+    pub clock: Clock,
+    /// Spreads reports over time.
+    pub rng: Rng,
     /// The host name of the server, as submitter of reports.
     pub hostname: DomainName,
 }
@@ -122,8 +128,7 @@ impl Reporter {
     pub async fn run(self, stop: CancellationToken) {
         let reporter = Arc::new(self);
         let mut pending = HashMap::new();
-        let mut ticks = tokio::time::interval(POLL_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = reporter.services.clock.interval(POLL_INTERVAL);
         let polling = async {
             loop {
                 ticks.tick().await;
@@ -134,7 +139,7 @@ impl Reporter {
     }
 
     async fn poll(self: &Arc<Self>, pending: &mut HashMap<DomainDay, Pending>) {
-        let now = Timestamp::now();
+        let now = self.services.clock.now();
         let oldest = oldest_retained(now);
         pending.retain(|(day, _), _| *day >= oldest);
         if let Err(error) = self.services.store.delete_tls_results_before(oldest).await {
@@ -164,7 +169,7 @@ impl Reporter {
         let mut running = JoinSet::new();
         for domain_day in due {
             let scheduled = pending.entry(domain_day.clone()).or_insert_with(|| Pending {
-                next_try_at: first_try_at(domain_day.0, self.config.delay_max, rand::random()),
+                next_try_at: first_try_at(domain_day.0, self.config.delay_max, self.services.rng.random()),
                 tries: 0,
                 receivers: PendingReceivers::Unresolved,
             });
@@ -203,7 +208,7 @@ impl Reporter {
         {
             scheduled.tries += 1;
             scheduled.receivers = receivers;
-            match next_try_at(scheduled.tries, Timestamp::now()) {
+            match next_try_at(scheduled.tries, self.services.clock.now()) {
                 Some(at) => return scheduled.next_try_at = at,
                 None => tracing::warn!(%day, %domain, "TLS report not delivered within a day"),
             }
@@ -271,7 +276,10 @@ impl Reporter {
         let store = &self.services.store;
         let gathered = async {
             let results = store.tls_results(day, domain).await?;
-            Ok::<_, crate::store::StoreError>((results, store.sts_policy(domain, Timestamp::now()).await?))
+            Ok::<_, crate::store::StoreError>((
+                results,
+                store.sts_policy(domain, self.services.clock.now()).await?,
+            ))
         };
         let (results, sts) = match gathered.await {
             Ok(gathered) => gathered,

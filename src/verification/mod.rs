@@ -8,13 +8,15 @@ mod decision;
 mod recheck;
 mod records;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
-use crate::mail::{DomainName, SignedDuration, Timestamp};
+use crate::mail::{DomainName, SignedDuration};
 use crate::store::{self, Directory, Domain, Store};
 
 pub use decision::{RecordLookup, evaluate};
@@ -44,27 +46,37 @@ impl VerificationSettings {
     }
 }
 
-/// Looks up the records of a domain, bypassing our caches, and stores the result. Returns `None` if the domain no
-/// longer exists.
-///
-/// # Errors
-/// Those of the store. A failed lookup is no error and changes no status.
-pub async fn check(
-    resolver: &Resolver,
-    store: &Store,
-    domain: &Domain,
-    settings: &VerificationSettings,
-) -> store::Result<Option<Domain>> {
-    let keys = store.dkim_keys(domain.id).await?;
-    let expected = expected_records(domain, &keys, &settings.spf_include);
-    let results = look_up(&resolver.without_cache(), expected).await;
-    let check = evaluate(domain, &keys, &results, Timestamp::now(), settings.verification_grace);
-    let (from, to) = (domain.status, check.status);
-    let updated = store.record_domain_check(domain.id, check).await?;
-    if from != to {
-        tracing::info!(domain = %domain.name, %from, %to, "domain status changed");
+/// Checks domains.
+pub struct Verifier {
+    /// The domains.
+    pub store: Arc<Store>,
+    /// Looks up their records.
+    pub resolver: Resolver,
+    /// The settings.
+    pub settings: VerificationSettings,
+    /// Says which check is due.
+    pub clock: Clock,
+}
+
+impl Verifier {
+    /// Looks up the records of a domain, bypassing our caches, and stores the result. Returns `None` if the domain no
+    /// longer exists.
+    ///
+    /// # Errors
+    /// Those of the store. A failed lookup is no error and changes no status.
+    pub async fn check(&self, domain: &Domain) -> store::Result<Option<Domain>> {
+        let Self { store, resolver, settings, clock } = self;
+        let keys = store.dkim_keys(domain.id).await?;
+        let expected = expected_records(domain, &keys, &settings.spf_include);
+        let results = look_up(&resolver.without_cache(), expected).await;
+        let check = evaluate(domain, &keys, &results, clock.now(), settings.verification_grace);
+        let (from, to) = (domain.status, check.status);
+        let updated = store.record_domain_check(domain.id, check).await?;
+        if from != to {
+            tracing::info!(domain = %domain.name, %from, %to, "domain status changed");
+        }
+        Ok(updated)
     }
-    Ok(updated)
 }
 
 /// Looks up all records of a domain concurrently; there are few.

@@ -9,12 +9,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::dns::Resolver;
 use crate::mail::{SignedDuration, Timestamp};
 use crate::model::TenantId;
-use crate::store::{self, Directory, Store};
+use crate::store::{self, Directory};
 
-use super::{VerificationSettings, check};
+use super::Verifier;
 
 /// Tenants checked at the same time.
 const TENANTS_MAX: usize = 8;
@@ -22,21 +21,17 @@ const TENANTS_MAX: usize = 8;
 const BATCH_DOMAINS: usize = 4;
 
 /// Checks every domain once per interval, until `stop`.
-pub async fn recheck_loop(
-    store: Arc<Store>,
-    resolver: Resolver,
-    settings: VerificationSettings,
-    stop: CancellationToken,
-) {
+pub async fn recheck_loop(verifier: Arc<Verifier>, stop: CancellationToken) {
+    let check_interval = verifier.settings.check_interval;
     // Frequent polls for the few due domains spread the lookups over the interval.
-    let poll_interval = (settings.check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
-    let interval = SignedDuration::try_from(settings.check_interval).unwrap_or(SignedDuration::MAX);
-    let recheck = Arc::new(Recheck { store, resolver, settings, permits: Semaphore::new(TENANTS_MAX) });
+    let poll_interval = (check_interval / 60).clamp(Duration::from_secs(1), Duration::from_secs(60));
+    let interval = SignedDuration::try_from(check_interval).unwrap_or(SignedDuration::MAX);
+    let recheck = Arc::new(Recheck { verifier: verifier.clone(), permits: Semaphore::new(TENANTS_MAX) });
     let mut tasks = JoinSet::new();
     let mut in_progress = HashSet::new();
     while !stop.is_cancelled() {
-        let before = Timestamp::now().checked_sub(interval).unwrap_or(Timestamp::MIN);
-        match recheck.store.tenants_to_check(before).await {
+        let before = verifier.clock.now().checked_sub(interval).unwrap_or(Timestamp::MIN);
+        match verifier.store.tenants_to_check(before).await {
             Ok(tenants) => {
                 for tenant in tenants.into_iter().filter(|tenant| in_progress.insert(*tenant)) {
                     let recheck = recheck.clone();
@@ -50,7 +45,7 @@ pub async fn recheck_loop(
                 tracing::warn!(%error, "domain check failed; retrying");
             }
         }
-        let next = tokio::time::sleep(poll_interval);
+        let next = verifier.clock.sleep(poll_interval);
         tokio::pin!(next);
         loop {
             tokio::select! {
@@ -63,9 +58,7 @@ pub async fn recheck_loop(
 }
 
 struct Recheck {
-    store: Arc<Store>,
-    resolver: Resolver,
-    settings: VerificationSettings,
+    verifier: Arc<Verifier>,
     /// FIFO: the tenant that waits longest is next.
     permits: Semaphore,
 }
@@ -90,11 +83,9 @@ impl Recheck {
     /// Checks one batch. Returns the number of domains.
     async fn check_batch(self: &Arc<Self>, tenant: TenantId, before: Timestamp) -> store::Result<usize> {
         let mut checks = JoinSet::new();
-        for domain in self.store.domains_to_check(tenant, before, BATCH_DOMAINS).await? {
-            let recheck = self.clone();
-            checks.spawn(async move {
-                check(&recheck.resolver, &recheck.store, &domain, &recheck.settings).await
-            });
+        for domain in self.verifier.store.domains_to_check(tenant, before, BATCH_DOMAINS).await? {
+            let verifier = self.verifier.clone();
+            checks.spawn(async move { verifier.check(&domain).await });
         }
         let mut checked = 0;
         while let Some(Ok(result)) = checks.join_next().await {

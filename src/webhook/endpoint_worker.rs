@@ -100,7 +100,7 @@ impl EndpointWorker {
         if free == 0 {
             return;
         }
-        let now = Timestamp::now();
+        let now = self.dispatcher.clock.now();
         self.unrecorded.retain(|_, until| *until > now);
         match self.dispatcher.store.claim_webhook(self.id, self.claimed(), free, now).await {
             Ok(Some(served)) => self.start(served),
@@ -147,7 +147,8 @@ impl EndpointWorker {
             RequestResult::Accepted => self.is_failing = Some(false),
             RequestResult::Failed => self.is_failing = Some(true),
             RequestResult::Unrecorded => {
-                self.unrecorded.insert(request.delivery, Timestamp::now() + STORE_RETRY_DELAY);
+                let until = self.dispatcher.clock.now() + STORE_RETRY_DELAY;
+                self.unrecorded.insert(request.delivery, until);
             }
         }
     }
@@ -166,7 +167,7 @@ async fn post_once(
     let attempt = {
         // The semaphore is never closed.
         let _permit = dispatcher.requests.acquire(webhook.tenant_id).await;
-        request.send(&dispatcher.client, config).await
+        request.send(&dispatcher.client, config, &dispatcher.clock).await
     };
     let class = classify(&attempt);
     let verdict = match class {
@@ -174,7 +175,8 @@ async fn post_once(
         ResponseClass::Gone => WebhookVerdict::Gone,
         ResponseClass::Failed => {
             let made = delivery.attempts.saturating_add(1);
-            next_attempt_at(dispatcher.settings.retries, made, Timestamp::now(), rand::random())
+            let WebhookDispatcher { clock, rng, settings, .. } = &*dispatcher;
+            next_attempt_at(settings.retries, made, clock.now(), rng.random())
                 .map_or(WebhookVerdict::GivenUp, WebhookVerdict::Retry)
         }
     };

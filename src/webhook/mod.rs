@@ -18,11 +18,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::http_client::Client;
 use crate::limits::tenant_semaphore::TenantSemaphore;
-use crate::mail::{SignedDuration, Timestamp};
+use crate::mail::SignedDuration;
 use crate::model::WebhookId;
+use crate::rng::Rng;
 use crate::store::{Outbox, Store};
 use endpoint_worker::EndpointWorker;
 
@@ -44,22 +46,38 @@ pub struct WebhookSettings {
     pub retries: &'static [Duration],
 }
 
+/// The services that the dispatcher uses.
+#[derive(Clone)]
+pub struct WebhookDependencies {
+    /// The outbox.
+    pub store: Arc<Store>,
+    /// Sends the requests.
+    pub client: Client,
+    /// Says what is due.
+    pub clock: Clock,
+    /// For jitter.
+    pub rng: Rng,
+}
+
 /// Posts the events of the outbox.
 pub struct WebhookDispatcher {
     store: Arc<Store>,
     client: Client,
+    clock: Clock,
+    rng: Rng,
     settings: WebhookSettings,
     /// One permit per request.
     requests: TenantSemaphore,
 }
 
 impl WebhookDispatcher {
-    /// A dispatcher for the outbox of `store`.
-    pub fn new(store: Arc<Store>, client: Client, settings: WebhookSettings) -> Self {
+    /// A dispatcher with these services.
+    pub fn new(services: WebhookDependencies, settings: WebhookSettings) -> Self {
+        let WebhookDependencies { store, client, clock, rng } = services;
         let max = u32::try_from(settings.config.requests_max).unwrap_or(u32::MAX);
         // More than the unresponsive endpoints of a tenant can hold, so that its other webhooks make progress.
         let requests = TenantSemaphore::new(max, (max - max / 4).max(1)).with_contended_max((max / 8).max(1));
-        Self { store, client, settings, requests }
+        Self { store, client, clock, rng, settings, requests }
     }
 
     /// Runs until `stop`, and up to `SHUTDOWN_TIMEOUT` longer for running requests.
@@ -69,7 +87,7 @@ impl WebhookDispatcher {
         // The workers that run, and how to wake them.
         let mut workers: HashMap<WebhookId, watch::Sender<()>> = HashMap::new();
         while !stop.is_cancelled() {
-            let now = Timestamp::now();
+            let now = dispatcher.clock.now();
             let (due, next) = dispatcher.store.take_due_webhooks(now);
             for id in due {
                 match workers.entry(id) {
@@ -86,7 +104,7 @@ impl WebhookDispatcher {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = dispatcher.store.wait_for_webhook_work() => {}
-                () = tokio::time::sleep(delay.min(POLL_INTERVAL)) => {}
+                () = dispatcher.clock.sleep(delay.min(POLL_INTERVAL)) => {}
                 Some(ended) = tasks.join_next() => match ended {
                     Ok((id, wakeups)) => {
                         // An event that became due after the worker's last poll.

@@ -1,13 +1,12 @@
 //! One webhook request and the class of its response.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 use url::Url;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::http_client::{Client, Limits, OverflowPolicy, Request, SendError};
 use crate::mail::Timestamp;
@@ -45,8 +44,8 @@ pub struct WebhookRequest<'a> {
 
 impl WebhookRequest<'_> {
     /// Sends the request.
-    pub async fn send(&self, client: &Client, config: &config::Webhooks) -> WebhookAttempt {
-        let (at, started) = (Timestamp::now(), Instant::now());
+    pub async fn send(&self, client: &Client, config: &config::Webhooks, clock: &Clock) -> WebhookAttempt {
+        let (at, started) = (clock.now(), clock.instant());
         let sent = match self.request(config, at) {
             Ok(request) => {
                 let timeout = config.timeout;
@@ -66,7 +65,7 @@ impl WebhookRequest<'_> {
             }
             Err(error) => (None, String::new(), Some(error)),
         };
-        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let duration_ms = u64::try_from(clock.elapsed_since(started).as_millis()).unwrap_or(u64::MAX);
         WebhookAttempt { at, duration_ms, status, response, error }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pillarbox::api::{Api, ApiDependencies, SendLimits};
+use pillarbox::clock::Clock;
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
@@ -12,10 +13,11 @@ use pillarbox::limits::memory_budget::MemoryBudget;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, Scope, TenantId};
 use pillarbox::queue::QueueManager;
+use pillarbox::rng::Rng;
 use pillarbox::store::{Directory, Message, NewKey, NewMessage, Spool, SqliteOptions, Store};
 use pillarbox::submission::SubmissionService;
 use pillarbox::tls::SharedServerConfig;
-use pillarbox::verification::{self, VerificationSettings};
+use pillarbox::verification::{self, VerificationSettings, Verifier};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -29,10 +31,11 @@ use crate::wait::until;
 pub struct ApiStage {
     pub address: SocketAddr,
     pub store: Arc<Store>,
+    pub clock: Clock,
     pub queue: Arc<QueueManager>,
     pub dns: FakeDns,
     pub resolver: Resolver,
-    pub verification: VerificationSettings,
+    pub verifier: Arc<Verifier>,
     /// The secret of a platform key.
     pub platform: String,
     /// The memory budget for request bodies and responses.
@@ -65,13 +68,19 @@ impl ApiStage {
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(SqliteOptions::at(data_dir.path())).await.unwrap());
-        let queue = Arc::new(QueueManager::new(store.clone(), &config::Relay::default()));
+        let (clock, rng) = (Clock::adjustable(), Rng::system());
+        let relay = config::Relay::default();
+        let queue = Arc::new(QueueManager::new(store.clone(), &relay, clock.clone(), rng.clone()));
         let dns = FakeDns::start().await;
-        let resolver = Resolver::new(&[dns.address]).unwrap();
+        let resolver = Resolver::new(&[dns.address], rng).unwrap();
         let (mut settings, mut domains) = (config::Api::default(), config::Domains::default());
         adjust(&mut settings, &mut domains);
-        let verification =
-            VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap());
+        let verifier = Arc::new(Verifier {
+            store: store.clone(),
+            resolver: resolver.clone(),
+            settings: VerificationSettings::new(&domains, &DomainName::parse("mail.host.example").unwrap()),
+            clock: clock.clone(),
+        });
         let intake_settings = pillarbox::submission::SubmissionSettings {
             hostname: DomainName::parse("mail.host.example").unwrap(),
             message_lifetime: 120 * HOUR,
@@ -82,12 +91,12 @@ impl ApiStage {
         let api = Api::new(ApiDependencies {
             settings,
             message_lifetime_max: 240 * HOUR,
-            verification: verification.clone(),
+            verification: verifier.clone(),
+            clock: clock.clone(),
             sending: SendLimits { recipients_max: 50, message_octets_max: 4 * 1024 * 1024 },
-            intake: Arc::new(SubmissionService::new(store.clone(), intake_settings)),
+            intake: Arc::new(SubmissionService::new(store.clone(), intake_settings, clock.clone())),
             store: store.clone(),
             webhooks: local_webhooks(),
-            resolver: resolver.clone(),
             bans: Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
                 failures_max: 1,
                 window: HOUR,
@@ -106,7 +115,20 @@ impl ApiStage {
         let serving = api.serve(listener, stop.clone());
         let serving = tokio::spawn(async { tokio::join!(serving, counting).0 });
         let platform = make_key(&store, None, &[], |_| {}).await;
-        Self { address, store, queue, dns, resolver, verification, platform, room, stop, serving, data_dir }
+        Self {
+            address,
+            store,
+            clock,
+            queue,
+            dns,
+            resolver,
+            verifier,
+            platform,
+            room,
+            stop,
+            serving,
+            data_dir,
+        }
     }
 
     /// The path of the database, for faults and for changes that would take days.
@@ -147,12 +169,7 @@ impl ApiStage {
 
     /// Runs the regular check of domains until one is verified. The check continues until the stage is stopped.
     pub async fn recheck_until_verified(&self, key: &str, path: &str) -> JoinHandle<()> {
-        let checking = tokio::spawn(verification::recheck_loop(
-            Arc::clone(&self.store),
-            self.resolver.clone(),
-            self.verification.clone(),
-            self.stop.clone(),
-        ));
+        let checking = tokio::spawn(verification::recheck_loop(self.verifier.clone(), self.stop.clone()));
         until("the domain is verified", async || {
             (self.get(key, path).await.expect(200)["status"] == "verified").then_some(())
         })

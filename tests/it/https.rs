@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::{HeaderMap, Method};
 use pillarbox::dns::{DnsError, Resolver};
 use pillarbox::http_client::{Client, Limits, OverflowPolicy, Request, Response, SendError};
+use pillarbox::rng::Rng;
 use url::Url;
 
 use crate::fake_dns::FakeDns;
@@ -31,7 +32,7 @@ impl Stage {
         let ca_file = dir.path().join("ca.pem");
         std::fs::write(&ca_file, &identity.certificate_pem).unwrap();
         let allowed: Vec<_> = allowed.iter().map(|network| network.parse().unwrap()).collect();
-        let resolver = Resolver::new(&[dns.address]).unwrap();
+        let resolver = Resolver::new(&[dns.address], Rng::system()).unwrap();
         let client = Client::new(resolver, Some(&ca_file), &allowed).unwrap();
         Self { dns, identity, client, _dir: dir }
     }

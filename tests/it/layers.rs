@@ -7,11 +7,32 @@ use std::path::{Path, PathBuf};
 const ROOTS: [&str; 2] = ["main", "lib"];
 
 /// What layer 3 and those above may import besides.
-const LEAVES: [&str; 3] = ["config", "tls", "telemetry"];
+const LEAVES: [&str; 5] = ["config", "tls", "telemetry", "clock", "rng"];
 
 /// What the pure layers never touch: no I/O, no clock, no runtime.
 const IMPURE: &[&str] =
     &["tokio::", "std::net::Tcp", "std::net::Udp", "std::fs", "rusqlite", "Timestamp::now", "Instant::now"];
+
+/// The modules that decide by time: they get a `Clock` and an `Rng`.
+const BY_THE_CLOCK: [&str; 7] =
+    ["queue", "relay", "submission", "webhook", "verification", "maintenance", "tls_report"];
+
+/// How code gets time and randomness by itself, with imports written out.
+const OWN_TIME: &[&str] = &[
+    "Timestamp::now",
+    "Instant::now",
+    ".elapsed()",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::time::*",
+    "tokio::time::Instant",
+    "tokio::time::interval",
+    "tokio::time::sleep",
+    "tokio::time::*",
+    "tokio::time::self",
+    "rand::",
+    "getrandom::",
+];
 
 #[test]
 fn modules_import_only_what_their_layer_allows() {
@@ -46,6 +67,41 @@ fn pure_layers_have_no_input_output_and_no_clock() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn time_and_randomness_come_in_as_values() {
+    let mut wrong = Vec::new();
+    for (module, file, text) in sources() {
+        if !BY_THE_CLOCK.contains(&module.as_str()) || is_test_file(&file) {
+            continue;
+        }
+        wrong.extend(own_time(before_tests(&text)).map(|own| format!("{}: `{own}`", file.display())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_way_to_ask_for_the_time_or_for_randomness_is_found() {
+    let found = |text: &str| own_time(text).map(str::to_owned).collect::<Vec<_>>();
+    for own in OWN_TIME {
+        assert!(found(&format!("fn f() {{ {own} }}")).contains(&(*own).to_owned()), "{own}");
+    }
+    for group in [
+        "use std::time::{Duration, Instant as Moment};",
+        "use std::{\n    time::{\n        Duration,\n        SystemTime,\n    },\n};",
+        "use tokio::time::{sleep, timeout};",
+        "use tokio::{sync::mpsc, time::{self, interval}};",
+        "use rand::{RngExt, seq};",
+    ] {
+        assert!(!found(group).is_empty(), "{group}");
+    }
+    assert_eq!(
+        found(
+            "use std::time::Duration;\nuse tokio::time::{timeout, error::Elapsed};\n// Timestamp::now()\nlet brand::X;"
+        ),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -156,6 +212,32 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// Where a text gets time or randomness by itself.
+fn own_time(text: &str) -> impl Iterator<Item = &'static str> {
+    let text: String = without_comments(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let imports = text.split("use ").skip(1).filter_map(|import| Some(import.split_once(';')?.0));
+    let mut written_out = Vec::new();
+    imports.for_each(|import| write_out("", import, &mut written_out));
+    let text = format!(" {text} {} ", written_out.join(" "));
+    OWN_TIME.iter().copied().filter(move |own| {
+        text.match_indices(own).any(|(at, _)| {
+            // `rand::` is no part of another name.
+            !own.starts_with("rand") || !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+        })
+    })
+}
+
+/// The paths that an import names, one for each member of its groups.
+fn write_out(path: &str, import: &str, paths: &mut Vec<String>) {
+    match import.split_once('{') {
+        Some((prefix, group)) => {
+            let path = format!("{path}{}", prefix.trim());
+            group_members(group).iter().for_each(|member| write_out(&path, member, paths));
+        }
+        None => paths.push(format!("{path}{}", import.trim())),
+    }
+}
+
 /// The members of a group of imports, whose opening brace is behind us.
 fn group_members(group: &str) -> Vec<&str> {
     let (mut depth, mut start, mut members) = (0, 0, Vec::new());
@@ -185,6 +267,11 @@ fn module_of(path: &str) -> Option<String> {
     is_module.then(|| name.to_owned())
 }
 
+/// Whether a file belongs to the tests of a module.
+fn is_test_file(file: &Path) -> bool {
+    file.components().any(|part| ["tests", "tests.rs"].iter().any(|name| part.as_os_str() == *name))
+}
+
 fn without_comments(text: &str) -> String {
     let lines = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
     lines.collect::<Vec<_>>().join("\n")
@@ -192,5 +279,5 @@ fn without_comments(text: &str) -> String {
 
 /// Tests of a pure module may use what the module may not.
 fn before_tests(text: &str) -> &str {
-    text.split_once("#[cfg(test)]").map_or(text, |(code, _)| code)
+    text.split_once("#[cfg(test)]\nmod tests {").map_or(text, |(code, _)| code)
 }

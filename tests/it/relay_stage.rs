@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use pillarbox::clock::Clock;
 use pillarbox::config;
 use pillarbox::dns::Resolver;
 use pillarbox::mail::{Address, BodyType, Content, DomainName, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, MessageId, TenantId, TlsMode};
 use pillarbox::queue::{ClaimLimits, QueueManager};
 use pillarbox::relay::{Recording, Relay};
+use pillarbox::rng::Rng;
 use pillarbox::store::{
     Attempt, Directory, Journal, Message, NewMessage, NewTenant, PageRequest, Spool, SqliteOptions, Store,
     SuppressionFilter,
@@ -51,8 +53,8 @@ impl RelayStage {
         let store = Arc::new(Store::open(options).await.unwrap());
         let tenant =
             store.create_tenant(NewTenant::named("acme", "acme"), Timestamp::now()).await.unwrap().id;
-        let queue = Arc::new(QueueManager::new(store.clone(), &config));
-        let resolver = Resolver::new(&config.name_servers).unwrap();
+        let queue = Arc::new(QueueManager::new(store.clone(), &config, Clock::system(), Rng::system()));
+        let resolver = Resolver::new(&config.name_servers, Rng::system()).unwrap();
         let hostname = DomainName::parse("relay.example").unwrap();
         let relay = Relay::new(&config, &hostname, queue.clone(), resolver).unwrap();
         let (stop, recording) = (CancellationToken::new(), relay.recording());

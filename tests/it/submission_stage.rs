@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytesize::ByteSize;
+use pillarbox::clock::Clock;
 use pillarbox::config;
 use pillarbox::dkim;
 use pillarbox::limits::auth_limiter::{self, AuthLimiter};
@@ -66,16 +67,17 @@ impl SubmissionStage {
             allow_null_sender: true,
             received_includes_client_address: false,
         };
+        let clock = Clock::adjustable();
         let identity = Identity::new(&[HOSTNAME]);
         let tls = Arc::new(ArcSwap::new(identity.server_config()));
-        let intake = Arc::new(SubmissionService::new(store.clone(), settings));
+        let intake = Arc::new(SubmissionService::new(store.clone(), settings, clock.clone()));
         let bans = Arc::new(AuthLimiter::new(auth_limiter::AuthLimiterSettings {
             failures_max: limits.login_failures_max,
             window: limits.login_failures_window,
             ban: limits.login_ban,
         }));
-        let server =
-            Arc::new(Server::new(hostname, &limits, ServerDependencies { submission: intake, tls, bans }));
+        let services = ServerDependencies { submission: intake, tls, bans, clock };
+        let server = Arc::new(Server::new(hostname, &limits, services));
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let mut addresses = Vec::new();

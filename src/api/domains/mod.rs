@@ -13,7 +13,7 @@ use crate::model::{
     DkimAlgorithm, DkimKeyState, DomainId, DomainStatus, RefusalCode, TenantId, Verification,
 };
 use crate::store::{Directory, DkimKey, Domain, DomainFilter, DomainPatch, NewDomain, RecordStatus};
-use crate::verification::{self, DnsRecord, Purpose, expected_records};
+use crate::verification::{DnsRecord, Purpose, expected_records};
 
 use super::error::{ApiError, Result};
 use super::json::{self, Checks};
@@ -156,7 +156,7 @@ impl RecordView {
 
 async fn view(call: &RequestContext<'_>, domain: Domain) -> Result<DomainView> {
     let keys = call.store().dkim_keys(domain.id).await?;
-    Ok(DomainView::new(domain, &keys, &call.api.verification.spf_include))
+    Ok(DomainView::new(domain, &keys, &call.api.verification.settings.spf_include))
 }
 
 async fn find(call: &RequestContext<'_>) -> Result<Domain> {
@@ -259,7 +259,7 @@ pub async fn list(mut call: RequestContext<'_>) -> Result<ApiResponse> {
         keys.push(call.store().dkim_keys(domain.id).await?);
     }
     let mut keys = keys.into_iter();
-    let spf_include = &call.api.verification.spf_include;
+    let spf_include = &call.api.verification.settings.spf_include;
     ApiResponse::ok(&List::page(
         page,
         &request,
@@ -302,8 +302,7 @@ pub async fn verify(call: RequestContext<'_>) -> Result<ApiResponse> {
         json::parse::<Empty>(&call.body)?;
     }
     let _turn = call.api.look_ups.acquire(call.scope()).await.map_err(ApiError::internal)?;
-    let api = call.api;
-    let checked = verification::check(&api.resolver, &api.store, &domain, &api.verification).await?;
+    let checked = call.api.verification.check(&domain).await?;
     let domain = checked.ok_or_else(|| ApiError::not_found("domain"))?;
     ApiResponse::ok(&view(&call, domain).await?)
 }

@@ -1,7 +1,6 @@
 //! `POST /v1/emails`: what a client describes becomes a message, and passes the same checks as over SMTP.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
 use crate::api::request_context::RequestContext;
 use crate::api::response::ApiResponse;
+use crate::clock::Instant;
 use crate::mail::{Address, BodyType, Envelope, MailParameters, Recipient, ReversePath, Timestamp};
 use crate::model::{DeliveryState, LimitPeriod, MessageId, Refusal, RefusalCode, Scope, Stage};
 use crate::policy::fixed_window::seconds_until;
@@ -95,7 +95,7 @@ pub async fn send_batch(mut call: RequestContext<'_>) -> Result<ApiResponse> {
 }
 
 async fn send_all(call: &mut RequestContext<'_>, wanted: Wanted) -> Result<Vec<Accepted>> {
-    let received_at = Instant::now();
+    let received_at = call.api.clock.instant();
     let Wanted { emails, is_batch, digest } = wanted;
     let submitter = submitter(call).await?;
     let composed = batch::compose(call, &submitter.tenant, emails, is_batch).await?;

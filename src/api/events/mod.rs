@@ -54,6 +54,7 @@ async fn follow(mut call: RequestContext<'_>, filter: EventFilter) -> Result<Api
         client: call.client,
     };
     let start = Start {
+        clock: call.api.clock.clone(),
         store: call.api.store.clone(),
         tail: call.api.tail.clone(),
         filter,

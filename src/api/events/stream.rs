@@ -11,14 +11,13 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::tail::{Following, Tail};
 use crate::api::auth::{self, Access};
 use crate::api::response::{PIECE_OCTETS, ResponseBody};
+use crate::clock::{Clock, Instant, Interval};
 use crate::limits::tenant_semaphore::TenantPermit;
-use crate::mail::Timestamp;
 use crate::model::SecretDigest;
 use crate::store::{Directory, EventFilter, Journal, JournalCursor, JournalEntry, Store};
 
@@ -42,6 +41,7 @@ pub struct Credential {
 
 /// Input of a stream.
 pub struct Start {
+    pub clock: Clock,
     pub store: Arc<Store>,
     pub tail: Arc<Tail>,
     /// Filter; contains the tenant of the caller.
@@ -54,6 +54,7 @@ pub struct Start {
 }
 
 struct Follower {
+    clock: Clock,
     store: Arc<Store>,
     tail: Arc<Tail>,
     filter: EventFilter,
@@ -82,9 +83,10 @@ pub fn open(start: Start) -> ResponseBody {
         position,
         last,
         credential: start.credential,
-        checked_at: Instant::now(),
-        spoke_at: Instant::now(),
-        looks: interval(LOOK_INTERVAL),
+        checked_at: start.clock.instant(),
+        spoke_at: start.clock.instant(),
+        looks: start.clock.interval(LOOK_INTERVAL),
+        clock: start.clock,
         stop: start.stop,
         has_ended: false,
         _turn: start.turn,
@@ -109,7 +111,7 @@ impl Follower {
         }
         match self.follow().await {
             Ok(text) => {
-                self.spoke_at = Instant::now();
+                self.spoke_at = self.clock.instant();
                 Some(text)
             }
             Err(farewell) => {
@@ -136,13 +138,13 @@ impl Follower {
                     return Ok(text);
                 }
                 self.pause(PACE).await;
-            } else if self.spoke_at.elapsed() >= HEARTBEAT {
+            } else if self.clock.elapsed_since(self.spoke_at) >= HEARTBEAT {
                 return Ok(":\n\n".into());
             } else {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     Ok(()) = self.last.changed() => {}
-                    _ = self.looks.tick() => {}
+                    () = self.looks.tick() => {}
                 }
             }
         }
@@ -151,7 +153,7 @@ impl Follower {
     async fn pause(&self, time: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(time) => {}
+            () = self.clock.sleep(time) => {}
         }
     }
 
@@ -159,14 +161,14 @@ impl Follower {
     /// event of its own suspension.
     async fn check_key(&mut self) -> Result<(), &'static str> {
         let version = self.store.directory_version();
-        if version == self.checked_version && self.checked_at.elapsed() < CHECK_INTERVAL {
+        if version == self.checked_version && self.clock.elapsed_since(self.checked_at) < CHECK_INTERVAL {
             return Ok(());
         }
-        (self.checked_version, self.checked_at) = (version, Instant::now());
+        (self.checked_version, self.checked_at) = (version, self.clock.instant());
         let Credential { digest, access, client } = self.credential;
         let found = self.store.key_by_digest(digest).await;
         let found = found.map_err(|_| "the key cannot be checked now; connect again")?;
-        match auth::admit(found, access, client, Timestamp::now()) {
+        match auth::admit(found, access, client, self.clock.now()) {
             Ok(_) => Ok(()),
             Err(_) => Err("this key is no longer allowed to read events"),
         }
@@ -202,6 +204,7 @@ fn frame(entry: &JournalEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Timestamp;
     use crate::model::{EventId, EventKind};
     use crate::store::Event;
 

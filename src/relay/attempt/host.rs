@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::timeout_at;
-
 use super::{ADDRESSES_MAX, Attempt, DialState};
 use crate::config::Endpoint;
 use crate::model::{BounceClass, TlsFailure, TlsMinimum, TlsMode};
@@ -95,9 +93,9 @@ impl Attempt<'_> {
     /// Connects to one of the addresses and removes it and those that failed. `None` also if the time is used up.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
-        let permit = timeout_at(self.deadline, self.core.outbound.permit(&self.core.tasks)).await.ok()??;
+        let permit = self.deadline.limit(self.core.outbound.permit(&self.core.tasks)).await.ok()??;
         let race = self.core.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
-        let RaceResult { connected, mut failed } = match timeout_at(self.deadline, race).await {
+        let RaceResult { connected, mut failed } = match self.deadline.limit(race).await {
             Ok(result) => result,
             Err(_) => {
                 let error = DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT);
@@ -163,7 +161,7 @@ impl Attempt<'_> {
         connected: TcpConnected,
     ) -> Result<Connection, DeliveryError> {
         let opening = self.core.outbound.dialer.open(plan, connected, &mut self.transcript);
-        let opened = timeout_at(self.deadline, opening).await;
+        let opened = self.deadline.limit(opening).await;
         let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT)));
         match &opened {
             Ok(connection) => {

@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
-
 pub use self::result::AttemptResult;
 use super::RelayContext;
 use super::connection::Connection;
@@ -20,6 +18,7 @@ use super::smart_host_login::LoginResult;
 use super::target_hosts::TargetError;
 use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
 use super::transcript::Transcript;
+use crate::clock::Deadline;
 use crate::config::Timeouts;
 use crate::mail::{BodyType, Content, EnhancedStatus, Host};
 use crate::model::{BounceClass, TlsFailure, TlsPolicyType};
@@ -39,10 +38,10 @@ const OCTETS_PER_SECOND_MIN: u64 = 16 * 1024;
 /// When an attempt that begins now must end, for all hosts and recipients together: each step of one dialogue may use
 /// its full timeout once (RFC 5321 §4.5.3.2; 24 minutes by default), and a large message adds to it. Without this
 /// limit a server that answers each of a hundred recipients just in time holds a connection for hours.
-fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Instant {
+fn attempt_deadline(timeouts: &Timeouts, message_octets: u64) -> Deadline {
     let Timeouts { connect, greeting, starttls, command, data, .. } = timeouts;
     let dialogue = *connect + *greeting + *starttls + 3 * *command + *data;
-    Instant::now() + dialogue + Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN)
+    Deadline::after(dialogue + Duration::from_secs(message_octets / OCTETS_PER_SECOND_MIN))
 }
 
 /// One attempt.
@@ -59,7 +58,7 @@ pub struct Attempt<'a> {
     login: LoginResult,
     /// Whether a host failed for another reason than a lack of TLS.
     has_other_failure: bool,
-    deadline: Instant,
+    deadline: Deadline,
 }
 
 /// What was dialled so far.
@@ -190,7 +189,7 @@ impl<'a> Attempt<'a> {
         let (host, port) = (connection.peer.host.clone(), connection.address.port());
         let need = TlsNeed { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
         let allowed = self.core.tls_policies.allows(&self.core.tasks, &need, connection);
-        timeout_at(self.deadline, allowed).await.unwrap_or(false)
+        self.deadline.limit(allowed).await.unwrap_or(false)
     }
 
     /// Dials host after host, each time without holding another connection: workers that hold one and wait for a
@@ -208,7 +207,7 @@ impl<'a> Attempt<'a> {
             self.core.tls_policies.waived_rules(&targets)
         } else {
             let rules = self.core.tls_policies.rules_for(&self.core.tasks, &targets, self.requires_tls());
-            let Ok(rules) = timeout_at(self.deadline, rules).await else { return last };
+            let Ok(rules) = self.deadline.limit(rules).await else { return last };
             rules
         };
         self.count_policy_failure(&rules);
@@ -218,7 +217,7 @@ impl<'a> Attempt<'a> {
                 break;
             }
             let policy = rules.for_host(&self.core.tls_policies, endpoint);
-            let policy = match timeout_at(self.deadline, policy).await {
+            let policy = match self.deadline.limit(policy).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
                     self.count_tls(&endpoint.host, unmet.reported, None);
@@ -245,7 +244,7 @@ impl<'a> Attempt<'a> {
 
     /// Whether another address may be dialled.
     fn may_dial(&self) -> bool {
-        self.is_incomplete() && self.sessions < SESSIONS_MAX && Instant::now() < self.deadline
+        self.is_incomplete() && self.sessions < SESSIONS_MAX && !self.deadline.has_passed()
     }
 
     fn record_target_error(&mut self, error: TargetError) {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::CONTENT_TYPE;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::client;
+use crate::clock::{Clock, Instant};
 use crate::config;
 use crate::dns::{DnsError, Resolver};
 use crate::http_client::{self, Limits, OverflowPolicy, Request, Response, SendError};
@@ -23,6 +24,7 @@ use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
 use crate::policy::tls::{StsLookup, StsLookupError};
+use crate::queue::QueueManager;
 use crate::relay::RelayError;
 use crate::relay::tasks::Tasks;
 use crate::store::{Policies, Store, StoreError, StsRecord};
@@ -47,6 +49,7 @@ pub struct MtaSts {
     client: http_client::Client,
     resolver: Resolver,
     store: Arc<Store>,
+    clock: Clock,
     port: u16,
     timeout: Duration,
     domains: Mutex<HashMap<DomainName, DomainState>>,
@@ -84,13 +87,14 @@ impl MtaSts {
     ///
     /// # Errors
     /// [`RelayError::CaFile`].
-    pub fn new(config: &config::Relay, store: Arc<Store>, resolver: Resolver) -> Result<Self, RelayError> {
+    pub fn new(config: &config::Relay, queue: &QueueManager, resolver: Resolver) -> Result<Self, RelayError> {
         let networks = &config.allowed_private_networks;
         let client = http_client::Client::new(resolver.clone(), config.ca_file.as_deref(), networks);
         Ok(Self {
             client: client.map_err(RelayError::CaFile)?,
             resolver,
-            store,
+            store: queue.store().clone(),
+            clock: queue.clock().clone(),
             port: config.mta_sts.port,
             timeout: config.mta_sts.fetch_timeout,
             domains: Mutex::default(),
@@ -108,7 +112,7 @@ impl MtaSts {
 
     async fn find(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> Result<StsLookup, StoreError> {
         let known = self.known(domain).await?;
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let cached = known.cached.clone().filter(|cached| now < cached.expires_at);
         let id = match (self.record_id(domain).await, &cached) {
             (Ok(Some(id)), _) => id,
@@ -119,7 +123,7 @@ impl MtaSts {
         let failure = known
             .failure
             .clone()
-            .filter(|failure| failure.id == id && failure.at.elapsed() < FAILURE_LIFETIME);
+            .filter(|failure| failure.id == id && self.clock.elapsed_since(failure.at) < FAILURE_LIFETIME);
         let is_same = cached.as_ref().is_some_and(|cached| cached.id == id);
         let is_fresh = cached
             .as_ref()
@@ -156,7 +160,7 @@ impl MtaSts {
         if let Some(known) = self.lock().get(domain) {
             return Ok(known.clone());
         }
-        let record = self.store.sts_policy(domain, Timestamp::now()).await?;
+        let record = self.store.sts_policy(domain, self.clock.now()).await?;
         let cached = record.and_then(|record| {
             let StsRecord { policy_id, policy, fetched_at, expires_at, .. } = record;
             let policy = Arc::new(StsPolicy::parse(&policy).ok()?);
@@ -215,7 +219,7 @@ impl MtaSts {
         // The semaphore is never closed.
         let _permit = self.fetches.acquire().await;
         let fetched = self.fetch(domain).await;
-        let now = Timestamp::now();
+        let now = self.clock.now();
         match fetched {
             Ok((text, policy)) => {
                 let lifetime = SignedDuration::from_secs(i64::try_from(policy.max_age_s).unwrap_or(0));
@@ -243,7 +247,7 @@ impl MtaSts {
                 let fault = StsLookupError { reason, failure: Some(failure) };
                 // RFC 8461 §3.3: the cached policy continues to apply. A domain that is not in memory may have one in the store.
                 if let Some(known) = self.lock().get_mut(domain) {
-                    known.failure = Some(FailedFetch { id, at: Instant::now(), fault });
+                    known.failure = Some(FailedFetch { id, at: self.clock.instant(), fault });
                 }
             }
         }
@@ -310,11 +314,11 @@ fn unavailable(reason: &str, failure: Option<TlsFailure>) -> StsLookup {
 
 /// Refreshes each policy daily, even if no mail is sent to its domain (RFC 8461 §3.3).
 pub async fn refresh_loop(sts: Arc<MtaSts>, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(REFRESH_INTERVAL);
+    let mut interval = sts.clock.interval(REFRESH_INTERVAL);
     let refreshing = async {
         loop {
             interval.tick().await;
-            let now = Timestamp::now();
+            let now = sts.clock.now();
             let before = now.saturating_sub(AGE_MAX).unwrap_or(now);
             let stale = match sts.store.stale_sts_policies(before, now, REFRESHED_MAX).await {
                 Ok(stale) => stale,

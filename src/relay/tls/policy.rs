@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mta_sts::MtaSts;
+use crate::clock::Clock;
 use crate::config::{self, Dnssec, Endpoint};
 use crate::dns::{Resolver, SecureResolver, Signed};
 use crate::mail::{Content, DomainName, Field, HeaderBlock};
@@ -12,12 +13,12 @@ use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsLookup, TlsRefusal, TlsaLookup, admit, decide,
 };
+use crate::queue::QueueManager;
 use crate::relay::RelayError;
 use crate::relay::connection::{Connection, TlsVerifiedFor};
 use crate::relay::peer::Peer;
 use crate::relay::target_hosts::TargetHosts;
 use crate::relay::tasks::Tasks;
-use crate::store::Store;
 
 /// How long the check of an open connection against a domain's policy remains valid.
 const VERIFIED_LIFETIME: Duration = Duration::from_secs(60);
@@ -28,6 +29,7 @@ pub struct TlsPolicies {
     sts: Option<Arc<MtaSts>>,
     /// `relay.tls_minimum` by domain.
     minimums: HashMap<String, TlsMinimum>,
+    clock: Clock,
 }
 
 /// What a message requires of an open connection.
@@ -70,15 +72,19 @@ impl TlsPolicies {
     ///
     /// # Errors
     /// [`RelayError::TrustAnchor`], [`RelayError::CaFile`].
-    pub fn new(config: &config::Relay, store: &Arc<Store>, resolver: &Resolver) -> Result<Self, RelayError> {
+    pub fn new(
+        config: &config::Relay,
+        queue: &QueueManager,
+        resolver: &Resolver,
+    ) -> Result<Self, RelayError> {
         let secure = secure_resolver(config)?;
         let sts = match config.mta_sts.enabled {
-            true => Some(Arc::new(MtaSts::new(config, store.clone(), resolver.clone())?)),
+            true => Some(Arc::new(MtaSts::new(config, queue, resolver.clone())?)),
             false => None,
         };
         let minimums =
             config.tls_minimum.iter().map(|entry| (entry.domain.to_string(), entry.minimum)).collect();
-        Ok(Self { secure, sts, minimums })
+        Ok(Self { secure, sts, minimums, clock: queue.clock().clone() })
     }
 
     /// The MTA-STS policies, unless `relay.mta_sts.enabled` is false.
@@ -116,7 +122,7 @@ impl TlsPolicies {
         let is_verified = connection
             .tls_verified_for
             .as_ref()
-            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME));
+            .is_some_and(|verified| verified.holds_for(need.domain, VERIFIED_LIFETIME, &self.clock));
         if is_verified && !need.require_tls {
             return true;
         }
@@ -127,7 +133,7 @@ impl TlsPolicies {
         if !connection.meets(&policy.requirement) {
             return false;
         }
-        connection.tls_verified_for = Some(TlsVerifiedFor::now(need.domain.clone()));
+        connection.tls_verified_for = Some(TlsVerifiedFor::new(need.domain.clone(), self.clock.instant()));
         if connection.peer.tls_policy.as_ref() != Some(&policy.ground) {
             let peer = Peer { tls_policy: Some(policy.ground), ..Peer::clone(&connection.peer) };
             connection.peer = Arc::new(peer);

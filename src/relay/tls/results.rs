@@ -11,7 +11,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use crate::mail::{Date, DomainName, Timestamp};
+use crate::clock::Clock;
+use crate::mail::{Date, DomainName};
 use crate::model::{TlsFailure, TlsPolicyType};
 use crate::store::{Store, TlsResult, TlsResults};
 
@@ -20,8 +21,8 @@ const COUNTERS_MAX: usize = 10_000;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Counts of sessions that are not in the store yet.
-#[derive(Default)]
 pub struct TlsSessionCounts {
+    clock: Clock,
     counts: Mutex<HashMap<CounterKey, u32>>,
 }
 
@@ -35,6 +36,11 @@ struct CounterKey {
 }
 
 impl TlsSessionCounts {
+    /// Nothing is counted yet.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, counts: Mutex::default() }
+    }
+
     /// Counts one session under today's date.
     pub fn count(
         &self,
@@ -43,7 +49,7 @@ impl TlsSessionCounts {
         policy: TlsPolicyType,
         failure: Option<TlsFailure>,
     ) {
-        let day = TimeZone::UTC.to_datetime(Timestamp::now()).date();
+        let day = TimeZone::UTC.to_datetime(self.clock.now()).date();
         let key = CounterKey { day, domain: domain.clone(), policy, mx_host: mx_host.to_owned(), failure };
         self.add(key, 1);
     }
@@ -88,11 +94,11 @@ impl CounterKey {
 
 /// Writes once a minute until `stop`; the relay writes once more when it ends.
 pub async fn flush_loop(counts: Arc<TlsSessionCounts>, store: Arc<Store>, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(FLUSH_INTERVAL);
+    let mut interval = counts.clock.interval(FLUSH_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = interval.tick() => counts.flush(&store).await,
+            () = interval.tick() => counts.flush(&store).await,
         }
     }
 }

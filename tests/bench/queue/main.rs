@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pillarbox::clock::Clock;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, Environment, KeySecret, MessageId, QueueFilter, TenantId};
 use pillarbox::queue::{ClaimLimits, QueueManager};
+use pillarbox::rng::Rng;
 use pillarbox::store::{
     Directory, Message, NewKey, NewMessage, NewTenant, QueueRequest, Spool, SqliteOptions, Store,
 };
@@ -177,7 +179,7 @@ impl Drop for Server {
 
 async fn measure_store(dir: &Path, count: usize) -> String {
     let store = open(&dir.join("full")).await;
-    let queue = QueueManager::new(store.clone(), &Default::default());
+    let queue = QueueManager::new(store.clone(), &Default::default(), Clock::system(), Rng::system());
     let (tenants, secret) = furnish(&store).await;
     let mut depth = 0;
     for wanted in [1_000, 100_000, count] {

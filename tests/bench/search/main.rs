@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use pillarbox::clock::Clock;
 use pillarbox::mail::{Address, BodyType, Content, Host, ReversePath, SignedDuration, Timestamp};
 use pillarbox::model::{DeliveryId, DeliveryState, Environment, EventId, EventKind, MessageId, TenantId};
 use pillarbox::queue::{ClaimLimits, QueueManager};
+use pillarbox::rng::Rng;
 use pillarbox::store::{
     Annotations, AttemptRecord, Directory, EventFilter, Journal, Message, MessageFilter, NewMessage,
     NewTenant, PageRequest, RecordBatch, Spool, SqliteOptions, Store,
@@ -113,7 +115,7 @@ async fn accept(store: &Arc<Store>, tenants: &Arc<Vec<TenantId>>, numbers: std::
 
 /// Finishes all deliveries: of a thousand, 10 bounce, 1 expires, the rest is delivered.
 async fn deliver(store: &Arc<Store>) {
-    let queue = QueueManager::new(store.clone(), &Default::default());
+    let queue = QueueManager::new(store.clone(), &Default::default(), Clock::system(), Rng::system());
     let limits =
         ClaimLimits { deliveries_max: 1000, per_tenant_max: 1000, admits: Arc::new(|_: &Host| true) };
     let mut number = 0_usize;
@@ -317,8 +319,11 @@ async fn run(dir: PathBuf, count: usize) {
         let first = count - backlog + 2 * round * part;
         let alone = accept(&store, &tenants, first..first + part).await;
         let stopped = stop.child_token();
-        let indexer =
-            tokio::spawn(pillarbox::maintenance::search_indexer::run(store.clone(), stopped.clone()));
+        let indexer = tokio::spawn(pillarbox::maintenance::search_indexer::run(
+            store.clone(),
+            Clock::system(),
+            stopped.clone(),
+        ));
         let beside = accept(&store, &tenants, first + part..first + 2 * part).await;
         stopped.cancel();
         indexer.await.unwrap();

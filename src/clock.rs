@@ -1,0 +1,186 @@
+//! The time, as a value: everything that decides by time (due times, retries, expiry, pauses, back-offs, idle
+//! connections, cache lifetimes, retention, regular checks) asks a [`Clock`], so that a test moves time by moving it.
+//!
+//! Two things stay on the runtime's clock, which a simulation can pause by itself: the time limits of network I/O
+//! ([`Deadline`], `tokio::time::timeout`), and how long something took.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::error::Elapsed;
+use tokio::time::{sleep_until, timeout_at};
+
+use crate::mail::Timestamp;
+
+pub use std::time::Instant;
+
+/// The wall clock and a monotonic clock, which move together.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    /// How far it is ahead of the system; `None` for ever on the clock of the system.
+    ahead: Option<Arc<watch::Sender<Duration>>>,
+}
+
+impl Clock {
+    /// The clock of the system.
+    pub const fn system() -> Self {
+        Self { ahead: None }
+    }
+
+    /// A clock that [`Clock::advance`] moves. It begins with the time of the system.
+    pub fn adjustable() -> Self {
+        Self { ahead: Some(Arc::new(watch::Sender::new(Duration::ZERO))) }
+    }
+
+    /// Moves an adjustable clock and all its clones forward; whoever sleeps until a time that has come wakes up. The
+    /// clock of the system does not move.
+    pub fn advance(&self, by: Duration) {
+        if let Some(ahead) = &self.ahead {
+            ahead.send_modify(|ahead| *ahead += by);
+        }
+    }
+
+    /// The wall-clock time.
+    pub fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        match &self.ahead {
+            None => now,
+            Some(ahead) => now.saturating_add(*ahead.borrow()).unwrap_or(Timestamp::MAX),
+        }
+    }
+
+    /// The monotonic time, for intervals.
+    pub fn instant(&self) -> Instant {
+        let now = tokio::time::Instant::now().into_std();
+        match &self.ahead {
+            None => now,
+            Some(ahead) => now + *ahead.borrow(),
+        }
+    }
+
+    /// The time that has passed since `earlier`.
+    pub fn elapsed_since(&self, earlier: Instant) -> Duration {
+        self.instant().saturating_duration_since(earlier)
+    }
+
+    /// Completes at a time of [`Clock::instant`].
+    pub async fn sleep_until(&self, at: Instant) {
+        let Some(ahead) = &self.ahead else { return sleep_until(at.into()).await };
+        let mut moved = ahead.subscribe();
+        loop {
+            let ahead = *moved.borrow_and_update();
+            // A time that the system's clock cannot express has passed.
+            let Some(at) = at.checked_sub(ahead) else { return };
+            tokio::select! {
+                () = sleep_until(at.into()) => return,
+                // The sender is in `self`, so it is not dropped meanwhile.
+                _ = moved.changed() => {}
+            }
+        }
+    }
+
+    /// Completes after a time.
+    pub async fn sleep(&self, length: Duration) {
+        self.sleep_until(self.instant() + length).await;
+    }
+
+    /// Ticks at once, and then each time this long after the last tick.
+    pub fn interval(&self, period: Duration) -> Interval {
+        Interval { next: self.instant(), clock: self.clone(), period }
+    }
+}
+
+/// See [`Clock::interval`].
+#[derive(Debug)]
+pub struct Interval {
+    clock: Clock,
+    next: Instant,
+    period: Duration,
+}
+
+impl Interval {
+    /// Completes at the next tick. Nothing is lost if it is dropped before.
+    pub async fn tick(&mut self) {
+        self.clock.sleep_until(self.next).await;
+        self.next = self.clock.instant() + self.period;
+    }
+}
+
+/// When network I/O must have ended, on the runtime's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(tokio::time::Instant);
+
+impl Deadline {
+    /// This long from now.
+    pub fn after(limit: Duration) -> Self {
+        Self(tokio::time::Instant::now() + limit)
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(self) -> bool {
+        self.0 <= tokio::time::Instant::now()
+    }
+
+    /// The result of `work`.
+    ///
+    /// # Errors
+    /// The deadline came first.
+    pub async fn limit<T>(self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+        timeout_at(self.0, work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Whether it completes, within what the timers of the runtime need.
+    async fn completes(work: impl Future<Output = ()>) -> bool {
+        timeout(Duration::from_millis(50), work).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_moved_clock_wakes_whoever_sleeps_and_moves_both_times() {
+        let clock = Clock::adjustable();
+        let (began, wall) = (clock.instant(), clock.now());
+        let clone = clock.clone();
+        let mut sleeper = pin!(clone.sleep(HOUR));
+        assert!(!completes(&mut sleeper).await);
+        clock.advance(HOUR / 2);
+        assert!(!completes(&mut sleeper).await, "half of the time is left");
+        clock.advance(HOUR / 2);
+        assert!(completes(&mut sleeper).await);
+        assert!(clock.elapsed_since(began) >= HOUR);
+        assert!(clock.now().duration_since(wall).unsigned_abs() >= HOUR);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_nobody_moves_goes_by_itself_and_that_of_the_system_cannot_be_moved() {
+        for clock in [Clock::system(), Clock::adjustable()] {
+            clock.sleep(Duration::from_millis(1)).await;
+        }
+        let clock = Clock::system();
+        let mut sleeper = pin!(clock.sleep(HOUR));
+        assert!(!completes(&mut sleeper).await);
+        clock.advance(HOUR);
+        assert!(!completes(&mut sleeper).await);
+    }
+
+    #[tokio::test]
+    async fn an_interval_ticks_at_once_and_does_not_make_up_for_ticks_that_it_missed() {
+        let clock = Clock::adjustable();
+        let mut interval = clock.interval(HOUR);
+        for (moved, is_due) in [(HOUR * 0, true), (HOUR / 2, false), (HOUR * 5, true), (HOUR / 2, false)] {
+            clock.advance(moved);
+            assert_eq!(completes(interval.tick()).await, is_due, "{moved:?}");
+            assert!(!completes(interval.tick()).await, "{moved:?}");
+        }
+    }
+}
