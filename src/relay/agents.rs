@@ -27,7 +27,7 @@ impl DeliveryAgents for Agents {
     }
 
     async fn mail_hosts(&self, domain: &DomainName) -> Option<Vec<String>> {
-        match self.core.resolver.mail_hosts(domain).await {
+        match self.core.targets.resolver.mail_hosts(domain).await {
             Ok(MailHosts::Hosts(hosts)) => Some(hosts),
             Ok(MailHosts::NullMx) => Some(Vec::new()),
             Err(_) => None,
@@ -43,7 +43,7 @@ impl DeliveryAgents for Agents {
     }
 
     fn end_idle_connections(&self) {
-        for connection in self.core.pool.take_expired() {
+        for connection in self.core.outbound.pool.take_expired() {
             self.core.tasks.spawn(connection.quit());
         }
     }

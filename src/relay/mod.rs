@@ -4,7 +4,7 @@
 //! * `agents` answers the queue manager and starts a worker for each slot,
 //! * `worker` holds a slot and delivers batch after batch of one queue over one connection,
 //! * `attempt` is one attempt of one batch, over `connection`s that the `dialer` opens to the `target_hosts` of its
-//!   `route`, from a `source`, and that the `pool` keeps,
+//!   `route`, from a `source`, and that the `pool` keeps (`outbound`),
 //! * `smart_host_login` and `smart_host_backoff` hold mail back for a smart host that refuses our account,
 //! * `tls` decides which TLS a host must offer, and verifies it,
 //! * `result_record` decides what follows from a result, `result_writer` stores it, `dsn` reports it to the sender,
@@ -19,6 +19,7 @@ mod delivery_error;
 mod dialer;
 mod dsn;
 mod happy_eyeballs;
+mod outbound;
 mod peer;
 mod pool;
 mod recipient_result;
@@ -42,23 +43,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::Agents;
-use self::smart_host_backoff::SmartHostBackoffs;
 use crate::config;
 use crate::dns::{DnsError, Resolver};
+use crate::limits::tenant_semaphore::TenantSemaphore;
 use crate::mail::DomainName;
 use crate::queue::QueueManager;
 use crate::store::Store;
 use crate::tls::TlsError;
 use dialer::Dialer;
+use outbound::OutboundConnections;
 use pool::ConnectionPool;
+use result_writer::ResultWriter;
 use route::Router;
+use smart_host_login::SmartHostLogins;
 use source::Sources;
+use target_hosts::TargetFinder;
 use tasks::Tasks;
 use tls::policy::TlsPolicies;
 use tls::results::TlsSessionCounts;
@@ -96,57 +100,43 @@ pub struct Relay {
     recording: Recording,
 }
 
-/// The writing of outcomes, which goes on for a moment when a relay is dropped while it runs.
+/// The recording of results, which goes on for a moment when a relay is dropped while it runs.
 #[derive(Clone)]
-pub struct Recording(TaskTracker);
+pub struct Recording {
+    tasks: TaskTracker,
+    queue: Arc<QueueManager>,
+}
 
 impl Recording {
-    /// Waits until the relay has ended or is dropped, and what it had heard is written.
+    /// Waits until the relay has ended or was dropped and its results are recorded. Claims that still wait for a
+    /// dropped relay return to the queue.
     pub async fn end(&self) {
-        self.0.close();
-        self.0.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.queue.give_back_waiting();
     }
 }
 
-/// What all tasks of the relay share.
+/// What a delivery uses.
 struct RelayContext {
     settings: RelaySettings,
     store: Arc<Store>,
     queue: Arc<QueueManager>,
-    resolver: Resolver,
-    router: Router,
-    sources: Arc<Sources>,
-    dialer: Dialer,
+    router: Arc<Router>,
+    targets: TargetFinder,
+    outbound: OutboundConnections,
     tls_policies: TlsPolicies,
-    /// What is counted for reports on TLS, if anybody wants them.
+    /// The sessions counted for TLS reports, if they are enabled.
     tls_results: Option<Arc<TlsSessionCounts>>,
-    pool: ConnectionPool,
-    /// One for each open connection.
-    connections: Arc<Semaphore>,
+    logins: SmartHostLogins,
     /// One for each KiB of a message read back from the spool.
-    loaded: crate::limits::tenant_semaphore::TenantSemaphore,
+    loaded: TenantSemaphore,
     tasks: Tasks,
-    /// Accounts at smart hosts that were refused.
-    smart_host_backoffs: SmartHostBackoffs,
-    stop: CancellationToken,
 }
 
-/// However the relay ends, nothing of it is left: what still runs is dropped, what still waits is given back.
-struct End(Arc<RelayContext>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.tasks.abort();
-        self.0.queue.give_back_waiting();
-        drop(self.0.pool.take_all());
-    }
-}
-
-/// What the configuration says, in the form in which it is used.
+/// What DSNs take from the configuration.
 struct RelaySettings {
     hostname: DomainName,
-    port: u16,
-    allowed_private_networks: Vec<IpNet>,
     expiry: Duration,
 }
 
@@ -172,38 +162,38 @@ impl Relay {
         resolver: Resolver,
     ) -> Result<Self, RelayError> {
         let store = queue.store().clone();
-        let settings = RelaySettings {
-            hostname: hostname.clone(),
-            port: config.port,
-            allowed_private_networks: config.allowed_private_networks.clone(),
-            expiry: config.message_lifetime,
-        };
+        let settings = RelaySettings { hostname: hostname.clone(), expiry: config.message_lifetime };
         let dialer = Dialer {
             tls: tls::client::ClientTls::load(config.ca_file.as_deref())?,
             timeouts: Arc::new(config.timeouts.clone()),
         };
         let sources = Arc::new(Sources::new(config, hostname));
+        let router = Arc::new(Router::new(store.clone(), config, sources.clone())?);
+        let recording = Recording { tasks: TaskTracker::new(), queue: queue.clone() };
         let core = RelayContext {
             settings,
             tls_policies: TlsPolicies::new(config, &store, &resolver)?,
             tls_results: None,
-            router: Router::new(store.clone(), config, sources.clone())?,
-            sources,
+            targets: TargetFinder {
+                resolver,
+                router: router.clone(),
+                port: config.port,
+                allowed_private_networks: config.allowed_private_networks.clone(),
+            },
+            outbound: OutboundConnections {
+                sources,
+                dialer,
+                pool: ConnectionPool::new(config.idle_connection_timeout),
+                permits: Arc::new(Semaphore::new(config.connections_max)),
+            },
+            logins: SmartHostLogins::new(router.clone(), queue.clone()),
+            router,
             store,
             queue,
-            resolver,
-            dialer,
-            pool: ConnectionPool::new(config.idle_connection_timeout),
-            connections: Arc::new(Semaphore::new(config.connections_max)),
-            loaded: crate::limits::tenant_semaphore::TenantSemaphore::new(
-                LOADED_KIB_MAX,
-                LOADED_KIB_PER_TENANT_MAX,
-            ),
+            loaded: TenantSemaphore::new(LOADED_KIB_MAX, LOADED_KIB_PER_TENANT_MAX),
             tasks: Tasks::default(),
-            smart_host_backoffs: SmartHostBackoffs::default(),
-            stop: CancellationToken::new(),
         };
-        Ok(Self { core, recording: Recording(TaskTracker::new()) })
+        Ok(Self { core, recording })
     }
 
     /// Has it count TLS sessions with mail hosts for reports on them.
@@ -217,24 +207,25 @@ impl Relay {
         self.recording.clone()
     }
 
-    /// Delivers until `stop`. Then what runs is finished, what waits is given back, and idle connections are ended.
-    /// Dropped before its end, it drops what runs, as if its connections had been lost; see [`Relay::recording`].
+    /// Delivers until `stop`; then finishes running attempts, gives back waiting claims and ends idle connections. If
+    /// the future is dropped before, running attempts are aborted, as if their connections had been lost; see
+    /// [`Relay::recording`].
     pub async fn run(mut self, stop: CancellationToken) {
-        self.core.stop = stop;
+        self.core.tasks.stop = stop.clone();
         let core = Arc::new(self.core);
         let (recordings, waiting) = mpsc::channel(result_writer::WAITING_MAX);
-        let _end = End(core.clone());
-        let recorder = self.recording.0.spawn(result_writer::run(core.clone(), waiting));
+        let _abort = core.tasks.abort_on_drop();
+        let writer = ResultWriter { queue: core.queue.clone(), stop: stop.clone() };
+        let recorder = self.recording.tasks.spawn(writer.run(waiting));
         if let Some(sts) = core.tls_policies.sts() {
-            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), core.stop.clone()));
+            core.tasks.spawn(tls::mta_sts::refresh_loop(sts.clone(), stop.clone()));
         }
         if let Some(results) = &core.tls_results {
-            let task = tls::results::flush_loop(results.clone(), core.store.clone(), core.stop.clone());
-            core.tasks.spawn(task);
+            core.tasks.spawn(tls::results::flush_loop(results.clone(), core.store.clone(), stop.clone()));
         }
         let agents = Arc::new(Agents { core: core.clone(), recordings });
-        core.queue.run(&agents, &core.stop).await;
-        for connection in core.pool.take_all() {
+        core.queue.run(&agents, &stop).await;
+        for connection in core.outbound.pool.take_all() {
             core.tasks.spawn(connection.quit());
         }
         core.tasks.end().await;

@@ -1,13 +1,14 @@
-//! Writes the results of attempts to the store, apart from the connections; results that wait are written group.
+//! Writes the results of attempts to the store, apart from the connections; results that wait are written as a group.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::RelayContext;
 use crate::model::DeliveryId;
+use crate::queue::QueueManager;
 use crate::store::{RecordBatch, Spool, StoreError};
 
 /// Batches that wait to be written; at this limit workers wait. Each may carry a DSN.
@@ -21,65 +22,77 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Failed writes after which a stopping relay gives up.
 const TRIES_AT_STOP: u32 = 3;
 
-/// Writes until the channel is closed and everything is written.
-pub async fn run(core: Arc<RelayContext>, mut waiting: mpsc::Receiver<RecordBatch>) {
-    let mut separate = JoinSet::new();
-    let mut batches = Vec::with_capacity(GROUP_MAX);
-    let dsn_kib = Arc::new(Semaphore::new(DSN_KIB_MAX as usize));
-    while waiting.recv_many(&mut batches, GROUP_MAX).await > 0 {
-        let mut group = RecordBatch::default();
-        for batch in batches.drain(..) {
-            // A store record carries one DSN, so batches with a DSN are written one by one, concurrently.
-            if let Some(report) = &batch.report {
-                let kib = u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(DSN_KIB_MAX);
-                let held = dsn_kib.clone().acquire_many_owned(kib).await;
-                let writing = write(core.clone(), batch);
-                separate.spawn(async move {
-                    let _held = held;
-                    writing.await;
-                });
-            } else {
-                group.records.extend(batch.records);
-            }
-        }
-        if !group.records.is_empty() {
-            let written = core.store.record(group.clone()).await;
-            match written {
-                Ok(()) => {}
-                // A failed write must not delay the ones after it.
-                Err(error) => {
-                    warn(&error);
-                    separate.spawn(write(core.clone(), group));
-                }
-            }
-        }
-        while separate.try_join_next().is_some() {}
-    }
-    while separate.join_next().await.is_some() {}
+/// Where results are written.
+#[derive(Clone)]
+pub struct ResultWriter {
+    /// The queue manager, which gets back what cannot be written.
+    pub queue: Arc<QueueManager>,
+    /// Once cancelled, the retries of a write are limited.
+    pub stop: CancellationToken,
 }
 
-/// Retries until it is written: if the result of an accepted message is lost, the message is sent a second time.
-async fn write(core: Arc<RelayContext>, batch: RecordBatch) {
-    let mut delay = RETRY_DELAY_MIN;
-    let mut tries_at_stop = 0;
-    loop {
-        let error = match core.store.record(batch.clone()).await {
-            Ok(()) => break,
-            Err(error) => error,
-        };
-        warn(&error);
-        tries_at_stop += u32::from(core.stop.is_cancelled());
-        if matches!(error, StoreError::Closed) || tries_at_stop >= TRIES_AT_STOP {
-            for record in &batch.records {
-                tracing::error!(msg = %record.message_id, delivery = %record.delivery_id, state = %record.state,
-                    "cannot write the result of an attempt; the message may be delivered twice");
+impl ResultWriter {
+    /// Writes until the channel is closed and everything is written.
+    pub async fn run(self, mut waiting: mpsc::Receiver<RecordBatch>) {
+        let mut separate = JoinSet::new();
+        let mut batches = Vec::with_capacity(GROUP_MAX);
+        let dsn_kib = Arc::new(Semaphore::new(DSN_KIB_MAX as usize));
+        while waiting.recv_many(&mut batches, GROUP_MAX).await > 0 {
+            let mut group = RecordBatch::default();
+            for batch in batches.drain(..) {
+                // A store record carries one DSN, so batches with a DSN are written one by one, concurrently.
+                if let Some(report) = &batch.report {
+                    let kib =
+                        u32::try_from(report.content.len() / 1024 + 1).unwrap_or(u32::MAX).min(DSN_KIB_MAX);
+                    let held = dsn_kib.clone().acquire_many_owned(kib).await;
+                    let writing = self.clone().write(batch);
+                    separate.spawn(async move {
+                        let _held = held;
+                        writing.await;
+                    });
+                } else {
+                    group.records.extend(batch.records);
+                }
             }
-            let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
-            core.queue.release(ids);
-            break;
+            if !group.records.is_empty() {
+                let written = self.queue.store().record(group.clone()).await;
+                match written {
+                    Ok(()) => {}
+                    // A failed write must not delay the ones after it.
+                    Err(error) => {
+                        warn(&error);
+                        separate.spawn(self.clone().write(group));
+                    }
+                }
+            }
+            while separate.try_join_next().is_some() {}
         }
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RETRY_DELAY_MAX);
+        while separate.join_next().await.is_some() {}
+    }
+
+    /// Retries until it is written: if the result of an accepted message is lost, the message is sent a second time.
+    async fn write(self, batch: RecordBatch) {
+        let mut delay = RETRY_DELAY_MIN;
+        let mut tries_at_stop = 0;
+        loop {
+            let error = match self.queue.store().record(batch.clone()).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            warn(&error);
+            tries_at_stop += u32::from(self.stop.is_cancelled());
+            if matches!(error, StoreError::Closed) || tries_at_stop >= TRIES_AT_STOP {
+                for record in &batch.records {
+                    tracing::error!(msg = %record.message_id, delivery = %record.delivery_id, state = %record.state,
+                        "cannot write the result of an attempt; the message may be delivered twice");
+                }
+                let ids: Vec<DeliveryId> = batch.records.iter().map(|record| record.delivery_id).collect();
+                self.queue.release(ids);
+                break;
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
     }
 }
 

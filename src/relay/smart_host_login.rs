@@ -1,14 +1,16 @@
 //! Reacts when a smart host refuses our login or accepts it again: back-off, wait reasons, events, and flushing the mail
 //! that waited.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
-use super::RelayContext;
-use super::smart_host_backoff::{SmartHostAccount, SmartHostBackoff};
+use super::route::Router;
+use super::smart_host_backoff::{SmartHostAccount, SmartHostBackoff, SmartHostBackoffs};
 use crate::mail::Timestamp;
 use crate::model::{EventKind, QueueFilter, TenantId, WaitReason};
-use crate::queue::NextHop;
 use crate::queue::wait_reasons::WaitRecord;
+use crate::queue::{NextHop, QueueManager};
 use crate::store::{Batch, Journal, NewEvent, Queue, StoreError};
 
 /// What an attempt found out about our account.
@@ -22,31 +24,43 @@ pub enum LoginResult {
     Refused(String),
 }
 
-impl RelayContext {
+/// The logins at smart hosts.
+pub struct SmartHostLogins {
+    backoffs: SmartHostBackoffs,
+    router: Arc<Router>,
+    queue: Arc<QueueManager>,
+}
+
+impl SmartHostLogins {
+    /// No login was refused yet.
+    pub fn new(router: Arc<Router>, queue: Arc<QueueManager>) -> Self {
+        Self { backoffs: SmartHostBackoffs::default(), router, queue }
+    }
+
     /// The back-off of the batch's account, if it must wait.
-    pub async fn smart_host_backoff(
+    pub async fn backoff_of(
         &self,
         next_hop: &NextHop,
         batch: &Batch,
         now: Timestamp,
     ) -> Option<SmartHostBackoff> {
-        if self.smart_host_backoffs.is_empty() {
+        if self.backoffs.is_empty() {
             return None;
         }
         let tenant = batch.message.tenant_id;
         if let Some(current) = self.router.cached_account(tenant) {
-            for ended in self.smart_host_backoffs.end_outdated(tenant, current.as_ref()) {
+            for ended in self.backoffs.end_outdated(tenant, current.as_ref()) {
                 self.end_backoff(&ended, tenant, "changed", now).await;
             }
         }
         let account = self.router.account_of(next_hop)?;
-        let backoff = self.smart_host_backoffs.check(&account, now)?;
+        let backoff = self.backoffs.check(&account, now)?;
         self.post_wait_reason(&backoff, next_hop, batch, now);
         Some(backoff)
     }
 
     /// The login was refused: starts or extends the back-off, and returns it.
-    pub async fn login_refused(
+    pub async fn refused(
         &self,
         next_hop: &NextHop,
         batch: &Batch,
@@ -54,7 +68,7 @@ impl RelayContext {
         now: Timestamp,
     ) -> Option<SmartHostBackoff> {
         let account = self.router.account_of(next_hop)?;
-        let (backoff, begins) = self.smart_host_backoffs.record_refusal(&account, reply, now);
+        let (backoff, begins) = self.backoffs.record_refusal(&account, reply, now);
         self.post_wait_reason(&backoff, next_hop, batch, now);
         if begins {
             let SmartHostAccount { host, user, .. } = &account;
@@ -66,9 +80,9 @@ impl RelayContext {
     }
 
     /// The login was accepted: ends the back-off, if there is one.
-    pub async fn login_accepted(&self, next_hop: &NextHop, batch: &Batch, now: Timestamp) {
+    pub async fn accepted(&self, next_hop: &NextHop, batch: &Batch, now: Timestamp) {
         if let Some(account) = self.router.account_of(next_hop)
-            && let Some(backoff) = self.smart_host_backoffs.record_success(&account)
+            && let Some(backoff) = self.backoffs.record_success(&account)
         {
             self.end_backoff(&backoff, batch.message.tenant_id, "login_accepted", now).await;
         }
@@ -82,7 +96,7 @@ impl RelayContext {
         tracing::info!(%host, %user, cause, "the back-off of a smart host ended");
         let data = json!({ "host": host, "user": user, "cause": cause });
         self.append_event(EventKind::SmartHostResumed, backoff.account.tenant, data, now).await;
-        if let Err(error) = self.store.flush(QueueFilter::tenant(tenant), now).await {
+        if let Err(error) = self.queue.store().flush(QueueFilter::tenant(tenant), now).await {
             tracing::warn!(%error, "cannot flush the mail of a smart host; it waits for its next attempt");
         }
     }
@@ -110,7 +124,7 @@ impl RelayContext {
             until: Some(backoff.until),
         };
         self.queue.wait_reasons().post(subject.clone(), record, now);
-        self.smart_host_backoffs.add_subject(&backoff.account, subject);
+        self.backoffs.add_subject(&backoff.account, subject);
     }
 
     async fn append_event(
@@ -121,7 +135,7 @@ impl RelayContext {
         at: Timestamp,
     ) {
         let written: Result<(), StoreError> =
-            self.store.append(NewEvent { kind, tenant_id: tenant, data, at }).await;
+            self.queue.store().append(NewEvent { kind, tenant_id: tenant, data, at }).await;
         if let Err(error) = written {
             tracing::warn!(%error, event = %kind, "cannot write an event");
         }

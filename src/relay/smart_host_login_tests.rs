@@ -68,7 +68,7 @@ async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_i
     let refused_at = later(0);
     let batches = claim(&core, refused_at).await;
     let (first, next_hop) = (&batches[0], next_hop_of(&core, &batches[0]).await);
-    let backoff = core.login_refused(&next_hop, first, "535 5.7.8 no", refused_at).await.unwrap();
+    let backoff = core.logins.refused(&next_hop, first, "535 5.7.8 no", refused_at).await.unwrap();
     let next_attempt_at = Some(backoff.until + SignedDuration::from_hours(1));
     for batch in &batches {
         let untried = UnattemptedBatch { batch, now: refused_at };
@@ -78,12 +78,12 @@ async fn one_attempt_finds_the_login_accepted_and_then_all_mail_of_the_account_i
     }
 
     let early = backoff.until - SignedDuration::from_secs(1);
-    assert!(core.smart_host_backoff(&next_hop, first, early).await.is_some());
-    assert!(core.smart_host_backoff(&next_hop, first, backoff.until).await.is_none(), "one attempt");
-    assert!(core.smart_host_backoff(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
+    assert!(core.logins.backoff_of(&next_hop, first, early).await.is_some());
+    assert!(core.logins.backoff_of(&next_hop, first, backoff.until).await.is_none(), "one attempt");
+    assert!(core.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_some(), "and no other");
     assert!(claim(&core, backoff.until).await.is_empty());
-    core.login_accepted(&next_hop, first, backoff.until).await;
-    assert!(core.smart_host_backoff(&next_hop, &batches[1], backoff.until).await.is_none());
+    core.logins.accepted(&next_hop, first, backoff.until).await;
+    assert!(core.logins.backoff_of(&next_hop, &batches[1], backoff.until).await.is_none());
     assert!(core.queue.wait_reasons().notices(backoff.until).is_empty());
     assert_eq!(ids(&claim(&core, backoff.until).await), ids(&batches));
 }
@@ -97,13 +97,13 @@ async fn a_back_off_does_not_end_because_something_else_changes() {
     let now = later(0);
     let batch = claim(&core, now).await.remove(0);
     let next_hop = next_hop_of(&core, &batch).await;
-    core.login_refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
-    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_some());
+    core.logins.refused(&next_hop, &batch, "535 5.7.8 no", now).await.unwrap();
+    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_some());
     // The cached answers of the directory are outdated.
     bed.store.create_tenant(NewTenant::named("other", "other"), now).await.unwrap();
     assert_eq!(core.router.cached_account(tenant), None);
-    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_some());
+    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_some());
     set_smart_host(&bed, tenant, Some(None)).await;
     core.router.route_batch(&batch).await.unwrap();
-    assert!(core.smart_host_backoff(&next_hop, &batch, now).await.is_none(), "it has none any more");
+    assert!(core.logins.backoff_of(&next_hop, &batch, now).await.is_none(), "it has none any more");
 }

@@ -3,16 +3,29 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::RelayContext;
+use ipnet::IpNet;
+
 use super::happy_eyeballs::interleave;
 use super::recipient_result::RecipientResult;
-use super::route::Route;
+use super::route::{Route, Router};
 use crate::config::Endpoint;
-use crate::dns::{DnsError, MailHosts};
+use crate::dns::{DnsError, MailHosts, Resolver};
 use crate::egress_guard;
 use crate::mail::{DomainName, EnhancedStatus, Host};
 use crate::model::BounceClass;
 use crate::queue::NextHop;
+
+/// Finds hosts and their addresses.
+pub struct TargetFinder {
+    /// Asks the DNS.
+    pub resolver: Resolver,
+    /// Knows the next hops that are configured.
+    pub router: Arc<Router>,
+    /// The port of mail hosts.
+    pub port: u16,
+    /// Private networks that may be dialled.
+    pub allowed_private_networks: Vec<IpNet>,
+}
 
 /// The hosts of one destination, and how to connect to them.
 pub struct TargetHosts {
@@ -38,29 +51,22 @@ impl TargetError {
     }
 }
 
-impl TargetHosts {
+impl TargetFinder {
     /// Finds the hosts of a next hop.
     ///
     /// # Errors
     /// Nothing accepts the mail, or the DNS or the store cannot be asked.
-    pub async fn find(
-        core: &RelayContext,
-        next_hop: &NextHop,
-        destination: &Host,
-    ) -> Result<Self, TargetError> {
-        let relay = &core.settings;
-        let route = core.router.route_of(next_hop).await;
+    pub async fn hosts_of(&self, next_hop: &NextHop, destination: &Host) -> Result<TargetHosts, TargetError> {
+        let route = self.router.route_of(next_hop).await;
         let route = route.map_err(|error| {
             TargetError::Temporary(BounceClass::Temporary, format!("the smart host's password: {error}"))
         })?;
         if !route.hosts.is_empty() {
-            return Ok(Self { hosts: route.hosts.clone(), route, domain: None });
+            return Ok(TargetHosts { hosts: route.hosts.clone(), route, domain: None });
         }
         let (hosts, domain) = match destination {
-            Host::Domain(domain) => (mail_hosts(core, domain).await?, Some(domain.clone())),
-            Host::Literal(ip)
-                if relay.allowed_private_networks.iter().any(|network| network.contains(ip)) =>
-            {
+            Host::Domain(domain) => (self.mail_hosts(domain).await?, Some(domain.clone())),
+            Host::Literal(ip) if self.allowed_private_networks.iter().any(|network| network.contains(ip)) => {
                 (vec![ip.to_string()], None)
             }
             Host::Literal(_) => {
@@ -68,8 +74,8 @@ impl TargetHosts {
                 return Err(TargetError::refusal(550, EnhancedStatus::new(5, 1, 2), text));
             }
         };
-        let hosts = hosts.into_iter().map(|host| Endpoint { host, port: relay.port }).collect();
-        Ok(Self { hosts, route, domain })
+        let hosts = hosts.into_iter().map(|host| Endpoint { host, port: self.port }).collect();
+        Ok(TargetHosts { hosts, route, domain })
     }
 
     /// The addresses of a host that may be dialled; at least one.
@@ -78,15 +84,15 @@ impl TargetHosts {
     /// It has none, none of them may be dialled, or the DNS does not answer.
     pub async fn addresses_of(
         &self,
-        core: &RelayContext,
+        targets: &TargetHosts,
         Endpoint { host, port }: &Endpoint,
     ) -> Result<Vec<SocketAddr>, TargetError> {
-        let found = match core.resolver.addresses(host).await {
+        let found = match self.resolver.addresses(host).await {
             Ok(found) => found,
             Err(error) => {
                 let gone = matches!(error, DnsError::NoRecords | DnsError::NoSuchDomain);
                 // RFC 5321 §5.1: without MX records the domain's own addresses count, and there are none.
-                let is_implicit_mx = self.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
+                let is_implicit_mx = targets.domain.as_ref().is_some_and(|domain| domain.as_str() == host);
                 return Err(if gone && is_implicit_mx {
                     let text = format!("the domain {host} has neither mail hosts nor addresses");
                     TargetError::refusal(550, EnhancedStatus::new(5, 4, 4), text)
@@ -95,8 +101,8 @@ impl TargetHosts {
                 });
             }
         };
-        let allowed = &core.settings.allowed_private_networks;
-        let permitted = |ip: &IpAddr| self.route.trusted || egress_guard::is_permitted(*ip, allowed);
+        let allowed = &self.allowed_private_networks;
+        let permitted = |ip: &IpAddr| targets.route.trusted || egress_guard::is_permitted(*ip, allowed);
         let usable: Vec<SocketAddr> =
             found.iter().filter(|ip| permitted(ip)).map(|ip| SocketAddr::new(*ip, *port)).collect();
         match found.first() {
@@ -107,19 +113,19 @@ impl TargetHosts {
             _ => Ok(interleave(&usable)),
         }
     }
-}
 
-async fn mail_hosts(core: &RelayContext, domain: &DomainName) -> Result<Vec<String>, TargetError> {
-    match core.resolver.mail_hosts(domain).await {
-        Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
-        Ok(MailHosts::NullMx) => {
-            let text = format!("{domain} takes no mail: it has a null MX");
-            Err(TargetError::refusal(556, EnhancedStatus::new(5, 1, 10), text))
+    async fn mail_hosts(&self, domain: &DomainName) -> Result<Vec<String>, TargetError> {
+        match self.resolver.mail_hosts(domain).await {
+            Ok(MailHosts::Hosts(hosts)) => Ok(hosts),
+            Ok(MailHosts::NullMx) => {
+                let text = format!("{domain} takes no mail: it has a null MX");
+                Err(TargetError::refusal(556, EnhancedStatus::new(5, 1, 10), text))
+            }
+            Err(DnsError::NoSuchDomain) => {
+                let text = format!("the domain {domain} does not exist");
+                Err(TargetError::refusal(550, EnhancedStatus::new(5, 1, 2), text))
+            }
+            Err(error) => Err(TargetError::Temporary(BounceClass::Dns, format!("MX of {domain}: {error}"))),
         }
-        Err(DnsError::NoSuchDomain) => {
-            let text = format!("the domain {domain} does not exist");
-            Err(TargetError::refusal(550, EnhancedStatus::new(5, 1, 2), text))
-        }
-        Err(error) => Err(TargetError::Temporary(BounceClass::Dns, format!("MX of {domain}: {error}"))),
     }
 }

@@ -1,11 +1,13 @@
 //! The background tasks of a relay: a stop waits for them, dropping the relay aborts them.
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// Tasks that do not outlive the relay that runs them.
 #[derive(Default)]
 pub struct Tasks {
+    /// Cancelled when tasks are to end as soon as it is safe.
+    pub stop: CancellationToken,
     tracker: TaskTracker,
     aborted: CancellationToken,
 }
@@ -22,9 +24,9 @@ impl Tasks {
         });
     }
 
-    /// Aborts all tasks at their next await.
-    pub fn abort(&self) {
-        self.aborted.cancel();
+    /// Aborts all tasks at their next await when the guard is dropped.
+    pub fn abort_on_drop(&self) -> DropGuard {
+        self.aborted.clone().drop_guard()
     }
 
     /// Waits until all have ended.

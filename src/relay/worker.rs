@@ -37,7 +37,7 @@ pub async fn run(
     let mut connection = find_idle(&core, &slot.lane, &claim.batch);
     loop {
         connection = worker.deliver(&slot.lane, claim, connection).await;
-        if core.stop.is_cancelled() {
+        if core.tasks.stop.is_cancelled() {
             break;
         }
         claim = match core.queue.keep_turn(&mut slot) {
@@ -48,7 +48,7 @@ pub async fn run(
             None => {
                 // Kept before the slot is free: the lane's next worker is to find it.
                 if let Some(connection) = connection.take() {
-                    core.pool.put(&slot.lane, slot.holder, connection);
+                    core.outbound.pool.put(&slot.lane, slot.holder, connection);
                 }
                 drop(slot);
                 // This worker takes one turn at most; there may be more.
@@ -84,7 +84,7 @@ fn fit(
 fn find_idle(core: &RelayContext, lane: &QueueKey, batch: &Batch) -> Option<Connection> {
     let tenant = &batch.message.tenant_id;
     let left_to_others = core.queue.left_to_others(lane, tenant);
-    core.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
+    core.outbound.pool.take(lane, tenant, left_to_others, |connection| fits(core, lane, batch, connection))
 }
 
 /// A host of one domain of a site need not take mail for another one.
@@ -124,7 +124,7 @@ impl Worker {
             self.expire(claim).await;
             return connection;
         }
-        if let Some(hold) = self.core.smart_host_backoff(&lane.next_hop, &claim.batch, Timestamp::now()).await
+        if let Some(hold) = self.core.logins.backoff_of(&lane.next_hop, &claim.batch, Timestamp::now()).await
         {
             self.hold(claim, &hold).await;
             return connection;
@@ -181,10 +181,10 @@ impl Worker {
         match login {
             LoginResult::NotAttempted => None,
             LoginResult::Accepted => {
-                self.core.login_accepted(next_hop, batch, now).await;
+                self.core.logins.accepted(next_hop, batch, now).await;
                 None
             }
-            LoginResult::Refused(words) => self.core.login_refused(next_hop, batch, words, now).await,
+            LoginResult::Refused(words) => self.core.logins.refused(next_hop, batch, words, now).await,
         }
     }
 
@@ -197,7 +197,7 @@ impl Worker {
         let Message { id, tenant_id, size, .. } = *batch.message;
         let memory = tokio::select! {
             biased;
-            () = self.core.stop.cancelled() => return Ok(None),
+            () = self.core.tasks.stop.cancelled() => return Ok(None),
             // The turns are never closed.
             memory = self.core.loaded.acquire_weighted(Some(tenant_id), size / 1024 + 1) => memory.ok(),
         };
@@ -280,7 +280,7 @@ impl Worker {
         tokio::select! {
             () = tokio::time::sleep(sandbox::SLOW_DELAY) => self.play_now(slow_claim, started_at).await,
             // Dropping the claim gives it back.
-            () = self.core.stop.cancelled() => {}
+            () = self.core.tasks.stop.cancelled() => {}
         }
     }
 

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 
 use super::{ADDRESSES_MAX, Attempt, DialState};
@@ -48,8 +47,8 @@ impl Attempt<'_> {
             return Err(TargetError::Temporary(BounceClass::Temporary, text.into()));
         };
         let host = &endpoint.host;
-        let mut addresses = targets.addresses_of(self.core, endpoint).await?;
-        let source = self.core.sources.choose(pool, &addresses).ok_or_else(|| {
+        let mut addresses = self.core.targets.addresses_of(targets, endpoint).await?;
+        let source = self.core.outbound.sources.choose(pool, &addresses).ok_or_else(|| {
             let text = format!("{host} has no address of the family of our source address");
             TargetError::Temporary(BounceClass::Network, text)
         })?;
@@ -96,8 +95,8 @@ impl Attempt<'_> {
     /// Connects to one of the addresses and removes it and those that failed. `None` also if the time is used up.
     async fn connect(&mut self, host: &mut HostAttempt) -> Option<TcpConnected> {
         let HostAttempt { plan, addresses, quota } = host;
-        let permit = timeout_at(self.deadline, self.permit()).await.ok()??;
-        let race = self.core.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
+        let permit = timeout_at(self.deadline, self.core.outbound.permit(&self.core.tasks)).await.ok()??;
+        let race = self.core.outbound.dialer.connect(&addresses[..addresses.len().min(*quota)], &plan.source);
         let RaceResult { connected, mut failed } = match timeout_at(self.deadline, race).await {
             Ok(result) => result,
             Err(_) => {
@@ -163,7 +162,7 @@ impl Attempt<'_> {
         plan: &ConnectPlan,
         connected: TcpConnected,
     ) -> Result<Connection, DeliveryError> {
-        let opening = self.core.dialer.open(plan, connected, &mut self.transcript);
+        let opening = self.core.outbound.dialer.open(plan, connected, &mut self.transcript);
         let opened = timeout_at(self.deadline, opening).await;
         let opened = opened.unwrap_or_else(|_| Err(DeliveryError::new(Phase::Connect, ATTEMPT_TIMED_OUT)));
         match &opened {
@@ -188,17 +187,6 @@ impl Attempt<'_> {
             _ => {}
         }
         opened
-    }
-
-    /// A permit for one more connection; closes the connection that is idle longest if there is none left.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = self.core.connections.clone().try_acquire_owned() {
-            return Some(permit);
-        }
-        if let Some(oldest) = self.core.pool.take_oldest() {
-            self.core.tasks.spawn(oldest.quit());
-        }
-        self.core.connections.clone().acquire_owned().await.ok()
     }
 }
 

@@ -17,7 +17,7 @@ use super::delivery_error::DeliveryError;
 use super::peer::Peer;
 use super::recipient_result::RecipientResult;
 use super::smart_host_login::LoginResult;
-use super::target_hosts::{TargetError, TargetHosts};
+use super::target_hosts::TargetError;
 use super::tls::policy::{TlsNeed, TlsRules, waives_tls};
 use super::transcript::Transcript;
 use crate::config::Timeouts;
@@ -86,7 +86,7 @@ impl<'a> Attempt<'a> {
             sessions: 0,
             login: LoginResult::NotAttempted,
             has_other_failure: false,
-            deadline: attempt_deadline(&core.dialer.timeouts, content.len() as u64),
+            deadline: attempt_deadline(&core.outbound.dialer.timeouts, content.len() as u64),
         }
     }
 
@@ -189,14 +189,14 @@ impl<'a> Attempt<'a> {
         let Ok(route) = self.core.router.route_of(&self.queue.next_hop).await else { return false };
         let (host, port) = (connection.peer.host.clone(), connection.address.port());
         let need = TlsNeed { domain, host: &host, port, tls: route.tls, require_tls: self.requires_tls() };
-        let allowed = self.core.tls_policies.allows(self.core, &need, connection);
+        let allowed = self.core.tls_policies.allows(&self.core.tasks, &need, connection);
         timeout_at(self.deadline, allowed).await.unwrap_or(false)
     }
 
     /// Dials host after host, each time without holding another connection: workers that hold one and wait for a
     /// second would block each other for ever. Returns the last connection, or `last` if nothing was dialled.
     async fn try_hosts(&mut self, used: Option<SocketAddr>, last: Option<Connection>) -> Option<Connection> {
-        let found = TargetHosts::find(self.core, &self.queue.next_hop, &self.batch.destination).await;
+        let found = self.core.targets.hosts_of(&self.queue.next_hop, &self.batch.destination).await;
         let targets = match found {
             Ok(targets) => targets,
             Err(error) => {
@@ -205,9 +205,9 @@ impl<'a> Attempt<'a> {
             }
         };
         let rules = if self.waives_tls {
-            TlsRules::waived(self.core, &targets)
+            self.core.tls_policies.waived_rules(&targets)
         } else {
-            let rules = TlsRules::find(self.core, &targets, self.requires_tls());
+            let rules = self.core.tls_policies.rules_for(&self.core.tasks, &targets, self.requires_tls());
             let Ok(rules) = timeout_at(self.deadline, rules).await else { return last };
             rules
         };
@@ -217,7 +217,8 @@ impl<'a> Attempt<'a> {
             if state.dialled == ADDRESSES_MAX || !self.may_dial() {
                 break;
             }
-            let policy = match timeout_at(self.deadline, rules.for_host(self.core, endpoint)).await {
+            let policy = rules.for_host(&self.core.tls_policies, endpoint);
+            let policy = match timeout_at(self.deadline, policy).await {
                 Ok(Ok(policy)) => policy,
                 Ok(Err(unmet)) => {
                     self.count_tls(&endpoint.host, unmet.reported, None);

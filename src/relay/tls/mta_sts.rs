@@ -23,7 +23,8 @@ use crate::mail::{DomainName, SignedDuration, Timestamp};
 use crate::model::TlsFailure;
 use crate::policy::mta_sts::{POLICY_OCTETS_MAX, StsMode, StsPolicy, read_record};
 use crate::policy::tls::{StsLookup, StsLookupError};
-use crate::relay::{RelayContext, RelayError};
+use crate::relay::RelayError;
+use crate::relay::tasks::Tasks;
 use crate::store::{Policies, Store, StoreError, StsRecord};
 
 /// Domains that are cached in memory; the store has all.
@@ -98,18 +99,14 @@ impl MtaSts {
     }
 
     /// The policy of a domain, fetched if it is not cached or has changed.
-    pub async fn answer(self: &Arc<Self>, core: &RelayContext, domain: &DomainName) -> StsLookup {
-        self.find(core, domain).await.unwrap_or_else(|error| {
+    pub async fn answer(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> StsLookup {
+        self.find(tasks, domain).await.unwrap_or_else(|error| {
             tracing::warn!(%domain, %error, "cannot read an MTA-STS policy from the store");
             StsLookup::Unknown(error.to_string())
         })
     }
 
-    async fn find(
-        self: &Arc<Self>,
-        core: &RelayContext,
-        domain: &DomainName,
-    ) -> Result<StsLookup, StoreError> {
+    async fn find(self: &Arc<Self>, tasks: &Tasks, domain: &DomainName) -> Result<StsLookup, StoreError> {
         let known = self.known(domain).await?;
         let now = Timestamp::now();
         let cached = known.cached.clone().filter(|cached| now < cached.expires_at);
@@ -132,7 +129,7 @@ impl MtaSts {
             (Some(cached), Some(_)) => answer_of(Some(cached)),
             (None, Some(failure)) => StsLookup::Unavailable(failure.fault),
             (cached, None) => {
-                let Some(mut fetch) = self.begin_fetch(core, domain, id, known) else {
+                let Some(mut fetch) = self.begin_fetch(tasks, domain, id, known) else {
                     return Ok(cached.map_or_else(
                         || unavailable("too many policies are being fetched", None),
                         |cached| answer_of(Some(cached)),
@@ -187,7 +184,7 @@ impl MtaSts {
     /// Joins the running fetch, or starts one; `None` if there are too many. `known` is the domain's state until then.
     fn begin_fetch(
         self: &Arc<Self>,
-        core: &RelayContext,
+        tasks: &Tasks,
         domain: &DomainName,
         id: String,
         known: DomainState,
@@ -202,8 +199,8 @@ impl MtaSts {
         let (done, fetch) = watch::channel(());
         domains.entry(domain.clone()).or_insert(known).fetch = Some(fetch.clone());
         drop(domains);
-        let (sts, domain, stop) = (self.clone(), domain.clone(), core.stop.clone());
-        core.tasks.spawn(async move {
+        let (sts, domain, stop) = (self.clone(), domain.clone(), tasks.stop.clone());
+        tasks.spawn(async move {
             stop.run_until_cancelled(sts.refresh(&domain, id)).await;
             if let Some(known) = sts.lock().get_mut(&domain) {
                 known.fetch = None;

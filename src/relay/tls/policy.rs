@@ -12,10 +12,11 @@ use crate::model::{TlsMinimum, TlsMode};
 use crate::policy::tls::{
     DomainFacts, HostPolicy, MxProof, Requirement, StsLookup, TlsRefusal, TlsaLookup, admit, decide,
 };
+use crate::relay::RelayError;
 use crate::relay::connection::{Connection, TlsVerifiedFor};
 use crate::relay::peer::Peer;
 use crate::relay::target_hosts::TargetHosts;
-use crate::relay::{RelayContext, RelayError};
+use crate::relay::tasks::Tasks;
 use crate::store::Store;
 
 /// How long the check of an open connection against a domain's policy remains valid.
@@ -85,9 +86,33 @@ impl TlsPolicies {
         self.sts.as_ref()
     }
 
+    /// Gathers the rules for a destination.
+    pub async fn rules_for(&self, tasks: &Tasks, targets: &TargetHosts, require_tls: bool) -> TlsRules {
+        match &targets.domain {
+            None => TlsRules::Route(policy_of_route(targets, require_tls)),
+            Some(domain) => {
+                let facts = self.facts_of(tasks, domain, targets.route.tls).await;
+                TlsRules::Domain { facts: Box::new(facts), require_tls }
+            }
+        }
+    }
+
+    /// The rules for a message that waives TLS: the domain's policies are not looked up.
+    pub fn waived_rules(&self, targets: &TargetHosts) -> TlsRules {
+        match &targets.domain {
+            None => TlsRules::Route(policy_of_route(targets, false)),
+            Some(domain) => {
+                let minimum = self.minimum_for(domain, targets.route.tls);
+                let domain = domain.clone();
+                let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsLookup::Absent, minimum };
+                TlsRules::Domain { facts: Box::new(facts), require_tls: false }
+            }
+        }
+    }
+
     /// Whether an open connection meets the TLS policy of a domain and a message. A positive result is reused for a
     /// minute: the DNS records behind it live longer.
-    pub async fn allows(&self, core: &RelayContext, need: &TlsNeed<'_>, connection: &mut Connection) -> bool {
+    pub async fn allows(&self, tasks: &Tasks, need: &TlsNeed<'_>, connection: &mut Connection) -> bool {
         let is_verified = connection
             .tls_verified_for
             .as_ref()
@@ -95,7 +120,7 @@ impl TlsPolicies {
         if is_verified && !need.require_tls {
             return true;
         }
-        let facts = self.facts_of(core, need.domain, need.tls).await;
+        let facts = self.facts_of(tasks, need.domain, need.tls).await;
         let Ok(policy) = self.policy_of(&facts, need.host, need.port, need.require_tls).await else {
             return false;
         };
@@ -110,10 +135,10 @@ impl TlsPolicies {
         true
     }
 
-    async fn facts_of(&self, core: &RelayContext, domain: &DomainName, tls: TlsMode) -> DomainFacts {
+    async fn facts_of(&self, tasks: &Tasks, domain: &DomainName, tls: TlsMode) -> DomainFacts {
         let sts = async {
             match &self.sts {
-                Some(sts) => sts.answer(core, domain).await,
+                Some(sts) => sts.answer(tasks, domain).await,
                 None => StsLookup::Absent,
             }
         };
@@ -197,30 +222,6 @@ fn secure_resolver(config: &config::Relay) -> Result<Option<SecureResolver>, Rel
 }
 
 impl TlsRules {
-    /// Gathers the rules for a destination.
-    pub async fn find(core: &RelayContext, targets: &TargetHosts, require_tls: bool) -> Self {
-        match &targets.domain {
-            None => Self::Route(policy_of_route(targets, require_tls)),
-            Some(domain) => {
-                let facts = core.tls_policies.facts_of(core, domain, targets.route.tls).await;
-                Self::Domain { facts: Box::new(facts), require_tls }
-            }
-        }
-    }
-
-    /// The rules for a message that waives TLS: the domain's policies are not looked up.
-    pub fn waived(core: &RelayContext, targets: &TargetHosts) -> Self {
-        match &targets.domain {
-            None => Self::Route(policy_of_route(targets, false)),
-            Some(domain) => {
-                let minimum = core.tls_policies.minimum_for(domain, targets.route.tls);
-                let domain = domain.clone();
-                let facts = DomainFacts { domain, mx: MxProof::Off, sts: StsLookup::Absent, minimum };
-                Self::Domain { facts: Box::new(facts), require_tls: false }
-            }
-        }
-    }
-
     /// What is known of the domain, if the hosts come from its MX records.
     pub fn facts(&self) -> Option<&DomainFacts> {
         match self {
@@ -233,13 +234,15 @@ impl TlsRules {
     ///
     /// # Errors
     /// The host must not get the message, whatever TLS it offers.
-    pub async fn for_host(&self, core: &RelayContext, endpoint: &Endpoint) -> Result<HostPolicy, TlsRefusal> {
+    pub async fn for_host(
+        &self,
+        policies: &TlsPolicies,
+        endpoint: &Endpoint,
+    ) -> Result<HostPolicy, TlsRefusal> {
         let Endpoint { host, port } = endpoint;
         match self {
             Self::Route(policy) => Ok(policy.clone()),
-            Self::Domain { facts, require_tls } => {
-                core.tls_policies.policy_of(facts, host, *port, *require_tls).await
-            }
+            Self::Domain { facts, require_tls } => policies.policy_of(facts, host, *port, *require_tls).await,
         }
     }
 }
