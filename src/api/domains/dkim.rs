@@ -15,7 +15,7 @@ use crate::model::{DkimAlgorithm, DkimKeyId, DkimKeyState};
 use crate::store::{Directory, DkimKey, Domain, NewDkimKey};
 use crate::verification::dkim_record_name;
 
-use super::rotation::selector_of;
+use super::selector::selector_of;
 
 pub(super) const KEYS_MAX: usize = 10;
 /// RFC 1035 §2.3.4, without the final dot.

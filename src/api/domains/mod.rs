@@ -1,7 +1,9 @@
-//! Sending domains and their verification. `dkim` manages their keys, `rotation` replaces them.
+//! Sending domains and their verification. `dkim` manages their keys, `rotation` replaces them, `selector`
+//! names them.
 
 mod dkim;
 mod rotation;
+mod selector;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

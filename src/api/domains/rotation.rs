@@ -7,11 +7,11 @@ use crate::api::error::{ApiError, Result};
 use crate::api::page::List;
 use crate::api::request_context::RequestContext;
 use crate::api::response::ApiResponse;
-use crate::mail::{SignedDuration, Timestamp};
 use crate::model::{DkimAlgorithm, DkimKeyState, RefusalCode};
 use crate::store::{Directory, DkimKey};
 
 use super::dkim::{self, DkimKeyView, KEYS_MAX};
+use super::selector::free_selector;
 
 /// Which keys to replace.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -64,39 +64,4 @@ fn new_in_waiting(algorithm: DkimAlgorithm, keys: &[DkimKey]) -> Option<DkimKey>
     let waits =
         |key: &&DkimKey| key.algorithm == algorithm && key.state == DkimKeyState::Pending && !key.has_signed;
     keys.iter().rfind(waits).cloned()
-}
-
-/// The next second whose name no key of the domain has: the keys of a new domain may be of this one.
-fn free_selector(algorithm: DkimAlgorithm, keys: &[DkimKey], now: Timestamp) -> String {
-    let mut selectors = (0..).map(|later_s| selector_of(algorithm, now + SignedDuration::from_secs(later_s)));
-    let is_free = |selector: &String| keys.iter().all(|key| key.selector != *selector);
-    selectors.find(is_free).unwrap_or_default()
-}
-
-/// Like `pb20260131-235959`: a name is never used for a second key, whose record caches might lack. At most 21 octets,
-/// for which the name of a domain leaves room.
-pub(super) fn selector_of(algorithm: DkimAlgorithm, now: Timestamp) -> String {
-    let time = now.strftime("pb%Y%m%d-%H%M%S");
-    match algorithm {
-        DkimAlgorithm::Rsa => time.to_string(),
-        DkimAlgorithm::Ed25519 => format!("{time}-ed"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::DomainName;
-    use crate::verification::dkim_record_name;
-
-    #[test]
-    fn there_is_room_for_the_selector_before_the_longest_domain() {
-        let name = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(28)].join(".");
-        let name = DomainName::parse(&name).unwrap();
-        assert_eq!(name.as_str().len(), super::super::NAME_OCTETS_MAX);
-        for &algorithm in DkimAlgorithm::ALL {
-            let record = dkim_record_name(&selector_of(algorithm, Timestamp::UNIX_EPOCH), &name);
-            assert!(record.len() <= dkim::RECORD_NAME_OCTETS_MAX, "{}", record.len());
-        }
-    }
 }

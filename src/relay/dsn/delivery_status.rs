@@ -2,53 +2,65 @@
 
 use std::fmt::Write;
 
-use super::message::{DsnMessage, date};
-use super::recipient::DsnAction;
-use crate::mail::Address;
+use super::recipient::{DsnAction, DsnRecipient};
+use crate::mail::{Address, DomainName, Timestamp};
+use crate::store::Message;
 
 /// Characters of a diagnostic: a reply may have 64 KiB.
 const DIAGNOSTIC_CHARS_MAX: usize = 900;
 
 /// The part for programs (RFC 3464 §2).
-pub fn delivery_status(dsn: &DsnMessage<'_>) -> String {
-    let mut text = String::new();
-    if let Some(id) = &dsn.message.parameters.envelope_id {
-        let _ = write!(text, "Original-Envelope-Id: {}\r\n", id.decoded());
-    }
-    let _ = write!(
-        text,
-        "Reporting-MTA: dns; {}\r\nX-Original-Message-ID: {}\r\nArrival-Date: {}\r\n",
-        dsn.hostname,
-        dsn.message.id,
-        date(dsn.message.created_at)
-    );
-    for recipient in dsn.recipients {
-        text.push_str("\r\n");
-        if let Some(original) = &recipient.original {
-            let _ = write!(text, "Original-Recipient: {}\r\n", original.decoded());
+pub struct DeliveryStatus<'a> {
+    /// The name of this server.
+    pub hostname: &'a DomainName,
+    /// The message that the DSN is about.
+    pub message: &'a Message,
+    /// What became of its recipients.
+    pub recipients: &'a [DsnRecipient],
+}
+
+impl DeliveryStatus<'_> {
+    /// The text of the part.
+    pub fn compose(&self) -> String {
+        let mut text = String::new();
+        if let Some(id) = &self.message.parameters.envelope_id {
+            let _ = write!(text, "Original-Envelope-Id: {}\r\n", id.decoded());
         }
         let _ = write!(
             text,
-            "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
-            typed_address(&recipient.recipient, dsn.message.smtputf8),
-            recipient.action.as_str(),
-            recipient.status
+            "Reporting-MTA: dns; {}\r\nX-Original-Message-ID: {}\r\nArrival-Date: {}\r\n",
+            self.hostname,
+            self.message.id,
+            date(self.message.created_at)
         );
-        let diagnostic: String = one_line(&recipient.diagnostic).chars().map(ascii_only).collect();
-        if let Some(host) = &recipient.host {
-            let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
+        for recipient in self.recipients {
+            text.push_str("\r\n");
+            if let Some(original) = &recipient.original {
+                let _ = write!(text, "Original-Recipient: {}\r\n", original.decoded());
+            }
+            let _ = write!(
+                text,
+                "Final-Recipient: {}\r\nAction: {}\r\nStatus: {}\r\n",
+                typed_address(&recipient.recipient, self.message.smtputf8),
+                recipient.action.as_str(),
+                recipient.status
+            );
+            let diagnostic: String = one_line(&recipient.diagnostic).chars().map(ascii_only).collect();
+            if let Some(host) = &recipient.host {
+                let _ = write!(text, "Remote-MTA: dns; {}\r\n", one_line(host));
+            }
+            // RFC 3464 §2.3.6: the type `smtp` is for replies; our own description has another type.
+            let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
+            let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
+            if let Some(at) = recipient.last_attempt_at {
+                let _ = write!(text, "Last-Attempt-Date: {}\r\n", date(at));
+            }
+            if let DsnAction::Delayed(until) = recipient.action {
+                let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
+            }
         }
-        // RFC 3464 §2.3.6: the type `smtp` is for replies; our own description has another type.
-        let kind = if is_reply(&diagnostic) { "smtp" } else { "X-Pillarbox" };
-        let _ = write!(text, "Diagnostic-Code: {kind}; {diagnostic}\r\n");
-        if let Some(at) = recipient.last_attempt_at {
-            let _ = write!(text, "Last-Attempt-Date: {}\r\n", date(at));
-        }
-        if let DsnAction::Delayed(until) = recipient.action {
-            let _ = write!(text, "Will-Retry-Until: {}\r\n", date(until));
-        }
+        text
     }
-    text
 }
 
 /// A non-ASCII address in the type `utf-8`, escaped for a reader of ASCII (RFC 6533 §3).
@@ -69,6 +81,11 @@ fn typed_address(address: &Address, reads_utf8: bool) -> String {
 /// Text without control characters, truncated, so that it cannot inject a field.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DIAGNOSTIC_CHARS_MAX).collect()
+}
+
+/// A date field's value.
+pub fn date(time: Timestamp) -> String {
+    jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
 }
 
 fn is_reply(text: &str) -> bool {

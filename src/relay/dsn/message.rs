@@ -7,7 +7,7 @@ use std::time::Duration;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Body, MultiPart, SinglePart};
 
-use super::delivery_status::{delivery_status, one_line};
+use super::delivery_status::{DeliveryStatus, date, one_line};
 use super::recipient::{DsnAction, DsnRecipient};
 use crate::mail::{
     Address, BodyType, Content, DomainName, MailParameters, ReturnContent, ReversePath, Timestamp,
@@ -92,7 +92,9 @@ impl DsnMessage<'_> {
     fn render(&self, to: &Address, id: MessageId) -> Option<Vec<u8>> {
         let boundary = format!("report-{id}");
         let kind = format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"");
-        let status = delivery_status(self);
+        let status =
+            DeliveryStatus { hostname: self.hostname, message: self.message, recipients: self.recipients };
+        let status = status.compose();
         // RFC 3464 §2.1: message/delivery-status must be 7bit; RFC 6533 §4 defines another type for UTF-8.
         let status_kind = if status.is_ascii() { "delivery-status" } else { "global-delivery-status" };
         let original = self.original();
@@ -223,10 +225,6 @@ fn verbatim_part(kind: &str, octets: Vec<u8>) -> Option<SinglePart> {
 
 fn encoding_of(is_ascii: bool) -> ContentTransferEncoding {
     if is_ascii { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit }
-}
-
-pub fn date(time: Timestamp) -> String {
-    jiff::fmt::rfc2822::to_string(&time.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
 }
 
 /// Shared by tests of this module and of its users.

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
+use super::login::Login;
 use super::scram::{Binding, Scram, ScramError};
 use super::{Capabilities, Phase};
 use crate::smtp::{ChannelBinding, Reply};
@@ -42,21 +43,6 @@ pub enum StartTls {
     IfOffered,
     /// Always; fail if the server does not offer it.
     Required,
-}
-
-/// User name and password.
-#[derive(Clone)]
-pub struct Login {
-    /// The name.
-    pub user: String,
-    /// The password.
-    pub password: Zeroizing<String>,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
-    }
 }
 
 /// A command to send. Its Display form hides secrets.

@@ -10,12 +10,14 @@
 mod capabilities;
 mod dot_stuffing;
 mod handshake;
+mod login;
 mod reply_reader;
 mod scram;
 mod transaction;
 
 pub use self::dot_stuffing::DotStuffer;
-pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, Login, StartTls, Step};
+pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, StartTls, Step};
+pub use self::login::Login;
 pub use capabilities::Capabilities;
 pub use reply_reader::{ReplyError, ReplyReader};
 pub use scram::ScramError;

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
-use super::Login;
+use super::login::Login;
 use crate::model::ScramProof;
 use crate::smtp::ChannelBinding;
 

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checksum::Checksum;
-use super::lock;
 use super::sql_types::{count, sql_limit};
 use super::unit_of_work::Tx;
 use crate::durable_file;
 use crate::mail::Content;
 use crate::model::MessageId;
+use crate::store::memory::lock;
 use crate::store::{Result, StoreError, StoredContent};
 
 /// A file without a row may belong to a message that is about to be committed.

@@ -13,9 +13,10 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::spool::submission_key;
-use super::{SqliteStore, Tx, blob_store, delivery_rows, events, lock, message_rows, outbox, usage};
+use super::{SqliteStore, Tx, blob_store, delivery_rows, events, message_rows, outbox, usage};
 use crate::mail::Timestamp;
 use crate::model::{DeliveryId, EventId, KeyId, MessageId, TenantId};
+use crate::store::memory::lock;
 use crate::store::{
     Attempt, Delivery, Event, EventFilter, EventPage, IdempotentResponse, Journal, JournalCursor,
     JournalEntry, Message, MessageFilter, MessagePage, NewEvent, Page, PageRequest, Pruned, Rejection,

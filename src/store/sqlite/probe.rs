@@ -7,8 +7,9 @@ use rusqlite::params;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until};
 
+use super::SqliteStore;
 use super::unit_of_work::Tx;
-use super::{SqliteStore, lock};
+use crate::store::memory::lock;
 use crate::store::{Result, StoreError};
 
 /// Whoever asks within this time after the beginning of a test gets its outcome: asking is no way to load the disk.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::events;
 use super::secret_encryption::Sealer;
 use super::unit_of_work::Tx;
-use super::{events, lock};
 use crate::store::memory::{
-    CommitCounters, EventClock, UsageAccumulator, WebhookDueIndex, WebhookSubscriptions,
+    CommitCounters, EventClock, UsageAccumulator, WebhookDueIndex, WebhookSubscriptions, lock,
 };
 use crate::store::{JournalCursor, Result, StoreError};
 

@@ -9,6 +9,7 @@ use crate::mail::Timestamp;
 use crate::model::{
     DisabledReason, EventId, EventKind, MessageId, WebhookDeliveryId, WebhookDeliveryState, WebhookId,
 };
+use crate::store::memory::SubscriptionAction;
 use crate::store::sqlite::events::{EventPayload, Subject, read_event};
 use crate::store::sqlite::keyset::List;
 use crate::store::sqlite::sql_types::{count, json_if_any, shorten, sql_limit, time_if_any, to_json, us};
@@ -40,6 +41,24 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<WebhookDelivery> {
 pub(super) fn count_open(connection: &Connection) -> Result<u64> {
     let sql = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_us IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| count(row, 0))?)
+}
+
+impl Tx<'_> {
+    /// Writes a copy of an event for each webhook that wants it.
+    pub(in crate::store::sqlite) fn enqueue_for_webhooks(&self, event: &EventPayload<'_>) -> Result<()> {
+        self.know_subscriptions()?;
+        for (id, action) in self.subscriptions.wanting(event.kind, event.subject.tenant_id) {
+            match action {
+                SubscriptionAction::Enqueue => {
+                    insert(self, id, event)?;
+                }
+                SubscriptionAction::Disable => {
+                    webhooks::disable(self, id, DisabledReason::BacklogFull, event.at)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// When each webhook has something pending for the first time.

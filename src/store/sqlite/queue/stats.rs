@@ -10,8 +10,9 @@ use ulid::Ulid;
 
 use crate::mail::{Host, Timestamp};
 use crate::model::{DeliveryId, DeliveryState, QueueFilter, TenantId};
+use crate::store::memory::lock;
+use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::sql_types::us;
-use crate::store::sqlite::{SqliteStore, lock};
 use crate::store::{
     GroupPlace, LaterBecause, PARKED_US, QueueCounts, QueueGroup, QueueOverview, QueueRequest, Result,
     StoreError,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::store::sqlite::lock;
+use crate::store::memory::lock;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
