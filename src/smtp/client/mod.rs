@@ -12,6 +12,7 @@ mod dot_stuffing;
 mod handshake;
 mod login;
 mod reply_reader;
+mod request;
 mod scram;
 mod transaction;
 
@@ -20,8 +21,9 @@ pub use self::handshake::{Command, Handshake, HandshakeError, HandshakeOptions, 
 pub use self::login::Login;
 pub use capabilities::Capabilities;
 pub use reply_reader::{ReplyError, ReplyReader};
+pub use request::{Outcome, Request, Target};
 pub use scram::ScramError;
-pub use transaction::{Next, Outcome, Request, Target, Transaction};
+pub use transaction::{Next, Transaction};
 
 /// A phase of the dialogue. It decides the meaning of a reply and its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
