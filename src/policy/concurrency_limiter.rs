@@ -205,16 +205,19 @@ impl ConcurrencyLimiter {
             | SiteFeedback::Refused { reason, .. }
             | SiteFeedback::Unreachable { reason, .. } => {
                 self.shrink(now);
-                let length =
-                    BACKOFF_MIN.saturating_mul(1 << self.consecutive_backoffs.min(16)).min(BACKOFF_MAX);
-                self.consecutive_backoffs += 1;
-                let reason = reason.chars().take(REASON_CHARS_MAX).collect();
-                self.backoff = Some(SiteBackoff { until: now + length, reason });
-                // One connection tests whether the site accepts mail again.
-                self.limit = 1;
+                self.begin_backoff(reason, now);
                 true
             }
         }
+    }
+
+    fn begin_backoff(&mut self, reason: &str, now: Instant) {
+        let length = BACKOFF_MIN.saturating_mul(1 << self.consecutive_backoffs.min(16)).min(BACKOFF_MAX);
+        self.consecutive_backoffs += 1;
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        self.backoff = Some(SiteBackoff { until: now + length, reason });
+        // One connection tests whether the site accepts mail again.
+        self.limit = 1;
     }
 
     fn remember_host(&mut self, host: &str) {

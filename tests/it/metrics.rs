@@ -2,13 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use pillarbox::config::Config;
 use serde_json::json;
 
 use crate::fake_dns::FakeDns;
-use crate::fake_mx::FakeMx;
 use crate::http::{Answer, request};
-use crate::server::{TestServer, message};
+use crate::server::{TestServer, message, one_destination_with};
 use crate::wait::until;
 
 async fn scrape(server: &TestServer) -> Answer {
@@ -23,14 +21,10 @@ fn value(text: &str, series: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn what_happens_to_mail_is_counted_and_told_without_naming_anybody() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let on_loopback = |config: &mut Config| {
+    let (_dns, _mx, server) = one_destination_with(|config| {
         config.api.metrics_listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-    };
-    let server = TestServer::start_with(&dns, mx.address.port(), on_loopback).await;
+    })
+    .await;
     let account = server.create_account("acme.test").await;
     let id = server.submit(&account, &["bob@b.test"], &message(&account, "one")).await;
     server.wait_for_status(&id, &["delivered"]).await;

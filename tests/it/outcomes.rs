@@ -5,17 +5,11 @@ use serde_json::json;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
-use crate::server::{Account, TestServer, expire_everything, make_everything_due, message};
+use crate::server::{Account, TestServer, destinations, expire_everything, make_everything_due, message};
 
 /// A server whose destinations are `b.test` and, for reports, `acme.test`, both at one MX.
 async fn stage() -> (FakeDns, FakeMx, TestServer, Account) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    for domain in ["b.test", "acme.test"] {
-        dns.mx(domain, &[(10, "mx.b.test")]);
-    }
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
+    let (dns, mx, server) = destinations(&["b.test", "acme.test"], |_| ()).await;
     let account = server.create_account("acme.test").await;
     (dns, mx, server, account)
 }

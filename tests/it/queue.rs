@@ -6,19 +6,12 @@ use serde_json::{Value, json};
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::program;
-use crate::server::{Account, TestServer, expire_everything, message};
+use crate::server::{Account, TestServer, destinations, expire_everything, message};
 use crate::wait::until;
 
 /// A server whose destinations `b.test` and `c.test` have one MX.
 async fn two_destinations() -> (FakeDns, FakeMx, TestServer) {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    for domain in ["b.test", "c.test"] {
-        dns.mx(domain, &[(10, "mx.b.test")]);
-    }
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start(&dns, mx.address.port()).await;
-    (dns, mx, server)
+    destinations(&["b.test", "c.test"], |_| ()).await
 }
 
 async fn submit(server: &TestServer, account: &Account, recipient: &str) -> String {

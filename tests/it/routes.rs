@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::fake_dns::FakeDns;
 use crate::fake_mx::{FakeMx, Fault, Phase};
 use crate::http::request;
-use crate::server::{TestServer, message, text};
+use crate::server::{TestServer, destinations, message, one_destination_with, text};
 
 fn route(destinations: &[&str], hosts: &[(&str, u16)]) -> Route {
     let hosts = hosts.iter().map(|&(host, port)| NamedHost { host: host.to_owned(), port: Some(port) });
@@ -104,13 +104,7 @@ async fn the_hosts_of_a_route_are_tried_in_their_order_each_at_its_port() {
 
 #[tokio::test]
 async fn a_tenant_leaves_from_its_pool_under_the_names_of_its_sources_and_others_from_theirs() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    for domain in ["b.test", "routed.test"] {
-        dns.mx(domain, &[(10, "mx.b.test")]);
-    }
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+    let (_dns, mx, server) = destinations(&["b.test", "routed.test"], |Config { relay, .. }| {
         relay.source_address = Some("127.44.0.1".parse().unwrap());
         relay.sources = vec![
             source("one", "127.44.0.2", "one.test"),
@@ -161,11 +155,7 @@ async fn a_tenant_leaves_from_its_pool_under_the_names_of_its_sources_and_others
 
 #[tokio::test]
 async fn tenants_with_different_pools_never_share_a_connection() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+    let (_dns, mx, server) = one_destination_with(|Config { relay, .. }| {
         relay.sources =
             vec![source("one", "127.44.1.1", "one.test"), source("two", "127.44.1.2", "two.test")];
         relay.pools = vec![pool("first", &["one"]), pool("second", &["two"])];
@@ -191,11 +181,7 @@ async fn tenants_with_different_pools_never_share_a_connection() {
 
 #[tokio::test]
 async fn mail_of_a_tenant_whose_pool_is_gone_waits_and_says_so() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let mut server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+    let (_dns, mx, mut server) = one_destination_with(|Config { relay, .. }| {
         relay.sources = vec![source("one", "127.44.2.1", "one.test")];
         relay.pools = vec![pool("first", &["one"])];
     })
@@ -268,11 +254,7 @@ async fn an_address_that_never_answers_costs_a_moment_and_not_the_message() {
 
 #[tokio::test]
 async fn a_source_address_that_this_machine_lacks_is_told_and_held_against_no_site() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
-    let server = TestServer::start_with(&dns, mx.address.port(), |Config { relay, .. }| {
+    let (_dns, mx, server) = one_destination_with(|Config { relay, .. }| {
         relay.sources = vec![source("gone", "192.0.2.77", "gone.test")];
         relay.pools = vec![pool("gone", &["gone"])];
         relay.source_pool = Some("gone".into());

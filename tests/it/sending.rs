@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::api_stage::{ApiStage, Tenant};
 use crate::fake_dns::FakeDns;
-use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::fake_mx::{Fault, Phase};
 use crate::http::Answer;
-use crate::server::{TestServer, message};
+use crate::server::{TestServer, message, one_destination};
 
 /// A tenant with the verified domain `acme.example`.
 async fn sender(stage: &ApiStage) -> Tenant {
@@ -272,12 +272,8 @@ async fn a_message_has_a_time_of_its_own_after_which_it_is_given_up() {
 
 #[tokio::test]
 async fn a_message_that_would_be_tried_again_after_its_time_expires_instead() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let (_dns, mx, server) = one_destination().await;
     mx.script(Phase::Rcpt, "<bob@", 9, Fault::Reply("451 4.7.1 later"));
-    let server = TestServer::start(&dns, mx.address.port()).await;
     let account = server.create_account("acme.test").await;
     let send = async |fields: Value| {
         let mut email = json!({"from": "a@acme.test", "to": ["bob@b.test"], "subject": "x", "text": "x"});

@@ -166,9 +166,19 @@ pub async fn one_destination() -> (FakeDns, FakeMx, TestServer) {
 }
 
 pub async fn one_destination_with(change: impl FnOnce(&mut Config)) -> (FakeDns, FakeMx, TestServer) {
+    destinations(&["b.test"], change).await
+}
+
+/// A server whose destinations have one MX.
+pub async fn destinations(
+    domains: &[&str],
+    change: impl FnOnce(&mut Config),
+) -> (FakeDns, FakeMx, TestServer) {
     let dns = FakeDns::start().await;
     let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
+    for domain in domains {
+        dns.mx(domain, &[(10, "mx.b.test")]);
+    }
     dns.addresses("mx.b.test", &[mx.address.ip()]);
     let server = TestServer::start_with(&dns, mx.address.port(), change).await;
     (dns, mx, server)

@@ -7,10 +7,9 @@ use pillarbox::model::{Environment, LimitPeriod, Scope};
 use serde_json::{Value, json};
 
 use crate::api_stage::ApiStage;
-use crate::fake_dns::FakeDns;
-use crate::fake_mx::{FakeMx, Fault, Phase};
+use crate::fake_mx::{Fault, Phase};
 use crate::http::{Answer, request};
-use crate::server::{Account, TestServer, make_everything_due, message};
+use crate::server::{Account, TestServer, make_everything_due, message, one_destination};
 use crate::wait::until;
 
 type Counts = BTreeMap<&'static str, u64>;
@@ -76,13 +75,9 @@ fn counted(usage: &Value) -> Counts {
 
 #[tokio::test]
 async fn the_usage_of_mixed_traffic_is_what_the_journal_tells() {
-    let dns = FakeDns::start().await;
-    let mx = FakeMx::start().await;
-    dns.mx("b.test", &[(10, "mx.b.test")]);
-    dns.addresses("mx.b.test", &[mx.address.ip()]);
+    let (_dns, mx, mut server) = one_destination().await;
     mx.script(Phase::Rcpt, "gone@", usize::MAX, Fault::Reply("550 5.1.1 nobody of that name"));
     mx.script(Phase::Rcpt, "later@", 1, Fault::Reply("451 4.3.0 later"));
-    let mut server = TestServer::start(&dns, mx.address.port()).await;
     let account = server.create_account("acme.test").await;
     let other = server.create_account("other.test").await;
     let tester = {

@@ -53,17 +53,7 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
     let bodies = BodyFiles::new(&data_dir, options.inline_body_bytes_max);
     refuse_leftovers(&database, &key_file, &bodies, &fault)?;
     let mut connection = connect(&database).map_err(&fault)?;
-    // A server of an older version would not know what its tables have become.
-    let _migrating = match options.access {
-        Access::Manage if !is_current(&connection).map_err(|error| fault(error.to_string()))? => {
-            Some(take_lock(&data_dir).map_err(OpenError::of_older_server)?)
-        }
-        _ => None,
-    };
-    migrate(&mut connection).map_err(|error| match error {
-        MigrationError::Newer { found, known } => OpenError::Newer { found, known },
-        MigrationError::Failed(error) => fault(error.to_string()),
-    })?;
+    migrate_locked(&mut connection, &data_dir, options.access, &fault)?;
     sync_directory(&data_dir).map_err(|error| fault(error.to_string()))?;
     let sealer = Arc::new(unlock(&mut connection, &key_file, &fault)?);
     let sql = |error: rusqlite::Error| fault(error.to_string());
@@ -100,6 +90,26 @@ pub(super) fn open(options: StoreOptions) -> Result<SqliteStore, OpenError> {
         webhooks_due,
         directory_version: DirectoryVersion::default(),
         lock: Mutex::new(lock),
+    })
+}
+
+/// Migrates the database. A server of an older version, which would not know its tables afterwards, must not run
+/// meanwhile.
+fn migrate_locked(
+    connection: &mut Connection,
+    data_dir: &Path,
+    access: Access,
+    fault: &impl Fn(String) -> OpenError,
+) -> Result<(), OpenError> {
+    let _lock = match access {
+        Access::Manage if !is_current(connection).map_err(|error| fault(error.to_string()))? => {
+            Some(take_lock(data_dir).map_err(OpenError::of_older_server)?)
+        }
+        _ => None,
+    };
+    migrate(connection).map_err(|error| match error {
+        MigrationError::Newer { found, known } => OpenError::Newer { found, known },
+        MigrationError::Failed(error) => fault(error.to_string()),
     })
 }
 
