@@ -44,3 +44,29 @@ pub async fn accept_until(
 fn is_of_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_handed_over_until_the_stop_which_closes_the_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, (sender, mut peers)) = (CancellationToken::new(), mpsc::unbounded_channel());
+        let until = stop.clone();
+        let accepting = tokio::spawn(async move {
+            accept_until(&until, listener, |_, peer| sender.send(peer).unwrap()).await;
+        });
+        let client = TcpStream::connect(address).await.unwrap();
+        let patience = Duration::from_secs(20);
+        assert_eq!(timeout(patience, peers.recv()).await.unwrap(), Some(client.local_addr().unwrap()));
+        stop.cancel();
+        timeout(patience, accepting).await.unwrap().unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
